@@ -1,0 +1,213 @@
+"""The operator ``mcd::MatmulCompressDequant``, version 1: its ONNX schema and its NumPy twin.
+
+Importing this module registers the schema with onnx, so that the checker and shape inference accept lowered models
+(:func:`register_schema` does nothing the second time). :class:`MatmulCompressDequant` computes the operator in plain
+NumPy inside :class:`onnx.reference.ReferenceEvaluator`; it is the judge of every kernel::
+
+    ReferenceEvaluator(model, new_ops=[MatmulCompressDequant])
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+from onnx.defs import OpSchema
+from onnx.reference.op_run import OpRun
+
+from mcd_graph import _native
+
+__all__ = ["INPUT_NAMES", "OP_DOMAIN", "OP_TYPE", "OP_VERSION", "MatmulCompressDequant", "register_schema"]
+
+OP_DOMAIN = "mcd"
+OP_TYPE = "MatmulCompressDequant"
+OP_VERSION = 1
+
+#: The inputs by position; all behind ``compress_index`` are optional.
+INPUT_NAMES = (
+    "x1",
+    "x2",
+    "compress_index",
+    "deq_scale",
+    "bias",
+    "offset_w",
+    "x1_zero_point",
+    "w_zero_point",
+    "addend",
+    "y_zero_point",
+)
+
+_DOC = """
+Multiplies x1 (..., k) with a compressed int8 or uint8 weight of shape (k, n) and dequantises the result:
+
+  acc = sum over k of (x1 - x1_zero_point) * (w - w_zero_point) + bias       (int32, wraps around)
+
+and, with deq_scale float32: y = float32(acc) * deq_scale [+ addend], each step rounded to nearest even.
+With deq_scale uint64 (fp32 bits, zero-extended): y = float16(float32(acc) * deq_scale).
+Without deq_scale: y = acc.
+With y_zero_point: y = saturate(round_half_even(float32(acc) * deq_scale) + y_zero_point).
+
+It is a superset of Ascend's aclnnMatmulCompressDequant, with that operator's argument names.
+"""
+
+_INPUT_DOCS: dict[str, tuple[str, str]] = {
+    "x1": ("T1", "activation (..., k)"),
+    "x2": ("tensor(int8)", "compressed weight stream, constant"),
+    "compress_index": ("tensor(int8)", "8 bytes for each tile of the weight, constant"),
+    "deq_scale": ("TS", "one scale or one per column; uint64 holds the bits of a float32"),
+    "bias": ("tensor(int32)", "(n) or (1, n), added to the integer sum"),
+    "offset_w": ("tensor(int8)", "must be absent"),
+    "x1_zero_point": ("T1", "one value"),
+    "w_zero_point": ("TW", "one value or one per column, of the weight's type"),
+    "addend": ("TA", "one value or one per column, added after the multiplication by deq_scale"),
+    "y_zero_point": ("TW", "one value; present: the output is quantised, with this type"),
+}
+
+
+def _schema() -> OpSchema:
+    option = OpSchema.FormalParameterOption
+    inputs = [
+        OpSchema.FormalParameter(name, type_, doc, param_option=option.Single if position < 3 else option.Optional)
+        for position, name in enumerate(INPUT_NAMES)
+        for type_, doc in [_INPUT_DOCS[name]]
+    ]
+    schema = OpSchema(
+        OP_TYPE,
+        OP_DOMAIN,
+        OP_VERSION,
+        _DOC,
+        inputs=inputs,
+        outputs=[OpSchema.FormalParameter("y", "TY", "result (..., n)")],
+        type_constraints=[
+            ("T1", ["tensor(int8)", "tensor(uint8)"], "activation"),
+            ("TW", ["tensor(int8)", "tensor(uint8)"], "weight, quantised output"),
+            ("TS", ["tensor(uint64)", "tensor(float)", "tensor(float16)"], "dequantisation scale"),
+            ("TA", ["tensor(float)", "tensor(float16)"], "float bias"),
+            (
+                "TY",
+                ["tensor(int32)", "tensor(float)", "tensor(float16)", "tensor(int8)", "tensor(uint8)"],
+                "output",
+            ),
+        ],
+        attributes=[
+            OpSchema.Attribute(
+                "compress_info", OpSchema.AttrType.INTS, "tilingK, tilingN, k, n, direction", required=True
+            ),
+            OpSchema.Attribute(
+                "offset_x", onnx.helper.make_attribute("offset_x", 0), "zero point of x1 in Ascend's operator: 0"
+            ),
+            OpSchema.Attribute("output_type", OpSchema.AttrType.INT, "ONNX data type of the output", required=False),
+        ],
+    )
+    schema.set_type_and_shape_inference_function(_infer)
+    return schema
+
+
+def _infer(context: Any) -> None:
+    """Type and shape inference: (..., k) becomes (..., n)."""
+    info = context.get_attribute("compress_info")
+    if info is None or len(info.ints) != 5:
+        raise onnx.shape_inference.InferenceError("compress_info must hold 5 integers")
+    k, n = info.ints[2], info.ints[3]
+    x1 = context.get_input_type(0)
+    result = onnx.TypeProto()
+    result.tensor_type.elem_type = _output_type(context)
+    if x1 is not None and x1.tensor_type.HasField("shape"):
+        dims = x1.tensor_type.shape.dim
+        if not dims or (dims[-1].HasField("dim_value") and dims[-1].dim_value != k):
+            raise onnx.shape_inference.InferenceError(f"the last dimension of x1 must be {k}")
+        result.tensor_type.shape.dim.extend(dims[:-1])
+        result.tensor_type.shape.dim.add().dim_value = n
+    context.set_output_type(0, result)
+
+
+def _output_type(context: Any) -> int:
+    attribute = context.get_attribute("output_type")
+    if attribute is not None:
+        return int(attribute.i)
+
+    def element_type(name: str) -> int | None:
+        position = INPUT_NAMES.index(name)
+        if position >= context.get_num_inputs():
+            return None
+        type_ = context.get_input_type(position)
+        return None if type_ is None else int(type_.tensor_type.elem_type)
+
+    return _default_output_type(element_type("deq_scale"), element_type("y_zero_point"))
+
+
+def _default_output_type(deq_scale: int | None, y_zero_point: int | None) -> int:
+    if y_zero_point is not None:
+        return y_zero_point
+    if deq_scale is None:
+        return int(TensorProto.INT32)
+    return int(TensorProto.FLOAT16 if deq_scale == TensorProto.UINT64 else deq_scale)
+
+
+def register_schema() -> None:
+    """Register the schema with onnx; a second call changes nothing."""
+    if not onnx.defs.has(OP_TYPE, OP_DOMAIN):
+        onnx.defs.register_schema(_schema())
+
+
+class MatmulCompressDequant(OpRun):
+    """The operator in NumPy, for :class:`onnx.reference.ReferenceEvaluator`."""
+
+    op_domain = OP_DOMAIN
+
+    def _run(  # noqa: PLR0917  (the operator's inputs come by position)
+        self,
+        x1: np.ndarray,
+        x2: np.ndarray,
+        compress_index: np.ndarray,
+        deq_scale: np.ndarray | None = None,
+        bias: np.ndarray | None = None,
+        offset_w: np.ndarray | None = None,
+        x1_zero_point: np.ndarray | None = None,
+        w_zero_point: np.ndarray | None = None,
+        addend: np.ndarray | None = None,
+        y_zero_point: np.ndarray | None = None,
+        compress_info: list[int] | None = None,
+        offset_x: int | None = None,
+        output_type: int | None = None,
+    ) -> tuple[np.ndarray]:
+        """Compute the operator; see the schema for shapes and types.
+
+        Raises:
+            ValueError: ``offset_w`` or a nonzero ``offset_x`` is given, or the compressed weight is not valid.
+        """
+        if offset_w is not None or offset_x:
+            raise ValueError("offset_w and offset_x are not supported")
+        weight = _native.decode(x2, compress_index, np.asarray(compress_info, dtype=np.int64))
+        left, right = x1.astype(np.float64), weight.T.astype(np.float64)
+        if x1_zero_point is not None:
+            left -= x1_zero_point.reshape(())
+        if w_zero_point is not None:
+            right -= w_zero_point.reshape(-1)
+        # Exact: a sum of fewer than 2**37 products below 2**16 stays below 2**53. Then int32 wraps around.
+        total = (left @ right).astype(np.int64)
+        if bias is not None:
+            total += bias.reshape(-1)
+        acc = total.astype(np.int32)
+        if deq_scale is None:
+            return (acc,)
+        if deq_scale.dtype == np.uint64:
+            scale = deq_scale.astype(np.uint32).view(np.float32).reshape(-1)
+        else:
+            scale = deq_scale.reshape(-1).astype(np.float32)
+        y = acc.astype(np.float32) * scale
+        if y_zero_point is not None:
+            limits = np.iinfo(y_zero_point.dtype)
+            # Clamped before the zero point is added, in float, so that no product is too large for an integer.
+            zero_point = np.float32(y_zero_point.reshape(()))
+            y = np.clip(y, np.float32(limits.min) - zero_point, np.float32(limits.max) - zero_point)
+            return ((np.rint(y) + zero_point).astype(y_zero_point.dtype),)
+        if addend is not None:
+            y = y + addend.reshape(-1).astype(np.float32)
+        element_type = output_type or (TensorProto.FLOAT if deq_scale.dtype == np.float32 else TensorProto.FLOAT16)
+        return (y.astype(onnx.helper.tensor_dtype_to_np_dtype(element_type)),)
+
+
+register_schema()

@@ -1,0 +1,457 @@
+"""What every rule shares: looking at constants and shapes, and the one builder of MatmulCompressDequant nodes.
+
+A rule (one file a family) looks at a quantised matrix multiplication and answers with a :class:`Match` or with
+:class:`Kept` and the reason. A match is plain data: which constant is the weight, which values feed the new node,
+which value the new node computes. Nothing is changed while matching, because the weight has to be compressed first,
+maybe in another process; ``_plan.py`` carries the matches out afterwards. (That pause between matching and
+rewriting is why the rules are not onnxscript rewrite rules, which match and rewrite in one go.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+
+from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+__all__ = [
+    "Fused",
+    "Kept",
+    "Match",
+    "Names",
+    "NewConstant",
+    "NewNode",
+    "NewOutput",
+    "Operand",
+    "Rule",
+    "Weight",
+    "build",
+    "constant_array",
+    "find_weight",
+    "float_scalar",
+    "is_op",
+    "known_dtype",
+    "known_rank",
+    "known_shape",
+    "only_consumer",
+    "per_column",
+    "quantisation_vector",
+]
+
+#: Metadata key on every new node: the rule that made it.
+RULE_KEY = "mcd.rule"
+
+_WEIGHT_TYPES = (ir.DataType.INT8, ir.DataType.UINT8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Why a matrix multiplication stays as it was: one sentence without a full stop."""
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """A constant weight matrix as a rule found it.
+
+    Attributes:
+        value: the initialiser, or the output of the Constant node, that holds the bytes.
+        tensor: its tensor, int8 or uint8, of shape (k, n), or (n, k) when ``transposed``.
+        transposed: the constant is stored as (n, k).
+        path: constant nodes between ``value`` and the multiplication, the one nearest to ``value`` first.
+    """
+
+    value: ir.Value
+    tensor: ir.TensorProtocol
+    transposed: bool = False
+    path: tuple[ir.Node, ...] = ()
+
+    @property
+    def k(self) -> int:
+        """Number of rows of the multiplication's right-hand side."""
+        return dimensions(self.tensor)[1 if self.transposed else 0]
+
+    @property
+    def n(self) -> int:
+        """Number of columns of the multiplication's right-hand side."""
+        return dimensions(self.tensor)[0 if self.transposed else 1]
+
+    def array(self) -> np.ndarray:
+        """Return the weight as an (n, k) view of its own memory."""
+        stored = self.tensor.numpy()
+        return stored if self.transposed else stored.T
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NewConstant:
+    """A small constant that a rewrite adds; ``hint`` becomes its name."""
+
+    array: np.ndarray
+    hint: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NewNode:
+    """A node that a rewrite adds in front of the new MatmulCompressDequant."""
+
+    op_type: str
+    inputs: tuple[Operand, ...]
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    domain: str = ""
+    num_outputs: int = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NewOutput:
+    """Output ``index`` of a :class:`NewNode`."""
+
+    node: NewNode
+    index: int = 0
+
+
+Operand: TypeAlias = ir.Value | NewConstant | NewOutput | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fused:
+    """Inputs and attributes of the MatmulCompressDequant to be, but for the three that hold the weight."""
+
+    x1: Operand
+    deq_scale: Operand = None
+    bias: Operand = None
+    x1_zero_point: Operand = None
+    w_zero_point: Operand = None
+    addend: Operand = None
+    y_zero_point: Operand = None
+    output_type: ir.DataType | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Match:
+    """A matrix multiplication that can be lowered.
+
+    Attributes:
+        pattern: what was found, for the report, e.g. ``MatMulInteger+Cast+Mul``.
+        weight: the constant right-hand side.
+        fused: the new node's inputs.
+        output: the value that the new node computes instead.
+        nodes: the nodes that go away, the one that produces ``output`` last.
+        optimised: the original is reproduced as onnxruntime runs it with graph optimisations on (QDQ forms), not
+            as it runs without.
+    """
+
+    pattern: str
+    weight: Weight
+    fused: Fused
+    output: ir.Value
+    nodes: tuple[ir.Node, ...]
+    optimised: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One family of patterns: the operator it starts from and the function that looks at such a node.
+
+    The function answers ``None`` for a node that is no quantised matrix multiplication at all.
+    """
+
+    name: str
+    domain: str
+    op_type: str
+    match: Callable[[ir.Node], Match | Kept | None]
+
+
+class Names:
+    """Hands out value and node names that are used nowhere else in the model, subgraphs and functions included."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._used: set[str] = set()
+        for graph in (model.graph, *(function.graph for function in model.functions.values())):
+            for inner in (graph, *graph.subgraphs()):
+                values: list[ir.Value] = [*inner.inputs, *inner.initializers.values()]
+                for node in inner:
+                    self._used.add(node.name or "")
+                    values.extend(node.outputs)
+                self._used.update(value.name or "" for value in values)
+
+    def unique(self, base: str) -> str:
+        """Return ``base``, or ``base_1``, ``base_2``, … when it is taken, and take it."""
+        name, count = base, 0
+        while name in self._used:
+            count += 1
+            name = f"{base}_{count}"
+        self._used.add(name)
+        return name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Looking
+
+
+def is_op(node: ir.Node | None, op_type: str, domain: str = "") -> bool:
+    """Tell whether ``node`` is the operator ``domain::op_type`` (onnx_ir writes ``ai.onnx`` as ``""``)."""
+    return node is not None and node.op_type == op_type and node.domain == domain
+
+
+def get_input(node: ir.Node, index: int) -> ir.Value | None:
+    """Return input ``index`` of ``node``; ``None`` when it is absent or left empty."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def dimensions(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+    """Return the shape of a constant as plain integers."""
+    return tuple(tensor.shape.numpy())
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor of a value that nobody can change at run time: a pure initialiser or a Constant node."""
+    if value is None or value.is_graph_input():
+        return None
+    if value.is_initializer():
+        return value.const_value
+    if not is_op(value.producer(), "Constant"):
+        return None
+    return ir.convenience.get_const_tensor(value)
+
+
+def constant_array(value: ir.Value | None) -> np.ndarray | None:
+    """Return the numbers behind a constant value, or ``None`` when it is not constant."""
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def float_scalar(value: ir.Value | None) -> np.float32 | None:
+    """Return the one float32 of a constant of one element, or ``None``."""
+    array = constant_array(value)
+    if array is None or array.size != 1 or array.dtype != np.float32:
+        return None
+    return np.float32(array.reshape(()))
+
+
+def known_shape(value: ir.Value | None, depth: int = 8) -> tuple[int | None, ...] | None:
+    """Return the shape of ``value`` with ``None`` for dimensions not known, or ``None`` when the rank is not known.
+
+    Besides what the model says, it looks through the handful of operators that compute scales: a scale that
+    DynamicQuantizeLinear computes is a scalar, whatever the model forgot to mention. ``depth`` bounds that search.
+    """
+    if value is None:
+        return None
+    if value.shape is not None:
+        return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+    tensor = constant_tensor(value)
+    if tensor is not None:
+        return dimensions(tensor)
+    node = value.producer()
+    if node is None or depth == 0:
+        return None
+    if node.op_type == "DynamicQuantizeLinear" and node.domain == "":
+        return () if value.index() else known_shape(get_input(node, 0), depth - 1)
+    if node.domain == "" and node.op_type in ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear"):
+        return known_shape(get_input(node, 0), depth - 1)
+    if node.domain == "" and node.op_type in ("Mul", "Div", "Add"):
+        left, right = (known_shape(operand, depth - 1) for operand in node.inputs)
+        return None if left is None or right is None else _broadcast(left, right)
+    return None
+
+
+def _broadcast(left: tuple[int | None, ...], right: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    rank = max(len(left), len(right))
+    padded = ((1,) * (rank - len(left)) + left, (1,) * (rank - len(right)) + right)
+    return tuple(b if a == 1 else a if b in (1, a) else None for a, b in zip(*padded, strict=True))
+
+
+def known_rank(value: ir.Value | None) -> int | None:
+    """Return the number of dimensions of ``value``, or ``None`` when it is not known."""
+    shape = known_shape(value)
+    return None if shape is None else len(shape)
+
+
+def known_dtype(value: ir.Value | None) -> ir.DataType | None:
+    """Return the element type of ``value`` if the model says it or a quantising operator implies it."""
+    if value is None:
+        return None
+    if value.dtype is not None:
+        return value.dtype
+    tensor = constant_tensor(value)
+    if tensor is not None:
+        return tensor.dtype
+    node = value.producer()
+    if is_op(node, "DynamicQuantizeLinear"):
+        return ir.DataType.FLOAT if value.index() == 1 else ir.DataType.UINT8
+    if is_op(node, "QuantizeLinear") and node is not None:
+        zero_point = get_input(node, 2)
+        return ir.DataType.UINT8 if zero_point is None else known_dtype(zero_point)
+    return None
+
+
+def per_column(shape: tuple[int | None, ...] | None, n: int, rank: int | None) -> bool:
+    """Tell whether a value of ``shape`` acts on the columns of an (…, n) result without changing the result's shape.
+
+    True for one element, (n,), and either of them behind dimensions of size 1, as long as there are not more
+    dimensions than the result's ``rank`` (``None``: not known, at least 1).
+    """
+    if shape is None or len(shape) > (1 if rank is None else rank):
+        return False
+    return all(dim == 1 for dim in shape[:-1]) and (not shape or shape[-1] in (1, n))
+
+
+def quantisation_vector(value: ir.Value | None, n: int, rank: int | None = 2) -> Operand | Kept:
+    """Return a scale, zero point or bias in one of the operator's shapes: scalar, (1,), (n,) or (1, n).
+
+    Constants behind more dimensions of size 1 are brought to (n,) or (1,); values of another shape, or of one that
+    is not known, are answered with :class:`Kept`.
+    """
+    if value is None:
+        return None
+    shape = known_shape(value)
+    if not per_column(shape, n, rank):
+        return Kept(f"{value.name} is neither one value nor one per column (shape {_text(shape)}, {n} columns)")
+    if shape is None or len(shape) <= 1 or (len(shape) == 2 and shape[-1] == n):
+        return value
+    array = constant_array(value)
+    if array is None:
+        return Kept(f"{value.name} is computed at run time with shape {_text(shape)}")
+    return NewConstant(np.ascontiguousarray(array.reshape(-1)), f"{value.name}.vector")
+
+
+def _text(shape: tuple[int | None, ...] | None) -> str:
+    return "not known" if shape is None else "(" + ", ".join("?" if d is None else str(d) for d in shape) + ")"
+
+
+def only_consumer(value: ir.Value, graph: ir.Graph | ir.Function | None) -> ir.Node | None:
+    """Return the node that alone uses ``value``, once or more, within the same graph; else ``None``."""
+    if value.is_graph_output():
+        return None
+    consumers = value.consumers()
+    if len(consumers) != 1 or consumers[0].graph is not graph:
+        return None
+    return consumers[0]
+
+
+def find_weight(value: ir.Value | None, *, transposed: bool = False, path: tuple[ir.Node, ...] = ()) -> Weight | Kept:
+    """Return the constant int8 or uint8 matrix behind ``value``, or the reason why there is none."""
+    if value is None:
+        return Kept("it has no weight input")
+    if value.is_graph_input():
+        what = "an initialiser that callers may override" if value.is_initializer() else "an input of the graph"
+        return Kept(f"weight {value.name} is {what}")
+    tensor = constant_tensor(value)
+    if tensor is None:
+        producer = value.producer()
+        return Kept(f"weight {value.name} is computed at run time" + (f" by {producer.op_type}" if producer else ""))
+    if tensor.dtype not in _WEIGHT_TYPES:
+        return Kept(f"weight {value.name} is {tensor.dtype.name.lower()}, not int8 or uint8")
+    if len(tensor.shape) != 2:
+        return Kept(f"weight {value.name} has {len(tensor.shape)} dimensions, not 2")
+    if 0 in dimensions(tensor):
+        return Kept(f"weight {value.name} is empty")
+    return Weight(value, tensor, transposed, path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Building
+
+
+def build(
+    match: Match,
+    rule: Rule,
+    packed: tuple[ir.Value, ir.Value],
+    compress_info: Iterable[int],
+    names: Names,
+    *,
+    constants_as_nodes: bool,
+) -> ir.Node:
+    """Put a MatmulCompressDequant in the place of ``match.nodes`` and return it.
+
+    The new node takes over the name of the multiplication and computes a value of the same name, type and shape
+    as ``match.output``, so that graph outputs and value infos stay what they were.
+
+    Args:
+        match: what to replace. Its last node must produce ``match.output``.
+        rule: the rule that found it; written into the new node's metadata.
+        packed: the values x2 and compress_index.
+        compress_info: the attribute's five integers.
+        names: names already taken in the model.
+        constants_as_nodes: new constants become Constant nodes (functions have no initialisers).
+    """
+    last = match.nodes[-1]
+    anchor = match.nodes[0]
+    made: dict[NewNode | NewConstant, tuple[ir.Value, ...]] = {}
+
+    def value_of(operand: Operand) -> ir.Value | None:
+        if operand is None or isinstance(operand, ir.Value):
+            return operand
+        key = operand.node if isinstance(operand, NewOutput) else operand
+        if key not in made:
+            made[key] = place(key)
+        return made[key][operand.index if isinstance(operand, NewOutput) else 0]
+
+    def place(new: NewNode | NewConstant) -> tuple[ir.Value, ...]:
+        if isinstance(new, NewConstant):
+            return (add_constant(new.array, names.unique(new.hint), last, as_node=constants_as_nodes),)
+        base = names.unique(f"{anchor.name or anchor.op_type}.{new.op_type}")
+        inputs = [value_of(operand) for operand in new.inputs]
+        outputs = [ir.Value(name=names.unique(f"{base}.{index}")) for index in range(new.num_outputs)]
+        node = ir.node(
+            new.op_type, inputs, new.attributes, domain=new.domain, outputs=outputs, name=base,
+            metadata_props={RULE_KEY: rule.name},
+        )  # fmt: skip
+        last.prepend(node)
+        return tuple(node.outputs)
+
+    fused = match.fused
+    by_name = {
+        "x2": packed[0],
+        "compress_index": packed[1],
+        **{
+            name: value_of(getattr(fused, name))
+            for name in INPUT_NAMES
+            if name not in ("x2", "compress_index", "offset_w")
+        },
+    }
+    inputs = [by_name.get(name) for name in INPUT_NAMES]
+    while inputs[-1] is None:
+        inputs.pop()
+    attributes: dict[str, Any] = {"compress_info": [int(number) for number in compress_info]}
+    if fused.output_type is not None:
+        attributes["output_type"] = int(fused.output_type)
+    old = match.output
+    new_output = ir.Value(name=old.name, type=old.type, shape=old.shape, doc_string=old.doc_string)
+    new_output.metadata_props.update(old.metadata_props)
+    node = ir.node(
+        OP_TYPE, inputs, attributes, domain=OP_DOMAIN, outputs=[new_output],
+        name=anchor.name, doc_string=anchor.doc_string, metadata_props={**anchor.metadata_props, RULE_KEY: rule.name},
+    )  # fmt: skip
+    last.prepend(node)
+    old.replace_all_uses_with(new_output, replace_graph_outputs=True)
+    return node
+
+
+def add_constant(data: np.ndarray | ir.TensorProtocol, name: str, before: ir.Node, *, as_node: bool) -> ir.Value:
+    """Add a constant to the graph of ``before``: an initialiser, or a Constant node in front of ``before``."""
+    tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
+    if as_node:
+        node = ir.node("Constant", [], {"value": tensor}, outputs=[ir.Value(name=name)])
+        before.prepend(node)
+        value = node.outputs[0]
+        value.dtype, value.shape = tensor.dtype, ir.Shape(dimensions(tensor))
+        return value
+    value = ir.Value(
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(dimensions(tensor)), const_value=tensor
+    )
+    graph_of(before).register_initializer(value)
+    return value
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """Return the graph, of a model, a subgraph or a function, that holds ``node``."""
+    if node.graph is None:
+        raise ValueError(f"node {node.name} is in no graph any more: the model changed since it was matched")
+    return node.graph

@@ -1,0 +1,357 @@
+"""Finding every quantised matrix multiplication of a model, and lowering those that the rules accept.
+
+Planning and rewriting are two steps, so that the weights can be compressed in between, one by one and wherever the
+caller likes::
+
+    plan = plan_lowering(model)
+    packed = {key: pack_weight(job.array()) for key, job in plan.weights.items()}
+    plan.apply(packed)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from typing import TYPE_CHECKING, Any, Protocol
+
+import onnx_ir as ir
+from mcd_graph.passes._common import Kept, Match, Names, Rule, Weight, add_constant, build, graph_of
+from mcd_graph.passes.matmul_integer import matmul_integer_rule
+
+from mcd_graph.operator import OP_DOMAIN, OP_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+
+__all__ = ["ALL_RULES", "LoweringPlan", "Site", "WeightJob", "plan_lowering"]
+
+logger = logging.getLogger(__name__)
+
+#: Every rule, in the order in which the families are described. No two start from the same operator.
+ALL_RULES: tuple[Rule, ...] = (matmul_integer_rule,)
+
+
+class PackedWeight(Protocol):
+    """What :meth:`LoweringPlan.apply` needs of a compressed weight (``mcd_graph.weights.CompressedWeight`` is one)."""
+
+    @property
+    def x2(self) -> np.ndarray | ir.TensorProtocol:
+        """The stream, int8 (c,)."""
+
+    @property
+    def compress_index(self) -> np.ndarray | ir.TensorProtocol:
+        """The index, int8 (8 * tiles,)."""
+
+    @property
+    def compress_info(self) -> Sequence[int] | np.ndarray:
+        """The five integers [tilingK, tilingN, k, n, direction]."""
+
+
+@dataclasses.dataclass
+class Site:
+    """One quantised matrix multiplication that was met.
+
+    Attributes:
+        name: of the node; of its first output when the node has no name.
+        op_type: of the node.
+        pattern: the operators that one node replaces; the rule's operator alone for a kept one.
+        status: ``lowered`` or ``kept``; before ``apply``, ``lowered`` means that it can be.
+        reason: why it was kept.
+        k: rows of the weight, if they are known.
+        n: columns of the weight, if they are known.
+        weight: key into :attr:`LoweringPlan.weights`; ``None`` for a kept one.
+        optimised: the lowered node gives the bits of the original as onnxruntime runs it with graph optimisations
+            on, not off (QDQ forms).
+    """
+
+    name: str
+    op_type: str
+    pattern: str
+    status: str
+    reason: str | None = None
+    k: int | None = None
+    n: int | None = None
+    weight: str | None = None
+    optimised: bool = False
+
+    def keep(self, reason: str) -> None:
+        """Mark the site as kept, for ``reason``, and log that."""
+        self.status, self.reason, self.weight = "kept", reason, None
+        logger.info("%s (%s) is kept: %s", self.name, self.op_type, reason)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightJob:
+    """A constant weight to compress: made once, however many multiplications use it.
+
+    Attributes:
+        key: its name in :attr:`LoweringPlan.weights`; the initialiser's name where that is unique.
+        source: where it was found.
+    """
+
+    key: str
+    source: Weight
+
+    @property
+    def k(self) -> int:
+        """Rows of the multiplication's right-hand side."""
+        return self.source.k
+
+    @property
+    def n(self) -> int:
+        """Columns of the multiplication's right-hand side."""
+        return self.source.n
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Either int8 or uint8."""
+        return self.source.tensor.dtype.numpy()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the uncompressed weight in bytes."""
+        return self.k * self.n
+
+    def array(self) -> np.ndarray:
+        """Return the weight as an (n, k) view, read from the model's memory map only when it is looked at."""
+        return self.source.array()
+
+    def release(self) -> None:
+        """Let go of the memory map behind the weight, if there is one; ``array`` opens it again."""
+        if isinstance(self.source.tensor, ir.ExternalTensor):
+            self.source.tensor.release()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidate:
+    """A site that can be lowered: what matched, which rule found it, and the function around it, if any."""
+
+    site: Site
+    match: Match
+    rule: Rule
+    function: ir.Function | None
+
+
+class LoweringPlan:
+    """What :func:`plan_lowering` found in a model, and the means to carry it out.
+
+    Attributes:
+        model: the model that was looked at; :meth:`apply` changes it in place.
+        sites: every quantised matrix multiplication, in graph order.
+        weights: the weights to compress, by key.
+    """
+
+    def __init__(
+        self, model: ir.Model, sites: list[Site], candidates: list[_Candidate], weights: dict[str, WeightJob]
+    ) -> None:
+        self.model = model
+        self.sites = sites
+        self.weights = weights
+        self._open = candidates
+
+    def apply(self, packed: Mapping[str, PackedWeight | Kept]) -> bool:
+        """Lower the sites whose weight is in ``packed``; return whether anything was changed.
+
+        A weight that is missing from ``packed``, or that is :class:`Kept` there, keeps its sites as they are, and so
+        does every site that shares bytes with a kept one, since the bytes would stay in the model anyway. Weights and
+        nodes that nothing uses any more are removed. Applying a plan again does nothing.
+        """
+        candidates, self._open = self._open, []
+        ready: list[tuple[_Candidate, str, PackedWeight]] = []
+        for candidate in candidates:
+            site, weight = candidate.site, candidate.match.weight
+            key = site.weight or ""
+            answer = packed.get(key, Kept("its weight was not compressed"))
+            if isinstance(answer, Kept):
+                site.keep(answer.reason)
+                continue
+            if tuple(int(number) for number in answer.compress_info[2:4]) != (weight.k, weight.n):
+                raise ValueError(f"the compressed weight for {key} is not of shape ({weight.n}, {weight.k})")
+            ready.append((candidate, key, answer))
+        _keep_shared_with_kept(candidates)
+
+        names = Names(self.model)
+        placed: dict[str, _Placed] = {}
+        dead: dict[ir.Node, None] = {}
+        for candidate, key, answer in ready:
+            if candidate.site.status == "kept":
+                continue
+            match, function = candidate.match, candidate.function
+            if key not in placed:
+                placed[key] = _Placed(answer, match.weight)
+            values = placed[key].values(match.nodes[-1], names, as_node=function is not None)
+            build(match, candidate.rule, values, answer.compress_info, names, constants_as_nodes=function is not None)
+            dead.update(dict.fromkeys(match.nodes))
+            for owner in (self.model, function):
+                if owner is not None:
+                    owner.opset_imports.setdefault(OP_DOMAIN, OP_VERSION)
+        _remove_dead(dead)
+        return bool(dead)
+
+
+class _Placed:
+    """The two tensors of one compressed weight, placed in each graph that needs them; the tensors are shared."""
+
+    def __init__(self, packed: PackedWeight, weight: Weight) -> None:
+        base = weight.value.name or "weight"
+        self._parts = tuple(
+            (
+                f"{base}.{part}",
+                ir.tensor(data, name=f"{base}.{part}") if not isinstance(data, ir.TensorProtocol) else data,
+            )
+            for part, data in (("x2", packed.x2), ("compress_index", packed.compress_index))
+        )
+        self._by_graph: dict[int, tuple[ir.Value, ir.Value]] = {}
+
+    def values(self, user: ir.Node, names: Names, *, as_node: bool) -> tuple[ir.Value, ir.Value]:
+        """Return the values x2 and compress_index in the graph of ``user``, made there if they are missing."""
+        graph = graph_of(user)
+        if id(graph) not in self._by_graph:
+            # As nodes they must come before every user; nothing else orders a graph's Constant nodes.
+            before = graph[0] if as_node else user
+            x2, index = (
+                add_constant(tensor, names.unique(name), before, as_node=as_node) for name, tensor in self._parts
+            )
+            self._by_graph[id(graph)] = (x2, index)
+        return self._by_graph[id(graph)]
+
+
+def plan_lowering(
+    model: ir.Model,
+    *,
+    include: str | None = None,
+    exclude: str | None = None,
+    rules: Sequence[Rule] = ALL_RULES,
+) -> LoweringPlan:
+    """Look for quantised matrix multiplications in a model, its subgraphs and its functions; change nothing.
+
+    Args:
+        model: the model.
+        include: regular expression; only nodes in whose name it is found are lowered.
+        exclude: regular expression; nodes in whose name it is found are kept.
+        rules: the families to look for.
+
+    Raises:
+        re.error: ``include`` or ``exclude`` is not a regular expression.
+    """
+    wanted = re.compile(include) if include is not None else None
+    unwanted = re.compile(exclude) if exclude is not None else None
+    by_operator = {(rule.domain, rule.op_type): rule for rule in rules}
+    sites: list[Site] = []
+    candidates: list[_Candidate] = []
+    for node, function in _all_nodes(model):
+        rule = by_operator.get((node.domain, node.op_type))
+        if rule is None or (node.domain, node.op_type, node.overload) in model.functions:
+            continue
+        answer = rule.match(node)
+        if answer is None:
+            continue
+        name = node.name or next((output.name for output in node.outputs if output.name), "")
+        site = Site(name, node.op_type, node.op_type, "lowered")
+        sites.append(site)
+        if isinstance(answer, Match):
+            site.pattern, site.k, site.n = answer.pattern, answer.weight.k, answer.weight.n
+            site.optimised = answer.optimised
+            if wanted is not None and not wanted.search(name):
+                answer = Kept("its name does not match --include")
+            elif unwanted is not None and unwanted.search(name):
+                answer = Kept("its name matches --exclude")
+        if isinstance(answer, Kept):
+            site.keep(answer.reason)
+        else:
+            candidates.append(_Candidate(site, answer, rule, function))
+
+    _keep_weights_used_elsewhere(candidates)
+    candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
+    weights: dict[str, WeightJob] = {}
+    keys: dict[tuple[ir.Value, bool], str] = {}
+    for candidate in candidates:
+        weight = candidate.match.weight
+        identity = (weight.value, weight.transposed)
+        if identity not in keys:
+            keys[identity] = _unused_key(weight.value.name or "weight", weights)
+            weights[keys[identity]] = WeightJob(keys[identity], weight)
+        candidate.site.weight = keys[identity]
+    return LoweringPlan(model, sites, candidates, weights)
+
+
+def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Function | None]]:
+    """Yield every node, those of subgraphs included, with the function that it stands in."""
+    for node in model.graph.all_nodes():
+        yield node, None
+    for function in model.functions.values():
+        for node in function.all_nodes():
+            yield node, function
+
+
+def _unused_key(base: str, taken: Mapping[str, WeightJob]) -> str:
+    key, count = base, 1
+    while key in taken:
+        count += 1
+        key = f"{base}#{count}"
+    return key
+
+
+def _keep_weights_used_elsewhere(candidates: Sequence[_Candidate]) -> None:
+    """Keep the sites whose weight's bytes would stay in the model anyway, for somebody else who needs them."""
+    open_ = list(candidates)
+    while True:
+        going = {node for candidate in open_ for node in candidate.match.nodes}
+        users = [(candidate, _other_user(candidate.match.weight, going)) for candidate in open_]
+        for candidate, user in users:
+            if user is not None:
+                name = candidate.match.weight.value.name
+                candidate.site.keep(f"its weight {name} is also used by {user}, so the bytes would stay")
+        if all(user is None for _, user in users):
+            return
+        open_ = [candidate for candidate, user in users if user is None]
+
+
+def _other_user(weight: Weight, going: set[ir.Node]) -> str | None:
+    """Return who needs the weight's bytes besides the nodes in ``going``; ``None`` if nobody does."""
+    values = [weight.value]
+    path = set(weight.path)
+    while values:
+        value = values.pop()
+        if value.is_graph_output():
+            return f"the graph's output {value.name}"
+        for user in value.consumers():
+            if user in going:
+                continue
+            if user not in path and user.op_type not in ("DequantizeLinear", "Transpose", "Reshape", "Identity"):
+                return f"{user.op_type} {user.name or user.outputs[0].name}"
+            values.extend(user.outputs)
+    return None
+
+
+def _keep_shared_with_kept(candidates: Sequence[_Candidate]) -> None:
+    """Keep the sites whose weight's bytes stay because another site of the same bytes is kept."""
+    kept = {candidate.match.weight.value for candidate in candidates if candidate.site.status == "kept"}
+    for candidate in candidates:
+        value = candidate.match.weight.value
+        if candidate.site.status == "lowered" and value in kept:
+            candidate.site.keep(f"its weight {value.name} is kept for another node")
+
+
+def _remove_dead(nodes: Mapping[ir.Node, None]) -> None:
+    """Remove replaced nodes, and then whatever only they used: constants and the nodes that computed their inputs."""
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node.graph is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
+            continue
+        inputs = {value: None for value in node.inputs if value is not None}
+        node.graph.remove(node, safe=True)
+        for value in inputs:
+            if value.uses() or value.is_graph_output():
+                continue
+            producer = value.producer()
+            if producer is not None:
+                waiting.append(producer)
+            elif value.is_initializer() and not value.is_graph_input():
+                owner = value.graph
+                if owner is not None and value.name is not None:
+                    owner.initializers.pop(value.name, None)

@@ -1,0 +1,97 @@
+"""MatMulInteger and what follows it, as onnxruntime's quantize_dynamic writes it.
+
+::
+
+    x1, x1_scale, x1_zp = DynamicQuantizeLinear(x)
+    acc = MatMulInteger(x1, W, x1_zp, w_zp)           MatmulCompressDequant(x1, W', scale, x1_zp, w_zp, bias)
+    y = Cast<float>(acc) * scale                  ->
+    z = y + bias
+
+========================================  ====================================================================
+what follows the MatMulInteger            what the new node computes
+========================================  ====================================================================
+Cast to float, Mul, Add                   all of it, when the Add's other side is a vector over the columns
+Cast to float, Mul                        up to the Mul, when the other side is one scale or one per column
+anything else, or several consumers       the int32 result; what follows stays as it is
+========================================  ====================================================================
+
+The product of the two scales (x1_scale * w_scale) stays a Mul of its own: it is one small multiplication, and so the
+rounding of that product is the original's, whatever order its operands have. The operands of Mul and Add may stand
+in either order as well. The multiplication stays as it was when the weight is not a constant int8 or uint8 matrix,
+or when a zero point is neither one value nor, for the weight, one per column.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from mcd_graph.passes._common import (
+    Fused,
+    Kept,
+    Match,
+    Operand,
+    Rule,
+    find_weight,
+    get_input,
+    is_op,
+    known_rank,
+    known_shape,
+    only_consumer,
+    quantisation_vector,
+)
+
+__all__ = ["matmul_integer_rule"]
+
+
+def _match(node: ir.Node) -> Match | Kept:
+    weight = find_weight(get_input(node, 1))
+    if isinstance(weight, Kept):
+        return weight
+    x1 = node.inputs[0]
+    if x1 is None:
+        return Kept("it has no activation input")
+    x1_zero_point = get_input(node, 2)
+    shape = known_shape(x1_zero_point)
+    if shape is not None and shape not in ((), (1,)):
+        # ONNX allows a zero point for each row; onnxruntime refuses such a model.
+        return Kept(f"zero point {x1_zero_point.name if x1_zero_point else ''} of the activation is not one value")
+    w_zero_point = quantisation_vector(get_input(node, 3), weight.n)
+    if isinstance(w_zero_point, Kept):
+        return w_zero_point
+
+    def match(
+        pattern: str, output_of: ir.Node, *nodes: ir.Node, scale: Operand = None, addend: Operand = None
+    ) -> Match:
+        fused = Fused(
+            x1, deq_scale=scale, x1_zero_point=x1_zero_point, w_zero_point=w_zero_point, addend=addend,
+            output_type=ir.DataType.INT32 if scale is None else ir.DataType.FLOAT,
+        )  # fmt: skip
+        return Match(pattern, weight, fused, output_of.outputs[0], (node, *nodes))
+
+    rank = known_rank(x1)
+    cast = only_consumer(node.outputs[0], node.graph)
+    if cast is None or not is_op(cast, "Cast") or cast.attributes["to"].as_int() != ir.DataType.FLOAT:
+        return match("MatMulInteger", node)
+    mul = only_consumer(cast.outputs[0], node.graph)
+    scale = _other_vector(mul, "Mul", cast.outputs[0], weight.n, rank)
+    if mul is None or scale is None:
+        return match("MatMulInteger", node)
+    add = only_consumer(mul.outputs[0], node.graph)
+    addend = _other_vector(add, "Add", mul.outputs[0], weight.n, rank)
+    if add is None or addend is None:
+        return match("MatMulInteger+Cast+Mul", mul, cast, mul, scale=scale)
+    return match("MatMulInteger+Cast+Mul+Add", add, cast, mul, add, scale=scale, addend=addend)
+
+
+def _other_vector(node: ir.Node | None, op_type: str, value: ir.Value, n: int, rank: int | None) -> Operand:
+    """Return the side of a two-sided ``op_type`` node that is not ``value``, if it is a vector over the columns."""
+    if node is None or not is_op(node, op_type) or len(node.inputs) != 2:
+        return None
+    left, right = node.inputs
+    other = right if left is value else left
+    if other is None or other is value:
+        return None
+    vector = quantisation_vector(other, n, rank)
+    return None if isinstance(vector, Kept) else vector
+
+
+matmul_integer_rule = Rule("matmul_integer_rule", "", "MatMulInteger", _match)
