@@ -6,5 +6,15 @@ One file a family of patterns; ``_common.py`` is what they share, ``_plan.py`` f
 
 from mcd_graph.passes._common import Kept
 from mcd_graph.passes._plan import LoweringPlan, Site, WeightJob, plan_lowering
+from mcd_graph.passes.restoration import RestorationSite, RestorePlan, plan_restoration
 
-__all__ = ["Kept", "LoweringPlan", "Site", "WeightJob", "plan_lowering"]
+__all__ = [
+    "Kept",
+    "LoweringPlan",
+    "RestorationSite",
+    "RestorePlan",
+    "Site",
+    "WeightJob",
+    "plan_lowering",
+    "plan_restoration",
+]

@@ -18,9 +18,11 @@ import onnx_ir as ir
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
+    "MS_DOMAIN",
+    "RULE_KEY",
     "Fused",
     "Kept",
     "Match",
@@ -31,21 +33,33 @@ __all__ = [
     "Operand",
     "Rule",
     "Weight",
+    "all_nodes",
     "build",
     "constant_array",
+    "constant_tensor",
+    "dimensions",
     "find_weight",
     "float_scalar",
+    "get_input",
+    "graph_of",
     "is_op",
     "known_dtype",
     "known_rank",
     "known_shape",
     "only_consumer",
     "per_column",
+    "place_constant",
+    "place_operands",
     "quantisation_vector",
+    "remove_dead",
+    "take_over",
 ]
 
 #: Metadata key on every new node: the rule that made it.
 RULE_KEY = "mcd.rule"
+
+#: Domain of onnxruntime's own operators.
+MS_DOMAIN = "com.microsoft"
 
 _WEIGHT_TYPES = (ir.DataType.INT8, ir.DataType.UINT8)
 
@@ -381,8 +395,50 @@ def build(
         names: names already taken in the model.
         constants_as_nodes: new constants become Constant nodes (functions have no initialisers).
     """
-    last = match.nodes[-1]
-    anchor = match.nodes[0]
+    anchor, last, fused = match.nodes[0], match.nodes[-1], match.fused
+    stamp = {**anchor.metadata_props, RULE_KEY: rule.name}
+    given: dict[str, Operand] = {field.name: getattr(fused, field.name) for field in dataclasses.fields(Fused)}
+    given["x2"], given["compress_index"] = packed
+    base = anchor.name or anchor.op_type
+    inputs = place_operands(
+        [given.get(name) for name in INPUT_NAMES], last, names,
+        constants_as_nodes=constants_as_nodes, base=base, metadata=stamp,
+    )  # fmt: skip
+    while inputs[-1] is None:
+        inputs.pop()
+    attributes: dict[str, Any] = {"compress_info": [int(number) for number in compress_info]}
+    if fused.output_type is not None:
+        attributes["output_type"] = int(fused.output_type)
+    node = ir.node(
+        OP_TYPE, inputs, attributes, domain=OP_DOMAIN, outputs=[ir.Value()],
+        name=anchor.name, doc_string=anchor.doc_string, metadata_props=stamp,
+    )  # fmt: skip
+    last.prepend(node)
+    take_over(match.output, node.outputs[0])
+    return node
+
+
+def take_over(old: ir.Value, new: ir.Value) -> None:
+    """Let ``new`` be what ``old`` was: name, type, shape, documentation, uses, place among the graph's outputs."""
+    new.name, new.type, new.shape, new.doc_string = old.name, old.type, old.shape, old.doc_string
+    new.metadata_props.update(old.metadata_props)
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+
+
+def place_operands(
+    operands: Sequence[Operand],
+    before: ir.Node,
+    names: Names,
+    *,
+    constants_as_nodes: bool,
+    base: str,
+    metadata: Mapping[str, str] | None = None,
+) -> list[ir.Value | None]:
+    """Make the constants and nodes that ``operands`` ask for, in front of ``before``, and return the values.
+
+    A :class:`NewNode` or :class:`NewConstant` that is mentioned twice is made once. New nodes are called ``base`` and
+    their operator, and carry ``metadata``.
+    """
     made: dict[NewNode | NewConstant, tuple[ir.Value, ...]] = {}
 
     def value_of(operand: Operand) -> ir.Value | None:
@@ -395,59 +451,65 @@ def build(
 
     def place(new: NewNode | NewConstant) -> tuple[ir.Value, ...]:
         if isinstance(new, NewConstant):
-            return (add_constant(new.array, names.unique(new.hint), last, as_node=constants_as_nodes),)
-        base = names.unique(f"{anchor.name or anchor.op_type}.{new.op_type}")
+            name = names.unique(new.hint)
+            return (place_constant(ir.tensor(new.array, name=name), name, before, as_node=constants_as_nodes),)
         inputs = [value_of(operand) for operand in new.inputs]
-        outputs = [ir.Value(name=names.unique(f"{base}.{index}")) for index in range(new.num_outputs)]
+        name = names.unique(f"{base}.{new.op_type}")
+        outputs = [ir.Value(name=names.unique(f"{name}.{index}")) for index in range(new.num_outputs)]
         node = ir.node(
-            new.op_type, inputs, new.attributes, domain=new.domain, outputs=outputs, name=base,
-            metadata_props={RULE_KEY: rule.name},
+            new.op_type, inputs, new.attributes, domain=new.domain, outputs=outputs, name=name,
+            metadata_props=dict(metadata or {}),
         )  # fmt: skip
-        last.prepend(node)
+        before.prepend(node)
         return tuple(node.outputs)
 
-    fused = match.fused
-    by_name = {
-        "x2": packed[0],
-        "compress_index": packed[1],
-        **{
-            name: value_of(getattr(fused, name))
-            for name in INPUT_NAMES
-            if name not in ("x2", "compress_index", "offset_w")
-        },
-    }
-    inputs = [by_name.get(name) for name in INPUT_NAMES]
-    while inputs[-1] is None:
-        inputs.pop()
-    attributes: dict[str, Any] = {"compress_info": [int(number) for number in compress_info]}
-    if fused.output_type is not None:
-        attributes["output_type"] = int(fused.output_type)
-    old = match.output
-    new_output = ir.Value(name=old.name, type=old.type, shape=old.shape, doc_string=old.doc_string)
-    new_output.metadata_props.update(old.metadata_props)
-    node = ir.node(
-        OP_TYPE, inputs, attributes, domain=OP_DOMAIN, outputs=[new_output],
-        name=anchor.name, doc_string=anchor.doc_string, metadata_props={**anchor.metadata_props, RULE_KEY: rule.name},
-    )  # fmt: skip
-    last.prepend(node)
-    old.replace_all_uses_with(new_output, replace_graph_outputs=True)
-    return node
+    return [value_of(operand) for operand in operands]
 
 
-def add_constant(data: np.ndarray | ir.TensorProtocol, name: str, before: ir.Node, *, as_node: bool) -> ir.Value:
+def place_constant(tensor: ir.TensorProtocol, name: str, before: ir.Node, *, as_node: bool) -> ir.Value:
     """Add a constant to the graph of ``before``: an initialiser, or a Constant node in front of ``before``."""
-    tensor = ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
+    type_, shape = ir.TensorType(tensor.dtype), ir.Shape(dimensions(tensor))
     if as_node:
-        node = ir.node("Constant", [], {"value": tensor}, outputs=[ir.Value(name=name)])
-        before.prepend(node)
-        value = node.outputs[0]
-        value.dtype, value.shape = tensor.dtype, ir.Shape(dimensions(tensor))
+        value = ir.Value(name=name, type=type_, shape=shape)
+        before.prepend(ir.node("Constant", [], {"value": tensor}, outputs=[value]))
         return value
-    value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(dimensions(tensor)), const_value=tensor
-    )
+    value = ir.Value(name=name, type=type_, shape=shape, const_value=tensor)
     graph_of(before).register_initializer(value)
     return value
+
+
+def remove_dead(nodes: Iterable[ir.Node]) -> None:
+    """Remove replaced nodes, and then whatever only they used: constants and the nodes that computed their inputs."""
+    waiting = list(nodes)
+    while waiting:
+        node = waiting.pop()
+        if node.graph is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
+            continue
+        inputs = {value: None for value in node.inputs if value is not None}
+        node.graph.remove(node, safe=True)
+        for value in inputs:
+            if value.uses() or value.is_graph_output():
+                continue
+            producer = value.producer()
+            if producer is not None:
+                waiting.append(producer)
+            elif value.is_initializer() and not value.is_graph_input():
+                owner = value.graph
+                if owner is not None and value.name is not None:
+                    owner.initializers.pop(value.name, None)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Walking
+
+
+def all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Function | None]]:
+    """Yield every node, those of subgraphs included, with the function that it stands in."""
+    for node in model.graph.all_nodes():
+        yield node, None
+    for function in model.functions.values():
+        for node in function.all_nodes():
+            yield node, function
 
 
 def graph_of(node: ir.Node) -> ir.Graph:

@@ -16,13 +16,24 @@ import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx_ir as ir
-from mcd_graph.passes._common import Kept, Match, Names, Rule, Weight, add_constant, build, graph_of
+from mcd_graph.passes._common import (
+    Kept,
+    Match,
+    Names,
+    Rule,
+    Weight,
+    all_nodes,
+    build,
+    graph_of,
+    place_constant,
+    remove_dead,
+)
 from mcd_graph.passes.matmul_integer import matmul_integer_rule
 
 from mcd_graph.operator import OP_DOMAIN, OP_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
@@ -188,7 +199,7 @@ class LoweringPlan:
             for owner in (self.model, function):
                 if owner is not None:
                     owner.opset_imports.setdefault(OP_DOMAIN, OP_VERSION)
-        _remove_dead(dead)
+        remove_dead(dead)
         return bool(dead)
 
 
@@ -213,7 +224,7 @@ class _Placed:
             # As nodes they must come before every user; nothing else orders a graph's Constant nodes.
             before = graph[0] if as_node else user
             x2, index = (
-                add_constant(tensor, names.unique(name), before, as_node=as_node) for name, tensor in self._parts
+                place_constant(tensor, names.unique(name), before, as_node=as_node) for name, tensor in self._parts
             )
             self._by_graph[id(graph)] = (x2, index)
         return self._by_graph[id(graph)]
@@ -242,7 +253,7 @@ def plan_lowering(
     by_operator = {(rule.domain, rule.op_type): rule for rule in rules}
     sites: list[Site] = []
     candidates: list[_Candidate] = []
-    for node, function in _all_nodes(model):
+    for node, function in all_nodes(model):
         rule = by_operator.get((node.domain, node.op_type))
         if rule is None or (node.domain, node.op_type, node.overload) in model.functions:
             continue
@@ -276,15 +287,6 @@ def plan_lowering(
             weights[keys[identity]] = WeightJob(keys[identity], weight)
         candidate.site.weight = keys[identity]
     return LoweringPlan(model, sites, candidates, weights)
-
-
-def _all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Function | None]]:
-    """Yield every node, those of subgraphs included, with the function that it stands in."""
-    for node in model.graph.all_nodes():
-        yield node, None
-    for function in model.functions.values():
-        for node in function.all_nodes():
-            yield node, function
 
 
 def _unused_key(base: str, taken: Mapping[str, WeightJob]) -> str:
@@ -334,24 +336,3 @@ def _keep_shared_with_kept(candidates: Sequence[_Candidate]) -> None:
         value = candidate.match.weight.value
         if candidate.site.status == "lowered" and value in kept:
             candidate.site.keep(f"its weight {value.name} is kept for another node")
-
-
-def _remove_dead(nodes: Mapping[ir.Node, None]) -> None:
-    """Remove replaced nodes, and then whatever only they used: constants and the nodes that computed their inputs."""
-    waiting = list(nodes)
-    while waiting:
-        node = waiting.pop()
-        if node.graph is None or any(output.uses() or output.is_graph_output() for output in node.outputs):
-            continue
-        inputs = {value: None for value in node.inputs if value is not None}
-        node.graph.remove(node, safe=True)
-        for value in inputs:
-            if value.uses() or value.is_graph_output():
-                continue
-            producer = value.producer()
-            if producer is not None:
-                waiting.append(producer)
-            elif value.is_initializer() and not value.is_graph_input():
-                owner = value.graph
-                if owner is not None and value.name is not None:
-                    owner.initializers.pop(value.name, None)

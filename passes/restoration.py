@@ -1,0 +1,264 @@
+"""The way back: every MatmulCompressDequant becomes standard operators and an uncompressed weight again.
+
+========================================  ====================================================================
+what the node has                         what it becomes
+========================================  ====================================================================
+no deq_scale                              MatMulInteger (+ Add of the int32 bias)
+float deq_scale                           MatMulInteger (+ Add), Cast to float, Mul (+ Add of the addend)
+uint64 deq_scale (Ascend's form)          the same with a float32 constant, and a Cast to float16 behind
+y_zero_point                              QLinearMatMul, or com.microsoft's QGemm when there is an int32 bias
+========================================  ====================================================================
+
+The result computes the same bits as the node did. It need not be the graph that was compressed: a QLinearMatMul comes
+back with its three scales folded into one, for instance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from mcd_graph.passes._common import (
+    MS_DOMAIN,
+    Kept,
+    Names,
+    NewConstant,
+    NewNode,
+    NewOutput,
+    Operand,
+    all_nodes,
+    constant_array,
+    constant_tensor,
+    get_input,
+    graph_of,
+    known_dtype,
+    place_constant,
+    place_operands,
+    remove_dead,
+    take_over,
+)
+
+from mcd_graph import _native
+from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["RestorationSite", "RestorePlan", "plan_restoration"]
+
+logger = logging.getLogger(__name__)
+
+_WEIGHT_TYPES = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8}
+
+
+@dataclasses.dataclass
+class RestorationSite:
+    """One MatmulCompressDequant node.
+
+    Attributes:
+        name: of the node; of its output when the node has no name.
+        k: rows of the weight.
+        n: columns of the weight.
+        status: ``restored`` or ``kept``; before ``apply``, ``restored`` means that it can be.
+        reason: why it was kept.
+    """
+
+    name: str
+    k: int
+    n: int
+    status: str = "restored"
+    reason: str | None = None
+
+
+class RestorePlan:
+    """What :func:`plan_restoration` found in a model, and the means to carry it out.
+
+    Attributes:
+        model: the model that was looked at; :meth:`apply` changes it in place.
+        sites: every MatmulCompressDequant node, in graph order.
+    """
+
+    def __init__(self, model: ir.Model, candidates: list[tuple[RestorationSite, _Lowered | None]]) -> None:
+        self.model = model
+        self.sites = [site for site, _ in candidates]
+        self._open = [lowered for _, lowered in candidates if lowered is not None]
+
+    def apply(self) -> bool:
+        """Restore what can be restored; return whether anything was changed.
+
+        The weights come back as lazy tensors of shape (k, n), decoded only while the model is written, one at a time;
+        a node inside a function gets a Constant node. Applying a plan again does nothing.
+        """
+        todo, self._open = self._open, []
+        names = Names(self.model)
+        tensors: dict[tuple[int, ...], ir.LazyTensor] = {}
+        values: dict[tuple[int, int], ir.Value] = {}
+        for lowered in todo:
+            node, key = lowered.node, lowered.key
+            if key not in tensors:
+                tensors[key] = lowered.weight(names.unique(lowered.weight_name))
+            place = (id(graph_of(node)), id(tensors[key]))
+            if place not in values:
+                values[place] = place_constant(
+                    tensors[key], tensors[key].name or "", node, as_node=lowered.function is not None
+                )
+            restored = NewOutput(_standard_form(lowered, values[place]))
+            (value,) = place_operands(
+                [restored], node, names, constants_as_nodes=lowered.function is not None, base=node.name or OP_TYPE
+            )
+            if value is None or (producer := value.producer()) is None:
+                raise AssertionError("a new node's output has that node as producer")
+            producer.name = node.name
+            take_over(node.outputs[0], value)
+            if producer.domain:
+                for owner in (self.model, lowered.function):
+                    if owner is not None:
+                        owner.opset_imports.setdefault(producer.domain, 1)
+        remove_dead(lowered.node for lowered in todo)
+        _forget_domain(self.model)
+        return bool(todo)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lowered:
+    """A node that can be restored, taken apart."""
+
+    node: ir.Node
+    function: ir.Function | None
+    info: tuple[int, ...]
+    x2: ir.TensorProtocol
+    compress_index: ir.TensorProtocol
+    weight_type: ir.DataType
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """Tells compressed weights apart; equal for two tensors that read the same place of the same file."""
+
+        def place(tensor: ir.TensorProtocol) -> tuple[int, ...]:
+            if isinstance(tensor, ir.ExternalTensor):
+                return hash(str(tensor.path)), tensor.offset or 0
+            return (id(tensor),)
+
+        return (*place(self.x2), *place(self.compress_index), *self.info)
+
+    @property
+    def weight_name(self) -> str:
+        value = get_input(self.node, INPUT_NAMES.index("x2"))
+        name = value.name if value is not None and value.name else "weight"
+        return name.removesuffix(".x2")
+
+    def input(self, name: str) -> ir.Value | None:
+        """Return the input called ``name``, if there is one."""
+        return get_input(self.node, INPUT_NAMES.index(name))
+
+    def weight(self, name: str) -> ir.LazyTensor:
+        """Return the uncompressed weight (k, n), decoded when it is looked at."""
+
+        def decode() -> ir.TensorProtocol:
+            weight = _native.decode(self.x2.numpy(), self.compress_index.numpy(), np.asarray(self.info, np.int64))
+            return ir.tensor(np.ascontiguousarray(weight.T), name=name)
+
+        return ir.LazyTensor(decode, self.weight_type, ir.Shape(self.info[2:4]), name=name)
+
+
+def plan_restoration(model: ir.Model) -> RestorePlan:
+    """Look for MatmulCompressDequant nodes in a model, its subgraphs and its functions; change nothing."""
+    candidates: list[tuple[RestorationSite, _Lowered | None]] = []
+    for node, function in all_nodes(model):
+        if (node.domain, node.op_type) != (OP_DOMAIN, OP_TYPE):
+            continue
+        attribute = node.attributes.get("compress_info")
+        info = tuple(attribute.as_ints()) if attribute is not None else ()
+        site = RestorationSite(node.name or node.outputs[0].name or "", *(info[2:4] if len(info) == 5 else (0, 0)))
+        answer = _take_apart(node, function, info)
+        if isinstance(answer, Kept):
+            site.status, site.reason = "kept", answer.reason
+            logger.info("%s is kept: %s", site.name, answer.reason)
+        candidates.append((site, None if isinstance(answer, Kept) else answer))
+    return RestorePlan(model, candidates)
+
+
+def _take_apart(node: ir.Node, function: ir.Function | None, info: tuple[int, ...]) -> _Lowered | Kept:
+    x2, index = (constant_tensor(get_input(node, INPUT_NAMES.index(name))) for name in ("x2", "compress_index"))
+    if x2 is None or index is None:
+        return Kept("its compressed weight is not constant")
+    if len(info) != 5:
+        return Kept("its compress_info does not hold 5 integers")
+    scale = get_input(node, INPUT_NAMES.index("deq_scale"))
+    if known_dtype(scale) == ir.DataType.UINT64 and constant_array(scale) is None:
+        return Kept("its uint64 deq_scale is computed at run time")
+    described = _native.inspect(x2.numpy(), index.numpy(), np.asarray(info, np.int64))
+    return _Lowered(node, function, info, x2, index, _WEIGHT_TYPES[described["dtype"]])
+
+
+def _standard_form(lowered: _Lowered, weight: ir.Value) -> NewNode:
+    """Return the node, with those in front of it, that computes what the lowered one did."""
+    x1, x1_zero_point, w_zero_point = (lowered.input(name) for name in ("x1", "x1_zero_point", "w_zero_point"))
+    bias, scale, addend = (lowered.input(name) for name in ("bias", "deq_scale", "addend"))
+    y_zero_point = lowered.input("y_zero_point")
+    attribute = lowered.node.attributes.get("output_type")
+    if y_zero_point is not None:
+        return _requantised(lowered, weight, y_zero_point)
+    zero_points = [x1_zero_point, w_zero_point]
+    while zero_points and zero_points[-1] is None:
+        zero_points.pop()
+    result = NewNode("MatMulInteger", (x1, weight, *zero_points))
+    if bias is not None:
+        result = NewNode("Add", (NewOutput(result), bias))
+    if scale is None:
+        return result
+    strict = known_dtype(scale) == ir.DataType.UINT64
+    factor: Operand = scale
+    if strict and (array := constant_array(scale)) is not None:
+        factor = NewConstant(array.astype(np.uint32).view(np.float32), f"{scale.name}.float")
+    result = NewNode("Cast", (NewOutput(result),), {"to": int(ir.DataType.FLOAT)})
+    result = NewNode("Mul", (NewOutput(result), factor))
+    if addend is not None:
+        result = NewNode("Add", (NewOutput(result), addend))
+    default = ir.DataType.FLOAT16 if strict else ir.DataType.FLOAT
+    output_type = ir.DataType(attribute.as_int()) if attribute is not None else default
+    if output_type != ir.DataType.FLOAT:
+        result = NewNode("Cast", (NewOutput(result),), {"to": int(output_type)})
+    return result
+
+
+def _requantised(lowered: _Lowered, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
+    one = NewConstant(np.array(1, np.float32), "one")
+    scale = lowered.input("deq_scale")
+    per_column = scale is not None and scale.shape is not None and scale.shape.numpy() not in ((), (1,))
+
+    def zero_point(name: str, dtype: ir.DataType | None, *, column: bool = False) -> Operand:
+        given = lowered.input(name)
+        if given is not None:
+            return given
+        array = np.zeros(lowered.info[3] if column else (), (dtype or ir.DataType.UINT8).numpy())
+        return NewConstant(array, f"{name}.none")
+
+    a_type = known_dtype(lowered.input("x1")) or known_dtype(y_zero_point)
+    a_zero_point = zero_point("x1_zero_point", a_type)
+    b_zero_point = zero_point("w_zero_point", lowered.weight_type, column=per_column)
+    # One of the factors 1 * scale / 1 must be the scale; per column it can only be the weight's.
+    a_side: tuple[Operand, ...] = (lowered.input("x1"), one if per_column else scale, a_zero_point)
+    b_side: tuple[Operand, ...] = (weight, scale if per_column else one, b_zero_point)
+    bias = lowered.input("bias")
+    if bias is None:
+        return NewNode("QLinearMatMul", (*a_side, *b_side, one, y_zero_point))
+    attributes: dict[str, Any] = {"alpha": 1.0, "transA": 0, "transB": 0}
+    return NewNode("QGemm", (*a_side, *b_side, bias, one, y_zero_point), attributes, domain=MS_DOMAIN)
+
+
+def _forget_domain(model: ir.Model) -> None:
+    """Remove the opset import of the operator's domain where no node uses it any more."""
+
+    def used(nodes: Iterator[ir.Node]) -> bool:
+        return any(node.domain == OP_DOMAIN for node in nodes)
+
+    functions = list(model.functions.values())
+    for function in functions:
+        if not used(function.all_nodes()):
+            function.opset_imports.pop(OP_DOMAIN, None)
+    if not used(model.graph.all_nodes()) and not any(OP_DOMAIN in function.opset_imports for function in functions):
+        model.opset_imports.pop(OP_DOMAIN, None)
