@@ -1,0 +1,300 @@
+//! One node of a session: the weight, verified and ready, the constants around it, and the call.
+
+use std::ffi::CStr;
+
+use mcd_core::{
+    Activation, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Vector, WeightType, ZeroPoint,
+};
+
+use crate::api::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
+use crate::operand::{Columns, Operand, Read, about, bias, float_bits, floats, halves, small_integers};
+use crate::operator::{Form, input};
+use crate::options::Options;
+use crate::pool::{Pool, processors};
+
+const COMPRESS_INFO: &CStr = c"compress_info";
+const OFFSET_X: &CStr = c"offset_x";
+const OUTPUT_TYPE: &CStr = c"output_type";
+
+/// A node.
+pub struct Kernel {
+    api: Api,
+    /// What errors are about: the operator and the node's name.
+    label: String,
+    form: Form,
+    weight: PreparedWeight,
+    /// Length of `x2`, a constant.
+    x2_len: usize,
+    x1: WeightType,
+    x1_zero_point: Operand<i32>,
+    w_zero_point: Operand<i32>,
+    bias: Operand<i32>,
+    deq_scale: Operand<f32>,
+    addend: Operand<f32>,
+    y_zero_point: Operand<i32>,
+}
+
+impl Kernel {
+    /// Checks a node and all of its weight. An error names the node, and the weight when it is about that.
+    pub fn new(api: Api, form: Form, options: Options, info: &KernelInfo<'_>) -> Result<Self, Error> {
+        let label = format!("MatmulCompressDequant node {:?}", info.node_name()?);
+        match Self::checked(api, form, options, info) {
+            Ok(kernel) => Ok(Self { label, ..kernel }),
+            Err(error) => Err(error.within(&label)),
+        }
+    }
+
+    fn checked(api: Api, form: Form, options: Options, info: &KernelInfo<'_>) -> Result<Self, Error> {
+        let inputs = Inputs::new(info)?;
+        check_attributes(form, info)?;
+        if inputs.has(input::OFFSET_W) {
+            return Err(Error::invalid("offset_w must be absent"));
+        }
+        let x1 = inputs.integer_type(input::X1)?;
+        let (weight, x2_len) = prepare_weight(options, info)?;
+        let n = weight.n();
+        let w = weight.weight_type();
+
+        if inputs.has(input::Y_ZERO_POINT) && !inputs.has(input::DEQ_SCALE) {
+            return Err(Error::invalid("y_zero_point needs a deq_scale"));
+        }
+        if inputs.has(input::ADDEND) && !matches!(form, Form::Float | Form::Strict | Form::Half) {
+            return Err(Error::invalid("addend needs a deq_scale, and no y_zero_point"));
+        }
+        let deq_scale = match form {
+            Form::Raw if inputs.has(input::DEQ_SCALE) => {
+                let found = info.input_type(input::DEQ_SCALE)?;
+                return Err(about(input::DEQ_SCALE, Error::invalid(format!("is {found}"))));
+            }
+            Form::Raw => Operand::absent(input::DEQ_SCALE),
+            Form::Float | Form::RequantU8 | Form::RequantI8 => inputs.operand(input::DEQ_SCALE, n, floats)?,
+            Form::Strict => inputs.operand(input::DEQ_SCALE, n, float_bits)?,
+            Form::Half => inputs.operand(input::DEQ_SCALE, n, halves)?,
+        };
+        let y_zero_point = match form {
+            Form::RequantU8 => inputs.operand(input::Y_ZERO_POINT, 1, small_integers::<u8>)?,
+            Form::RequantI8 => inputs.operand(input::Y_ZERO_POINT, 1, small_integers::<i8>)?,
+            _ => Operand::absent(input::Y_ZERO_POINT),
+        };
+        let addend = match inputs.element_type(input::ADDEND)? {
+            None => Operand::absent(input::ADDEND),
+            Some(ElementType::FLOAT) => inputs.operand(input::ADDEND, n, floats)?,
+            Some(ElementType::FLOAT16) => inputs.operand(input::ADDEND, n, halves)?,
+            Some(other) => {
+                return Err(about(input::ADDEND, Error::invalid(format!("is {other} instead of float or float16"))));
+            }
+        };
+        Ok(Self {
+            api,
+            label: String::new(),
+            form,
+            x2_len,
+            x1,
+            x1_zero_point: inputs.operand(input::X1_ZERO_POINT, 1, zero_points(x1))?,
+            w_zero_point: inputs.operand(input::W_ZERO_POINT, n, zero_points(w))?,
+            bias: inputs.operand(input::BIAS, n, bias)?,
+            weight,
+            deq_scale,
+            addend,
+            y_zero_point,
+        })
+    }
+
+    /// The onnxruntime that the node belongs to.
+    pub fn api(&self) -> Api {
+        self.api
+    }
+
+    /// One call.
+    pub fn compute(&self, context: &KernelContext<'_>) -> Result<(), Error> {
+        self.multiply(context).map_err(|error| error.within(&self.label))
+    }
+
+    fn multiply<'a>(&'a self, context: &KernelContext<'a>) -> Result<(), Error> {
+        let mut dims = Dims::new();
+        let x = context
+            .input(input::X1)
+            .and_then(|value| self.activation(&value, &mut dims))
+            .map_err(|error| about(input::X1, error))?;
+        // SAFETY: a constant input is the same tensor at every call, so it has the length it had at creation.
+        let x2 = unsafe { context.input(input::X2)?.bytes(self.x2_len) }?;
+
+        // The output has the shape of x1, with n in the place of k.
+        let (columns, leading) = dims.split_last_mut().ok_or_else(|| self.wrong_shape(&[]))?;
+        if usize::try_from(*columns) != Ok(self.weight.k()) {
+            return Err(self.wrong_shape(&dims));
+        }
+        let m = element_count(leading)?;
+        let n = self.weight.n();
+        *columns = i64::try_from(n).expect("a container's dimensions are small");
+        let out = context.output(&dims)?;
+        if m == 0 {
+            return Ok(());
+        }
+
+        let dims = &mut dims;
+        let w_zero_point = self.w_zero_point.get(context, dims)?;
+        let bias = self.bias.get(context, dims)?;
+        let call = MatmulCall {
+            x,
+            m,
+            x_zero_point: self.x1_zero_point.scalar(context, dims)?.unwrap_or(0),
+            w_zero_point: match &w_zero_point {
+                None => ZeroPoint::None,
+                Some(Columns::All(zero_point)) => ZeroPoint::Scalar(*zero_point),
+                Some(Columns::Each(zero_points)) => ZeroPoint::PerColumn(zero_points),
+            },
+            bias: match &bias {
+                Some(Columns::Each(bias)) => Some(bias),
+                _ => None,
+            },
+        };
+        let deq_scale = self.deq_scale.get(context, dims)?;
+        let addend = self.addend.get(context, dims)?;
+        let scale = deq_scale.as_ref().map_or(Vector::Scalar(1.0), vector);
+        let addend = addend.as_ref().map(vector);
+        let zero_point = self.y_zero_point.scalar(context, dims)?.unwrap_or(0);
+        let len = m.checked_mul(n).expect("the output exists");
+        // SAFETY: the output has `len` elements of the type that `form` declares, no one else has its address before
+        // the call is over, and the core writes all of them without reading any.
+        let output = unsafe {
+            match self.form {
+                Form::Raw => Output::I32(std::slice::from_raw_parts_mut(out.cast(), len)),
+                Form::Float => Output::F32 { out: std::slice::from_raw_parts_mut(out.cast(), len), scale, addend },
+                Form::Strict | Form::Half => {
+                    Output::F16 { out: std::slice::from_raw_parts_mut(out.cast(), len), scale, addend }
+                }
+                Form::RequantU8 => Output::Requant {
+                    out: QuantOut::U8(std::slice::from_raw_parts_mut(out.cast(), len)),
+                    scale,
+                    zero_point,
+                },
+                Form::RequantI8 => Output::Requant {
+                    out: QuantOut::I8(std::slice::from_raw_parts_mut(out.cast(), len)),
+                    scale,
+                    zero_point,
+                },
+            }
+        };
+        let pool = Pool::new(context);
+        self.weight.run(x2, &call, output, &pool).map_err(|error| Error::invalid(error.to_string()))?;
+        pool.finish()
+    }
+
+    /// The activations, in place.
+    fn activation<'a>(&self, value: &Value<'a>, dims: &mut Dims) -> Result<Activation<'a>, Error> {
+        Ok(match self.x1 {
+            WeightType::U8 => Activation::U8(value.read_bytes::<u8>(dims)?),
+            WeightType::I8 => Activation::I8(value.read_bytes::<i8>(dims)?),
+        })
+    }
+
+    fn wrong_shape(&self, dims: &[i64]) -> Error {
+        let k = self.weight.k();
+        about(input::X1, Error::invalid(format!("has shape {dims:?} instead of (..., {k})")))
+    }
+}
+
+/// The inputs that a node has.
+struct Inputs<'i, 'a> {
+    info: &'i KernelInfo<'a>,
+    present: [bool; input::COUNT],
+}
+
+impl<'i, 'a> Inputs<'i, 'a> {
+    fn new(info: &'i KernelInfo<'a>) -> Result<Self, Error> {
+        let mut present = [false; input::COUNT];
+        for (index, present) in present.iter_mut().enumerate().take(info.input_count()?) {
+            *present = !info.input_name(index)?.is_empty();
+        }
+        Ok(Self { info, present })
+    }
+
+    fn has(&self, index: usize) -> bool {
+        self.present[index]
+    }
+
+    fn element_type(&self, index: usize) -> Result<Option<ElementType>, Error> {
+        if !self.has(index) {
+            return Ok(None);
+        }
+        self.info.input_type(index).map(Some)
+    }
+
+    fn integer_type(&self, index: usize) -> Result<WeightType, Error> {
+        match self.info.input_type(index)? {
+            ElementType::UINT8 => Ok(WeightType::U8),
+            ElementType::INT8 => Ok(WeightType::I8),
+            other => Err(about(index, Error::invalid(format!("is {other} instead of uint8 or int8")))),
+        }
+    }
+
+    fn operand<T: Clone>(&self, index: usize, n: usize, read: Read<T>) -> Result<Operand<T>, Error> {
+        if self.has(index) { Operand::present(self.info, index, n, read) } else { Ok(Operand::absent(index)) }
+    }
+}
+
+fn check_attributes(form: Form, info: &KernelInfo<'_>) -> Result<(), Error> {
+    if let Some(offset_x) = info.optional_int(OFFSET_X)?
+        && offset_x != 0
+    {
+        return Err(Error::invalid(format!("offset_x is {offset_x} instead of 0")));
+    }
+    if let Some(output_type) = info.optional_int(OUTPUT_TYPE)?
+        && output_type != form.output_type()
+    {
+        return Err(Error::invalid(format!(
+            "output_type is {output_type}, and the types of deq_scale and y_zero_point make it {}",
+            form.output_type()
+        )));
+    }
+    Ok(())
+}
+
+/// Reads and verifies the weight; also returns the length of `x2`.
+fn prepare_weight(options: Options, info: &KernelInfo<'_>) -> Result<(PreparedWeight, usize), Error> {
+    let name = info.input_name(input::X2)?;
+    let within = |error: Error| error.within(&format!("weight {name:?}"));
+    let compress_info = info.ints(COMPRESS_INFO).map_err(within)?;
+    let x2 = constant_bytes(info, input::X2).map_err(within)?;
+    let index = constant_bytes(info, input::COMPRESS_INDEX).map_err(within)?;
+    let refused = |error: mcd_core::Error| within(Error::invalid(error.to_string()));
+    let prepare = PrepareOptions {
+        residency: options.residency,
+        threads: processors(),
+        ..PrepareOptions::from_env().map_err(refused)?
+    };
+    let weight = PreparedWeight::new(x2, index, &compress_info, prepare).map_err(refused)?;
+    Ok((weight, x2.len()))
+}
+
+/// The bytes of a constant int8 input, in place.
+fn constant_bytes<'a>(info: &KernelInfo<'a>, index: usize) -> Result<&'a [u8], Error> {
+    let value = info.constant_input(index)?.ok_or_else(|| Error::invalid("must be an initializer"));
+    value
+        .and_then(|value| {
+            let mut dims = Dims::new();
+            let len = value.read_bytes::<i8>(&mut dims)?.len();
+            if dims.len() != 1 {
+                return Err(Error::invalid(format!("has shape {:?} instead of one dimension", &dims[..])));
+            }
+            // SAFETY: int8 elements are bytes, and there are `len`.
+            unsafe { value.bytes(len) }
+        })
+        .map_err(|error| about(index, error))
+}
+
+/// How zero points of a type are read.
+fn zero_points(of: WeightType) -> Read<i32> {
+    match of {
+        WeightType::U8 => small_integers::<u8>,
+        WeightType::I8 => small_integers::<i8>,
+    }
+}
+
+fn vector<'a>(columns: &'a Columns<'_, f32>) -> Vector<'a> {
+    match columns {
+        Columns::All(value) => Vector::Scalar(*value),
+        Columns::Each(values) => Vector::PerColumn(values),
+    }
+}

@@ -1,0 +1,82 @@
+//! The core's parallelism on the intra-op threads of the session, so that a process has no second pool.
+
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use mcd_core::Parallel;
+
+use crate::api::{Error, KernelContext};
+use crate::panic_message;
+
+/// onnxruntime's threads, for the time of one call.
+pub struct Pool<'a> {
+    context: &'a KernelContext<'a>,
+    failure: Mutex<Option<Error>>,
+}
+
+impl<'a> Pool<'a> {
+    pub fn new(context: &'a KernelContext<'a>) -> Self {
+        Self { context, failure: Mutex::new(None) }
+    }
+
+    /// The first failure of a task or of onnxruntime's pool: after one, the output is not complete.
+    pub fn finish(self) -> Result<(), Error> {
+        match self.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    fn fail(&self, error: Error) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// What a task needs; lives on the stack of the caller, who waits for all tasks.
+struct Job<'a> {
+    task: &'a (dyn Fn(usize) + Sync),
+    pool: &'a Pool<'a>,
+}
+
+/// # Safety
+///
+/// `job` points to a [`Job`] that outlives the call.
+unsafe extern "system" fn run_task(job: *mut c_void, index: usize) {
+    // SAFETY: the caller's contract.
+    let job = unsafe { &*job.cast::<Job<'_>>() };
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (job.task)(index))) {
+        job.pool.fail(Error::internal(panic_message(payload.as_ref())));
+    }
+}
+
+/// Processors that this process may use.
+pub fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+impl Parallel for Pool<'_> {
+    /// An upper bound: the processors this process may use.
+    ///
+    /// onnxruntime tells a custom op neither the size of its pool nor whether it has one. More tasks than threads cost
+    /// little, because a thread takes the next task by itself and a session of one thread runs them in a plain loop.
+    fn threads(&self) -> usize {
+        processors()
+    }
+
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        if tasks <= 1 {
+            // Not worth a call, and a panic reaches the guard around the kernel.
+            (0..tasks).for_each(task);
+            return;
+        }
+        let mut job = Job { task, pool: self };
+        // SAFETY: `job` lives until `parallel_for` returns, which is after the last task; `run_task` does not unwind,
+        // and a `Job` may be shared between threads, for all that it has is Sync.
+        let result = unsafe { self.context.parallel_for(run_task, tasks, (&raw mut job).cast()) };
+        if let Err(error) = result {
+            self.fail(error);
+        }
+    }
+}
