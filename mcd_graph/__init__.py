@@ -1,0 +1,56 @@
+"""Lossless compression of quantised ONNX models, run from the compressed form."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mcd_graph.compress import Progress, compress_model
+    from mcd_graph.errors import InputError, NothingToCompressError
+    from mcd_graph.library import get_library_path
+    from mcd_graph.report import Report
+    from mcd_graph.restore import restore_model
+    from mcd_graph.verify import Verification, verify_model
+    from mcd_graph.weights import CompressedWeight, pack_weight, unpack_weight
+
+__all__ = [
+    "CompressedWeight",
+    "InputError",
+    "NothingToCompressError",
+    "Progress",
+    "Report",
+    "Verification",
+    "compress_model",
+    "get_library_path",
+    "pack_weight",
+    "restore_model",
+    "unpack_weight",
+    "verify_model",
+]
+
+# Imported when first asked for: a program that only wants the library's path should not wait for onnx.
+_HOMES = {
+    "CompressedWeight": "weights",
+    "InputError": "errors",
+    "NothingToCompressError": "errors",
+    "Progress": "compress",
+    "Report": "report",
+    "Verification": "verify",
+    "compress_model": "compress",
+    "get_library_path": "library",
+    "pack_weight": "weights",
+    "restore_model": "restore",
+    "unpack_weight": "weights",
+    "verify_model": "verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "passes":
+        return import_module("mcd_graph.passes")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mcd_graph' has no attribute {name!r}")
+    return getattr(import_module(f"mcd_graph.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "passes"]

@@ -1,0 +1,40 @@
+"""Types of the Rust module (crate native/python); its own docstrings say more."""
+
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+_Weight = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
+_Info = npt.ArrayLike
+
+class FormatError(ValueError): ...
+
+class StreamInfo(TypedDict):
+    version: int
+    codec: str
+    profile: str
+    dtype: str
+    k: int
+    n: int
+    tiling: tuple[int, int]
+    tiles: int
+    coded_tiles: int
+    raw_tiles: int
+    constant_tiles: int
+    payload_bytes: int
+    stored_bytes: int
+    root_bits: int | None
+    step: int | None
+    levels: int | None
+    ranks: int | None
+
+def encode(
+    weight: _Weight, profile: str = "balanced", tiling: tuple[int, int] = (8, 8)
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8], npt.NDArray[np.int64]]: ...
+def decode(x2: npt.NDArray[Any], compress_index: npt.NDArray[Any], compress_info: _Info) -> _Weight: ...
+def inspect(x2: npt.NDArray[Any], compress_index: npt.NDArray[Any], compress_info: _Info) -> StreamInfo: ...
+def verify(x2: npt.NDArray[Any], compress_index: npt.NDArray[Any], compress_info: _Info) -> None: ...
+def histogram(weight: _Weight) -> list[int]: ...
+def kernels() -> list[str]: ...
+def entropy_bits(weight: _Weight) -> float: ...

@@ -1,0 +1,400 @@
+"""The command ``mcd``: arguments in, text out. Everything it does is in the Python API as well.
+
+Results go to standard output; progress and errors, one line each, to standard error. Exit status: 0 done, 1 a check
+found a difference, 2 bad usage or input. Heavy imports wait until a command needs them, so that ``--help`` is quick.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import sys
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+
+from mcd_graph.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from mcd_graph.bench import BenchRow
+    from mcd_graph.compress import Progress as CompressionProgress
+    from mcd_graph.report import NodeReport, Totals
+    from mcd_graph.verify import Verification
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="mcd",
+    help="Make quantised ONNX models smaller without changing one bit of what they compute.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+_PIPED_WIDTH = 160  # nobody's terminal: wide enough for names of nodes
+_out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
+_err = Console(highlight=False, stderr=True)
+
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # the base that typer does not export
+
+
+def main(arguments: "Sequence[str] | None" = None) -> int:
+    """Run the command line and return its exit status; nothing but the last line of defence raises."""
+    try:
+        status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except _UsageError as error:
+        return _complain(f"{error.format_message()} (mcd --help)")  # type: ignore[attr-defined]
+    except (InputError, ValueError) as error:
+        return _complain(str(error))
+    except BrokenPipeError:
+        # The reader went away, as `head` does. Python would complain once more when it flushes on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _complain(_describe(error))
+    except (KeyboardInterrupt, typer.Abort):
+        _complain("interrupted; nothing was written")
+        return 128 + 2
+    return status if isinstance(status, int) else 0
+
+
+def _complain(message: str) -> int:
+    _err.print(f"mcd: {escape(' '.join(message.split()))}", style="red", soft_wrap=True)
+    return 2
+
+
+def _describe(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.errno == errno.ENOSPC:
+        reason = "no space left; nothing was written"
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+Source = Annotated[Path, typer.Argument(metavar="SRC", help="Model to read.", show_default=False)]
+Destination = Annotated[Path, typer.Argument(metavar="DST", help="Model to write.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are already there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        from importlib.metadata import version as version_of  # noqa: PLC0415
+
+        _out.print(f"mcd-graph {version_of('mcd-graph')}")
+        raise typer.Exit
+
+
+@app.command()
+def compress(
+    source: Source,
+    destination: Destination,
+    profile: Annotated[
+        Literal["fast", "balanced", "small"], typer.Option(help="Point of the trade between speed and size.")
+    ] = "balanced",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Weights at a time; one per processor by default.")] = None,
+    include: Annotated[str | None, typer.Option(metavar="RE", help="Lower only nodes whose name matches.")] = None,
+    exclude: Annotated[str | None, typer.Option(metavar="RE", help="Keep nodes whose name matches.")] = None,
+    min_saving: Annotated[float, typer.Option(help="Share of a weight's size that must be saved.")] = 0.01,
+    report: Annotated[Path | None, typer.Option(metavar="R.json", help="Write the report as JSON.")] = None,
+    force: Force = False,
+) -> None:
+    """Compress the weights of SRC's int8 matrix multiplications and write DST.
+
+    Example: [bold]mcd compress model.onnx model.mcd.onnx[/bold]
+    """
+    from mcd_graph.compress import compress_model  # noqa: PLC0415
+    from mcd_graph.saving import refuse_existing, write_text  # noqa: PLC0415
+
+    if report is not None:
+        refuse_existing(report, force=force)
+    with _progress() as progress:
+        result = compress_model(
+            source,
+            destination,
+            profile=profile,
+            jobs=jobs,
+            include=include,
+            exclude=exclude,
+            min_saving=min_saving,
+            progress=progress,
+            force=force,
+        )
+    if report is not None:
+        write_text(report, result.to_json(), force=force)
+    _print_totals(result.totals)
+    _print_kept(result.nodes)
+
+
+@app.command()
+def inspect(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False)], as_json: AsJson = False
+) -> None:
+    """Show every quantised matrix multiplication of MODEL and check its compressed weights.
+
+    Example: [bold]mcd inspect model.mcd.onnx[/bold]
+    """
+    from mcd_graph.inspection import inspect_model  # noqa: PLC0415
+
+    report = inspect_model(model)
+    if as_json:
+        _print_json(report.to_dict())
+        return
+    if report.nodes:
+        _print_nodes(report.nodes)
+    _out.print(
+        f"{report.totals.nodes} quantised matrix multiplications: {report.totals.lowered} lowered, "
+        f"{report.totals.lowerable} lowerable, {report.totals.kept} kept"
+    )
+
+
+@app.command()
+def verify(
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", show_default=False)],
+    compressed: Annotated[Path, typer.Argument(metavar="COMPRESSED", show_default=False)],
+    runs: Annotated[int, typer.Option(min=1, help="Runs, each of another batch size and length.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")] = 0,
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="F.npz", help="Inputs by name, instead of random ones; one run then.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run both models on the same inputs and compare every byte of their outputs.
+
+    Example: [bold]mcd verify model.onnx model.mcd.onnx[/bold]
+    """
+    from mcd_graph.verify import verify_model  # noqa: PLC0415
+
+    arrays = None if inputs is None else _load_inputs(inputs)
+    result = verify_model(original, compressed, runs=runs, seed=seed, inputs=arrays)
+    if as_json:
+        _print_json({"identical": result.identical, **dataclasses.asdict(result)})
+    else:
+        _print_verification(result)
+    if not result.identical:
+        raise typer.Exit(1)
+
+
+@app.command()
+def restore(source: Source, destination: Destination, force: Force = False) -> None:
+    """Turn a compressed model back into one of standard operators that computes the same bits.
+
+    Example: [bold]mcd restore model.mcd.onnx model.restored.onnx[/bold]
+    """
+    from mcd_graph.restore import restore_model  # noqa: PLC0415
+
+    result = restore_model(source, destination, force=force)
+    _out.print(
+        f"{result.restored} nodes restored; {_size(result.file_bytes_before)} became {_size(result.file_bytes_after)}"
+    )
+    for name, reason in result.kept.items():
+        _out.print(f"kept {name}: {reason}", markup=False)
+
+
+@app.command()
+def bench(
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", show_default=False)],
+    compressed: Annotated[
+        Path | None,
+        typer.Argument(metavar="[COMPRESSED]", help="Made for the occasion by default.", show_default=False),
+    ] = None,
+    m: Annotated[str, typer.Option(metavar="M,…", help="Rows of the activations.")] = "1,8,64,512",
+    threads: Annotated[str, typer.Option(metavar="N,…", help="Threads within one operator.")] = "1,2",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each model.")] = 15,
+    as_json: AsJson = False,
+) -> None:
+    """Time both models in turns and print the ratio of their medians.
+
+    Example: [bold]mcd bench model.onnx model.mcd.onnx --m 1,32 --threads 2[/bold]
+    """
+    from mcd_graph.bench import bench_models  # noqa: PLC0415
+
+    rows = bench_models(
+        original, compressed, m=_numbers(m, "--m"), threads=_numbers(threads, "--threads"), repeats=repeats
+    )
+    if as_json:
+        _print_json([dataclasses.asdict(row) for row in rows])
+    else:
+        _print_bench(tuple(rows))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the compressed model goes.")] = Path("mcd-demo"),
+) -> None:
+    """Compress, verify and time the encoder of a real T5-small model (from the package traceforge-title-model).
+
+    Example: [bold]mcd demo --out /tmp/mcd-demo[/bold]
+    """
+    from mcd_graph.demo import run_demo  # noqa: PLC0415
+
+    with _progress() as progress:
+        result = run_demo(out, progress=progress)
+    _print_totals(result.report.totals)
+    _out.print(f"compressed in {result.seconds:.2f} s")
+    _print_verification(result.verification)
+    _print_bench(result.bench)
+    _out.print(
+        f"The compressed model is {result.compressed}; try your own: mcd compress model.onnx model.mcd.onnx",
+        soft_wrap=True,
+    )
+    if not result.verification.identical:
+        raise typer.Exit(1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arguments
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} takes whole numbers with commas between, not {text!r}") from None
+
+
+def _load_inputs(path: Path) -> "dict[str, npt.NDArray[np.generic]]":
+    import numpy as np  # noqa: PLC0415
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (AttributeError, TypeError, ValueError, zipfile.BadZipFile):
+        raise InputError(f"{path} is not an .npz file of plain arrays") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Output
+
+
+@contextmanager
+def _progress() -> "Iterator[Callable[[CompressionProgress], None]]":
+    """Show a bar on a terminal, and nothing elsewhere."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
+        task = bar.add_task("compressing", total=None)
+
+        def show(progress: "CompressionProgress") -> None:
+            bar.update(task, completed=progress.bytes_done, total=progress.bytes_total)
+
+        yield show
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def _print_totals(totals: "Totals") -> None:
+    table = Table("", "before", "after", "ratio")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("weights", _size(totals.weight_bytes), _size(totals.compressed_bytes), _ratio(totals.ratio))
+    after = totals.file_bytes_after
+    if after is not None:
+        table.add_row("files", _size(totals.file_bytes_before), _size(after), _ratio(totals.file_bytes_before / after))
+    _out.print(table)
+    over = totals.payload_bytes / totals.entropy_bytes - 1 if totals.entropy_bytes else 0.0
+    _out.print(
+        f"{totals.lowered} of {totals.nodes} quantised matrix multiplications lowered, {totals.weights} weights; "
+        f"payload {over:.1%} over the order-0 entropy",
+        soft_wrap=True,
+    )
+
+
+def _print_kept(nodes: "tuple[NodeReport, ...]") -> None:
+    for node in nodes:
+        if node.status == "kept":
+            _out.print(f"kept {node.name}: {node.reason}", markup=False)
+
+
+def _print_nodes(nodes: "tuple[NodeReport, ...]") -> None:
+    table = Table("node", "form", "k", "n", "bits/weight", "ratio", "codec", "status")
+    for column in table.columns[2:6]:
+        column.justify = "right"
+    table.columns[0].overflow = "fold"
+    for node in nodes:
+        ratio = node.weight_bytes / node.compressed_bytes if node.weight_bytes and node.compressed_bytes else None
+        table.add_row(
+            escape(node.name),
+            node.pattern,
+            _text(node.k),
+            _text(node.n),
+            "" if node.entropy_bits is None else f"{node.entropy_bits:.2f}",
+            _ratio(ratio),
+            node.codec or "",
+            escape(node.status if node.reason is None else f"{node.status}: {node.reason}"),
+        )
+    _out.print(table)
+
+
+def _print_verification(result: "Verification") -> None:
+    if result.identical:
+        _out.print(
+            f"identical: {result.values:,} output values in {len(result.shapes)} runs "
+            f"on {' and '.join(str(count) for count in result.threads)} threads",
+            style="green",
+        )
+    for difference in result.differences:
+        _out.print(
+            f"different: run {difference.run}, {difference.threads} threads, {difference.output}: {difference.what}",
+            style="red",
+            markup=False,
+        )
+
+
+def _print_bench(rows: "tuple[BenchRow, ...]") -> None:
+    table = Table("m", "threads", "original", "compressed", "speed-up", "95 % of it")
+    for column in table.columns:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(
+            str(row.m),
+            str(row.threads),
+            f"{row.original_ms:.2f} ms",
+            f"{row.compressed_ms:.2f} ms",
+            f"{row.speedup:.2f}",
+            f"{row.speedup_low:.2f} to {row.speedup_high:.2f}",
+        )
+    _out.print(table)
+    for row in {row.threads: row for row in rows}.values():
+        _out.print(
+            f"opening a session with threads={row.threads}: "
+            f"original {row.original_load_ms:.0f} ms, compressed {row.compressed_load_ms:.0f} ms"
+        )
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.2f} MB"
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.3f}"
+
+
+def _text(number: int | None) -> str:
+    return "" if number is None else str(number)

@@ -1,0 +1,219 @@
+"""Compresses a model: plan, pack every weight once, lower, save."""
+
+import contextlib
+import dataclasses
+import os
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from mcd_graph.errors import InputError, NothingToCompressError
+from mcd_graph.loading import ModelSource, external_files, load_model, read_proto
+from mcd_graph.operator import OP_DOMAIN
+from mcd_graph.passes import Kept, LoweringPlan, Site, WeightJob, plan_lowering
+from mcd_graph.report import NodeReport, Report
+from mcd_graph.saving import ModelWriter
+from mcd_graph.weights import CompressedWeight, Profile, WeightStats, pack_weight
+
+__all__ = ["Progress", "compress_model", "files_of", "size_of"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a compression has come.
+
+    Attributes:
+        weight: name of the weight that was just finished; empty at the start.
+        weights_done: weights finished.
+        weights_total: weights in all.
+        bytes_done: their size before compression.
+        bytes_total: of all weights.
+    """
+
+    weight: str
+    weights_done: int
+    weights_total: int
+    bytes_done: int
+    bytes_total: int
+
+
+def compress_model(
+    model_input: ModelSource,
+    model_output: str | os.PathLike[str],
+    *,
+    profile: Profile = "balanced",
+    jobs: int | None = None,
+    executor: Executor | None = None,
+    include: str | None = None,
+    exclude: str | None = None,
+    min_saving: float = 0.01,
+    progress: Callable[[Progress], None] | None = None,
+    force: bool = False,
+) -> Report:
+    """Write a smaller model that computes the same bits.
+
+    Every matrix multiplication with a constant int8 or uint8 weight becomes a MatmulCompressDequant node with the
+    weight compressed. The weights go into a data file beside the output (``model.mcd.data`` for
+    ``model.mcd.onnx``); both files appear whole or not at all. The output's bytes do not depend on ``jobs`` and
+    ``executor``.
+
+    Args:
+        model_input: path of a model, or a proto without external data.
+        model_output: path of the model to write.
+        profile: ``fast``, ``balanced`` or ``small``.
+        jobs: weights compressed at a time; one per processor by default.
+        executor: where they are compressed; threads of its own by default.
+        include: regular expression; only nodes in whose name it is found are lowered.
+        exclude: regular expression; nodes in whose name it is found are kept.
+        min_saving: share of a weight's size that must be saved; weights that save less are kept as they are.
+        progress: called after each weight, in the caller's thread.
+        force: replace a model that is already there.
+
+    Returns:
+        What was done to each multiplication.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        FileExistsError: the output exists and ``force`` is not set.
+        NothingToCompressError: no weight could be made smaller; nothing is written.
+        InputError: the model or an argument cannot be used.
+        OSError: the output cannot be written.
+    """
+    if jobs is not None and jobs < 1:
+        raise InputError(f"jobs must be at least 1, not {jobs}")
+    model = load_model(model_input)
+    source = _name(model_input)
+    try:
+        plan = plan_lowering(model, include=include, exclude=exclude)
+    except re.error as error:
+        raise InputError(f"not a regular expression: {error.pattern!r}: {error}") from None
+    if not plan.weights:
+        raise NothingToCompressError(f"{source}: nothing to compress: {_why_nothing(plan)}")
+    weight_of = {id(site): site.weight or "" for site in plan.sites}
+    workers = jobs or len(os.sched_getaffinity(0))
+    stats: dict[str, WeightStats] = {}
+    packed: dict[str, CompressedWeight | Kept] = {}
+    with contextlib.ExitStack() as stack:
+        writer = stack.enter_context(ModelWriter(model_output, force=force, sources=files_of(model_input)))
+        if executor is None:
+            executor = stack.enter_context(ThreadPoolExecutor(workers))
+        results = stack.enter_context(contextlib.closing(_pack_all(plan.weights, profile, executor, workers)))
+        tell = _Teller(plan.weights, progress)
+        for key, weight in results:
+            stats[key] = weight.stats
+            if weight.stats.saving < min_saving:
+                packed[key] = Kept(f"it would save {weight.stats.saving:.1%}, less than {min_saving:.1%}")
+            else:
+                packed[key] = dataclasses.replace(weight, x2=writer.add(f"{key}.x2", np.asarray(weight.x2)))
+            tell(key)
+        if not plan.apply(packed):
+            raise NothingToCompressError(f"{source}: nothing to compress: {_why_nothing(plan)}")
+        writer.commit(model)
+    return Report.of(
+        tuple(_node_report(site, stats.get(weight_of[id(site)])) for site in plan.sites),
+        source=source,
+        output=os.fspath(model_output),
+        profile=profile,
+        file_bytes_before=size_of(model_input),
+        file_bytes_after=size_of(model_output),
+    )
+
+
+def files_of(model: ModelSource) -> list[Path]:
+    """Return the files that a model lies in: its own and those of its external data."""
+    if isinstance(model, onnx.ModelProto):
+        return []
+    path = Path(model)
+    return [path, *(path.parent / name for name in sorted(external_files(read_proto(path))))]
+
+
+def size_of(model: ModelSource) -> int:
+    """Return the size of a model in bytes, external data included."""
+    if isinstance(model, onnx.ModelProto):
+        return int(model.ByteSize())
+    return sum(path.stat().st_size for path in files_of(model))
+
+
+def _pack_all(
+    jobs: Mapping[str, WeightJob], profile: Profile, executor: Executor, workers: int
+) -> Generator[tuple[str, CompressedWeight]]:
+    """Compress weights wherever ``executor`` does it, and yield them in order.
+
+    Only a few more weights than there are workers are under way at a time, which bounds the memory that they take.
+    """
+    under_way: deque[tuple[WeightJob, Future[CompressedWeight]]] = deque()
+
+    def first() -> tuple[str, CompressedWeight]:
+        job, future = under_way.popleft()
+        weight = future.result()
+        job.release()
+        return job.key, weight
+
+    try:
+        for job in jobs.values():
+            under_way.append((job, executor.submit(pack_weight, job.array(), profile=profile)))
+            if len(under_way) > workers:
+                yield first()
+        while under_way:
+            yield first()
+    finally:
+        for _, future in under_way:
+            future.cancel()
+
+
+class _Teller:
+    """Adds up what is done and passes it on."""
+
+    def __init__(self, jobs: Mapping[str, WeightJob], listener: Callable[[Progress], None] | None) -> None:
+        self._jobs = jobs
+        self._listener = listener
+        self._progress = Progress("", 0, len(jobs), 0, sum(job.nbytes for job in jobs.values()))
+
+    def __call__(self, key: str) -> None:
+        self._progress = dataclasses.replace(
+            self._progress,
+            weight=key,
+            weights_done=self._progress.weights_done + 1,
+            bytes_done=self._progress.bytes_done + self._jobs[key].nbytes,
+        )
+        if self._listener is not None:
+            self._listener(self._progress)
+
+
+def _node_report(site: Site, stats: WeightStats | None) -> NodeReport:
+    report = NodeReport(
+        name=site.name,
+        op_type=site.op_type,
+        pattern=site.pattern,
+        status=site.status,
+        reason=site.reason,
+        weight=site.weight,
+        k=site.k,
+        n=site.n,
+        weight_bytes=None if site.k is None or site.n is None else site.k * site.n,
+        entropy_bits=None if stats is None else stats.entropy_bits,
+    )
+    if stats is None or site.status != "lowered":
+        return report
+    return dataclasses.replace(
+        report, compressed_bytes=stats.stored_bytes, payload_bytes=stats.payload_bytes, codec=stats.codec
+    )
+
+
+def _why_nothing(plan: LoweringPlan) -> str:
+    sites = plan.sites
+    if not sites:
+        compressed = OP_DOMAIN in plan.model.opset_imports
+        return "it is compressed already" if compressed else "it has no quantised matrix multiplication"
+    reasons = Counter(site.reason for site in sites)
+    reason, count = reasons.most_common(1)[0]
+    return f"all {len(sites)} quantised matrix multiplications are kept, {count} because {reason}"
+
+
+def _name(model: ModelSource) -> str:
+    return "the given ModelProto" if isinstance(model, onnx.ModelProto) else os.fspath(model)

@@ -1,0 +1,19 @@
+"""Where the custom-op library lies."""
+
+from pathlib import Path
+
+__all__ = ["get_library_path"]
+
+
+def get_library_path() -> str:
+    """Return the path of the library to give to ``SessionOptions.register_custom_ops_library``.
+
+    The library needs no Python: programs in other languages load the same file.
+
+    Raises:
+        FileNotFoundError: the package was installed without it.
+    """
+    path = Path(__file__).with_name("libmcd_ort.so")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: install mcd-graph again")
+    return str(path)

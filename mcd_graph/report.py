@@ -1,0 +1,139 @@
+"""The report of a compression, as an object and as JSON.
+
+``schema_version`` changes when a name goes or changes its meaning, not when one is added.
+"""
+
+import dataclasses
+import json
+from typing import Any
+
+__all__ = ["SCHEMA_VERSION", "NodeReport", "Report", "Totals"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeReport:
+    """One matrix multiplication that was met.
+
+    Attributes:
+        name: name of the node.
+        op_type: its operator.
+        pattern: the operators that one node replaced, or could have.
+        status: ``lowered`` or ``kept``; ``lowerable`` when a model was only looked at.
+        reason: why it was kept; ``None`` when it was lowered.
+        weight: name of the weight, shared by all nodes that use the same; ``None`` when it has no constant one.
+        k: rows of the weight, where known.
+        n: columns of the weight, where known.
+        weight_bytes: size of the weight before, where known.
+        compressed_bytes: size of stream and index after; ``None`` when kept.
+        payload_bytes: size of the coded weights alone; ``None`` when kept.
+        entropy_bits: order-0 entropy in bits per weight, where the weight was looked at.
+        codec: how the weight is coded; ``None`` when kept.
+    """
+
+    name: str
+    op_type: str
+    pattern: str
+    status: str
+    reason: str | None = None
+    weight: str | None = None
+    k: int | None = None
+    n: int | None = None
+    weight_bytes: int | None = None
+    compressed_bytes: int | None = None
+    payload_bytes: int | None = None
+    entropy_bits: float | None = None
+    codec: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """Sums over the nodes. A weight that several nodes share counts once.
+
+    Attributes:
+        nodes: matrix multiplications met.
+        lowered: of these, lowered.
+        kept: of these, kept.
+        lowerable: of these, those that a compression would lower.
+        weights: different weights compressed.
+        weight_bytes: their size before.
+        compressed_bytes: their size after.
+        entropy_bytes: their order-0 entropy, the least that a code for single weights can reach.
+        payload_bytes: their coded weights alone.
+        ratio: weight_bytes over compressed_bytes; ``None`` when nothing was compressed.
+        file_bytes_before: size of the model with its external data before.
+        file_bytes_after: and after; ``None`` when nothing was written.
+    """
+
+    nodes: int
+    lowered: int
+    kept: int
+    lowerable: int
+    weights: int
+    weight_bytes: int
+    compressed_bytes: int
+    entropy_bytes: int
+    payload_bytes: int
+    ratio: float | None
+    file_bytes_before: int
+    file_bytes_after: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What was done to each matrix multiplication of a model.
+
+    Attributes:
+        input: the model that was read.
+        output: the model that was written; ``None`` when a model was only looked at.
+        profile: the profile asked for; ``None`` when a model was only looked at.
+        nodes: one entry per multiplication, in the graph's order.
+        totals: sums over them.
+    """
+
+    input: str
+    output: str | None
+    profile: str | None
+    nodes: tuple[NodeReport, ...]
+    totals: Totals
+
+    @classmethod
+    def of(
+        cls,
+        nodes: tuple[NodeReport, ...],
+        *,
+        source: str,
+        output: str | None,
+        profile: str | None,
+        file_bytes_before: int,
+        file_bytes_after: int | None,
+    ) -> "Report":
+        """Make a report and add up its totals."""
+        lowered = [node for node in nodes if node.status == "lowered"]
+        weights = list({node.weight: node for node in lowered}.values())
+        weight_bytes = sum(node.weight_bytes or 0 for node in weights)
+        compressed_bytes = sum(node.compressed_bytes or 0 for node in weights)
+        totals = Totals(
+            nodes=len(nodes),
+            lowered=len(lowered),
+            kept=sum(node.status == "kept" for node in nodes),
+            lowerable=sum(node.status == "lowerable" for node in nodes),
+            weights=len(weights),
+            weight_bytes=weight_bytes,
+            compressed_bytes=compressed_bytes,
+            entropy_bytes=round(sum((node.entropy_bits or 0) * (node.weight_bytes or 0) / 8 for node in weights)),
+            payload_bytes=sum(node.payload_bytes or 0 for node in weights),
+            ratio=weight_bytes / compressed_bytes if compressed_bytes else None,
+            file_bytes_before=file_bytes_before,
+            file_bytes_after=file_bytes_after,
+        )
+        return cls(source, output, profile, nodes, totals)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data, with the version of its layout."""
+        return {"schema": "mcd-report", "schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)}
+
+    def to_json(self) -> str:
+        """Return the report as JSON text."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"

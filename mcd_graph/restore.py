@@ -1,0 +1,59 @@
+"""The way back: a model with its weights uncompressed, for runtimes without the custom operator."""
+
+import dataclasses
+import os
+
+from mcd_graph._native import FormatError
+from mcd_graph.compress import files_of, size_of
+from mcd_graph.errors import InputError
+from mcd_graph.loading import load_model
+from mcd_graph.passes import plan_restoration
+from mcd_graph.saving import ModelWriter
+
+__all__ = ["Restoration", "restore_model"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Restoration:
+    """What a restoration did.
+
+    Attributes:
+        restored: MatmulCompressDequant nodes turned back into standard operators.
+        kept: name and reason of each that was not.
+        file_bytes_before: size of the model with its external data before.
+        file_bytes_after: and after.
+    """
+
+    restored: int
+    kept: dict[str, str]
+    file_bytes_before: int
+    file_bytes_after: int
+
+
+def restore_model(
+    model_input: str | os.PathLike[str], model_output: str | os.PathLike[str], *, force: bool = False
+) -> Restoration:
+    """Write a model of standard operators, with weights uncompressed, that computes the same bits.
+
+    Args:
+        model_input: path of a compressed model.
+        model_output: path of the model to write; its weights go into a data file beside it.
+        force: replace a model that is already there.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        FileExistsError: the output exists and ``force`` is not set.
+        InputError: the model holds nothing to restore, or a weight in it is damaged.
+        OSError: the output cannot be written.
+    """
+    model = load_model(model_input)
+    try:
+        plan = plan_restoration(model)
+        with ModelWriter(model_output, force=force, sources=files_of(model_input)) as writer:
+            if not plan.apply():
+                raise InputError(f"{os.fspath(model_input)}: nothing to restore: it has no MatmulCompressDequant node")
+            writer.commit(model)
+    except FormatError as error:
+        raise InputError(f"{os.fspath(model_input)}: {error}") from None
+    kept = {site.name: site.reason for site in plan.sites if site.reason is not None}
+    return Restoration(len(plan.sites) - len(kept), kept, size_of(model_input), size_of(model_output))

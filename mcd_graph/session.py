@@ -1,0 +1,41 @@
+"""onnxruntime sessions as this package needs them: quiet, on the CPU, with the custom operator registered."""
+
+import os
+
+import onnxruntime as ort
+
+from mcd_graph.errors import InputError
+from mcd_graph.library import get_library_path
+
+__all__ = ["create_session"]
+
+_FATAL_ONLY = 4
+
+
+def create_session(
+    model: str | os.PathLike[str], *, threads: int | None = None, optimise: bool = True
+) -> ort.InferenceSession:
+    """Open a model on the CPU, with the custom operator at hand.
+
+    Args:
+        model: path of the model.
+        threads: threads within one operator; onnxruntime's own choice by default.
+        optimise: let onnxruntime rewrite the graph.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: onnxruntime refuses the model; the message is its reason.
+    """
+    if not os.path.isfile(model):  # noqa: PTH113 - onnxruntime would bury it in a longer message
+        raise FileNotFoundError(2, os.strerror(2), os.fspath(model))
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL_ONLY  # errors arrive as exceptions
+    options.register_custom_ops_library(get_library_path())
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        return ort.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+        raise InputError(f"onnxruntime refuses {os.fspath(model)}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,164 @@
+"""Runs two models side by side and compares every byte of what they compute."""
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from mcd_graph.errors import InputError
+from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
+from mcd_graph.loading import load_model
+from mcd_graph.session import create_session
+
+__all__ = ["Difference", "Verification", "verify_model"]
+
+_BATCHES = (1, 2, 3, 5, 4)
+_LENGTHS = (7, 16, 1, 33, 20, 64, 3)
+"""Sizes of the runs, in turns: odd ones and ones, and some that fill whole blocks of a kernel."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """An output that is not the same.
+
+    Attributes:
+        run: number of the run, from 0.
+        threads: threads that the compressed model ran on.
+        output: name of the output.
+        what: how it differs.
+    """
+
+    run: int
+    threads: int
+    output: str
+    what: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """The result of a comparison.
+
+    Attributes:
+        shapes: for each run, the shape of each input.
+        threads: numbers of threads that the compressed model ran on.
+        values: numbers compared in all.
+        differences: every output that differs; empty when all bytes are the same.
+    """
+
+    shapes: tuple[dict[str, tuple[int, ...]], ...]
+    threads: tuple[int, ...]
+    values: int
+    differences: tuple[Difference, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Whether every output of every run is the same to the byte."""
+        return not self.differences
+
+
+def verify_model(
+    original: str | os.PathLike[str],
+    compressed: str | os.PathLike[str],
+    *,
+    runs: int = 3,
+    seed: int = 0,
+    inputs: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    threads: Sequence[int] = (1, 2),
+) -> Verification:
+    """Run both models on the same inputs, graph optimisations off, and compare the outputs' bytes.
+
+    Not-a-number equals itself here, and zero does not equal minus zero: what counts are the bytes.
+
+    Args:
+        original: path of a model.
+        compressed: path of the model that should compute the same.
+        runs: runs on random inputs, each of another batch size and length.
+        seed: seed of the random inputs.
+        inputs: inputs to use instead, by name; one run then.
+        threads: numbers of threads to run the compressed model on; every one must give the original's bytes.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        InputError: onnxruntime refuses a model or its inputs, or the models have different inputs or outputs.
+    """
+    if runs < 1:
+        raise InputError(f"runs must be at least 1, not {runs}")
+    reference = create_session(original, threads=1, optimise=False)
+    candidates = {count: create_session(compressed, threads=count, optimise=False) for count in threads}
+    for session in candidates.values():
+        _check_same_interface(reference, session)
+    if inputs is None:
+        feeds = _random_feeds(original, runs, seed)
+    else:
+        names = {value.name for value in reference.get_inputs()}
+        if names - inputs.keys():
+            raise InputError(f"the inputs lack {', '.join(sorted(names - inputs.keys()))}")
+        feeds = [{name: inputs[name] for name in names}]
+    names_out = [value.name for value in reference.get_outputs()]
+    differences = []
+    values = 0
+    for run, feed in enumerate(feeds):
+        expected = _run(reference, original, feed)
+        for count, session in candidates.items():
+            for name, ours, theirs in zip(names_out, _run(session, compressed, feed), expected, strict=True):
+                values += theirs.size if isinstance(theirs, np.ndarray) else 1
+                what = _difference(ours, theirs)
+                if what is not None:
+                    differences.append(Difference(run, count, name, what))
+    shapes = tuple({name: np.shape(array) for name, array in feed.items()} for feed in feeds)
+    return Verification(shapes, tuple(threads), values, tuple(differences))
+
+
+def _random_feeds(model: str | os.PathLike[str], runs: int, seed: int) -> list[dict[str, npt.NDArray[np.generic]]]:
+    specs = input_specs(load_model(model))
+    rng = np.random.default_rng(seed)
+    feeds = []
+    for run, batch in zip(range(runs), itertools.cycle(_BATCHES), strict=False):
+        lengths = itertools.islice(itertools.cycle(_LENGTHS), run, None)
+        feeds.append(random_inputs(specs, bind_dimensions(specs, batch, lengths), rng))
+    return feeds
+
+
+def _check_same_interface(original: ort.InferenceSession, compressed: ort.InferenceSession) -> None:
+    for kind in ("inputs", "outputs"):
+        ours, theirs = (
+            [(value.name, value.type) for value in getattr(session, f"get_{kind}")()]
+            for session in (compressed, original)
+        )
+        if ours != theirs:
+            raise InputError(f"the models have different {kind}: {theirs} and {ours}")
+
+
+def _run(
+    session: ort.InferenceSession, model: str | os.PathLike[str], feed: Mapping[str, npt.NDArray[np.generic]]
+) -> list[object]:
+    try:
+        return list(session.run(None, dict(feed)))
+    except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+        raise InputError(f"{os.fspath(model)} does not run: {' '.join(str(error).split())}") from error
+
+
+def _difference(ours: object, theirs: object) -> str | None:
+    if not (isinstance(ours, np.ndarray) and isinstance(theirs, np.ndarray)):
+        return None if ours == theirs else "the values differ"  # sequences, maps and absent optionals
+    if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
+        return f"{ours.dtype} of shape {ours.shape} instead of {theirs.dtype} of shape {theirs.shape}"
+    if ours.dtype == object:
+        return None if np.array_equal(ours, theirs) else "the strings differ"
+    if ours.tobytes() == theirs.tobytes():
+        return None
+    width = ours.dtype.itemsize
+    unequal = (_bytes(ours, width) != _bytes(theirs, width)).any(axis=1)
+    first = int(np.flatnonzero(unequal)[0])
+    return (
+        f"{int(unequal.sum())} of {ours.size} values differ, "
+        f"the first at {first}: {ours.flat[first]} instead of {theirs.flat[first]}"
+    )
+
+
+def _bytes(array: npt.NDArray[np.generic], width: int) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(array).view(np.uint8).reshape(-1, width)
