@@ -1,0 +1,141 @@
+//! One kernel a processor family, all with the same results.
+
+pub mod portable;
+#[cfg(target_arch = "x86_64")]
+pub mod x86_64;
+
+use crate::codec::decode::CodedTile;
+use crate::codec::{Code, MAX_RANKS};
+use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
+
+/// A code with its look-up table, as kernels take it.
+#[derive(Debug, Clone)]
+pub struct TileCode {
+    /// Parameters.
+    pub code: Code,
+    /// Symbol by rank, zero padded.
+    pub table: [u8; MAX_RANKS],
+}
+
+impl From<Code> for TileCode {
+    fn from(code: Code) -> Self {
+        Self { table: code.table(), code }
+    }
+}
+
+/// Rows of activations against one tile: (m, fractals · 32) of int8.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    data: &'a [i8],
+    stride: usize,
+    m: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// `m` rows, `stride` apart, each of which has `k` elements inside `data`.
+    ///
+    /// # Panics
+    /// If the last row ends behind `data`.
+    pub fn new(data: &'a [i8], stride: usize, m: usize, k: usize) -> Self {
+        assert!(m > 0 && (m - 1) * stride + k <= data.len());
+        Self { data, stride, m }
+    }
+    /// Number of rows.
+    pub fn m(&self) -> usize {
+        self.m
+    }
+    /// Distance of rows.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+    /// From the first element of the first row on.
+    pub fn data(&self) -> &'a [i8] {
+        self.data
+    }
+    /// Row `i`, and what follows it.
+    pub fn row(&self, i: usize) -> &'a [i8] {
+        &self.data[i * self.stride..]
+    }
+}
+
+/// Accumulators of one tile: row i, column j is `data[i * stride + j]`.
+#[derive(Debug)]
+pub struct Accumulators<'a> {
+    data: &'a mut [i32],
+    stride: usize,
+}
+
+impl<'a> Accumulators<'a> {
+    /// # Panics
+    /// If `m` rows of `columns` do not fit.
+    pub fn new(data: &'a mut [i32], stride: usize, m: usize, columns: usize) -> Self {
+        assert!(m > 0 && columns <= stride && (m - 1) * stride + columns <= data.len());
+        Self { data, stride }
+    }
+    /// All of them.
+    pub fn data(&mut self) -> &mut [i32] {
+        self.data
+    }
+    /// Distance of rows.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+}
+
+/// Extent of a tile: whole panels, whole fractals.
+#[derive(Debug, Clone, Copy)]
+pub struct Extent {
+    /// Panels of 16 columns.
+    pub panels: usize,
+    /// Fractals of 32 along k.
+    pub fractals: usize,
+}
+
+impl Extent {
+    /// Weights, padding included.
+    pub fn weights(&self) -> usize {
+        self.panels * self.fractals * FRACTAL
+    }
+    /// Length of the dot products.
+    pub fn k(&self) -> usize {
+        self.fractals * FRACTAL_K
+    }
+    /// Output columns.
+    pub fn columns(&self) -> usize {
+        self.panels * PANEL
+    }
+}
+
+/// Decoding and multiplication of one tile. Symbols are unsigned, activations signed; sums are exact int32 and wrap.
+///
+/// Every method is safe to call with any bytes: a tile that does not decode as its lengths say gives `false`, and
+/// then the output is unspecified.
+pub trait TileKernel: Sync {
+    /// Architecture, operand types, instruction set.
+    fn name(&self) -> &'static str;
+
+    /// Rows up to which [`Self::multiply_coded`] is faster than decoding first.
+    fn fused_rows(&self) -> usize;
+
+    /// Decodes a coded tile into kernel order.
+    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8]) -> bool;
+
+    /// Adds the products of a coded tile.
+    fn multiply_coded(
+        &self,
+        code: &TileCode,
+        tile: &CodedTile<'_>,
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+    ) -> bool;
+
+    /// Adds the products of symbols in kernel order.
+    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>);
+
+    /// Checks that a coded tile is one that an encoder writes, for every kernel alike.
+    fn verify(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent) -> Result<(), &'static str> {
+        let mut out = vec![0; extent.weights()];
+        tile.decode(&code.code, &mut out)
+    }
+}

@@ -1,0 +1,54 @@
+//! The scalar kernel: what all others are compared with.
+
+use super::{Accumulators, Extent, Rows, TileCode, TileKernel};
+use crate::codec::decode::CodedTile;
+use crate::container::geometry::{FRACTAL, GROUP, PANEL};
+
+/// Plain Rust, any processor.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Portable;
+
+impl TileKernel for Portable {
+    fn name(&self) -> &'static str {
+        "portable-u8i8i32-scalar"
+    }
+
+    fn fused_rows(&self) -> usize {
+        0
+    }
+
+    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8]) -> bool {
+        tile.decode(&code.code, &mut out[..extent.weights()]).is_ok()
+    }
+
+    fn multiply_coded(
+        &self,
+        code: &TileCode,
+        tile: &CodedTile<'_>,
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+    ) -> bool {
+        let mut symbols = vec![0; extent.weights()];
+        let ok = self.decode(code, tile, extent, &mut symbols);
+        if ok {
+            self.multiply(&symbols, extent, rows, acc);
+        }
+        ok
+    }
+
+    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
+        let stride = acc.stride();
+        for (p, panel) in symbols[..extent.weights()].chunks_exact(extent.fractals * FRACTAL).enumerate() {
+            for i in 0..rows.m() {
+                let sums = &mut acc.data()[i * stride + p * PANEL..][..PANEL];
+                for (group, x) in panel.chunks_exact(GROUP).zip(rows.row(i).chunks_exact(4)) {
+                    for (sum, w) in sums.iter_mut().zip(group.chunks_exact(4)) {
+                        let dot: i32 = w.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
+                        *sum = sum.wrapping_add(dot);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Kernels for x86-64.
+
+pub mod avx2;
+pub mod avx512;

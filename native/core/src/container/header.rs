@@ -1,0 +1,125 @@
+//! The fixed part of `x2`.
+
+use super::geometry::{Geometry, Tiling};
+use super::{ALIGN, TAIL};
+use crate::codec::{Code, Profile, WeightType};
+use crate::error::Error;
+
+/// Version of the format that this build reads and writes.
+pub const VERSION: u8 = 1;
+const MAGIC: [u8; 4] = *b"MCDW";
+/// Fixed fields; the rank table follows, then zeros up to the first multiple of 64.
+const FIXED: usize = 64;
+
+/// What the header declares, checked against itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    pub weight_type: WeightType,
+    pub profile: Profile,
+    pub geometry: Geometry,
+    /// `None` when no tile is coded.
+    pub code: Option<Code>,
+    /// Bytes of `x2`.
+    pub total: usize,
+    pub index_crc: u32,
+}
+
+impl Header {
+    /// Bytes up to the first tile.
+    pub fn len(&self) -> usize {
+        (FIXED + self.code.as_ref().map_or(0, |c| c.ranks().len())).next_multiple_of(ALIGN)
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut b = vec![0u8; self.len()];
+        b[0..4].copy_from_slice(&MAGIC);
+        b[4] = VERSION;
+        b[5] = match self.weight_type {
+            WeightType::I8 => 0,
+            WeightType::U8 => 1,
+        };
+        b[6] = self.profile as u8;
+        if let Some(code) = &self.code {
+            b[7] = code.root_bits() as u8;
+            b[8] = code.step();
+            b[9] = code.levels() as u8;
+            b[10] = code.ranks().len() as u8;
+            b[FIXED..FIXED + code.ranks().len()].copy_from_slice(code.ranks());
+        }
+        let tiling = self.geometry.tiling();
+        b[12..14].copy_from_slice(&(tiling.k as u16).to_le_bytes());
+        b[14..16].copy_from_slice(&(tiling.n as u16).to_le_bytes());
+        b[16..24].copy_from_slice(&(self.geometry.k() as u64).to_le_bytes());
+        b[24..32].copy_from_slice(&(self.geometry.n() as u64).to_le_bytes());
+        b[32..40].copy_from_slice(&(self.total as u64).to_le_bytes());
+        b[40..44].copy_from_slice(&self.index_crc.to_le_bytes());
+        let crc = crc32fast::hash(&b);
+        b[44..48].copy_from_slice(&crc.to_le_bytes());
+        b
+    }
+
+    /// Parses the header at the start of `x2`; checks magic, version, checksum and every field.
+    pub fn parse(x2: &[u8]) -> Result<Self, Error> {
+        let short = |expected| Error::Length { expected, found: x2.len() };
+        let magic: [u8; 4] = x2.get(..4).ok_or(short(FIXED))?.try_into().expect("four bytes");
+        if magic != MAGIC {
+            return Err(Error::Magic(magic));
+        }
+        let fixed: &[u8; FIXED] = x2.get(..FIXED).ok_or(short(FIXED))?.try_into().expect("64 bytes");
+        if fixed[4] != VERSION {
+            return Err(Error::Version(fixed[4]));
+        }
+        let count = usize::from(fixed[10]);
+        let len = (FIXED + count).next_multiple_of(ALIGN);
+        let mut copy = x2.get(..len).ok_or(short(len))?.to_vec();
+        let stored = u32_at(fixed, 44);
+        copy[44..48].fill(0);
+        let found = crc32fast::hash(&copy);
+        if found != stored {
+            return Err(Error::Checksum { part: "the header of x2".into(), expected: stored, found });
+        }
+        let bad = |what: &str| Err(Error::Header(what.into()));
+        if fixed[11] != 0 || fixed[48..].iter().any(|&b| b != 0) || copy[FIXED + count..].iter().any(|&b| b != 0) {
+            return bad("reserved bytes are not zero");
+        }
+        let weight_type = match fixed[5] {
+            0 => WeightType::I8,
+            1 => WeightType::U8,
+            _ => return bad("unknown weight type"),
+        };
+        let profile = match fixed[6] {
+            0 => Profile::Fast,
+            1 => Profile::Balanced,
+            2 => Profile::Small,
+            _ => return bad("unknown profile"),
+        };
+        let tiling = Tiling { k: usize::from(u16_at(fixed, 12)), n: usize::from(u16_at(fixed, 14)) };
+        let geometry = Geometry::new(size_at(fixed, 16)?, size_at(fixed, 24)?, tiling)?;
+        let code = match (fixed[7], count) {
+            (0, 0) if fixed[8] == 0 && fixed[9] == 0 => None,
+            _ => Some(Code::new(fixed[7], fixed[8], fixed[9], copy[FIXED..FIXED + count].to_vec())?),
+        };
+        let header =
+            Self { weight_type, profile, geometry, code, total: size_at(fixed, 32)?, index_crc: u32_at(fixed, 40) };
+        if header.total != x2.len() {
+            return Err(short(header.total));
+        }
+        if x2.len() < len + TAIL || x2[x2.len() - TAIL..].iter().any(|&b| b != 0) {
+            return bad("x2 does not end in 64 zero bytes");
+        }
+        Ok(header)
+    }
+}
+
+fn u16_at(b: &[u8; FIXED], at: usize) -> u16 {
+    u16::from_le_bytes([b[at], b[at + 1]])
+}
+
+fn u32_at(b: &[u8; FIXED], at: usize) -> u32 {
+    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+}
+
+fn size_at(b: &[u8; FIXED], at: usize) -> Result<usize, Error> {
+    let value = u64::from_le_bytes(b[at..at + 8].try_into().expect("eight bytes"));
+    usize::try_from(value).map_err(|_| Error::Header(format!("size {value} is too large for this machine")))
+}

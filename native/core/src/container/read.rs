@@ -1,0 +1,211 @@
+//! Parsing and checking of the three tensors.
+
+use super::geometry::{Geometry, PANEL};
+use super::header::Header;
+use super::index::{ENTRY, Entry, Kind};
+use super::{ALIGN, TAIL};
+use crate::codec::decode::CodedTile;
+use crate::codec::{Code, Profile, WeightType};
+use crate::error::Error;
+use std::ops::Range;
+
+/// A tile as the kernels take it.
+#[derive(Debug, Clone, Copy)]
+pub enum Tile<'a> {
+    /// Root fields, levels and escapes.
+    Coded(CodedTile<'a>),
+    /// Symbols in kernel order.
+    Raw(&'a [u8]),
+    /// Every symbol.
+    Constant(u8),
+}
+
+/// Header and tile table of a weight, checked; the bytes of `x2` stay with the caller.
+#[derive(Debug, Clone)]
+pub struct CompressedWeight {
+    header: Header,
+    entries: Vec<Entry>,
+    /// Extent of each tile in `x2`; empty for constants.
+    extents: Vec<Range<usize>>,
+}
+
+/// What `inspect` tells of a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Tiles that are coded, narrow and wide.
+    pub coded_tiles: usize,
+    /// Tiles stored as they are.
+    pub raw_tiles: usize,
+    /// Tiles of one value.
+    pub constant_tiles: usize,
+    /// Bytes of all tiles, alignment included.
+    pub payload_bytes: usize,
+    /// Bytes of `x2` and `compress_index`.
+    pub stored_bytes: usize,
+}
+
+impl CompressedWeight {
+    /// Checks header and index against `x2` and each other; tiles must follow one another without gap. The tiles'
+    /// own bytes are checked by [`Self::verify_tile`].
+    pub fn parse(x2: &[u8], compress_index: &[u8], compress_info: &[i64]) -> Result<Self, Error> {
+        let header = Header::parse(x2)?;
+        let geometry = header.geometry;
+        let tiling = geometry.tiling();
+        let expected = [tiling.k, tiling.n, geometry.k(), geometry.n(), 1].map(|v| v as i64);
+        if compress_info != expected {
+            return Err(Error::Info(format!("is {compress_info:?}, but x2 holds {expected:?}")));
+        }
+        if compress_index.len() != geometry.tiles() * ENTRY {
+            return Err(Error::Index(format!(
+                "has {} bytes where {} tiles need {}",
+                compress_index.len(),
+                geometry.tiles(),
+                geometry.tiles() * ENTRY
+            )));
+        }
+        let found = crc32fast::hash(compress_index);
+        if found != header.index_crc {
+            return Err(Error::Checksum { part: "compress_index".into(), expected: header.index_crc, found });
+        }
+        let entries = compress_index
+            .chunks_exact(ENTRY)
+            .enumerate()
+            .map(|(t, b)| {
+                Entry::from_bytes(b.try_into().expect("eight bytes"))
+                    .ok_or_else(|| Error::Index(format!("entry {t} is malformed")))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let end = x2.len() - TAIL;
+        // From the last tile back: each stored tile ends where the next one begins.
+        let mut extents = vec![0..0; entries.len()];
+        let mut next = end;
+        for (t, entry) in entries.iter().enumerate().rev() {
+            if matches!(entry.kind, Kind::Constant(_)) {
+                continue;
+            }
+            let start = entry.offset as usize;
+            if start >= next || start < header.len() {
+                return Err(Error::Index(format!("entry {t} points to {start}, outside of its place")));
+            }
+            if matches!(entry.kind, Kind::Coded | Kind::CodedWide) && header.code.is_none() {
+                return Err(Error::Index(format!("entry {t} is coded, but x2 has no code")));
+            }
+            if entry.kind == Kind::Raw && next - start != geometry.tile(t).weights() {
+                return Err(Error::Index(format!("entry {t} is raw, but its extent is {} bytes", next - start)));
+            }
+            extents[t] = start..next;
+            next = start;
+        }
+        if next != header.len() {
+            return Err(Error::Index(format!("leaves {} bytes unused", next - header.len())));
+        }
+        debug_assert!(extents.iter().all(|e| e.start % ALIGN == 0));
+        Ok(Self { header, entries, extents })
+    }
+
+    /// Shape and tiling.
+    pub fn geometry(&self) -> &Geometry {
+        &self.header.geometry
+    }
+    /// Type of the weights.
+    pub fn weight_type(&self) -> WeightType {
+        self.header.weight_type
+    }
+    /// Profile asked for when it was encoded.
+    pub fn profile(&self) -> Profile {
+        self.header.profile
+    }
+    /// The code, unless all tiles are raw or constant.
+    pub fn code(&self) -> Option<&Code> {
+        self.header.code.as_ref()
+    }
+    /// Length that `x2` must have.
+    pub fn x2_len(&self) -> usize {
+        self.header.total
+    }
+
+    /// Tile `t` cut into its parts, its checksum not yet checked. `x2` must be as long as when parsed.
+    pub fn tile<'a>(&self, x2: &'a [u8], t: usize) -> Result<Tile<'a>, Error> {
+        if x2.len() != self.header.total {
+            return Err(Error::Length { expected: self.header.total, found: x2.len() });
+        }
+        let extent = self.extents[t].clone();
+        let wide = match self.entries[t].kind {
+            Kind::Constant(symbol) => return Ok(Tile::Constant(symbol)),
+            Kind::Raw => return Ok(Tile::Raw(&x2[extent])),
+            kind => kind == Kind::CodedWide,
+        };
+        let code = self.header.code.as_ref().expect("checked by parse");
+        let shape = self.header.geometry.tile(t);
+        CodedTile::parse(x2, extent, code, shape.panels * shape.fractals, wide)
+            .map(Tile::Coded)
+            .map_err(|reason| Error::Tile { tile: t, reason })
+    }
+
+    /// Checks the checksum of tile `t`.
+    pub fn verify_tile(&self, x2: &[u8], t: usize) -> Result<(), Error> {
+        let entry = &self.entries[t];
+        if matches!(entry.kind, Kind::Constant(_)) {
+            return Ok(());
+        }
+        let found = crc32fast::hash(&x2[self.extents[t].clone()]);
+        if found != entry.crc {
+            return Err(Error::Checksum { part: format!("tile {t}"), expected: entry.crc, found });
+        }
+        Ok(())
+    }
+
+    /// Decodes tile `t` with the reference decoder into kernel order; checksum and content are checked.
+    pub fn decode_tile(&self, x2: &[u8], t: usize, out: &mut [u8]) -> Result<(), Error> {
+        let tile = self.tile(x2, t)?;
+        self.verify_tile(x2, t)?;
+        match tile {
+            Tile::Constant(symbol) => out.fill(symbol),
+            Tile::Raw(symbols) => out.copy_from_slice(symbols),
+            Tile::Coded(coded) => {
+                let code = self.header.code.as_ref().expect("checked by parse");
+                coded.decode(code, out).map_err(|reason| Error::Tile { tile: t, reason })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decodes the whole weight to row-major (n, k), checking everything.
+    pub fn decode(&self, x2: &[u8]) -> Result<Vec<u8>, Error> {
+        let geometry = &self.header.geometry;
+        let (k, n) = (geometry.k(), geometry.n());
+        let flip = self.header.weight_type.flip();
+        let mut out = vec![0; n * k];
+        let mut symbols = Vec::new();
+        for t in 0..geometry.tiles() {
+            let shape = geometry.tile(t);
+            symbols.resize(shape.weights(), 0);
+            self.decode_tile(x2, t, &mut symbols)?;
+            for (p, panel) in symbols.chunks_exact(shape.fractals * super::geometry::FRACTAL).enumerate() {
+                let n0 = (shape.panel + p) * PANEL;
+                let k0 = shape.fractal * super::geometry::FRACTAL_K;
+                for i in 0..PANEL.min(n - n0) {
+                    let row = &mut out[(n0 + i) * k..(n0 + i + 1) * k][k0..];
+                    for (quad, group) in row.chunks_mut(4).zip(panel.chunks_exact(super::geometry::GROUP)) {
+                        for (w, s) in quad.iter_mut().zip(&group[4 * i..4 * i + 4]) {
+                            *w = s ^ flip;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// Sizes and tile counts.
+    pub fn stats(&self) -> Stats {
+        let count = |f: fn(&Kind) -> bool| self.entries.iter().filter(|e| f(&e.kind)).count();
+        Stats {
+            coded_tiles: count(|k| matches!(k, Kind::Coded | Kind::CodedWide)),
+            raw_tiles: count(|k| matches!(k, Kind::Raw)),
+            constant_tiles: count(|k| matches!(k, Kind::Constant(_))),
+            payload_bytes: self.extents.iter().map(ExactSizeIterator::len).sum(),
+            stored_bytes: self.header.total + self.entries.len() * ENTRY,
+        }
+    }
+}

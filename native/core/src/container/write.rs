@@ -1,0 +1,177 @@
+//! Encoder of a whole weight.
+
+use super::geometry::{FRACTAL_K, GROUP, Geometry, PANEL, TileShape, Tiling};
+use super::header::Header;
+use super::index::{ENTRY, Entry, Kind, MAX_OFFSET};
+use super::{ALIGN, TAIL};
+use crate::codec::encode::EncodeTable;
+use crate::codec::{Code, Histogram, Profile, WeightType};
+use crate::error::Error;
+
+/// A weight of shape (n, k) anywhere in memory: element (i, j) is `data[i * stride_n + j * stride_k]`.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightView<'a> {
+    data: &'a [u8],
+    k: usize,
+    n: usize,
+    stride_k: usize,
+    stride_n: usize,
+    weight_type: WeightType,
+}
+
+impl<'a> WeightView<'a> {
+    /// Checks that every element lies in `data`.
+    pub fn new(
+        data: &'a [u8],
+        (n, k): (usize, usize),
+        (stride_n, stride_k): (usize, usize),
+        weight_type: WeightType,
+    ) -> Result<Self, Error> {
+        Geometry::new(k, n, Tiling::default())?;
+        let last = (n - 1)
+            .checked_mul(stride_n)
+            .zip((k - 1).checked_mul(stride_k))
+            .and_then(|(a, b)| a.checked_add(b))
+            .ok_or(Error::Shape { n, k, reason: "its strides overflow" })?;
+        if last >= data.len() {
+            return Err(Error::Argument { what: "weight", expected: last + 1, found: data.len() });
+        }
+        Ok(Self { data, k, n, stride_k, stride_n, weight_type })
+    }
+
+    /// Counts of all symbols.
+    pub fn histogram(&self) -> Histogram {
+        let mut h = Histogram::default();
+        if self.stride_k == 1 && self.stride_n == self.k || self.stride_n == 1 && self.stride_k == self.n {
+            h.add(&self.data[..self.n * self.k]);
+        } else if self.stride_n == 1 {
+            (0..self.k).for_each(|j| h.add(&self.data[j * self.stride_k..][..self.n]));
+        } else {
+            let mut row = Vec::with_capacity(self.k);
+            for i in 0..self.n {
+                row.clear();
+                row.extend((0..self.k).map(|j| self.data[i * self.stride_n + j * self.stride_k]));
+                h.add(&row);
+            }
+        }
+        h.flipped(self.weight_type.flip())
+    }
+
+    /// The symbols of a tile in kernel order, `pad` where the tile reaches over the edge.
+    fn gather(&self, shape: &TileShape, pad: u8, out: &mut [u8]) {
+        let flip = self.weight_type.flip();
+        let mut groups = out.chunks_exact_mut(GROUP);
+        for panel in shape.panel..shape.panel + shape.panels {
+            let n0 = panel * PANEL;
+            let columns = PANEL.min(self.n - n0);
+            for k0 in (shape.fractal * FRACTAL_K..(shape.fractal + shape.fractals) * FRACTAL_K).step_by(4) {
+                let group = groups.next().expect("out holds the tile");
+                if columns < PANEL || k0 + 4 > self.k {
+                    group.fill(pad);
+                }
+                for j in 0..4.min(self.k.saturating_sub(k0)) {
+                    let at = n0 * self.stride_n + (k0 + j) * self.stride_k;
+                    for i in 0..columns {
+                        group[4 * i + j] = self.data[at + i * self.stride_n] ^ flip;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether all weights of a tile equal `first`.
+    fn is_constant(&self, shape: &TileShape, first: u8) -> bool {
+        let rows = shape.panel * PANEL..((shape.panel + shape.panels) * PANEL).min(self.n);
+        let columns = shape.fractal * FRACTAL_K..((shape.fractal + shape.fractals) * FRACTAL_K).min(self.k);
+        rows.into_iter().all(|i| columns.clone().all(|j| self.data[i * self.stride_n + j * self.stride_k] == first))
+    }
+}
+
+/// The three tensors of an encoded weight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedWeight {
+    /// Header, tiles, tail.
+    pub x2: Vec<u8>,
+    /// 8 bytes a tile.
+    pub compress_index: Vec<u8>,
+    /// [tilingK, tilingN, k, n, 1].
+    pub compress_info: [i64; 5],
+}
+
+/// Encodes a weight. The output depends on nothing but the arguments.
+pub fn encode(weight: &WeightView<'_>, profile: Profile, tiling: Tiling) -> Result<EncodedWeight, Error> {
+    let geometry = Geometry::new(weight.k, weight.n, tiling)?;
+    let flip = weight.weight_type.flip();
+    let code = Code::choose(&weight.histogram(), profile);
+    let table = code.as_ref().map(EncodeTable::new);
+    let mut header = Header { weight_type: weight.weight_type, profile, geometry, code, total: 0, index_crc: 0 };
+    let pad = header.code.as_ref().map_or(0, |c| c.ranks()[0]);
+    let mut x2 = vec![0; header.len()];
+    let mut index = Vec::with_capacity(geometry.tiles() * ENTRY);
+    let mut symbols = Vec::new();
+    let mut any_coded = false;
+    for t in 0..geometry.tiles() {
+        let shape = geometry.tile(t);
+        let first = weight.data[shape.panel * PANEL * weight.stride_n + shape.fractal * FRACTAL_K * weight.stride_k];
+        let entry = if weight.is_constant(&shape, first) {
+            Entry { kind: Kind::Constant(first ^ flip), offset: 0, crc: 0 }
+        } else {
+            symbols.resize(shape.weights(), 0);
+            weight.gather(&shape, pad, &mut symbols);
+            let offset = x2.len();
+            if offset as u64 > MAX_OFFSET {
+                return Err(Error::Shape { n: weight.n, k: weight.k, reason: "its stream exceeds 64 GiB" });
+            }
+            let coded = table.as_ref().map(|t| t.encode(&symbols)).filter(|c| c.bytes.len() < symbols.len());
+            let kind = match coded {
+                Some(coded) => {
+                    x2.extend_from_slice(&coded.bytes);
+                    any_coded = true;
+                    if coded.wide { Kind::CodedWide } else { Kind::Coded }
+                }
+                None => {
+                    x2.extend_from_slice(&symbols);
+                    Kind::Raw
+                }
+            };
+            x2.resize(x2.len().next_multiple_of(ALIGN), 0);
+            Entry { kind, offset: offset as u64, crc: crc32fast::hash(&x2[offset..]) }
+        };
+        index.extend_from_slice(&entry.to_bytes());
+    }
+    if !any_coded && header.code.is_some() {
+        // All tiles are raw or constant: the table would be dead weight, and it moves the tiles.
+        header.code = None;
+        return finish_without_code(header, x2, index);
+    }
+    Ok(finish(header, x2, index))
+}
+
+/// Moves the tiles up to where the shorter header ends.
+fn finish_without_code(header: Header, mut x2: Vec<u8>, mut index: Vec<u8>) -> Result<EncodedWeight, Error> {
+    let old = index
+        .chunks_exact(ENTRY)
+        .filter_map(|b| Entry::from_bytes(b.try_into().expect("eight bytes")))
+        .find(|e| !matches!(e.kind, Kind::Constant(_)))
+        .map_or(x2.len(), |e| e.offset as usize);
+    let shift = (old - header.len()) as u64;
+    x2.drain(header.len()..old);
+    for bytes in index.chunks_exact_mut(ENTRY) {
+        let mut entry = Entry::from_bytes((&*bytes).try_into().expect("eight bytes")).expect("just written");
+        if entry.offset > 0 {
+            entry.offset -= shift;
+        }
+        bytes.copy_from_slice(&entry.to_bytes());
+    }
+    Ok(finish(header, x2, index))
+}
+
+fn finish(mut header: Header, mut x2: Vec<u8>, compress_index: Vec<u8>) -> EncodedWeight {
+    x2.resize(x2.len() + TAIL, 0);
+    header.total = x2.len();
+    header.index_crc = crc32fast::hash(&compress_index);
+    x2[..header.len()].copy_from_slice(&header.to_bytes());
+    let Tiling { k, n } = header.geometry.tiling();
+    let info = [k, n, header.geometry.k(), header.geometry.n(), 1].map(|v| v as i64);
+    EncodedWeight { x2, compress_index, compress_info: info }
+}

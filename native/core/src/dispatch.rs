@@ -1,0 +1,71 @@
+//! Which kernel runs: the best that the processor has, or the one that is asked for.
+
+use crate::arch::TileKernel;
+use crate::arch::portable::Portable;
+#[cfg(target_arch = "x86_64")]
+use crate::arch::x86_64::{avx2::Avx2, avx512::Avx512};
+use crate::error::Error;
+
+/// A kernel that this processor can run.
+#[derive(Clone, Copy)]
+pub struct Kernel {
+    short: &'static str,
+    tile: &'static dyn TileKernel,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.tile.name())
+    }
+}
+
+impl Kernel {
+    /// All that run here, best first.
+    pub fn available() -> Vec<Self> {
+        let mut kernels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some(tile) = Avx512::new() {
+                kernels.push(Self { short: "avx512", tile });
+            }
+            if let Some(tile) = Avx2::new() {
+                kernels.push(Self { short: "avx2", tile });
+            }
+        }
+        kernels.push(Self { short: "scalar", tile: &Portable });
+        kernels
+    }
+
+    /// The best one.
+    pub fn best() -> Self {
+        Self::available()[0]
+    }
+
+    /// The one called `name`: scalar, avx2, avx512 or neon.
+    pub fn by_name(name: &str) -> Result<Self, Error> {
+        Self::available().into_iter().find(|k| k.short == name).ok_or_else(|| Error::Kernel(name.into()))
+    }
+
+    /// What the environment variable `MCD_KERNEL` names, or the best one.
+    pub fn from_env() -> Result<Self, Error> {
+        match std::env::var("MCD_KERNEL") {
+            Ok(name) if !name.is_empty() => Self::by_name(&name),
+            _ => Ok(Self::best()),
+        }
+    }
+
+    /// As `MCD_KERNEL` takes it.
+    pub fn short_name(&self) -> &'static str {
+        self.short
+    }
+
+    /// The kernel itself.
+    pub fn tile(&self) -> &'static dyn TileKernel {
+        self.tile
+    }
+}
+
+/// Short names of the kernels that run here, for messages.
+pub fn available_names() -> String {
+    Kernel::available().iter().map(Kernel::short_name).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,83 @@
+//! One reason per error; the caller adds the name of the node or tensor.
+
+use thiserror::Error;
+
+/// Why a weight cannot be packed, read or multiplied.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// A dimension is zero or too large for the container.
+    #[error("unsupported weight shape ({n}, {k}): {reason}")]
+    Shape {
+        /// Rows of the weight seen as (n, k), the output columns.
+        n: usize,
+        /// Length of a dot product.
+        k: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The tiling asked for or declared is out of range.
+    #[error("unsupported tiling [{k}, {n}]: {reason}")]
+    Tiling {
+        /// Fractals of 32 along k.
+        k: i64,
+        /// Fractals of 16 along n.
+        n: i64,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// `compress_info` does not fit the stream.
+    #[error("compress_info {0}")]
+    Info(String),
+    /// `compress_index` does not fit the stream.
+    #[error("compress_index {0}")]
+    Index(String),
+    /// The stream does not begin with this format's magic bytes.
+    #[error("x2 is not an mcd stream: it begins with {0:02x?} instead of \"MCDW\"")]
+    Magic([u8; 4]),
+    /// The stream was written by another version of the format.
+    #[error("x2 has format version {0}; this build reads version {version}", version = crate::container::VERSION)]
+    Version(u8),
+    /// A header field has a value that no encoder writes.
+    #[error("x2 header: {0}")]
+    Header(String),
+    /// Fewer bytes than the header and index call for, or more.
+    #[error("x2 holds {found} bytes where {expected} are declared")]
+    Length {
+        /// Bytes called for.
+        expected: usize,
+        /// Bytes given.
+        found: usize,
+    },
+    /// Stored and computed checksum differ.
+    #[error("{part} is damaged: checksum {found:08x}, expected {expected:08x}")]
+    Checksum {
+        /// Header, index or the tile, by number.
+        part: String,
+        /// As stored.
+        expected: u32,
+        /// As computed.
+        found: u32,
+    },
+    /// A tile whose checksum is right holds something no encoder writes.
+    #[error("tile {tile}: {reason}")]
+    Tile {
+        /// Number of the tile in `compress_index`.
+        tile: usize,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// An argument of a multiplication has the wrong length or range.
+    #[error("{what} has {found} elements where {expected} are expected")]
+    Argument {
+        /// Which argument.
+        what: &'static str,
+        /// Elements needed.
+        expected: usize,
+        /// Elements given.
+        found: usize,
+    },
+    /// The kernel asked for does not exist or cannot run on this processor.
+    #[error("kernel {0:?} is not available here (available: {available})", available = crate::dispatch::available_names())]
+    Kernel(String),
+}

@@ -1,0 +1,68 @@
+//! Activations as the kernels take them: int8, rows padded with zeros to whole fractals, and the sum of each row.
+
+use crate::container::geometry::FRACTAL_K;
+
+/// (m, k) activations, row-major.
+#[derive(Debug, Clone, Copy)]
+pub enum Activation<'a> {
+    /// uint8; the kernels see x − 128.
+    U8(&'a [u8]),
+    /// int8.
+    I8(&'a [i8]),
+}
+
+impl Activation<'_> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::U8(x) => x.len(),
+            Self::I8(x) => x.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the kernels' operand falls short of the activation by.
+    pub fn shift(&self) -> i32 {
+        match self {
+            Self::U8(_) => 128,
+            Self::I8(_) => 0,
+        }
+    }
+}
+
+/// Packed rows.
+#[derive(Debug, Default)]
+pub struct Packed {
+    /// (m, padded k).
+    pub data: Vec<i8>,
+    /// Σₖ of each packed row.
+    pub sums: Vec<i32>,
+    /// Distance of rows.
+    pub stride: usize,
+}
+
+impl Packed {
+    /// Packs (m, k) activations, reusing the memory of the last call.
+    pub fn pack(&mut self, x: &Activation<'_>, m: usize, k: usize) {
+        self.stride = k.next_multiple_of(FRACTAL_K);
+        self.data.resize(m * self.stride, 0);
+        self.sums.clear();
+        for (i, row) in self.data.chunks_exact_mut(self.stride).enumerate() {
+            let (body, pad) = row.split_at_mut(k);
+            match x {
+                Activation::U8(x) => {
+                    for (to, from) in body.iter_mut().zip(&x[i * k..(i + 1) * k]) {
+                        *to = (from ^ 0x80) as i8;
+                    }
+                }
+                Activation::I8(x) => body.copy_from_slice(&x[i * k..(i + 1) * k]),
+            }
+            pad.fill(0);
+            self.sums.push(body.iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add));
+        }
+    }
+}

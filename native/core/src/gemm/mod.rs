@@ -1,0 +1,40 @@
+//! Multiplication of activations with a compressed weight, and the dequantisation behind it.
+//!
+//! `acc[i, j] = Σ (x[i, k] − x_zero_point) · (w[j, k] − w_zero_point[j]) + bias[j]`, exact int32 that wraps. The kernels
+//! see unsigned symbols and signed activations, `Σ (w + o) · (x − s)`; zero points and those two shifts are undone by
+//! row sums, column sums and constants.
+
+mod activation;
+mod driver;
+mod epilogue;
+mod prepared;
+
+pub use activation::Activation;
+pub use epilogue::{Output, QuantOut, Vector};
+pub use prepared::{PrepareOptions, PreparedWeight, Residency};
+
+/// Zero points of the weight, in the weight's own type.
+#[derive(Debug, Clone, Copy)]
+pub enum ZeroPoint<'a> {
+    /// Symmetric weights.
+    None,
+    /// One for all columns.
+    Scalar(i32),
+    /// (n,).
+    PerColumn(&'a [i32]),
+}
+
+/// What is multiplied.
+#[derive(Debug, Clone, Copy)]
+pub struct MatmulCall<'a> {
+    /// (m, k), row-major.
+    pub x: Activation<'a>,
+    /// Rows.
+    pub m: usize,
+    /// In the activation's own type.
+    pub x_zero_point: i32,
+    /// In the weight's own type.
+    pub w_zero_point: ZeroPoint<'a>,
+    /// (n,), added to the integer sums.
+    pub bias: Option<&'a [i32]>,
+}

@@ -1,0 +1,208 @@
+//! A weight made ready for many multiplications.
+
+use super::MatmulCall;
+use super::epilogue::Output;
+use super::{ZeroPoint, driver};
+use crate::arch::{Accumulators, Extent, Rows, TileCode};
+use crate::codec::WeightType;
+use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL, TileShape};
+use crate::container::{CompressedWeight, Tile};
+use crate::dispatch::Kernel;
+use crate::error::Error;
+use crate::parallel::{Parallel, Scoped, Serial};
+use std::sync::Mutex;
+
+/// What a weight occupies while it is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Residency {
+    /// Compressed, decoded at every multiplication.
+    #[default]
+    Compressed,
+    /// Decoded once.
+    Decoded,
+}
+
+/// How to prepare.
+#[derive(Debug, Clone, Copy)]
+pub struct PrepareOptions {
+    /// What the weight occupies.
+    pub residency: Residency,
+    /// Which kernel runs.
+    pub kernel: Kernel,
+    /// Threads for the checks of a large weight, at least 1.
+    pub threads: usize,
+}
+
+impl PrepareOptions {
+    /// Compressed residency; the kernel that `MCD_KERNEL` names, or the best.
+    pub fn from_env() -> Result<Self, Error> {
+        Ok(Self { residency: Residency::default(), kernel: Kernel::from_env()?, threads: 1 })
+    }
+}
+
+/// A checked weight: tile table, column sums and, when decoded, the symbols. The compressed bytes stay with the caller.
+#[derive(Debug)]
+pub struct PreparedWeight {
+    pub(super) weight: CompressedWeight,
+    pub(super) code: Option<TileCode>,
+    pub(super) kernel: Kernel,
+    pub(super) column_sums: Vec<i32>,
+    /// Symbols of every tile in kernel order, one after the other.
+    pub(super) decoded: Option<Vec<u8>>,
+}
+
+/// Weights below this are checked by the calling thread alone.
+const PARALLEL_FROM: usize = 4 << 20;
+
+impl PreparedWeight {
+    /// Checks all three tensors, every checksum and every code word, and sums the columns.
+    pub fn new(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, Error> {
+        let weight = CompressedWeight::parse(x2, index, info)?;
+        let code = weight.code().cloned().map(TileCode::from);
+        let mut prepared = Self { weight, code, kernel: options.kernel, column_sums: Vec::new(), decoded: None };
+        prepared.check(x2, options)?;
+        Ok(prepared)
+    }
+
+    /// Length of a dot product.
+    pub fn k(&self) -> usize {
+        self.weight.geometry().k()
+    }
+    /// Output columns.
+    pub fn n(&self) -> usize {
+        self.weight.geometry().n()
+    }
+    /// Type of the weights.
+    pub fn weight_type(&self) -> WeightType {
+        self.weight.weight_type()
+    }
+    /// The kernel that runs.
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+    /// Bytes that this value owns on the heap.
+    pub fn owned_bytes(&self) -> usize {
+        self.column_sums.len() * 4 + self.weight.geometry().tiles() * 32 + self.decoded.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Multiplies. `x2` must be the bytes this was prepared from; the call is memory-safe whatever they are, and wrong
+    /// ones give an error where they do not decode.
+    pub fn run(
+        &self,
+        x2: &[u8],
+        call: &MatmulCall<'_>,
+        output: Output<'_>,
+        pool: &dyn Parallel,
+    ) -> Result<(), Error> {
+        let (k, n) = (self.k(), self.n());
+        let expect = |what, expected: Option<usize>, found: usize| match expected {
+            Some(expected) if expected == found => Ok(()),
+            expected => Err(Error::Argument { what, expected: expected.unwrap_or(usize::MAX), found }),
+        };
+        expect("x1", call.m.checked_mul(k), call.x.len())?;
+        expect("the output", call.m.checked_mul(n), output.len())?;
+        if let ZeroPoint::PerColumn(z) = call.w_zero_point {
+            expect("the weight's zero point", Some(n), z.len())?;
+        }
+        if let Some(bias) = call.bias {
+            expect("bias", Some(n), bias.len())?;
+        }
+        for (what, len) in ["deq_scale", "addend"].into_iter().zip(output.vectors()) {
+            expect(what, Some(n), len.unwrap_or(n))?;
+        }
+        if self.decoded.is_none() && x2.len() != self.weight.x2_len() {
+            return Err(Error::Length { expected: self.weight.x2_len(), found: x2.len() });
+        }
+        if call.m == 0 {
+            return Ok(());
+        }
+        driver::run(self, x2, call, output, pool)
+    }
+
+    /// Where the decoded symbols of tile `t` begin.
+    pub(super) fn decoded_start(&self, shape: &TileShape) -> usize {
+        let geometry = self.weight.geometry();
+        // All panels before this tile's, then the fractals before it in its own row of tiles.
+        let row = geometry.padded_k() * PANEL;
+        shape.panel * row + shape.panels * shape.fractal * FRACTAL
+    }
+
+    /// Verifies every tile; fills column sums and, if asked for, the decoded symbols.
+    fn check(&mut self, x2: &[u8], options: PrepareOptions) -> Result<(), Error> {
+        let geometry = *self.weight.geometry();
+        let columns = geometry.tile_columns();
+        // One where k is real, zero in the padding: a product with it is the column sum.
+        let mut ones = vec![1i8; geometry.padded_k()];
+        ones[geometry.k()..].fill(0);
+        let kernel = self.kernel.tile();
+        let results: Vec<Mutex<Result<Strip, Error>>> =
+            (0..geometry.tiles_n()).map(|_| Mutex::new(Ok(Strip::default()))).collect();
+        let strip = |tn: usize| -> Result<Strip, Error> {
+            let mut sums = vec![0; columns];
+            let mut symbols = Vec::new();
+            for tk in 0..geometry.tiles_k() {
+                let t = tn * geometry.tiles_k() + tk;
+                let shape = geometry.tile(t);
+                let extent = Extent { panels: shape.panels, fractals: shape.fractals };
+                let at = shape.fractal * FRACTAL_K;
+                let rows = Rows::new(&ones[at..], ones.len(), 1, extent.k());
+                let mut acc = Accumulators::new(&mut sums, columns, 1, extent.columns());
+                self.weight.verify_tile(x2, t)?;
+                let start = symbols.len();
+                match self.weight.tile(x2, t)? {
+                    Tile::Coded(tile) => {
+                        let code = self.code.as_ref().expect("a coded tile has a code");
+                        let refused = |reason| Error::Tile { tile: t, reason };
+                        kernel.verify(code, &tile, extent).map_err(refused)?;
+                        if options.residency == Residency::Decoded {
+                            symbols.resize(start + extent.weights(), 0);
+                            kernel.decode(code, &tile, extent, &mut symbols[start..]);
+                            kernel.multiply(&symbols[start..], extent, rows, &mut acc);
+                        } else {
+                            kernel.multiply_coded(code, &tile, extent, rows, &mut acc);
+                        }
+                    }
+                    Tile::Raw(raw) => {
+                        kernel.multiply(raw, extent, rows, &mut acc);
+                        if options.residency == Residency::Decoded {
+                            symbols.extend_from_slice(raw);
+                        }
+                    }
+                    Tile::Constant(symbol) => {
+                        let one = rows.data()[..extent.k()].iter().map(|&v| i32::from(v)).sum::<i32>();
+                        let sum = i32::from(symbol).wrapping_mul(one);
+                        sums.iter_mut().for_each(|s| *s = s.wrapping_add(sum));
+                        if options.residency == Residency::Decoded {
+                            symbols.resize(start + extent.weights(), symbol);
+                        }
+                    }
+                }
+            }
+            Ok(Strip { sums, symbols })
+        };
+        let pool: &dyn Parallel = match options.threads {
+            0 | 1 => &Serial,
+            _ if geometry.k() * geometry.n() < PARALLEL_FROM => &Serial,
+            threads => &Scoped(threads),
+        };
+        pool.run(geometry.tiles_n(), &|tn| *results[tn].lock().expect("no panics above") = strip(tn));
+        let mut decoded = Vec::new();
+        let mut column_sums = Vec::with_capacity(geometry.tiles_n() * columns);
+        for result in results {
+            let strip = result.into_inner().expect("no panics above")?;
+            column_sums.extend(strip.sums);
+            decoded.extend(strip.symbols);
+        }
+        column_sums.truncate(geometry.n());
+        self.column_sums = column_sums;
+        self.decoded = (options.residency == Residency::Decoded).then_some(decoded);
+        Ok(())
+    }
+}
+
+/// Results of checking one row of tiles.
+#[derive(Debug, Default)]
+struct Strip {
+    sums: Vec<i32>,
+    symbols: Vec<u8>,
+}

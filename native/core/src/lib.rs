@@ -1,0 +1,23 @@
+//! Lossless codec for int8 weights and the matrix multiplication that runs from the compressed form.
+//!
+//! [`container`] writes and parses the three tensors of a compressed weight, [`codec`] is the entropy code,
+//! [`gemm`] multiplies, [`arch`] holds one kernel a processor family and [`dispatch`] chooses among them. The crate
+//! knows neither Python nor onnxruntime.
+
+pub mod arch;
+pub mod codec;
+pub mod container;
+pub mod dispatch;
+pub mod error;
+pub mod gemm;
+pub mod parallel;
+
+pub use codec::{Histogram, Profile, WeightType};
+pub use container::geometry::Tiling;
+pub use container::{CompressedWeight, EncodedWeight, WeightView, encode};
+pub use dispatch::Kernel;
+pub use error::Error;
+pub use gemm::{
+    Activation, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Residency, Vector, ZeroPoint,
+};
+pub use parallel::{Parallel, Serial};

@@ -1,0 +1,50 @@
+//! Threads belong to the caller: a session's own pool, rayon, or none.
+
+/// Runs tasks, maybe at the same time.
+pub trait Parallel: Sync {
+    /// Tasks that can run at the same time, at least 1.
+    fn threads(&self) -> usize;
+    /// Calls `task(0)` to `task(tasks − 1)`, each once, in any order, and returns when all have returned.
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
+}
+
+/// The calling thread alone.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Serial;
+
+impl Parallel for Serial {
+    fn threads(&self) -> usize {
+        1
+    }
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        (0..tasks).for_each(task);
+    }
+}
+
+/// A fresh set of threads for each run: for loading and for tests, too slow to start for a multiplication.
+#[derive(Debug, Clone, Copy)]
+pub struct Scoped(pub usize);
+
+impl Parallel for Scoped {
+    fn threads(&self) -> usize {
+        self.0.max(1)
+    }
+    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let work = || {
+            loop {
+                let t = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if t >= tasks {
+                    break;
+                }
+                task(t);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..self.threads().min(tasks) {
+                scope.spawn(work);
+            }
+            work();
+        });
+    }
+}

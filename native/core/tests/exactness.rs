@@ -1,0 +1,169 @@
+//! Every kernel against the sum as written in the operator's definition, on shapes that straddle every block size.
+
+use mcd_core::parallel::Scoped;
+use mcd_core::{
+    Activation, Error, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight, Profile, Residency,
+    Serial, Tiling, WeightType, WeightView, ZeroPoint, encode,
+};
+
+/// A small deterministic generator (SplitMix64).
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn byte(&mut self) -> u8 {
+        self.next() as u8
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Content {
+    /// A sum of uniform bytes: bell shaped.
+    Bell(i32),
+    Noise,
+    Constant,
+    /// Bell shaped with whole rows along k that are extreme: groups with more than 57 continued lanes.
+    ExtremeRows,
+    TwoValues,
+}
+
+fn weight(content: Content, n: usize, k: usize, rng: &mut Rng) -> Vec<u8> {
+    (0..n * k)
+        .map(|i| {
+            let bell = |rng: &mut Rng, width: i32| {
+                let sum: i32 = (0..4).map(|_| i32::from(rng.byte()) - 128).sum();
+                (sum * width / 128).clamp(-128, 127) as u8
+            };
+            match content {
+                Content::Bell(width) => bell(rng, width),
+                Content::Noise => rng.byte(),
+                Content::Constant => 0x91,
+                Content::ExtremeRows if i % k % 64 < 8 => 100 + rng.byte() % 20,
+                Content::ExtremeRows => bell(rng, 5),
+                Content::TwoValues => [3, 250][usize::from(rng.byte() < 20)],
+            }
+        })
+        .collect()
+}
+
+/// acc as the operator defines it.
+fn reference(w: &[u8], t: WeightType, n: usize, k: usize, call: &MatmulCall<'_>) -> Vec<i32> {
+    let x = |i: usize| match call.x {
+        Activation::U8(x) => i32::from(x[i]),
+        Activation::I8(x) => i32::from(x[i]),
+    };
+    let w = |i: usize| match t {
+        WeightType::I8 => i32::from(w[i] as i8),
+        WeightType::U8 => i32::from(w[i]),
+    };
+    let mut out = Vec::new();
+    for i in 0..call.m {
+        for j in 0..n {
+            let zero = match call.w_zero_point {
+                ZeroPoint::None => 0,
+                ZeroPoint::Scalar(z) => z,
+                ZeroPoint::PerColumn(z) => z[j],
+            };
+            let sum = (0..k).fold(call.bias.map_or(0, |b| b[j]), |sum, l| {
+                sum.wrapping_add((x(i * k + l) - call.x_zero_point) * (w(j * k + l) - zero))
+            });
+            out.push(sum);
+        }
+    }
+    out
+}
+
+fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, tiling: Tiling) {
+    let mut rng = Rng((n * 1000 + k) as u64);
+    let w = weight(content, n, k, &mut rng);
+    for t in [WeightType::I8, WeightType::U8] {
+        let view = WeightView::new(&w, (n, k), (k, 1), t).unwrap();
+        let encoded = encode(&view, profile, tiling).unwrap();
+        let parsed =
+            mcd_core::CompressedWeight::parse(&encoded.x2, &encoded.compress_index, &encoded.compress_info).unwrap();
+        assert_eq!(parsed.decode(&encoded.x2).unwrap(), w, "round trip {content:?} {n}×{k}");
+        for kernel in Kernel::available() {
+            for residency in [Residency::Compressed, Residency::Decoded] {
+                let options = PrepareOptions { residency, kernel, threads: 1 };
+                let prepared =
+                    PreparedWeight::new(&encoded.x2, &encoded.compress_index, &encoded.compress_info, options)
+                        .unwrap();
+                for &m in ms {
+                    let x: Vec<u8> = (0..m * k).map(|_| rng.byte()).collect();
+                    let xi: Vec<i8> = x.iter().map(|&v| v as i8).collect();
+                    let zeros: Vec<i32> = (0..n).map(|_| i32::from(rng.byte() as i8)).collect();
+                    let bias: Vec<i32> = (0..n).map(|_| rng.next() as i32).collect();
+                    let signed = m % 2 == 0;
+                    let call = MatmulCall {
+                        x: if signed { Activation::I8(&xi) } else { Activation::U8(&x) },
+                        m,
+                        x_zero_point: if signed { -7 } else { 131 },
+                        w_zero_point: match m % 3 {
+                            0 => ZeroPoint::None,
+                            1 => ZeroPoint::Scalar(5),
+                            _ => ZeroPoint::PerColumn(&zeros),
+                        },
+                        bias: (m % 4 < 2).then_some(&bias[..]),
+                    };
+                    let expected = reference(&w, t, n, k, &call);
+                    for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
+                        let mut out = vec![0; m * n];
+                        prepared.run(&encoded.x2, &call, Output::I32(&mut out), pool).unwrap();
+                        assert!(out == expected, "{kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_expected_kernels_run() {
+    let names: Vec<String> = Kernel::available().iter().map(|k| format!("{k:?}")).collect();
+    println!("kernels: {names:?}");
+    assert_eq!(names.last().unwrap(), "portable-u8i8i32-scalar");
+    assert!(matches!(Kernel::by_name("sse9"), Err(Error::Kernel(_))));
+}
+
+#[test]
+fn shapes_around_every_edge() {
+    let edges = |unit: usize| [unit - 1, unit, unit + 1];
+    let mut shapes = vec![(1, 1), (1, 4), (2, 3), (16, 4), (5, 700), (300, 5)];
+    for n in edges(16).into_iter().chain(edges(64)).chain(edges(128)) {
+        for k in edges(32).into_iter().chain(edges(256)) {
+            shapes.push((n, k));
+        }
+    }
+    for (n, k) in shapes {
+        check(Content::Bell(20), n, k, &[1, 2, 13], Profile::Balanced, Tiling::default());
+    }
+}
+
+#[test]
+fn rows_around_every_edge() {
+    let ms: Vec<usize> = (0..=26).collect();
+    check(Content::Bell(15), 80, 96, &ms, Profile::Balanced, Tiling::default());
+    check(Content::Bell(15), 280, 600, &[1, 6, 12, 13, 61], Profile::Small, Tiling { k: 5, n: 3 });
+}
+
+#[test]
+fn every_content_in_every_profile() {
+    for content in [
+        Content::Bell(1),
+        Content::Bell(60),
+        Content::Noise,
+        Content::Constant,
+        Content::ExtremeRows,
+        Content::TwoValues,
+    ] {
+        for profile in [Profile::Fast, Profile::Balanced, Profile::Small] {
+            check(content, 150, 300, &[1, 3, 20], profile, Tiling::default());
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! `mcd_graph._native`: conversion of arguments and errors; the work is done in the core, with the interpreter lock
+//! released.
+
+use mcd_core::{
+    CompressedWeight, EncodedWeight, Error, Kernel, PrepareOptions, PreparedWeight, Profile, Tiling, WeightType,
+    WeightView,
+};
+use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+pyo3::create_exception!(
+    mcd_graph._native,
+    FormatError,
+    PyValueError,
+    "The three tensors of a compressed weight do not fit together, are damaged, or were written by another version."
+);
+
+fn format_error(error: Error) -> PyErr {
+    FormatError::new_err(error.to_string())
+}
+
+fn argument_error(error: Error) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+/// A 1-D array of one-byte elements, read in place.
+enum Bytes<'py> {
+    I8(PyReadonlyArray1<'py, i8>),
+    U8(PyReadonlyArray1<'py, u8>),
+}
+
+impl<'py> Bytes<'py> {
+    fn new(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Self> {
+        if let Ok(a) = object.extract() {
+            Ok(Self::I8(a))
+        } else if let Ok(a) = object.extract() {
+            Ok(Self::U8(a))
+        } else {
+            Err(PyTypeError::new_err(format!("{name} must be a 1-D array of int8 or uint8")))
+        }
+    }
+
+    fn as_slice(&self) -> PyResult<&[u8]> {
+        match self {
+            Self::I8(a) => Ok(as_bytes(a.as_slice()?)),
+            Self::U8(a) => Ok(a.as_slice()?),
+        }
+    }
+}
+
+fn as_bytes(values: &[i8]) -> &[u8] {
+    // SAFETY: i8 and u8 have the same size and alignment, and every bit pattern is valid in both.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), values.len()) }
+}
+
+/// A 2-D weight with strides that the core takes; `None` if they are negative.
+fn view<'a, T: Element>(
+    array: &'a PyReadonlyArray2<'_, T>,
+    weight_type: WeightType,
+) -> Option<Result<WeightView<'a>, Error>> {
+    let (n, k) = (array.shape()[0], array.shape()[1]);
+    if n == 0 || k == 0 {
+        return Some(WeightView::new(&[], (n, k), (1, 1), weight_type));
+    }
+    let stride_n = usize::try_from(array.strides()[0]).ok()?;
+    let stride_k = usize::try_from(array.strides()[1]).ok()?;
+    let len = (n - 1) * stride_n + (k - 1) * stride_k + 1;
+    // SAFETY: NumPy guarantees that every element lies inside the array's memory; with strides that are not negative
+    // the elements span `len` bytes from the first one on. The array is borrowed for reading as long as the slice.
+    let data = unsafe { std::slice::from_raw_parts(array.as_array().as_ptr().cast::<u8>(), len) };
+    Some(WeightView::new(data, (n, k), (stride_n, stride_k), weight_type))
+}
+
+/// Calls `f` with a view of the weight, without the interpreter lock.
+fn with_weight<R: Send>(
+    py: Python<'_>,
+    weight: &Bound<'_, PyAny>,
+    f: impl Fn(&WeightView<'_>) -> Result<R, Error> + Send + Sync,
+) -> PyResult<R> {
+    let run = |view: Option<Result<WeightView<'_>, Error>>| match view {
+        Some(Ok(view)) => py.detach(|| f(&view)).map_err(argument_error),
+        Some(Err(error)) => Err(argument_error(error)),
+        None => Err(PyValueError::new_err("weight has negative strides: pass a copy")),
+    };
+    if let Ok(array) = weight.extract::<PyReadonlyArray2<'_, i8>>() {
+        run(view(&array, WeightType::I8))
+    } else if let Ok(array) = weight.extract::<PyReadonlyArray2<'_, u8>>() {
+        run(view(&array, WeightType::U8))
+    } else {
+        Err(PyTypeError::new_err("weight must be a 2-D array (n, k) of int8 or uint8"))
+    }
+}
+
+type Tensors<'py> = (Bound<'py, PyArray1<i8>>, Bound<'py, PyArray1<i8>>, Bound<'py, PyArray1<i64>>);
+
+fn signed(py: Python<'_>, bytes: Vec<u8>) -> Bound<'_, PyArray1<i8>> {
+    let mut bytes = std::mem::ManuallyDrop::new(bytes);
+    // SAFETY: the parts come from a Vec that is not used again; i8 and u8 have the same layout.
+    let values = unsafe { Vec::from_raw_parts(bytes.as_mut_ptr().cast::<i8>(), bytes.len(), bytes.capacity()) };
+    PyArray1::from_vec(py, values)
+}
+
+/// encode(weight, profile="balanced", tiling=(8, 8)) -> (x2, compress_index, compress_info)
+///
+/// weight: (n, k) int8 or uint8, any non-negative strides. tiling: fractals per tile along k and n.
+/// Returns int8 (c,), int8 (8 * tiles,), int64 (5,). Raises ValueError for shapes and names it does not know.
+#[pyfunction]
+#[pyo3(signature = (weight, profile = "balanced", tiling = (8, 8)))]
+fn encode<'py>(
+    py: Python<'py>,
+    weight: &Bound<'py, PyAny>,
+    profile: &str,
+    tiling: (usize, usize),
+) -> PyResult<Tensors<'py>> {
+    let profile = Profile::from_name(profile)
+        .ok_or_else(|| PyValueError::new_err(format!("unknown profile {profile:?}: fast, balanced or small")))?;
+    let tiling = Tiling { k: tiling.0, n: tiling.1 };
+    let EncodedWeight { x2, compress_index, compress_info } =
+        with_weight(py, weight, |view| mcd_core::encode(view, profile, tiling))?;
+    Ok((signed(py, x2), signed(py, compress_index), PyArray1::from_slice(py, &compress_info)))
+}
+
+/// entropy_bits(weight) -> float
+///
+/// Order-0 entropy of the weight (n, k), int8 or uint8, in bits per element.
+#[pyfunction]
+fn entropy_bits(py: Python<'_>, weight: &Bound<'_, PyAny>) -> PyResult<f64> {
+    with_weight(py, weight, |view| Ok(view.histogram().order0_entropy_bits()))
+}
+
+/// histogram(weight) -> list[int]
+///
+/// Occurrences of each symbol: index = weight + 128 for int8, the weight itself for uint8.
+#[pyfunction]
+fn histogram(py: Python<'_>, weight: &Bound<'_, PyAny>) -> PyResult<Vec<u64>> {
+    with_weight(py, weight, |view| Ok(view.histogram().counts().to_vec()))
+}
+
+/// The three tensors, borrowed from Python.
+struct Borrowed<'py> {
+    x2: Bytes<'py>,
+    index: Bytes<'py>,
+    info: Vec<i64>,
+}
+
+impl<'py> Borrowed<'py> {
+    fn new(
+        x2: &Bound<'py, PyAny>,
+        compress_index: &Bound<'py, PyAny>,
+        compress_info: &Bound<'py, PyAny>,
+    ) -> PyResult<Self> {
+        Ok(Self {
+            x2: Bytes::new("x2", x2)?,
+            index: Bytes::new("compress_index", compress_index)?,
+            info: compress_info.try_iter()?.map(|v| v?.extract()).collect::<PyResult<_>>()?,
+        })
+    }
+
+    fn with<R: Send>(
+        &self,
+        py: Python<'_>,
+        f: impl Fn(&[u8], &[u8], &[i64]) -> Result<R, Error> + Send + Sync,
+    ) -> PyResult<R> {
+        let (x2, index, info) = (self.x2.as_slice()?, self.index.as_slice()?, &self.info);
+        py.detach(|| f(x2, index, info)).map_err(format_error)
+    }
+}
+
+/// decode(x2, compress_index, compress_info) -> ndarray
+///
+/// The weight (n, k), int8 or uint8. Checks everything; raises FormatError with the reason.
+#[pyfunction]
+fn decode<'py>(
+    py: Python<'py>,
+    x2: &Bound<'py, PyAny>,
+    compress_index: &Bound<'py, PyAny>,
+    compress_info: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let tensors = Borrowed::new(x2, compress_index, compress_info)?;
+    let (weights, n, k, weight_type) = tensors.with(py, |x2, index, info| {
+        let weight = CompressedWeight::parse(x2, index, info)?;
+        let geometry = *weight.geometry();
+        Ok((weight.decode(x2)?, geometry.n(), geometry.k(), weight.weight_type()))
+    })?;
+    match weight_type {
+        WeightType::U8 => Ok(PyArray1::from_vec(py, weights).reshape([n, k])?.into_any()),
+        WeightType::I8 => {
+            let array: Bound<'py, PyArray2<i8>> = signed(py, weights).reshape([n, k])?;
+            Ok(array.into_any())
+        }
+    }
+}
+
+/// verify(x2, compress_index, compress_info) -> None
+///
+/// Checks every checksum and every code word; raises FormatError with the reason.
+#[pyfunction]
+fn verify(
+    py: Python<'_>,
+    x2: &Bound<'_, PyAny>,
+    compress_index: &Bound<'_, PyAny>,
+    compress_info: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    Borrowed::new(x2, compress_index, compress_info)?
+        .with(py, |x2, index, info| PreparedWeight::new(x2, index, info, PrepareOptions::from_env()?).map(drop))
+}
+
+/// inspect(x2, compress_index, compress_info) -> dict
+///
+/// Shape, type, code parameters and sizes, from header and index alone.
+#[pyfunction]
+fn inspect<'py>(
+    py: Python<'py>,
+    x2: &Bound<'py, PyAny>,
+    compress_index: &Bound<'py, PyAny>,
+    compress_info: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let tensors = Borrowed::new(x2, compress_index, compress_info)?;
+    let weight = tensors.with(py, CompressedWeight::parse)?;
+    let (geometry, stats) = (weight.geometry(), weight.stats());
+    let dict = PyDict::new(py);
+    dict.set_item("version", mcd_core::container::VERSION)?;
+    dict.set_item("codec", weight.code().map_or("none", |_| "plane-golomb"))?;
+    dict.set_item("profile", weight.profile().name())?;
+    dict.set_item(
+        "dtype",
+        match weight.weight_type() {
+            WeightType::I8 => "int8",
+            WeightType::U8 => "uint8",
+        },
+    )?;
+    dict.set_item("k", geometry.k())?;
+    dict.set_item("n", geometry.n())?;
+    dict.set_item("tiling", (geometry.tiling().k, geometry.tiling().n))?;
+    dict.set_item("tiles", geometry.tiles())?;
+    dict.set_item("coded_tiles", stats.coded_tiles)?;
+    dict.set_item("raw_tiles", stats.raw_tiles)?;
+    dict.set_item("constant_tiles", stats.constant_tiles)?;
+    dict.set_item("payload_bytes", stats.payload_bytes)?;
+    dict.set_item("stored_bytes", stats.stored_bytes)?;
+    dict.set_item("root_bits", weight.code().map(|c| c.root_bits()))?;
+    dict.set_item("step", weight.code().map(|c| c.step()))?;
+    dict.set_item("levels", weight.code().map(|c| c.levels()))?;
+    dict.set_item("ranks", weight.code().map(|c| c.ranks().len()))?;
+    Ok(dict)
+}
+
+/// kernels() -> list[str]
+///
+/// Names of the kernels that this processor runs, best first, as `MCD_KERNEL` takes them.
+#[pyfunction]
+fn kernels() -> Vec<&'static str> {
+    Kernel::available().iter().map(Kernel::short_name).collect()
+}
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("FormatError", module.py().get_type::<FormatError>())?;
+    module.add_function(wrap_pyfunction!(encode, module)?)?;
+    module.add_function(wrap_pyfunction!(decode, module)?)?;
+    module.add_function(wrap_pyfunction!(verify, module)?)?;
+    module.add_function(wrap_pyfunction!(inspect, module)?)?;
+    module.add_function(wrap_pyfunction!(entropy_bits, module)?)?;
+    module.add_function(wrap_pyfunction!(histogram, module)?)?;
+    module.add_function(wrap_pyfunction!(kernels, module)?)?;
+    Ok(())
+}
