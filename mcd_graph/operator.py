@@ -62,7 +62,7 @@ _INPUT_DOCS: dict[str, tuple[str, str]] = {
     "x1_zero_point": ("T1", "one value"),
     "w_zero_point": ("TW", "one value or one per column, of the weight's type"),
     "addend": ("TA", "one value or one per column, added after the multiplication by deq_scale"),
-    "y_zero_point": ("TW", "one value; present: the output is quantised, with this type"),
+    "y_zero_point": ("TQ", "one value; present: the output is quantised, with this type"),
 }
 
 
@@ -82,7 +82,8 @@ def _schema() -> OpSchema:
         outputs=[OpSchema.FormalParameter("y", "TY", "result (..., n)")],
         type_constraints=[
             ("T1", ["tensor(int8)", "tensor(uint8)"], "activation"),
-            ("TW", ["tensor(int8)", "tensor(uint8)"], "weight, quantised output"),
+            ("TW", ["tensor(int8)", "tensor(uint8)"], "weight"),
+            ("TQ", ["tensor(int8)", "tensor(uint8)"], "quantised output"),
             ("TS", ["tensor(uint64)", "tensor(float)", "tensor(float16)"], "dequantisation scale"),
             ("TA", ["tensor(float)", "tensor(float16)"], "float bias"),
             (

@@ -39,9 +39,10 @@ __all__ = [
     "constant_tensor",
     "dimensions",
     "find_weight",
-    "float_scalar",
+    "float_attribute",
     "get_input",
     "graph_of",
+    "int_attribute",
     "is_op",
     "known_dtype",
     "known_rank",
@@ -50,6 +51,7 @@ __all__ = [
     "per_column",
     "place_constant",
     "place_operands",
+    "quantisation_column",
     "quantisation_vector",
     "remove_dead",
     "take_over",
@@ -241,14 +243,6 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
     return None if tensor is None else tensor.numpy()
 
 
-def float_scalar(value: ir.Value | None) -> np.float32 | None:
-    """Return the one float32 of a constant of one element, or ``None``."""
-    array = constant_array(value)
-    if array is None or array.size != 1 or array.dtype != np.float32:
-        return None
-    return np.float32(array.reshape(()))
-
-
 def known_shape(value: ir.Value | None, depth: int = 8) -> tuple[int | None, ...] | None:
     """Return the shape of ``value`` with ``None`` for dimensions not known, or ``None`` when the rank is not known.
 
@@ -333,6 +327,35 @@ def quantisation_vector(value: ir.Value | None, n: int, rank: int | None = 2) ->
     if array is None:
         return Kept(f"{value.name} is computed at run time with shape {_text(shape)}")
     return NewConstant(np.ascontiguousarray(array.reshape(-1)), f"{value.name}.vector")
+
+
+def quantisation_column(value: ir.Value | None, n: int) -> Operand | Kept:
+    """Return an int32 bias as a vector with one number per column: (n,) or (1, n).
+
+    A constant of one element is repeated; one that is computed at run time is answered with :class:`Kept`.
+    """
+    vector = quantisation_vector(value, n)
+    if value is None or isinstance(vector, Kept):
+        return vector
+    shape = known_shape(value) or ()
+    if shape and shape[-1] == n:
+        return vector
+    array = constant_array(value)
+    if array is None:
+        return Kept(f"{value.name} is one value for all columns, computed at run time")
+    return NewConstant(np.repeat(array.reshape(-1), n), f"{value.name}.columns")
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """Return an integer attribute, or ``default`` when the node does not have it."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_int()
+
+
+def float_attribute(node: ir.Node, name: str, default: float) -> float:
+    """Return a float attribute, or ``default`` when the node does not have it."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else attribute.as_float()
 
 
 def _text(shape: tuple[int | None, ...] | None) -> str:

@@ -29,6 +29,9 @@ from mcd_graph.passes._common import (
     remove_dead,
 )
 from mcd_graph.passes.matmul_integer import matmul_integer_rule
+from mcd_graph.passes.matmul_integer_to_float import dynamic_quantize_matmul_rule, matmul_integer_to_float_rule
+from mcd_graph.passes.qgemm import qgemm_rule
+from mcd_graph.passes.qlinear_matmul import qlinear_matmul_rule
 
 from mcd_graph.operator import OP_DOMAIN, OP_VERSION
 
@@ -42,7 +45,13 @@ __all__ = ["ALL_RULES", "LoweringPlan", "Site", "WeightJob", "plan_lowering"]
 logger = logging.getLogger(__name__)
 
 #: Every rule, in the order in which the families are described. No two start from the same operator.
-ALL_RULES: tuple[Rule, ...] = (matmul_integer_rule,)
+ALL_RULES: tuple[Rule, ...] = (
+    matmul_integer_rule,
+    qlinear_matmul_rule,
+    matmul_integer_to_float_rule,
+    dynamic_quantize_matmul_rule,
+    qgemm_rule,
+)
 
 
 class PackedWeight(Protocol):

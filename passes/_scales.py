@@ -1,0 +1,120 @@
+"""How onnxruntime folds scales: the arithmetic that every form but plain MatMulInteger shares.
+
+Whatever the original says with separate scales, onnxruntime multiplies the int32 sum with one float32 number a
+column. To give the same bits, that number has to be rounded the same way:
+
+* dequantised to float: ``w_scale * x1_scale`` (times alpha first, where there is one);
+* quantised again: that product divided by ``y_scale``.
+
+Each step is rounded to float32. Constant scales are folded while planning; others by Mul and Div nodes, which round
+in the same way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from mcd_graph.passes._common import (
+    Fused,
+    Kept,
+    NewConstant,
+    NewNode,
+    NewOutput,
+    Operand,
+    Weight,
+    constant_array,
+    known_dtype,
+    known_shape,
+    quantisation_vector,
+)
+
+__all__ = ["fold_scales", "fuse", "one_value"]
+
+_QUANTISED = (ir.DataType.INT8, ir.DataType.UINT8)
+
+
+def one_value(value: ir.Value | None, what: str) -> Kept | None:
+    """Return a reason if ``value`` is known to hold several numbers, where onnxruntime takes only one."""
+    shape = known_shape(value)
+    if value is None or shape is None or shape in ((), (1,)):
+        return None
+    return Kept(f"{what} {value.name} is not one value")
+
+
+def fold_scales(
+    x1_scale: ir.Value, w_scale: ir.Value, y_scale: ir.Value | None = None, *, alpha: float = 1.0, n: int
+) -> Operand | Kept:
+    """Return the one scale of the int32 sum: a constant where all are constant, else the nodes that compute it.
+
+    Args:
+        x1_scale: float32, one value.
+        w_scale: float32, one value or one per column.
+        y_scale: float32, one value; ``None`` if the result is not quantised again.
+        alpha: Gemm's factor.
+        n: number of columns.
+    """
+    for value, what in ((x1_scale, "scale"), (y_scale, "output scale")):
+        if (reason := one_value(value, what)) is not None:
+            return reason
+    for value in (x1_scale, w_scale, y_scale):
+        if value is not None and known_dtype(value) not in (ir.DataType.FLOAT, None):
+            return Kept(f"scale {value.name} is not float32")
+    column = quantisation_vector(w_scale, n)
+    if isinstance(column, Kept):
+        return column
+    arrays = [constant_array(value) for value in (x1_scale, w_scale)]
+    y_array = constant_array(y_scale)
+    if arrays[0] is not None and arrays[1] is not None and (y_scale is None or y_array is not None):
+        x1_array, w_array = arrays[0].reshape(()), arrays[1]
+        folded = np.float32(alpha) * x1_array * (w_array.reshape(-1) if w_array.size > 1 else w_array.reshape(()))
+        if y_array is not None:
+            folded = folded / y_array.reshape(())
+        return NewConstant(np.asarray(folded, np.float32), f"{w_scale.name}.folded")
+    left: Operand = x1_scale
+    if alpha != 1:
+        left = NewOutput(NewNode("Mul", (NewConstant(np.array(alpha, np.float32), "alpha"), left)))
+    product = NewOutput(NewNode("Mul", (left, column)))
+    return product if y_scale is None else NewOutput(NewNode("Div", (product, y_scale)))
+
+
+def fuse(
+    x1: Operand,
+    x1_zero_point: Operand,
+    weight: Weight,
+    w_zero_point: ir.Value | None,
+    scale: Operand,
+    *,
+    bias: Operand = None,
+    addend: ir.Value | None = None,
+    y_zero_point: ir.Value | None = None,
+    rank: int | None = 2,
+) -> Fused | Kept:
+    """Return the new node's inputs, or why they cannot be.
+
+    Args:
+        x1: activation.
+        x1_zero_point: its zero point, if it has one.
+        weight: the weight.
+        w_zero_point: its zero point, if it has one, one value or one per column.
+        scale: what :func:`fold_scales` gave.
+        bias: int32, one per column, added to the sum.
+        addend: float, added behind the scale.
+        y_zero_point: int8 or uint8: the result is quantised again.
+        rank: of the result, if it is known.
+    """
+    if isinstance(x1_zero_point, ir.Value) and (reason := one_value(x1_zero_point, "zero point")) is not None:
+        return reason
+    w_vector = quantisation_vector(w_zero_point, weight.n)
+    if isinstance(w_vector, Kept):
+        return w_vector
+    output_type: ir.DataType | None = ir.DataType.FLOAT
+    if y_zero_point is not None:
+        if (reason := one_value(y_zero_point, "output zero point")) is not None:
+            return reason
+        output_type = known_dtype(y_zero_point)
+        if output_type not in (*_QUANTISED, None):
+            return Kept(f"its output is {output_type.name.lower()}, not int8 or uint8")
+    addend_vector = quantisation_vector(addend, weight.n, rank)
+    if isinstance(addend_vector, Kept):
+        return addend_vector
+    return Fused(x1, scale, bias, x1_zero_point, w_vector, addend_vector, y_zero_point, output_type=output_type)

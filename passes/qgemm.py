@@ -1,0 +1,69 @@
+"""com.microsoft QGemm: what onnxruntime makes of a quantised Gemm, in models that it had optimised and saved.
+
+::
+
+    y = QGemm(x1, x1_scale, x1_zp, W, w_scale, w_zp, bias, y_scale, y_zp)
+    ->
+    y = MatmulCompressDequant(x1, W', alpha * x1_scale * w_scale [/ y_scale], bias, x1_zp, w_zp [, y_zp])
+
+==============================  ======================================================================================
+accepted                        transB (the weight is stored as it is wanted, then), transA (by a Transpose of the
+                                activation), alpha; with an output scale and zero point, or a float result without
+kept, with the reason           weights that are not constant int8 or uint8 matrices; an int32 bias that is not a
+                                vector over the columns; an activation scale or zero point per row
+==============================  ======================================================================================
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mcd_graph.passes._common import (
+    MS_DOMAIN,
+    Kept,
+    Match,
+    NewNode,
+    NewOutput,
+    Operand,
+    Rule,
+    find_weight,
+    float_attribute,
+    get_input,
+    int_attribute,
+    quantisation_column,
+)
+from mcd_graph.passes._scales import fold_scales, fuse
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["qgemm_rule"]
+
+
+def _match(node: ir.Node) -> Match | Kept:
+    x1, x1_scale, x1_zero_point, w, w_scale, w_zero_point, c, y_scale, y_zero_point = (
+        get_input(node, index) for index in range(9)
+    )
+    weight = find_weight(w, transposed=bool(int_attribute(node, "transB", 0)))
+    if isinstance(weight, Kept):
+        return weight
+    if x1 is None or x1_scale is None or w_scale is None:
+        return Kept("an input that QGemm needs is missing")
+    if (y_scale is None) != (y_zero_point is None):
+        return Kept("it has one of output scale and zero point, but not both")
+    bias = quantisation_column(c, weight.n)
+    if isinstance(bias, Kept):
+        return bias
+    scale = fold_scales(x1_scale, w_scale, y_scale, alpha=float_attribute(node, "alpha", 1.0), n=weight.n)
+    if isinstance(scale, Kept):
+        return scale
+    left: Operand = x1
+    if int_attribute(node, "transA", 0):
+        left = NewOutput(NewNode("Transpose", (x1,), {"perm": [1, 0]}))
+    fused = fuse(left, x1_zero_point, weight, w_zero_point, scale, bias=bias, y_zero_point=y_zero_point)
+    if isinstance(fused, Kept):
+        return fused
+    return Match("QGemm", weight, fused, node.outputs[0], (node,))
+
+
+qgemm_rule = Rule("qgemm_rule", MS_DOMAIN, "QGemm", _match)

@@ -1,0 +1,144 @@
+"""Helpers for the tests of the passes: small models, and the proof that a lowered model computes the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+from mcd_graph.passes import LoweringPlan, plan_lowering, plan_restoration
+from onnx import helper, numpy_helper
+
+import mcd_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MS_DOMAIN = "com.microsoft"
+
+
+def make_model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Mapping[str, tuple[type[np.generic], Sequence[int | str | None] | None]],
+    outputs: Mapping[str, tuple[type[np.generic], Sequence[int | str | None] | None]],
+    constants: Mapping[str, np.ndarray],
+    *,
+    opset: int = 18,
+    ir_version: int = 8,
+    functions: Sequence[onnx.FunctionProto] = (),
+) -> onnx.ModelProto:
+    """Return a model; inputs and outputs are given as dtype and shape, constants become initialisers."""
+
+    def values(table: Mapping[str, tuple[type[np.generic], Sequence[int | str | None] | None]]) -> list:
+        return [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+            for name, (dtype, shape) in table.items()
+        ]
+
+    initializers = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(list(nodes), "test", values(inputs), values(outputs), initializers)
+    opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MS_DOMAIN, 1)]
+    opsets += [helper.make_opsetid(domain, 1) for domain in sorted({function.domain for function in functions})]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, functions=list(functions))
+
+
+def run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], *, optimise: bool = False) -> list[np.ndarray]:
+    """Run a model under onnxruntime's CPU provider with the custom operator registered."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    options.register_custom_ops_library(mcd_graph.get_library_path())
+    if not optimise:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, dict(feeds)))
+
+
+@dataclasses.dataclass
+class Lowered:
+    """A lowered model with the plan that made it."""
+
+    model: ir.Model
+    plan: LoweringPlan
+    modified: bool
+
+    @property
+    def proto(self) -> onnx.ModelProto:
+        return ir.to_proto(self.model)
+
+    @property
+    def op_types(self) -> list[str]:
+        """Operators of the main graph, Constant nodes left out."""
+        return [node.op_type for node in self.model.graph if node.op_type != "Constant"]
+
+    @property
+    def outcome(self) -> list[tuple[str, str | None]]:
+        """Pattern and reason of every site; the reason is ``None`` for a lowered one."""
+        return [(site.pattern, site.reason) for site in self.plan.sites]
+
+
+def pack_all(plan: LoweringPlan) -> dict[str, mcd_graph.CompressedWeight]:
+    return {key: mcd_graph.pack_weight(job.array()) for key, job in plan.weights.items()}
+
+
+def lower(model: onnx.ModelProto, **options: object) -> Lowered:
+    """Lower a model; planning must not change it, and a second time must change nothing."""
+    loaded = ir.from_proto(model)
+    before = ir.to_proto(loaded).SerializeToString(deterministic=True)
+    plan = plan_lowering(loaded, **options)
+    assert ir.to_proto(loaded).SerializeToString(deterministic=True) == before, "planning changed the model"
+    modified = plan.apply(pack_all(plan))
+    after = ir.to_proto(loaded).SerializeToString(deterministic=True)
+    assert modified == (after != before), "modified does not tell the truth"
+    again = plan_lowering(loaded, **options)
+    assert not again.weights
+    assert not again.apply(pack_all(again))
+    assert ir.to_proto(loaded).SerializeToString(deterministic=True) == after, "a second run changed something"
+    return Lowered(loaded, plan, modified)
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Hold a model to onnx's checker and strict shape inference, as far as onnx knows its operators."""
+    known = all(node.domain in ("", "mcd") for node in model.graph.node)
+    if known:
+        onnx.checker.check_model(model, full_check=not model.functions, check_custom_domain=True)
+
+
+def assert_same_bytes(actual: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
+    assert len(actual) == len(expected)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        assert ours.tobytes() == theirs.tobytes(), f"{np.count_nonzero(ours != theirs)} of {ours.size} differ"
+
+
+def assert_exact(
+    model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], *, optimised: bool = False, **options: object
+) -> Lowered:
+    """Lower a model, restore that again, and hold both to the original's bytes.
+
+    Args:
+        model: the original.
+        feeds: its inputs.
+        optimised: the original is run with onnxruntime's graph optimisations (QDQ forms), not without.
+        options: for ``plan_lowering``.
+    """
+    check(model)
+    expected = run(model, feeds, optimise=optimised)
+    lowered = lower(model, **options)
+    check(lowered.proto)
+    assert_same_bytes(run(lowered.proto, feeds), expected)
+    if optimised:
+        assert_same_bytes(run(lowered.proto, feeds, optimise=True), expected)
+    copy = ir.from_proto(lowered.proto)
+    plan = plan_restoration(copy)
+    assert plan.apply() == lowered.modified
+    assert not plan.apply()
+    restored = ir.to_proto(copy)
+    check(restored)
+    assert "mcd" not in {opset.domain for opset in restored.opset_import}
+    assert not any(node.domain == "mcd" for node in copy.graph.all_nodes())
+    assert_same_bytes(run(restored, feeds), expected)
+    return lowered

@@ -1,0 +1,252 @@
+"""The operator's schema, its shape inference, and its NumPy twin against the kernel."""
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lowering import assert_same_bytes, run
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+import mcd_graph
+from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE, OP_VERSION, MatmulCompressDequant, register_schema
+
+TYPES = {
+    np.dtype(kind): helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    for kind in (np.int8, np.uint8, np.int32, np.float32, np.uint64, np.float16)
+}
+
+
+def operator_model(
+    w: np.ndarray,
+    constants: dict[str, np.ndarray],
+    x1: np.ndarray,
+    output: int,
+    *,
+    shape: object = (),
+    **attributes: int,
+) -> onnx.ModelProto:
+    """Return a model of one node; ``constants`` are its inputs by name, ``w`` is (n, k)."""
+    packed = mcd_graph.pack_weight(w)
+    tensors = {"x2": packed.x2, "compress_index": packed.compress_index, **constants}
+    names = [name if name in tensors or name == "x1" else "" for name in INPUT_NAMES]
+    while not names[-1]:
+        names.pop()
+    node = helper.make_node(
+        OP_TYPE, names, ["y"], domain=OP_DOMAIN, compress_info=[int(i) for i in packed.compress_info], **attributes
+    )
+    dims = [f"d{i}" for i in range(x1.ndim - 1)]
+    graph = helper.make_graph(
+        [node],
+        "operator",
+        [helper.make_tensor_value_info("x1", TYPES[x1.dtype], [*dims, w.shape[1]])],
+        [helper.make_tensor_value_info("y", output, [*dims, w.shape[0]])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in tensors.items()],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(OP_DOMAIN, OP_VERSION)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def twin(model: onnx.ModelProto, x1: np.ndarray) -> list[np.ndarray]:
+    return ReferenceEvaluator(model, new_ops=[MatmulCompressDequant]).run(None, {"x1": x1})
+
+
+def random_matrix(kind: type, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    info = np.iinfo(kind)
+    return np.random.default_rng(seed).integers(info.min, info.max + 1, shape).astype(kind)
+
+
+def test_registering_twice_changes_nothing() -> None:
+    register_schema()
+    schema = onnx.defs.get_schema(OP_TYPE, domain=OP_DOMAIN)
+    assert schema.since_version == OP_VERSION
+    assert tuple(parameter.name for parameter in schema.inputs) == INPUT_NAMES
+
+
+@pytest.mark.parametrize("x_type", [np.int8, np.uint8])
+@pytest.mark.parametrize("w_type", [np.int8, np.uint8])
+@pytest.mark.parametrize("form", ["int32", "float", "addend", "strict", "int8", "uint8"])
+@pytest.mark.parametrize("per_column", [False, True], ids=["per_tensor", "per_column"])
+def test_twin_and_kernel_agree(x_type: type, w_type: type, form: str, per_column: bool) -> None:
+    k, n = 45, 21
+    rng = np.random.default_rng(7)
+    size = (n,) if per_column else (1,)
+    scale = (rng.random(size) * 1e-3 + 1e-5).astype(np.float32)
+    constants = {
+        "x1_zero_point": np.array(5, x_type),
+        "w_zero_point": random_matrix(w_type, size, 3),
+        "bias": rng.integers(-1000, 1000, n).astype(np.int32),
+    }
+    output = TensorProto.FLOAT
+    if form == "int32":
+        output = TensorProto.INT32
+    elif form == "strict":
+        constants["deq_scale"] = scale.view(np.uint32).astype(np.uint64).reshape(1, -1)
+        output = TensorProto.FLOAT16
+    else:
+        constants["deq_scale"] = scale
+    if form == "addend":
+        constants["addend"] = rng.standard_normal(n).astype(np.float32)
+    if form in ("int8", "uint8"):
+        constants["y_zero_point"] = np.array(9, form)
+        constants["deq_scale"] = scale * 10
+        output = TYPES[np.dtype(form)]
+    x1 = random_matrix(x_type, (2, 3, k), 1)
+    model = operator_model(random_matrix(w_type, (n, k), 2), constants, x1, output)
+    onnx.checker.check_model(model, full_check=True, check_custom_domain=True)
+    (y,) = expected = twin(model, x1)
+    assert y.dtype == helper.tensor_dtype_to_np_dtype(output)
+    assert y.shape == (2, 3, n)
+    assert_same_bytes(run(model, {"x1": x1}), expected)
+
+
+def test_twin_against_plain_numbers() -> None:
+    """One case by hand: ((7-3)*(2-1) + (1-3)*(-4-1)) + 10 = 24, times 0.5, plus 0.25."""
+    constants = {
+        "deq_scale": np.array([0.5], np.float32),
+        "bias": np.array([10], np.int32),
+        "x1_zero_point": np.array(3, np.uint8),
+        "w_zero_point": np.array(1, np.int8),
+        "addend": np.array(0.25, np.float32),
+    }
+    x1 = np.array([[7, 1]], np.uint8)
+    model = operator_model(np.array([[2, -4]], np.int8), constants, x1, TensorProto.FLOAT)
+    assert twin(model, x1)[0].tolist() == [[12.25]]
+    assert run(model, {"x1": x1})[0].tolist() == [[12.25]]
+
+
+@pytest.mark.parametrize(
+    ("acc", "zero_point", "expected"),
+    [
+        (1, 0, 0),
+        (3, 0, 2),
+        (5, 0, 2),
+        (-1, 0, 0),
+        (-3, 0, -2),
+        (1, 7, 7),
+        (255, 0, 127),
+        (-300, 0, -128),
+        (20, 120, 127),
+    ],
+)
+def test_requantisation_rounds_half_to_even_and_saturates(acc: int, zero_point: int, expected: int) -> None:
+    x1 = np.ones((1, 1), np.int8)
+    constants = {
+        "deq_scale": np.array([0.5], np.float32),
+        "bias": np.array([acc], np.int32),
+        "y_zero_point": np.array(zero_point, np.int8),
+    }
+    model = operator_model(np.zeros((1, 1), np.int8), constants, x1, TensorProto.INT8)
+    assert twin(model, x1)[0].tolist() == [[expected]]
+    assert run(model, {"x1": x1})[0].tolist() == [[expected]]
+
+
+def test_accumulator_wraps_as_int32() -> None:
+    x1 = np.ones((1, 1), np.int8)
+    constants = {"bias": np.array([2**31 - 1], np.int32)}
+    model = operator_model(np.ones((1, 1), np.int8), constants, x1, TensorProto.INT32)
+    assert twin(model, x1)[0].tolist() == [[-(2**31)]]
+    assert run(model, {"x1": x1})[0].tolist() == [[-(2**31)]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_twin_and_kernel_agree_on_any_shape(data: st.DataObject) -> None:
+    m, k, n = (data.draw(st.integers(1, limit)) for limit in (20, 130, 70))
+    x_type, w_type = (data.draw(st.sampled_from([np.int8, np.uint8])) for _ in range(2))
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    constants: dict[str, np.ndarray] = {}
+    if data.draw(st.booleans()):
+        constants["x1_zero_point"] = random_matrix(x_type, (), seed)
+    if data.draw(st.booleans()):
+        constants["w_zero_point"] = random_matrix(w_type, data.draw(st.sampled_from([(), (1,), (n,)])), seed + 1)
+    if data.draw(st.booleans()):
+        constants["bias"] = rng.integers(-(2**31), 2**31, n).astype(np.int32)
+    output = TensorProto.INT32
+    if data.draw(st.booleans()):
+        shape = data.draw(st.sampled_from([(), (1,), (n,), (1, n)]))
+        constants["deq_scale"] = np.asarray(rng.standard_normal(shape), np.float32)
+        output = TensorProto.FLOAT
+        if data.draw(st.booleans()):
+            constants["addend"] = rng.standard_normal(n).astype(np.float32)
+    x1 = random_matrix(x_type, (m, k), seed + 2)
+    model = operator_model(random_matrix(w_type, (n, k), seed + 3), constants, x1, output)
+    assert_same_bytes(run(model, {"x1": x1}), twin(model, x1))
+
+
+@pytest.mark.parametrize(("name", "value"), [("offset_w", np.zeros(1, np.int8)), ("offset_x", 1)])
+def test_twin_refuses_what_the_operator_does_not_have(name: str, value: object) -> None:
+    x1 = np.ones((1, 2), np.int8)
+    constants = {name: value} if isinstance(value, np.ndarray) else {}
+    attributes = {} if isinstance(value, np.ndarray) else {name: value}
+    model = operator_model(np.ones((1, 2), np.int8), constants, x1, TensorProto.INT32, **attributes)
+    with pytest.raises(ValueError, match="offset_w and offset_x are not supported"):
+        twin(model, x1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Type and shape inference
+
+
+def inferred(model: onnx.ModelProto) -> tuple[int, list[object]]:
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_empty_tensor_value_info("y"))
+    result = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph.output[0].type.tensor_type
+    dims = [dim.dim_value or dim.dim_param for dim in result.shape.dim] if result.HasField("shape") else None
+    return result.elem_type, dims
+
+
+@pytest.mark.parametrize(
+    ("constants", "attributes", "expected"),
+    [
+        ({}, {}, TensorProto.INT32),
+        ({"deq_scale": np.ones(1, np.float32)}, {}, TensorProto.FLOAT),
+        ({"deq_scale": np.ones(1, np.uint64)}, {}, TensorProto.FLOAT16),
+        ({"deq_scale": np.ones(1, np.float32)}, {"output_type": TensorProto.FLOAT16}, TensorProto.FLOAT16),
+        ({"deq_scale": np.ones(1, np.float32), "y_zero_point": np.array(1, np.uint8)}, {}, TensorProto.UINT8),
+    ],
+)
+def test_inference_of_type_and_shape(
+    constants: dict[str, np.ndarray], attributes: dict[str, int], expected: int
+) -> None:
+    x1 = np.zeros((2, 3, 4), np.int8)
+    model = operator_model(np.ones((5, 4), np.int8), constants, x1, expected, **attributes)
+    assert inferred(model) == (expected, ["d0", "d1", 5])
+
+
+def test_inference_without_a_known_shape() -> None:
+    model = operator_model(np.ones((5, 4), np.int8), {}, np.zeros((2, 4), np.int8), TensorProto.INT32)
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    assert inferred(model) == (TensorProto.INT32, None)
+
+
+@pytest.mark.parametrize(
+    ("shape", "info", "message"),
+    [
+        ((2, 3), None, "the last dimension of x1 must be 4"),
+        ((), None, "the last dimension of x1 must be 4"),
+        ((2, 4), [8, 8, 4], "compress_info must hold 5 integers"),
+    ],
+)
+def test_inference_refuses_what_cannot_be(shape: tuple[int, ...], info: list[int] | None, message: str) -> None:
+    model = operator_model(np.ones((5, 4), np.int8), {}, np.zeros((2, 4), np.int8), TensorProto.INT32)
+    dims = model.graph.input[0].type.tensor_type.shape
+    del dims.dim[:]
+    for size in shape:
+        dims.dim.add().dim_value = size
+    if info is not None:
+        attribute = next(attribute for attribute in model.graph.node[0].attribute if attribute.name == "compress_info")
+        attribute.CopyFrom(helper.make_attribute("compress_info", info))
+    with pytest.raises(onnx.shape_inference.InferenceError, match=message):
+        onnx.shape_inference.infer_shapes(model, strict_mode=True)
+
+
+def test_checker_refuses_wrong_types() -> None:
+    """A zero point of another type than the activation breaks a type constraint of the schema."""
+    model = operator_model(
+        np.ones((5, 4), np.int8), {"x1_zero_point": np.array(0, np.uint8)}, np.zeros((2, 4), np.int8), TensorProto.INT32
+    )
+    with pytest.raises(onnx.shape_inference.InferenceError, match="x1_zero_point"):
+        onnx.checker.check_model(model, full_check=True)
