@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from mcd_graph.errors import InputError
 
-__all__ = ["ModelSource", "external_files", "load_model", "read_proto"]
+__all__ = ["ModelSource", "external_files", "graphs_of", "load_model", "read_proto"]
 
 ModelSource = str | os.PathLike[str] | onnx.ModelProto
 """A model is given by its path, or as a proto that holds all its data itself."""
@@ -39,14 +39,12 @@ def load_model(source: ModelSource) -> ir.Model:
         name, proto, base = "the given ModelProto", source, None
     else:
         name, proto, base = os.fspath(source), read_proto(source), Path(source).absolute().parent
-    for tensor in _tensors_of_model(proto):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            if base is None:
-                raise InputError(f"tensor {tensor.name!r} is in another file; give the model's path instead of a proto")
-            try:
-                _check_external(tensor, base)
-            except InputError as error:
-                raise InputError(f"{name}: {error}") from None
+    try:
+        _check_kept_whole(proto)
+        for tensor in _tensors_of_model(proto):
+            _check_tensor(tensor, base)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
     try:
         model = ir.from_proto(proto)
     except (ir.serde.SerdeError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -83,21 +81,27 @@ def external_files(proto: onnx.ModelProto) -> set[str]:
     }
 
 
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and all graphs inside of its nodes."""
+    yield graph
+    yield from _graphs_in(graph.node)
+
+
+def _graphs_in(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from graphs_of(graph)
+
+
 def _tensors_of_model(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from _tensors_of_graph(proto.graph)
+    graphs = list(graphs_of(proto.graph))
     for function in proto.functions:
         yield from _tensors_of_nodes(function.node)
-    for training in proto.training_info:
-        yield from _tensors_of_graph(training.initialization)
-        yield from _tensors_of_graph(training.algorithm)
-
-
-def _tensors_of_graph(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield sparse.values
-        yield sparse.indices
-    yield from _tensors_of_nodes(graph.node)
+        graphs.extend(_graphs_in(function.node))
+    for graph in graphs:
+        yield from graph.initializer
+        yield from _tensors_of_nodes(graph.node)
 
 
 def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
@@ -106,16 +110,26 @@ def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorPr
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors_of_graph(attribute.g)
-            for graph in attribute.graphs:
-                yield from _tensors_of_graph(graph)
-            if attribute.HasField("sparse_tensor"):
-                yield attribute.sparse_tensor.values
-                yield attribute.sparse_tensor.indices
-            for sparse in attribute.sparse_tensors:
-                yield sparse.values
-                yield sparse.indices
+
+
+def _check_kept_whole(proto: onnx.ModelProto) -> None:
+    """Raise InputError for the two things that onnx_ir forgets, since they would be missing in what we write."""
+    if proto.training_info:
+        raise InputError("models with training information are not supported")
+    if any(graph.sparse_initializer for graph in graphs_of(proto.graph)):
+        raise InputError("sparse initialisers are not supported")
+
+
+def _check_tensor(tensor: onnx.TensorProto, base: Path | None) -> None:
+    """Raise InputError unless the tensor has as many bytes as its type and shape need."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        if base is None:
+            raise InputError(f"tensor {tensor.name!r} is in another file; give the model's path instead of a proto")
+        _check_external(tensor, base)
+    elif tensor.HasField("raw_data") and len(tensor.raw_data) != _byte_size(tensor):
+        raise InputError(
+            f"tensor {tensor.name!r} has {len(tensor.raw_data)} bytes, which do not fit its type and shape"
+        )
 
 
 def _external_entries(tensor: onnx.TensorProto) -> dict[str, str]:

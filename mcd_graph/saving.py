@@ -21,10 +21,11 @@ from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir as ir
 
 from mcd_graph.errors import InputError
-from mcd_graph.loading import external_files, read_proto
+from mcd_graph.loading import external_files, graphs_of, read_proto
 
 __all__ = ["ALIGNMENT", "ModelWriter", "refuse_existing", "write_text"]
 
@@ -107,7 +108,7 @@ class ModelWriter:
             used = self._data_in_use(self._destination)
             data_name = self._data_names[1 if self._data_names[0] in used else 0]
             self._place_all(model, data_name)
-            self._model_file.write(ir.to_proto(model).SerializeToString())
+            self._model_file.write(_to_proto(model).SerializeToString())
             _sync(self._data_file)
             _sync(self._model_file)
             if self._data_file.tell():
@@ -266,6 +267,17 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _to_proto(model: ir.Model) -> onnx.ModelProto:
+    """Return the model as a proto, without the value infos that onnx_ir adds to what initialisers say themselves."""
+    proto = ir.to_proto(model)
+    for graph in graphs_of(proto.graph):
+        known = {tensor.name for tensor in graph.initializer}
+        infos = [info for info in graph.value_info if info.name not in known]
+        graph.ClearField("value_info")
+        graph.value_info.extend(infos)
+    return proto
 
 
 def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

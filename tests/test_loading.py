@@ -1,0 +1,180 @@
+"""Files from strangers: every refusal names the tensor and the reason, and nothing outside is read."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import pytest
+from samples import text_model, write, write_external
+
+from mcd_graph import InputError
+from mcd_graph.loading import external_files, load_model, read_proto
+
+
+def tamper(path: Path, **entries: str) -> Path:
+    """Change entries of the external data of ``table`` (an empty value removes one)."""
+    proto = onnx.ModelProto.FromString(path.read_bytes())
+    (tensor,) = (tensor for tensor in proto.graph.initializer if tensor.name == "table")
+    old = {entry.key: entry.value for entry in tensor.external_data}
+    tensor.ClearField("external_data")
+    for key, value in {**old, **entries}.items():
+        if value:
+            tensor.external_data.add(key=key, value=value)
+    return write(proto, path)
+
+
+@pytest.fixture
+def external(tmp_path: Path) -> Path:
+    directory = tmp_path / "model"
+    directory.mkdir()
+    return write_external(text_model(), directory / "model.onnx", "weights.bin")
+
+
+def test_inline_and_external_hold_the_same(model: Path, external: Path) -> None:
+    for value in load_model(model).graph.initializers.values():
+        other = load_model(external).graph.initializers[value.name or ""]
+        assert value.const_value is not None
+        assert other.const_value is not None
+        assert value.const_value.tobytes() == other.const_value.tobytes()
+
+
+def test_external_data_stays_on_disk(external: Path) -> None:
+    tensor = load_model(external).graph.initializers["w1"].const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    assert tensor.path == str(external.parent / "weights.bin")
+
+
+def test_a_relative_path_is_checked_as_well(external: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(external.parent)
+    tamper(external, location="../secret.bin")
+    (external.parent.parent / "secret.bin").write_bytes(bytes(1 << 20))
+    with pytest.raises(InputError, match="leads out of the model's directory"):
+        load_model("model.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x08", bytes(100), b"\xff" * 64], ids=repr)
+def test_not_a_model(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "x.onnx"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.onnx is not an ONNX model"):
+        load_model(path)
+
+
+def test_truncated_model(model: Path) -> None:
+    model.write_bytes(model.read_bytes()[:-100])
+    with pytest.raises(InputError, match="is not an ONNX model"):
+        load_model(model)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.onnx"):
+        load_model(tmp_path / "nowhere.onnx")
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"location": "/etc/passwd"}, "is an absolute path"),
+        ({"location": "C:\\data"}, "is an absolute path"),
+        ({"location": "../model/weights.bin"}, "leads out of the model's directory"),
+        ({"location": "sub/../../x"}, "leads out of the model's directory"),
+        ({"location": ""}, "is not a file name"),
+        ({"location": "a\0b"}, "is not a file name"),
+        ({"location": "missing.bin"}, "cannot be read: No such file"),
+        ({"location": "."}, "is not a regular file"),
+        ({"offset": "-4096"}, "has offset '-4096', which is not a size"),
+        ({"offset": "1e3"}, "has offset '1e3', which is not a size"),
+        ({"offset": "9" * 19}, "but the file has only"),
+        ({"offset": "9" * 30}, "which is not a size"),
+        ({"length": "4"}, "but its type and shape need 51200 bytes"),
+        ({"offset": "2000000"}, "but the file has only"),
+    ],
+    ids=str,
+)
+def test_refused_external_data(external: Path, entries: dict[str, str], reason: str) -> None:
+    tamper(external, **entries)
+    with pytest.raises(InputError, match="tensor 'table'") as caught:
+        load_model(external)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_links_out_of_the_directory_are_refused(external: Path, tmp_path: Path) -> None:
+    data = external.parent / "weights.bin"
+    data.rename(tmp_path / "elsewhere.bin")
+    data.symlink_to(tmp_path / "elsewhere.bin")
+    with pytest.raises(InputError, match="is a link out of the model's directory"):
+        load_model(external)
+    data.unlink()
+    os.link(tmp_path / "elsewhere.bin", data)
+    with pytest.raises(InputError, match="has several hard links"):
+        load_model(external)
+
+
+def test_links_within_the_directory_are_followed(external: Path) -> None:
+    data = external.parent / "weights.bin"
+    data.rename(external.parent / "real.bin")
+    data.symlink_to("real.bin")
+    assert load_model(external).graph.initializers["w1"].const_value is not None
+
+
+def test_shapes_that_are_too_large_or_negative(external: Path) -> None:
+    original = external.read_bytes()
+    for dims, reason in (((1 << 62, 1 << 62), "type and shape need"), ((-1, 4), "type or shape that cannot be")):
+        proto = onnx.ModelProto.FromString(original)
+        (tensor,) = (tensor for tensor in proto.graph.initializer if tensor.name == "table")
+        tensor.dims[:] = dims
+        write(proto, external)
+        with pytest.raises(InputError, match=reason):
+            load_model(external)
+
+
+def _redeclare(proto: onnx.ModelProto) -> None:
+    proto.graph.node[1].output[0] = "embedded"
+
+
+def _unknown_type(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer[0].data_type = 99
+    proto.graph.initializer[0].ClearField("raw_data")
+
+
+def _too_few_bytes(proto: onnx.ModelProto) -> None:
+    proto.graph.initializer[0].raw_data = b"123"
+
+
+def _sparse(proto: onnx.ModelProto) -> None:
+    proto.graph.sparse_initializer.add().values.name = "s"
+
+
+def _training(proto: onnx.ModelProto) -> None:
+    proto.training_info.add()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_redeclare, "is not a valid ONNX model: Output 'embedded' is redeclared"),
+        (_unknown_type, "is not a valid ONNX model: 99 is not a valid DataType"),
+        (_too_few_bytes, "tensor 'table' has 3 bytes, which do not fit its type and shape"),
+        (_sparse, "sparse initialisers are not supported"),
+        (_training, "models with training information are not supported"),
+    ],
+)
+def test_models_that_are_refused(model: Path, damage: Callable[[onnx.ModelProto], None], message: str) -> None:
+    proto = read_proto(model)
+    damage(proto)
+    with pytest.raises(InputError, match=message) as caught:
+        load_model(write(proto, model))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_proto_cannot_refer_to_files(external: Path) -> None:
+    with pytest.raises(InputError, match="is in another file"):
+        load_model(read_proto(external))
+
+
+def test_external_files(model: Path, external: Path) -> None:
+    assert external_files(read_proto(external)) == {"weights.bin"}
+    assert external_files(read_proto(model)) == set()

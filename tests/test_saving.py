@@ -1,0 +1,257 @@
+"""Two files, both whole or neither: alignment, overwriting, death at every step, full disks."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from samples import digests, text_model, write, write_external
+
+from mcd_graph import InputError
+from mcd_graph.loading import load_model, read_proto
+from mcd_graph.saving import ALIGNMENT, ModelWriter, write_text
+
+
+def save(source: Path, destination: Path, **options: bool) -> None:
+    with ModelWriter(destination, **options) as writer:
+        writer.commit(load_model(source))
+
+
+def data_name(model: Path) -> str:
+    """Return the one data file that a model refers to."""
+    proto = read_proto(model)
+    (name,) = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
+    return str(name)
+
+
+def tensors(model: Path) -> dict[str, bytes]:
+    return {
+        name: value.const_value.tobytes()
+        for name, value in load_model(model).graph.initializers.items()
+        if value.const_value is not None
+    }
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_layout(model: Path, out: Path, external: bool) -> None:
+    source = write_external(text_model(), model.parent / "ext.onnx", "ext.bin") if external else model
+    save(source, out / "m.onnx")
+    assert sorted(path.name for path in out.iterdir()) == ["m.data", "m.onnx"]
+    size = (out / "m.data").stat().st_size
+    end = 0
+    for tensor in read_proto(out / "m.onnx").graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            assert len(tensor.raw_data) < ALIGNMENT
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        offset, length = int(entries["offset"]), int(entries["length"])
+        assert offset % ALIGNMENT == 0
+        assert end <= offset < end + ALIGNMENT, "tensors overlap or leave holes"
+        end = offset + length
+    assert end == size
+    assert tensors(out / "m.onnx") == tensors(model)
+    onnx.checker.check_model(str(out / "m.onnx"))
+
+
+def test_everything_else_is_untouched(model: Path, out: Path) -> None:
+    save(model, out / "m.onnx")
+    before, after = read_proto(model), read_proto(out / "m.onnx")
+    for proto in (before, after):
+        proto.graph.ClearField("initializer")
+    assert before == after
+
+
+def test_tensors_handed_over_early(model: Path, out: Path) -> None:
+    loaded = load_model(model)
+    values = np.arange(9000, dtype=np.int32)
+    with ModelWriter(out / "m.onnx") as writer:
+        tensor = writer.add("early", values)
+        assert tensor.tobytes() == values.tobytes(), "it can be read before it is committed"
+        loaded.graph.initializers["w_scale"].const_value = tensor
+        loaded.graph.initializers["w_zero"].const_value = writer.add("small", values[:3])
+        writer.commit(loaded)
+    assert tensors(out / "m.onnx")["w_scale"] == values.tobytes()
+    assert tensors(out / "m.onnx")["w_zero"] == values[:3].tobytes()
+
+
+def test_refuses_to_overwrite(model: Path, out: Path) -> None:
+    for name in ("m.onnx", "m.data"):
+        (out / name).write_text("mine")
+        with pytest.raises(FileExistsError, match="already exists") as caught:
+            save(model, out / "m.onnx")
+        assert caught.value.filename == str(out / name)
+        assert digests(out).keys() == {name}
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
+
+
+def test_refuses_what_appears_meanwhile(model: Path, out: Path) -> None:
+    with pytest.raises(FileExistsError), ModelWriter(out / "m.onnx") as writer:
+        (out / "m.onnx").write_text("mine")
+        writer.commit(load_model(model))
+    assert (out / "m.onnx").read_text() == "mine"
+    assert digests(out).keys() == {"m.onnx"}
+
+
+def test_overwriting_alternates_data_files(model: Path, out: Path) -> None:
+    save(model, out / "m.onnx")
+    for expected in ("m.2.data", "m.data", "m.2.data"):
+        save(model, out / "m.onnx", force=True)
+        assert data_name(out / "m.onnx") == expected
+        assert digests(out).keys() == {"m.onnx", expected}
+        assert tensors(out / "m.onnx") == tensors(model)
+
+
+def test_a_model_is_not_written_over_itself(model: Path) -> None:
+    before = digests(model.parent)
+    with pytest.raises(InputError, match="would overwrite the input"), ModelWriter(model, force=True, sources=[model]):
+        pass
+    link = model.parent / "link.onnx"
+    link.symlink_to(model)
+    with pytest.raises(InputError, match="would overwrite the input"), ModelWriter(link, force=True, sources=[model]):
+        pass
+    link.unlink()
+    assert digests(model.parent) == before
+
+
+def test_nor_over_the_data_of_its_source(model: Path, out: Path) -> None:
+    source = write_external(text_model(), out / "a.onnx", "m.data")
+    before = digests(out)
+    with (
+        pytest.raises(InputError, match="would overwrite the input"),
+        ModelWriter(out / "m.onnx", force=True, sources=[source, out / "m.data"]),
+    ):
+        pass
+    assert digests(out) == before
+
+
+def test_nothing_is_left_without_a_commit(model: Path, out: Path) -> None:
+    with ModelWriter(out / "m.onnx") as writer:
+        writer.add("early", np.zeros(10000))
+    with pytest.raises(RuntimeError, match="on purpose"), ModelWriter(out / "m.onnx") as writer:
+        writer.add("early", np.zeros(10000))
+        raise RuntimeError("on purpose")
+    assert digests(out) == {}
+
+
+@pytest.mark.parametrize("place", ["", "nowhere/m.onnx"])
+def test_destinations_that_cannot_be(model: Path, out: Path, place: str) -> None:
+    with pytest.raises(OSError, match="directory"):
+        save(model, out / place)
+    assert digests(out) == {}
+
+
+# The steps of a commit that change what others see, in order; a run may die before each of them or after the last.
+DEATHS = ["start", "data renamed", "model renamed", "old data removed"]
+
+DYING = """
+import os, signal, sys
+from pathlib import Path
+from mcd_graph import saving
+from mcd_graph.loading import load_model
+
+source, destination, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+steps = 0
+
+def count(function):
+    def call(*arguments, **options):
+        global steps
+        if steps == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*arguments, **options)
+        steps += 1
+        return result
+    return call
+
+with saving.ModelWriter(destination, force=True) as writer:
+    model = load_model(source)
+    Path.replace = count(Path.replace)
+    Path.unlink = count(Path.unlink)
+    writer.commit(model)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "overwriting"])
+@pytest.mark.parametrize("step", range(len(DEATHS)), ids=DEATHS)
+def test_killed_at_every_step(model: Path, out: Path, step: int, existing: bool) -> None:
+    """The old model or the new one, whole; and the next run leaves no trace of the dead one."""
+    old = write(text_model(w1=np.zeros((256, 128), np.int8)), model.parent / "old.onnx")
+    destination = out / "m.onnx"
+    if existing:
+        save(old, destination)
+    script = [sys.executable, "-c", textwrap.dedent(DYING), str(model), str(destination), str(step)]
+    assert subprocess.run(script, check=False).returncode == -9
+    if step < 2:
+        assert destination.exists() == existing
+    if destination.exists():
+        assert tensors(destination) == tensors(model if step >= 2 else old)
+    save(model, destination, force=True)
+    assert tensors(destination) == tensors(model)
+    assert digests(out).keys() == {"m.onnx", data_name(destination)}
+
+
+def test_a_run_that_died_before_its_model_appeared_needs_no_force(model: Path, out: Path) -> None:
+    script = [sys.executable, "-c", textwrap.dedent(DYING), str(model), str(out / "m.onnx"), "1"]
+    assert subprocess.run(script, check=False).returncode == -9
+    assert "m.data" in digests(out), "the data file is in place, the model is not"
+    save(model, out / "m.onnx")
+    assert digests(out).keys() == {"m.onnx", "m.data"}
+
+
+def test_a_living_writer_is_left_alone(model: Path, out: Path) -> None:
+    with ModelWriter(out / "m.onnx") as first:
+        first.add("early", np.ones(10000))
+        with ModelWriter(out / "m.onnx") as second:
+            second.add("early", np.ones(10000))
+            assert len(digests(out)) == 4
+        first.commit(load_model(model))
+    assert digests(out).keys() == {"m.onnx", "m.data"}
+    assert tensors(out / "m.onnx") == tensors(model)
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path, size: str) -> Iterator[None]:
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)], check=False, capture_output=True
+    )
+    if mount.returncode != 0:
+        pytest.skip(f"cannot mount a file system here: {mount.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+def test_no_space_for_the_data(model: Path, out: Path) -> None:
+    with small_disk(out, "64k"):
+        with pytest.raises(OSError, match="No space left"):
+            save(model, out / "m.onnx")
+        assert digests(out) == {}
+
+
+def test_no_space_leaves_the_old_model(out: Path, model: Path) -> None:
+    with small_disk(out, "200k"):
+        save(model, out / "m.onnx")
+        before = digests(out)
+        with pytest.raises(OSError, match="No space left"):
+            save(model, out / "m.onnx", force=True)
+        assert digests(out) == before
+
+
+def test_write_text(out: Path) -> None:
+    write_text(out / "r.json", "one")
+    with pytest.raises(FileExistsError):
+        write_text(out / "r.json", "two")
+    assert (out / "r.json").read_text() == "one"
+    write_text(out / "r.json", "two", force=True)
+    assert (out / "r.json").read_text() == "two"
+    assert digests(out).keys() == {"r.json"}
