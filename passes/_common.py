@@ -401,8 +401,9 @@ def build(
     rule: Rule,
     packed: tuple[ir.Value, ir.Value],
     compress_info: Iterable[int],
-    names: Names,
     *,
+    names: Names,
+    replaced: dict[ir.Value, ir.Value],
     constants_as_nodes: bool,
 ) -> ir.Node:
     """Put a MatmulCompressDequant in the place of ``match.nodes`` and return it.
@@ -416,6 +417,8 @@ def build(
         packed: the values x2 and compress_index.
         compress_info: the attribute's five integers.
         names: names already taken in the model.
+        replaced: what became of the outputs of earlier matches, since a later one may have them for inputs; this
+            match's output is added.
         constants_as_nodes: new constants become Constant nodes (functions have no initialisers).
     """
     anchor, last, fused = match.nodes[0], match.nodes[-1], match.fused
@@ -425,7 +428,7 @@ def build(
     base = anchor.name or anchor.op_type
     inputs = place_operands(
         [given.get(name) for name in INPUT_NAMES], last, names,
-        constants_as_nodes=constants_as_nodes, base=base, metadata=stamp,
+        constants_as_nodes=constants_as_nodes, base=base, metadata=stamp, replaced=replaced,
     )  # fmt: skip
     while inputs[-1] is None:
         inputs.pop()
@@ -438,6 +441,7 @@ def build(
     )  # fmt: skip
     last.prepend(node)
     take_over(match.output, node.outputs[0])
+    replaced[match.output] = node.outputs[0]
     return node
 
 
@@ -456,17 +460,20 @@ def place_operands(
     constants_as_nodes: bool,
     base: str,
     metadata: Mapping[str, str] | None = None,
+    replaced: Mapping[ir.Value, ir.Value] | None = None,
 ) -> list[ir.Value | None]:
     """Make the constants and nodes that ``operands`` ask for, in front of ``before``, and return the values.
 
     A :class:`NewNode` or :class:`NewConstant` that is mentioned twice is made once. New nodes are called ``base`` and
-    their operator, and carry ``metadata``.
+    their operator, and carry ``metadata``. A value that has been ``replaced`` is exchanged for its successor.
     """
     made: dict[NewNode | NewConstant, tuple[ir.Value, ...]] = {}
 
     def value_of(operand: Operand) -> ir.Value | None:
-        if operand is None or isinstance(operand, ir.Value):
-            return operand
+        if operand is None:
+            return None
+        if isinstance(operand, ir.Value):
+            return (replaced or {}).get(operand, operand)
         key = operand.node if isinstance(operand, NewOutput) else operand
         if key not in made:
             made[key] = place(key)

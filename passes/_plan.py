@@ -195,6 +195,7 @@ class LoweringPlan:
 
         names = Names(self.model)
         placed: dict[str, _Placed] = {}
+        replaced: dict[ir.Value, ir.Value] = {}
         dead: dict[ir.Node, None] = {}
         for candidate, key, answer in ready:
             if candidate.site.status == "kept":
@@ -203,7 +204,10 @@ class LoweringPlan:
             if key not in placed:
                 placed[key] = _Placed(answer, match.weight)
             values = placed[key].values(match.nodes[-1], names, as_node=function is not None)
-            build(match, candidate.rule, values, answer.compress_info, names, constants_as_nodes=function is not None)
+            build(
+                match, candidate.rule, values, answer.compress_info,
+                names=names, replaced=replaced, constants_as_nodes=function is not None,
+            )  # fmt: skip
             dead.update(dict.fromkeys(match.nodes))
             for owner in (self.model, function):
                 if owner is not None:

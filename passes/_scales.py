@@ -62,11 +62,10 @@ def fold_scales(
     column = quantisation_vector(w_scale, n)
     if isinstance(column, Kept):
         return column
-    arrays = [constant_array(value) for value in (x1_scale, w_scale)]
-    y_array = constant_array(y_scale)
-    if arrays[0] is not None and arrays[1] is not None and (y_scale is None or y_array is not None):
-        x1_array, w_array = arrays[0].reshape(()), arrays[1]
-        folded = np.float32(alpha) * x1_array * (w_array.reshape(-1) if w_array.size > 1 else w_array.reshape(()))
+    x1_array, y_array = constant_array(x1_scale), constant_array(y_scale)
+    w_array = column.array if isinstance(column, NewConstant) else constant_array(w_scale)
+    if x1_array is not None and w_array is not None and (y_scale is None or y_array is not None):
+        folded = np.float32(alpha) * x1_array.reshape(()) * w_array
         if y_array is not None:
             folded = folded / y_array.reshape(())
         return NewConstant(np.asarray(folded, np.float32), f"{w_scale.name}.folded")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -35,6 +35,7 @@ from mcd_graph.passes._common import (
     get_input,
     graph_of,
     known_dtype,
+    known_shape,
     place_constant,
     place_operands,
     remove_dead,
@@ -226,28 +227,25 @@ def _standard_form(lowered: _Lowered, weight: ir.Value) -> NewNode:
 
 
 def _requantised(lowered: _Lowered, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
+    """Return a QLinearMatMul or QGemm whose three scales are 1, deq_scale and 1: 1 * deq_scale / 1 is deq_scale."""
     one = NewConstant(np.array(1, np.float32), "one")
     scale = lowered.input("deq_scale")
-    per_column = scale is not None and scale.shape is not None and scale.shape.numpy() not in ((), (1,))
-
-    def zero_point(name: str, dtype: ir.DataType | None, *, column: bool = False) -> Operand:
-        given = lowered.input(name)
-        if given is not None:
-            return given
-        array = np.zeros(lowered.info[3] if column else (), (dtype or ir.DataType.UINT8).numpy())
-        return NewConstant(array, f"{name}.none")
-
-    a_type = known_dtype(lowered.input("x1")) or known_dtype(y_zero_point)
-    a_zero_point = zero_point("x1_zero_point", a_type)
-    b_zero_point = zero_point("w_zero_point", lowered.weight_type, column=per_column)
-    # One of the factors 1 * scale / 1 must be the scale; per column it can only be the weight's.
-    a_side: tuple[Operand, ...] = (lowered.input("x1"), one if per_column else scale, a_zero_point)
-    b_side: tuple[Operand, ...] = (weight, scale if per_column else one, b_zero_point)
-    bias = lowered.input("bias")
+    x1_zero_point, w_zero_point, bias = (lowered.input(name) for name in ("x1_zero_point", "w_zero_point", "bias"))
+    x1_type = known_dtype(lowered.input("x1")) or known_dtype(y_zero_point) or ir.DataType.UINT8
+    # QGemm wants the weight's zero point in the shape of its scale.
+    shape = [size or 1 for size in known_shape(scale) or ()]
+    inputs: list[Operand] = [
+        lowered.input("x1"),
+        one,
+        x1_zero_point or NewConstant(np.zeros((), x1_type.numpy()), "x1_zero_point"),
+        weight,
+        scale,
+        w_zero_point or NewConstant(np.zeros(shape, lowered.weight_type.numpy()), "w_zero_point"),
+    ]
     if bias is None:
-        return NewNode("QLinearMatMul", (*a_side, *b_side, one, y_zero_point))
-    attributes: dict[str, Any] = {"alpha": 1.0, "transA": 0, "transB": 0}
-    return NewNode("QGemm", (*a_side, *b_side, bias, one, y_zero_point), attributes, domain=MS_DOMAIN)
+        return NewNode("QLinearMatMul", (*inputs, one, y_zero_point))
+    attributes = {"alpha": 1.0, "transA": 0, "transB": 0}
+    return NewNode("QGemm", (*inputs, bias, one, y_zero_point), attributes, domain=MS_DOMAIN)
 
 
 def _forget_domain(model: ir.Model) -> None:

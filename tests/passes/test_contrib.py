@@ -1,0 +1,145 @@
+"""onnxruntime's own multiplications: MatMulIntegerToFloat, DynamicQuantizeMatMul, QGemm."""
+
+import numpy as np
+import onnx
+import pytest
+from lowering import MS_DOMAIN, assert_exact, lower, make_model
+from onnx import helper
+
+K, N = 45, 35
+
+
+def integers(kind: type, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    info = np.iinfo(kind)
+    return np.asarray(np.random.default_rng(seed).integers(info.min, info.max + 1, shape), kind)
+
+
+def scales(shape: tuple[int, ...], seed: int, size: float = 0.02) -> np.ndarray:
+    return np.asarray((np.random.default_rng(seed).random(shape) + 0.1) * size, np.float32)
+
+
+def floats(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def model_of(
+    op_type: str,
+    inputs: list[str],
+    constants: dict[str, np.ndarray],
+    x: tuple[type, tuple[int | str, ...]],
+    y: type,
+    **attributes: object,
+) -> onnx.ModelProto:
+    node = helper.make_node(op_type, ["x", *inputs], ["y"], domain=MS_DOMAIN, name="matmul", **attributes)
+    kind, shape = x
+    return make_model(
+        [node], {"x": (kind, shape)}, {"y": (y, (*shape[:-1], N))},
+        {name: constants[name] for name in inputs if name},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("x_type", "w_type"), [(np.uint8, np.int8), (np.uint8, np.uint8), (np.int8, np.int8)])
+@pytest.mark.parametrize("per_column", [False, True], ids=["per_tensor", "per_column"])
+@pytest.mark.parametrize(
+    "optional", [[], ["xz"], ["", "wz"], ["xz", "wz"], ["", "", "b"], ["xz", "wz", "b"]], ids="+".join
+)
+def test_matmul_integer_to_float(x_type: type, w_type: type, per_column: bool, optional: list[str]) -> None:
+    size = (N,) if per_column else (1,)
+    constants = {
+        "w": integers(w_type, (K, N), 1), "xs": scales((), 2), "ws": scales(size, 3), "xz": integers(x_type, (), 4),
+        "wz": integers(w_type, size, 5), "b": floats((N,), 6),
+    }  # fmt: skip
+    model = model_of(
+        "MatMulIntegerToFloat", ["w", "xs", "ws", *optional], constants, (x_type, ("b", "m", K)), np.float32
+    )
+    lowered = assert_exact(model, {"x": integers(x_type, (2, 9, K), 7)})
+    assert lowered.outcome == [("MatMulIntegerToFloat", None)]
+    assert lowered.op_types == ["MatmulCompressDequant"]
+
+
+@pytest.mark.parametrize("w_type", [np.int8, np.uint8])
+@pytest.mark.parametrize("per_column", [False, True], ids=["per_tensor", "per_column"])
+@pytest.mark.parametrize("optional", [[], ["wz"], ["", "b"], ["wz", "b"]], ids="+".join)
+def test_dynamic_quantize_matmul(w_type: type, per_column: bool, optional: list[str]) -> None:
+    size = (N,) if per_column else ()
+    constants = {
+        "w": integers(w_type, (K, N), 1), "ws": scales(size, 3), "wz": integers(w_type, size, 5), "b": floats((N,), 6),
+    }  # fmt: skip
+    model = model_of(
+        "DynamicQuantizeMatMul", ["w", "ws", *optional], constants, (np.float32, ("b", "m", K)), np.float32
+    )
+    lowered = assert_exact(model, {"x": floats((2, 9, K), 7)})
+    assert lowered.outcome == [("DynamicQuantizeMatMul", None)]
+    assert lowered.op_types == ["DynamicQuantizeLinear", "Mul", "MatmulCompressDequant"]
+
+
+@pytest.mark.parametrize("types", [(np.uint8, np.int8), (np.uint8, np.uint8), (np.int8, np.int8)])
+@pytest.mark.parametrize("transposed", [(0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("alpha", [1.0, 0.3])
+@pytest.mark.parametrize("bias", [None, (N,), (1, N), (1,)], ids=str)
+@pytest.mark.parametrize("output", ["float", "quantised"])
+def test_qgemm(
+    types: tuple[type, type], transposed: tuple[int, int], alpha: float, bias: tuple[int, ...] | None, output: str
+) -> None:
+    (x_type, w_type), (trans_a, trans_b) = types, transposed
+    size = (N,) if trans_b else ()
+    constants = {
+        "xs": scales((), 1), "xz": integers(x_type, (), 2), "w": integers(w_type, (N, K) if trans_b else (K, N), 3),
+        "ws": scales(size, 4), "wz": integers(w_type, size, 5), "ys": scales((), 6, 20), "yz": integers(x_type, (), 7),
+    }  # fmt: skip
+    if bias is not None:
+        constants["c"] = np.random.default_rng(8).integers(-5000, 5000, bias).astype(np.int32)
+    inputs = ["xs", "xz", "w", "ws", "wz", "c" if bias is not None else ""]
+    inputs += ["ys", "yz"] if output == "quantised" else []
+    node = helper.make_node(
+        "QGemm", ["x", *inputs], ["y"], domain=MS_DOMAIN, name="gemm", alpha=alpha, transA=trans_a, transB=trans_b
+    )
+    shape = (K, 6) if trans_a else (6, K)
+    model = make_model(
+        [node], {"x": (x_type, shape)}, {"y": (np.float32 if output == "float" else x_type, (6, N))},
+        {name: constants[name] for name in inputs if name},
+    )  # fmt: skip
+    lowered = assert_exact(model, {"x": integers(x_type, shape, 9)})
+    assert lowered.outcome == [("QGemm", None)]
+    assert lowered.op_types == ["Transpose"] * trans_a + ["MatmulCompressDequant"]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "constants", "reason"),
+    [
+        ("MatMulIntegerToFloat", ["w", "xs", "ws"], {"xs": scales((4,), 1)}, "scale xs is not one value"),
+        (
+            "MatMulIntegerToFloat", ["w", "xs", "ws", "xz"], {"xz": integers(np.uint8, (4,), 1)},
+            "zero point xz is not one value",
+        ),
+        (
+            "MatMulIntegerToFloat", ["w", "xs", "ws", "", "", "b"], {"b": floats((4, N), 1)},
+            f"b is neither one value nor one per column (shape (4, {N}), {N} columns)",
+        ),
+        (
+            "DynamicQuantizeMatMul", ["w", "ws"], {"ws": scales((K, 1), 1)},
+            f"ws is neither one value nor one per column (shape ({K}, 1), {N} columns)",
+        ),
+        (
+            "DynamicQuantizeMatMul", ["w", "ws"], {"w": integers(np.int8, (2, K, N), 1)},
+            "weight w has 3 dimensions, not 2",
+        ),
+        (
+            "QGemm", ["xs", "xz", "w", "ws", "wz", "c"], {"c": np.zeros((4, N), np.int32)},
+            f"c is neither one value nor one per column (shape (4, {N}), {N} columns)",
+        ),
+        (
+            "QGemm", ["xs", "xz", "w", "ws", "wz", "", "ys"], {},
+            "it has one of output scale and zero point, but not both",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals(op_type: str, inputs: list[str], constants: dict[str, np.ndarray], reason: str) -> None:
+    table = {
+        "xs": scales((), 1), "xz": np.array(3, np.uint8), "w": integers(np.int8, (K, N), 2), "ws": scales((), 3),
+        "wz": np.array(0, np.int8), "ys": scales((), 4), "b": floats((N,), 5), **constants,
+    }  # fmt: skip
+    kind = np.float32 if op_type == "DynamicQuantizeMatMul" else np.uint8
+    lowered = lower(model_of(op_type, inputs, table, (kind, (4, K)), np.float32))
+    assert lowered.outcome == [(op_type, reason)]
+    assert not lowered.modified
