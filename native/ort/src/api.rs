@@ -1,8 +1,8 @@
 //! onnxruntime's C API, as far as the operator uses it, behind types that are safe to use.
 //!
-//! Functions up to API version 20 (onnxruntime 1.20) are always there. Two newer ones (API version 24) are used where
-//! the running onnxruntime has them: one lends a tensor's shape without allocating, one reads session config entries
-//! from a kernel.
+//! Functions up to API version 20 (onnxruntime 1.20) are always there. Some of API version 24 are used where the running
+//! onnxruntime has them: to borrow a tensor's shape without an allocation, to read session config entries from a kernel,
+//! and to tell an unknown shape from a scalar's.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
@@ -11,8 +11,8 @@ use std::marker::PhantomData;
 use std::ptr;
 
 use ort_sys::{
-    OrtApi, OrtApiBase, OrtErrorCode, OrtKernelContext, OrtKernelInfo, OrtSessionOptions, OrtStatusPtr,
-    OrtTensorTypeAndShapeInfo, OrtTypeInfo, OrtValue,
+    ONNXTensorElementDataType, OrtApi, OrtApiBase, OrtErrorCode, OrtKernelContext, OrtKernelInfo, OrtOpAttrType,
+    OrtSessionOptions, OrtShapeInferContext, OrtStatusPtr, OrtTensorTypeAndShapeInfo, OrtTypeInfo, OrtValue,
 };
 use smallvec::SmallVec;
 
@@ -188,6 +188,12 @@ impl Api {
             return Err(api.status(&Error::invalid(message)));
         }
         Ok(api)
+    }
+
+    /// Whether a custom op's inference function may be given to this onnxruntime: before 1.24 it reads through a null
+    /// pointer when an input is absent in the middle of the list.
+    pub fn infers(self) -> bool {
+        self.newer
     }
 
     /// A status that onnxruntime owns from now on.
@@ -466,6 +472,88 @@ impl<'a> KernelContext<'a> {
         // Batches of 0: a thread takes one index after the other, so a slow thread does not hold up the rest.
         // SAFETY: `raw` is live; the rest is the caller's contract.
         unsafe { call!(self.api, KernelContext_ParallelFor(self.raw, task, tasks, 0, data)) }
+    }
+}
+
+/// A node, while onnxruntime infers the type and shape of its output.
+pub struct ShapeContext<'a> {
+    api: Api,
+    raw: *mut OrtShapeInferContext,
+    lifetime: PhantomData<&'a ()>,
+}
+
+impl<'a> ShapeContext<'a> {
+    /// # Safety
+    ///
+    /// `raw` is live for `'a`, and [`Api::infers`].
+    pub unsafe fn new(api: Api, raw: *mut OrtShapeInferContext) -> Self {
+        Self { api, raw, lifetime: PhantomData }
+    }
+
+    /// The element type of an input; None when it is absent.
+    pub fn input_type(&self, index: usize) -> Option<ElementType> {
+        let mut element = ElementType(0);
+        // SAFETY: the info is live. The element type is written as a plain number, as in `KernelInfo::input_type`.
+        unsafe {
+            let element = ptr::from_mut(&mut element.0).cast();
+            call!(self.api, GetTensorElementType(self.input_info(index)?, element)).ok()?;
+        }
+        (element != ElementType(0)).then_some(element)
+    }
+
+    /// An attribute that is a list of `N` integers.
+    pub fn ints<const N: usize>(&self, name: &CStr) -> Option<[i64; N]> {
+        let mut attribute = ptr::null();
+        let mut values = [0; N];
+        let mut size = 0;
+        // SAFETY: `raw` is live, the attribute belongs to it, and the buffer has the size that is said.
+        unsafe {
+            call!(self.api, ShapeInferContext_GetAttribute(self.raw, name.as_ptr(), &mut attribute)).ok()?;
+            let (kind, data) = (OrtOpAttrType::ORT_OP_ATTR_INTS, values.as_mut_ptr().cast());
+            call!(self.api, ReadOpAttr(attribute, kind, data, size_of_val(&values), &mut size)).ok()?;
+        }
+        (size == size_of_val(&values)).then_some(values)
+    }
+
+    /// Declares output 0: the shape of input 0 with another last dimension. Leaves it as it is when that shape is not
+    /// known, or has an unknown dimension without a name, which onnxruntime would take for the number -1.
+    pub fn set_output(&self, element: ONNXTensorElementDataType, last: i64) -> Option<()> {
+        let input = self.input_info(0)?;
+        let mut rank = 0;
+        // SAFETY: `input` is live, and the first function exists where onnxruntime may infer; the buffers have the rank as
+        // length, and the names live as long as `input`.
+        unsafe {
+            if !((*self.api.raw).TensorTypeAndShape_HasShape)(input) {
+                return None;
+            }
+            call!(self.api, GetDimensionsCount(input, &mut rank)).ok()?;
+            let mut dims = Dims::from_elem(0, rank);
+            let mut names: SmallVec<[*const c_char; 8]> = SmallVec::from_elem(ptr::null(), rank);
+            call!(self.api, GetDimensions(input, dims.as_mut_ptr(), rank)).ok()?;
+            call!(self.api, GetSymbolicDimensions(input, names.as_mut_ptr(), rank)).ok()?;
+            *dims.last_mut()? = last;
+            *names.last_mut()? = c"".as_ptr();
+            let nameless = |name: *const c_char| name.is_null() || CStr::from_ptr(name).is_empty();
+            if dims.iter().zip(&names).any(|(&dim, &name)| dim < 0 && nameless(name)) {
+                return None;
+            }
+            let mut output = ptr::null_mut();
+            call!(self.api, CreateTensorTypeAndShapeInfo(&mut output)).ok()?;
+            let result = call!(self.api, SetTensorElementType(output, element))
+                .and_then(|()| call!(self.api, SetDimensions(output, dims.as_ptr(), rank)))
+                .and_then(|()| call!(self.api, SetSymbolicDimensions(output, names.as_mut_ptr(), rank)))
+                .and_then(|()| call!(self.api, ShapeInferContext_SetOutputTypeShape(self.raw, 0, output)));
+            ((*self.api.raw).ReleaseTensorTypeAndShapeInfo)(output);
+            result.ok()
+        }
+    }
+
+    /// Type and shape of an input, as far as they are known.
+    fn input_info(&self, index: usize) -> Option<*const OrtTensorTypeAndShapeInfo> {
+        let mut info = ptr::null_mut();
+        // SAFETY: `raw` is live and keeps the info.
+        unsafe { call!(self.api, ShapeInferContext_GetInputTypeShape(self.raw, index, &mut info)) }.ok()?;
+        (!info.is_null()).then_some(info.cast_const())
     }
 }
 

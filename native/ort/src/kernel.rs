@@ -12,7 +12,8 @@ use crate::operator::{Form, input};
 use crate::options::Options;
 use crate::pool::{Pool, processors};
 
-const COMPRESS_INFO: &CStr = c"compress_info";
+/// Attribute: tilingK, tilingN, k, n, direction.
+pub const COMPRESS_INFO: &CStr = c"compress_info";
 const OFFSET_X: &CStr = c"offset_x";
 const OUTPUT_TYPE: &CStr = c"output_type";
 

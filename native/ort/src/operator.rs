@@ -1,11 +1,11 @@
 //! `mcd::MatmulCompressDequant` as onnxruntime sees it.
 //!
-//! The type of the output follows from the types of `deq_scale` and `y_zero_point`. onnxruntime would let a custom op
-//! infer it (`InferOutputShapeFn`), but builds the context for that from every input, and crashes on one that is
-//! absent in the middle, as several of this operator's always are. So there is one overload per type of output
-//! instead, all of one name; onnxruntime takes the first whose declared types fit the inputs that are present. An
-//! overload without a scale, or without `y_zero_point`, declares a type for it that no other one accepts, and so is
-//! taken only where the input is absent. The shape of the output is left to the model's `value_info`.
+//! The type of the output follows from the types of `deq_scale` and `y_zero_point`. A custom op may infer it by a
+//! function, but onnxruntime before 1.24 crashes before it calls one, if an input is absent in the middle of the list,
+//! as several of this operator's always are. So there is one overload per type of output, all of one name, and
+//! onnxruntime takes the first whose declared types fit the inputs that are present. An overload without a scale, or
+//! without `y_zero_point`, declares a type for it that no other one accepts, and so is taken only where the input is
+//! absent. The shape of the output is inferred from 1.24 on; before, it is what the model's `value_info` says.
 
 use std::ffi::{CStr, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,12 +14,12 @@ use std::sync::{Mutex, PoisonError};
 
 use ort_sys::{
     ONNXTensorElementDataType as Type, OrtApi, OrtCustomOp, OrtCustomOpDomain, OrtCustomOpInputOutputCharacteristic,
-    OrtKernelContext, OrtKernelInfo, OrtMemType, OrtSessionOptions, OrtStatusPtr,
+    OrtKernelContext, OrtKernelInfo, OrtMemType, OrtSessionOptions, OrtShapeInferContext, OrtStatusPtr,
 };
 
-use crate::api::{API_VERSION, Api, Error, KernelContext, KernelInfo};
+use crate::api::{API_VERSION, Api, ElementType, Error, KernelContext, KernelInfo, ShapeContext};
 use crate::guard;
-use crate::kernel::Kernel;
+use crate::kernel::{COMPRESS_INFO, Kernel};
 use crate::options::Options;
 
 const DOMAIN: &CStr = c"mcd";
@@ -121,6 +121,15 @@ impl Form {
         }
     }
 
+    /// The overload that onnxruntime takes for a node, by the types of the inputs that it has.
+    fn of(deq_scale: Option<ElementType>, y_zero_point: Option<ElementType>) -> Option<Self> {
+        let fits = |form: &Self, index, present: Option<ElementType>| {
+            present.is_none_or(|found| form.input(index) as i32 == found.0)
+        };
+        let mut forms = Self::ALL.into_iter();
+        forms.find(|form| fits(form, input::DEQ_SCALE, deq_scale) && fits(form, input::Y_ZERO_POINT, y_zero_point))
+    }
+
     /// ONNX's number of the type of the output, as in the attribute `output_type`.
     pub fn output_type(self) -> i64 {
         self.output() as i64
@@ -159,7 +168,7 @@ impl Overload {
                 GetVariadicOutputHomogeneity: None,
                 CreateKernelV2: Some(create_kernel),
                 KernelComputeV2: Some(compute),
-                InferOutputShapeFn: None,
+                InferOutputShapeFn: api.infers().then_some(infer as _),
                 GetStartVersion: None,
                 GetEndVersion: None,
                 GetMayInplace: None,
@@ -270,6 +279,28 @@ unsafe extern "system" fn input_memory(_: *const OrtCustomOp, _: usize) -> OrtMe
     OrtMemType::OrtMemTypeDefault
 }
 
+unsafe extern "system" fn infer(operator: *const OrtCustomOp, context: *mut OrtShapeInferContext) -> OrtStatusPtr {
+    // SAFETY: onnxruntime hands back what it was given.
+    let overload = unsafe { overload(operator) };
+    guard(overload.api, || {
+        // SAFETY: the context is live for the call, and onnxruntime has this function only if it may infer.
+        let context = unsafe { ShapeContext::new(overload.api, context) };
+        // What cannot be inferred is left unknown: creating the kernel tells what is wrong, and where.
+        infer_output(&context);
+        Ok(())
+    })
+}
+
+/// Declares the output of a node. All overloads share one inference function, so `Form` has to be found anew.
+fn infer_output(context: &ShapeContext<'_>) -> Option<()> {
+    let form = Form::of(context.input_type(input::DEQ_SCALE), context.input_type(input::Y_ZERO_POINT))?;
+    let [_, _, _, n, _] = context.ints::<5>(COMPRESS_INFO)?;
+    if n < 0 {
+        return None;
+    }
+    context.set_output(form.output(), n)
+}
+
 unsafe extern "system" fn create_kernel(
     operator: *const OrtCustomOp,
     _: *const OrtApi,
@@ -310,28 +341,17 @@ unsafe extern "system" fn destroy_kernel(kernel: *mut c_void) {
 mod tests {
     use super::*;
 
-    /// The overload that onnxruntime takes, by its rule: the first that fits the inputs that are present.
-    fn chosen(deq_scale: Option<Type>, y_zero_point: Option<Type>) -> Option<Form> {
-        let fits = |form: &Form, index, present: Option<Type>| present.is_none_or(|found| form.input(index) == found);
-        Form::ALL
-            .into_iter()
-            .find(|form| fits(form, input::DEQ_SCALE, deq_scale) && fits(form, input::Y_ZERO_POINT, y_zero_point))
-    }
-
     #[test]
     fn inputs_decide_the_output() {
-        use Type::*;
-        let float = Some(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT);
-        let uint8 = Some(ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8);
-        let int8 = Some(ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8);
-        assert_eq!(chosen(None, None), Some(Form::Raw));
-        assert_eq!(chosen(float, None), Some(Form::Float));
-        assert_eq!(chosen(Some(ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64), None), Some(Form::Strict));
-        assert_eq!(chosen(Some(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16), None), Some(Form::Half));
-        assert_eq!(chosen(float, uint8), Some(Form::RequantU8));
-        assert_eq!(chosen(float, int8), Some(Form::RequantI8));
-        assert_eq!(chosen(Some(ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE), None), None);
-        assert_eq!(chosen(Some(ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64), int8), None);
+        let (float, uint8, int8) = (Some(ElementType::FLOAT), Some(ElementType::UINT8), Some(ElementType::INT8));
+        assert_eq!(Form::of(None, None), Some(Form::Raw));
+        assert_eq!(Form::of(float, None), Some(Form::Float));
+        assert_eq!(Form::of(Some(ElementType::UINT64), None), Some(Form::Strict));
+        assert_eq!(Form::of(Some(ElementType::FLOAT16), None), Some(Form::Half));
+        assert_eq!(Form::of(float, uint8), Some(Form::RequantU8));
+        assert_eq!(Form::of(float, int8), Some(Form::RequantI8));
+        assert_eq!(Form::of(int8, None), None);
+        assert_eq!(Form::of(Some(ElementType::UINT64), int8), None);
     }
 
     #[test]
