@@ -354,19 +354,15 @@ impl<'a> KernelInfo<'a> {
 
     /// An attribute that is a list of integers.
     pub fn ints(&self, name: &CStr) -> Result<Vec<i64>, Error> {
+        let fetch = |out: *mut i64, size: &mut usize| {
+            // SAFETY: a null buffer asks for the size; any other has room for `size` elements.
+            unsafe { call!(self.api, KernelInfoGetAttributeArray_int64(self.raw, name.as_ptr(), out, size)) }
+                .map_err(|error| error.within(&name.to_string_lossy()))
+        };
         let mut size = 0;
-        // SAFETY: a null buffer asks for the size.
-        unsafe {
-            call!(self.api, KernelInfoGetAttributeArray_int64(self.raw, name.as_ptr(), ptr::null_mut(), &mut size))
-        }?;
+        fetch(ptr::null_mut(), &mut size)?;
         let mut values = vec![0; size];
-        // SAFETY: the buffer holds `size` elements.
-        unsafe {
-            call!(
-                self.api,
-                KernelInfoGetAttributeArray_int64(self.raw, name.as_ptr(), values.as_mut_ptr(), &mut size)
-            )
-        }?;
+        fetch(values.as_mut_ptr(), &mut size)?;
         values.truncate(size);
         Ok(values)
     }
@@ -380,7 +376,7 @@ impl<'a> KernelInfo<'a> {
             Ok(()) => Ok(Some(value)),
             // The API has no other way to tell a missing attribute from one of another type.
             Err(error) if error.message.contains("No attribute with name") => Ok(None),
-            Err(error) => Err(error),
+            Err(error) => Err(error.within(&name.to_string_lossy())),
         }
     }
 

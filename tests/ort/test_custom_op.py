@@ -1,0 +1,566 @@
+"""The custom op in real onnxruntime sessions, against a NumPy formula, byte for byte, and everything it refuses."""
+
+import dataclasses
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+import mcd_graph
+from mcd_graph import _native
+
+ORT_VERSION = tuple(int(part) for part in ort.__version__.split(".")[:2])
+NAMES = [
+    *("x1", "x2", "compress_index", "deq_scale", "bias", "offset_w"),
+    *("x1_zero_point", "w_zero_point", "addend", "y_zero_point"),
+]
+#: Form of the operator -> type of the output.
+FORMS = {
+    "raw": np.int32,
+    "float": np.float32,
+    "strict": np.float16,
+    "half": np.float16,
+    "requant_u8": np.uint8,
+    "requant_i8": np.int8,
+}
+OUT_OF_MEMORY_BAIT = 1 << 40
+
+
+@dataclasses.dataclass
+class Node:
+    """One node: its weight (n, k), the other inputs by name, and which of them are fed at run time."""
+
+    w: np.ndarray
+    inputs: dict[str, np.ndarray]
+    computed: tuple[str, ...] = ()
+    output: Any = np.float32
+    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    profile: str = "balanced"
+
+    def model(self, *, shapes: dict[str, list[int | str | None]] | None = None) -> onnx.ModelProto:
+        """Return the model; ``shapes`` overrides those that the graph's inputs declare."""
+        x2, index, info = _native.encode(self.w, self.profile)
+        tensors = {"x2": x2, "compress_index": index, **self.inputs}
+        fed = ["x1", *self.computed]
+        names = [name if name in tensors else "" for name in NAMES]
+        while not names[-1]:
+            names.pop()
+        attributes = {"compress_info": [int(number) for number in info], **self.attributes}
+        node = helper.make_node(
+            "MatmulCompressDequant",
+            names,
+            ["y"],
+            name="layer/query",
+            domain="mcd",
+            **{key: value for key, value in attributes.items() if value is not None},
+        )
+        declared = {name: [f"{name}_{i}" for i in range(tensors[name].ndim)] for name in fed} | (shapes or {})
+        graph = helper.make_graph(
+            [node],
+            "one_node",
+            [helper.make_tensor_value_info(name, onnx_type(tensors[name].dtype), declared[name]) for name in fed],
+            [helper.make_tensor_value_info("y", onnx_type(self.output), None)],
+            [numpy_helper.from_array(np.asarray(array), name) for name, array in tensors.items() if name not in fed],
+        )
+        opsets = [helper.make_opsetid("", 18), helper.make_opsetid("mcd", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+    def feeds(self) -> dict[str, np.ndarray]:
+        return {name: np.asarray(self.inputs[name]) for name in ("x1", *self.computed)}
+
+    def run(self, threads: int = 1, config: dict[str, str] | None = None) -> np.ndarray:
+        return session(self.model(), threads, config).run(None, self.feeds())[0]
+
+
+def onnx_type(dtype: Any) -> int:
+    return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+
+
+def session_options(threads: int = 1, config: dict[str, str] | None = None) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # errors arrive as exceptions
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
+    return options
+
+
+def session(
+    model: onnx.ModelProto | Path, threads: int = 1, config: dict[str, str] | None = None
+) -> ort.InferenceSession:
+    options = session_options(threads, config)
+    options.register_custom_ops_library(mcd_graph.get_library_path())
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def accumulate(x: np.ndarray, w: np.ndarray, x_zero: Any = 0, w_zero: Any = 0, bias: Any = 0) -> np.ndarray:
+    """Return the int32 sums, which wrap; x (..., k), w (n, k), w_zero one value or (n,)."""
+    w_zero = np.asarray(w_zero, dtype=np.int64).reshape(-1, 1)
+    wide = (x.astype(np.int64) - np.int64(x_zero)) @ (w.astype(np.int64) - w_zero).T + np.asarray(bias, np.int64)
+    return wide.astype(np.int32)
+
+
+def expected(node: Node, form: str) -> np.ndarray:
+    """Return the operator's formula, each float step one NumPy operation in fp32."""
+    inputs = node.inputs
+    get = lambda name: inputs[name].reshape(-1) if name in inputs else 0  # noqa: E731
+    x_zero = inputs["x1_zero_point"].item() if "x1_zero_point" in inputs else 0
+    acc = accumulate(inputs["x1"], node.w, x_zero, get("w_zero_point"), get("bias"))
+    if form == "raw":
+        return acc
+    scale = inputs["deq_scale"].reshape(-1)
+    scale = scale.astype(np.uint32).view(np.float32) if form == "strict" else scale.astype(np.float32)
+    with np.errstate(over="ignore"):
+        y = acc.astype(np.float32) * scale
+        if form.startswith("requant"):
+            limits = np.iinfo(node.output)
+            wide = np.rint(y).astype(np.float64) + float(inputs["y_zero_point"].item())
+            return np.clip(wide, limits.min, limits.max).astype(node.output)
+        if "addend" in inputs:
+            y = y + inputs["addend"].reshape(-1).astype(np.float32)
+        return y.astype(node.output)
+
+
+def assert_same(found: np.ndarray, wanted: np.ndarray) -> None:
+    assert found.dtype == wanted.dtype
+    assert found.shape == wanted.shape
+    assert found.tobytes() == wanted.tobytes()
+
+
+def integers(rng: np.random.Generator, dtype: Any, shape: Any) -> np.ndarray:
+    limits = np.iinfo(dtype)
+    return rng.integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
+
+
+def weights(rng: np.random.Generator, dtype: Any, n: int, k: int) -> np.ndarray:
+    """Return weights as real ones are: a bell around the middle of the type, so that they compress."""
+    limits = np.iinfo(dtype)
+    middle = (limits.min + limits.max + 1) // 2
+    return np.clip(np.rint(rng.normal(middle, 12, (n, k))), limits.min, limits.max).astype(dtype)
+
+
+def scales(rng: np.random.Generator, form: str, shape: Any) -> np.ndarray:
+    # Small, so that float16 overflows now and then but not always, and a requantised output is not all saturated.
+    values = (rng.uniform(-1, 4, shape) * 10.0 ** rng.integers(-5, 0)).astype(np.float32)
+    if form == "strict":
+        return values.view(np.uint32).astype(np.uint64)
+    return values.astype(np.float16) if form == "half" else values
+
+
+@st.composite
+def nodes(draw: st.DrawFn) -> tuple[Node, str, int]:
+    """A node with any combination of types, shapes, and absent, constant and computed inputs; form; threads."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    form = draw(st.sampled_from(list(FORMS)))
+    x_type, w_type = (draw(st.sampled_from([np.uint8, np.int8])) for _ in range(2))
+    k, n = draw(st.integers(1, 130)), draw(st.integers(1, 70))
+    leading = draw(st.lists(st.integers(1, 5), max_size=3))
+    one_or_each = st.sampled_from([(), (1,), (1, 1), (n,), (1, n)])
+    inputs = {"x1": integers(rng, x_type, (*leading, k))}
+    if form != "raw":
+        inputs["deq_scale"] = scales(rng, form, draw(one_or_each))
+    if draw(st.booleans()):
+        inputs["bias"] = integers(rng, np.int32, draw(st.sampled_from([(n,), (1, n)])))
+    if draw(st.booleans()):
+        inputs["x1_zero_point"] = integers(rng, x_type, draw(st.sampled_from([(), (1,)])))
+    if draw(st.booleans()):
+        inputs["w_zero_point"] = integers(rng, w_type, draw(one_or_each))
+    if form in {"float", "strict", "half"} and draw(st.booleans()):
+        dtype = draw(st.sampled_from([np.float32, np.float16]))
+        inputs["addend"] = rng.normal(0, 100, draw(one_or_each)).astype(dtype)
+    if form.startswith("requant"):
+        inputs["y_zero_point"] = integers(rng, FORMS[form], draw(st.sampled_from([(), (1,)])))
+    computed = tuple(name for name in inputs if name != "x1" and draw(st.booleans()))
+    node = Node(weights(rng, w_type, n, k), inputs, computed, FORMS[form])
+    return node, form, draw(st.sampled_from([1, 2]))
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(nodes())
+def test_every_combination_of_inputs(case: tuple[Node, str, int]) -> None:
+    node, form, threads = case
+    assert_same(node.run(threads), expected(node, form))
+
+
+def plain(form: str = "float", *, n: int = 40, k: int = 70, m: int = 3, seed: int = 0) -> Node:
+    """Return an ordinary node of a form, everything constant but x1."""
+    rng = np.random.default_rng(seed)
+    inputs = {"x1": integers(rng, np.uint8, (m, k)), "x1_zero_point": np.array(121, np.uint8)}
+    if form != "raw":
+        inputs["deq_scale"] = scales(rng, form, (n,))
+    if form.startswith("requant"):
+        inputs["y_zero_point"] = integers(rng, FORMS[form], ())
+    return Node(weights(rng, np.int8, n, k), inputs, (), FORMS[form])
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_forms_over_rows(form: str, threads: int) -> None:
+    node = plain(form, n=300, k=520)
+    rng = np.random.default_rng(1)
+    opened = session(node.model(), threads)
+    for m in (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 65, 130):
+        node.inputs["x1"] = integers(rng, np.uint8, (m, 520))
+        (y,) = opened.run(None, node.feeds())
+        assert_same(y, expected(node, form))
+        assert_same(opened.run(None, node.feeds())[0], y)
+
+
+@pytest.mark.parametrize("leading", [(), (1,), (0,), (2, 3), (2, 0, 3), (1, 2, 1, 3), (1, 1, 2, 1, 1, 2, 1, 1, 1, 3)])
+def test_output_keeps_the_leading_dimensions(leading: tuple[int, ...]) -> None:
+    node = plain()
+    node.inputs["x1"] = integers(np.random.default_rng(2), np.uint8, (*leading, 70))
+    y = node.run()
+    assert y.shape == (*leading, 40)
+    assert_same(y, expected(node, "float"))
+
+
+def test_sums_wrap_around_like_int32() -> None:
+    node = plain("raw")
+    node.inputs["bias"] = np.full(40, np.iinfo(np.int32).max, np.int32)
+    y = node.run()
+    assert (y < 0).any()
+    assert_same(y, expected(node, "raw"))
+
+
+def test_addend_is_rounded_separately() -> None:
+    # A fused multiply-add would keep the product's low bits, which are all that is left after the addition.
+    node = plain(m=50)
+    scale = node.inputs["deq_scale"]
+    acc = accumulate(node.inputs["x1"], node.w, 121)
+    node.inputs["addend"] = -(acc[0].astype(np.float32) * scale)
+    y = node.run()
+    assert not y[0].any()
+    assert_same(y, expected(node, "float"))
+
+
+@pytest.mark.parametrize("kernel", _native.kernels())
+@pytest.mark.parametrize("residency", ["compressed", "decoded"])
+def test_every_kernel_and_residency(kernel: str, residency: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCD_KERNEL", kernel)
+    for form in FORMS:
+        for m in (1, 20):
+            node = plain(form, n=129, k=257, m=m)
+            assert_same(node.run(2, {"mcd.residency": residency}), expected(node, form))
+
+
+@pytest.mark.parametrize("profile", ["fast", "balanced", "small"])
+def test_every_profile(profile: str) -> None:
+    node = dataclasses.replace(plain(n=100, k=300), profile=profile)
+    assert_same(node.run(), expected(node, "float"))
+
+
+def test_runs_at_the_same_time_share_a_session() -> None:
+    node = plain(n=200, k=300, m=5)
+    node.computed = ("deq_scale", "x1_zero_point")
+    opened = session(node.model(), threads=2)
+    rng = np.random.default_rng(3)
+    batches = [integers(rng, np.uint8, (1 + i % 7, 300)) for i in range(60)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda x: opened.run(None, {**node.feeds(), "x1": x})[0], batches))
+    for x, y in zip(batches, found, strict=True):
+        node.inputs["x1"] = x
+        assert_same(y, expected(node, "float"))
+
+
+def test_several_sessions_of_one_set_of_options() -> None:
+    node = plain()
+    options = session_options()
+    options.register_custom_ops_library(mcd_graph.get_library_path())
+    blob = node.model().SerializeToString()
+    sessions = [ort.InferenceSession(blob, options, providers=["CPUExecutionProvider"]) for _ in range(3)]
+    del options
+    for opened in sessions:
+        assert_same(opened.run(None, node.feeds())[0], expected(node, "float"))
+
+
+def test_constants_in_a_file_may_begin_anywhere(tmp_path: Path) -> None:
+    node = plain()
+    node.inputs["bias"] = np.arange(40, dtype=np.int32)
+    model = node.model()
+    with (tmp_path / "model.data").open("wb") as file:
+        for tensor in model.graph.initializer:
+            file.write(b"\x55" * (4096 - file.tell() % 4096 + 3))  # three bytes beyond any alignment
+            offset, length = file.tell(), file.write(tensor.raw_data)
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in {"location": "model.data", "offset": offset, "length": length}.items():
+                tensor.external_data.add(key=key, value=str(value))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert_same(session(path).run(None, node.feeds())[0], expected(node, "float"))
+
+
+@pytest.mark.skipif(ORT_VERSION < (1, 24), reason="onnxruntime before 1.24 cannot infer past an absent input")
+@pytest.mark.parametrize(
+    ("declared", "inferred"),
+    [
+        (["batch", "length", 70], ["batch", "length", 40]),
+        ([2, 70], [2, 40]),
+        ([70], [40]),
+        (["rows", "columns"], ["rows", 40]),
+    ],
+)
+def test_output_shape_is_inferred(declared: list[int | str | None], inferred: list[int | str]) -> None:
+    assert session(plain().model(shapes={"x1": declared})).get_outputs()[0].shape == inferred
+
+
+@pytest.mark.parametrize("declared", [None, ["batch", None, 70]])
+def test_an_unknown_shape_stays_unknown(declared: list[int | str | None] | None) -> None:
+    node = plain()
+    model = node.model(shapes={"x1": declared})  # type: ignore[dict-item]
+    model.graph.node.append(helper.make_node("Add", ["y", "one"], ["z"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((5, 1, 1), np.float32), "one"))
+    model.graph.output[0].name = "z"
+    node.inputs["x1"] = node.inputs["x1"].reshape(1, 3, 70)
+    assert_same(session(model).run(None, node.feeds())[0], expected(node, "float") + np.ones((5, 1, 1), np.float32))
+
+
+# What is refused when the session is created, by an error that names the node.
+
+
+def refusal(model: onnx.ModelProto, config: dict[str, str] | None = None) -> str:
+    with pytest.raises(Exception) as caught:  # noqa: PT011  (onnxruntime's exceptions share no base class)
+        session(model, config=config)
+    message = str(caught.value)
+    assert "layer/query" in message
+    return message
+
+
+def initializer(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+@pytest.mark.parametrize("tensor", ["x2", "compress_index"])
+def test_a_corrupt_byte_anywhere_is_found(tensor: str) -> None:
+    pristine = plain(n=64, k=200).model()
+    data = initializer(pristine, tensor).raw_data
+    rng = np.random.default_rng(4)
+    positions = {0, 4, 5, 6, 7, len(data) - 1, *rng.integers(0, len(data), 60).tolist()}
+    for position in sorted(position for position in positions if position < len(data)):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        model = onnx.ModelProto.FromString(pristine.SerializeToString())
+        initializer(model, tensor).raw_data = bytes(damaged)
+        assert 'weight "x2"' in refusal(model), position
+
+
+@pytest.mark.parametrize("tensor", ["x2", "compress_index"])
+@pytest.mark.parametrize("keep", [0, 1, 8, 63, 64, -64, -1])
+def test_a_truncated_weight_is_found(tensor: str, keep: int) -> None:
+    model = plain(n=64, k=200).model()
+    proto = initializer(model, tensor)
+    data = proto.raw_data[: min(keep, len(proto.raw_data) - 1) if keep >= 0 else keep]
+    proto.raw_data, proto.dims[:] = data, [len(data)]
+    assert 'weight "x2"' in refusal(model)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        [8, 8, 70, 40],
+        [8, 8, 40, 70, 1],
+        [8, 8, 70, 40, 0],
+        [8, 8, 71, 40, 1],
+        [8, 8, 70, -40, 1],
+        [0, 8, 70, 40, 1],
+        [8, 8, OUT_OF_MEMORY_BAIT, OUT_OF_MEMORY_BAIT, 1],
+    ],
+)
+def test_compress_info_must_fit_the_weight(info: list[int]) -> None:
+    node = plain()
+    node.attributes["compress_info"] = info
+    assert 'weight "x2"' in refusal(node.model())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"compress_info": None}, "compress_info"),
+        ({"compress_info": 5}, "compress_info"),
+        ({"offset_x": 1}, "offset_x is 1 instead of 0"),
+        ({"offset_x": 0.5}, "offset_x"),
+        ({"output_type": TensorProto.FLOAT16}, "output_type is 10"),
+    ],
+)
+def test_attributes_are_checked(attributes: dict[str, Any], reason: str) -> None:
+    node = plain()
+    node.attributes |= attributes
+    assert reason in refusal(node.model())
+
+
+def test_attributes_with_their_only_value() -> None:
+    node = plain()
+    node.attributes |= {"offset_x": 0, "output_type": TensorProto.FLOAT}
+    assert_same(node.run(), expected(node, "float"))
+
+
+@pytest.mark.parametrize("tensor", ["x2", "compress_index"])
+def test_a_weight_must_be_an_initializer(tensor: str) -> None:
+    model = plain().model()
+    proto = initializer(model, tensor)
+    model.graph.input.append(helper.make_tensor_value_info(tensor, proto.data_type, list(proto.dims)))
+    model.graph.initializer.remove(proto)
+    assert f"{tensor}: must be an initializer" in refusal(model)
+
+
+def test_a_weight_has_one_dimension() -> None:
+    model = plain().model()
+    initializer(model, "x2").dims.insert(0, 1)
+    assert "instead of one dimension" in refusal(model)
+
+
+@pytest.mark.parametrize(
+    ("form", "inputs", "reason"),
+    [
+        ("float", {"x1": np.zeros((3, 70), np.float32)}, "x1: is float instead of uint8 or int8"),
+        ("float", {"x1": np.zeros((3, 70), np.int32)}, "x1: is int32 instead of uint8 or int8"),
+        ("float", {"offset_w": np.zeros(40, np.int8)}, "offset_w must be absent"),
+        ("float", {"deq_scale": np.ones(39, np.float32)}, "deq_scale: has shape [39] instead of one value or 40"),
+        ("float", {"deq_scale": np.ones((40, 1), np.float32)}, "deq_scale: has shape [40, 1]"),
+        ("float", {"deq_scale": np.ones(0, np.float32)}, "deq_scale: has shape [0]"),
+        ("raw", {"deq_scale": np.ones(40, np.bool_)}, "deq_scale: is bool"),
+        ("strict", {"deq_scale": np.full(40, 1 << 32, np.uint64)}, "deq_scale: has bits above the low 32"),
+        ("float", {"bias": np.zeros(1, np.int32)}, "bias: has shape [1] instead of 40 values"),
+        ("float", {"bias": np.zeros((), np.int32)}, "bias: has shape [] instead of 40 values"),
+        ("float", {"x1_zero_point": np.zeros((), np.int8)}, "x1_zero_point: is int8 instead of uint8"),
+        ("float", {"x1_zero_point": np.zeros(2, np.uint8)}, "x1_zero_point: has shape [2] instead of one value"),
+        ("float", {"w_zero_point": np.zeros((), np.uint8)}, "w_zero_point: is uint8 instead of int8"),
+        ("float", {"w_zero_point": np.zeros(3, np.int8)}, "w_zero_point: has shape [3]"),
+        ("float", {"addend": np.zeros(3, np.float32)}, "addend: has shape [3]"),
+        ("float", {"addend": np.zeros(40, np.float64)}, "addend: is double instead of float or float16"),
+        ("raw", {"addend": np.zeros(40, np.float32)}, "addend needs a deq_scale"),
+        ("requant_u8", {"addend": np.zeros(40, np.float32)}, "addend needs a deq_scale, and no y_zero_point"),
+        ("requant_u8", {"y_zero_point": np.zeros(2, np.uint8)}, "y_zero_point: has shape [2]"),
+        ("requant_u8", {"deq_scale": None}, "y_zero_point needs a deq_scale"),
+    ],
+)
+def test_inputs_are_checked(form: str, inputs: dict[str, np.ndarray | None], reason: str) -> None:
+    node = plain(form)
+    node.inputs |= inputs  # type: ignore[arg-type]
+    node.inputs = {name: array for name, array in node.inputs.items() if array is not None}
+    assert reason in refusal(node.model())
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("deq_scale", np.ones(40, np.float64)),
+        ("bias", np.zeros(40, np.float32)),
+        ("y_zero_point", np.zeros((), np.int32)),
+    ],
+)
+def test_types_that_no_form_has_are_onnxruntimes_to_refuse(name: str, array: np.ndarray) -> None:
+    node = plain()
+    node.inputs[name] = array
+    assert "MatmulCompressDequant" in refusal(node.model())
+
+
+def test_an_output_of_another_type_is_refused() -> None:
+    node = dataclasses.replace(plain(), output=np.int32)
+    assert "tensor(int32)" in refusal(node.model())
+
+
+def test_an_unknown_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCD_KERNEL", "abacus")
+    assert "abacus" in refusal(plain().model())
+
+
+@pytest.mark.parametrize("value", ["Compressed", "", "both"])
+def test_residency_is_one_of_two(value: str) -> None:
+    with pytest.raises(Exception, match=r'mcd\.residency is ".*", not "compressed" or "decoded"'):
+        session(plain().model(), config={"mcd.residency": value})
+
+
+@pytest.mark.skipif(ORT_VERSION < (1, 24), reason="onnxruntime before 1.24 shows a kernel no config entries")
+def test_config_entries_may_follow_the_registration() -> None:
+    options = session_options()
+    options.register_custom_ops_library(mcd_graph.get_library_path())
+    options.add_session_config_entry("mcd.residency", "nowhere")
+    with pytest.raises(Exception, match=r"mcd\.residency is \"nowhere\""):
+        ort.InferenceSession(plain().model().SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+# What is refused by a run. The session goes on working.
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason"),
+    [
+        ("x1", np.zeros((3, 71), np.uint8), "x1: has shape [3, 71] instead of (..., 70)"),
+        ("x1", np.zeros((), np.uint8), "x1: has shape [] instead of (..., 70)"),
+        ("deq_scale", np.ones(41, np.float32), "deq_scale: has shape [41] instead of one value or 40"),
+        ("x1_zero_point", np.zeros(2, np.uint8), "x1_zero_point: has shape [2] instead of one value"),
+        ("w_zero_point", np.zeros(0, np.int8), "w_zero_point: has shape [0]"),
+        ("bias", np.zeros((40, 1), np.int32), "bias: has shape [40, 1]"),
+        ("addend", np.zeros((2, 40), np.float32), "addend: has shape [2, 40]"),
+    ],
+)
+def test_a_run_with_a_wrong_shape(name: str, array: np.ndarray, reason: str) -> None:
+    node = plain()
+    node.inputs |= {
+        "w_zero_point": np.zeros((), np.int8),
+        "bias": np.zeros(40, np.int32),
+        "addend": np.zeros(40, np.float32),
+    }
+    node.computed = ("deq_scale", "x1_zero_point", "w_zero_point", "bias", "addend")
+    opened = session(node.model(shapes=dict.fromkeys(["x1", *node.computed])), threads=2)
+    with pytest.raises(Exception, match="layer/query") as caught:
+        opened.run(None, {**node.feeds(), name: array})
+    assert reason in str(caught.value)
+    assert_same(opened.run(None, node.feeds())[0], expected(node, "float"))
+
+
+def test_a_run_with_a_scale_that_is_no_float() -> None:
+    node = plain("strict")
+    node.computed = ("deq_scale",)
+    opened = session(node.model())
+    with pytest.raises(Exception, match=r"layer/query.*deq_scale: has bits above the low 32"):
+        opened.run(None, {**node.feeds(), "deq_scale": np.full(40, 1 << 63, np.uint64)})
+    assert_same(opened.run(None, node.feeds())[0], expected(node, "strict"))
+
+
+# The library itself.
+
+
+def symbols(*arguments: str) -> list[str]:
+    nm = shutil.which("nm")
+    assert nm is not None, "binutils come with the C toolchain that Rust needs"
+    listing = subprocess.run([nm, "-D", *arguments, mcd_graph.get_library_path()], capture_output=True, check=True)
+    return [line.split()[-1] for line in listing.stdout.decode().splitlines()]
+
+
+def test_the_library_exports_one_symbol() -> None:
+    assert symbols("--defined-only") == ["RegisterCustomOps"]
+
+
+def test_the_library_needs_neither_python_nor_onnxruntime() -> None:
+    needed = symbols("--undefined-only")
+    assert needed
+    assert not [name for name in needed if name.startswith(("Py", "_Py", "Ort"))]
+
+
+def test_the_library_loads_without_python(tmp_path: Path) -> None:
+    cc = shutil.which("cc")
+    assert cc is not None, "Rust links with it"
+    program = tmp_path / "loads"
+    code = (
+        "#include <dlfcn.h>\n"
+        "int main(int n, char **v) { void *l = dlopen(v[1], RTLD_NOW | RTLD_LOCAL);"
+        ' return !(n == 2 && l && dlsym(l, "RegisterCustomOps")); }'
+    )
+    subprocess.run([cc, "-x", "c", "-", "-o", program, "-ldl"], input=code.encode(), check=True)
+    environment = {key: value for key, value in os.environ.items() if key != "LD_LIBRARY_PATH"}
+    subprocess.run([program, mcd_graph.get_library_path()], check=True, env=environment)
