@@ -7,7 +7,7 @@ found a difference, 2 bad usage or input. Heavy imports wait until a command nee
 import dataclasses
 import errno
 import json
-import os
+import signal
 import sys
 import zipfile
 from contextlib import contextmanager
@@ -45,7 +45,6 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     name="mcd",
     help="Make quantised ONNX models smaller without changing one bit of what they compute.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -60,20 +59,18 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # the base that 
 def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run the command line and return its exit status; nothing but the last line of defence raises."""
     try:
-        status = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+        status = app(args=None if arguments is None else list(arguments), prog_name="mcd", standalone_mode=False)
     except _UsageError as error:
         return _complain(f"{error.format_message()} (mcd --help)")  # type: ignore[attr-defined]
     except (InputError, ValueError) as error:
         return _complain(str(error))
-    except BrokenPipeError:
-        # The reader went away, as `head` does. Python would complain once more when it flushes on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         return _complain(_describe(error))
     except (KeyboardInterrupt, typer.Abort):
         _complain("interrupted; nothing was written")
-        return 128 + 2
+        return 128 + signal.SIGINT
+    except SystemExit:  # how typer and rich end when the reader of the output went away, as `head` does
+        return 128 + signal.SIGPIPE
     return status if isinstance(status, int) else 0
 
 
@@ -96,12 +93,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
         from importlib.metadata import version as version_of  # noqa: PLC0415
 
         _out.print(f"mcd-graph {version_of('mcd-graph')}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        _out.print(context.get_help(), markup=False)
+        raise typer.Exit(2)
 
 
 @app.command()

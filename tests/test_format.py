@@ -94,6 +94,19 @@ def test_both_decoders_give_the_weight_back_at_length(w: np.ndarray, profile: st
     assert_round_trip(w, profile, tiling)
 
 
+def test_the_matrices_meet_every_kind_of_code() -> None:
+    met = set()
+    for make in MATRICES:
+        for seed in range(10):
+            w = make(np.random.default_rng(seed), (80, 80)).astype(np.uint8)
+            x2, index, info = _native.encode(w, "balanced", (1, 1))
+            described = _native.inspect(x2, index, info)
+            met |= {f"tile of kind {first & 3}" for first in index[::8].tolist()}
+            if described["levels"] is not None:
+                met.add("direct ranks only" if described["levels"] == 0 else "continued ranks")
+    assert met == {*(f"tile of kind {kind}" for kind in range(4)), "direct ranks only", "continued ranks"}
+
+
 @pytest.mark.parametrize("make", MATRICES, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_small_shapes_all_round(make: object, dtype: type) -> None:

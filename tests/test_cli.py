@@ -1,0 +1,218 @@
+"""The command line: exit status, one line for each error, nothing half-written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import digests, float_model, gaussian_weight, text_model, uniform_weight, write
+from test_restore import damage
+from test_saving import small_disk
+
+from mcd_graph.cli import main
+
+
+def mcd(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """Run the installed command; ``check`` is the exit status to expect."""
+    command = [str(Path(sys.executable).with_name("mcd")), *map(str, arguments)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert check is None or result.returncode == check, result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 2) -> str:
+    """Run the command in this process, expect it to fail, and return its one line."""
+    assert main([str(argument) for argument in arguments]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("mcd: ")
+    return lines[0].removeprefix("mcd: ")
+
+
+def test_the_whole_way(model: Path, out: Path) -> None:
+    printed = mcd("compress", model, out / "m.mcd.onnx", "--report", out / "r.json")
+    assert "3 of 3 quantised matrix multiplications lowered, 2 weights" in printed.stdout
+    assert printed.stderr == "", "no progress bar where nobody watches"
+    report = json.loads((out / "r.json").read_text())
+    assert [node["status"] for node in report["nodes"]] == ["lowered"] * 3
+    assert "identical" in mcd("verify", model, out / "m.mcd.onnx").stdout
+    assert "3 lowered" in mcd("inspect", out / "m.mcd.onnx").stdout
+    assert "3 nodes restored" in mcd("restore", out / "m.mcd.onnx", out / "plain.onnx").stdout
+    assert json.loads(mcd("verify", model, out / "plain.onnx", "--json").stdout)["identical"] is True
+
+
+def test_as_a_module(out: Path) -> None:
+    command = [sys.executable, "-m", "mcd_graph", "--version"]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=out)
+    assert result.stdout.strip() == f"mcd-graph {version('mcd-graph')}"
+
+
+@pytest.mark.parametrize("command", ["compress", "inspect", "restore", "verify", "bench", "demo"])
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    assert f"Example: mcd {command}" in capsys.readouterr().out
+
+
+def test_kept_nodes_are_listed(tmp_path: Path, out: Path) -> None:
+    source = write(text_model(w2=uniform_weight(128, 256)), tmp_path / "m.onnx")
+    assert "kept /second/MatMul: it would save" in mcd("compress", source, out / "m.onnx").stdout
+
+
+def test_inspect_as_json(model: Path) -> None:
+    data = json.loads(mcd("inspect", model, "--json").stdout)
+    assert data["schema"] == "mcd-report"
+    assert [node["name"] for node in data["nodes"]] == ["/first/MatMul", "/second/MatMul", "/y/MatMul"]
+
+
+def test_a_difference_is_status_1(model: Path, tmp_path: Path) -> None:
+    weight = gaussian_weight(seed=1)
+    weight[0, 0] += 1
+    other = write(text_model(w1=weight), tmp_path / "other.onnx")
+    result = mcd("verify", model, other, "--runs", 1, check=1)
+    assert result.stdout.count("different: run 0") == 2
+    assert result.stderr == ""
+
+
+def test_verify_with_given_inputs(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mcd("compress", model, out / "m.onnx")
+    ids = np.arange(8).reshape(1, 8)
+    np.savez(out / "inputs.npz", ids=ids, mask=np.ones_like(ids))
+    assert "in 1 runs" in mcd("verify", model, out / "m.onnx", "--inputs", out / "inputs.npz").stdout
+    (out / "bad.npz").write_text("no arrays")
+    message = complaint(capsys, "verify", model, out / "m.onnx", "--inputs", out / "bad.npz")
+    assert message.endswith("bad.npz is not an .npz file of plain arrays")
+    np.savez(out / "objects.npz", ids=np.array([{}], object))
+    message = complaint(capsys, "verify", model, out / "m.onnx", "--inputs", out / "objects.npz")
+    assert message.endswith("objects.npz is not an .npz file of plain arrays")
+
+
+def test_bench_as_json(model: Path) -> None:
+    rows = json.loads(mcd("bench", model, "--m", "1,3", "--threads", "1", "--repeats", "2", "--json").stdout)
+    assert [(row["m"], row["threads"], row["repeats"]) for row in rows] == [(1, 1, 2), (3, 1, 2)]
+    for row in rows:
+        assert row["speedup"] == row["original_ms"] / row["compressed_ms"]
+        assert row["speedup_low"] <= row["speedup_high"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'."),
+        (["compress"], "Missing argument 'SRC'."),
+        (["compress", "a.onnx"], "Missing argument 'DST'."),
+        (["compress", "a.onnx", "b.onnx", "--profile", "tiny"], "Invalid value for '--profile'"),
+        (["compress", "a.onnx", "b.onnx", "--jobs", "0"], "Invalid value for '--jobs'"),
+        (["compress", "a.onnx", "b.onnx", "--jobs", "many"], "Invalid value for '--jobs'"),
+        (["compress", "a.onnx", "b.onnx", "--colour"], "No such option: --colour"),
+        (["compress", "a.onnx", "b.onnx"], "a.onnx: No such file or directory"),
+        (["inspect", "a.onnx"], "a.onnx: No such file or directory"),
+        (["restore", "a.onnx", "b.onnx"], "a.onnx: No such file or directory"),
+        (["verify", "a.onnx", "b.onnx"], "a.onnx: No such file or directory"),
+        (["bench", "a.onnx"], "a.onnx: No such file or directory"),
+        (["bench", "a.onnx", "--m", "one"], "--m takes whole numbers with commas between, not 'one'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_usage(
+    arguments: list[str],
+    message: str,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(out)
+    assert message in complaint(capsys, *arguments)
+    assert digests(out) == {}
+
+
+def test_without_a_command_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert "Usage: mcd" in captured.out
+    assert captured.err == ""
+
+
+def test_not_a_model(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("these are notes\n")
+    for command in ("compress", "restore"):
+        assert complaint(capsys, command, path, out / "m.onnx") == f"{path} is not an ONNX model"
+    assert complaint(capsys, "inspect", path) == f"{path} is not an ONNX model"
+    assert f"onnxruntime refuses {path}" in complaint(capsys, "verify", path, path)
+    assert digests(out) == {}
+
+
+def test_nothing_to_compress(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(float_model(), tmp_path / "float.onnx")
+    assert "nothing to compress" in complaint(capsys, "compress", path, out / "m.onnx", "--report", out / "r.json")
+    assert digests(out) == {}
+
+
+def test_existing_output(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (out / "m.onnx").write_text("mine")
+    message = complaint(capsys, "compress", model, out / "m.onnx")
+    assert message == f"{out / 'm.onnx'}: already exists (--force replaces it)"
+    assert (out / "m.onnx").read_text() == "mine"
+    mcd("compress", model, out / "m.onnx", "--force")
+    before = digests(out)
+    assert "already exists" in complaint(capsys, "restore", model, out / "m.onnx")
+    (out / "r.json").write_text("mine")
+    assert "r.json: already" in complaint(capsys, "compress", model, out / "n.onnx", "--report", out / "r.json")
+    (out / "r.json").unlink()
+    assert digests(out) == before
+
+
+def test_output_over_input(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = digests(model.parent)
+    assert "would overwrite the input" in complaint(capsys, "compress", model, model, "--force")
+    assert digests(model.parent) == before
+
+
+def test_a_directory_that_is_not_there(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "No such file or directory" in complaint(capsys, "compress", model, out / "deep" / "m.onnx")
+    assert "Is a directory" in complaint(capsys, "compress", model, out)
+    assert digests(out) == {}
+
+
+def test_no_space(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with small_disk(out, "40k"):
+        assert "no space left; nothing was written" in complaint(capsys, "compress", model, out / "m.onnx")
+        assert digests(out) == {}
+
+
+def test_damage(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mcd("compress", model, out / "m.onnx")
+    damage(out / "m.onnx")
+    for arguments in (["inspect", out / "m.onnx"], ["verify", model, out / "m.onnx"], ["bench", model, out / "m.onnx"]):
+        message = complaint(capsys, *arguments)
+        assert "/first/MatMul" in message
+        assert "is damaged" in message
+
+
+def test_external_data_outside_is_refused(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto = text_model()
+    tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = 1
+    tensor.external_data.add(key="location", value="../../../etc/passwd")
+    path = write(proto, model.parent / "evil.onnx")
+    assert "'table'" in complaint(capsys, "compress", path, out / "m.onnx")
+    assert digests(out) == {}
+
+
+def test_a_reader_that_goes_away(model: Path) -> None:
+    read, written = os.pipe()
+    os.close(read)
+    command = [str(Path(sys.executable).with_name("mcd")), "inspect", str(model), "--json"]
+    result = subprocess.run(command, check=False, stdout=written, stderr=subprocess.PIPE, text=True)
+    os.close(written)
+    assert result.stderr == ""
+    assert result.returncode == 128 + signal.SIGPIPE, "not 1, which means that a check found a difference"

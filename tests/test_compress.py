@@ -1,0 +1,258 @@
+"""compress_model: what is lowered, what is written, and that neither depends on how the work was shared out."""
+
+import re
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from samples import K, N, digests, float_model, gaussian_weight, text_model, uniform_weight, write, write_external
+
+from mcd_graph import InputError, NothingToCompressError, Progress, compress_model, pack_weight, unpack_weight
+from mcd_graph.loading import read_proto
+from mcd_graph.report import SCHEMA_VERSION
+
+
+def test_report(model: Path, out: Path) -> None:
+    report = compress_model(model, out / "m.mcd.onnx")
+    assert [(node.name, node.status, node.weight, node.k, node.n) for node in report.nodes] == [
+        ("/first/MatMul", "lowered", "w1", K, N),
+        ("/second/MatMul", "lowered", "w2", N, K),
+        ("/y/MatMul", "lowered", "w1", K, N),
+    ]
+    totals = report.totals
+    first, second, third = report.nodes
+    assert (first.compressed_bytes, first.entropy_bits) == (third.compressed_bytes, third.entropy_bits)
+    assert (totals.nodes, totals.lowered, totals.kept, totals.weights) == (3, 3, 0, 2)
+    assert totals.weight_bytes == 2 * K * N
+    assert totals.compressed_bytes == (first.compressed_bytes or 0) + (second.compressed_bytes or 0)
+    assert totals.ratio == totals.weight_bytes / totals.compressed_bytes
+    assert totals.file_bytes_before == model.stat().st_size
+    assert totals.file_bytes_after == sum((out / name).stat().st_size for name in ("m.mcd.onnx", "m.mcd.data"))
+    data = report.to_dict()
+    assert (data["schema"], data["schema_version"]) == ("mcd-report", SCHEMA_VERSION)
+    assert data["nodes"][0].keys() >= {
+        "name", "op_type", "pattern", "status", "reason", "k", "n", "weight_bytes", "compressed_bytes",
+        "entropy_bits", "codec",
+    }  # fmt: skip
+
+
+def test_entropy_in_the_report(model: Path, out: Path) -> None:
+    counts = np.bincount(gaussian_weight(seed=1).view(np.uint8).ravel())
+    shares = counts[counts > 0] / counts.sum()
+    entropy = -(shares * np.log2(shares)).sum()
+    assert compress_model(model, out / "m.onnx").nodes[0].entropy_bits == pytest.approx(entropy, rel=1e-12)
+
+
+def test_original_weights_are_gone(model: Path, out: Path) -> None:
+    compress_model(model, out / "m.mcd.onnx")
+    names = {tensor.name for tensor in read_proto(out / "m.mcd.onnx").graph.initializer}
+    assert names == {
+        "table", "w_scale", "w_zero", "last", "w1.x2", "w1.compress_index", "w2.x2", "w2.compress_index",
+    }  # fmt: skip
+    needle = gaussian_weight(seed=1).tobytes()[:64]
+    assert needle in model.read_bytes()
+    for path in out.iterdir():
+        assert needle not in path.read_bytes()
+
+
+def test_streams_are_page_aligned(model: Path, out: Path) -> None:
+    compress_model(model, out / "m.mcd.onnx")
+    for tensor in read_proto(out / "m.mcd.onnx").graph.initializer:
+        if tensor.name.endswith(".x2"):
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            assert entries["location"] == "m.mcd.data"
+            assert int(entries["offset"]) % 4096 == 0
+
+
+def test_metadata_and_names_stay(model: Path, out: Path) -> None:
+    compress_model(model, out / "m.mcd.onnx")
+    before, after = read_proto(model), read_proto(out / "m.mcd.onnx")
+    for field in ("ir_version", "producer_name", "metadata_props", "doc_string"):
+        assert getattr(before, field) == getattr(after, field)
+    assert (before.graph.name, before.graph.input, before.graph.output) == (
+        after.graph.name, after.graph.input, after.graph.output,
+    )  # fmt: skip
+    assert {(opset.domain, opset.version) for opset in after.opset_import} == {
+        *((opset.domain, opset.version) for opset in before.opset_import), ("mcd", 1),
+    }  # fmt: skip
+    onnx.checker.check_model(str(out / "m.mcd.onnx"), full_check=True)
+
+
+class OutOfOrder(Executor):
+    """Runs nothing until a result is asked for, and then the job handed in last first."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Future[object]] = []
+        self.most_waiting = 0
+
+    def submit(self, function, /, *arguments, **options):  # type: ignore[no-untyped-def]
+        executor = self
+
+        class Late(Future):  # type: ignore[type-arg]
+            def result(self, timeout: float | None = None) -> object:
+                while executor.waiting and not self.done():
+                    executor.waiting.pop().run()  # type: ignore[attr-defined]
+                return super().result(timeout)
+
+            def run(self) -> None:
+                self.set_result(function(*arguments, **options))
+
+        future = Late()
+        self.waiting.append(future)
+        self.most_waiting = max(self.most_waiting, len(self.waiting))
+        return future
+
+
+def test_bytes_do_not_depend_on_the_executor(model: Path, tmp_path: Path) -> None:
+    def files(name: str, **options: object) -> dict[str, str]:
+        directory = tmp_path / name
+        directory.mkdir()
+        compress_model(model, directory / "m.onnx", **options)  # type: ignore[arg-type]
+        return digests(directory)
+
+    expected = files("one", jobs=1)
+    assert files("many", jobs=7) == expected
+    with ThreadPoolExecutor(3) as threads, ProcessPoolExecutor(1, get_context("spawn")) as processes:
+        assert files("threads", executor=threads) == expected
+        assert files("processes", executor=processes) == expected
+    late = OutOfOrder()
+    assert files("late", executor=late, jobs=2) == expected
+    assert late.most_waiting <= 3
+
+
+def test_input_forms_agree(model: Path, tmp_path: Path) -> None:
+    external = write_external(text_model(), tmp_path / "ext.onnx", "ext.bin")
+    results = {}
+    for name, source in {"inline": model, "text": str(model), "external": external, "proto": text_model()}.items():
+        (tmp_path / name).mkdir()
+        compress_model(source, tmp_path / name / "m.onnx")
+        results[name] = digests(tmp_path / name)
+    assert len({str(result) for result in results.values()}) == 1
+
+
+def test_the_source_is_not_touched(model: Path, out: Path) -> None:
+    before = digests(model.parent)
+    proto = text_model()
+    copy = proto.SerializeToString(deterministic=True)
+    compress_model(model, out / "a.onnx")
+    compress_model(proto, out / "b.onnx")
+    assert digests(model.parent) == before
+    assert proto.SerializeToString(deterministic=True) == copy
+
+
+def test_weights_that_save_too_little_are_kept(tmp_path: Path, out: Path) -> None:
+    source = write(text_model(w2=uniform_weight(N, K)), tmp_path / "m.onnx")
+    report = compress_model(source, out / "m.onnx")
+    assert [node.status for node in report.nodes] == ["lowered", "kept", "lowered"]
+    kept = report.nodes[1]
+    assert kept.reason is not None
+    assert re.fullmatch(r"it would save -?\d+\.\d%, less than 1\.0%", kept.reason)
+    assert (kept.compressed_bytes, kept.codec, kept.weight_bytes) == (None, None, K * N)
+    assert kept.entropy_bits == pytest.approx(8, abs=0.01)
+    everything = compress_model(source, out / "all.onnx", min_saving=-1)
+    assert everything.totals.kept == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "lowered"),
+    [
+        ({"include": "second"}, ["/second/MatMul"]),
+        ({"exclude": "^/second"}, ["/first/MatMul", "/y/MatMul"]),
+        ({"include": "MatMul", "exclude": "first|y"}, ["/second/MatMul"]),
+    ],
+    ids=str,
+)
+def test_include_and_exclude(model: Path, out: Path, options: dict[str, str], lowered: list[str]) -> None:
+    report = compress_model(model, out / "m.onnx", **options)  # type: ignore[arg-type]
+    assert [node.name for node in report.nodes if node.status == "lowered"] == lowered
+    assert all(node.reason for node in report.nodes if node.status == "kept")
+
+
+def test_progress(model: Path, out: Path) -> None:
+    seen: list[Progress] = []
+    compress_model(model, out / "m.onnx", progress=seen.append)
+    size = K * N
+    assert seen == [Progress("w1", 1, 2, size, 2 * size), Progress("w2", 2, 2, 2 * size, 2 * size)]
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "reason"),
+    [
+        (float_model(), {}, "it has no quantised matrix multiplication"),
+        (
+            text_model(w1=uniform_weight(), w2=uniform_weight(N, K)),
+            {},
+            "all 3 quantised .* are kept, . because it would",
+        ),
+        (text_model(), {"include": "nowhere"}, "all 3 .* 3 because its name does not match --include"),
+    ],
+    ids=["float", "noise", "excluded"],
+)
+def test_nothing_to_compress(out: Path, source: onnx.ModelProto, options: dict[str, str], reason: str) -> None:
+    with pytest.raises(NothingToCompressError, match=f"nothing to compress: {reason}"):
+        compress_model(source, out / "m.onnx", **options)  # type: ignore[arg-type]
+    assert digests(out) == {}
+
+
+def test_compressing_twice_says_so(model: Path, out: Path) -> None:
+    compress_model(model, out / "m.onnx")
+    before = digests(out)
+    with pytest.raises(NothingToCompressError, match="it is compressed already"):
+        compress_model(out / "m.onnx", out / "n.onnx")
+    assert digests(out) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"profile": "tiny"}, "no profile 'tiny'"),
+        ({"jobs": 0}, "jobs must be at least 1"),
+        ({"include": "("}, r"not a regular expression: '\('"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(model: Path, out: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compress_model(model, out / "m.onnx", **options)  # type: ignore[arg-type]
+    assert digests(out) == {}
+
+
+def test_a_failing_job_leaves_nothing(model: Path, out: Path) -> None:
+    class Broken(Executor):
+        def submit(self, *_job: object, **_options: object) -> Future:
+            future: Future = Future()
+            future.set_exception(RuntimeError("a worker died"))
+            return future
+
+    with pytest.raises(RuntimeError, match="a worker died"):
+        compress_model(model, out / "m.onnx", executor=Broken())
+    assert digests(out) == {}
+
+
+@pytest.mark.parametrize("profile", ["fast", "balanced", "small"])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_pack_and_unpack(profile: str, dtype: type) -> None:
+    w = gaussian_weight(70, 90).T.view(dtype)
+    packed = pack_weight(w, profile=profile, tiling=(2, 3))  # type: ignore[arg-type]
+    restored = unpack_weight(packed.x2, packed.compress_index, packed.compress_info)
+    assert restored.dtype == dtype
+    assert np.array_equal(restored, w)
+    assert list(packed.compress_info) == [2, 3, 70, 90, 1]
+    assert packed.stats.stored_bytes == packed.x2.nbytes + packed.compress_index.nbytes
+    assert (packed.stats.k, packed.stats.n, packed.stats.weight_bytes) == (70, 90, 6300)
+
+
+@pytest.mark.parametrize(
+    "w", [np.zeros((2, 2), np.float32), np.zeros(4, np.int8), np.zeros((0, 4), np.int8)], ids=["float", "1-D", "empty"]
+)
+def test_what_is_not_a_weight(w: np.ndarray) -> None:
+    with pytest.raises(InputError, match="a weight is a non-empty int8 or uint8 matrix, not"):
+        pack_weight(w)
+
+
+def test_a_tiling_that_does_not_exist() -> None:
+    with pytest.raises(InputError):
+        pack_weight(gaussian_weight(), tiling=(0, 8))

@@ -1,0 +1,86 @@
+"""The package as it is installed: public names, the op library, and the README's words."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from samples import ROOT
+
+import mcd_graph
+
+
+def test_public_names() -> None:
+    """A name becomes public on purpose only."""
+    assert sorted(mcd_graph.__all__) == [
+        "CompressedWeight",
+        "InputError",
+        "NothingToCompressError",
+        "Progress",
+        "Report",
+        "Verification",
+        "compress_model",
+        "get_library_path",
+        "pack_weight",
+        "restore_model",
+        "unpack_weight",
+        "verify_model",
+    ]
+    for name in mcd_graph.__all__:
+        assert getattr(mcd_graph, name).__doc__, name
+    assert mcd_graph.passes.plan_lowering
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mcd_graph.nothing
+
+
+def test_the_version_is_that_of_the_workspace() -> None:
+    cargo = tomllib.loads((ROOT / "native" / "Cargo.toml").read_text())
+    assert version("mcd-graph") == cargo["workspace"]["package"]["version"]
+
+
+def test_importing_is_light() -> None:
+    """A program that only wants the library's path does not load onnx or onnxruntime."""
+    script = (
+        "import sys, mcd_graph; mcd_graph.get_library_path(); print([m for m in sys.modules if m.startswith('onnx')])"
+    )
+    result = subprocess.run([sys.executable, "-P", "-c", script], check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_the_op_library_loads_without_python(tmp_path: Path) -> None:
+    source = tmp_path / "load.c"
+    source.write_text(
+        """
+        #include <dlfcn.h>
+        #include <stdio.h>
+        int main(int count, char **arguments) {
+            void *library = dlopen(arguments[1], RTLD_NOW | RTLD_LOCAL);
+            if (!library) { puts(dlerror()); return 1; }
+            return dlsym(library, "RegisterCustomOps") ? 0 : 2;
+        }
+        """
+    )
+    program = tmp_path / "load"
+    subprocess.run(["cc", "-o", str(program), str(source), "-ldl"], check=True)
+    result = subprocess.run([str(program), mcd_graph.get_library_path()], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_python_in_the_readme_runs(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(model.parent)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in reversed(blocks):  # the application runs what compress_model writes
+        exec(block, {})  # noqa: S102 - our own words
+
+
+def test_ci_runs_the_readme_test_command() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert "    pip install '.[demo]' && mcd demo\n" in readme
+    assert "    pip install '.[test]' && pytest\n" in readme
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "'.[test,lint]'" in script
+    assert script.rstrip().endswith("\npytest")

@@ -1,0 +1,190 @@
+"""verify_model finds every difference and no other, on inputs that models accept."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from lowering import make_model
+from onnx import helper
+from samples import TOKENS, N, float_model, gaussian_weight, text_model, write
+
+from mcd_graph import InputError, compress_model, verify_model
+from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
+
+
+def specs_of(model: onnx.ModelProto) -> list:
+    return input_specs(ir.from_proto(model))
+
+
+def test_identical(model: Path, out: Path) -> None:
+    compress_model(model, out / "m.onnx")
+    result = verify_model(model, out / "m.onnx", runs=4, threads=(1, 2, 3))
+    assert result.identical
+    assert len(result.shapes) == 4
+    assert len({shapes["ids"] for shapes in result.shapes}) == 4, "every run has a shape of its own"
+    assert result.values == 3 * sum(batch * length * N for batch, length in (s["ids"] for s in result.shapes))
+
+
+def test_one_changed_weight_is_found(model: Path, out: Path) -> None:
+    weight = gaussian_weight(seed=1)
+    weight[3, 5] += 1
+    other = write(text_model(w1=weight), out / "other.onnx")
+    result = verify_model(model, other)
+    assert not result.identical
+    assert {(d.run, d.threads, d.output) for d in result.differences} == {(r, t, "y") for r in range(3) for t in (1, 2)}
+    assert "values differ, the first at" in result.differences[0].what
+
+
+def constant_model(values: np.ndarray) -> onnx.ModelProto:
+    """Return a model that adds nothing to its input but gives ``values`` as well."""
+    return make_model(
+        [helper.make_node("Identity", ["x"], ["z"]), helper.make_node("Identity", ["c"], ["y"])],
+        {"x": (np.float32, ("m",))},
+        {"z": (np.float32, ("m",)), "y": (values.dtype.type, values.shape)},
+        {"c": values},
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ([np.nan, 1], [np.nan, 1], True),
+        ([0.0, 1], [-0.0, 1], False),
+        ([1, 2], [1, np.nextafter(np.float32(2), 3)], False),
+        ([], [], True),
+    ],
+    ids=["not a number", "minus zero", "last bit", "empty"],
+)
+def test_bytes_count(tmp_path: Path, ours: list[float], theirs: list[float], same: bool) -> None:
+    paths = [
+        write(constant_model(np.array(values, np.float32)), tmp_path / f"{name}.onnx")
+        for name, values in (("ours", ours), ("theirs", theirs))
+    ]
+    assert verify_model(*paths, runs=1).identical == same
+
+
+def test_given_inputs(model: Path, out: Path) -> None:
+    compress_model(model, out / "m.onnx")
+    ids = np.arange(6).reshape(2, 3)
+    result = verify_model(model, out / "m.onnx", inputs={"ids": ids, "mask": np.ones_like(ids), "more": ids})
+    assert result.shapes == ({"ids": (2, 3), "mask": (2, 3)},)
+    with pytest.raises(InputError, match="the inputs lack mask"):
+        verify_model(model, out / "m.onnx", inputs={"ids": ids})
+    with pytest.raises(InputError, match=r"does not run: .*indices element out of data bounds"):
+        verify_model(model, out / "m.onnx", inputs={"ids": ids + TOKENS, "mask": ids})
+
+
+def test_models_with_other_interfaces(model: Path, tmp_path: Path) -> None:
+    other = write(float_model(), tmp_path / "float.onnx")
+    with pytest.raises(InputError, match="the models have different inputs"):
+        verify_model(model, other)
+
+
+def test_at_least_one_run(model: Path) -> None:
+    with pytest.raises(InputError, match="runs must be at least 1"):
+        verify_model(model, model, runs=0)
+
+
+def test_token_ids_stay_within_their_table_and_masks_are_masks() -> None:
+    specs = specs_of(text_model())
+    assert [(spec.name, spec.below) for spec in specs] == [("ids", TOKENS), ("mask", 2)]
+    arrays = random_inputs(specs, {"batch": 40, "length": 50}, np.random.default_rng(0))
+    assert (arrays["ids"].min(), arrays["ids"].max()) == (0, TOKENS - 1)
+    assert set(np.unique(arrays["mask"])) == {0, 1}
+    assert arrays["mask"][:, 0].all(), "no row is hidden completely"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "below"),
+    [
+        ([helper.make_node("Gather", ["table", "i"], ["y"], axis=1)], {"table": (9, 7)}, 7),
+        (
+            [helper.make_node("Cast", ["i"], ["j"], to=6), helper.make_node("Gather", ["table", "j"], ["y"])],
+            {"table": (9, 7)},
+            9,
+        ),
+        (
+            [
+                helper.make_node("DequantizeLinear", ["table", "scale"], ["t"]),
+                helper.make_node("Gather", ["t", "i"], ["y"]),
+            ],
+            {"table": (5, 3), "scale": ()},
+            5,
+        ),
+        (
+            [
+                helper.make_node("Gather", ["table", "i"], ["a"]),
+                helper.make_node("Gather", ["small", "i"], ["b"]),
+                helper.make_node("Add", ["a", "b"], ["y"]),
+            ],
+            {"table": (9, 7), "small": (4, 7)},
+            4,
+        ),
+        ([helper.make_node("Gather", ["i", "table"], ["y"])], {"table": (3,)}, 2),
+    ],
+    ids=["axis", "cast", "quantised table", "two tables", "selected from"],
+)
+def test_tables_are_found(nodes: list[onnx.NodeProto], constants: dict[str, tuple[int, ...]], below: int) -> None:
+    arrays = {
+        name: np.ones(shape, np.float32 if name == "scale" else np.int8 if len(constants) == 2 else np.int64)
+        for name, shape in constants.items()
+    }
+    model = make_model(nodes, {"i": (np.int64, ("m",))}, {"y": (np.float32, None)}, arrays)
+    (spec,) = specs_of(model)
+    assert spec.below == below
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_quantised_inputs_take_any_value(dtype: type) -> None:
+    model = make_model([helper.make_node("Identity", ["x"], ["y"])], {"x": (dtype, ("m",))}, {"y": (dtype, ("m",))}, {})
+    values = random_inputs(specs_of(model), {"m": 10_000}, np.random.default_rng(0))["x"]
+    assert (values.min(), values.max()) == (np.iinfo(dtype).min, np.iinfo(dtype).max)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shapes"),
+    [
+        (("b", "s"), ("b", "s + p"), [(3, 10), (3, 30)]),
+        (("batch-size", "a.b:0"), ("batch-size", 4), [(3, 10), (3, 4)]),
+        ((None, None), (None, 5, None), [(3, 10), (3, 5, 20)]),
+        (("b", "b"), ("s", "b"), [(3, 3), (3, 3)]),
+        ((), (2,), [(), (2,)]),
+    ],
+    ids=str,
+)
+def test_shapes(first: tuple, second: tuple, shapes: list[tuple[int, ...]]) -> None:
+    """Symbols that stand first in a shape are batches (3 here), others lengths (10, 20 or p = 20)."""
+    model = make_model(
+        [helper.make_node("Identity", ["x"], ["z"])],
+        {"x": (np.float32, first), "y": (np.float32, second)},
+        {"z": (np.float32, first)},
+        {},
+    )
+    specs = specs_of(model)
+    bound = bind_dimensions(specs, 3, itertools.count(10, 10))
+    arrays = random_inputs(specs, bound, np.random.default_rng(0))
+    assert [array.shape for array in arrays.values()] == shapes
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "message"),
+    [
+        (np.str_, ("m",), "no random values for input x of type STRING"),
+        (np.float32, None, "input x is not a tensor of known rank"),
+        (np.float32, (1 << 20, 1 << 20), "input x would have 1099511627776 elements"),
+    ],
+    ids=["strings", "no rank", "too large"],
+)
+def test_inputs_that_cannot_be_made(dtype: type, shape: tuple | None, message: str) -> None:
+    model = make_model([helper.make_node("Identity", ["x"], ["y"])], {"x": (dtype, shape)}, {"y": (dtype, shape)}, {})
+    with pytest.raises(InputError, match=message):
+        random_inputs(specs_of(model), {"m": 1}, np.random.default_rng(0))
+
+
+def test_inputs_with_defaults_are_left_out() -> None:
+    model = text_model()
+    model.graph.input.append(helper.make_tensor_value_info("w_scale", 1, ()))
+    assert [spec.name for spec in specs_of(model)] == ["ids", "mask"]
