@@ -31,6 +31,7 @@ __all__ = [
     "NewNode",
     "NewOutput",
     "Operand",
+    "Result",
     "Rule",
     "Weight",
     "all_nodes",
@@ -132,7 +133,11 @@ class NewOutput:
     index: int = 0
 
 
-Operand: TypeAlias = ir.Value | NewConstant | NewOutput | None
+class Result:
+    """Stands, among the inputs of a :class:`NewNode`, for what the new MatmulCompressDequant computes."""
+
+
+Operand: TypeAlias = ir.Value | NewConstant | NewOutput | Result | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -157,8 +162,9 @@ class Match:
         pattern: what was found, for the report, e.g. ``MatMulInteger+Cast+Mul``.
         weight: the constant right-hand side.
         fused: the new node's inputs.
-        output: the value that the new node computes instead.
-        nodes: the nodes that go away, the one that produces ``output`` last.
+        output: the value that is computed instead.
+        nodes: the nodes that go away, the multiplication first, the one that produces ``output`` last.
+        result: what takes the place of ``output``, when that is not the new node's result itself.
         optimised: the original is reproduced as onnxruntime runs it with graph optimisations on (QDQ forms), not
             as it runs without.
     """
@@ -168,6 +174,7 @@ class Match:
     fused: Fused
     output: ir.Value
     nodes: tuple[ir.Node, ...]
+    result: NewOutput | Result = dataclasses.field(default_factory=Result)
     optimised: bool = False
 
 
@@ -373,9 +380,17 @@ def only_consumer(value: ir.Value, graph: ir.Graph | ir.Function | None) -> ir.N
 
 
 def find_weight(value: ir.Value | None, *, transposed: bool = False, path: tuple[ir.Node, ...] = ()) -> Weight | Kept:
-    """Return the constant int8 or uint8 matrix behind ``value``, or the reason why there is none."""
+    """Return the constant int8 or uint8 matrix behind ``value``, or the reason why there is none.
+
+    Args:
+        value: the multiplication's input, or what a DequantizeLinear in front of it reads.
+        transposed: the multiplication wants the transpose of ``value``.
+        path: nodes between ``value`` and the multiplication that go when nobody else needs them.
+    """
     if value is None:
         return Kept("it has no weight input")
+    while (producer := value.producer()) is not None and is_op(producer, "Identity") and producer.inputs[0] is not None:
+        value, path = producer.inputs[0], (producer, *path)
     if value.is_graph_input():
         what = "an initialiser that callers may override" if value.is_initializer() else "an input of the graph"
         return Kept(f"weight {value.name} is {what}")
@@ -440,8 +455,17 @@ def build(
         name=anchor.name, doc_string=anchor.doc_string, metadata_props=stamp,
     )  # fmt: skip
     last.prepend(node)
-    take_over(match.output, node.outputs[0])
-    replaced[match.output] = node.outputs[0]
+    final: ir.Value | None = node.outputs[0]
+    if isinstance(match.result, NewOutput):
+        node.outputs[0].name = names.unique(f"{base}.result")
+        (final,) = place_operands(
+            [match.result], last, names, constants_as_nodes=constants_as_nodes, base=base, metadata=stamp,
+            replaced=replaced, result=node.outputs[0],
+        )  # fmt: skip
+    if final is None:
+        raise ValueError("a match's result is a value")
+    take_over(match.output, final)
+    replaced[match.output] = final
     return node
 
 
@@ -461,11 +485,13 @@ def place_operands(
     base: str,
     metadata: Mapping[str, str] | None = None,
     replaced: Mapping[ir.Value, ir.Value] | None = None,
+    result: ir.Value | None = None,
 ) -> list[ir.Value | None]:
     """Make the constants and nodes that ``operands`` ask for, in front of ``before``, and return the values.
 
     A :class:`NewNode` or :class:`NewConstant` that is mentioned twice is made once. New nodes are called ``base`` and
-    their operator, and carry ``metadata``. A value that has been ``replaced`` is exchanged for its successor.
+    their operator, and carry ``metadata``. A value that has been ``replaced`` is exchanged for its successor,
+    and :class:`Result` for ``result``.
     """
     made: dict[NewNode | NewConstant, tuple[ir.Value, ...]] = {}
 
@@ -474,6 +500,8 @@ def place_operands(
             return None
         if isinstance(operand, ir.Value):
             return (replaced or {}).get(operand, operand)
+        if isinstance(operand, Result):
+            return result
         key = operand.node if isinstance(operand, NewOutput) else operand
         if key not in made:
             made[key] = place(key)

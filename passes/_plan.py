@@ -28,8 +28,10 @@ from mcd_graph.passes._common import (
     place_constant,
     remove_dead,
 )
+from mcd_graph.passes._unsigned import make_unsigned
 from mcd_graph.passes.matmul_integer import matmul_integer_rule
 from mcd_graph.passes.matmul_integer_to_float import dynamic_quantize_matmul_rule, matmul_integer_to_float_rule
+from mcd_graph.passes.qdq_matmul import gemm_qdq_rule, matmul_qdq_rule
 from mcd_graph.passes.qgemm import qgemm_rule
 from mcd_graph.passes.qlinear_matmul import qlinear_matmul_rule
 
@@ -51,6 +53,8 @@ ALL_RULES: tuple[Rule, ...] = (
     matmul_integer_to_float_rule,
     dynamic_quantize_matmul_rule,
     qgemm_rule,
+    matmul_qdq_rule,
+    gemm_qdq_rule,
 )
 
 
@@ -197,6 +201,7 @@ class LoweringPlan:
         placed: dict[str, _Placed] = {}
         replaced: dict[ir.Value, ir.Value] = {}
         dead: dict[ir.Node, None] = {}
+        built: list[tuple[ir.Node, ir.Function | None]] = []
         for candidate, key, answer in ready:
             if candidate.site.status == "kept":
                 continue
@@ -204,15 +209,19 @@ class LoweringPlan:
             if key not in placed:
                 placed[key] = _Placed(answer, match.weight)
             values = placed[key].values(match.nodes[-1], names, as_node=function is not None)
-            build(
+            made = build(
                 match, candidate.rule, values, answer.compress_info,
                 names=names, replaced=replaced, constants_as_nodes=function is not None,
             )  # fmt: skip
+            if match.optimised:
+                built.append((made, function))
             dead.update(dict.fromkeys(match.nodes))
             for owner in (self.model, function):
                 if owner is not None:
                     owner.opset_imports.setdefault(OP_DOMAIN, OP_VERSION)
         remove_dead(dead)
+        for node, function in built:
+            make_unsigned(node, names, constants_as_nodes=function is not None)
         return bool(dead)
 
 

@@ -1,0 +1,362 @@
+"""MatMul and Gemm between DequantizeLinear and QuantizeLinear ("QDQ"), as onnxruntime runs them when it optimises.
+
+Taken literally, such a graph multiplies floats. onnxruntime's graph optimiser makes integer kernels of it, and the
+rewrite reproduces those, byte for byte. Where the optimiser would leave the multiplication in float, it is kept.
+
+::
+
+    MatMul(DQ(x1), DQ(W)) -> Q        as QLinearMatMul:  requantised with x1_scale * w_scale / y_scale
+    MatMul(DQ(x1), DQ(W))             as MatMulIntegerToFloat:  float with x1_scale * w_scale
+    Gemm(DQ(x1), DQ(W), DQ(C)) -> Q   as QGemm:  C is added to the int32 sum
+    Gemm(DQ(x1), DQ(W), DQ(C))        as QGemm with a float result
+    Gemm(DQ(x1), DQ(W), C) -> Q       C is brought to int32 as onnxruntime does: round(C / (x1_scale * w_scale))
+
+==============================  ======================================================================================
+accepted                        uint8 and int8 activations, weights per tensor or per column, transA, transB, alpha;
+                                a Transpose between the weight's DequantizeLinear and the multiplication; a Relu in
+                                front of the QuantizeLinear that its saturation makes superfluous; Reshape, Transpose,
+                                Squeeze, Unsqueeze, Slice in front of the QuantizeLinear, past which it is moved
+kept, with the reason           weights alone quantised; scales per row; 4- and 16-bit types; results that are used
+                                as float beside the QuantizeLinear; other Relu and Clip nodes behind; a float Gemm
+                                bias without QuantizeLinear; an Add behind that may be fused into a float Gemm;
+                                int8 activations with uint8 weights, and int8 activations that are shared (onnxruntime
+                                computes both in float on x86)
+==============================  ======================================================================================
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnx_ir as ir
+from mcd_graph.passes._common import (
+    MS_DOMAIN,
+    Fused,
+    Kept,
+    Match,
+    NewConstant,
+    NewNode,
+    NewOutput,
+    Operand,
+    Result,
+    Rule,
+    Weight,
+    constant_array,
+    find_weight,
+    float_attribute,
+    get_input,
+    int_attribute,
+    is_op,
+    known_dtype,
+    known_shape,
+    quantisation_column,
+)
+from mcd_graph.passes._scales import fold_scales, fuse, one_value
+
+__all__ = ["gemm_qdq_rule", "matmul_qdq_rule"]
+
+_EIGHT_BIT = (ir.DataType.INT8, ir.DataType.UINT8)
+
+#: Operators past which onnxruntime moves a QuantizeLinear up towards the multiplication.
+_MOVABLE = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Dequantised:
+    """An input of the multiplication, taken apart at its DequantizeLinear."""
+
+    node: ir.Node
+    value: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Quantised:
+    """The QuantizeLinear behind the multiplication.
+
+    Attributes:
+        node: the QuantizeLinear.
+        between: nodes between the multiplication and it that go.
+        moved: onnxruntime moves it up past other nodes, so that those see its rounding; they and it stay.
+    """
+
+    node: ir.Node
+    between: tuple[ir.Node, ...] = ()
+    moved: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Output:
+    """Scale and zero point of a requantised result."""
+
+    scale: ir.Value
+    zero_point: ir.Value | NewConstant
+
+
+def _is_qdq(node: ir.Node | None, op_type: str) -> bool:
+    return is_op(node, op_type) or is_op(node, op_type, MS_DOMAIN)
+
+
+def _dequantised(value: ir.Value | None, user: ir.Node) -> _Dequantised | None:
+    """Return the DequantizeLinear that computes ``value`` in the same graph, or ``None``."""
+    node = None if value is None else value.producer()
+    if node is None or not _is_qdq(node, "DequantizeLinear") or node.graph is not user.graph:
+        return None
+    quantised, scale = get_input(node, 0), get_input(node, 1)
+    return None if quantised is None or scale is None else _Dequantised(node, quantised, scale, get_input(node, 2))
+
+
+def _match_matmul(node: ir.Node) -> Match | Kept | None:
+    return _match(node, transpose_x=False, transpose_w=False, alpha=1.0, c=None)
+
+
+def _match_gemm(node: ir.Node) -> Match | Kept | None:
+    return _match(
+        node,
+        transpose_x=bool(int_attribute(node, "transA", 0)),
+        transpose_w=bool(int_attribute(node, "transB", 0)),
+        alpha=float_attribute(node, "alpha", 1.0),
+        c=get_input(node, 2),
+    )
+
+
+def _match(
+    node: ir.Node, *, transpose_x: bool, transpose_w: bool, alpha: float, c: ir.Value | None
+) -> Match | Kept | None:
+    found = _find_operands(node, transpose_w)
+    if found is None or isinstance(found, Kept):
+        return found
+    x, w, weight = found
+    if (reason := _check_types(x, weight)) is not None:
+        return reason
+    quantised = _destination(node)
+    if isinstance(quantised, Kept):
+        return quantised
+    y = None if quantised is None else _output_parameters(quantised.node, known_dtype(x.value))
+    if isinstance(y, Kept):
+        return y
+    scale = fold_scales(x.scale, w.scale, None if y is None else y.scale, alpha=alpha, n=weight.n)
+    if isinstance(scale, Kept):
+        return scale
+    bias = None if c is None else _bias(node, c, x, w, weight, alpha=alpha, requantised=quantised is not None)
+    if isinstance(bias, Kept):
+        return bias
+    x1: Operand = x.value
+    if transpose_x:
+        x1 = NewOutput(NewNode("Transpose", (x1,), {"perm": [1, 0]}))
+    fused = fuse(x1, x.zero_point, weight, w.zero_point, scale, bias=bias)
+    if isinstance(fused, Kept):
+        return fused
+    if quantised is None or y is None:
+        return Match(f"DequantizeLinear+{node.op_type}", weight, fused, node.outputs[0], (node,), optimised=True)
+    return _requantised(
+        node, weight, dataclasses.replace(fused, y_zero_point=y.zero_point, output_type=None), quantised, y
+    )
+
+
+def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Dequantised, Weight] | Kept | None:
+    """Return activation and weight; ``None`` if the node is a float multiplication like any other."""
+    x, value = _dequantised(get_input(node, 0), node), get_input(node, 1)
+    path: tuple[ir.Node, ...] = ()
+    transpose = None if value is None else value.producer()
+    if is_op(transpose, "Transpose") and transpose is not None:
+        perm = transpose.attributes.get("perm")
+        if perm is None or tuple(perm.as_ints()) == (1, 0):
+            transpose_w, value, path = not transpose_w, get_input(transpose, 0), (transpose,)
+    w = _dequantised(value, node)
+    if w is None:
+        producer = None if value is None else value.producer()
+        between = producer if producer is not None and is_op(producer, "Reshape") else None
+        if x is None or between is None or _dequantised(get_input(between, 0), node) is None:
+            return None
+        return Kept("its weight is reshaped behind its DequantizeLinear, so onnxruntime computes in float")
+    weight = find_weight(w.value, transposed=transpose_w, path=(w.node, *path))
+    if isinstance(weight, Kept):
+        return weight
+    if x is None:
+        return Kept("its activation is not quantised, so onnxruntime computes in float")
+    if int_attribute(w.node, "block_size", 0):
+        return Kept("its weight is quantised in blocks, so onnxruntime computes in float")
+    columns = 0 if transpose_w else 1
+    shape = known_shape(w.scale)
+    axis = int_attribute(w.node, "axis", 1)
+    if shape not in ((), (1,)) and axis not in (columns, columns - 2):
+        return Kept("its weight's scale is not per column, so onnxruntime computes in float")
+    return x, w, weight
+
+
+def _check_types(x: _Dequantised, weight: Weight) -> Kept | None:
+    """Return why onnxruntime would not multiply these types as integers, or ``None``."""
+    dtype = known_dtype(x.value)
+    if dtype is None:
+        return Kept(f"the type of its activation {x.value.name} is not known")
+    if dtype not in _EIGHT_BIT:
+        return Kept(f"its activation is {dtype.name.lower()}, not int8 or uint8")
+    producer = x.value.producer()
+    if producer is not None and _is_qdq(producer, "QuantizeLinear"):
+        before = get_input(producer, 0)
+        if before is not None and _is_qdq(before.producer(), "DequantizeLinear"):
+            return Kept("its activation is quantised twice in a row, which onnxruntime merges")
+    if dtype == ir.DataType.INT8:
+        if weight.tensor.dtype != ir.DataType.INT8:
+            return Kept("its activation is int8 and its weight uint8, so onnxruntime computes in float")
+        if producer is None or not _is_signed_pair(producer, x.node):
+            return Kept("its int8 activation is not between one QuantizeLinear and one DequantizeLinear of its own, "
+                        "so onnxruntime computes in float on x86")  # fmt: skip
+    return None
+
+
+def _is_signed_pair(quantise: ir.Node, dequantise: ir.Node) -> bool:
+    """Tell whether onnxruntime for x86 would turn this int8 pair into a uint8 one (it has no fast int8 kernel)."""
+    if not _is_qdq(quantise, "QuantizeLinear") or not _is_qdq(dequantise, "DequantizeLinear"):
+        return False
+    between, behind = quantise.outputs[0], dequantise.outputs[0]
+    if len(between.uses()) != 1 or between.is_graph_output() or len(behind.uses()) + behind.is_graph_output() != 1:
+        return False
+    zero_points = [constant_array(get_input(node, 2)) for node in (quantise, dequantise)]
+    return all(array is not None and array.size == 1 and array.dtype == np.int8 for array in zero_points) and (
+        zero_points[0] == zero_points[1]
+    )
+
+
+def _destination(node: ir.Node) -> _Quantised | Kept | None:
+    """Return the QuantizeLinear that onnxruntime fuses with the multiplication, ``None`` for a float result.
+
+    A reason is returned where onnxruntime leaves the multiplication in float, or where it does something else.
+    """
+    output = node.outputs[0]
+    uses = list(output.uses())
+    if any(user.graph is not node.graph for user, _ in uses):
+        return Kept("its result is used inside another graph")
+    if len(uses) != 1:
+        if any(_is_qdq(user, "QuantizeLinear") for user, _ in uses):
+            return Kept("its result is used beside its QuantizeLinear, so onnxruntime computes in float")
+        return None
+    user = uses[0].node
+    if _is_qdq(user, "QuantizeLinear"):
+        if output.is_graph_output():
+            return Kept("its result is an output of the graph, so onnxruntime computes in float")
+        return _Quantised(user)
+    if is_op(user, "Relu") or is_op(user, "Clip"):
+        return _behind_clip(output, user)
+    if output.is_graph_output():
+        return None
+    if node.op_type == "MatMul" and is_op(user, "Add") and _may_become_gemm(node, user):
+        return Kept("onnxruntime may fuse the Add behind it into a Gemm, and then computes that in float")
+    if node.op_type == "Gemm" and (is_op(user, "Transpose") or is_op(user, "Sum")):
+        return Kept(f"onnxruntime fuses the {user.op_type} behind it first")
+    return _moved_up(user)
+
+
+def _behind_clip(output: ir.Value, clip: ir.Node) -> _Quantised | Kept | None:
+    """Return what follows a Relu or Clip: the QuantizeLinear if its saturation does the clipping already."""
+    clipped = clip.outputs[0]
+    users = clipped.consumers()
+    if len(clipped.uses()) != 1 or clipped.is_graph_output():
+        return None
+    float_ = Kept(f"a {clip.op_type} is behind it, so onnxruntime computes in float")
+    quantise = users[0]
+    if not _is_qdq(quantise, "QuantizeLinear") or quantise.graph is not clip.graph or output.is_graph_output():
+        return float_
+    zero_point = get_input(quantise, 2)
+    array = np.zeros((), np.uint8) if zero_point is None else constant_array(zero_point)
+    if clip.op_type != "Relu" or array is None or array.size != 1 or array.dtype not in (np.int8, np.uint8):
+        return float_
+    return _Quantised(quantise, (clip,)) if array.reshape(()) == np.iinfo(array.dtype).min else float_
+
+
+def _may_become_gemm(node: ir.Node, add: ir.Node) -> bool:
+    """Tell whether onnxruntime's fusion of MatMul and Add may apply; when shapes are not known, it may."""
+    other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
+    if other is node.outputs[0]:
+        return False
+    x, bias = known_shape(get_input(node, 0)), known_shape(other)
+    if x is None or bias is None:
+        return True
+    if len(x) == 2:
+        return len(bias) in (1, 2) and bias != (1,)
+    return None not in x and len(bias) == 1 and bias != (1,)
+
+
+def _moved_up(user: ir.Node) -> _Quantised | None:
+    """Return the QuantizeLinear that onnxruntime moves up past reshaping nodes to the multiplication, if any."""
+    graph = user.graph
+    while any(is_op(user, op_type) for op_type in _MOVABLE):
+        output = user.outputs[0]
+        uses = list(output.uses())
+        if len(uses) != 1 or output.is_graph_output() or uses[0].node.graph is not graph or uses[0].idx != 0:
+            return None
+        user = uses[0].node
+        if _is_qdq(user, "QuantizeLinear"):
+            parameters = [constant_array(value) for value in user.inputs[1:] if value is not None]
+            constant = all(array is not None and array.size == 1 for array in parameters)
+            return _Quantised(user, moved=True) if constant else None
+    return None
+
+
+def _output_parameters(quantise: ir.Node, x_type: ir.DataType | None) -> _Output | Kept:
+    """Return scale and zero point of the result, or why onnxruntime would not requantise to it."""
+    scale, zero_point = get_input(quantise, 1), get_input(quantise, 2)
+    if scale is None:
+        return Kept("its QuantizeLinear has no scale")
+    if int_attribute(quantise, "block_size", 0):
+        return Kept("its result is quantised in blocks, so onnxruntime computes in float")
+    dtype: ir.DataType | None
+    if zero_point is None:
+        dtype = ir.DataType(int_attribute(quantise, "output_dtype", int(ir.DataType.UINT8)) or ir.DataType.UINT8)
+        given: ir.Value | NewConstant = NewConstant(np.zeros((), np.uint8), f"{scale.name}.zero_point")
+    else:
+        dtype, given = known_dtype(zero_point), zero_point
+    if dtype != x_type:
+        return Kept("its activation and result are quantised to different types, so onnxruntime computes in float")
+    if dtype == ir.DataType.INT8:
+        output = quantise.outputs[0]
+        uses = list(output.uses())
+        if output.is_graph_output() or len(uses) != 1 or not _is_signed_pair(quantise, uses[0].node):
+            return Kept("its int8 result is not between one QuantizeLinear and one DequantizeLinear of its own, "
+                        "so onnxruntime computes in float on x86")  # fmt: skip
+    if isinstance(given, ir.Value) and (reason := one_value(given, "output zero point")) is not None:
+        return reason
+    return _Output(scale, given)
+
+
+def _bias(
+    node: ir.Node, c: ir.Value, x: _Dequantised, w: _Dequantised, weight: Weight, *, alpha: float, requantised: bool
+) -> Operand | Kept:
+    """Return a Gemm's third input as int32, the way onnxruntime brings it there."""
+    if alpha != 1 or float_attribute(node, "beta", 1.0) != 1:
+        return Kept("it has a bias, and an alpha or beta that is not 1, so onnxruntime computes in float")
+    dequantised = _dequantised(c, node)
+    if dequantised is not None:
+        if known_dtype(dequantised.value) != ir.DataType.INT32:
+            return Kept("its bias is not quantised to int32, so onnxruntime computes in float")
+        return quantisation_column(dequantised.value, weight.n)
+    array, x_scale, w_scale = constant_array(c), constant_array(x.scale), constant_array(w.scale)
+    if not requantised or array is None or array.ndim != 1 or array.dtype != np.float32:
+        return Kept("its bias is float, so onnxruntime computes in float")
+    if x_scale is None or w_scale is None:
+        return Kept("its bias is float, and the scale to quantise it with is computed at run time")
+    if array.size != weight.n:
+        return Kept("its bias is not a vector over the columns")
+    with np.errstate(all="ignore"):
+        rounded = np.rint(array / (x_scale.reshape(()) * w_scale.reshape(-1)))
+    if not np.all(np.abs(rounded) < 2.0**31):
+        return Kept("its bias does not fit into int32")
+    return NewConstant(rounded.astype(np.int32), f"{c.name}.int32")
+
+
+def _requantised(node: ir.Node, weight: Weight, fused: Fused, quantised: _Quantised, y: _Output) -> Match:
+    pattern = f"DequantizeLinear+{node.op_type}"
+    if not quantised.moved:
+        nodes = (node, *quantised.between, quantised.node)
+        pattern = "+".join([pattern, *(each.op_type for each in nodes[1:])])
+        return Match(pattern, weight, fused, quantised.node.outputs[0], nodes, optimised=True)
+    restored = NewNode("DequantizeLinear", (Result(), y.scale, y.zero_point))
+    pattern = f"{pattern}+QuantizeLinear+DequantizeLinear"
+    return Match(pattern, weight, fused, node.outputs[0], (node,), NewOutput(restored), optimised=True)
+
+
+matmul_qdq_rule = Rule("matmul_qdq_rule", "", "MatMul", _match_matmul)
+gemm_qdq_rule = Rule("gemm_qdq_rule", "", "Gemm", _match_gemm)

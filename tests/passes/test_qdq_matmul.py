@@ -1,0 +1,303 @@
+"""QDQ models: the lowered model gives the bytes that onnxruntime gives when it optimises the original."""
+
+import numpy as np
+import onnx
+import pytest
+from lowering import Lowered, assert_exact, lower, make_model
+from onnx import helper
+
+K, N = 52, 36
+
+
+def integers(kind: type, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    info = np.iinfo(kind)
+    return np.asarray(np.random.default_rng(seed).integers(info.min, info.max + 1, shape), kind)
+
+
+def scales(shape: tuple[int, ...], seed: int, size: float = 0.02) -> np.ndarray:
+    return np.asarray((np.random.default_rng(seed).random(shape) + 0.1) * size, np.float32)
+
+
+def floats(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def quantise(source: str, target: str, name: str) -> onnx.NodeProto:
+    return helper.make_node("QuantizeLinear", [source, f"{name}s", f"{name}z"], [target])
+
+
+def dequantise(source: str, target: str, name: str, **attributes: int) -> onnx.NodeProto:
+    return helper.make_node("DequantizeLinear", [source, f"{name}s", f"{name}z"], [target], **attributes)
+
+
+PRODUCT = helper.make_node("MatMul", ["xd", "wd"], ["r"], name="matmul")
+QUANTISED = [quantise("r", "yq", "y"), dequantise("yq", "y", "y")]
+
+
+def parameters(x_type: type = np.uint8, w_type: type = np.int8, size: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
+    return {
+        "xs": scales((), 1, 0.1), "xz": integers(x_type, (), 2), "w": integers(w_type, (K, N), 3),
+        "ws": scales(size, 4), "wz": integers(w_type, size, 5), "ys": scales((), 6, 4), "yz": integers(x_type, (), 7),
+    }  # fmt: skip
+
+
+def qdq_model(
+    constants: dict[str, np.ndarray],
+    middle: list[onnx.NodeProto],
+    *,
+    shape: tuple[int | str, ...] = ("m", K),
+    output: tuple[int | str, ...] = ("m", N),
+    axis: int | None = 1,
+    opset: int = 18,
+) -> onnx.ModelProto:
+    """Return x -> Q -> DQ -> xd, and DQ(w) -> wd, and then the given nodes from there to y."""
+    attributes = {} if axis is None else {"axis": axis}
+    nodes = [
+        quantise("x", "xq", "x"), dequantise("xq", "xd", "x"), dequantise("w", "wd", "w", **attributes), *middle,
+    ]  # fmt: skip
+    used = {name for node in nodes for name in node.input}
+    table = {name: array for name, array in constants.items() if name in used}
+    return make_model(nodes, {"x": (np.float32, shape)}, {"y": (np.float32, output)}, table, opset=opset)
+
+
+def exact(model: onnx.ModelProto, shape: tuple[int, ...] = (9, K)) -> Lowered:
+    return assert_exact(model, {"x": floats(shape, 11) * 3}, optimised=True)
+
+
+TYPES = [(np.uint8, np.int8), (np.uint8, np.uint8), (np.int8, np.int8)]
+SIZES = pytest.mark.parametrize("size", [(), (N,)], ids=["per_tensor", "per_column"])
+
+
+@pytest.mark.parametrize(("x_type", "w_type"), TYPES)
+@SIZES
+@pytest.mark.parametrize("shape", [(9, K), (2, 3, K), (K,)], ids=str)
+def test_requantised_matmul(x_type: type, w_type: type, size: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    model = qdq_model(parameters(x_type, w_type, size), [PRODUCT, *QUANTISED], shape=shape, output=(*shape[:-1], N))
+    lowered = exact(model, shape)
+    assert lowered.outcome == [("DequantizeLinear+MatMul+QuantizeLinear", None)]
+    assert lowered.op_types == ["QuantizeLinear", "MatmulCompressDequant", "DequantizeLinear"]
+    assert all(site.optimised for site in lowered.plan.sites)
+
+
+@pytest.mark.parametrize(("x_type", "w_type"), TYPES)
+@SIZES
+@pytest.mark.parametrize("shape", [(9, K), (2, 3, K), (K,)], ids=str)
+def test_float_matmul(x_type: type, w_type: type, size: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    middle = [PRODUCT, helper.make_node("Neg", ["r"], ["y"])]
+    lowered = exact(qdq_model(parameters(x_type, w_type, size), middle, shape=shape, output=(*shape[:-1], N)), shape)
+    assert lowered.outcome == [("DequantizeLinear+MatMul", None)]
+    assert lowered.op_types == ["QuantizeLinear", "MatmulCompressDequant", "Neg"]
+
+
+@pytest.mark.parametrize("types", TYPES)
+@SIZES
+@pytest.mark.parametrize("trans_b", [0, 1])
+@pytest.mark.parametrize("bias", ["none", "int32", "float"])
+@pytest.mark.parametrize("requantised", [True, False], ids=["quantised", "float"])
+def test_gemm(types: tuple[type, type], size: tuple[int, ...], trans_b: int, bias: str, requantised: bool) -> None:
+    x_type, w_type = types
+    constants = parameters(x_type, w_type, size)
+    if trans_b:
+        constants["w"] = np.ascontiguousarray(constants["w"].T)
+    constants |= {
+        "c": floats((N,), 8), "cq": np.random.default_rng(9).integers(-3000, 3000, N).astype(np.int32),
+        "cs": constants["xs"] * constants["ws"], "cz": np.zeros(size, np.int32),
+    }  # fmt: skip
+    names = {"none": [], "int32": ["cd"], "float": ["c"]}[bias]
+    middle = [helper.make_node("Gemm", ["xd", "wd", *names], ["r"], transB=trans_b, name="gemm")]
+    if bias == "int32":
+        middle.insert(0, dequantise("cq", "cd", "c", axis=0))
+    middle += QUANTISED if requantised else [helper.make_node("Neg", ["r"], ["y"])]
+    lowered = exact(qdq_model(constants, middle, axis=0 if trans_b else 1))
+    pattern = "DequantizeLinear+Gemm" + "+QuantizeLinear" * requantised
+    if bias == "float" and not requantised:
+        assert lowered.outcome == [("Gemm", "its bias is float, so onnxruntime computes in float")]
+    else:
+        assert lowered.outcome == [(pattern, None)]
+
+
+@pytest.mark.parametrize("alpha", [0.25, 3.7])
+@pytest.mark.parametrize("requantised", [True, False], ids=["quantised", "float"])
+def test_gemm_with_alpha_and_transposed_activation(alpha: float, requantised: bool) -> None:
+    middle = [helper.make_node("Gemm", ["xd", "wd"], ["r"], transA=1, alpha=alpha, beta=1.0, transB=0)]
+    middle += QUANTISED if requantised else [helper.make_node("Neg", ["r"], ["y"])]
+    lowered = exact(qdq_model(parameters(), middle, shape=(K, "m")), (K, 7))
+    assert lowered.outcome[0][1] is None
+    assert lowered.op_types[:3] == ["QuantizeLinear", "Transpose", "MatmulCompressDequant"]
+
+
+@SIZES
+@pytest.mark.parametrize("requantised", [True, False], ids=["quantised", "float"])
+@pytest.mark.parametrize("op_type", ["MatMul", "Gemm"])
+def test_transposed_weight(size: tuple[int, ...], requantised: bool, op_type: str) -> None:
+    constants = parameters(size=size)
+    constants["w"] = np.ascontiguousarray(constants["w"].T)
+    middle = [
+        helper.make_node("Transpose", ["wd"], ["wt"], perm=[1, 0]),
+        helper.make_node(op_type, ["xd", "wt"], ["r"]),
+        *(QUANTISED if requantised else [helper.make_node("Neg", ["r"], ["y"])]),
+    ]
+    lowered = exact(qdq_model(constants, middle, axis=0))
+    assert lowered.outcome[0][1] is None
+    assert "Transpose" not in lowered.op_types
+
+
+def test_relu_that_saturation_makes_superfluous() -> None:
+    constants = {**parameters(), "yz": np.array(0, np.uint8)}
+    middle = [PRODUCT, helper.make_node("Relu", ["r"], ["s"]), quantise("s", "yq", "y"), dequantise("yq", "y", "y")]
+    lowered = exact(qdq_model(constants, middle))
+    assert lowered.outcome == [("DequantizeLinear+MatMul+Relu+QuantizeLinear", None)]
+
+
+@pytest.mark.parametrize("shift", ["Reshape", "Transpose"])
+def test_quantisation_that_is_moved_up(shift: str) -> None:
+    """onnxruntime quantises in front of the Reshape as well, so what the Reshape sees is rounded already."""
+    node = {
+        "Reshape": helper.make_node("Reshape", ["r", "to"], ["s"]),
+        "Transpose": helper.make_node("Transpose", ["r"], ["s"], perm=[1, 0]),
+    }[shift]
+    middle = [PRODUCT, node, quantise("s", "yq", "y"), dequantise("yq", "y", "y")]
+    output = ("a", 2, N // 2) if shift == "Reshape" else (N, "m")
+    lowered = exact(qdq_model({**parameters(), "to": np.array([-1, 2, N // 2])}, middle, output=output))
+    assert lowered.outcome == [("DequantizeLinear+MatMul+QuantizeLinear+DequantizeLinear", None)]
+
+
+def test_shared_activation_and_shared_weight() -> None:
+    middle = [
+        PRODUCT, helper.make_node("MatMul", ["xd", "wd"], ["r2"]), helper.make_node("Neg", ["r2"], ["s"]),
+        quantise("r", "yq", "y"), dequantise("yq", "t", "y"), helper.make_node("Add", ["s", "t"], ["y"]),
+    ]  # fmt: skip
+    lowered = exact(qdq_model(parameters(), middle))
+    assert [reason for _, reason in lowered.outcome] == [None, None]
+    assert list(lowered.plan.weights) == ["w"]
+
+
+@pytest.mark.parametrize(("x_type", "w_type"), TYPES)
+def test_multiplications_in_a_row(x_type: type, w_type: type) -> None:
+    constants = parameters(x_type, w_type) | {
+        "v": integers(w_type, (N, 24), 20), "vs": scales((24,), 21), "vz": integers(w_type, (24,), 22),
+        "zs": scales((), 23, 8), "zz": integers(x_type, (), 24),
+    }  # fmt: skip
+    middle = [
+        PRODUCT, quantise("r", "yq", "y"), dequantise("yq", "yd", "y"), dequantise("v", "vd", "v", axis=1),
+        helper.make_node("MatMul", ["yd", "vd"], ["q"]), quantise("q", "zq", "z"), dequantise("zq", "y", "z"),
+    ]  # fmt: skip
+    lowered = exact(qdq_model(constants, middle, output=("m", 24)))
+    assert [reason for _, reason in lowered.outcome] == [None, None]
+
+
+def test_int8_result_read_by_something_else_stays_exact() -> None:
+    """onnxruntime adds and multiplies in integers behind it, but only when the int8 pairs have become uint8."""
+    constants = parameters(np.int8) | {"zs": scales((), 23, 8), "zz": np.array(3, np.int8)}
+    middle = [
+        PRODUCT, quantise("r", "yq", "y"), dequantise("yq", "yd", "y"), helper.make_node("Sigmoid", ["yd"], ["q"]),
+        quantise("q", "zq", "z"), dequantise("zq", "y", "z"),
+    ]  # fmt: skip
+    lowered = exact(qdq_model(constants, middle))
+    assert lowered.outcome[0][1] is None
+
+
+@pytest.mark.parametrize("missing", ["x", "w", "y", "xwy"])
+def test_absent_zero_points(missing: str) -> None:
+    constants = {**parameters(), "xz": np.array(0, np.uint8), "wz": np.array(0, np.int8), "yz": np.array(0, np.uint8)}
+    model = qdq_model(constants, [PRODUCT, *QUANTISED])
+    for node in model.graph.node:
+        if node.op_type in ("DequantizeLinear", "QuantizeLinear") and node.input[2][0] in missing:
+            del node.input[2]
+    used = {name for node in model.graph.node for name in node.input}
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name not in used]:
+        model.graph.initializer.remove(tensor)
+    assert exact(model).outcome == [("DequantizeLinear+MatMul+QuantizeLinear", None)]
+
+
+NEG = helper.make_node("Neg", ["r"], ["y"])
+
+
+@pytest.mark.parametrize(
+    ("middle", "constants", "reason"),
+    [
+        (
+            [PRODUCT, quantise("r", "yq", "y"), dequantise("yq", "t", "y"), helper.make_node("Add", ["r", "t"], ["y"])],
+            {}, "its result is used beside its QuantizeLinear, so onnxruntime computes in float",
+        ),
+        (
+            [PRODUCT, helper.make_node("Relu", ["r"], ["s"]), helper.make_node("Neg", ["s"], ["y"])],
+            {}, "a Relu is behind it, so onnxruntime computes in float",
+        ),
+        (
+            [PRODUCT, helper.make_node("Relu", ["r"], ["s"]), quantise("s", "yq", "y"), dequantise("yq", "y", "y")],
+            {}, "a Relu is behind it, so onnxruntime computes in float",
+        ),
+        (
+            [PRODUCT, helper.make_node("Add", ["r", "b"], ["y"])],
+            {"b": floats((N,), 1)},
+            "onnxruntime may fuse the Add behind it into a Gemm, and then computes that in float",
+        ),
+        (
+            [PRODUCT, *QUANTISED], {"yz": np.array(3, np.int8)},
+            "its activation and result are quantised to different types, so onnxruntime computes in float",
+        ),
+        (
+            [PRODUCT, *QUANTISED],
+            {"w": integers(np.uint8, (K, N), 1), "wz": np.array(3, np.uint8), "xz": np.array(3, np.int8),
+             "yz": np.array(3, np.int8)},
+            "its activation is int8 and its weight uint8, so onnxruntime computes in float",
+        ),
+        (
+            [helper.make_node("Reshape", ["wd", "to"], ["wr"]), helper.make_node("MatMul", ["xd", "wr"], ["r"]), NEG],
+            {"w": integers(np.int8, (K * N,), 1), "to": np.array([K, N])},
+            "its weight is reshaped behind its DequantizeLinear, so onnxruntime computes in float",
+        ),
+        (
+            [PRODUCT, NEG], {"ws": scales((K,), 1), "wz": np.zeros(K, np.int8)},
+            "its weight's scale is not per column, so onnxruntime computes in float",
+        ),
+        (
+            [helper.make_node("Gemm", ["xd", "wd", "b"], ["r"], alpha=0.5), *QUANTISED], {"b": floats((N,), 1)},
+            "it has a bias, and an alpha or beta that is not 1, so onnxruntime computes in float",
+        ),
+        (
+            [helper.make_node("Gemm", ["xd", "wd", "b"], ["r"]), *QUANTISED], {"b": floats((N,), 1) * 1e9},
+            "its bias does not fit into int32",
+        ),
+        (
+            [helper.make_node("MatMul", ["x", "wd"], ["r"]), NEG], {},
+            "its activation is not quantised, so onnxruntime computes in float",
+        ),
+        (
+            [helper.make_node("Gemm", ["xd", "wd"], ["r"]), helper.make_node("Transpose", ["r"], ["y"])], {},
+            "onnxruntime fuses the Transpose behind it first",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals(middle: list[onnx.NodeProto], constants: dict[str, np.ndarray], reason: str) -> None:
+    axis = 0 if constants.get("ws", np.zeros(())).shape == (K,) else None
+    output = (N, "m") if middle[-1].op_type == "Transpose" else ("m", N)
+    lowered = lower(qdq_model(parameters() | constants, middle, axis=axis, output=output))
+    assert [why for _, why in lowered.outcome] == [reason]
+    assert not lowered.modified
+
+
+def test_int8_activation_that_is_shared_is_kept() -> None:
+    middle = [PRODUCT, helper.make_node("Neg", ["r"], ["s"]), helper.make_node("Neg", ["xd"], ["t"]),
+              helper.make_node("Concat", ["s", "t"], ["y"], axis=1)]  # fmt: skip
+    lowered = exact(qdq_model(parameters(np.int8), middle, output=("m", N + K)))
+    assert "onnxruntime computes in float on x86" in str(lowered.outcome[0][1])
+
+
+@pytest.mark.parametrize("shape", [("b", "m", K), (2, 3, K)], ids=str)
+def test_add_behind_activations_of_higher_rank(shape: tuple[int | str, ...]) -> None:
+    """With sizes known, newer releases fuse the Add; with sizes open they do not."""
+    middle = [PRODUCT, helper.make_node("Add", ["r", "b"], ["y"])]
+    model = qdq_model(parameters() | {"b": floats((N,), 1)}, middle, shape=shape, output=(*shape[:-1], N))
+    inferred = onnx.shape_inference.infer_shapes(model)
+    lowered = exact(inferred, (2, 3, K))
+    assert (lowered.outcome[0][1] is None) == ("b" in shape)
+
+
+def test_plain_float_multiplications_are_not_reported() -> None:
+    model = make_model(
+        [helper.make_node("MatMul", ["x", "w"], ["t"]), helper.make_node("Gemm", ["t", "v"], ["y"])],
+        {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", K))}, {"w": floats((K, N), 1), "v": floats((N, K), 2)},
+    )  # fmt: skip
+    assert lower(model).outcome == []
