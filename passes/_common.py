@@ -395,8 +395,12 @@ def find_weight(value: ir.Value | None, *, transposed: bool = False, path: tuple
         what = "an initialiser that callers may override" if value.is_initializer() else "an input of the graph"
         return Kept(f"weight {value.name} is {what}")
     tensor = constant_tensor(value)
+    if producer is not None and is_op(producer, "QuantizeLinear"):
+        folded = _quantised_constant(producer)
+        if folded is not None:
+            value, tensor = folded
+            path = (producer, *path)
     if tensor is None:
-        producer = value.producer()
         return Kept(f"weight {value.name} is computed at run time" + (f" by {producer.op_type}" if producer else ""))
     if tensor.dtype not in _WEIGHT_TYPES:
         return Kept(f"weight {value.name} is {tensor.dtype.name.lower()}, not int8 or uint8")
@@ -405,6 +409,41 @@ def find_weight(value: ir.Value | None, *, transposed: bool = False, path: tuple
     if 0 in dimensions(tensor):
         return Kept(f"weight {value.name} is empty")
     return Weight(value, tensor, transposed, path)
+
+
+def _quantised_constant(node: ir.Node) -> tuple[ir.Value, ir.TensorProtocol] | None:
+    """Return the float32 constant that a QuantizeLinear node reads, and what the node makes of it, computed lazily.
+
+    onnxruntime folds such a node when it loads the model. Division, clamping, rounding half to even and the zero
+    point come in the order of its kernel. ``None`` if an input is not constant, or the scales are not one for the
+    whole tensor or one for each index of one axis.
+    """
+    value, scale, zero_point = (get_input(node, index) for index in range(3))
+    tensor, scales = constant_tensor(value), constant_array(scale)
+    zeros = np.zeros((), np.uint8) if zero_point is None else constant_array(zero_point)
+    if value is None or tensor is None or scales is None or zeros is None or int_attribute(node, "block_size", 0):
+        return None
+    if tensor.dtype != ir.DataType.FLOAT or scales.dtype != np.float32 or zeros.dtype not in (np.int8, np.uint8):
+        return None
+    shape = dimensions(tensor)
+    if scales.size != 1 or scales.ndim > 1:
+        axis = int_attribute(node, "axis", 1)
+        if scales.ndim != 1 or not -len(shape) <= axis < len(shape) or scales.size != shape[axis]:
+            return None
+        broadcast = [1] * len(shape)
+        broadcast[axis] = scales.size
+        scales = scales.reshape(broadcast)
+        zeros = zeros.reshape(broadcast) if zeros.size > 1 else zeros.reshape(())
+    else:
+        scales, zeros = scales.reshape(()), zeros.reshape(())
+
+    def quantise() -> ir.TensorProtocol:
+        limits = np.iinfo(zeros.dtype)
+        offset = zeros.astype(np.float32)
+        clamped = np.clip(tensor.numpy() / scales, limits.min - offset, limits.max - offset)
+        return ir.tensor((np.rint(clamped) + offset).astype(zeros.dtype))
+
+    return value, ir.LazyTensor(quantise, ir.DataType.from_numpy(zeros.dtype), ir.Shape(shape), name=value.name)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

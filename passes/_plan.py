@@ -58,6 +58,10 @@ ALL_RULES: tuple[Rule, ...] = (
 )
 
 
+#: Nodes that may stand between a weight and its multiplications; what counts is who reads their results.
+_LOOKED_THROUGH = ("DequantizeLinear", "Identity", "QuantizeLinear", "Reshape", "Transpose")
+
+
 class PackedWeight(Protocol):
     """What :meth:`LoweringPlan.apply` needs of a compressed weight (``mcd_graph.weights.CompressedWeight`` is one)."""
 
@@ -345,7 +349,7 @@ def _other_user(weight: Weight, going: set[ir.Node]) -> str | None:
         for user in value.consumers():
             if user in going:
                 continue
-            if user not in path and user.op_type not in ("DequantizeLinear", "Transpose", "Reshape", "Identity"):
+            if user not in path and user.op_type not in _LOOKED_THROUGH:
                 return f"{user.op_type} {user.name or user.outputs[0].name}"
             values.extend(user.outputs)
     return None

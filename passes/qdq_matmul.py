@@ -71,6 +71,11 @@ class _Dequantised:
     scale: ir.Value
     zero_point: ir.Value | None
 
+    @property
+    def dtype(self) -> ir.DataType | None:
+        """Type of the quantised value, which its zero point has as well."""
+        return known_dtype(self.value) or known_dtype(self.zero_point)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Quantised:
@@ -134,7 +139,7 @@ def _match(
     quantised = _destination(node)
     if isinstance(quantised, Kept):
         return quantised
-    y = None if quantised is None else _output_parameters(quantised.node, known_dtype(x.value))
+    y = None if quantised is None else _output_parameters(quantised.node, x.dtype)
     if isinstance(y, Kept):
         return y
     scale = fold_scales(x.scale, w.scale, None if y is None else y.scale, alpha=alpha, n=weight.n)
@@ -189,7 +194,7 @@ def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Deq
 
 def _check_types(x: _Dequantised, weight: Weight) -> Kept | None:
     """Return why onnxruntime would not multiply these types as integers, or ``None``."""
-    dtype = known_dtype(x.value)
+    dtype = x.dtype
     if dtype is None:
         return Kept(f"the type of its activation {x.value.name} is not known")
     if dtype not in _EIGHT_BIT:
@@ -330,7 +335,7 @@ def _bias(
         return Kept("it has a bias, and an alpha or beta that is not 1, so onnxruntime computes in float")
     dequantised = _dequantised(c, node)
     if dequantised is not None:
-        if known_dtype(dequantised.value) != ir.DataType.INT32:
+        if dequantised.dtype != ir.DataType.INT32:
             return Kept("its bias is not quantised to int32, so onnxruntime computes in float")
         return quantisation_column(dequantised.value, weight.n)
     array, x_scale, w_scale = constant_array(c), constant_array(x.scale), constant_array(w.scale)

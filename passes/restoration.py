@@ -15,6 +15,7 @@ back with its three scales folded into one, for instance.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from typing import TYPE_CHECKING
@@ -159,7 +160,8 @@ class _Lowered:
         """Return the uncompressed weight (k, n), decoded when it is looked at."""
 
         def decode() -> ir.TensorProtocol:
-            weight = _native.decode(self.x2.numpy(), self.compress_index.numpy(), np.asarray(self.info, np.int64))
+            with _named(self.node):
+                weight = _native.decode(self.x2.numpy(), self.compress_index.numpy(), np.asarray(self.info, np.int64))
             return ir.tensor(np.ascontiguousarray(weight.T), name=name)
 
         return ir.LazyTensor(decode, self.weight_type, ir.Shape(self.info[2:4]), name=name)
@@ -191,8 +193,18 @@ def _take_apart(node: ir.Node, function: ir.Function | None, info: tuple[int, ..
     scale = get_input(node, INPUT_NAMES.index("deq_scale"))
     if known_dtype(scale) == ir.DataType.UINT64 and constant_array(scale) is None:
         return Kept("its uint64 deq_scale is computed at run time")
-    described = _native.inspect(x2.numpy(), index.numpy(), np.asarray(info, np.int64))
+    with _named(node):
+        described = _native.inspect(x2.numpy(), index.numpy(), np.asarray(info, np.int64))
     return _Lowered(node, function, info, x2, index, _WEIGHT_TYPES[described["dtype"]])
+
+
+@contextlib.contextmanager
+def _named(node: ir.Node) -> Iterator[None]:
+    """Say in a codec's error which node's weight is damaged."""
+    try:
+        yield
+    except _native.FormatError as error:
+        raise _native.FormatError(f"node {node.name or node.outputs[0].name}: {error}") from None
 
 
 def _standard_form(lowered: _Lowered, weight: ir.Value) -> NewNode:

@@ -20,6 +20,22 @@ if TYPE_CHECKING:
 MS_DOMAIN = "com.microsoft"
 
 
+def floats(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return float32 numbers of a normal distribution."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def integers(kind: type, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return integers from the whole range of a type."""
+    info = np.iinfo(kind)
+    return np.asarray(np.random.default_rng(seed).integers(info.min, info.max + 1, shape), kind)
+
+
+def scales(shape: tuple[int, ...], seed: int, size: float = 0.02) -> np.ndarray:
+    """Return positive float32 numbers around ``size`` / 2."""
+    return np.asarray((np.random.default_rng(seed).random(shape) + 0.1) * size, np.float32)
+
+
 def make_model(
     nodes: Sequence[onnx.NodeProto],
     inputs: Mapping[str, tuple[type[np.generic], Sequence[int | str | None] | None]],

@@ -3,23 +3,10 @@
 import numpy as np
 import onnx
 import pytest
-from lowering import Lowered, assert_exact, lower, make_model
+from lowering import Lowered, assert_exact, floats, integers, lower, make_model, scales
 from onnx import helper
 
 K, N = 52, 36
-
-
-def integers(kind: type, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    info = np.iinfo(kind)
-    return np.asarray(np.random.default_rng(seed).integers(info.min, info.max + 1, shape), kind)
-
-
-def scales(shape: tuple[int, ...], seed: int, size: float = 0.02) -> np.ndarray:
-    return np.asarray((np.random.default_rng(seed).random(shape) + 0.1) * size, np.float32)
-
-
-def floats(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def quantise(source: str, target: str, name: str) -> onnx.NodeProto:

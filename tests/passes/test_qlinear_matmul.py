@@ -3,19 +3,10 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from lowering import assert_exact, assert_same_bytes, check, lower, make_model, run
+from lowering import assert_exact, assert_same_bytes, check, integers, lower, make_model, run, scales
 from onnx import TensorProto, helper, numpy_helper
 
 K, N = 50, 36
-
-
-def integers(kind: type, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    info = np.iinfo(kind)
-    return np.asarray(np.random.default_rng(seed).integers(info.min, info.max + 1, shape), kind)
-
-
-def scales(shape: tuple[int, ...], seed: int, size: float = 0.02) -> np.ndarray:
-    return np.asarray((np.random.default_rng(seed).random(shape) + 0.1) * size, np.float32)
 
 
 def qlinear_model(
