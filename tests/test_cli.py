@@ -191,7 +191,13 @@ def test_no_space(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_damage(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mcd("compress", model, out / "m.onnx")
     damage(out / "m.onnx")
-    for arguments in (["inspect", out / "m.onnx"], ["verify", model, out / "m.onnx"], ["bench", model, out / "m.onnx"]):
+    damaged = out / "m.onnx"
+    for arguments in (
+        ["inspect", damaged],
+        ["restore", damaged, out / "plain.onnx"],
+        ["verify", model, damaged],
+        ["bench", model, damaged],
+    ):
         message = complaint(capsys, *arguments)
         assert "/first/MatMul" in message
         assert "is damaged" in message
