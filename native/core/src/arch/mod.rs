@@ -4,8 +4,8 @@ pub mod portable;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 
+use crate::codec::Code;
 use crate::codec::decode::CodedTile;
-use crate::codec::{Code, MAX_RANKS};
 use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
 
 /// A code with its look-up table, as kernels take it.
@@ -13,8 +13,8 @@ use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
 pub struct TileCode {
     /// Parameters.
     pub code: Code,
-    /// Symbol by rank, zero padded.
-    pub table: [u8; MAX_RANKS],
+    /// Symbol by rank.
+    pub table: [u8; 256],
 }
 
 impl From<Code> for TileCode {
@@ -132,10 +132,4 @@ pub trait TileKernel: Sync {
 
     /// Adds the products of symbols in kernel order.
     fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>);
-
-    /// Checks that a coded tile is one that an encoder writes, for every kernel alike.
-    fn verify(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent) -> Result<(), &'static str> {
-        let mut out = vec![0; extent.weights()];
-        tile.decode(&code.code, &mut out)
-    }
 }

@@ -4,9 +4,10 @@ use super::{Histogram, Profile};
 use crate::error::Error;
 
 /// Continuation levels at the most.
-pub const MAX_LEVELS: usize = 8;
-/// Ranks at the most: the table is one two-register byte permute.
-pub const MAX_RANKS: usize = 128;
+pub const MAX_LEVELS: usize = 12;
+
+/// Ranks with a code word of their own, at the most.
+const MAX_CAPACITY: usize = 255;
 
 /// A code: root width, step, levels, and the symbols by rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +33,7 @@ impl Code {
             return bad(format!("{levels} levels with step {step}"));
         }
         let code = Self { root_bits, step, levels, ranks };
-        if code.capacity() > MAX_RANKS || code.ranks.len() > code.capacity() || code.ranks.is_empty() {
+        if code.capacity() > MAX_CAPACITY || code.ranks.len() > code.capacity() || code.ranks.is_empty() {
             return bad(format!("{} ranks where the code reaches {}", code.ranks.len(), code.capacity()));
         }
         let mut seen = [false; 256];
@@ -60,7 +61,7 @@ impl Code {
         let share_from = |rank: usize| rarer[rank.min(ranked.len())];
         let (max_levels, cost_of_a_level) = match profile {
             Profile::Fast => (0, 0.0),
-            Profile::Balanced => (6, 0.01),
+            Profile::Balanced => (6, 0.005),
             Profile::Small => (MAX_LEVELS, 0.0),
         };
         let mut best: Option<(f64, f64, u8, u8, u8)> = None;
@@ -70,7 +71,7 @@ impl Code {
                 let mut bits = f64::from(root_bits);
                 for levels in 0..=max_levels {
                     let reach = direct + step * levels;
-                    if reach > MAX_RANKS || (levels > 0 && step == 0) {
+                    if reach > MAX_CAPACITY || (levels > 0 && step == 0) {
                         break;
                     }
                     let escapes = share_from(reach);
@@ -104,14 +105,6 @@ impl Code {
     pub fn levels(&self) -> usize {
         usize::from(self.levels)
     }
-    /// Streams of continuation bits: none, level 0 alone, or that and the deep ones.
-    pub fn streams(&self) -> usize {
-        match self.levels {
-            0 => 0,
-            1 => 1,
-            _ => super::MAX_STREAMS,
-        }
-    }
     /// T: root values below it end the code word.
     pub fn direct(&self) -> u8 {
         ((1u16 << self.root_bits) - u16::from(self.step)) as u8
@@ -120,16 +113,21 @@ impl Code {
     pub fn capacity(&self) -> usize {
         usize::from(self.direct()) + usize::from(self.step) * self.levels()
     }
+    /// What the continuations of an escape add besides its own byte, which takes the place of the last step.
+    pub fn escape_base(&self) -> u8 {
+        self.levels.saturating_sub(1).wrapping_mul(self.step)
+    }
     /// Symbols by rank.
     pub fn ranks(&self) -> &[u8] {
         &self.ranks
     }
 
-    /// The rank table padded with zeros for look-ups by any 7-bit index.
-    pub fn table(&self) -> [u8; MAX_RANKS] {
-        let mut table = [0; MAX_RANKS];
-        table[..self.ranks.len()].copy_from_slice(&self.ranks);
-        table
+    /// All 256 symbols by rank: those with a stored rank, then the others by value.
+    pub fn table(&self) -> [u8; 256] {
+        let mut used = [false; 256];
+        self.ranks.iter().for_each(|&s| used[usize::from(s)] = true);
+        let mut symbols = self.ranks.iter().copied().chain((0..=255).filter(|&s: &u8| !used[usize::from(s)]));
+        std::array::from_fn(|_| symbols.next().expect("every symbol comes once"))
     }
 }
 
@@ -147,14 +145,21 @@ mod tests {
             (8, 1, 0, 1),
             (2, 5, 0, 1),
             (3, 0, 1, 1),
-            (5, 12, 9, 1),
-            (7, 1, 2, 1),
+            (5, 12, 13, 1),
+            (7, 60, 4, 1),
             (2, 1, 0, 4),
             (2, 1, 0, 0),
         ] {
             assert!(!ok(r, a, d, n), "{r} {a} {d} {n}");
         }
         assert!(Code::new(3, 1, 0, vec![1, 1]).is_err());
+    }
+
+    #[test]
+    fn symbols_without_a_rank_follow_by_value() {
+        let table = Code::new(3, 2, 0, vec![5, 0, 200]).unwrap().table();
+        assert_eq!(table[..6], [5, 0, 200, 1, 2, 3]);
+        assert_eq!(table[255], 255);
     }
 
     #[test]

@@ -1,41 +1,35 @@
 //! The entropy code: a *root field* of fixed width, continued by unary *levels* for the rarer weights.
 //!
-//! Symbols (weight bytes, int8 shifted by 128) are ranked by frequency. With `root_bits` R, `step` A and
-//! `levels` D, let T = 2^R − A:
+//! Symbols (weight bytes, int8 shifted by 128) are ranked by frequency. With `root_bits` R, `step` A and `levels` D, let
+//! T = 2^R − A:
 //!
 //! - rank < T: the root field holds the rank;
-//! - T ≤ rank < T + A·D: the root field holds T + (rank − T) mod A, and u = (rank − T) div A continuation
-//!   bits of 1, followed by a 0, say how many times A is to be added;
-//! - any other symbol is an *escape*: a root field of T or more, D continuation bits of 1, and a literal byte.
+//! - T ≤ rank < T + A·D: the root field holds T + (rank − T) mod A, and u = (rank − T) div A continuation bits of 1,
+//!   followed by a 0, say how many times A is to be added;
+//! - any other rank is an *escape*: a root field of T, D continuation bits of 1, and a byte that is added in place of the
+//!   last step.
 //!
-//! It is a Golomb code over frequency ranks whose unary part is stored by *bit planes*: the first continuation bits
-//! of a group of 64 weights together, then the second ones. A decoder handles the 64 at once: which lanes read a bit of
-//! a level is known as a 64-bit mask, so one bit deposit hands every lane its bit, and no weight waits for the one
-//! before it.
-//!
-//! The bits of level 0 have a stream of their own, whose positions follow from the root fields alone. The deeper
-//! levels of a group lie one behind the other in one of four streams, taken in turn by the groups, so that four groups
-//! are decoded side by side. `docs/format.md` specifies the layout.
+//! It is a Golomb code over frequency ranks whose unary part is stored level by level, each level *dense*: one bit for
+//! each weight that the level before continued, and nothing for the others. A decoder works from the deepest level up:
+//! 64 bits of a level expand the sums of the level below into the sums of 64 of its own entries, and at last the root
+//! fields that are continued take theirs. No weight waits for the one before it, no position depends on a decoded value
+//! but through a count of ones, and a level costs in proportion to the few weights that reach it. `docs/format.md`
+//! specifies the layout.
 
 pub mod code;
 pub mod decode;
 pub mod encode;
 pub mod histogram;
 
-pub use code::{Code, MAX_LEVELS, MAX_RANKS};
+pub use code::{Code, MAX_LEVELS};
 pub use histogram::Histogram;
-
-/// Streams of the levels from 1 on; group g of a fractal uses stream g mod 4.
-pub const DEEP_STREAMS: usize = 4;
-/// Streams of continuation bits at the most: level 0 and the deeper ones.
-pub const MAX_STREAMS: usize = 1 + DEEP_STREAMS;
 
 /// Names a trade between size and speed; the format is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Profile {
     /// No levels: root field and escapes only.
     Fast,
-    /// A few levels: near the entropy, decoded faster than memory delivers plain weights to onnxruntime.
+    /// Enough levels to be near the entropy.
     #[default]
     Balanced,
     /// As many levels as pay for themselves.

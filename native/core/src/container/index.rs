@@ -8,10 +8,8 @@ pub const ENTRY: usize = 8;
 /// How a tile is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Coded; in any group at most 57 bits of level 0, and of the deeper levels together.
+    /// Root fields and continuations.
     Coded,
-    /// Coded; groups may have more bits than that.
-    CodedWide,
     /// Symbols in kernel order, uncoded.
     Raw,
     /// All weights are this symbol; nothing in `x2`.
@@ -36,9 +34,8 @@ impl Entry {
         let units = (self.offset / ALIGN as u64) as u32;
         let word = match self.kind {
             Kind::Coded => units << 2,
-            Kind::CodedWide => units << 2 | 1,
-            Kind::Raw => units << 2 | 2,
-            Kind::Constant(symbol) => u32::from(symbol) << 2 | 3,
+            Kind::Raw => units << 2 | 1,
+            Kind::Constant(symbol) => u32::from(symbol) << 2 | 2,
         };
         let mut b = [0; ENTRY];
         b[..4].copy_from_slice(&word.to_le_bytes());
@@ -53,15 +50,15 @@ impl Entry {
         let offset = u64::from(word >> 2) * ALIGN as u64;
         Some(match word & 3 {
             0 => Self { kind: Kind::Coded, offset, crc },
-            1 => Self { kind: Kind::CodedWide, offset, crc },
-            2 => Self { kind: Kind::Raw, offset, crc },
-            _ => {
+            1 => Self { kind: Kind::Raw, offset, crc },
+            2 => {
                 let symbol = u8::try_from(word >> 2).ok()?;
                 if crc != 0 {
                     return None;
                 }
                 Self { kind: Kind::Constant(symbol), offset: 0, crc: 0 }
             }
+            _ => return None,
         })
     }
 }
@@ -72,7 +69,7 @@ mod tests {
 
     #[test]
     fn entries_round_trip() {
-        for kind in [Kind::Coded, Kind::CodedWide, Kind::Raw] {
+        for kind in [Kind::Coded, Kind::Raw] {
             for offset in [0, 64, MAX_OFFSET] {
                 let e = Entry { kind, offset, crc: 0xdead_beef };
                 assert_eq!(Entry::from_bytes(e.to_bytes()), Some(e));
@@ -80,7 +77,8 @@ mod tests {
         }
         let constant = Entry { kind: Kind::Constant(200), offset: 0, crc: 0 };
         assert_eq!(Entry::from_bytes(constant.to_bytes()), Some(constant));
-        assert_eq!(Entry::from_bytes([3, 4, 0, 0, 0, 0, 0, 0]), None);
-        assert_eq!(Entry::from_bytes([3, 0, 0, 0, 1, 0, 0, 0]), None);
+        assert_eq!(Entry::from_bytes([2, 4, 0, 0, 0, 0, 0, 0]), None);
+        assert_eq!(Entry::from_bytes([2, 0, 0, 0, 1, 0, 0, 0]), None);
+        assert_eq!(Entry::from_bytes([3, 0, 0, 0, 0, 0, 0, 0]), None);
     }
 }

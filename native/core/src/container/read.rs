@@ -12,7 +12,7 @@ use std::ops::Range;
 /// A tile as the kernels take it.
 #[derive(Debug, Clone, Copy)]
 pub enum Tile<'a> {
-    /// Root fields, levels and escapes.
+    /// Root fields and continuations.
     Coded(CodedTile<'a>),
     /// Symbols in kernel order.
     Raw(&'a [u8]),
@@ -87,7 +87,7 @@ impl CompressedWeight {
             if start >= next || start < header.len() {
                 return Err(Error::Index(format!("entry {t} points to {start}, outside of its place")));
             }
-            if matches!(entry.kind, Kind::Coded | Kind::CodedWide) && header.code.is_none() {
+            if entry.kind == Kind::Coded && header.code.is_none() {
                 return Err(Error::Index(format!("entry {t} is coded, but x2 has no code")));
             }
             if entry.kind == Kind::Raw && next - start != geometry.tile(t).weights() {
@@ -130,14 +130,14 @@ impl CompressedWeight {
             return Err(Error::Length { expected: self.header.total, found: x2.len() });
         }
         let extent = self.extents[t].clone();
-        let wide = match self.entries[t].kind {
+        match self.entries[t].kind {
             Kind::Constant(symbol) => return Ok(Tile::Constant(symbol)),
             Kind::Raw => return Ok(Tile::Raw(&x2[extent])),
-            kind => kind == Kind::CodedWide,
-        };
+            Kind::Coded => {}
+        }
         let code = self.header.code.as_ref().expect("checked by parse");
         let shape = self.header.geometry.tile(t);
-        CodedTile::parse(x2, extent, code, shape.panels * shape.fractals, wide)
+        CodedTile::parse(x2, extent.start, extent.end, code, shape.panels * shape.fractals)
             .map(Tile::Coded)
             .map_err(|reason| Error::Tile { tile: t, reason })
     }
@@ -201,7 +201,7 @@ impl CompressedWeight {
     pub fn stats(&self) -> Stats {
         let count = |f: fn(&Kind) -> bool| self.entries.iter().filter(|e| f(&e.kind)).count();
         Stats {
-            coded_tiles: count(|k| matches!(k, Kind::Coded | Kind::CodedWide)),
+            coded_tiles: count(|k| matches!(k, Kind::Coded)),
             raw_tiles: count(|k| matches!(k, Kind::Raw)),
             constant_tiles: count(|k| matches!(k, Kind::Constant(_))),
             payload_bytes: self.extents.iter().map(ExactSizeIterator::len).sum(),

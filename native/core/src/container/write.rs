@@ -122,12 +122,12 @@ pub fn encode(weight: &WeightView<'_>, profile: Profile, tiling: Tiling) -> Resu
             if offset as u64 > MAX_OFFSET {
                 return Err(Error::Shape { n: weight.n, k: weight.k, reason: "its stream exceeds 64 GiB" });
             }
-            let coded = table.as_ref().map(|t| t.encode(&symbols)).filter(|c| c.bytes.len() < symbols.len());
+            let coded = table.as_ref().map(|t| t.encode(&symbols)).filter(|c| c.len() < symbols.len());
             let kind = match coded {
                 Some(coded) => {
-                    x2.extend_from_slice(&coded.bytes);
+                    x2.extend_from_slice(&coded);
                     any_coded = true;
-                    if coded.wide { Kind::CodedWide } else { Kind::Coded }
+                    Kind::Coded
                 }
                 None => {
                     x2.extend_from_slice(&symbols);

@@ -152,14 +152,18 @@ impl PreparedWeight {
                 match self.weight.tile(x2, t)? {
                     Tile::Coded(tile) => {
                         let code = self.code.as_ref().expect("a coded tile has a code");
-                        let refused = |reason| Error::Tile { tile: t, reason };
-                        kernel.verify(code, &tile, extent).map_err(refused)?;
-                        if options.residency == Residency::Decoded {
+                        let ok = if options.residency == Residency::Decoded {
                             symbols.resize(start + extent.weights(), 0);
-                            kernel.decode(code, &tile, extent, &mut symbols[start..]);
+                            let ok = kernel.decode(code, &tile, extent, &mut symbols[start..]);
                             kernel.multiply(&symbols[start..], extent, rows, &mut acc);
+                            ok
                         } else {
-                            kernel.multiply_coded(code, &tile, extent, rows, &mut acc);
+                            kernel.multiply_coded(code, &tile, extent, rows, &mut acc)
+                        };
+                        if !ok {
+                            // The reference finds the reason.
+                            self.weight.decode_tile(x2, t, &mut vec![0; extent.weights()])?;
+                            return Err(Error::Tile { tile: t, reason: "does not decode" });
                         }
                     }
                     Tile::Raw(raw) => {

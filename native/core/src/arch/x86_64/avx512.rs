@@ -1,27 +1,30 @@
 //! AVX-512 with VNNI, VBMI, VBMI2 and GFNI (Ice Lake, Zen 4 and later), and BMI2.
 //!
-//! One fractal at a time, its eight groups of 64 weights side by side:
+//! A tile in two steps. First its continuations, from the deepest level up (`continuations`):
 //!
 //! ```text
-//! rank   = root field of every lane                one or two GF(2) affine transforms of the rows
-//! alive  = rank >= T                               compare into a mask
-//! for each level:
-//!     next   = deposit(bits of the stream, alive)  hands each continued lane its bit
-//!     stream += popcount(alive)
-//!     alive  = next
-//! rank  += A · (how often a lane was continued)    the masks of the levels as binary digits: three masked adds
-//! symbol = table[rank]                             two-register byte permute
-//! symbol = expand(escapes) in the lanes of alive
+//! sums = the escapes
+//! for each level, last first:
+//!     for 64 bits of the level: next sums = expand(sums) into the lanes of the ones, 0 elsewhere, + A
 //! ```
 //!
-//! Level 0 waits for nothing but the root fields; the chain through the deeper levels is shared by four groups.
+//! then its groups, a fractal's eight side by side (`panels`):
+//!
+//! ```text
+//! rank   = root field of every lane         one or two GF(2) affine transforms of the rows
+//! open   = rank >= T                        compare into a mask
+//! rank  += expand(sums) in the lanes of open
+//! symbol = table[rank]                      two-register byte permute, a second one where a rank is 128 or more
+//! ```
+//!
+//! Counts of ones are all that leads from one step to the next, so the processor overlaps them freely.
 
 use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
+use crate::codec::MAX_LEVELS;
 use crate::codec::decode::CodedTile;
-use crate::codec::encode::NARROW;
-use crate::codec::{DEEP_STREAMS, MAX_STREAMS};
 use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
 use std::arch::x86_64::*;
+use std::cell::RefCell;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -52,31 +55,12 @@ impl Avx512 {
 
 /// What is done with the eight groups of a fractal once they are symbols.
 trait Sink {
-    /// Whether to look for groups that are too wide for their kind.
-    const CHECK: bool = false;
     /// # Safety
     /// The processor must have the features of [`Avx512`], and the sink's own pointers must cover the fractal.
     unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]);
     /// # Safety
     /// As for [`Self::fractal`].
     unsafe fn panel_end(&mut self, panel: usize);
-}
-
-/// Where a tile's variable parts are, with room behind them for wide loads.
-struct Cursor {
-    rest: *const u8,
-    /// Where the next tile begins, or any address: only prefetched.
-    ahead: *const u8,
-    /// Cache lines to prefetch for each fractal.
-    lines: usize,
-    /// Next bit of each stream, counted from `rest`.
-    bits: [usize; MAX_STREAMS],
-    /// Next escape, counted in bytes from `rest`.
-    escape: usize,
-    /// Ends of the streams in bits and of the escapes in bytes.
-    ends: ([usize; MAX_STREAMS], usize),
-    /// Whether a group has more bits than a narrow load serves.
-    too_wide: bool,
 }
 
 impl TileKernel for Avx512 {
@@ -123,16 +107,6 @@ impl TileKernel for Avx512 {
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
         unsafe { multiply(symbols.as_ptr(), extent, &rows, data, stride) };
     }
-
-    fn verify(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent) -> Result<(), &'static str> {
-        let mut sink = Discard;
-        if decode_tile(code, tile, extent, &mut sink) {
-            return Ok(());
-        }
-        // The reference finds the reason.
-        tile.decode(&code.code, &mut vec![0; extent.weights()])?;
-        Err("is refused by the vector decoder")
-    }
 }
 
 /// # Panics
@@ -144,76 +118,111 @@ fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &mut Accumulators<'_>) {
 }
 
 thread_local! {
-    /// Copy of the variable parts of a tile that ends too near the end of `x2`.
-    static PATCH: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+    /// Sums of the level that is being built, and of the one below it.
+    static SUMS: RefCell<[Vec<u8>; 2]> = RefCell::default();
 }
 
-/// Decodes all of a tile into `sink`; whether every part was consumed exactly, and (if the sink checks) whether no
-/// group of a narrow tile was wide. The sink must cover `extent`.
+/// Decodes all of a tile into `sink`, which must cover `extent`; whether everything was consumed exactly.
 fn decode_tile<S: Sink>(code: &TileCode, tile: &CodedTile<'_>, extent: Extent, sink: &mut S) -> bool {
-    let streams = code.code.streams();
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * code.code.root_bits() * GROUP);
-    // Positions are held against the ends of their parts after every panel. However damaged the tile is, a panel moves
-    // a stream by no more than one bit a weight and level, and the escapes by no more than one byte a weight.
-    let panel = extent.fractals * FRACTAL;
-    let used = tile.starts[streams + 1] as usize;
-    let reach = used + (panel + GROUP).max(panel / 8 * code.code.levels() + 17);
-    if reach <= tile.rest.len() {
-        return run(code, tile, extent, tile.rest, sink);
-    }
-    PATCH.with_borrow_mut(|patch| {
-        if patch.len() < reach {
-            patch.resize(reach, 0);
+    assert!(tile.rest.len() >= tile.len + GROUP);
+    SUMS.with_borrow_mut(|sums| {
+        for buffer in sums.iter_mut() {
+            // A load of 64 sums may begin with the last one.
+            if buffer.len() < extent.weights() + GROUP {
+                buffer.resize(extent.weights() + GROUP, 0);
+            }
         }
-        patch[..used].copy_from_slice(&tile.rest[..used]);
-        run(code, tile, extent, patch, sink)
+        // SAFETY: a kernel exists only where the features do; the assertions above cover the roots, the rest and the
+        // sums, and the caller answers for the sink.
+        unsafe {
+            match code.code.root_bits() {
+                1 => panels::<S, 1>(code, tile, extent, sums, sink),
+                2 => panels::<S, 2>(code, tile, extent, sums, sink),
+                3 => panels::<S, 3>(code, tile, extent, sums, sink),
+                4 => panels::<S, 4>(code, tile, extent, sums, sink),
+                5 => panels::<S, 5>(code, tile, extent, sums, sink),
+                6 => panels::<S, 6>(code, tile, extent, sums, sink),
+                _ => panels::<S, 7>(code, tile, extent, sums, sink),
+            }
+        }
     })
 }
 
-/// As [`decode_tile`], with `rest` long enough for every load.
-fn run<S: Sink>(code: &TileCode, tile: &CodedTile<'_>, extent: Extent, rest: &[u8], sink: &mut S) -> bool {
-    let streams = code.code.streams();
-    let used = tile.starts[streams + 1] as usize;
-    let mut cursor = Cursor {
-        rest: rest.as_ptr(),
-        ahead: tile.rest[used..].as_ptr(),
-        lines: (tile.roots.len() + used).div_ceil(LINE * extent.weights() / FRACTAL),
-        bits: std::array::from_fn(|s| tile.starts[s] as usize * 8),
-        escape: tile.starts[streams] as usize,
-        ends: (std::array::from_fn(|s| tile.starts[s + 1] as usize * 8), used),
-        too_wide: false,
-    };
-    let roots = tile.roots.as_ptr();
-    // SAFETY: a kernel exists only where the features do; `roots` covers the extent (checked by the caller), `rest`
-    // covers all that a tile of this many weights can read (checked by the caller), and so does the sink.
-    unsafe {
-        match (code.code.levels(), tile.wide) {
-            (0, _) => fractals::<S, 0, false>(code, extent, roots, &mut cursor, sink),
-            (1, false) => fractals::<S, 1, false>(code, extent, roots, &mut cursor, sink),
-            (2, false) => fractals::<S, 2, false>(code, extent, roots, &mut cursor, sink),
-            (3, false) => fractals::<S, 3, false>(code, extent, roots, &mut cursor, sink),
-            (4, false) => fractals::<S, 4, false>(code, extent, roots, &mut cursor, sink),
-            (5, false) => fractals::<S, 5, false>(code, extent, roots, &mut cursor, sink),
-            (6, false) => fractals::<S, 6, false>(code, extent, roots, &mut cursor, sink),
-            (7, false) => fractals::<S, 7, false>(code, extent, roots, &mut cursor, sink),
-            (_, false) => fractals::<S, 8, false>(code, extent, roots, &mut cursor, sink),
-            (1, true) => fractals::<S, 1, true>(code, extent, roots, &mut cursor, sink),
-            (2, true) => fractals::<S, 2, true>(code, extent, roots, &mut cursor, sink),
-            (3, true) => fractals::<S, 3, true>(code, extent, roots, &mut cursor, sink),
-            (4, true) => fractals::<S, 4, true>(code, extent, roots, &mut cursor, sink),
-            (5, true) => fractals::<S, 5, true>(code, extent, roots, &mut cursor, sink),
-            (6, true) => fractals::<S, 6, true>(code, extent, roots, &mut cursor, sink),
-            (7, true) => fractals::<S, 7, true>(code, extent, roots, &mut cursor, sink),
-            (_, true) => fractals::<S, 8, true>(code, extent, roots, &mut cursor, sink),
-        }
+/// Builds the sums of a tile's continued weights in `sums[0]`, at most `limit` of them. Gives their number, or `None` if
+/// the tile is damaged.
+///
+/// # Safety
+/// All features of [`Avx512`]; 64 bytes behind `tile.len` are readable; both sums have `limit` + 64 bytes.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,bmi1,bmi2,popcnt")]
+unsafe fn continuations(
+    code: &TileCode,
+    tile: &CodedTile<'_>,
+    limit: usize,
+    sums: &mut [Vec<u8>; 2],
+) -> Option<usize> {
+    let levels = code.code.levels();
+    let count = tile.rest[..tile.len].first_chunk()?;
+    let total = usize::from(u16::from_le_bytes(*count));
+    if total > limit {
+        return None;
     }
-    let exact = |s: usize| {
-        let (at, end) = (cursor.bits[s], tile.starts[s + 1] as usize);
-        at.div_ceil(8) == end && (at % 8 == 0 || rest[at / 8] >> (at % 8) == 0)
-    };
-    // A tile that was left early has a position behind its end, which is not exact either.
-    let consumed = (0..streams).all(exact) && cursor.escape == tile.starts[streams + 1] as usize;
-    consumed && !(cursor.too_wide && !tile.wide)
+    // Where each level begins, and how many entries it has; the last are the escapes.
+    let mut starts = [(0, 0); MAX_LEVELS + 1];
+    starts[0] = (count.len(), total);
+    let rest = tile.rest.as_ptr();
+    for d in 0..levels {
+        let (start, count) = starts[d];
+        if start + count.div_ceil(8) > tile.len {
+            return None;
+        }
+        let mut ones = 0;
+        for word in 0..count / 64 {
+            // SAFETY: inside of the level, which is inside of the tile.
+            ones += unsafe { rest.add(start + word * 8).cast::<u64>().read_unaligned() }.count_ones();
+        }
+        // SAFETY: at most 7 bytes behind the level's end.
+        let last = unsafe { rest.add(start + count / 64 * 8).cast::<u64>().read_unaligned() };
+        ones += _bzhi_u64(last, (count % 64) as u32).count_ones();
+        starts[d + 1] = (start + count.div_ceil(8), ones as usize);
+    }
+    let (start, escapes) = starts[levels];
+    if !tile.ends_at(start + escapes) {
+        return None;
+    }
+    let (even, odd) = sums.split_at_mut(1);
+    let sums = [even[0].as_mut_ptr(), odd[0].as_mut_ptr()];
+    if levels == 0 {
+        // SAFETY: `escapes` is `total`, which fits both; the areas are apart.
+        unsafe { rest.add(start).copy_to_nonoverlapping(sums[0], escapes) };
+    }
+    let step = _mm512_set1_epi8(code.code.step() as i8);
+    let mut below = rest.wrapping_add(start);
+    for d in (0..levels).rev() {
+        let (start, count) = starts[d];
+        let own = sums[d % 2];
+        // At level 0 a weight that goes no further keeps its root field.
+        let added = if d == 0 { _mm512_setzero_si512() } else { step };
+        let mut taken = 0;
+        let mut expand = |block: usize, bits: u64| {
+            // SAFETY: no more ones than entries of the level below were taken so far, behind which 64 bytes are
+            // readable; `own` has room for `limit` + 64.
+            unsafe {
+                let entries = _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(below.add(taken).cast()));
+                _mm512_storeu_si512(own.add(block * 64).cast(), _mm512_add_epi8(entries, added));
+            }
+            taken += bits.count_ones() as usize;
+        };
+        for block in 0..count / 64 {
+            // SAFETY: inside of the level, which is inside of the tile.
+            expand(block, unsafe { rest.add(start + block * 8).cast::<u64>().read_unaligned() });
+        }
+        // SAFETY: at most 7 bytes behind the level's end; ones there are cut off.
+        let last = unsafe { rest.add(start + count / 64 * 8).cast::<u64>().read_unaligned() };
+        expand(count / 64, _bzhi_u64(last, (count % 64) as u32));
+        below = own;
+    }
+    Some(total)
 }
 
 /// Writes a block out for each value of a constant: left as a loop, arrays of registers end up in memory.
@@ -268,137 +277,70 @@ unsafe fn root_fields<const R: usize>(rows: *const u8) -> [__m512i; GROUPS] {
     fields
 }
 
-/// The 64 bits at bit `at` from `rest` on; only the lowest 57 are sure to be right unless WIDE.
-///
 /// # Safety
-/// 17 bytes from byte `at / 8` on are readable.
-#[inline(always)]
-unsafe fn read_bits<const WIDE: bool>(rest: *const u8, at: usize) -> u64 {
-    // SAFETY: as promised by the caller.
-    unsafe {
-        let word = rest.add(at >> 3).cast::<u64>();
-        let bits = word.read_unaligned() >> (at & 7);
-        if WIDE { bits | word.add(1).read_unaligned() << 1 << (63 - (at & 7)) } else { bits }
-    }
-}
-
-/// # Safety
-/// All features of [`Avx512`]; `roots` covers the extent, `cursor.rest` all that its weights can read, `sink` the extent.
+/// All features of [`Avx512`]; the tile's roots cover the extent, both sums and the rest are as `continuations` needs
+/// them, `sink` covers the extent.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx512vbmi2,gfni,bmi1,bmi2,popcnt"
 )]
-unsafe fn fractals<S: Sink, const LEVELS: usize, const WIDE: bool>(
+unsafe fn panels<S: Sink, const R: usize>(
     code: &TileCode,
+    tile: &CodedTile<'_>,
     extent: Extent,
-    mut roots: *const u8,
-    cursor: &mut Cursor,
+    sums: &mut [Vec<u8>; 2],
     sink: &mut S,
-) {
-    let root_bits = code.code.root_bits();
-    let threshold = _mm512_set1_epi8(code.code.direct() as i8);
-    let step = code.code.step();
-    let step1 = _mm512_set1_epi8(step as i8);
-    let step2 = _mm512_set1_epi8(step.wrapping_mul(2) as i8);
-    let step4 = _mm512_set1_epi8(step.wrapping_mul(4) as i8);
-    let step8 = _mm512_set1_epi8(step.wrapping_mul(8) as i8);
-    // SAFETY: the table has 128 bytes.
-    let (low, high) = unsafe {
-        (_mm512_loadu_si512(code.table.as_ptr().cast()), _mm512_loadu_si512(code.table.as_ptr().add(64).cast()))
+) -> bool {
+    // A code without a step continues nothing: no root field reaches the threshold.
+    let threshold = _mm512_set1_epi8(if code.code.step() == 0 { -1 } else { code.code.direct() as i8 });
+    // SAFETY: the table has 256 bytes.
+    let table: [__m512i; 4] = unsafe {
+        let row = code.table.as_ptr().cast::<__m512i>();
+        [
+            _mm512_loadu_si512(row),
+            _mm512_loadu_si512(row.add(1)),
+            _mm512_loadu_si512(row.add(2)),
+            _mm512_loadu_si512(row.add(3)),
+        ]
     };
-    let rest = cursor.rest;
-    let [mut first, mut deep @ ..] = cursor.bits;
-    let mut escape = cursor.escape;
-    let mut widest = 0;
+    // SAFETY: as promised by the caller.
+    let Some(total) = (unsafe { continuations(code, tile, extent.weights(), sums) }) else {
+        return false;
+    };
+    let sums = sums[0].as_ptr();
+    let mut taken = 0;
+    let mut roots = tile.roots.as_ptr();
+    let mut ahead = tile.rest[tile.len..].as_ptr();
+    let lines = (tile.roots.len() + tile.len).div_ceil(LINE * extent.weights() / FRACTAL);
     for panel in 0..extent.panels {
         for fractal in 0..extent.fractals {
             // A tile's parts are too short for the hardware prefetcher to find its pace, so the next tile, which lies
             // behind this one, is fetched evenly while this one is decoded.
-            for line in 0..cursor.lines {
-                _mm_prefetch::<_MM_HINT_T1>(cursor.ahead.wrapping_add(line * LINE).cast());
+            for line in 0..lines {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line * LINE).cast());
             }
-            cursor.ahead = cursor.ahead.wrapping_add(cursor.lines * LINE);
+            ahead = ahead.wrapping_add(lines * LINE);
             // SAFETY: the caller's roots cover every fractal.
-            let mut rank = unsafe {
-                match root_bits {
-                    1 => root_fields::<1>(roots),
-                    2 => root_fields::<2>(roots),
-                    3 => root_fields::<3>(roots),
-                    4 => root_fields::<4>(roots),
-                    5 => root_fields::<5>(roots),
-                    6 => root_fields::<6>(roots),
-                    _ => root_fields::<7>(roots),
-                }
-            };
+            let mut rank = unsafe { root_fields::<R>(roots) };
             // SAFETY: at most one past the end.
-            roots = unsafe { roots.add(root_bits * GROUP) };
-            let mut alive = [0u64; GROUPS];
-            let mut any = 0;
+            roots = unsafe { roots.add(R * GROUP) };
+            let mut all = _mm512_setzero_si512();
             each_group!(G => {
-                alive[G] = _mm512_cmpge_epu8_mask(rank[G], threshold);
-                if LEVELS > 0 {
-                    // SAFETY: `rest` has 17 bytes behind every bit that the tile's weights can reach.
-                    let mut bits = unsafe { read_bits::<WIDE>(rest, first) };
-                    let mut count = alive[G].count_ones() as usize;
-                    first += count;
-                    if S::CHECK {
-                        widest = widest.max(count);
-                    }
-                    alive[G] = _pdep_u64(bits, alive[G]);
-                    // How often each lane was continued, as binary digits: digit i changes at every 2^i-th level.
-                    let mut digits = [alive[G], 0, 0, 0];
-                    let start = deep[G % DEEP_STREAMS];
-                    let mut at = start;
-                    unrolled!(LEVEL in [2 3 4 5 6 7 8] {
-                        if LEVEL <= LEVELS {
-                            if WIDE || LEVEL == 2 {
-                                // SAFETY: as above.
-                                bits = unsafe { read_bits::<WIDE>(rest, at) };
-                            } else {
-                                bits >>= count & 63;
-                            }
-                            count = alive[G].count_ones() as usize;
-                            at += count;
-                            alive[G] = _pdep_u64(bits, alive[G]);
-                            digits[0] ^= alive[G];
-                            if LEVEL % 2 == 0 {
-                                digits[1] ^= alive[G];
-                            }
-                            if LEVEL % 4 == 0 {
-                                digits[2] ^= alive[G];
-                            }
-                            if LEVEL % 8 == 0 {
-                                digits[3] ^= alive[G];
-                            }
-                        }
-                    });
-                    deep[G % DEEP_STREAMS] = at;
-                    if S::CHECK {
-                        widest = widest.max(at - start);
-                    }
-                    any |= alive[G];
-                    rank[G] = _mm512_mask_add_epi8(rank[G], digits[0], rank[G], step1);
-                    if LEVELS >= 2 {
-                        rank[G] = _mm512_mask_add_epi8(rank[G], digits[1], rank[G], step2);
-                    }
-                    if LEVELS >= 4 {
-                        rank[G] = _mm512_mask_add_epi8(rank[G], digits[2], rank[G], step4);
-                    }
-                    if LEVELS >= 8 {
-                        rank[G] = _mm512_mask_add_epi8(rank[G], digits[3], rank[G], step8);
-                    }
-                }
+                let open = _mm512_cmpge_epu8_mask(rank[G], threshold);
+                // SAFETY: a tile has no more continued weights than weights, for which there is room, and 64 more.
+                let added = unsafe { _mm512_loadu_si512(sums.add(taken).cast()) };
+                rank[G] = _mm512_add_epi8(rank[G], _mm512_maskz_expand_epi8(open, added));
+                taken += open.count_ones() as usize;
+                all = _mm512_or_si512(all, rank[G]);
             });
             let mut symbols = [_mm512_setzero_si512(); GROUPS];
             each_group!(G => {
-                symbols[G] = _mm512_permutex2var_epi8(low, rank[G], high);
+                symbols[G] = _mm512_permutex2var_epi8(table[0], rank[G], table[1]);
             });
-            // Without levels a fractal seldom lacks escapes; with some it seldom has any.
-            if LEVELS == 0 || any != 0 {
+            if _mm512_movepi8_mask(all) != 0 {
                 each_group!(G => {
-                    // SAFETY: `rest` has 64 bytes behind every escape that the tile's weights can reach.
-                    let literal = unsafe { _mm512_loadu_si512(rest.add(escape).cast()) };
-                    symbols[G] = _mm512_mask_expand_epi8(symbols[G], alive[G], literal);
-                    escape += alive[G].count_ones() as usize;
+                    let rare = _mm512_movepi8_mask(rank[G]);
+                    let symbol = _mm512_permutex2var_epi8(table[2], rank[G], table[3]);
+                    symbols[G] = _mm512_mask_mov_epi8(symbols[G], rare, symbol);
                 });
             }
             // SAFETY: the caller's sink covers the extent.
@@ -406,26 +348,8 @@ unsafe fn fractals<S: Sink, const LEVELS: usize, const WIDE: bool>(
         }
         // SAFETY: the caller's sink covers the extent.
         unsafe { sink.panel_end(panel) };
-        cursor.bits = [first, deep[0], deep[1], deep[2], deep[3]];
-        cursor.escape = escape;
-        let streams = cursor.bits.iter().zip(cursor.ends.0).take(code.code.streams());
-        if escape > cursor.ends.1 || streams.into_iter().any(|(at, end)| *at > end) {
-            return;
-        }
     }
-    cursor.too_wide = widest > NARROW as usize;
-}
-
-/// Forgets the symbols.
-struct Discard;
-
-impl Sink for Discard {
-    const CHECK: bool = true;
-
-    #[inline(always)]
-    unsafe fn fractal(&mut self, _: usize, _: usize, _: &[__m512i; GROUPS]) {}
-    #[inline(always)]
-    unsafe fn panel_end(&mut self, _: usize) {}
+    taken == total
 }
 
 /// Writes the symbols in kernel order.
