@@ -239,9 +239,20 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
         return None
     if value.is_initializer():
         return value.const_value
-    if not is_op(value.producer(), "Constant"):
+    node = value.producer()
+    if node is None or not is_op(node, "Constant") or len(node.attributes) != 1:
         return None
-    return ir.convenience.get_const_tensor(value)
+    # Not ir.convenience.get_const_tensor: that one names the tensor after the value, and so changes the model.
+    (attribute,) = node.attributes.values()
+    if attribute.is_ref():  # an argument of the function around it
+        return None
+    if attribute.name == "value":
+        return attribute.as_tensor()
+    if attribute.name in ("value_float", "value_floats"):
+        return ir.tensor(np.array(attribute.value, np.float32))
+    if attribute.name in ("value_int", "value_ints"):
+        return ir.tensor(np.array(attribute.value, np.int64))
+    return None
 
 
 def constant_array(value: ir.Value | None) -> np.ndarray | None:
@@ -458,7 +469,7 @@ def build(
     *,
     names: Names,
     replaced: dict[ir.Value, ir.Value],
-    constants_as_nodes: bool,
+    in_function: bool,
 ) -> ir.Node:
     """Put a MatmulCompressDequant in the place of ``match.nodes`` and return it.
 
@@ -473,7 +484,9 @@ def build(
         names: names already taken in the model.
         replaced: what became of the outputs of earlier matches, since a later one may have them for inputs; this
             match's output is added.
-        constants_as_nodes: new constants become Constant nodes (functions have no initialisers).
+        in_function: ``match`` is inside a local function. New constants become Constant nodes then, since functions
+            have no initialisers, and a Cast to the type that it has already stands behind the result: onnxruntime
+            infers types of a function's values from schemas alone, which cannot tell this operator's.
     """
     anchor, last, fused = match.nodes[0], match.nodes[-1], match.fused
     stamp = {**anchor.metadata_props, RULE_KEY: rule.name}
@@ -482,7 +495,7 @@ def build(
     base = anchor.name or anchor.op_type
     inputs = place_operands(
         [given.get(name) for name in INPUT_NAMES], last, names,
-        constants_as_nodes=constants_as_nodes, base=base, metadata=stamp, replaced=replaced,
+        in_function=in_function, base=base, metadata=stamp, replaced=replaced,
     )  # fmt: skip
     while inputs[-1] is None:
         inputs.pop()
@@ -495,10 +508,14 @@ def build(
     )  # fmt: skip
     last.prepend(node)
     final: ir.Value | None = node.outputs[0]
-    if isinstance(match.result, NewOutput):
+    result = match.result
+    output_type = fused.output_type or known_dtype(match.output)
+    if in_function and output_type is not None and isinstance(result, Result):
+        result = NewOutput(NewNode("Cast", (result,), {"to": int(output_type)}))
+    if isinstance(result, NewOutput):
         node.outputs[0].name = names.unique(f"{base}.result")
         (final,) = place_operands(
-            [match.result], last, names, constants_as_nodes=constants_as_nodes, base=base, metadata=stamp,
+            [result], last, names, in_function=in_function, base=base, metadata=stamp,
             replaced=replaced, result=node.outputs[0],
         )  # fmt: skip
     if final is None:
@@ -520,7 +537,7 @@ def place_operands(
     before: ir.Node,
     names: Names,
     *,
-    constants_as_nodes: bool,
+    in_function: bool,
     base: str,
     metadata: Mapping[str, str] | None = None,
     replaced: Mapping[ir.Value, ir.Value] | None = None,
@@ -549,7 +566,7 @@ def place_operands(
     def place(new: NewNode | NewConstant) -> tuple[ir.Value, ...]:
         if isinstance(new, NewConstant):
             name = names.unique(new.hint)
-            return (place_constant(ir.tensor(new.array, name=name), name, before, as_node=constants_as_nodes),)
+            return (place_constant(ir.tensor(new.array, name=name), name, before, as_node=in_function),)
         inputs = [value_of(operand) for operand in new.inputs]
         name = names.unique(f"{base}.{new.op_type}")
         outputs = [ir.Value(name=names.unique(f"{name}.{index}")) for index in range(new.num_outputs)]

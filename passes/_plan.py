@@ -215,7 +215,7 @@ class LoweringPlan:
             values = placed[key].values(match.nodes[-1], names, as_node=function is not None)
             made = build(
                 match, candidate.rule, values, answer.compress_info,
-                names=names, replaced=replaced, constants_as_nodes=function is not None,
+                names=names, replaced=replaced, in_function=function is not None,
             )  # fmt: skip
             if match.optimised:
                 built.append((made, function))
@@ -225,7 +225,7 @@ class LoweringPlan:
                     owner.opset_imports.setdefault(OP_DOMAIN, OP_VERSION)
         remove_dead(dead)
         for node, function in built:
-            make_unsigned(node, names, constants_as_nodes=function is not None)
+            make_unsigned(node, names, in_function=function is not None)
         return bool(dead)
 
 

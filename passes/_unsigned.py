@@ -25,7 +25,7 @@ _X1_ZERO_POINT = INPUT_NAMES.index("x1_zero_point")
 _Y_ZERO_POINT = INPUT_NAMES.index("y_zero_point")
 
 
-def make_unsigned(node: ir.Node, names: Names, *, constants_as_nodes: bool) -> None:
+def make_unsigned(node: ir.Node, names: Names, *, in_function: bool) -> None:
     """Turn the int8 activation and result of a MatmulCompressDequant into uint8, where all who see them can be told.
 
     These are QuantizeLinear, DequantizeLinear and MatmulCompressDequant nodes whose zero point is an int8 constant;
@@ -39,7 +39,7 @@ def make_unsigned(node: ir.Node, names: Names, *, constants_as_nodes: bool) -> N
             old = get_input(owner, index)
             name = names.unique(f"{old.name if old is not None else 'zero_point'}.uint8")
             shifted = ir.tensor((array.astype(np.int16) + 128).astype(np.uint8), name=name)
-            owner.replace_input_with(index, place_constant(shifted, name, owner, as_node=constants_as_nodes))
+            owner.replace_input_with(index, place_constant(shifted, name, owner, as_node=in_function))
         value.dtype = ir.DataType.UINT8
 
 

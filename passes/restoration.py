@@ -109,7 +109,7 @@ class RestorePlan:
                 )
             restored = NewOutput(_standard_form(lowered, values[place]))
             (value,) = place_operands(
-                [restored], node, names, constants_as_nodes=lowered.function is not None, base=node.name or OP_TYPE
+                [restored], node, names, in_function=lowered.function is not None, base=node.name or OP_TYPE
             )
             if value is None or (producer := value.producer()) is None:
                 raise AssertionError("a new node's output has that node as producer")
