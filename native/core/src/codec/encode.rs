@@ -57,17 +57,32 @@ impl EncodeTable {
                 }
             }
         }
-        let mut open: Vec<u8> = symbols.iter().copied().filter(|&s| self.class[usize::from(s)] > 0).collect();
-        let count = u16::try_from(open.len()).expect("a tile has fewer than 65536 weights");
-        bytes.extend_from_slice(&count.to_le_bytes());
+        let mut open = vec![0; symbols.len()];
+        let mut count = keep(symbols, |s| self.class[usize::from(s)] > 0, &mut open);
+        let total = u16::try_from(count).expect("a tile has fewer than 65536 weights");
+        bytes.extend_from_slice(&total.to_le_bytes());
+        let mut next = vec![0; count];
         for d in 0..self.levels {
             let goes_on = |s: u8| usize::from(self.class[usize::from(s)]) > d + 1;
-            for eight in open.chunks(8) {
-                bytes.push(eight.iter().enumerate().map(|(i, &s)| u8::from(goes_on(s)) << i).sum());
+            for eight in open[..count].chunks(8) {
+                bytes.push(eight.iter().enumerate().fold(0, |byte, (i, &s)| byte | u8::from(goes_on(s)) << i));
             }
-            open.retain(|&s| goes_on(s));
+            count = keep(&open[..count], goes_on, &mut next);
+            std::mem::swap(&mut open, &mut next);
         }
-        bytes.extend(open.iter().map(|&s| self.excess[usize::from(s)]));
+        bytes.extend(open[..count].iter().map(|&s| self.excess[usize::from(s)]));
         bytes
     }
+}
+
+/// Copies the symbols that `wanted` admits to the front of `out`, which is as long as `from` at least; their number.
+/// Every symbol is written and the position moves or not: a branch would be guessed wrong too often.
+fn keep(from: &[u8], wanted: impl Fn(u8) -> bool, out: &mut [u8]) -> usize {
+    let out = &mut out[..from.len()];
+    let mut count = 0;
+    for &s in from {
+        out[count] = s;
+        count += usize::from(wanted(s));
+    }
+    count
 }

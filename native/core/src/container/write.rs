@@ -69,10 +69,23 @@ impl<'a> WeightView<'a> {
                 if columns < PANEL || k0 + 4 > self.k {
                     group.fill(pad);
                 }
-                for j in 0..4.min(self.k.saturating_sub(k0)) {
-                    let at = n0 * self.stride_n + (k0 + j) * self.stride_k;
+                let depth = 4.min(self.k.saturating_sub(k0));
+                let at = n0 * self.stride_n + k0 * self.stride_k;
+                if columns == PANEL && depth == 4 && self.stride_n == 1 {
+                    // (k, n) in memory, as ONNX stores it: four rows of 16, interleaved.
+                    let rows: [&[u8; PANEL]; 4] = std::array::from_fn(|j| {
+                        self.data[at + j * self.stride_k..].first_chunk().expect("all columns exist")
+                    });
+                    for (i, quad) in group.chunks_exact_mut(4).enumerate() {
+                        for (to, row) in quad.iter_mut().zip(rows) {
+                            *to = row[i] ^ flip;
+                        }
+                    }
+                    continue;
+                }
+                for j in 0..depth {
                     for i in 0..columns {
-                        group[4 * i + j] = self.data[at + i * self.stride_n] ^ flip;
+                        group[4 * i + j] = self.data[at + i * self.stride_n + j * self.stride_k] ^ flip;
                     }
                 }
             }
