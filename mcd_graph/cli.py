@@ -27,6 +27,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from mcd_graph.ascend.cli import app as ascend
 from mcd_graph.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(ascend)
 
 _PIPED_WIDTH = 160  # nobody's terminal: wide enough for names of nodes
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
