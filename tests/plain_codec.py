@@ -10,7 +10,7 @@ import numpy as np
 
 __all__ = ["FormatError", "decode"]
 
-NARROW_BITS = 57
+CODED, RAW, CONSTANT = 0, 1, 2
 
 
 class FormatError(Exception):
@@ -32,7 +32,8 @@ def decode(x2: bytes, compress_index: bytes, compress_info: Sequence[int]) -> np
         checksum = int.from_bytes(compress_index[8 * number + 4 : 8 * number + 8], "little")
         kind, argument = first & 3, first >> 2
         places = list(header.groups_of_tile(number))
-        if kind == 3:
+        require(kind <= CONSTANT, "kind of a tile")
+        if kind == CONSTANT:
             require(checksum == 0, "a constant tile has no checksum")
             require(argument < 256, "a constant tile's argument is a symbol")
             for panel, fractal, group in places:
@@ -40,13 +41,13 @@ def decode(x2: bytes, compress_index: bytes, compress_info: Sequence[int]) -> np
             continue
         require(argument * 64 == position, "tiles follow one another")
         body = x2[position : header.length - 64]
-        if kind == 2:
+        if kind == RAW:
             size = 64 * len(places)
             require(size <= len(body), "a raw tile ends before the tail")
             for index, (panel, fractal, group) in enumerate(places):
                 put(symbols, panel, fractal, group, list(body[64 * index : 64 * index + 64]))
         else:
-            size = decode_tile(header, body, places, symbols, narrow=kind == 0)
+            size = decode_tile(header, body, places, symbols)
         extent = (size + 63) // 64 * 64
         require(extent <= len(body), "a tile ends before the tail")
         require(not any(body[size:extent]), "padding is zero")
@@ -90,18 +91,19 @@ class Header:
         require(len(compress_index) == 8 * self.tiles, "length of compress_index")
         require(zlib.crc32(compress_index) == self.number(x2, 40, 4), "checksum of compress_index")
 
-        coded = any(compress_index[8 * tile] & 3 < 2 for tile in range(self.tiles))
+        coded = any(compress_index[8 * tile] & 3 == CODED for tile in range(self.tiles))
         if coded:
             require(1 <= self.root_bits <= 7, "R")
             require(self.step <= 1 << self.root_bits, "A")
-            require(self.levels <= 8 and (self.step > 0 or self.levels == 0), "D")
+            require(self.levels <= 12 and (self.step > 0 or self.levels == 0), "D")
             self.direct = (1 << self.root_bits) - self.step
             most = self.direct + self.step * self.levels
-            require(most <= 128 and 1 <= ranks <= most, "C")
+            require(most <= 255 and 1 <= ranks <= most, "C")
         else:
             require(not any(x2[7:11]), "no code without coded tiles")
-        self.ranks = list(x2[64 : 64 + ranks])
-        require(len(set(self.ranks)) == ranks, "the symbols by rank are all different")
+        stored = list(x2[64 : 64 + ranks])
+        require(len(set(stored)) == ranks, "the symbols by rank are all different")
+        self.ranks = stored + [symbol for symbol in range(256) if symbol not in stored]
         self.end = self.header_size(x2)
         require(self.end + 64 <= len(x2), "header and tail fit")
         require(not any(x2[64 + ranks : self.end]), "padding of the header")
@@ -123,80 +125,37 @@ class Header:
                     yield p, f, g
 
 
-class Bits:
-    """A bit sequence, least significant bit of the first byte first."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.position = 0
-
-    def next(self) -> int:
-        require(self.position < 8 * len(self.data), "a stream is long enough")
-        bit = self.data[self.position // 8] >> self.position % 8 & 1
-        self.position += 1
-        return bit
-
-    def finish(self) -> None:
-        require((self.position + 7) // 8 == len(self.data), "a stream is consumed exactly")
-        while self.position < 8 * len(self.data):
-            require(self.next() == 0, "zero bits behind the last one")
-
-
-def decode_tile(
-    header: Header, body: bytes, places: list[tuple[int, int, int]], symbols: np.ndarray, *, narrow: bool
-) -> int:
+def decode_tile(header: Header, body: bytes, places: list[tuple[int, int, int]], symbols: np.ndarray) -> int:
     """Decode one coded tile that begins ``body`` and return its size without padding."""
-    root_bits, step, levels, direct = header.root_bits, header.step, header.levels, header.direct
-    fractals = len(places) // 8
-    position = fractals * root_bits * 64
-    streams = {0: 0, 1: 1}.get(levels, 5)
-    require(position + 2 * (streams + 1) <= len(body), "a coded tile ends before the tail")
+    root_bits, step, levels = header.root_bits, header.step, header.levels
+    position = 0
 
-    def root(index: int, lane: int) -> int:
-        """Return the root field of a lane of the tile's group number ``index``."""
-        fractal, group = divmod(index, 8)
-        rows = body[fractal * root_bits * 64 : (fractal + 1) * root_bits * 64]
-        number = int.from_bytes(rows[lane::64], "little")
-        return number >> group * root_bits & (1 << root_bits) - 1
+    def take(size: int) -> bytes:
+        nonlocal position
+        require(position + size <= len(body), "a coded tile ends before the tail")
+        position += size
+        return body[position - size : position]
 
-    parts = []
-    lengths = [Header.number(body, position + 2 * index, 2) for index in range(streams + 1)]
-    position += 2 * len(lengths)
-    for length in lengths:
-        require(position + length <= len(body), "a coded tile ends before the tail")
-        parts.append(body[position : position + length])
-        position += length
-    bits = [Bits(part) for part in parts[:-1]]
-    escapes = iter(parts[-1])
-    escaped = 0
+    # Every weight's rank, in kernel order; first only as far as its root field says.
+    ranks = []
+    for _ in range(len(places) // 8):
+        rows = take(64 * root_bits)
+        numbers = [int.from_bytes(rows[lane::64], "little") for lane in range(64)]
+        for group in range(8):
+            ranks += [number >> group * root_bits & (1 << root_bits) - 1 for number in numbers]
 
-    for index, place in enumerate(places):
-        roots = [root(index, lane) for lane in range(64)]
-        ones = [0] * 64
-        open_lanes = [lane for lane in range(64) if roots[lane] >= direct]
-        deep_bits = 0
-        for level in range(levels):
-            if level == 0:
-                require(not narrow or len(open_lanes) <= NARROW_BITS, "a narrow tile is narrow")
-            else:
-                deep_bits += len(open_lanes)
-            stream = bits[0] if level == 0 else bits[1 + index % 4]
-            open_lanes = [lane for lane in open_lanes if stream.next()]
-            for lane in open_lanes:
-                ones[lane] += 1
-        require(not narrow or deep_bits <= NARROW_BITS, "a narrow tile is narrow")
-        lanes = []
-        for lane in range(64):
-            if roots[lane] >= direct and ones[lane] == levels:
-                symbol = next(escapes, -1)
-                require(symbol >= 0, "there are enough escapes")
-                escaped += 1
-            else:
-                rank = (roots[lane] + step * ones[lane]) % 256 % 128
-                symbol = header.ranks[rank] if rank < len(header.ranks) else 0
-            lanes.append(symbol)
-        put(symbols, *place, lanes)
-    for stream in bits:
-        stream.finish()
-    require(escaped == len(parts[-1]), "the escapes are consumed exactly")
+    going_on = [index for index, rank in enumerate(ranks) if step and rank >= header.direct]
+    require(int.from_bytes(take(2), "little") == len(going_on), "the count of continued weights")
+    for level in range(levels):
+        data = take((len(going_on) + 7) // 8)
+        bits = [data[index // 8] >> index % 8 & 1 for index in range(8 * len(data))]
+        require(not any(bits[len(going_on) :]), "zero bits behind the last one")
+        going_on = [index for index, bit in zip(going_on, bits, strict=False) if bit]
+        if level < levels - 1:
+            for index in going_on:
+                ranks[index] += step
+    for index, escape in zip(going_on, take(len(going_on)), strict=True):
+        ranks[index] += escape
+    for number, place in enumerate(places):
+        put(symbols, *place, [header.ranks[rank % 256] for rank in ranks[64 * number : 64 * number + 64]])
     return position
