@@ -42,7 +42,13 @@ def one_value(value: ir.Value | None, what: str) -> Kept | None:
 
 
 def fold_scales(
-    x1_scale: ir.Value, w_scale: ir.Value, y_scale: ir.Value | None = None, *, alpha: float = 1.0, n: int
+    x1_scale: ir.Value,
+    w_scale: ir.Value,
+    y_scale: ir.Value | None = None,
+    *,
+    n: int,
+    alpha: float = 1.0,
+    float16: bool = False,
 ) -> Operand | Kept:
     """Return the one scale of the int32 sum: a constant where all are constant, else the nodes that compute it.
 
@@ -50,14 +56,17 @@ def fold_scales(
         x1_scale: float32, one value.
         w_scale: float32, one value or one per column.
         y_scale: float32, one value; ``None`` if the result is not quantised again.
-        alpha: Gemm's factor.
         n: number of columns.
+        alpha: Gemm's factor.
+        float16: constant scales may be float16 as well; onnxruntime widens them before it folds them.
     """
     for value, what in ((x1_scale, "scale"), (y_scale, "output scale")):
         if (reason := one_value(value, what)) is not None:
             return reason
-    for value in (x1_scale, w_scale, y_scale):
-        if value is not None and known_dtype(value) not in (ir.DataType.FLOAT, None):
+    scales = [value for value in (x1_scale, w_scale, y_scale) if value is not None]
+    halves = {known_dtype(value) for value in scales} == {ir.DataType.FLOAT16}
+    for value in scales:
+        if known_dtype(value) not in (ir.DataType.FLOAT, None) and not (float16 and halves):
             return Kept(f"scale {value.name} is not float32")
     column = quantisation_vector(w_scale, n)
     if isinstance(column, Kept):
@@ -65,10 +74,12 @@ def fold_scales(
     x1_array, y_array = constant_array(x1_scale), constant_array(y_scale)
     w_array = column.array if isinstance(column, NewConstant) else constant_array(w_scale)
     if x1_array is not None and w_array is not None and (y_scale is None or y_array is not None):
-        folded = np.float32(alpha) * x1_array.reshape(()) * w_array
+        folded = np.float32(alpha) * x1_array.astype(np.float32).reshape(()) * w_array.astype(np.float32)
         if y_array is not None:
-            folded = folded / y_array.reshape(())
+            folded = folded / y_array.astype(np.float32).reshape(())
         return NewConstant(np.asarray(folded, np.float32), f"{w_scale.name}.folded")
+    if halves:
+        return Kept(f"scale {w_scale.name} is float16, and not all scales are constant")
     left: Operand = x1_scale
     if alpha != 1:
         left = NewOutput(NewNode("Mul", (NewConstant(np.array(alpha, np.float32), "alpha"), left)))

@@ -12,26 +12,37 @@ what follows the MatMulInteger            what the new node computes
 ========================================  ====================================================================
 Cast to float, Mul, Add                   all of it, when the Add's other side is a vector over the columns
 Cast to float, Mul                        up to the Mul, when the other side is one scale or one per column
+Cast to float16, Mul (, Add)              the same in float, and a Cast of the result to float16
 anything else, or several consumers       the int32 result; what follows stays as it is
 ========================================  ====================================================================
 
 The product of the two scales (x1_scale * w_scale) stays a Mul of its own: it is one small multiplication, and so the
-rounding of that product is the original's, whatever order its operands have. The operands of Mul and Add may stand
-in either order as well. The multiplication stays as it was when the weight is not a constant int8 or uint8 matrix,
-or when a zero point is neither one value nor, for the weight, one per column.
+rounding of that product is the original's, whatever order its operands have. The operands of Mul and Add may stand in
+either order as well. onnxruntime's CPU computes float16 in float and rounds once, where the result is used as float16;
+so does what is made of it, since it has a Cast in the same place.
+
+The multiplication stays as it was when the weight is not a constant int8 or uint8 matrix, or when a zero point is
+neither one value nor, for the weight, one per column.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 from mcd_graph.passes._common import (
     Fused,
     Kept,
     Match,
+    NewConstant,
+    NewNode,
+    NewOutput,
     Operand,
+    Result,
     Rule,
+    constant_array,
     find_weight,
     get_input,
+    int_attribute,
     is_op,
     known_rank,
     known_shape,
@@ -65,11 +76,15 @@ def _match(node: ir.Node) -> Match | Kept:
             x1, deq_scale=scale, x1_zero_point=x1_zero_point, w_zero_point=w_zero_point, addend=addend,
             output_type=ir.DataType.INT32 if scale is None else ir.DataType.FLOAT,
         )  # fmt: skip
-        return Match(pattern, weight, fused, output_of.outputs[0], (node, *nodes))
+        result: NewOutput | Result = Result()
+        if to == ir.DataType.FLOAT16 and scale is not None:
+            result = NewOutput(NewNode("Cast", (result,), {"to": int(to)}))
+        return Match(pattern, weight, fused, output_of.outputs[0], (node, *nodes), result)
 
     rank = known_rank(x1)
     cast = only_consumer(node.outputs[0], node.graph)
-    if cast is None or not is_op(cast, "Cast") or cast.attributes["to"].as_int() != ir.DataType.FLOAT:
+    to = int_attribute(cast, "to", 0) if cast is not None and is_op(cast, "Cast") else 0
+    if cast is None or to not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
         return match("MatMulInteger", node)
     mul = only_consumer(cast.outputs[0], node.graph)
     scale = _other_vector(mul, "Mul", cast.outputs[0], weight.n, rank)
@@ -77,9 +92,22 @@ def _match(node: ir.Node) -> Match | Kept:
         return match("MatMulInteger", node)
     add = only_consumer(mul.outputs[0], node.graph)
     addend = _other_vector(add, "Add", mul.outputs[0], weight.n, rank)
+    if to == ir.DataType.FLOAT16:
+        scale, addend = _widened(scale), _widened(addend)
     if add is None or addend is None:
         return match("MatMulInteger+Cast+Mul", mul, cast, mul, scale=scale)
     return match("MatMulInteger+Cast+Mul+Add", add, cast, mul, add, scale=scale, addend=addend)
+
+
+def _widened(operand: Operand) -> Operand:
+    """Return a float16 vector as float32, which holds the same numbers."""
+    array = operand.array if isinstance(operand, NewConstant) else None
+    if isinstance(operand, ir.Value):
+        array = constant_array(operand)
+    if array is not None:
+        name = operand.hint if isinstance(operand, NewConstant) else operand.name  # type: ignore[union-attr]
+        return NewConstant(array.astype(np.float32), f"{name}.float")
+    return None if operand is None else NewOutput(NewNode("Cast", (operand,), {"to": int(ir.DataType.FLOAT)}))
 
 
 def _other_vector(node: ir.Node | None, op_type: str, value: ir.Value, n: int, rank: int | None) -> Operand:

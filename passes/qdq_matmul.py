@@ -139,6 +139,8 @@ def _match(
     quantised = _destination(node)
     if isinstance(quantised, Kept):
         return quantised
+    if known_dtype(x.scale) == ir.DataType.FLOAT16:
+        return Kept("its scales are float16, so onnxruntime computes in float")
     y = None if quantised is None else _output_parameters(quantised.node, x.dtype)
     if isinstance(y, Kept):
         return y

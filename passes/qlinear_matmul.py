@@ -8,9 +8,10 @@
 
 ==============================  ======================================================================================
 accepted                        int8 or uint8 activations, weights and results; weight scale and zero point for the
-                                whole matrix or per column; scales constant or computed at run time
+                                whole matrix or per column; float32 scales, constant or computed at run time;
+                                constant float16 scales
 kept, with the reason           weights that are not constant int8 or uint8 matrices; an activation scale or zero
-                                point per row; scales that are not float32; 8-bit float types
+                                point per row; float16 scales computed at run time; 8-bit float types
 ==============================  ======================================================================================
 
 onnxruntime folds the three scales in float32, multiplies the int32 sum with the result, clamps, rounds half to even
@@ -39,7 +40,7 @@ def _match(node: ir.Node) -> Match | Kept:
         return weight
     if x1 is None or x1_scale is None or w_scale is None or y_scale is None or y_zero_point is None:
         return Kept("an input that QLinearMatMul needs is missing")
-    scale = fold_scales(x1_scale, w_scale, y_scale, n=weight.n)
+    scale = fold_scales(x1_scale, w_scale, y_scale, n=weight.n, float16=True)
     if isinstance(scale, Kept):
         return scale
     fused = fuse(x1, x1_zero_point, weight, w_zero_point, scale, y_zero_point=y_zero_point)
