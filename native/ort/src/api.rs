@@ -141,8 +141,8 @@ pub type Dims = SmallVec<[i64; 8]>;
 pub struct Api {
     /// Points to at least the functions of [`API_VERSION`], for as long as onnxruntime stays loaded.
     raw: *const OrtApi,
-    /// The functions of [`NEWER_API_VERSION`] are there as well.
-    newer: bool,
+    /// What the running onnxruntime supports, which may be more than the functions used here.
+    version: u32,
 }
 
 // SAFETY: the table is immutable, and its functions may be called from any thread.
@@ -171,19 +171,19 @@ impl Api {
         // SAFETY: `base` is valid and the version is a static, zero-terminated string.
         let version = unsafe { CStr::from_ptr(((*base).GetVersionString)()) }.to_string_lossy();
         // Asking for a version that is not there prints to stderr, so look before asking.
-        let newest = api_version(&version);
-        let wanted = match newest {
-            newest if newest >= NEWER_API_VERSION => NEWER_API_VERSION,
-            newest if newest >= API_VERSION => API_VERSION,
+        let supported = api_version(&version);
+        let wanted = match supported {
+            NEWER_API_VERSION.. => NEWER_API_VERSION,
+            API_VERSION.. => API_VERSION,
             _ => 1,
         };
         // SAFETY: `base` is valid.
         let raw = unsafe { ((*base).GetApi)(wanted) };
-        let api = Self { raw, newer: wanted == NEWER_API_VERSION };
+        let api = Self { raw, version: supported };
         if raw.is_null() {
             return Err(OrtStatusPtr::default()); // no way to say more, and no onnxruntime of this kind is known
         }
-        if wanted == 1 {
+        if supported < API_VERSION {
             let message = format!("mcd needs onnxruntime 1.20 or later, and this is {version}");
             return Err(api.status(&Error::invalid(message)));
         }
@@ -193,7 +193,17 @@ impl Api {
     /// Whether a custom op's inference function may be given to this onnxruntime: before 1.24 it reads through a null
     /// pointer when an input is absent in the middle of the list.
     pub fn infers(self) -> bool {
-        self.newer
+        self.newer()
+    }
+
+    /// Whether an initializer of an outer graph looks like a computed tensor while a kernel is created.
+    pub fn hides_outer_constants(self) -> bool {
+        self.version < 29
+    }
+
+    /// Whether the functions of [`NEWER_API_VERSION`] are there.
+    fn newer(self) -> bool {
+        self.version >= NEWER_API_VERSION
     }
 
     /// A status that onnxruntime owns from now on.
@@ -392,7 +402,7 @@ impl<'a> KernelInfo<'a> {
     /// A session config entry as it is when the session is created. The outer option is None when the running
     /// onnxruntime (before 1.24) cannot tell.
     pub fn config_entry(&self, key: &CStr) -> Result<Option<Option<String>>, Error> {
-        if !self.api.newer {
+        if !self.api.newer() {
             return Ok(None);
         }
         let mut entries = ptr::null_mut();
@@ -623,7 +633,7 @@ impl<'a> Value<'a> {
     fn shape(&self, dims: &mut Dims) -> Result<ElementType, Error> {
         dims.clear();
         let mut element = ElementType(0);
-        if self.api.newer {
+        if self.api.newer() {
             let mut data: *const i64 = ptr::null();
             let mut rank = 0;
             // SAFETY: `newer` says that the function exists; the dimensions belong to the value. The element type is

@@ -1,19 +1,16 @@
-//! One node of a session: the weight, verified and ready, the constants around it, and the call.
+//! One node of a session: what it has is checked and prepared when it is created, and then called.
 
 use std::ffi::CStr;
 
-use mcd_core::{
-    Activation, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Vector, WeightType, ZeroPoint,
-};
+use mcd_core::{Activation, MatmulCall, Output, QuantOut, Vector, WeightType, ZeroPoint};
 
 use crate::api::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
 use crate::operand::{Columns, Operand, Read, about, bias, float_bits, floats, halves, small_integers};
 use crate::operator::{Form, input};
 use crate::options::Options;
-use crate::pool::{Pool, processors};
+use crate::pool::Pool;
+use crate::weight::Weight;
 
-/// Attribute: tilingK, tilingN, k, n, direction.
-pub const COMPRESS_INFO: &CStr = c"compress_info";
 const OFFSET_X: &CStr = c"offset_x";
 const OUTPUT_TYPE: &CStr = c"output_type";
 
@@ -23,9 +20,7 @@ pub struct Kernel {
     /// What errors are about: the operator and the node's name.
     label: String,
     form: Form,
-    weight: PreparedWeight,
-    /// Length of `x2`, a constant.
-    x2_len: usize,
+    weight: Weight,
     x1: WeightType,
     x1_zero_point: Operand<i32>,
     w_zero_point: Operand<i32>,
@@ -52,9 +47,9 @@ impl Kernel {
             return Err(Error::invalid("offset_w must be absent"));
         }
         let x1 = inputs.integer_type(input::X1)?;
-        let (weight, x2_len) = prepare_weight(options, info)?;
-        let n = weight.n();
-        let w = weight.weight_type();
+        let w = if inputs.has(input::W_ZERO_POINT) { Some(inputs.integer_type(input::W_ZERO_POINT)?) } else { None };
+        let weight = Weight::new(api, options, info, w)?;
+        let n = weight.n()?;
 
         if inputs.has(input::Y_ZERO_POINT) && !inputs.has(input::DEQ_SCALE) {
             return Err(Error::invalid("y_zero_point needs a deq_scale"));
@@ -89,10 +84,12 @@ impl Kernel {
             api,
             label: String::new(),
             form,
-            x2_len,
             x1,
             x1_zero_point: inputs.operand(input::X1_ZERO_POINT, 1, zero_points(x1))?,
-            w_zero_point: inputs.operand(input::W_ZERO_POINT, n, zero_points(w))?,
+            w_zero_point: match w {
+                Some(w) => inputs.operand(input::W_ZERO_POINT, n, zero_points(w))?,
+                None => Operand::absent(input::W_ZERO_POINT),
+            },
             bias: inputs.operand(input::BIAS, n, bias)?,
             weight,
             deq_scale,
@@ -117,16 +114,15 @@ impl Kernel {
             .input(input::X1)
             .and_then(|value| self.activation(&value, &mut dims))
             .map_err(|error| about(input::X1, error))?;
-        // SAFETY: a constant input is the same tensor at every call, so it has the length it had at creation.
-        let x2 = unsafe { context.input(input::X2)?.bytes(self.x2_len) }?;
+        let (weight, x2) = self.weight.get(context)?;
 
         // The output has the shape of x1, with n in the place of k.
-        let (columns, leading) = dims.split_last_mut().ok_or_else(|| self.wrong_shape(&[]))?;
-        if usize::try_from(*columns) != Ok(self.weight.k()) {
-            return Err(self.wrong_shape(&dims));
+        let (columns, leading) = dims.split_last_mut().ok_or_else(|| wrong_shape(&[], weight.k()))?;
+        if usize::try_from(*columns) != Ok(weight.k()) {
+            return Err(wrong_shape(&dims, weight.k()));
         }
         let m = element_count(leading)?;
-        let n = self.weight.n();
+        let n = weight.n();
         *columns = i64::try_from(n).expect("a container's dimensions are small");
         let out = context.output(&dims)?;
         if m == 0 {
@@ -178,7 +174,7 @@ impl Kernel {
             }
         };
         let pool = Pool::new(context);
-        self.weight.run(x2, &call, output, &pool).map_err(|error| Error::invalid(error.to_string()))?;
+        weight.run(x2, &call, output, &pool).map_err(|error| Error::invalid(error.to_string()))?;
         pool.finish()
     }
 
@@ -188,11 +184,6 @@ impl Kernel {
             WeightType::U8 => Activation::U8(value.read_bytes::<u8>(dims)?),
             WeightType::I8 => Activation::I8(value.read_bytes::<i8>(dims)?),
         })
-    }
-
-    fn wrong_shape(&self, dims: &[i64]) -> Error {
-        let k = self.weight.k();
-        about(input::X1, Error::invalid(format!("has shape {dims:?} instead of (..., {k})")))
     }
 }
 
@@ -252,37 +243,8 @@ fn check_attributes(form: Form, info: &KernelInfo<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Reads and verifies the weight; also returns the length of `x2`.
-fn prepare_weight(options: Options, info: &KernelInfo<'_>) -> Result<(PreparedWeight, usize), Error> {
-    let name = info.input_name(input::X2)?;
-    let within = |error: Error| error.within(&format!("weight {name:?}"));
-    let compress_info = info.ints(COMPRESS_INFO).map_err(within)?;
-    let x2 = constant_bytes(info, input::X2).map_err(within)?;
-    let index = constant_bytes(info, input::COMPRESS_INDEX).map_err(within)?;
-    let refused = |error: mcd_core::Error| within(Error::invalid(error.to_string()));
-    let prepare = PrepareOptions {
-        residency: options.residency,
-        threads: processors(),
-        ..PrepareOptions::from_env().map_err(refused)?
-    };
-    let weight = PreparedWeight::new(x2, index, &compress_info, prepare).map_err(refused)?;
-    Ok((weight, x2.len()))
-}
-
-/// The bytes of a constant int8 input, in place.
-fn constant_bytes<'a>(info: &KernelInfo<'a>, index: usize) -> Result<&'a [u8], Error> {
-    let value = info.constant_input(index)?.ok_or_else(|| Error::invalid("must be an initializer"));
-    value
-        .and_then(|value| {
-            let mut dims = Dims::new();
-            let len = value.read_bytes::<i8>(&mut dims)?.len();
-            if dims.len() != 1 {
-                return Err(Error::invalid(format!("has shape {:?} instead of one dimension", &dims[..])));
-            }
-            // SAFETY: int8 elements are bytes, and there are `len`.
-            unsafe { value.bytes(len) }
-        })
-        .map_err(|error| about(index, error))
+fn wrong_shape(dims: &[i64], k: usize) -> Error {
+    about(input::X1, Error::invalid(format!("has shape {dims:?} instead of (..., {k})")))
 }
 
 /// How zero points of a type are read.

@@ -6,7 +6,8 @@
 //!
 //! - [`api`]: the C API behind safe types; the only file that dereferences onnxruntime's pointers
 //! - [`operator`]: what the operator accepts, told to onnxruntime as one overload per type of the output
-//! - [`kernel`]: a node's weight and constants, checked once, and the call
+//! - [`kernel`]: a node's attributes and inputs, checked, and the call
+//! - [`weight`]: its weight, verified once
 //! - [`operand`]: scalars and per-column vectors, constant or read anew each call
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
 //! - [`options`]: session config entries
@@ -17,6 +18,7 @@ mod operand;
 mod operator;
 mod options;
 mod pool;
+mod weight;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

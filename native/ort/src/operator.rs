@@ -19,8 +19,9 @@ use ort_sys::{
 
 use crate::api::{API_VERSION, Api, ElementType, Error, KernelContext, KernelInfo, ShapeContext};
 use crate::guard;
-use crate::kernel::{COMPRESS_INFO, Kernel};
+use crate::kernel::Kernel;
 use crate::options::Options;
+use crate::weight::COMPRESS_INFO;
 
 const DOMAIN: &CStr = c"mcd";
 const NAME: &CStr = c"MatmulCompressDequant";

@@ -1,0 +1,153 @@
+//! The weight of a node: verified as a whole before its first use, and bound to the bytes it was verified in.
+
+use std::ffi::CStr;
+use std::sync::OnceLock;
+
+use mcd_core::{PrepareOptions, PreparedWeight, Residency, WeightType};
+
+use crate::api::{Api, Dims, Error, KernelContext, KernelInfo, Value};
+use crate::operand::about;
+use crate::operator::input;
+use crate::options::Options;
+use crate::pool::processors;
+
+/// Attribute: tilingK, tilingN, k, n, direction.
+pub const COMPRESS_INFO: &CStr = c"compress_info";
+
+/// Bytes at the beginning of `x2` that hold the checksums of all others.
+const SEAL: usize = 64;
+
+/// A weight; the compressed bytes stay with onnxruntime.
+pub struct Weight {
+    /// The name of `x2`, for messages.
+    name: String,
+    info: Vec<i64>,
+    residency: Residency,
+    /// What the type must be, where the node tells.
+    expected: Option<WeightType>,
+    state: State,
+}
+
+enum State {
+    /// An initializer, verified when the session was created.
+    Constant(Verified),
+    /// Not an initializer of the node's own graph, verified at the first run. An onnxruntime before 1.29 does not tell
+    /// an initializer of an outer graph, as the branches of an If share it, from a computed tensor.
+    Deferred(OnceLock<Verified>),
+}
+
+struct Verified {
+    weight: PreparedWeight,
+    /// Length of `x2`.
+    len: usize,
+    /// The first bytes of `x2`.
+    seal: [u8; SEAL],
+}
+
+impl Weight {
+    /// Verifies the weight of a node, of the type `expected` if that is given.
+    pub fn new(
+        api: Api,
+        options: Options,
+        info: &KernelInfo<'_>,
+        expected: Option<WeightType>,
+    ) -> Result<Self, Error> {
+        let name = info.input_name(input::X2)?;
+        let mut weight = Self {
+            info: info.ints(COMPRESS_INFO)?,
+            name,
+            residency: options.residency,
+            expected,
+            state: State::Deferred(OnceLock::new()),
+        };
+        let (x2, index) = (info.constant_input(input::X2)?, info.constant_input(input::COMPRESS_INDEX)?);
+        match (x2, index) {
+            (Some(x2), Some(index)) => {
+                weight.state = State::Constant(weight.verify(&x2, &index, processors())?);
+            }
+            _ if api.hides_outer_constants() => {}
+            (x2, _) => {
+                let missing = if x2.is_none() { input::X2 } else { input::COMPRESS_INDEX };
+                return Err(about(missing, Error::invalid("must be an initializer")));
+            }
+        }
+        Ok(weight)
+    }
+
+    /// Output columns, as declared.
+    pub fn n(&self) -> Result<usize, Error> {
+        match &self.state {
+            State::Constant(verified) => Ok(verified.weight.n()),
+            State::Deferred(_) => {
+                let declared = self.info.get(3).and_then(|&n| usize::try_from(n).ok());
+                declared.ok_or_else(|| Error::invalid(format!("compress_info is {:?}", self.info)))
+            }
+        }
+    }
+
+    /// The weight and the bytes to run it with.
+    pub fn get<'a>(&'a self, context: &KernelContext<'a>) -> Result<(&'a PreparedWeight, &'a [u8]), Error> {
+        let x2 = context.input(input::X2)?;
+        match &self.state {
+            // SAFETY: a constant input is the same tensor at every call, so it has the length it had at creation.
+            State::Constant(verified) => Ok((&verified.weight, unsafe { x2.bytes(verified.len) }?)),
+            State::Deferred(cell) => {
+                let verified = match cell.get() {
+                    Some(verified) => verified,
+                    None => {
+                        let index = context.input(input::COMPRESS_INDEX)?;
+                        let verified = self.verify(&x2, &index, 1)?;
+                        cell.get_or_init(|| verified)
+                    }
+                };
+                let bytes = tensor_bytes(&x2, input::X2)?;
+                if bytes.len() != verified.len || !bytes.starts_with(&verified.seal) {
+                    return Err(about(input::X2, Error::invalid("has changed since the first run")));
+                }
+                Ok((&verified.weight, bytes))
+            }
+        }
+    }
+
+    fn verify(&self, x2: &Value<'_>, index: &Value<'_>, threads: usize) -> Result<Verified, Error> {
+        let checked = || {
+            let x2 = tensor_bytes(x2, input::X2)?;
+            let index = tensor_bytes(index, input::COMPRESS_INDEX)?;
+            let refused = |error: mcd_core::Error| Error::invalid(error.to_string());
+            let defaults = PrepareOptions::from_env().map_err(refused)?;
+            let options = PrepareOptions { residency: self.residency, threads, ..defaults };
+            let weight = PreparedWeight::new(x2, index, &self.info, options).map_err(refused)?;
+            let seal = x2.first_chunk().copied().ok_or_else(|| Error::internal("a weight without a header"))?;
+            Ok(Verified { weight, len: x2.len(), seal })
+        };
+        let verified = checked().map_err(|error: Error| error.within(&format!("weight {:?}", self.name)))?;
+        match (self.expected, verified.weight.weight_type()) {
+            (Some(expected), found) if expected != found => Err(about(
+                input::W_ZERO_POINT,
+                Error::invalid(format!("is {} instead of {}", name(expected), name(found))),
+            )),
+            _ => Ok(verified),
+        }
+    }
+}
+
+fn name(of: WeightType) -> &'static str {
+    match of {
+        WeightType::U8 => "uint8",
+        WeightType::I8 => "int8",
+    }
+}
+
+/// The bytes of an int8 tensor of one dimension, in place.
+fn tensor_bytes<'a>(value: &Value<'a>, index: usize) -> Result<&'a [u8], Error> {
+    let mut dims = Dims::new();
+    let mut read = || {
+        let len = value.read_bytes::<i8>(&mut dims)?.len();
+        if dims.len() != 1 {
+            return Err(Error::invalid(format!("has shape {:?} instead of one dimension", &dims[..])));
+        }
+        // SAFETY: int8 elements are bytes, and there are `len`.
+        unsafe { value.bytes(len) }
+    };
+    read().map_err(|error| about(index, error))
+}
