@@ -190,6 +190,16 @@ impl Api {
         Ok(api)
     }
 
+    /// An onnxruntime 1.20 with these functions.
+    ///
+    /// # Safety
+    ///
+    /// The table is there while the result is used.
+    #[cfg(test)]
+    pub unsafe fn from_table(raw: *const OrtApi) -> Self {
+        Self { raw, version: API_VERSION }
+    }
+
     /// Whether a custom op's inference function may be given to this onnxruntime: before 1.24 it reads through a null
     /// pointer when an input is absent in the middle of the list.
     pub fn infers(self) -> bool {

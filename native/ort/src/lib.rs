@@ -13,6 +13,8 @@
 //! - [`options`]: session config entries
 
 mod api;
+#[cfg(test)]
+mod fake;
 mod kernel;
 mod operand;
 mod operator;
@@ -65,4 +67,44 @@ fn panic_message(payload: &(dyn std::any::Any + Send)) -> &str {
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
         .unwrap_or("panic without a message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::ffi::c_char;
+    use std::ptr;
+
+    unsafe extern "system" fn version_1_19() -> *const c_char {
+        c"1.19.2".as_ptr()
+    }
+
+    unsafe extern "system" fn version_1_20() -> *const c_char {
+        c"1.20.0".as_ptr()
+    }
+
+    #[test]
+    fn an_old_onnxruntime_is_refused() {
+        // SAFETY: the base is live, and the options are not looked at.
+        let status = unsafe { RegisterCustomOps(ptr::null_mut(), &fake::base(version_1_19)) };
+        assert_eq!(fake::message(status).unwrap(), "mcd needs onnxruntime 1.20 or later, and this is 1.19.2");
+    }
+
+    #[test]
+    fn a_failing_call_is_passed_on() {
+        // SAFETY: as above.
+        let status = unsafe { RegisterCustomOps(ptr::null_mut(), &fake::base(version_1_20)) };
+        assert_eq!(fake::message(status).unwrap(), "Unimplemented");
+    }
+
+    #[test]
+    fn a_panic_becomes_a_status() {
+        // SAFETY: the base is live.
+        let api = unsafe { Api::from_base(&fake::base(version_1_20)) }.ok().unwrap();
+        assert_eq!(fake::message(guard(api, || Ok(()))), None);
+        let status = guard(api, || panic!("of {}", "sorts"));
+        assert_eq!(fake::message(status).unwrap(), "internal error: of sorts");
+        let status = guard(api, || Err(Error::invalid("a\0b")));
+        assert_eq!(fake::message(status).unwrap(), "ab");
+    }
 }

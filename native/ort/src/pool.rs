@@ -80,3 +80,48 @@ impl Parallel for Pool<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{no_threads, two_threads, with_context};
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[test]
+    fn every_task_runs_once() {
+        with_context(two_threads, |context| {
+            for tasks in [0, 1, 2, 7, 100] {
+                let runs: Vec<AtomicU32> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
+                let pool = Pool::new(context);
+                pool.run(tasks, &|i| {
+                    runs[i].fetch_add(1, Ordering::Relaxed);
+                });
+                pool.finish().unwrap();
+                assert!(runs.iter().all(|runs| runs.load(Ordering::Relaxed) == 1), "{tasks}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_panic_in_a_task_is_an_error_and_the_others_run() {
+        with_context(two_threads, |context| {
+            let runs = AtomicU32::new(0);
+            let pool = Pool::new(context);
+            pool.run(10, &|i| {
+                assert!(i != 3, "task {i} is unlucky");
+                runs.fetch_add(1, Ordering::Relaxed);
+            });
+            assert_eq!(pool.finish().unwrap_err().to_string(), "internal error: task 3 is unlucky");
+            assert_eq!(runs.into_inner(), 9);
+        });
+    }
+
+    #[test]
+    fn a_pool_that_fails_is_an_error() {
+        with_context(no_threads, |context| {
+            let pool = Pool::new(context);
+            pool.run(2, &|_| {});
+            assert_eq!(pool.finish().unwrap_err().to_string(), "no threads today");
+        });
+    }
+}
