@@ -12,6 +12,7 @@ import onnxruntime as ort
 from mcd_graph.errors import InputError
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
 from mcd_graph.loading import load_model
+from mcd_graph.passes import reproduces_optimised
 from mcd_graph.session import create_session
 
 __all__ = ["Difference", "Verification", "verify_model"]
@@ -69,7 +70,10 @@ def verify_model(
     inputs: Mapping[str, npt.NDArray[np.generic]] | None = None,
     threads: Sequence[int] = (1, 2),
 ) -> Verification:
-    """Run both models on the same inputs, graph optimisations off, and compare the outputs' bytes.
+    """Run both models on the same inputs and compare the outputs' bytes.
+
+    Graph optimisations are off, unless the compressed model reproduces what onnxruntime makes of the original when it
+    optimises (QDQ models).
 
     Not-a-number equals itself here, and zero does not equal minus zero: what counts are the bytes.
 
@@ -87,8 +91,9 @@ def verify_model(
     """
     if runs < 1:
         raise InputError(f"runs must be at least 1, not {runs}")
-    reference = create_session(original, threads=1, optimise=False)
-    candidates = {count: create_session(compressed, threads=count, optimise=False) for count in threads}
+    optimise = reproduces_optimised(load_model(compressed))
+    reference = create_session(original, threads=1, optimise=optimise)
+    candidates = {count: create_session(compressed, threads=count, optimise=optimise) for count in threads}
     for session in candidates.values():
         _check_same_interface(reference, session)
     if inputs is None:

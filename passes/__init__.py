@@ -5,7 +5,7 @@ One file a family of patterns; ``_common.py`` is what they share, ``_plan.py`` f
 """
 
 from mcd_graph.passes._common import Kept
-from mcd_graph.passes._plan import LoweringPlan, Site, WeightJob, plan_lowering
+from mcd_graph.passes._plan import LoweringPlan, Site, WeightJob, plan_lowering, reproduces_optimised
 from mcd_graph.passes.restoration import RestorationSite, RestorePlan, plan_restoration
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "WeightJob",
     "plan_lowering",
     "plan_restoration",
+    "reproduces_optimised",
 ]

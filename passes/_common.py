@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MS_DOMAIN",
+    "OPTIMISED",
+    "OPTIMISED_KEY",
     "RULE_KEY",
     "Fused",
     "Kept",
@@ -60,6 +62,10 @@ __all__ = [
 
 #: Metadata key on every new node: the rule that made it.
 RULE_KEY = "mcd.rule"
+
+#: Metadata key on nodes that compute what onnxruntime does with the original when it optimises, not without.
+OPTIMISED_KEY = "mcd.reproduces"
+OPTIMISED = "optimised"
 
 #: Domain of onnxruntime's own operators.
 MS_DOMAIN = "com.microsoft"
@@ -490,6 +496,8 @@ def build(
     """
     anchor, last, fused = match.nodes[0], match.nodes[-1], match.fused
     stamp = {**anchor.metadata_props, RULE_KEY: rule.name}
+    if match.optimised:
+        stamp[OPTIMISED_KEY] = OPTIMISED
     given: dict[str, Operand] = {field.name: getattr(fused, field.name) for field in dataclasses.fields(Fused)}
     given["x2"], given["compress_index"] = packed
     base = anchor.name or anchor.op_type

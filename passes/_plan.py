@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx_ir as ir
 from mcd_graph.passes._common import (
+    OPTIMISED,
+    OPTIMISED_KEY,
     Kept,
     Match,
     Names,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["ALL_RULES", "LoweringPlan", "Site", "WeightJob", "plan_lowering"]
+__all__ = ["ALL_RULES", "LoweringPlan", "Site", "WeightJob", "plan_lowering", "reproduces_optimised"]
 
 logger = logging.getLogger(__name__)
 
@@ -313,6 +315,15 @@ def plan_lowering(
             weights[keys[identity]] = WeightJob(keys[identity], weight)
         candidate.site.weight = keys[identity]
     return LoweringPlan(model, sites, candidates, weights)
+
+
+def reproduces_optimised(model: ir.Model) -> bool:
+    """Tell whether a lowered (or restored) model gives the bytes of its original with graph optimisations on.
+
+    That is so when QDQ multiplications were lowered: onnxruntime computes those in integers only when it optimises.
+    The model itself gives the same bytes either way.
+    """
+    return any(node.metadata_props.get(OPTIMISED_KEY) == OPTIMISED for node, _ in all_nodes(model))
 
 
 def _unused_key(base: str, taken: Mapping[str, WeightJob]) -> str:

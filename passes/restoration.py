@@ -24,6 +24,7 @@ import numpy as np
 import onnx_ir as ir
 from mcd_graph.passes._common import (
     MS_DOMAIN,
+    RULE_KEY,
     Kept,
     Names,
     NewConstant,
@@ -114,6 +115,7 @@ class RestorePlan:
             if value is None or (producer := value.producer()) is None:
                 raise AssertionError("a new node's output has that node as producer")
             producer.name = node.name
+            producer.metadata_props.update({key: text for key, text in node.metadata_props.items() if key != RULE_KEY})
             take_over(node.outputs[0], value)
             if producer.domain:
                 for owner in (self.model, lowered.function):

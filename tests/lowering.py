@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
-from mcd_graph.passes import LoweringPlan, plan_lowering, plan_restoration
+from mcd_graph.passes import LoweringPlan, plan_lowering, plan_restoration, reproduces_optimised
 from onnx import helper, numpy_helper
 
 import mcd_graph
@@ -157,4 +157,9 @@ def assert_exact(
     assert "mcd" not in {opset.domain for opset in restored.opset_import}
     assert not any(node.domain == "mcd" for node in copy.graph.all_nodes())
     assert_same_bytes(run(restored, feeds), expected)
+    assert (
+        reproduces_optimised(copy)
+        == reproduces_optimised(lowered.model)
+        == any(site.optimised and site.status == "lowered" for site in lowered.plan.sites)
+    )
     return lowered

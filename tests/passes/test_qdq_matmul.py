@@ -1,10 +1,14 @@
 """QDQ models: the lowered model gives the bytes that onnxruntime gives when it optimises the original."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
 from lowering import Lowered, assert_exact, floats, integers, lower, make_model, scales
 from onnx import helper
+
+import mcd_graph
 
 K, N = 52, 36
 
@@ -288,3 +292,16 @@ def test_plain_float_multiplications_are_not_reported() -> None:
         {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", K))}, {"w": floats((K, N), 1), "v": floats((N, K), 2)},
     )  # fmt: skip
     assert lower(model).outcome == []
+
+
+def test_files_are_verified_against_the_optimised_original(tmp_path: Path) -> None:
+    """Without optimisation the original multiplies floats, so comparing with that would find differences."""
+    constants = parameters()
+    constants["w"] = np.clip(np.rint(floats((K, N), 3) * 12), -127, 127).astype(np.int8)
+    source, target, back = (tmp_path / f"{name}.onnx" for name in ("source", "target", "back"))
+    source.write_bytes(qdq_model(constants, [PRODUCT, *QUANTISED]).SerializeToString())
+    report = mcd_graph.compress_model(source, target, min_saving=-10)
+    assert [node.status for node in report.nodes] == ["lowered"]
+    mcd_graph.restore_model(target, back)
+    for other in (target, back):
+        assert mcd_graph.verify_model(source, other).identical
