@@ -47,7 +47,7 @@ class Node:
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     profile: str = "balanced"
 
-    def model(self, *, shapes: dict[str, list[int | str | None]] | None = None) -> onnx.ModelProto:
+    def model(self, *, shapes: dict[str, list[int | str | None] | None] | None = None) -> onnx.ModelProto:
         """Return the model; ``shapes`` overrides those that the graph's inputs declare."""
         x2, index, info = _native.encode(self.w, self.profile)
         tensors = {"x2": x2, "compress_index": index, **self.inputs}
@@ -320,7 +320,7 @@ def test_output_shape_is_inferred(declared: list[int | str | None], inferred: li
 @pytest.mark.parametrize("declared", [None, ["batch", None, 70]])
 def test_an_unknown_shape_stays_unknown(declared: list[int | str | None] | None) -> None:
     node = plain()
-    model = node.model(shapes={"x1": declared})  # type: ignore[dict-item]
+    model = node.model(shapes={"x1": declared})
     model.graph.node.append(helper.make_node("Add", ["y", "one"], ["z"]))
     model.graph.initializer.append(numpy_helper.from_array(np.ones((5, 1, 1), np.float32), "one"))
     model.graph.output[0].name = "z"
@@ -507,7 +507,7 @@ def test_a_weight_has_one_dimension() -> None:
 )
 def test_inputs_are_checked(form: str, inputs: dict[str, np.ndarray | None], reason: str) -> None:
     node = plain(form)
-    node.inputs |= inputs  # type: ignore[arg-type]
+    node.inputs |= inputs
     node.inputs = {name: array for name, array in node.inputs.items() if array is not None}
     assert reason in refusal(node.model())
 
