@@ -53,7 +53,7 @@ def constant_model(values: np.ndarray) -> onnx.ModelProto:
     [
         ([np.nan, 1], [np.nan, 1], True),
         ([0.0, 1], [-0.0, 1], False),
-        ([1, 2], [1, np.nextafter(np.float32(2), 3)], False),
+        ([1, 2], [1, np.nextafter(np.float32(2), np.float32(3))], False),
         ([], [], True),
     ],
     ids=["not a number", "minus zero", "last bit", "empty"],
