@@ -27,7 +27,7 @@ import onnx_ir as ir
 from mcd_graph.errors import InputError
 from mcd_graph.loading import external_files, graphs_of, read_proto
 
-__all__ = ["ALIGNMENT", "ModelWriter", "refuse_existing", "write_text"]
+__all__ = ["ALIGNMENT", "ModelWriter", "refuse_existing", "write_bytes", "write_text"]
 
 ALIGNMENT = 4096
 """Tensors in the data file start at multiples of this many bytes (a page), and smaller ones stay in the model file."""
@@ -205,7 +205,20 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) -> None:
-    """Write a small text file whole or not at all.
+    """Write a small text file whole or not at all; see :func:`write_bytes`."""
+    write_bytes(path, text.encode(), force=force)
+
+
+def write_bytes(
+    path: str | os.PathLike[str], data: bytes | memoryview, *, force: bool = False, mode: int | None = None
+) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: of the file.
+        data: its content.
+        force: replace a file that is already there.
+        mode: permissions; the usual ones by default.
 
     Raises:
         FileExistsError: the file exists and ``force`` is not set.
@@ -214,7 +227,9 @@ def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) 
     path = Path(path)
     temporary = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(6)}")
     with _temporary_file(temporary) as file:
-        file.write(text.encode())
+        file.write(data)
+        if mode is not None:
+            os.fchmod(file.fileno(), mode)
         _sync(file)
         refuse_existing(path, force=force)
         temporary.replace(path)

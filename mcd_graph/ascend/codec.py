@@ -1,8 +1,8 @@
 """Which codec wrote a compressed weight, and the NZ order that the device's compressor reads.
 
-There are two: the open codec of docs/format.md, for the CPU, and CANN's own, which only the ``compress_excutor`` of a CANN
-installation writes and only the hardware reads. A stream of the open codec begins with its magic number, which makes
-it known wherever it turns up; files say in their metadata as well which codec they were written with. The two
+There are two: the open codec of docs/format.md, for the CPU, and CANN's own, which only the ``compress_excutor`` of
+a CANN installation writes and only the hardware reads. A stream of the open codec begins with its magic number, which
+makes it known wherever it turns up; files say in their metadata as well which codec they were written with. The two
 must agree, so that a mix-up is an error and never a wrong result.
 """
 
@@ -15,7 +15,18 @@ import numpy.typing as npt
 from mcd_graph import _native
 from mcd_graph.errors import InputError
 
-__all__ = ["CODEC_KEY", "TILE", "Codec", "check_codec", "codec_of", "from_nz", "tile_count", "to_nz"]
+__all__ = [
+    "CODEC_KEY",
+    "TILE",
+    "Codec",
+    "check_codec",
+    "codec_of",
+    "decode_open",
+    "from_nz",
+    "stated_codec",
+    "tile_count",
+    "to_nz",
+]
 
 Codec = Literal["open", "cann"]
 

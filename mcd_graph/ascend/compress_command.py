@@ -10,7 +10,10 @@ __all__ = ["compress"]
 
 def compress(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC", help="A .npy with a dict of int8 weights, or a .safetensors.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="SRC", help="A .npy with a dict of int8 weights, or a .safetensors.", show_default=False
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.", show_default=False)],
     description: Annotated[
@@ -22,6 +25,7 @@ def compress(
         typer.Option(metavar="PATH", help="CANN's compress_excutor, for the device's codec instead of the open one."),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Weights at a time.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are already there.")] = False,
 ) -> None:
     """Compress weights as msModelSlim does, into the same files.
 
@@ -33,7 +37,7 @@ def compress(
     from mcd_graph.ascend.compressor import compress_file  # noqa: PLC0415
 
     summary = compress_file(
-        source, out, description=description, transpose=transpose, compressor=compressor, jobs=jobs
+        source, out, description=description, transpose=transpose, compressor=compressor, jobs=jobs, force=force
     )
     for line in summary:
         typer.echo(line)

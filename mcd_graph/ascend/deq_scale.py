@@ -29,12 +29,12 @@ def deq_scale_from_float(scale: npt.ArrayLike) -> npt.NDArray[np.uint64]:
         '0x3f800000'
     """
     with np.errstate(over="ignore"):  # an overflow becomes infinite, which is refused below
-        scales = np.asarray(scale).astype(np.float32)
+        scales = np.asarray(np.asarray(scale).astype(np.float32))
     bad = ~(np.isfinite(scales) & (scales > 0))
     if bad.any():
         index = int(np.flatnonzero(bad)[0])
         raise InputError(f"scale {index} is {scales.reshape(-1)[index]}; deqScale must be finite and above zero")
-    return scales.view(np.uint32).astype(np.uint64) if scales.ndim else np.uint64(scales.view(np.uint32)).reshape(())
+    return np.asarray(scales.view(np.uint32), np.uint64)
 
 
 def deq_scale_to_float(deq_scale: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -53,10 +53,10 @@ def deq_scale_to_float(deq_scale: npt.ArrayLike) -> npt.NDArray[np.float32]:
     words = np.asarray(deq_scale)
     if words.dtype not in (np.uint64, np.int64):
         raise InputError(f"deqScale words are uint64 or int64, not {words.dtype}")
-    words = words.astype(np.uint64)
-    scales = words.astype(np.uint32).view(np.float32) if words.ndim else words.reshape(1).astype(np.uint32).view(np.float32)
-    bad = (words.reshape(scales.shape) >> np.uint64(32) != 0) | ~(np.isfinite(scales) & (scales > 0))
+    words = np.asarray(words.astype(np.uint64))
+    scales = np.asarray(words.astype(np.uint32)).view(np.float32)
+    bad = (words >> np.uint64(32) != 0) | ~(np.isfinite(scales) & (scales > 0))
     if bad.any():
         index = int(np.flatnonzero(bad)[0])
         raise InputError(f"deqScale word {index}, {int(words.reshape(-1)[index]):#x}, is not a finite scale above zero")
-    return scales.reshape(words.shape)
+    return scales
