@@ -2,6 +2,7 @@
 
 import typer
 
+from mcd_graph.ascend.cflags_command import cflags
 from mcd_graph.ascend.compress_command import compress
 
 __all__ = ["app"]
@@ -13,3 +14,4 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(compress)
+app.command()(cflags)

@@ -1,0 +1,67 @@
+"""The CPU stand-in for Ascend's runtime: where its library and headers lie, and what a compiler needs to use them."""
+
+from pathlib import Path
+
+from mcd_graph.errors import InputError
+
+__all__ = ["compiler_flags", "get_aclnn_library_path", "get_include_path", "linker_flags"]
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+def get_aclnn_library_path() -> str:
+    """Return the path of ``libmcd_aclnn.so``, which has the C interface of ACL and aclnnMatmulCompressDequant.
+
+    Raises:
+        FileNotFoundError: the package was installed without it.
+    """
+    return str(_installed("libmcd_aclnn.so"))
+
+
+def get_include_path() -> str:
+    """Return the folder that holds ``acl/acl.h`` and ``aclnnop/aclnn_matmul_compress_dequant.h``.
+
+    Raises:
+        FileNotFoundError: the package was installed without them.
+    """
+    return str(_installed("include"))
+
+
+def compiler_flags() -> list[str]:
+    """Return what a C or C++ compiler needs to find the headers.
+
+    Raises:
+        FileNotFoundError: the package was installed without them.
+    """
+    include = get_include_path()
+    # The second one is for programs that include an operator's header by its bare name.
+    return [f"-I{include}", f"-I{include}/aclnnop"]
+
+
+def linker_flags() -> list[str]:
+    """Return what links a program with the library, and makes the program find it when it runs.
+
+    Raises:
+        FileNotFoundError: the package was installed without it.
+    """
+    folder = Path(get_aclnn_library_path()).parent
+    return [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lmcd_aclnn"]
+
+
+def shell_words(flags: list[str]) -> str:
+    """Join flags for ``$(…)``, of which a shell makes words at every blank, whatever quotes are in it.
+
+    Raises:
+        InputError: a flag has a blank in it, or a character that the shell would expand.
+    """
+    for flag in flags:
+        if any(character.isspace() or character in "*?[" for character in flag):
+            raise InputError(f"{flag!r} cannot pass through $(…) in a shell: install mcd-graph in a folder without blanks")
+    return " ".join(flags)
+
+
+def _installed(name: str) -> Path:
+    path = _PACKAGE / name
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: install mcd-graph again")
+    return path

@@ -1,0 +1,28 @@
+//! `libmcd_aclnn.so`: a CPU stand-in for the part of Ascend's runtime that `aclnnMatmulCompressDequant` needs.
+//!
+//! A program written for the device compiles against our headers, links with this library and runs: device memory is
+//! ordinary memory, a stream is a thread, and the operator is the project's own kernel on weights of the open codec.
+//! What a device would answer with undefined behaviour is an error here, for every handle and every address is looked
+//! up before it is used.
+//!
+//! - [`abi`]: the exported functions; the only file that touches a caller's pointers
+//! - [`status`]: status codes, and the text that `aclGetRecentErrMsg` returns
+//! - [`mode`]: whether the document or the public implementation is followed where they differ
+//! - [`state`]: all live objects, handles that are never used twice, leaks
+//! - [`memory`]: allocations, and which queued work uses them
+//! - [`stream`]: work in order on a thread of its own
+//! - [`tensor`]: descriptions of memory
+//! - [`operator`]: the checks of the first phase, the launch of the second, the computation
+//! - [`inject`]: failures on request, for tests of a program's own error handling
+
+pub mod abi;
+mod inject;
+mod memory;
+mod mode;
+mod operator;
+mod state;
+mod status;
+mod stream;
+mod tensor;
+
+const _: () = assert!(usize::BITS == 64, "handles carry their kind in the upper half");

@@ -1,0 +1,9 @@
+//! Which of the two is followed where the operator's document and its public implementation disagree.
+
+use std::sync::OnceLock;
+
+/// Whether `MCD_ACLNN_STRICT=1` asks for the implementation's behaviour; settled at the first question.
+pub fn strict() -> bool {
+    static STRICT: OnceLock<bool> = OnceLock::new();
+    *STRICT.get_or_init(|| std::env::var("MCD_ACLNN_STRICT").is_ok_and(|value| value == "1"))
+}
