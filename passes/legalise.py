@@ -1,0 +1,611 @@
+"""To the strict form: MatmulCompressDequant nodes become the ones that Ascend's operator computes.
+
+That operator takes int8 activations (m, k), an int8 weight without zero point, a constant scale for each column and an
+int32 bias, and gives float16. What a node has besides moves into the weight, the bias, or nodes around it:
+
+========================================  ====================================================================
+what the node has                         what becomes of it
+========================================  ====================================================================
+strict already, within the limits         nothing
+uint8 x1                                  x1 - 128 as int8, which flips the top bit (Cast, Sub, Cast)
+more or fewer than 2 dimensions           Reshape to (m, k) and back
+uint8 weight                              w - 128 as int8, and its zero point with it
+zero point of the weight                  subtracted from the weight
+zero point of x1, constant                folded into the bias: bias - zero_point * sum over k of w
+zero point of x1, computed at run time    the same at run time (Cast, Sub, Mul, Sub)
+no bias                                   zeros
+k or n against the limits                 zeros at the end of x1 (Pad) and of the weight; columns cut off (Slice)
+one constant scale                        repeated for each column
+scale computed at run time                1 in the node; Mul behind it
+float output                              Cast behind the node
+addend, y_zero_point                      Add, QuantizeLinear behind that
+more rows than allowed (an option)        a node for each chunk of rows, and Concat
+========================================  ====================================================================
+
+float16 ends at 65504. Where the result of the original node does not have that limit and could exceed it, given the
+weight, the scale is divided by a power of two, and the result multiplied by it again as float32: no bit is lost
+by that. The result differs from the original's in one point only: it went through float16.
+
+These stay as they were, each with its reason: nodes without a scale, whose result is int32; nodes in functions, which
+ATC does not know; weights that leave int8 once their zero point is subtracted; constant scales that are not finite
+and above zero; weights, weight zero points and uint64 scales that are computed at run time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+from mcd_graph.passes._common import (
+    Kept,
+    Names,
+    NewConstant,
+    NewNode,
+    NewOutput,
+    Operand,
+    all_nodes,
+    constant_array,
+    constant_tensor,
+    get_input,
+    graph_of,
+    known_dtype,
+    known_shape,
+    place_constant,
+    place_operands,
+    remove_dead,
+    take_over,
+)
+
+from mcd_graph import _native
+from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Packed = tuple[np.ndarray | ir.TensorProtocol, np.ndarray | ir.TensorProtocol, Sequence[int] | np.ndarray]
+    Pack = Callable[[str, np.ndarray], Packed]
+
+__all__ = ["MAX_ROWS", "LegalSite", "LegalisePass"]
+
+logger = logging.getLogger(__name__)
+
+#: The most rows that CANN's document allows. Its published code does not check it.
+MAX_ROWS = 256
+
+_MIN_N, _N_STEP = 128, 64
+_K_ABOVE, _K_STEP = 256, 64
+_TILING = (8, 8)
+_FLIP = 128
+_MAX_FLOAT16 = 65504.0
+_MAX_ACCUMULATOR = 2.0**31
+_MIN_OPSET = 11  # Pad takes its pads as an input from here on
+_ALLOW_ZERO_OPSET = 14
+_INT8 = np.iinfo(np.int8)
+
+
+@dataclasses.dataclass
+class LegalSite:
+    """One MatmulCompressDequant node.
+
+    Attributes:
+        name: of the node; of its output when the node has no name.
+        status: ``strict`` or ``kept``.
+        reason: why it was kept.
+        k: rows of the weight before.
+        n: columns of the weight before.
+    """
+
+    name: str
+    status: str = "strict"
+    reason: str | None = None
+    k: int = 0
+    n: int = 0
+
+
+class LegalisePass(ir.passes.InPlacePass):
+    """Bring MatmulCompressDequant nodes into the strict form.
+
+    ``modified`` says whether any node was changed. Without ``pack``, a second run changes nothing.
+
+    Args:
+        max_rows: cut the activations into chunks of at most this many rows, for which their number must be known
+            (:data:`MAX_ROWS` is the limit that CANN's document gives); ``None``: leave them whole.
+        pack: compresses a weight, int8 (n, k), given with its name, to (x2, compress_index, compress_info). It is used
+            for every weight of every node; without it, weights that have to change get the open codec.
+
+    Attributes:
+        sites: what became of each node, after a run, in graph order.
+
+    Raises (when run):
+        FormatError: a compressed weight in the model is damaged; the message names the node.
+    """
+
+    def __init__(self, *, max_rows: int | None = None, pack: Pack | None = None) -> None:
+        super().__init__()
+        if max_rows is not None and max_rows < 1:
+            raise ValueError(f"max_rows must be at least 1, not {max_rows}")
+        self.max_rows = max_rows
+        self.pack = pack
+        self.sites: list[LegalSite] = []
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Change ``model`` in place."""
+        self.sites = []
+        run = _Run(model, self.max_rows, self.pack)
+        dead: list[ir.Node] = []
+        for node, function in list(all_nodes(model)):
+            if (node.domain, node.op_type) != (OP_DOMAIN, OP_TYPE):
+                continue
+            site = LegalSite(node.name or node.outputs[0].name or "")
+            self.sites.append(site)
+            answer = Kept("it is in a function; inline that first") if function is not None else run.look(node)
+            if isinstance(answer, _Parts):
+                site.k, site.n = answer.k, answer.n
+                if run.legalise(answer):
+                    dead.append(node)
+            elif isinstance(answer, Kept):
+                site.status, site.reason = "kept", answer.reason
+                logger.info("%s is kept: %s", site.name, answer.reason)
+        remove_dead(dead)
+        return ir.passes.PassResult(model, modified=bool(dead))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Parts:
+    """A node that can be made strict, taken apart.
+
+    Attributes:
+        node: the node.
+        x1: its activations.
+        unsigned: they are uint8.
+        dims: their shape as far as it is known; ``None`` if not even the rank is.
+        weight: int8 (n, k), its zero point subtracted.
+        changed: ``weight`` is not what the stream holds.
+        scale: constant scale, float32 (n,); ``None`` when it is computed at run time.
+        run_time_scale: that one, float32 or float16.
+        bias: constant bias, int32 (n,).
+        run_time_bias: one that is computed at run time.
+        zero_point: constant zero point of x1, after the flip.
+        run_time_zero_point: one that is computed at run time.
+        addend: float bias.
+        y_zero_point: of a quantised result.
+        output_type: of the result.
+    """
+
+    node: ir.Node
+    x1: ir.Value
+    unsigned: bool
+    dims: tuple[int | None, ...] | None
+    weight: np.ndarray
+    changed: bool
+    scale: np.ndarray | None
+    run_time_scale: ir.Value | None
+    bias: np.ndarray
+    run_time_bias: ir.Value | None
+    zero_point: int
+    run_time_zero_point: ir.Value | None
+    addend: ir.Value | None
+    y_zero_point: ir.Value | None
+    output_type: ir.DataType
+
+    @property
+    def n(self) -> int:
+        """Columns."""
+        return int(self.weight.shape[0])
+
+    @property
+    def k(self) -> int:
+        """Length of the dot products."""
+        return int(self.weight.shape[1])
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """(n, k) within the limits."""
+        n = max(_MIN_N, _round_up(self.n, _N_STEP))
+        return n, max(_K_ABOVE + _K_STEP, _round_up(self.k, _K_STEP))
+
+    @property
+    def plain_float16(self) -> bool:
+        """The node's float16 is the result as it is, so its overflow is the original's as well."""
+        return (
+            self.output_type == ir.DataType.FLOAT16
+            and self.scale is not None
+            and self.addend is None
+            and self.y_zero_point is None
+        )
+
+    @property
+    def rows(self) -> int | None:
+        """Number of rows of the activations, if it is known."""
+        if self.dims is None:
+            return None
+        rows = 1
+        for size in self.dims[:-1]:
+            if size is None:
+                return None
+            rows *= size
+        return rows
+
+    def bound(self) -> np.ndarray:
+        """Return the largest magnitude that each column's accumulator can reach, float64 (n,)."""
+        signed_only = not self.unsigned and self.run_time_zero_point is None and not self.zero_point
+        largest = _FLIP if signed_only else 2 * _FLIP - 1
+        bound = np.abs(self.weight.astype(np.int64)).sum(axis=1) * float(largest)
+        bound += np.abs(self.bias.astype(np.float64))
+        if self.run_time_bias is not None:
+            bound += _MAX_ACCUMULATOR
+        return np.minimum(bound, _MAX_ACCUMULATOR)
+
+
+class _Run:
+    """One run over one model: what is made once and used by several nodes."""
+
+    def __init__(self, model: ir.Model, max_rows: int | None, pack: Pack | None) -> None:
+        self._names = Names(model)
+        self._max_rows = max_rows
+        self._pack = pack
+        self._opset = model.opset_imports.get("", 0)
+        self._activations: dict[tuple[int, ir.Value, int], ir.Value] = {}
+        self._packed: dict[tuple[Any, ...], tuple[tuple[ir.TensorProtocol, ir.TensorProtocol], tuple[int, ...]]] = {}
+        self._weights: dict[tuple[Any, ...], tuple[ir.Value, ir.Value]] = {}
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Looking
+
+    def look(self, node: ir.Node) -> _Parts | Kept:
+        """Take a node apart, or say why it cannot be made strict."""
+        value = {name: get_input(node, index) for index, name in enumerate(INPUT_NAMES)}
+        if self._opset < _MIN_OPSET:
+            return Kept(f"the model's opset is {self._opset}; from {_MIN_OPSET} on there is what it takes")
+        x1, scale_value = value["x1"], value["deq_scale"]
+        if scale_value is None:
+            return Kept("its result is int32; the strict form's is float16")
+        x1_type = known_dtype(x1) or known_dtype(value["x1_zero_point"])
+        if x1 is None or x1_type not in (ir.DataType.INT8, ir.DataType.UINT8):
+            return Kept("its x1 is not known to be int8 or uint8")
+        if value["w_zero_point"] is not None and constant_array(value["w_zero_point"]) is None:
+            return Kept(f"zero point {value['w_zero_point'].name} of its weight is computed at run time")
+        stored = _stored_weight(node)
+        if isinstance(stored, Kept):
+            return stored
+        weight = _without_zero_point(stored, constant_array(value["w_zero_point"]))
+        if isinstance(weight, Kept):
+            return weight
+        scale = _constant_scale(scale_value, weight.shape[0])
+        if isinstance(scale, Kept):
+            return scale
+        dims = known_shape(x1)
+        unsigned = x1_type == ir.DataType.UINT8
+        bias, zero_point = constant_array(value["bias"]), constant_array(value["x1_zero_point"])
+        parts = _Parts(
+            node=node,
+            x1=x1,
+            unsigned=unsigned,
+            dims=dims,
+            weight=weight,
+            changed=weight is not stored,
+            scale=scale,
+            run_time_scale=scale_value if scale is None else None,
+            bias=np.zeros(weight.shape[0], np.int32) if bias is None else bias.reshape(-1),
+            run_time_bias=value["bias"] if bias is None else None,
+            zero_point=(0 if zero_point is None else int(zero_point.reshape(()))) - _absent_flip(unsigned, value),
+            run_time_zero_point=value["x1_zero_point"] if zero_point is None else None,
+            addend=value["addend"],
+            y_zero_point=value["y_zero_point"],
+            output_type=_output_type(node, scale_value, value["y_zero_point"]),
+        )
+        if self._max_rows is not None and parts.rows is None:
+            return Kept("its number of rows is not known, so it cannot be cut into chunks")
+        if _shrunk(parts) is None:
+            return Kept("its scale is too small for float32 once its result fits float16")
+        return parts
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Rewriting
+
+    def legalise(self, parts: _Parts) -> bool:
+        """Put the strict form in the place of a node; return ``False`` if it has that form already."""
+        rows = parts.rows
+        step = self._max_rows if self._max_rows is not None and rows is not None and rows > self._max_rows else None
+        if step is None and self._is_strict(parts):
+            return False
+        node, names = parts.node, self._names
+        base = node.name or OP_TYPE
+        x2, index, info = self._weight(parts)
+        activation = self._activation(parts)
+        shrunk = _shrunk(parts)
+        if shrunk is None:
+            raise AssertionError("a scale that cannot be shrunk is kept")
+        scale, factor = shrunk
+        word = _pad(scale, parts.padded[0], 1.0).view(np.uint32).astype(np.uint64).reshape(1, -1)
+        deq_scale, bias = self._place((NewConstant(word, f"{base}.deq_scale"), _strict_bias(parts, base)), parts, base)
+        if rows is None or step is None:
+            chunks: list[Operand] = [activation]
+        else:
+            chunks = [_rows(activation, start, min(start + step, rows), base) for start in range(0, rows, step)]
+        placed = self._place(tuple(chunks), parts, base)
+        results = []
+        for start, chunk in zip(range(0, max(rows or 0, 1), step or max(rows or 0, 1)), placed, strict=True):
+            if chunk is not activation and step is not None and rows is not None:
+                chunk.dtype, chunk.shape = ir.DataType.INT8, ir.Shape((min(step, rows - start), parts.padded[1]))
+            strict = NewNode(
+                OP_TYPE, (chunk, x2, index, deq_scale, bias), {"compress_info": list(info)}, domain=OP_DOMAIN
+            )
+            (result,) = self._place((NewOutput(strict),), parts, base)
+            result.dtype = ir.DataType.FLOAT16
+            results.append(result)
+            producer = result.producer()
+            if producer is not None:
+                producer.name = names.unique(f"{base}.rows_{start}") if step is not None else node.name
+                producer.doc_string = node.doc_string
+        (final,) = self._place((_tail(parts, results, factor, base, self._opset),), parts, base)
+        take_over(node.outputs[0], final)
+        return True
+
+    def _place(self, operands: tuple[Operand, ...], parts: _Parts, base: str) -> list[ir.Value]:
+        node = parts.node
+        values = place_operands(
+            operands, node, self._names, in_function=False, base=base, metadata=node.metadata_props
+        )  # fmt: skip
+        return [value for value in values if value is not None]
+
+    def _is_strict(self, parts: _Parts) -> bool:
+        node = parts.node
+        deq_scale = get_input(node, INPUT_NAMES.index("deq_scale"))
+        return (
+            self._pack is None
+            and not parts.changed
+            and not parts.unsigned
+            and parts.dims is not None
+            and len(parts.dims) == 2
+            and parts.padded == (parts.n, parts.k)
+            and parts.plain_float16
+            and known_dtype(deq_scale) == ir.DataType.UINT64
+            and math.prod(known_shape(deq_scale) or ()) == parts.n  # type: ignore[arg-type]  # a constant's
+            and all(get_input(node, position) is None for position in range(5, len(INPUT_NAMES)))
+            and get_input(node, INPUT_NAMES.index("bias")) is not None
+            and _compress_info(node)[:2] == _TILING
+        )
+
+    def _weight(self, parts: _Parts) -> tuple[ir.Value, ir.Value, tuple[int, ...]]:
+        """Return the values x2 and compress_index and the five integers of the strict node's weight."""
+        node = parts.node
+        x2, index = (get_input(node, INPUT_NAMES.index(name)) for name in ("x2", "compress_index"))
+        zero_point = constant_array(get_input(node, INPUT_NAMES.index("w_zero_point")))
+        tensors = (constant_tensor(x2), constant_tensor(index))
+        if x2 is None or index is None or tensors[0] is None or tensors[1] is None:
+            raise AssertionError("a weight that is not constant is kept")
+        info = _compress_info(node)
+        fits = not parts.changed and parts.padded == (parts.n, parts.k) and info[:2] == _TILING
+        if self._pack is None and fits:
+            return x2, index, info
+        key = (id(tensors[0]), id(tensors[1]), b"" if zero_point is None else zero_point.tobytes())
+        name = (x2.name or "weight").removesuffix(".x2")
+        if key not in self._packed:
+            n, k = parts.padded
+            padded = np.zeros((n, k), np.int8)
+            padded[: parts.n, : parts.k] = parts.weight
+            pack = self._pack or (lambda _name, weight: _native.encode(weight))
+            *arrays, numbers = pack(name, padded)
+            new = [
+                _tensor(array, f"{name}.strict.{part}")
+                for array, part in zip(arrays, ("x2", "compress_index"), strict=True)
+            ]
+            self._packed[key] = ((new[0], new[1]), tuple(int(number) for number in numbers))
+        new_tensors, info = self._packed[key]
+        place = (id(graph_of(node)), *key)
+        if place not in self._weights:
+            names = (self._names.unique(f"{name}.strict.{part}") for part in ("x2", "compress_index"))
+            first, second = (
+                place_constant(tensor, new_name, node, as_node=False)
+                for tensor, new_name in zip(new_tensors, names, strict=True)
+            )
+            self._weights[place] = (first, second)
+        return (*self._weights[place], info)
+
+    def _activation(self, parts: _Parts) -> ir.Value:
+        """Return x1 as int8 (m, k) with k within the limits; several nodes may share it."""
+        k = parts.padded[1]
+        key = (id(graph_of(parts.node)), parts.x1, k)
+        if key in self._activations:
+            return self._activations[key]
+        base = parts.x1.name or "x1"
+        x: Operand = parts.x1
+        if parts.dims is None or len(parts.dims) != 2:
+            x = NewOutput(NewNode("Reshape", (x, NewConstant(np.array([-1, parts.k]), f"{base}.matrix"))))
+        if parts.unsigned:
+            x = NewOutput(NewNode("Cast", (x,), {"to": int(ir.DataType.INT32)}))
+            x = NewOutput(NewNode("Sub", (x, NewConstant(np.array(_FLIP, np.int32), f"{base}.flip"))))
+            x = NewOutput(NewNode("Cast", (x,), {"to": int(ir.DataType.INT8)}))
+        if k > parts.k:
+            pads = NewConstant(np.array([0, 0, 0, k - parts.k]), f"{base}.pads")
+            x = NewOutput(NewNode("Pad", (x, pads)))
+        (value,) = self._place((x,), parts, base)
+        if value is not parts.x1:
+            value.dtype, value.shape = ir.DataType.INT8, ir.Shape((parts.rows, k))
+        self._activations[key] = value
+        return value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parts of a node
+
+
+def _stored_weight(node: ir.Node) -> np.ndarray | Kept:
+    """Return the weight (n, k) as its stream holds it."""
+    x2, index = (constant_array(get_input(node, INPUT_NAMES.index(name))) for name in ("x2", "compress_index"))
+    if x2 is None or index is None:
+        return Kept("its compressed weight is not constant")
+    try:
+        weight: np.ndarray = _native.decode(x2, index, np.asarray(_compress_info(node), np.int64))
+    except _native.FormatError as error:
+        raise _native.FormatError(f"node {node.name or node.outputs[0].name}: {error}") from None
+    return weight
+
+
+def _compress_info(node: ir.Node) -> tuple[int, ...]:
+    attribute = node.attributes.get("compress_info")
+    return () if attribute is None else tuple(attribute.as_ints())
+
+
+def _without_zero_point(stored: np.ndarray, zero_point: np.ndarray | None) -> np.ndarray | Kept:
+    """Return the weight as int8 with its zero point subtracted; ``stored`` itself if that changes nothing."""
+    if stored.dtype == np.int8 and (zero_point is None or not zero_point.any()):
+        return stored
+    offset = np.zeros(1, np.int16) if zero_point is None else zero_point.reshape(-1).astype(np.int16)
+    shifted = stored.astype(np.int16) - offset[:, np.newaxis]
+    outside = (shifted < _INT8.min) | (shifted > _INT8.max)
+    if outside.any():
+        column = int(np.flatnonzero(outside.any(axis=1))[0])
+        return Kept(f"its weight less its zero point does not fit int8 in column {column}")
+    return shifted.astype(np.int8)
+
+
+def _constant_scale(value: ir.Value, n: int) -> np.ndarray | Kept | None:
+    """Return a constant scale as float32 (n,); ``None`` if it is computed at run time."""
+    scale = constant_array(value)
+    if scale is None:
+        if known_dtype(value) == ir.DataType.UINT64:
+            return Kept("its uint64 deq_scale is computed at run time")
+        return None
+    if scale.dtype == np.uint64:
+        if (scale >> np.uint64(32)).any():
+            return Kept("a deq_scale word has bits above the 32 of a float")
+        scale = np.asarray(scale.astype(np.uint32)).view(np.float32)
+    scale = np.broadcast_to(scale.reshape(-1).astype(np.float32), (n,))
+    bad = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
+    if bad.size:
+        return Kept(f"its scale is {scale[bad[0]]} in column {bad[0]}, not finite and above zero")
+    return scale
+
+
+def _absent_flip(unsigned: bool, value: dict[str, ir.Value | None]) -> int:
+    """Return what flipping the top bit of x1 adds to a zero point that is constant or absent."""
+    run_time = value["x1_zero_point"] is not None and constant_array(value["x1_zero_point"]) is None
+    return _FLIP if unsigned and not run_time else 0
+
+
+def _output_type(node: ir.Node, scale: ir.Value, y_zero_point: ir.Value | None) -> ir.DataType:
+    attribute = node.attributes.get("output_type")
+    if attribute is not None:
+        return ir.DataType(attribute.as_int())
+    if y_zero_point is not None:
+        return known_dtype(y_zero_point) or ir.DataType.UINT8
+    return ir.DataType.FLOAT if known_dtype(scale) in (None, ir.DataType.FLOAT) else ir.DataType.FLOAT16
+
+
+def _shrunk(parts: _Parts) -> tuple[np.ndarray, float] | None:
+    """Return the strict node's scale, float32 (n,), and the power of two that it was divided by.
+
+    ``None`` if the scale would leave the range of normal numbers by that.
+    """
+    scale = np.ones(parts.n, np.float32) if parts.scale is None else parts.scale
+    factor = 1.0
+    if not parts.plain_float16:
+        largest = float((parts.bound() * scale.astype(np.float64)).max())
+        if largest > _MAX_FLOAT16:
+            factor = 2.0 ** math.ceil(math.log2(largest / _MAX_FLOAT16))
+    shrunk = (scale / np.float32(factor)).astype(np.float32)
+    return None if factor > 1 and float(shrunk.min()) < np.finfo(np.float32).tiny else (shrunk, factor)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parts of the strict form
+
+
+def _strict_bias(parts: _Parts, base: str) -> Operand:
+    """Return the int32 bias (n,), padded, with the zero point of x1 folded in."""
+    n = parts.padded[0]
+    sums = parts.weight.sum(axis=1, dtype=np.int64)
+    constant = parts.bias.astype(np.int64) - parts.zero_point * sums
+    bias: Operand = NewConstant(_pad(constant.astype(np.int32), n, 0), f"{base}.bias")
+    if parts.run_time_zero_point is not None:
+        zero = NewOutput(NewNode("Cast", (parts.run_time_zero_point,), {"to": int(ir.DataType.INT32)}))
+        if parts.unsigned:
+            zero = NewOutput(NewNode("Sub", (zero, NewConstant(np.array(_FLIP, np.int32), f"{base}.flip"))))
+        columns = NewConstant(_pad(sums.astype(np.int32), n, 0), f"{base}.column_sums")
+        bias = NewOutput(NewNode("Sub", (bias, NewOutput(NewNode("Mul", (zero, columns))))))
+    if parts.run_time_bias is not None:
+        vector = NewConstant(np.array([-1]), f"{base}.vector")
+        given = NewOutput(NewNode("Reshape", (parts.run_time_bias, vector)))
+        if n > parts.n:
+            given = NewOutput(NewNode("Pad", (given, NewConstant(np.array([0, n - parts.n]), f"{base}.pads"))))
+        bias = NewOutput(NewNode("Add", (bias, given)))
+    return bias
+
+
+def _tail(parts: _Parts, results: list[ir.Value], factor: float, base: str, opset: int) -> Operand:
+    """Return what takes the place of the node's result, made from the float16 that strict nodes give."""
+    y: Operand = results[0]
+    if len(results) > 1:
+        y = NewOutput(NewNode("Concat", tuple(results), {"axis": 0}))
+    if parts.padded[0] > parts.n:
+        bounds = (
+            NewConstant(np.array([number]), f"{base}.{what}")
+            for what, number in (("start", 0), ("end", parts.n), ("axis", 1))
+        )
+        y = NewOutput(NewNode("Slice", (y, *bounds)))
+    if parts.dims is None or len(parts.dims) != 2:
+        # Before opset 14 a 0 in a shape always means "as it was", so that empty batches may be refused there.
+        attributes = {"allowzero": 1} if opset >= _ALLOW_ZERO_OPSET else {}
+        y = NewOutput(NewNode("Reshape", (y, _result_shape(parts, base)), attributes))
+    if parts.plain_float16:
+        return y
+    y = NewOutput(NewNode("Cast", (y,), {"to": int(ir.DataType.FLOAT)}))
+    times: Operand = NewConstant(np.array(factor, np.float32), f"{base}.factor") if factor > 1 else None
+    if parts.run_time_scale is not None:
+        scale: Operand = parts.run_time_scale
+        if known_dtype(parts.run_time_scale) == ir.DataType.FLOAT16:
+            scale = NewOutput(NewNode("Cast", (scale,), {"to": int(ir.DataType.FLOAT)}))
+        times = scale if times is None else NewOutput(NewNode("Mul", (scale, times)))
+    if times is not None:
+        y = NewOutput(NewNode("Mul", (y, times)))
+    if parts.y_zero_point is not None:
+        one = NewConstant(np.array(1, np.float32), f"{base}.one")
+        return NewOutput(NewNode("QuantizeLinear", (y, one, parts.y_zero_point)))
+    if parts.addend is not None:
+        addend: Operand = parts.addend
+        if known_dtype(parts.addend) == ir.DataType.FLOAT16:
+            addend = NewOutput(NewNode("Cast", (addend,), {"to": int(ir.DataType.FLOAT)}))
+        y = NewOutput(NewNode("Add", (y, addend)))
+    if parts.output_type == ir.DataType.FLOAT16:
+        y = NewOutput(NewNode("Cast", (y,), {"to": int(ir.DataType.FLOAT16)}))
+    return y
+
+
+def _result_shape(parts: _Parts, base: str) -> Operand:
+    """Return the shape (..., n) of the original result."""
+    leading = None if parts.dims is None else parts.dims[:-1]
+    if leading is not None and sum(size is None for size in leading) <= 1 and 0 not in leading:
+        sizes = [-1 if size is None else size for size in leading]
+        return NewConstant(np.array([*sizes, parts.n]), f"{base}.shape")
+    all_sizes = NewOutput(NewNode("Shape", (parts.x1,)))
+    bounds = (NewConstant(np.array([number]), f"{base}.{what}") for what, number in (("start", 0), ("end", -1)))
+    sizes_of_rows = NewOutput(NewNode("Slice", (all_sizes, *bounds)))
+    columns = NewConstant(np.array([parts.n]), f"{base}.columns")
+    return NewOutput(NewNode("Concat", (sizes_of_rows, columns), {"axis": 0}))
+
+
+def _rows(activation: ir.Value, start: int, end: int, base: str) -> Operand:
+    bounds = (
+        NewConstant(np.array([number]), f"{base}.{what}")
+        for what, number in (("start", start), ("end", end), ("axis", 0))
+    )
+    return NewOutput(NewNode("Slice", (activation, *bounds)))
+
+
+def _tensor(data: np.ndarray | ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    return ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
+
+
+def _pad(vector: np.ndarray, length: int, value: float) -> np.ndarray:
+    """Return ``vector`` with ``value`` behind it up to ``length``."""
+    return np.concatenate([vector, np.full(length - vector.size, value, vector.dtype)])
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step

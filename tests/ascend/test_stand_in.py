@@ -1,0 +1,668 @@
+"""libmcd_aclnn.so through its C interface: results, statuses, the two modes, lifetimes, order."""
+
+import ctypes
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from ctypes import c_void_p
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from acl_runtime import FLOAT16, INT8, INT32, TO_DEVICE, TO_HOST, UINT64, Acl, Call, Problem
+
+GET = "aclnnMatmulCompressDequantGetWorkspaceSize"
+RUN = "aclnnMatmulCompressDequant"
+NULL, INVALID, RUNTIME, NO_EXECUTOR = 161001, 161002, 361001, 561101
+ACL_INVALID, UNINITIALIZED, REPEATED, BAD_ALLOC, FAILURE = 100000, 100001, 100002, 200000, 500001
+M, K, N = 5, 320, 128
+
+
+@pytest.fixture
+def problem() -> Problem:
+    return Problem.random(M, K, N)
+
+
+@pytest.fixture
+def call(acl: Acl, problem: Problem) -> Call:
+    return Call(acl, problem)
+
+
+@pytest.fixture
+def strict(strict_acl: Acl, problem: Problem) -> Call:
+    return Call(strict_acl, problem)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Results
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 320, 128), (16, 320, 192), (257, 512, 128), (3, 1024, 1024)])
+def test_the_result_is_numpys(acl: Acl, m: int, k: int, n: int) -> None:
+    problem = Problem.random(m, k, n, seed=k)
+    call = Call(acl, problem)
+    stream = acl.stream()
+    assert call.run(stream).tobytes() == problem.expected().tobytes()
+    call.close()
+    acl.ok("aclrtDestroyStream", stream)
+    assert acl.mcdAclnnLiveObjects() == 0
+
+
+def test_strict_mode_computes_the_same(strict: Call, problem: Problem) -> None:
+    assert strict.run(strict.acl.stream()).tobytes() == problem.expected().tobytes()
+
+
+def test_the_devices_own_stream_is_null(call: Call, problem: Problem) -> None:
+    assert call.run(None).tobytes() == problem.expected().tobytes()
+
+
+def test_large_products_become_infinite(call: Call, problem: Problem) -> None:
+    scale = np.full(N, 1e30, np.float32)
+    call.replace("deqScale", scale.view(np.uint32).astype(np.uint64))
+    sums = (problem.x1.astype(np.int64) @ problem.w.T.astype(np.int64) + problem.bias).astype(np.float32)
+    with np.errstate(over="ignore"):
+        expected = (sums * scale).astype(np.float16)
+    assert np.isinf(expected).all()
+    assert call.run(None).tobytes() == expected.tobytes()
+
+
+def test_a_repeatable_executor_runs_until_it_is_destroyed(call: Call, problem: Problem) -> None:
+    acl = call.acl
+    call.prepare()
+    acl.ok("aclSetAclOpExecutorRepeatable", call.executor)
+    for seed in (1, 2):
+        other = Problem.random(M, K, N, seed=seed)
+        acl.ok("aclrtMemcpy", call.memory["x1"], M * K, other.x1.ctypes.data, M * K, TO_DEVICE)
+        call.launch(None)
+        acl.ok("aclrtSynchronizeStream", None)
+        expected = Problem(other.x1, problem.w, problem.bias, problem.scale).expected()
+        assert call.result().tobytes() == expected.tobytes()
+    acl.ok("aclDestroyAclOpExecutor", call.executor)
+    assert "destroyed already" in acl.refused(NO_EXECUTOR, "aclDestroyAclOpExecutor", call.executor)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# First phase: what is refused, and what it says
+
+NULLS = ["x1", "x2", "compressIndex", "deqScale", "out"]
+
+
+@pytest.mark.parametrize("name", NULLS)
+def test_a_null_tensor(call: Call, name: str) -> None:
+    call.tensors[name] = None
+    assert f"{name} is null" in call.acl.refused(NULL, GET, *call.first_phase())
+
+
+def test_a_null_list_or_place(call: Call) -> None:
+    arguments = list(call.first_phase())
+    for at, name in ((7, "compressInfo"), (9, "workspaceSize"), (10, "executor")):
+        changed = [*arguments[:at], None, *arguments[at + 1 :]]
+        assert f"{name} is null" in call.acl.refused(NULL, GET, *changed)
+
+
+def test_a_tensor_without_memory(call: Call) -> None:
+    call.memory["x1"] = 0
+    call.describe("x1", (M, K), INT8)
+    assert "x1 has no memory" in call.acl.refused(NULL, GET, *call.first_phase())
+
+
+def float_bias(call: Call) -> None:
+    call.describe("bias", (N,), 0)
+
+
+#: Name -> what is changed, and what is said about it.
+INVALIDS: dict[str, tuple[Callable[[Call], object], str]] = {
+    "x1 type": (lambda c: c.describe("x1", (M, K), 4), "x1 is ACL_UINT8 instead of ACL_INT8"),
+    "x2 type": (lambda c: c.describe("x2", (100,), 4), "x2 is ACL_UINT8 instead of ACL_INT8"),
+    "index type": (lambda c: c.describe("compressIndex", (16,), 4), "compressIndex is ACL_UINT8 instead of ACL_INT8"),
+    "bias type": (float_bias, "bias is ACL_FLOAT instead of ACL_INT32"),
+    "scale type": (lambda c: c.describe("deqScale", (N,), 9), "deqScale is ACL_INT64 instead of ACL_UINT64"),
+    "out type": (lambda c: c.describe("out", (M, N), 27), "out is ACL_BF16 instead of ACL_FLOAT16"),
+    "unknown type": (lambda c: c.describe("x1", (M, K), 99), "x1 is aclDataType 99 instead"),
+    "x1 rank": (lambda c: c.describe("x1", (1, M, K), INT8), r"x1 has shape [1, 5, 320] instead of (m, k)"),
+    "x2 rank": (lambda c: c.describe("x2", (1, 100), INT8), "x2 has shape [1, 100] instead of one dimension"),
+    "k": (lambda c: c.set_info([8, 8, 384, N, 1]), "compressInfo[2], which is k, is 384"),
+    "info too short": (lambda c: c.set_info([8, 8, K]), "compressInfo is [8, 8, 320] instead of"),
+    "info too long": (lambda c: c.set_info([8, 8, K, N, 1, 0, 0, 0, 0]), "instead of [tilingK, tilingN, k, n, dir"),
+    "tiling": (lambda c: c.set_info([8, 4, K, N, 1]), "tilingK and tilingN must be 8"),
+    "direction": (lambda c: c.set_info([8, 8, K, N, 0]), "direction must be 1"),
+    "n negative": (lambda c: c.set_info([8, 8, K, -N, 1]), "out of range"),
+    "k odd": (lambda c: (c.describe("x1", (M, 288), INT8), c.set_info([8, 8, 288, N, 1])), "k is 288"),
+    "k small": (lambda c: (c.describe("x1", (M, 256), INT8), c.set_info([8, 8, 256, N, 1])), "k is 256"),
+    "n odd": (lambda c: c.set_info([8, 8, K, 160, 1]), "n is 160, and must be a multiple of 64"),
+    "n small": (lambda c: c.set_info([8, 8, K, 64, 1]), "n is 64, and must be"),
+    "out shape": (lambda c: c.describe("out", (N, M), FLOAT16), "out has shape [128, 5] instead of [5, 128]"),
+    "bias shape": (lambda c: c.describe("bias", (N, 1), INT32), "bias has shape [128, 1] instead of [128] or [1, 128]"),
+    "index shape": (lambda c: c.describe("compressIndex", (8,), INT8), "compressIndex has shape [8] instead of [16]"),
+    "scale shape": (lambda c: c.describe("deqScale", (64,), UINT64), "deqScale has shape [64] instead of [128]"),
+    "format": (lambda c: c.describe("x1", (M, K), INT8, layout=29), "x1 has format 29 instead of ACL_FORMAT_ND"),
+    "strides": (lambda c: c.describe("out", (M, N), FLOAT16, strides=(1, M)), "only contiguous tensors"),
+    "alignment": (
+        lambda c: (c.memory.update(out=c.memory["out"] + 1), c.describe("out", (M, N), FLOAT16)),
+        "which is not aligned",
+    ),
+    "overlap": (lambda c: (c.memory.update(out=c.memory["x1"]), c.describe("out", (M, N), FLOAT16)), "out and x1 share"),
+    "empty x2": (lambda c: c.describe("x2", (0,), INT8), "x2 is empty, and the weight is (128, 320)"),
+    "offsetX": (lambda c: setattr(c, "offset_x", 1), "offsetX is 1 instead of 0"),
+    "offsetW": (lambda c: c.tensors.update(offsetW=c.tensors["x1"]), "offsetW is not null"),
+}
+
+
+@pytest.mark.parametrize("case", INVALIDS)
+def test_an_invalid_argument(call: Call, case: str) -> None:
+    change, text = INVALIDS[case]
+    change(call)
+    assert text in call.acl.refused(INVALID, GET, *call.first_phase())
+
+
+def test_handles_of_something_else(call: Call) -> None:
+    acl = call.acl
+    x1 = call.tensors["x1"]
+    call.tensors["x1"] = call.info
+    assert "it is an aclIntArray, not an aclTensor" in acl.refused(INVALID, GET, *call.first_phase())
+    call.tensors["x1"] = 0x1000
+    assert "it is no aclTensor of this library" in acl.refused(INVALID, GET, *call.first_phase())
+    acl.ok("aclDestroyTensor", x1)
+    call.tensors["x1"] = x1
+    assert "x1 (0x" in (message := acl.refused(INVALID, GET, *call.first_phase()))
+    assert "this aclTensor was destroyed already" in message
+
+
+def test_impossible_descriptions(acl: Acl) -> None:
+    for options, text in [
+        ({"dims": (2, -1)}, "viewDims [2, -1] are impossible"),
+        ({"dims": (1 << 40, 1 << 40)}, "are impossible"),
+        ({"dims": (4,), "storage": (3,)}, "reach beyond storageDims [3]"),
+        ({"dims": (4,), "offset": 1}, "reach beyond"),
+        ({"dims": (4,), "offset": -1}, "offset -1 is negative"),
+        ({"dims": (2, 2), "strides": (-1, 1)}, "stride -1 is negative"),
+        ({"dims": (1,) * 9}, "viewDims has 9 elements, and the limit is 8"),
+    ]:
+        arguments = {"data_type": INT8, "data": 0, **options}
+        assert acl.tensor(**arguments) is None  # type: ignore[arg-type]
+        assert text in acl.message()
+    assert acl.aclCreateTensor(None, 2, INT8, None, 0, 2, None, 2, None) is None
+    assert "viewDims is null" in acl.message()
+    assert acl.aclCreateIntArray(None, 5) is None
+    assert "value is null" in acl.message()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where document and implementation differ
+
+
+def test_a_null_bias_is_zeros_by_the_document(acl: Acl, problem: Problem) -> None:
+    problem.bias = None
+    assert Call(acl, problem).run(None).tobytes() == problem.expected().tobytes()
+
+
+def test_a_null_bias_is_an_error_strictly(strict_acl: Acl, problem: Problem) -> None:
+    problem.bias = None
+    assert "bias is null" in strict_acl.refused(NULL, GET, *Call(strict_acl, problem).first_phase())
+
+
+def test_one_scale_is_for_all_by_the_document(acl: Acl, problem: Problem) -> None:
+    problem.scale = problem.scale[:1]
+    call = Call(acl, problem)
+    assert call.run(None).tobytes() == problem.expected().tobytes()
+    call.describe("deqScale", (1,), UINT64)
+    assert call.run(None).tobytes() == problem.expected().tobytes()
+
+
+@pytest.mark.parametrize("count", [1, 130])
+def test_an_odd_number_of_scales_gives_zeros_strictly(
+    strict: Call, count: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    strict.replace("deqScale", np.full((1, count), 0x3F800000, np.uint64))
+    assert not strict.run(None).any()
+    assert f"{count} is no multiple of 16" in capfd.readouterr().err
+
+
+def test_the_number_of_scales_strictly(strict: Call, problem: Problem) -> None:
+    many = np.concatenate([problem.words()[0], np.zeros(16, np.uint64)]).reshape(2, -1)
+    strict.replace("deqScale", many)
+    assert strict.run(None).tobytes() == problem.expected().tobytes()
+    strict.replace("deqScale", many[0, :64])
+    assert "would read beyond its end" in strict.acl.refused(INVALID, GET, *strict.first_phase())
+
+
+def test_offsets_are_ignored_strictly(strict: Call, problem: Problem) -> None:
+    strict.offset_x = 1
+    strict.tensors["offsetW"] = strict.tensors["x1"]
+    assert strict.run(None).tobytes() == problem.expected().tobytes()
+
+
+def test_info_is_read_up_to_n_strictly(strict: Call, problem: Problem) -> None:
+    strict.set_info([8, 8, K, N])
+    assert strict.run(None).tobytes() == problem.expected().tobytes()
+    strict.set_info([8, 8, K])
+    assert "compressInfo is [8, 8, 320]" in strict.acl.refused(INVALID, GET, *strict.first_phase())
+
+
+def empty_x1(call: Call) -> None:
+    call.describe("x1", (M, 0), INT8)
+    call.describe("x2", (0,), INT8)
+    call.describe("compressIndex", (0,), INT8)
+    call.set_info([8, 8, 0, N, 1])
+
+
+def test_empty_inputs_give_the_bias_by_the_document(call: Call, problem: Problem) -> None:
+    empty_x1(call)
+    expected = np.tile((problem.bias.astype(np.float32) * problem.scale).astype(np.float16), (M, 1))
+    assert call.run(None).tobytes() == expected.tobytes()
+    assert call.workspace_size.value == 0
+
+
+def test_empty_inputs_give_zeros_strictly(strict: Call) -> None:
+    empty_x1(strict)
+    assert not strict.run(None).any()
+    strict.close()
+
+
+def test_an_empty_weight_gives_zeros_strictly(strict: Call) -> None:
+    strict.describe("x2", (0,), INT8)
+    assert not strict.run(None).any()
+
+
+def test_no_rows(call: Call) -> None:
+    call.describe("x1", (0, K), INT8)
+    call.describe("out", (0, N), FLOAT16)
+    call.prepare()
+    call.launch(None)
+    call.acl.ok("aclrtSynchronizeStream", None)
+
+
+def test_signs_of_scales(acl: Acl, strict_acl: Acl, problem: Problem) -> None:
+    """The document's recipe extends the sign of int32 bits; the public example fills up with zeros."""
+    problem.scale *= -1
+    extended = problem.scale.view(np.int32).astype(np.int64).view(np.uint64)
+    call = Call(acl, problem)
+    assert call.run(None).tobytes() == problem.expected().tobytes()
+    call.replace("deqScale", extended)
+    assert call.run(None).tobytes() == problem.expected().tobytes()
+    call = Call(strict_acl, problem)
+    call.replace("deqScale", extended)
+    call.prepare()
+    call.launch(None)
+    assert "the upper half must be 0" in strict_acl.refused(FAILURE, "aclrtSynchronizeStream", None)
+
+
+def test_halves_to_floats_and_back(acl: Acl, strict_acl: Acl) -> None:
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    values = bits.view(np.float16).astype(np.float32)
+    finite = np.isfinite(values)
+    for library in (acl, strict_acl):
+        for pattern, value in zip(bits[finite].tolist(), values[finite].tolist(), strict=True):
+            assert library.aclFloat16ToFloat(pattern) == value
+            assert library.aclFloatToFloat16(value) == pattern
+    assert acl.aclFloat16ToFloat(0x7C00) == np.inf
+    assert acl.aclFloatToFloat16(1e9) == 0x7C00
+    assert np.isnan(acl.aclFloat16ToFloat(0x7E00))
+    assert strict_acl.aclFloat16ToFloat(0x7C00) == 65536
+    assert strict_acl.aclFloat16ToFloat(0xFC00) == -65536
+    assert strict_acl.aclFloat16ToFloat(0x7E00) == 98304
+    assert strict_acl.aclFloatToFloat16(1e9) == 0x7BFF
+    assert strict_acl.aclFloatToFloat16(-np.inf) == 0xFBFF
+    assert strict_acl.aclFloatToFloat16(np.nan) == 0x7BFF
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Second phase, and what only the data tells
+
+
+def test_an_executor_is_used_up(call: Call) -> None:
+    call.prepare()
+    call.launch(None)
+    assert "this aclOpExecutor was destroyed already" in call.acl.refused(NO_EXECUTOR, RUN, *call.second_phase(None))
+    assert "executor is null" in call.acl.refused(NULL, RUN, None, 0, None, None)
+
+
+def test_workspace(call: Call) -> None:
+    acl = call.acl
+    for change, status, text in [
+        (lambda: (None, call.workspace_size.value), NULL, "workspace is null, and"),
+        (lambda: (call.workspace, call.workspace_size.value - 1), INVALID, "workspaceSize is"),
+        (lambda: (call.memory["x1"], call.workspace_size.value), INVALID, "workspace and x1 share memory"),
+        (lambda: (call.workspace + 64, call.workspace_size.value), RUNTIME, "workspace has"),
+    ]:
+        call.prepare()
+        assert call.workspace_size.value > 0
+        workspace, size = change()
+        assert text in acl.refused(status, RUN, workspace, size, call.executor, None)
+    on_host = acl.malloc(call.workspace_size.value, host=True)
+    call.prepare()
+    assert "not device memory" in acl.refused(RUNTIME, RUN, on_host, call.workspace_size.value, call.executor, None)
+
+
+def test_tensors_in_memory_of_the_host(call: Call, problem: Problem) -> None:
+    call.memory["x1"] = problem.x1.ctypes.data
+    call.describe("x1", (M, K), INT8)
+    call.prepare()
+    message = call.acl.refused(RUNTIME, RUN, *call.second_phase(None))
+    assert "x1: " in message
+    assert "was never allocated here, so it is not device memory" in message
+
+
+def test_a_tensor_larger_than_its_memory(call: Call) -> None:
+    call.describe("x1", (500, K), INT8)
+    call.memory["out"] = call.acl.malloc(500 * N * 2)
+    call.describe("out", (500, N), FLOAT16)
+    call.prepare()
+    assert f"x1 has {500 * K} bytes" in call.acl.refused(RUNTIME, RUN, *call.second_phase(None))
+
+
+def test_tensors_live_until_the_second_phase(call: Call) -> None:
+    call.prepare()
+    call.acl.ok("aclDestroyTensor", call.tensors["bias"])
+    assert "bias was destroyed before the second phase" in call.acl.refused(RUNTIME, RUN, *call.second_phase(None))
+
+
+def fails_on_the_stream(call: Call) -> str:
+    call.prepare()
+    call.launch(None)
+    return call.acl.refused(FAILURE, "aclrtSynchronizeStream", None)
+
+
+def test_the_devices_weight_stream(call: Call, capfd: pytest.CaptureFixture[str]) -> None:
+    """What the operator's public example embeds: 8320 zeros in the codec of the device."""
+    call.replace("x2", np.zeros(8320, np.int8))
+    call.replace("compressIndex", np.zeros(16, np.int8))
+    message = fails_on_the_stream(call)
+    assert "not a stream of the open codec" in message
+    assert "CANN's own compressor" in message
+    assert "`mcd ascend compress`" in message
+    assert "not a stream of the open codec" in capfd.readouterr().err
+    call.acl.ok("aclrtSynchronizeStream", None)  # told once
+
+
+def test_a_damaged_weight(call: Call, problem: Problem) -> None:
+    stream = call.acl.download(call.memory["x2"], np.empty(4096, np.int8))
+    stream[-1] ^= 1
+    call.acl.ok("aclrtMemcpy", call.memory["x2"], 4096, stream.ctypes.data, 4096, TO_DEVICE)
+    assert "checksum" in fails_on_the_stream(call)
+
+
+def test_a_weight_of_another_shape(call: Call) -> None:
+    other = Call(call.acl, Problem.random(M, 384, N))
+    call.tensors["x2"], call.tensors["compressIndex"] = other.tensors["x2"], other.tensors["compressIndex"]
+    assert "compress_info is [8, 8, 320, 128, 1], but x2 holds [8, 8, 384, 128, 1]" in fails_on_the_stream(call)
+
+
+def test_unsigned_weights(acl: Acl, problem: Problem) -> None:
+    problem.w = problem.w.view(np.uint8)
+    assert "x2 holds uint8 weights" in fails_on_the_stream(Call(acl, problem))
+
+
+@pytest.mark.parametrize("word", [0x7F800000, 0x7FC00000, 0x1_0000_0000, 0x4000_3F80_0000, 0xFFFF_FFFF_3F80_0000])
+def test_scales_that_are_none(call: Call, problem: Problem, word: int) -> None:
+    words = problem.words()
+    words[0, 3] = word
+    call.replace("deqScale", words)
+    assert f"deqScale[3] is {word:#018x}: " in fails_on_the_stream(call)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The runtime
+
+
+def test_before_and_after(unopened: Acl) -> None:
+    acl = unopened
+    place = ctypes.byref(c_void_p())
+    assert acl.message() == ""
+    assert "before aclInit" in acl.refused(UNINITIALIZED, "aclrtSetDevice", 0)
+    assert "before aclInit" in acl.refused(UNINITIALIZED, "aclFinalize")
+    assert "not a file" in acl.refused(ACL_INVALID, "aclInit", b"/nowhere/acl.json")
+    acl.ok("aclInit", b"")
+    assert "called twice" in acl.refused(REPEATED, "aclInit", None)
+    for name, arguments in [
+        ("aclrtMalloc", (place, 1, 0)),
+        ("aclrtMallocHost", (place, 1)),
+        ("aclrtCreateStream", (place,)),
+        ("aclrtFree", (8,)),
+        ("aclrtSynchronizeStream", (None,)),
+        ("aclrtMemcpy", (8, 1, 8, 1, 0)),
+        ("aclrtMemcpyAsync", (8, 1, 8, 1, 0, None)),
+    ]:
+        assert "no device is set" in acl.refused(UNINITIALIZED, name, *arguments)
+    assert "there is no device 1" in acl.refused(ACL_INVALID, "aclrtSetDevice", 1)
+    assert "the device is not set" in acl.refused(ACL_INVALID, "aclrtResetDevice", 0)
+    acl.ok("aclrtSetDevice", 0)
+    acl.ok("aclrtResetDevice", 0)
+    acl.ok("aclnnInit", None)
+    acl.ok("aclnnFinalize")
+    acl.ok("aclFinalize")
+    assert "after aclFinalize" in acl.refused(UNINITIALIZED, "aclrtSetDevice", 0)
+    acl.ok("aclInit", None)
+
+
+def test_a_process_initialises_once_strictly(strict_acl: Acl) -> None:
+    strict_acl.ok("aclFinalize")
+    assert "again after aclFinalize" in strict_acl.refused(REPEATED, "aclInit", None)
+
+
+def test_each_thread_sets_the_device_strictly(acl: Acl, strict_acl: Acl) -> None:
+    statuses = []
+
+    def allocate() -> None:
+        for library in (acl, strict_acl):
+            statuses.append(library.aclrtMalloc(ctypes.byref(c_void_p()), 32, 0))
+        statuses.append(strict_acl.aclrtSetDevice(0))
+        statuses.append(strict_acl.aclrtMalloc(ctypes.byref(c_void_p()), 32, 0))
+
+    thread = Thread(target=allocate)
+    thread.start()
+    thread.join()
+    assert statuses == [0, UNINITIALIZED, 0, 0]
+
+
+def test_null_pointers(acl: Acl) -> None:
+    for name, arguments, text in [
+        ("aclrtMalloc", (None, 1, 0), "the place for the address is null"),
+        ("aclrtMallocHost", (None, 1), "the place for the address is null"),
+        ("aclrtFree", (None,), "the address is null"),
+        ("aclrtFreeHost", (None,), "the address is null"),
+        ("aclrtCreateStream", (None,), "stream is null"),
+        ("aclrtDestroyStream", (None,), "stream is null"),
+        ("aclrtMemcpy", (None, 1, 8, 1, 0), "dst is null"),
+        ("aclrtMemcpy", (8, 1, None, 1, 0), "src is null"),
+    ]:
+        assert text in acl.refused(ACL_INVALID, name, *arguments)
+    for name in ("aclDestroyTensor", "aclDestroyIntArray", "aclSetAclOpExecutorRepeatable", "aclDestroyAclOpExecutor"):
+        assert "is null" in acl.refused(NULL, name, None)
+
+
+def test_allocation(acl: Acl) -> None:
+    place = ctypes.byref(c_void_p())
+    assert "policy 3" in acl.refused(ACL_INVALID, "aclrtMalloc", place, 32, 3)
+    assert "size is 0" in acl.refused(ACL_INVALID, "aclrtMalloc", place, 0, 0)
+    for size in ((1 << 64) - 1, 1 << 62):
+        assert f"no {size} bytes of device memory" in acl.refused(BAD_ALLOC, "aclrtMalloc", place, size, 0)
+    assert acl.malloc(1) % 32 == 0
+
+
+def test_copies(acl: Acl) -> None:
+    data = np.arange(64, dtype=np.int8)
+    host, device, pinned = data.ctypes.data, acl.malloc(64), acl.malloc(64, host=True)
+    acl.ok("aclrtMemcpy", pinned, 64, host, 64, 0)
+    acl.ok("aclrtMemcpy", device, 64, pinned, 64, 1)
+    other = acl.malloc(64)
+    acl.ok("aclrtMemcpy", other, 64, device, 64, 3)
+    back = np.zeros_like(data)
+    acl.ok("aclrtMemcpy", back.ctypes.data, 64, other, 64, 4)
+    assert back.tobytes() == data.tobytes()
+    for arguments, text in [
+        ((device, 63, host, 64, 1), "count is 64, and destMax is 63"),
+        ((device, 65, host, 65, 1), "dst has 65 bytes"),
+        ((device + 1, 64, host, 64, 1), "has 63 left"),
+        ((host, 65, device, 65, 2), "src has 65 bytes"),
+        ((device, 64, host, 0, 1), "count is 0"),
+        ((device, 64, host, 64, 5), "kind 5"),
+        ((host, 64, device, 64, 1), "src (0x"),
+        ((device, 64, host, 64, 2), "src: 0x"),
+        ((device, 64, host, 64, 0), "dst (0x"),
+        ((pinned, 65, host, 65, 0), "dst has 65 bytes"),
+        ((device, 64, pinned, 64, 3), "is host memory of aclrtMallocHost, not device memory"),
+    ]:
+        assert text in acl.refused(ACL_INVALID, "aclrtMemcpy", *arguments)
+
+
+def test_memory_is_freed_once(acl: Acl) -> None:
+    device, pinned = acl.malloc(64), acl.malloc(64, host=True)
+    assert "which aclrtFree frees" in acl.refused(ACL_INVALID, "aclrtFreeHost", device)
+    assert "which aclrtFreeHost frees" in acl.refused(ACL_INVALID, "aclrtFree", pinned)
+    assert "lies 32 bytes inside of device memory" in acl.refused(ACL_INVALID, "aclrtFree", device + 32)
+    acl.ok("aclrtFree", device)
+    acl.ok("aclrtFreeHost", pinned)
+    assert "was given to aclrtFree already" in acl.refused(ACL_INVALID, "aclrtFree", device)
+    assert "was given to aclrtFreeHost already" in acl.refused(ACL_INVALID, "aclrtFreeHost", pinned)
+    byte = np.zeros(1, np.int8)
+    message = acl.refused(ACL_INVALID, "aclrtMemcpy", byte.ctypes.data, 1, device, 1, TO_HOST)
+    assert "was given to aclrtFree already" in message
+
+
+def test_objects_are_destroyed_once(call: Call) -> None:
+    acl, stream = call.acl, call.acl.stream()
+    acl.ok("aclrtDestroyStream", stream)
+    for name in ("aclrtDestroyStream", "aclrtSynchronizeStream"):
+        assert "this aclrtStream was destroyed already" in acl.refused(ACL_INVALID, name, stream)
+    call.prepare()
+    assert "this aclrtStream was destroyed already" in acl.refused(INVALID, RUN, *call.second_phase(stream))
+    acl.ok("aclDestroyIntArray", call.info)
+    assert "this aclIntArray was destroyed already" in acl.refused(INVALID, "aclDestroyIntArray", call.info)
+    acl.ok("aclDestroyTensor", call.tensors["x1"])
+    assert "this aclTensor was destroyed already" in acl.refused(INVALID, "aclDestroyTensor", call.tensors["x1"])
+    assert "it is an aclTensor, not an aclrtStream" in acl.refused(
+        ACL_INVALID, "aclrtDestroyStream", call.tensors["x2"]
+    )
+
+
+def test_leaks_are_reported(call: Call, capfd: pytest.CaptureFixture[str]) -> None:
+    acl = call.acl
+    acl.stream()
+    call.prepare()
+    live = acl.mcdAclnnLiveObjects()
+    assert live == 6 + 6 + 1 + 1 + 1 + 1  # tensors, memory, the list, the stream, executor and workspace
+    capfd.readouterr()
+    acl.ok("aclrtResetDevice", 0)
+    acl.ok("aclFinalize")
+    text = capfd.readouterr().err
+    assert "leaked at aclrtResetDevice: " in text
+    assert "leaked at aclFinalize: " in text
+    assert "an aclTensor, ACL_INT8 [5, 320]" in text
+    assert f"and {live - 10} more" in text
+
+
+def test_nothing_leaks_where_all_is_destroyed(call: Call, capfd: pytest.CaptureFixture[str]) -> None:
+    call.run(None)
+    call.close()
+    call.acl.ok("aclrtResetDevice", 0)
+    call.acl.ok("aclFinalize")
+    assert capfd.readouterr().err == ""
+
+
+def test_leaks_are_reported_at_exit() -> None:
+    script = """
+        import ctypes
+        from mcd_graph.ascend.stand_in import get_aclnn_library_path
+        acl = ctypes.CDLL(get_aclnn_library_path())
+        place = ctypes.c_void_p()
+        assert not acl.aclInit(None) and not acl.aclrtSetDevice(0)
+        assert not acl.aclrtMalloc(ctypes.byref(place), ctypes.c_size_t(100), 0)
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", re.sub(r"^ +", "", script, flags=re.M)], check=True, capture_output=True, text=True
+    )
+    assert "aclFinalize was not called" in result.stderr
+    assert "leaked at exit: 100 bytes of device memory" in result.stderr
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Streams
+
+
+def test_work_is_done_in_order(acl: Acl, problem: Problem) -> None:
+    """Uploads, multiplications and downloads through the same buffers, waited for once."""
+    call, stream = Call(acl, problem), acl.stream()
+    inputs = [Problem.random(M, K, N, seed=seed).x1 for seed in range(20)]
+    results = [np.zeros((M, N), np.float16) for _ in inputs]
+    call.prepare()
+    acl.ok("aclSetAclOpExecutorRepeatable", call.executor)
+    for x1, result in zip(inputs, results, strict=True):
+        acl.ok("aclrtMemcpyAsync", call.memory["x1"], x1.nbytes, x1.ctypes.data, x1.nbytes, TO_DEVICE, stream)
+        call.launch(stream)
+        size = result.nbytes
+        acl.ok("aclrtMemcpyAsync", result.ctypes.data, size, call.memory["out"], size, TO_HOST, stream)
+    acl.ok("aclrtSynchronizeStream", stream)
+    for x1, result in zip(inputs, results, strict=True):
+        assert result.tobytes() == Problem(x1, problem.w, problem.bias, problem.scale).expected().tobytes()
+
+
+def test_missing_synchronisation(call: Call) -> None:
+    acl, stream, other = call.acl, call.acl.stream(), call.acl.stream()
+    call.prepare()
+    call.launch(stream)
+    out, host = call.memory["out"], np.zeros((M, N), np.float16)
+    size = host.nbytes
+    text = "memory that work queued on a stream writes; synchronise it first"
+    assert text in acl.refused(ACL_INVALID, "aclrtMemcpy", host.ctypes.data, size, out, size, TO_HOST)
+    assert text in acl.refused(ACL_INVALID, "aclrtMemcpyAsync", host.ctypes.data, size, out, size, TO_HOST, other)
+    assert "queued on a stream reads" in acl.refused(
+        ACL_INVALID, "aclrtMemcpy", call.memory["x1"], 8, host.ctypes.data, 8, TO_DEVICE
+    )
+    assert "in use by work queued" in acl.refused(ACL_INVALID, "aclrtFree", out)
+    acl.ok("aclrtMemcpy", host.ctypes.data, 8, call.memory["x1"], 8, TO_HOST)  # both only read
+    acl.ok("aclrtSynchronizeStream", stream)
+    acl.ok("aclrtMemcpy", host.ctypes.data, size, out, size, TO_HOST)
+    acl.ok("aclrtFree", out)
+
+
+def test_destroying_a_stream_finishes_its_work(call: Call, problem: Problem) -> None:
+    stream = call.acl.stream()
+    call.prepare()
+    call.launch(stream)
+    call.acl.ok("aclrtDestroyStream", stream)
+    assert call.result().tobytes() == problem.expected().tobytes()
+
+
+def test_work_after_a_failure_is_skipped_until_it_is_told(call: Call, problem: Problem) -> None:
+    acl, stream = call.acl, call.acl.stream()
+    acl.ok("mcdAclnnFail", b"execution:1")
+    for _ in range(2):
+        call.prepare()
+        call.launch(stream)
+    assert "failed on request" in acl.refused(FAILURE, "aclrtSynchronizeStream", stream)
+    assert not call.result().any()
+    assert call.run(stream).tobytes() == problem.expected().tobytes()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Failures on request
+
+
+@pytest.mark.parametrize("name", ["aclrtMalloc", "aclrtMemcpy", GET, RUN, "aclrtSynchronizeStream"])
+def test_a_failure_on_request(call: Call, problem: Problem, name: str) -> None:
+    acl = call.acl
+    acl.ok("mcdAclnnFail", f"{name}:1".encode())
+    with pytest.raises(AssertionError, match=f"{name}: failed on request"):
+        call.run(None)
+    acl.ok("aclrtSynchronizeStream", None)
+    assert call.run(None).tobytes() == problem.expected().tobytes()
+
+
+def test_objects_that_fail_on_request_are_null(acl: Acl) -> None:
+    acl.ok("mcdAclnnFail", b"aclCreateTensor:2,aclCreateIntArray:1")
+    assert acl.tensor((1,), INT8, None)
+    assert acl.tensor((1,), INT8, None) is None
+    assert "failed on request" in acl.message()
+    assert acl.aclCreateIntArray(None, 0) is None
+    assert "'aclrtFree' is not" in acl.refused(ACL_INVALID, "mcdAclnnFail", b"aclrtFree").replace('"', "'")
+
+
+def test_failures_can_be_asked_for_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCD_ACLNN_FAIL", "aclInit:1")
+    acl = Acl(tmp_path)
+    assert "failed on request" in acl.refused(FAILURE, "aclInit", None)
+    acl.ok("aclInit", None)
+    acl.ok("aclFinalize")
