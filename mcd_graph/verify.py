@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import onnxruntime as ort
 
 from mcd_graph.errors import InputError
@@ -91,13 +92,15 @@ def verify_model(
     """
     if runs < 1:
         raise InputError(f"runs must be at least 1, not {runs}")
-    optimise = reproduces_optimised(load_model(compressed))
+    # Read here first: what a file from a stranger claims is checked before onnxruntime follows it.
+    model, compressed_model = load_model(original), load_model(compressed)
+    optimise = reproduces_optimised(compressed_model)
     reference = create_session(original, threads=1, optimise=optimise)
     candidates = {count: create_session(compressed, threads=count, optimise=optimise) for count in threads}
     for session in candidates.values():
         _check_same_interface(reference, session)
     if inputs is None:
-        feeds = _random_feeds(original, runs, seed)
+        feeds = _random_feeds(model, runs, seed)
     else:
         names = {value.name for value in reference.get_inputs()}
         if names - inputs.keys():
@@ -118,8 +121,8 @@ def verify_model(
     return Verification(shapes, tuple(threads), values, tuple(differences))
 
 
-def _random_feeds(model: str | os.PathLike[str], runs: int, seed: int) -> list[dict[str, npt.NDArray[np.generic]]]:
-    specs = input_specs(load_model(model))
+def _random_feeds(model: ir.Model, runs: int, seed: int) -> list[dict[str, npt.NDArray[np.generic]]]:
+    specs = input_specs(model)
     rng = np.random.default_rng(seed)
     feeds = []
     for run, batch in zip(range(runs), itertools.cycle(_BATCHES), strict=False):
