@@ -1,0 +1,165 @@
+"""One multiplication after another: 8 layers of 4096 x 4096 int8 weights, so that the weights come from memory.
+
+    python benchmarks/matmul.py [--m 1,8,64] [--threads 1,2] [--profiles fast,balanced,small] [--activation uint8]
+
+Contestants are onnxruntime on the uncompressed model and the compressed one, all optimisations on, in one process and in
+turns; the figure is the ratio of the median times (below 1: the compressed model is faster). Outputs are compared byte for
+byte first. `--json FILE` appends the rows to a record.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+import mcd_graph
+
+
+def gaussian_weights(k: int, n: int, sigma: float, seed: int) -> npt.NDArray[np.int8]:
+    """(k, n) int8, normally distributed."""
+    values = np.random.default_rng(seed).normal(0.0, sigma, (k, n))
+    return np.clip(np.rint(values), -128, 127).astype(np.int8)
+
+
+def layers_model(path: Path, *, layers: int, k: int, n: int, sigma: float, activation: str) -> None:
+    """Writes a model of independent MatMulInteger -> Cast -> Mul chains that share their input."""
+    zero_point = np.array(3, dtype=activation)
+    initializers = [
+        numpy_helper.from_array(zero_point, "x_zero_point"),
+        numpy_helper.from_array(np.array(0.01, np.float32), "scale"),
+    ]
+    nodes, outputs = [], []
+    for i in range(layers):
+        weights = gaussian_weights(k, n, sigma, seed=i)
+        initializers.append(numpy_helper.from_array(weights, f"w{i}"))
+        nodes += [
+            helper.make_node("MatMulInteger", ["x", f"w{i}", "x_zero_point"], [f"acc{i}"], name=f"matmul{i}"),
+            helper.make_node("Cast", [f"acc{i}"], [f"float{i}"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"float{i}", "scale"], [f"y{i}"]),
+        ]
+        outputs.append(helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, ["m", n]))
+    x = helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(zero_point.dtype), ["m", k])
+    graph = helper.make_graph(nodes, "layers", [x], outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, path, save_as_external_data=True, location=path.name + ".data")
+
+
+def session(path: Path, threads: int, residency: str = "compressed") -> ort.InferenceSession:
+    """A session with all optimisations on and `threads` intra-op threads."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("mcd.residency", residency)
+    options.register_custom_ops_library(mcd_graph.get_library_path())
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def interleaved(sessions: dict[str, ort.InferenceSession], x: npt.NDArray[np.generic], seconds: float) -> dict[str, float]:
+    """Median seconds of a run of each session; they take turns until the time is up, at least five each."""
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    deadline = time.perf_counter() + seconds
+    for turn in itertools.count():
+        for name, contestant in sessions.items():
+            start = time.perf_counter()
+            contestant.run(None, {"x": x})
+            times[name].append(time.perf_counter() - start)
+        if turn >= 5 and time.perf_counter() > deadline:
+            break
+    # The first turn warms caches and pools.
+    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+
+
+def processor() -> str:
+    """Name of this machine's processor."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--m", default="1,8,64,256,1024")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--profiles", default="fast,balanced,small")
+    parser.add_argument("--activation", default="uint8", choices=["uint8", "int8"])
+    parser.add_argument("--residency", default="compressed", choices=["compressed", "decoded"])
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--k", type=int, default=4096)
+    parser.add_argument("--n", type=int, default=4096)
+    parser.add_argument("--sigma", type=float, default=12.0)
+    parser.add_argument("--seconds", type=float, default=4.0, help="per figure")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    profiles = arguments.profiles.split(",")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        original = Path(folder) / "original.onnx"
+        layers_model(
+            original,
+            layers=arguments.layers,
+            k=arguments.k,
+            n=arguments.n,
+            sigma=arguments.sigma,
+            activation=arguments.activation,
+        )
+        paths = {}
+        for profile in profiles:
+            paths[profile] = Path(folder) / f"{profile}.onnx"
+            mcd_graph.compress_model(original, paths[profile], profile=profile)
+        print(f"{processor()}, {os.cpu_count()} cores, onnxruntime {ort.__version__}")
+        print(f"{'m':>5} {'threads':>7} {'onnxruntime':>12} " + " ".join(f"{p:>22}" for p in profiles))
+        for threads in map(int, arguments.threads.split(",")):
+            sessions = {"onnxruntime": session(original, threads)}
+            for profile, path in paths.items():
+                sessions[profile] = session(path, threads, arguments.residency)
+            for m in map(int, arguments.m.split(",")):
+                dtype = np.dtype(arguments.activation)
+                x = np.random.default_rng(m).integers(np.iinfo(dtype).min, 256 + np.iinfo(dtype).min, (m, arguments.k))
+                x = x.astype(dtype)
+                expected = sessions["onnxruntime"].run(None, {"x": x})
+                for profile in profiles:
+                    for a, b in zip(expected, sessions[profile].run(None, {"x": x}), strict=True):
+                        assert a.tobytes() == b.tobytes(), f"{profile} differs at m = {m}"
+                medians = interleaved(sessions, x, arguments.seconds)
+                base = medians["onnxruntime"]
+                weights = arguments.layers * arguments.k * arguments.n
+                cells = []
+                for profile in profiles:
+                    ratio = medians[profile] / base
+                    cells.append(f"{ratio:6.3f} ({weights / medians[profile] / 1e9:5.1f} GB/s)".rjust(22))
+                    rows.append(
+                        {
+                            "benchmark": "matmul",
+                            "m": m,
+                            "threads": threads,
+                            "profile": profile,
+                            "activation": arguments.activation,
+                            "residency": arguments.residency,
+                            "ratio": ratio,
+                            "onnxruntime_ms": base * 1e3,
+                            "mcd_ms": medians[profile] * 1e3,
+                        }
+                    )
+                print(f"{m:>5} {threads:>7} {base * 1e3:>9.2f} ms " + " ".join(cells), flush=True)
+    if arguments.json:
+        with arguments.json.open("a") as record:
+            for row in rows:
+                record.write(json.dumps(row | {"processor": processor(), "onnxruntime": ort.__version__}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The T5-small title encoder end to end: batch 1, several lengths, against onnxruntime on the original.
+
+    python benchmarks/t5.py [--lengths 8,64,256] [--threads 1,2] [--profiles balanced] [--model encoder]
+
+All optimisations on, in one process and in turns; the figure is the ratio of the median times (below 1: the compressed
+model is faster). What the outputs differ by, if at all, is printed too: optimised graphs are fused differently.
+"""
+
+import argparse
+import itertools
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import traceforge_title_model
+from matmul import processor, session
+
+import mcd_graph
+
+
+def main() -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", default="8,64,256")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--profiles", default="fast,balanced,small")
+    parser.add_argument("--residency", default="compressed", choices=["compressed", "decoded"])
+    parser.add_argument("--seconds", type=float, default=4.0, help="per figure")
+    arguments = parser.parse_args()
+    profiles = arguments.profiles.split(",")
+    original = Path(traceforge_title_model.__file__).parent / "data" / "span" / "encoder.onnx"
+    with tempfile.TemporaryDirectory() as folder:
+        paths = {}
+        for profile in profiles:
+            paths[profile] = Path(folder) / f"{profile}.onnx"
+            mcd_graph.compress_model(original, paths[profile], profile=profile)
+        print(f"{processor()}, onnxruntime {ort.__version__}")
+        print(f"{'length':>6} {'threads':>7} {'onnxruntime':>12} " + " ".join(f"{p:>18}" for p in profiles))
+        for threads in map(int, arguments.threads.split(",")):
+            sessions = {"onnxruntime": session(original, threads)}
+            for profile, path in paths.items():
+                sessions[profile] = session(path, threads, arguments.residency)
+            for length in map(int, arguments.lengths.split(",")):
+                ids = np.random.default_rng(length).integers(0, 32000, (1, length))
+                feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+                expected = sessions["onnxruntime"].run(None, feed)[0]
+                worst = {p: float(np.abs(sessions[p].run(None, feed)[0] - expected).max()) for p in profiles}
+                times: dict[str, list[float]] = {name: [] for name in sessions}
+                deadline = time.perf_counter() + arguments.seconds
+                for turn in itertools.count():
+                    for name, contestant in sessions.items():
+                        start = time.perf_counter()
+                        contestant.run(None, feed)
+                        times[name].append(time.perf_counter() - start)
+                    if turn >= 5 and time.perf_counter() > deadline:
+                        break
+                medians = {name: statistics.median(taken[1:]) for name, taken in times.items()}
+                base = medians["onnxruntime"]
+                cells = [f"{medians[p] / base:6.3f} (|Δ| {worst[p]:.0e})".rjust(18) for p in profiles]
+                print(f"{length:>6} {threads:>7} {base * 1e3:>9.2f} ms " + " ".join(cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
