@@ -56,7 +56,9 @@ def shell_words(flags: list[str]) -> str:
     """
     for flag in flags:
         if any(character.isspace() or character in "*?[" for character in flag):
-            raise InputError(f"{flag!r} cannot pass through $(…) in a shell: install mcd-graph in a folder without blanks")
+            raise InputError(
+                f"{flag!r} cannot pass through $(…) in a shell: install mcd-graph in a folder without blanks"
+            )
     return " ".join(flags)
 
 

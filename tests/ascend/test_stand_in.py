@@ -143,7 +143,10 @@ INVALIDS: dict[str, tuple[Callable[[Call], object], str]] = {
         lambda c: (c.memory.update(out=c.memory["out"] + 1), c.describe("out", (M, N), FLOAT16)),
         "which is not aligned",
     ),
-    "overlap": (lambda c: (c.memory.update(out=c.memory["x1"]), c.describe("out", (M, N), FLOAT16)), "out and x1 share"),
+    "overlap": (
+        lambda c: (c.memory.update(out=c.memory["x1"]), c.describe("out", (M, N), FLOAT16)),
+        "out and x1 share",
+    ),
     "empty x2": (lambda c: c.describe("x2", (0,), INT8), "x2 is empty, and the weight is (128, 320)"),
     "offsetX": (lambda c: setattr(c, "offset_x", 1), "offsetX is 1 instead of 0"),
     "offsetW": (lambda c: c.tensors.update(offsetW=c.tensors["x1"]), "offsetW is not null"),
@@ -346,11 +349,11 @@ def test_tensors_in_memory_of_the_host(call: Call, problem: Problem) -> None:
 
 
 def test_a_tensor_larger_than_its_memory(call: Call) -> None:
-    call.describe("x1", (500, K), INT8)
-    call.memory["out"] = call.acl.malloc(500 * N * 2)
-    call.describe("out", (500, N), FLOAT16)
+    size = 1 << 20  # large enough to have no neighbours, which it might seem to share memory with
+    call.memory["x2"] = call.acl.malloc(size)
+    call.describe("x2", (size + 65,), INT8)
     call.prepare()
-    assert f"x1 has {500 * K} bytes" in call.acl.refused(RUNTIME, RUN, *call.second_phase(None))
+    assert f"x2 has {size + 65} bytes" in call.acl.refused(RUNTIME, RUN, *call.second_phase(None))
 
 
 def test_tensors_live_until_the_second_phase(call: Call) -> None:
@@ -446,10 +449,10 @@ def test_each_thread_sets_the_device_strictly(acl: Acl, strict_acl: Acl) -> None
     statuses = []
 
     def allocate() -> None:
-        for library in (acl, strict_acl):
-            statuses.append(library.aclrtMalloc(ctypes.byref(c_void_p()), 32, 0))
+        place = ctypes.byref(c_void_p())
+        statuses.extend(library.aclrtMalloc(place, 32, 0) for library in (acl, strict_acl))
         statuses.append(strict_acl.aclrtSetDevice(0))
-        statuses.append(strict_acl.aclrtMalloc(ctypes.byref(c_void_p()), 32, 0))
+        statuses.append(strict_acl.aclrtMalloc(place, 32, 0))
 
     thread = Thread(target=allocate)
     thread.start()

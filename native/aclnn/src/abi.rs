@@ -43,11 +43,12 @@ pub unsafe extern "C" fn aclInit(config: *const c_char) -> c_int {
                 return fail(INVALID_PARAM, format!("configPath {path:?} is not a file"));
             }
         }
+        let once = strict(); // settles the mode for good
         with_state(|state| {
             if state.initialized {
                 return fail(REPEAT_INITIALIZE, "called twice");
             }
-            if state.finalized && strict() {
+            if state.finalized && once {
                 return fail(REPEAT_INITIALIZE, "called again after aclFinalize; a process may call it once");
             }
             state.initialized = true;
