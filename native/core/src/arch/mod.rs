@@ -1,12 +1,14 @@
 //! One kernel a processor family, all with the same results.
 
 pub mod portable;
+pub mod rows;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 
 use crate::codec::Code;
 use crate::codec::decode::CodedTile;
 use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
+use rows::{ActivationRow, OutputRow, Terms};
 
 /// A code with its look-up table, as kernels take it.
 #[derive(Debug, Clone)]
@@ -132,4 +134,14 @@ pub trait TileKernel: Sync {
 
     /// Adds the products of symbols in kernel order.
     fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>);
+
+    /// Packs a row of activations; its sum.
+    fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
+        rows::pack(from, to)
+    }
+
+    /// Turns a row's sums into outputs.
+    fn finish(&self, sums: &mut [i32], terms: &Terms<'_>, out: OutputRow<'_>) {
+        rows::finish(sums, terms, out);
+    }
 }

@@ -1,17 +1,19 @@
 //! Activations as the kernels take them: int8, rows padded with zeros to whole fractals, and the sum of each row.
 
+use crate::arch::TileKernel;
+use crate::arch::rows::ActivationRow;
 use crate::container::geometry::FRACTAL_K;
 
 /// (m, k) activations, row-major.
 #[derive(Debug, Clone, Copy)]
 pub enum Activation<'a> {
-    /// uint8; the kernels see x − 128.
+    /// uint8.
     U8(&'a [u8]),
     /// int8.
     I8(&'a [i8]),
 }
 
-impl Activation<'_> {
+impl<'a> Activation<'a> {
     /// Elements.
     pub fn len(&self) -> usize {
         match self {
@@ -32,6 +34,14 @@ impl Activation<'_> {
             Self::I8(_) => 0,
         }
     }
+
+    /// Row `i` of rows of `k`.
+    fn row(&self, i: usize, k: usize) -> ActivationRow<'a> {
+        match self {
+            Self::U8(x) => ActivationRow::U8(&x[i * k..(i + 1) * k]),
+            Self::I8(x) => ActivationRow::I8(&x[i * k..(i + 1) * k]),
+        }
+    }
 }
 
 /// Packed rows.
@@ -47,22 +57,14 @@ pub struct Packed {
 
 impl Packed {
     /// Packs (m, k) activations, reusing the memory of the last call.
-    pub fn pack(&mut self, x: &Activation<'_>, m: usize, k: usize) {
+    pub fn pack(&mut self, kernel: &dyn TileKernel, x: &Activation<'_>, m: usize, k: usize) {
         self.stride = k.next_multiple_of(FRACTAL_K);
         self.data.resize(m * self.stride, 0);
         self.sums.clear();
         for (i, row) in self.data.chunks_exact_mut(self.stride).enumerate() {
             let (body, pad) = row.split_at_mut(k);
-            match x {
-                Activation::U8(x) => {
-                    for (to, from) in body.iter_mut().zip(&x[i * k..(i + 1) * k]) {
-                        *to = (from ^ 0x80) as i8;
-                    }
-                }
-                Activation::I8(x) => body.copy_from_slice(&x[i * k..(i + 1) * k]),
-            }
+            self.sums.push(kernel.pack(x.row(i, k), body));
             pad.fill(0);
-            self.sums.push(body.iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add));
         }
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn run(
     let job = Job { weight, x2, m, correction, output: SharedOutput::new(output, n) };
     // Taken out, not borrowed: a pool may run its first task on this thread.
     let mut packed = SCRATCH.with_borrow_mut(|s| std::mem::take(&mut s.packed));
-    packed.pack(&call.x, m, k);
+    packed.pack(weight.kernel.tile(), &call.x, m, k);
     let tiles = geometry.tiles();
     let runs = pool.threads().min(tiles).min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
     let mut parts = Vec::new();
@@ -174,12 +174,13 @@ impl Job<'_> {
         let columns = geometry.tile_columns();
         let j0 = strip * geometry.tiling().n * PANEL;
         let count = columns.min(geometry.n() - j0);
+        let kernel = self.weight.kernel.tile();
         for (i, row) in acc.chunks_exact_mut(columns).enumerate() {
             let row = &mut row[..count];
-            self.correction.apply(row, j0, packed.sums[i]);
             // SAFETY: row and columns exist, for `PreparedWeight::run` checked the output against m and n; a strip is
             // finished once, by the one thread that has all of its sums.
-            unsafe { self.output.finish(i, j0, row) };
+            let out = unsafe { self.output.row(i, j0, count) };
+            kernel.finish(row, &self.correction.terms(j0, count, packed.sums[i]), out);
         }
     }
 

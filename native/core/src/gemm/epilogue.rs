@@ -1,36 +1,7 @@
 //! From integer sums to the output: zero points, bias, scale, addend, rounding.
-//!
-//! Every float operation is one IEEE-754 fp32 operation, rounded to nearest even; none are fused, for the graph that
-//! was lowered did them one by one.
 
 use super::ZeroPoint;
-use half::f16;
-
-/// fp32 values, one for all columns or one a column.
-#[derive(Debug, Clone, Copy)]
-pub enum Vector<'a> {
-    /// The same for all columns.
-    Scalar(f32),
-    /// (n,).
-    PerColumn(&'a [f32]),
-}
-
-impl Vector<'_> {
-    #[inline]
-    fn at(&self, j: usize) -> f32 {
-        match self {
-            Self::Scalar(v) => *v,
-            Self::PerColumn(v) => v[j],
-        }
-    }
-
-    pub(super) fn len(&self) -> Option<usize> {
-        match self {
-            Self::Scalar(_) => None,
-            Self::PerColumn(v) => Some(v.len()),
-        }
-    }
-}
+use crate::arch::rows::{OutputRow, Terms, Vector, WeightTerm};
 
 /// Requantised output.
 #[derive(Debug)]
@@ -90,9 +61,9 @@ impl Output<'_> {
         match self {
             Self::I32(_) => [None, None],
             Self::F32 { scale, addend, .. } | Self::F16 { scale, addend, .. } => {
-                [scale.len(), addend.and_then(|a| a.len())]
+                [columns(scale), addend.as_ref().and_then(columns)]
             }
-            Self::Requant { scale, .. } => [scale.len(), None],
+            Self::Requant { scale, .. } => [columns(scale), None],
         }
     }
 }
@@ -111,8 +82,8 @@ enum Target<'a> {
     I8(*mut i8, Vector<'a>, i32),
 }
 
-// SAFETY: the pointers come from exclusive borrows that last for 'a; `finish` is told by its contract to be called for
-// each column by one thread only.
+// SAFETY: the pointers come from exclusive borrows that last for 'a; `row` is told by its contract to be called for
+// each part by one thread only.
 unsafe impl Sync for SharedOutput<'_> {}
 
 impl<'a> SharedOutput<'a> {
@@ -132,71 +103,44 @@ impl<'a> SharedOutput<'a> {
         Self { target, n }
     }
 
-    /// Finishes row `i`, columns `j0..j0 + acc.len()`, whose sums are corrected already.
+    /// Row `i`, columns `j0..j0 + count`.
     ///
     /// # Safety
-    /// (i, those columns) lie inside the output, and no other thread writes them meanwhile.
-    pub unsafe fn finish(&self, i: usize, j0: usize, acc: &[i32]) {
+    /// They lie inside the output, and no one else has them meanwhile.
+    pub unsafe fn row(&self, i: usize, j0: usize, count: usize) -> OutputRow<'_> {
         let at = i * self.n + j0;
-        let count = acc.len();
+        /// # Safety
+        /// As above, for elements `at..at + count`.
+        unsafe fn part<'b, T>(out: *mut T, at: usize, count: usize) -> &'b mut [T] {
+            // SAFETY: promised by the caller.
+            unsafe { std::slice::from_raw_parts_mut(out.add(at), count) }
+        }
         // SAFETY: the caller owns these elements of an output that `self` borrows exclusively.
         unsafe {
             match &self.target {
-                Target::I32(out) => std::slice::from_raw_parts_mut(out.add(at), count).copy_from_slice(acc),
-                Target::F32(out, scale, addend) => {
-                    let out = std::slice::from_raw_parts_mut(out.add(at), count);
-                    dequantise(acc, j0, scale, addend, |j, v| out[j] = v);
-                }
-                Target::F16(out, scale, addend) => {
-                    let out = std::slice::from_raw_parts_mut(out.add(at), count);
-                    dequantise(acc, j0, scale, addend, |j, v| out[j] = f16::from_f32(v).to_bits());
-                }
-                Target::U8(out, scale, zero) => {
-                    let out = std::slice::from_raw_parts_mut(out.add(at), count);
-                    dequantise(acc, j0, scale, &None, |j, v| out[j] = requantise(v, *zero, 0, 255) as u8);
-                }
-                Target::I8(out, scale, zero) => {
-                    let out = std::slice::from_raw_parts_mut(out.add(at), count);
-                    dequantise(acc, j0, scale, &None, |j, v| out[j] = requantise(v, *zero, -128, 127) as i8);
-                }
+                Target::I32(out) => OutputRow::I32(part(*out, at, count)),
+                Target::F32(out, scale, addend) => OutputRow::F32(
+                    part(*out, at, count),
+                    scale.columns(j0, count),
+                    addend.map(|a| a.columns(j0, count)),
+                ),
+                Target::F16(out, scale, addend) => OutputRow::F16(
+                    part(*out, at, count),
+                    scale.columns(j0, count),
+                    addend.map(|a| a.columns(j0, count)),
+                ),
+                Target::U8(out, scale, zero) => OutputRow::U8(part(*out, at, count), scale.columns(j0, count), *zero),
+                Target::I8(out, scale, zero) => OutputRow::I8(part(*out, at, count), scale.columns(j0, count), *zero),
             }
         }
     }
 }
 
-/// Calls `put(j, fp32(acc[j]) · scale (+ addend))`.
-#[inline]
-fn dequantise(
-    acc: &[i32],
-    j0: usize,
-    scale: &Vector<'_>,
-    addend: &Option<Vector<'_>>,
-    mut put: impl FnMut(usize, f32),
-) {
-    // The common cases apart, so that each is a plain loop over slices.
-    match (scale, addend) {
-        (Vector::Scalar(s), None) => acc.iter().enumerate().for_each(|(j, &a)| put(j, a as f32 * s)),
-        (Vector::PerColumn(s), None) => {
-            acc.iter().zip(&s[j0..]).enumerate().for_each(|(j, (&a, s))| put(j, a as f32 * s));
-        }
-        (Vector::Scalar(s), Some(Vector::PerColumn(b))) => {
-            acc.iter().zip(&b[j0..]).enumerate().for_each(|(j, (&a, b))| put(j, a as f32 * s + b));
-        }
-        (s, b) => {
-            for (j, &a) in acc.iter().enumerate() {
-                let product = a as f32 * s.at(j0 + j);
-                put(j, b.as_ref().map_or(product, |b| product + b.at(j0 + j)));
-            }
-        }
+fn columns(vector: &Vector<'_>) -> Option<usize> {
+    match vector {
+        Vector::Scalar(_) => None,
+        Vector::PerColumn(v) => Some(v.len()),
     }
-}
-
-/// Clamps to the type's range less the zero point, rounds half to even, adds the zero point: the order in which
-/// onnxruntime requantises. NaN becomes the lowest value.
-#[inline]
-fn requantise(v: f32, zero: i32, low: i32, high: i32) -> i32 {
-    let v = v.max((low - zero) as f32).min((high - zero) as f32);
-    v.round_ties_even() as i32 + zero
 }
 
 /// Turns kernel sums Σ (w + o)(x − s) into Σ (x − x₀)(w − w₀) + bias.
@@ -245,19 +189,12 @@ impl Correction {
         Self { columns, weight }
     }
 
-    /// Corrects the sums of one row, columns from `j0` on.
-    pub fn apply(&self, acc: &mut [i32], j0: usize, row_sum: i32) {
-        let columns = &self.columns[j0..j0 + acc.len()];
-        match &self.weight {
-            WeightZero::Scalar(a) => {
-                let row = a.wrapping_mul(row_sum);
-                acc.iter_mut().zip(columns).for_each(|(v, c)| *v = v.wrapping_add(*c).wrapping_sub(row));
-            }
-            WeightZero::PerColumn(a) => {
-                for ((v, c), a) in acc.iter_mut().zip(columns).zip(&a[j0..]) {
-                    *v = v.wrapping_add(*c).wrapping_sub(a.wrapping_mul(row_sum));
-                }
-            }
-        }
+    /// For columns `j0..j0 + count` of a row.
+    pub fn terms(&self, j0: usize, count: usize, row_sum: i32) -> Terms<'_> {
+        let weight = match &self.weight {
+            WeightZero::Scalar(a) => WeightTerm::Scalar(*a),
+            WeightZero::PerColumn(a) => WeightTerm::PerColumn(&a[j0..j0 + count]),
+        };
+        Terms { columns: &self.columns[j0..j0 + count], weight, row_sum }
     }
 }

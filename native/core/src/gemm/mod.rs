@@ -9,8 +9,9 @@ mod driver;
 mod epilogue;
 mod prepared;
 
+pub use crate::arch::rows::Vector;
 pub use activation::Activation;
-pub use epilogue::{Output, QuantOut, Vector};
+pub use epilogue::{Output, QuantOut};
 pub use prepared::{PrepareOptions, PreparedWeight, Residency};
 
 /// Zero points of the weight, in the weight's own type.

@@ -19,6 +19,7 @@
 //!
 //! Counts of ones are all that leads from one step to the next, so the processor overlaps them freely.
 
+use crate::arch::rows::{self, ActivationRow, OutputRow, Terms};
 use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
 use crate::codec::MAX_LEVELS;
 use crate::codec::decode::CodedTile;
@@ -28,6 +29,8 @@ use std::cell::RefCell;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
+/// Bytes that the low 12 bits of an address tell apart.
+const PAGE: usize = 4096;
 
 /// Proof that the processor has the instructions.
 #[derive(Debug)]
@@ -107,6 +110,26 @@ impl TileKernel for Avx512 {
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
         unsafe { multiply(symbols.as_ptr(), extent, &rows, data, stride) };
     }
+
+    fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
+        // SAFETY: `self` proves the features.
+        unsafe { pack(from, to) }
+    }
+
+    fn finish(&self, sums: &mut [i32], terms: &Terms<'_>, out: OutputRow<'_>) {
+        // SAFETY: `self` proves the features.
+        unsafe { finish(sums, terms, out) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
+    rows::pack(from, to)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn finish(sums: &mut [i32], terms: &Terms<'_>, out: OutputRow<'_>) {
+    rows::finish(sums, terms, out);
 }
 
 /// # Panics
@@ -117,24 +140,32 @@ fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &mut Accumulators<'_>) {
     assert!(last * acc.stride() + extent.columns() <= acc.data().len());
 }
 
+/// A 64-byte load or store.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([u8; LINE]);
+
 thread_local! {
     /// Sums of the level that is being built, and of the one below it.
-    static SUMS: RefCell<[Vec<u8>; 2]> = RefCell::default();
+    static SUMS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Decodes all of a tile into `sink`, which must cover `extent`; whether everything was consumed exactly.
 fn decode_tile<S: Sink>(code: &TileCode, tile: &CodedTile<'_>, extent: Extent, sink: &mut S) -> bool {
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * code.code.root_bits() * GROUP);
     assert!(tile.rest.len() >= tile.len + GROUP);
-    SUMS.with_borrow_mut(|sums| {
-        for buffer in sums.iter_mut() {
-            // A load of 64 sums may begin with the last one.
-            if buffer.len() < extent.weights() + GROUP {
-                buffer.resize(extent.weights() + GROUP, 0);
-            }
+    // A load of 64 sums may begin with the last one. The two buffers are half a page apart modulo the page, for a load
+    // waits for an earlier store whose address has the same low 12 bits.
+    let second = (extent.weights() + GROUP).next_multiple_of(PAGE) + PAGE / 2;
+    SUMS.with_borrow_mut(|lines| {
+        let needed = (second + extent.weights() + GROUP).div_ceil(LINE);
+        if lines.len() < needed {
+            lines.resize(needed, Line([0; LINE]));
         }
-        // SAFETY: a kernel exists only where the features do; the assertions above cover the roots, the rest and the
-        // sums, and the caller answers for the sink.
+        let sums = lines.as_mut_ptr().cast::<u8>();
+        let sums = [sums, sums.wrapping_add(second)];
+        // SAFETY: a kernel exists only where the features do; the assertions above cover the roots and the rest, both
+        // sums have room for all weights and 64 more, and the caller answers for the sink.
         unsafe {
             match code.code.root_bits() {
                 1 => panels::<S, 1>(code, tile, extent, sums, sink),
@@ -155,12 +186,7 @@ fn decode_tile<S: Sink>(code: &TileCode, tile: &CodedTile<'_>, extent: Extent, s
 /// # Safety
 /// All features of [`Avx512`]; 64 bytes behind `tile.len` are readable; both sums have `limit` + 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,bmi1,bmi2,popcnt")]
-unsafe fn continuations(
-    code: &TileCode,
-    tile: &CodedTile<'_>,
-    limit: usize,
-    sums: &mut [Vec<u8>; 2],
-) -> Option<usize> {
+unsafe fn continuations(code: &TileCode, tile: &CodedTile<'_>, limit: usize, sums: [*mut u8; 2]) -> Option<usize> {
     let levels = code.code.levels();
     let count = tile.rest[..tile.len].first_chunk()?;
     let total = usize::from(u16::from_le_bytes(*count));
@@ -190,8 +216,6 @@ unsafe fn continuations(
     if !tile.ends_at(start + escapes) {
         return None;
     }
-    let (even, odd) = sums.split_at_mut(1);
-    let sums = [even[0].as_mut_ptr(), odd[0].as_mut_ptr()];
     if levels == 0 {
         // SAFETY: `escapes` is `total`, which fits both; the areas are apart.
         unsafe { rest.add(start).copy_to_nonoverlapping(sums[0], escapes) };
@@ -287,7 +311,7 @@ unsafe fn panels<S: Sink, const R: usize>(
     code: &TileCode,
     tile: &CodedTile<'_>,
     extent: Extent,
-    sums: &mut [Vec<u8>; 2],
+    sums: [*mut u8; 2],
     sink: &mut S,
 ) -> bool {
     // A code without a step continues nothing: no root field reaches the threshold.
@@ -306,7 +330,7 @@ unsafe fn panels<S: Sink, const R: usize>(
     let Some(total) = (unsafe { continuations(code, tile, extent.weights(), sums) }) else {
         return false;
     };
-    let sums = sums[0].as_ptr();
+    let sums = sums[0].cast_const();
     let mut taken = 0;
     let mut roots = tile.roots.as_ptr();
     let mut ahead = tile.rest[tile.len..].as_ptr();
