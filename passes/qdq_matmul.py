@@ -19,8 +19,8 @@ accepted                        uint8 and int8 activations, weights per tensor o
 kept, with the reason           weights alone quantised; scales per row; 4- and 16-bit types; results that are used
                                 as float beside the QuantizeLinear; other Relu and Clip nodes behind; a float Gemm
                                 bias without QuantizeLinear; an Add behind that may be fused into a float Gemm;
-                                int8 activations with uint8 weights, and int8 activations that are shared (onnxruntime
-                                computes both in float on x86)
+                                int8 activations and results that are shared (onnxruntime for x86 makes uint8 of the
+                                others first, and computes these in float); two QuantizeLinear in a row
 ==============================  ======================================================================================
 """
 
@@ -134,14 +134,14 @@ def _match(
     if found is None or isinstance(found, Kept):
         return found
     x, w, weight = found
-    if (reason := _check_types(x, weight)) is not None:
+    if (reason := _check_type(x)) is not None:
         return reason
     quantised = _destination(node)
     if isinstance(quantised, Kept):
         return quantised
     if known_dtype(x.scale) == ir.DataType.FLOAT16:
         return Kept("its scales are float16, so onnxruntime computes in float")
-    y = None if quantised is None else _output_parameters(quantised.node, x.dtype)
+    y = None if quantised is None else _output_parameters(quantised)
     if isinstance(y, Kept):
         return y
     scale = fold_scales(x.scale, w.scale, None if y is None else y.scale, alpha=alpha, n=weight.n)
@@ -194,8 +194,8 @@ def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Deq
     return x, w, weight
 
 
-def _check_types(x: _Dequantised, weight: Weight) -> Kept | None:
-    """Return why onnxruntime would not multiply these types as integers, or ``None``."""
+def _check_type(x: _Dequantised) -> Kept | None:
+    """Return why onnxruntime would not multiply this activation as integers, or ``None``."""
     dtype = x.dtype
     if dtype is None:
         return Kept(f"the type of its activation {x.value.name} is not known")
@@ -206,12 +206,9 @@ def _check_types(x: _Dequantised, weight: Weight) -> Kept | None:
         before = get_input(producer, 0)
         if before is not None and _is_qdq(before.producer(), "DequantizeLinear"):
             return Kept("its activation is quantised twice in a row, which onnxruntime merges")
-    if dtype == ir.DataType.INT8:
-        if weight.tensor.dtype != ir.DataType.INT8:
-            return Kept("its activation is int8 and its weight uint8, so onnxruntime computes in float")
-        if producer is None or not _is_signed_pair(producer, x.node):
-            return Kept("its int8 activation is not between one QuantizeLinear and one DequantizeLinear of its own, "
-                        "so onnxruntime computes in float on x86")  # fmt: skip
+    if dtype == ir.DataType.INT8 and (producer is None or not _is_signed_pair(producer, x.node)):
+        return Kept("its int8 activation is not between one QuantizeLinear and one DequantizeLinear of its own, "
+                    "so onnxruntime computes in float on x86")  # fmt: skip
     return None
 
 
@@ -222,10 +219,30 @@ def _is_signed_pair(quantise: ir.Node, dequantise: ir.Node) -> bool:
     between, behind = quantise.outputs[0], dequantise.outputs[0]
     if len(between.uses()) != 1 or between.is_graph_output() or len(behind.uses()) + behind.is_graph_output() != 1:
         return False
+    if any(_same_parameters(quantise, other) for other in _siblings(quantise)):
+        return False  # onnxruntime makes one node of the two, and then it has two readers
     zero_points = [constant_array(get_input(node, 2)) for node in (quantise, dequantise)]
     return all(array is not None and array.size == 1 and array.dtype == np.int8 for array in zero_points) and (
         zero_points[0] == zero_points[1]
     )
+
+
+def _siblings(node: ir.Node) -> list[ir.Node]:
+    """Return the other nodes of the same operator that read the same first input."""
+    value = node.inputs[0]
+    users = () if value is None else value.consumers()
+    return [user for user in users if user is not node and is_op(user, node.op_type, node.domain)]
+
+
+def _same_parameters(node: ir.Node, other: ir.Node) -> bool:
+    """Tell whether the inputs behind the first are the same values or equal constants."""
+    if len(node.inputs) != len(other.inputs):
+        return False
+    for left, right in zip(node.inputs[1:], other.inputs[1:], strict=True):
+        a, b = constant_array(left), constant_array(right)
+        if left is not right and (a is None or b is None or not np.array_equal(a, b)):
+            return False
+    return True
 
 
 def _destination(node: ir.Node) -> _Quantised | Kept | None:
@@ -238,6 +255,8 @@ def _destination(node: ir.Node) -> _Quantised | Kept | None:
     if any(user.graph is not node.graph for user, _ in uses):
         return Kept("its result is used inside another graph")
     if len(uses) != 1:
+        if (reason := _read_twice(output)) is not None:
+            return reason
         if any(_is_qdq(user, "QuantizeLinear") for user, _ in uses):
             return Kept("its result is used beside its QuantizeLinear, so onnxruntime computes in float")
         return None
@@ -257,12 +276,20 @@ def _destination(node: ir.Node) -> _Quantised | Kept | None:
     return _moved_up(user)
 
 
+def _read_twice(value: ir.Value) -> Kept | None:
+    """Return a reason if an operator reads ``value`` twice: merged, the two would be the only reader of it."""
+    operators = [(user.domain, user.op_type) for user in value.consumers() if not _is_qdq(user, "QuantizeLinear")]
+    if len(set(operators)) == len(operators):
+        return None
+    return Kept("the same operator reads its result twice, and onnxruntime may make one node of them")
+
+
 def _behind_clip(output: ir.Value, clip: ir.Node) -> _Quantised | Kept | None:
     """Return what follows a Relu or Clip: the QuantizeLinear if its saturation does the clipping already."""
     clipped = clip.outputs[0]
     users = clipped.consumers()
     if len(clipped.uses()) != 1 or clipped.is_graph_output():
-        return None
+        return _read_twice(clipped)
     float_ = Kept(f"a {clip.op_type} is behind it, so onnxruntime computes in float")
     quantise = users[0]
     if not _is_qdq(quantise, "QuantizeLinear") or quantise.graph is not clip.graph or output.is_graph_output():
@@ -303,8 +330,13 @@ def _moved_up(user: ir.Node) -> _Quantised | None:
     return None
 
 
-def _output_parameters(quantise: ir.Node, x_type: ir.DataType | None) -> _Output | Kept:
-    """Return scale and zero point of the result, or why onnxruntime would not requantise to it."""
+def _output_parameters(quantised: _Quantised) -> _Output | Kept:
+    """Return scale and zero point of the result, or why onnxruntime would not requantise to it.
+
+    The activation counts as uint8 here, which an int8 one in a pair of its own becomes; the result has to be uint8
+    as well, or become it in the same way.
+    """
+    quantise = quantised.node
     scale, zero_point = get_input(quantise, 1), get_input(quantise, 2)
     if scale is None:
         return Kept("its QuantizeLinear has no scale")
@@ -316,14 +348,16 @@ def _output_parameters(quantise: ir.Node, x_type: ir.DataType | None) -> _Output
         given: ir.Value | NewConstant = NewConstant(np.zeros((), np.uint8), f"{scale.name}.zero_point")
     else:
         dtype, given = known_dtype(zero_point), zero_point
-    if dtype != x_type:
+    if dtype not in _EIGHT_BIT or (dtype == ir.DataType.INT8 and zero_point is None):
         return Kept("its activation and result are quantised to different types, so onnxruntime computes in float")
-    if dtype == ir.DataType.INT8:
-        output = quantise.outputs[0]
-        uses = list(output.uses())
-        if output.is_graph_output() or len(uses) != 1 or not _is_signed_pair(quantise, uses[0].node):
+    readers = quantise.outputs[0].consumers()
+    if not quantised.moved:
+        if dtype == ir.DataType.INT8 and not (len(readers) == 1 and _is_signed_pair(quantise, readers[0])):
             return Kept("its int8 result is not between one QuantizeLinear and one DequantizeLinear of its own, "
                         "so onnxruntime computes in float on x86")  # fmt: skip
+        behind = [user for reader in readers for output in reader.outputs for user in output.consumers()]
+        if any(_is_qdq(user, "QuantizeLinear") for user in behind):
+            return Kept("its result is quantised twice in a row, which onnxruntime merges")
     if isinstance(given, ir.Value) and (reason := one_value(given, "output zero point")) is not None:
         return reason
     return _Output(scale, given)

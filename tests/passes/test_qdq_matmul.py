@@ -55,7 +55,7 @@ def exact(model: onnx.ModelProto, shape: tuple[int, ...] = (9, K)) -> Lowered:
     return assert_exact(model, {"x": floats(shape, 11) * 3}, optimised=True)
 
 
-TYPES = [(np.uint8, np.int8), (np.uint8, np.uint8), (np.int8, np.int8)]
+TYPES = [(np.uint8, np.int8), (np.uint8, np.uint8), (np.int8, np.int8), (np.int8, np.uint8)]
 SIZES = pytest.mark.parametrize("size", [(), (N,)], ids=["per_tensor", "per_column"])
 
 
@@ -177,6 +177,13 @@ def test_multiplications_in_a_row(x_type: type, w_type: type) -> None:
     assert [reason for _, reason in lowered.outcome] == [None, None]
 
 
+@pytest.mark.parametrize(("x_type", "y_type"), [(np.uint8, np.int8), (np.int8, np.uint8)])
+def test_types_that_differ_until_both_are_uint8(x_type: type, y_type: type) -> None:
+    constants = {**parameters(x_type), "yz": np.array(3, y_type)}
+    lowered = exact(qdq_model(constants, [PRODUCT, *QUANTISED]))
+    assert lowered.outcome == [("DequantizeLinear+MatMul+QuantizeLinear", None)]
+
+
 def test_int8_result_read_by_something_else_stays_exact() -> None:
     """onnxruntime adds and multiplies in integers behind it, but only when the int8 pairs have become uint8."""
     constants = parameters(np.int8) | {"zs": scales((), 23, 8), "zz": np.array(3, np.int8)}
@@ -225,14 +232,24 @@ NEG = helper.make_node("Neg", ["r"], ["y"])
             "onnxruntime may fuse the Add behind it into a Gemm, and then computes that in float",
         ),
         (
-            [PRODUCT, *QUANTISED], {"yz": np.array(3, np.int8)},
-            "its activation and result are quantised to different types, so onnxruntime computes in float",
+            [PRODUCT, quantise("r", "yq", "y"), dequantise("yq", "t", "y"), quantise("t", "zq", "z"),
+             dequantise("zq", "y", "z")], {"zs": scales((), 9, 5), "zz": np.array(9, np.uint8)},
+            "its result is quantised twice in a row, which onnxruntime merges",
         ),
         (
-            [PRODUCT, *QUANTISED],
-            {"w": integers(np.uint8, (K, N), 1), "wz": np.array(3, np.uint8), "xz": np.array(3, np.int8),
-             "yz": np.array(3, np.int8)},
-            "its activation is int8 and its weight uint8, so onnxruntime computes in float",
+            [quantise("xd", "vq", "v"), dequantise("vq", "vd", "v"), helper.make_node("MatMul", ["vd", "wd"], ["r"]),
+             NEG], {"vs": scales((), 9, 5), "vz": np.array(9, np.uint8)},
+            "its activation is quantised twice in a row, which onnxruntime merges",
+        ),
+        (
+            [PRODUCT, quantise("r", "yq", "y"), dequantise("yq", "t", "y"), helper.make_node("Mul", ["t", "t"], ["y"])],
+            {"yz": np.array(3, np.int8)},
+            "its int8 result is not between one QuantizeLinear and one DequantizeLinear of its own, so onnxruntime "
+            "computes in float on x86",
+        ),
+        (
+            [PRODUCT, *QUANTISED], {"yz": np.array(3, np.int16)},
+            "its activation and result are quantised to different types, so onnxruntime computes in float",
         ),
         (
             [helper.make_node("Reshape", ["wd", "to"], ["wr"]), helper.make_node("MatMul", ["xd", "wr"], ["r"]), NEG],
@@ -264,7 +281,9 @@ NEG = helper.make_node("Neg", ["r"], ["y"])
 def test_refusals(middle: list[onnx.NodeProto], constants: dict[str, np.ndarray], reason: str) -> None:
     axis = 0 if constants.get("ws", np.zeros(())).shape == (K,) else None
     output = (N, "m") if middle[-1].op_type == "Transpose" else ("m", N)
-    lowered = lower(qdq_model(parameters() | constants, middle, axis=axis, output=output))
+    opset = 21 if constants.get("yz", np.zeros(())).dtype == np.int16 else 18
+    model = qdq_model(parameters() | constants, middle, axis=axis, output=output, opset=opset)
+    lowered = lower(model)
     assert [why for _, why in lowered.outcome] == [reason]
     assert not lowered.modified
 
