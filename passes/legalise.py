@@ -238,7 +238,8 @@ class _Parts:
         bound += np.abs(self.bias.astype(np.float64))
         if self.run_time_bias is not None:
             bound += _MAX_ACCUMULATOR
-        return np.minimum(bound, _MAX_ACCUMULATOR)
+        limited: np.ndarray = np.minimum(bound, _MAX_ACCUMULATOR)
+        return limited
 
 
 class _Run:

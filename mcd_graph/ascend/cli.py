@@ -4,6 +4,7 @@ import typer
 
 from mcd_graph.ascend.cflags_command import cflags
 from mcd_graph.ascend.compress_command import compress
+from mcd_graph.ascend.export_command import export
 
 __all__ = ["app"]
 
@@ -14,4 +15,5 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(compress)
+app.command()(export)
 app.command()(cflags)

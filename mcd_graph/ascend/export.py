@@ -1,0 +1,244 @@
+"""The way to ATC: a strict model, the parser plugin's source, the command, and what stands in the way.
+
+Nothing here was ever run on a device, and CANN's own list of operators says that this one does not work in graphs. So
+the result is called device-ready only as far as can be told without a device, and never with weights of the open codec.
+"""
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common_passes
+
+from mcd_graph.ascend.codec import CODEC_KEY, Codec, codec_of
+from mcd_graph.ascend.excutor import run_excutor
+from mcd_graph.ascend.guide import write_guide
+from mcd_graph.compress import files_of
+from mcd_graph.errors import InputError
+from mcd_graph.loading import ModelSource, load_model
+from mcd_graph.operator import OP_DOMAIN, OP_TYPE
+from mcd_graph.passes import LegalisePass, LegalSite, plan_lowering
+from mcd_graph.saving import ModelWriter, refuse_existing, write_text
+from mcd_graph.weights import pack_weight
+
+__all__ = ["DEFAULT_SOC", "AscendExport", "export_model"]
+
+DEFAULT_SOC = "Ascend310P3"
+
+_SCRIPT = """\
+#!/usr/bin/env bash
+# Builds the parser plugin and converts the model. Needs CANN's environment: source its set_env.sh first.
+set -euo pipefail
+{steps}"""
+
+_STEPS = """\
+cd "$(dirname "$0")"
+cmake -S plugin -B plugin/build
+cmake --build plugin/build
+export ASCEND_CUSTOM_OPP_PATH="$PWD/plugin${{ASCEND_CUSTOM_OPP_PATH:+:$ASCEND_CUSTOM_OPP_PATH}}"
+{atc}
+"""
+
+_PLUGIN = ("mcd_onnx_plugin.cpp", "CMakeLists.txt")
+_ATC_OPSETS = (11, 18)
+_ATC_INPUTS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.UINT8)
+
+
+@dataclasses.dataclass(frozen=True)
+class AscendExport:
+    """What an export wrote.
+
+    Attributes:
+        folder: where.
+        sites: what became of each matrix multiplication.
+        codec: of the weights; ``None`` if there are none.
+        obstacles: why the result is not ready for a device; empty if nothing is known that stands in the way.
+        doubts: what may or may not turn out to stand in the way.
+        atc: the command that is to convert the model.
+    """
+
+    folder: Path
+    sites: tuple[LegalSite, ...]
+    codec: Codec | None
+    obstacles: tuple[str, ...]
+    doubts: tuple[str, ...]
+    atc: str
+
+    @property
+    def device_ready(self) -> bool:
+        """Nothing is known that stands in the way. It was not tried."""
+        return not self.obstacles
+
+
+def export_model(
+    model_input: ModelSource,
+    folder: str | os.PathLike[str],
+    *,
+    soc: str = DEFAULT_SOC,
+    compressor: str | os.PathLike[str] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    max_rows: int | None = None,
+    force: bool = False,
+) -> AscendExport:
+    """Write a model in the strict form, with all that ATC needs besides.
+
+    Args:
+        model_input: a model, compressed or not, or a quantised one that can be.
+        folder: made if it is missing. Gets ``model.onnx``, ``model.data``, ``plugin/``, ``convert.sh``, ``README.md``.
+        soc: ATC's name of the chip.
+        compressor: path of an installed ``compress_excutor``, which writes the device's codec. Without it the weights
+            have the open codec: the model runs on the CPU, and the result is not device-ready.
+        input_shapes: sizes of the model's inputs, by name, where it leaves them open.
+        max_rows: cut activations into chunks of at most this many rows.
+        force: replace files that are there.
+
+    Returns:
+        What was written, and what stands in the way.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        FileExistsError: a file is there and ``force`` is not set.
+        InputError: the model cannot be used, holds nothing for the operator, or ``compress_excutor`` failed.
+        OSError: a file cannot be written.
+    """
+    folder = Path(folder)
+    model = load_model(model_input)
+    if model.functions:
+        model = common_passes.InlinePass()(model).model
+    _set_input_shapes(model, input_shapes or {})
+    plan = plan_lowering(model)
+    plan.apply({key: pack_weight(job.array()) for key, job in plan.weights.items()})
+    if max_rows is not None:
+        model = common_passes.ShapeInferencePass()(model).model
+    texts = [folder / "README.md", folder / "convert.sh", *(folder / "plugin" / name for name in _PLUGIN)]
+    for path in texts:
+        refuse_existing(path, force=force)
+    folder.mkdir(parents=True, exist_ok=True)
+    with ModelWriter(folder / "model.onnx", force=force, sources=files_of(model_input)) as writer:
+
+        def pack(name: str, weight: np.ndarray) -> tuple[ir.TensorProtocol, np.ndarray, np.ndarray]:
+            if compressor is None:
+                packed = pack_weight(weight)
+                x2, index, info = np.asarray(packed.x2), packed.compress_index, packed.compress_info
+            else:
+                x2, index, info = run_excutor(compressor, weight, name=name)
+            return writer.add(f"{name}.strict.x2", x2), index, info
+
+        legalise = LegalisePass(max_rows=max_rows, pack=pack)
+        try:
+            legalise(model)
+        except ir.passes.PassError as error:
+            raise InputError(str(error.__cause__ or error)) from None
+        strict = [node for node in model.graph.all_nodes() if (node.domain, node.op_type) == (OP_DOMAIN, OP_TYPE)]
+        if not any(site.status == "strict" for site in legalise.sites):
+            raise InputError(f"nothing to export: {_why_nothing(legalise.sites)}")
+        codec = _codec_of(strict)
+        obstacles, doubts = tuple(_obstacles(model, legalise.sites, codec)), tuple(_doubts(model))
+        model.metadata_props[CODEC_KEY] = codec
+        _name_nodes(model)
+        atc = _atc_command(model, soc)
+        writer.commit(model)
+    result = AscendExport(folder, tuple(legalise.sites), codec, obstacles, doubts, atc)
+    _write_texts(result, soc, compressor, force=force)
+    return result
+
+
+def _set_input_shapes(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    inputs = {value.name: value for value in model.graph.inputs}
+    for name, shape in shapes.items():
+        value = inputs.get(name)
+        if value is None:
+            raise InputError(f"the model has no input {name!r}; it has {', '.join(map(str, inputs))}")
+        if value.shape is not None:
+            fits = len(value.shape) == len(shape) and all(
+                not isinstance(dim, int) or dim == size for dim, size in zip(value.shape, shape, strict=True)
+            )
+            if not fits:
+                raise InputError(f"input {name!r} has shape {value.shape}, which is not {shape}")
+        value.shape = ir.Shape(shape)
+
+
+def _codec_of(nodes: list[ir.Node]) -> Codec:
+    codecs = set()
+    for node in nodes:
+        value = node.inputs[1]
+        if value is not None and value.const_value is not None:
+            codecs.add(codec_of(value.const_value.numpy()))
+    if len(codecs) != 1:
+        raise InputError("the weights are of two codecs")
+    return codecs.pop()
+
+
+def _obstacles(model: ir.Model, sites: list[LegalSite], codec: Codec) -> list[str]:
+    """Return what is known to stand between the model and a device, a sentence each."""
+    found = []
+    if codec == "open":
+        found.append(
+            "the weights carry the open codec, which no device reads: export again where CANN is installed, with "
+            "--compressor and the path of its compress_excutor"
+        )
+    found += [f"node {site.name} is not strict: {site.reason}" for site in sites if site.status == "kept"]
+    opset = model.opset_imports.get("", 0)
+    if not _ATC_OPSETS[0] <= opset <= _ATC_OPSETS[1]:
+        found.append(f"ATC takes opset {_ATC_OPSETS[0]} to {_ATC_OPSETS[1]}; the model's is {opset}")
+    for value in model.graph.inputs:
+        if value.shape is None or not all(isinstance(dim, int) for dim in value.shape):
+            found.append(f"input {value.name} has no fixed shape: give it with --input-shape")
+    return found
+
+
+def _doubts(model: ir.Model) -> list[str]:
+    others = [value for value in model.graph.inputs if value.dtype not in _ATC_INPUTS]
+    kinds = {str(value.name): "of no type" if value.dtype is None else value.dtype.name.lower() for value in others}
+    return [f"input {name} is {kind}; ATC's guide lists float32, float16 and uint8" for name, kind in kinds.items()]
+
+
+def _why_nothing(sites: list[LegalSite]) -> str:
+    if not sites:
+        return "the model has no matrix multiplication for the operator"
+    return f"all {len(sites)} matrix multiplications are kept, the first because {sites[0].reason}"
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Give every node a name that no other has: ATC refuses the rest."""
+    common_passes.NameFixPass()(model)
+    taken: set[str] = set()
+    for node in model.graph.all_nodes():
+        base = node.name or node.op_type
+        name, count = base, 0
+        while name in taken:
+            count += 1
+            name = f"{base}_{count}"
+        node.name = name
+        taken.add(name)
+
+
+def _atc_command(model: ir.Model, soc: str) -> str:
+    shapes = ";".join(
+        f"{value.name}:{','.join(str(dim) for dim in value.shape)}"
+        for value in model.graph.inputs
+        if value.shape is not None and all(isinstance(dim, int) for dim in value.shape)
+    )
+    command = ["atc", "--framework=5", "--model=model.onnx", "--output=model", f"--soc_version={soc}"]
+    return shlex.join([*command, *([f"--input_shape={shapes}"] if shapes else [])])
+
+
+def _write_texts(result: AscendExport, soc: str, compressor: str | os.PathLike[str] | None, *, force: bool) -> None:
+    plugin = result.folder / "plugin"
+    plugin.mkdir(exist_ok=True)
+    for name in _PLUGIN:
+        source = files("mcd_graph.ascend").joinpath("plugin", name).read_text(encoding="utf-8")
+        write_text(plugin / name, source, force=force)
+    steps = _STEPS.format(atc=result.atc)
+    if not result.device_ready:
+        lines = ["not device-ready:", *(f"- {obstacle}" for obstacle in result.obstacles)]
+        steps = "".join(f"echo {shlex.quote(line)} >&2\n" for line in lines) + "exit 1\n"
+    script = _SCRIPT.format(steps=steps)
+    write_text(result.folder / "convert.sh", script, force=force)
+    (result.folder / "convert.sh").chmod(0o755)
+    write_text(result.folder / "README.md", write_guide(result, soc, compressor is not None), force=force)
