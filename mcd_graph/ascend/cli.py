@@ -4,6 +4,7 @@ import typer
 
 from mcd_graph.ascend.cflags_command import cflags
 from mcd_graph.ascend.compress_command import compress
+from mcd_graph.ascend.doctor_command import doctor
 from mcd_graph.ascend.export_command import export
 
 __all__ = ["app"]
@@ -16,4 +17,5 @@ app = typer.Typer(
 )
 app.command()(compress)
 app.command()(export)
+app.command()(doctor)
 app.command()(cflags)

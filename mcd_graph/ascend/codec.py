@@ -38,6 +38,7 @@ TILE = (128, 256)
 
 _FRACTAL = (16, 32)
 _MAGIC = b"MCDW"
+_SIZES = slice(16, 32)  # where an open stream's header holds k and n
 
 
 def codec_of(x2: npt.NDArray[np.int8]) -> Codec:
@@ -87,13 +88,18 @@ def decode_open(
 ) -> npt.NDArray[np.int8]:
     """Decode an int8 weight (n, k) of the open codec.
 
+    A stand-in for ``compress_excutor`` sees whole fractals only, as that does, so its streams may hold the padding too.
+
     Raises:
         InputError: the stream is CANN's, which only the device reads, or it is damaged, or not int8.
     """
     if check_codec(name, x2, stated) != "open":
         raise InputError(f"weight {name} is a stream of CANN's codec, which only the device can read")
+    k, n = int(info[2]), int(info[3])
+    padded = np.array([*info[:2], k + -k % _FRACTAL[1], n + -n % _FRACTAL[0], info[4]], np.int64)
+    stored = x2[_SIZES].tobytes() == padded[2:4].astype("<i8").tobytes()
     try:
-        weight = _native.decode(x2, index, info)
+        weight = _native.decode(x2, index, padded if stored else info)[:n, :k]
     except ValueError as error:
         raise InputError(f"weight {name}: {error}") from None
     if weight.dtype != np.int8:
