@@ -86,7 +86,8 @@ class Weight:
 
     Attributes:
         value: the initialiser, or the output of the Constant node, that holds the bytes.
-        tensor: its tensor, int8 or uint8, of shape (k, n), or (n, k) when ``transposed``.
+        tensor: its tensor, int8 or uint8, of shape (k, n), or (n, k) when ``transposed``; more dimensions, all 1, may
+            follow (convolution kernels).
         transposed: the constant is stored as (n, k).
         path: constant nodes between ``value`` and the multiplication, the one nearest to ``value`` first.
     """
@@ -108,7 +109,7 @@ class Weight:
 
     def array(self) -> np.ndarray:
         """Return the weight as an (n, k) view of its own memory."""
-        stored = self.tensor.numpy()
+        stored = self.tensor.numpy().reshape(dimensions(self.tensor)[:2])
         return stored if self.transposed else stored.T
 
 
@@ -396,13 +397,16 @@ def only_consumer(value: ir.Value, graph: ir.Graph | ir.Function | None) -> ir.N
     return consumers[0]
 
 
-def find_weight(value: ir.Value | None, *, transposed: bool = False, path: tuple[ir.Node, ...] = ()) -> Weight | Kept:
+def find_weight(
+    value: ir.Value | None, *, transposed: bool = False, path: tuple[ir.Node, ...] = (), kernel: bool = False
+) -> Weight | Kept:
     """Return the constant int8 or uint8 matrix behind ``value``, or the reason why there is none.
 
     Args:
         value: the multiplication's input, or what a DequantizeLinear in front of it reads.
         transposed: the multiplication wants the transpose of ``value``.
         path: nodes between ``value`` and the multiplication that go when nobody else needs them.
+        kernel: a convolution's kernel of three or more dimensions is looked for, not a matrix.
     """
     if value is None:
         return Kept("it has no weight input")
@@ -421,7 +425,7 @@ def find_weight(value: ir.Value | None, *, transposed: bool = False, path: tuple
         return Kept(f"weight {value.name} is computed at run time" + (f" by {producer.op_type}" if producer else ""))
     if tensor.dtype not in _WEIGHT_TYPES:
         return Kept(f"weight {value.name} is {tensor.dtype.name.lower()}, not int8 or uint8")
-    if len(tensor.shape) != 2:
+    if len(tensor.shape) != 2 and not (kernel and len(tensor.shape) > 2):
         return Kept(f"weight {value.name} has {len(tensor.shape)} dimensions, not 2")
     if 0 in dimensions(tensor):
         return Kept(f"weight {value.name} is empty")

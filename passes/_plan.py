@@ -33,6 +33,7 @@ from mcd_graph.passes._common import (
 from mcd_graph.passes._unsigned import make_unsigned
 from mcd_graph.passes.matmul_integer import matmul_integer_rule
 from mcd_graph.passes.matmul_integer_to_float import dynamic_quantize_matmul_rule, matmul_integer_to_float_rule
+from mcd_graph.passes.pointwise_conv import conv_integer_rule, qlinear_conv_rule
 from mcd_graph.passes.qdq_matmul import gemm_qdq_rule, matmul_qdq_rule
 from mcd_graph.passes.qgemm import qgemm_rule
 from mcd_graph.passes.qlinear_matmul import qlinear_matmul_rule
@@ -44,7 +45,15 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["ALL_RULES", "LoweringPlan", "Site", "WeightJob", "plan_lowering", "reproduces_optimised"]
+__all__ = [
+    "ALL_RULES",
+    "CONVOLUTION_RULES",
+    "LoweringPlan",
+    "Site",
+    "WeightJob",
+    "plan_lowering",
+    "reproduces_optimised",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +71,10 @@ ALL_RULES: tuple[Rule, ...] = (
 
 #: Nodes that may stand between a weight and its multiplications; what counts is who reads their results.
 _LOOKED_THROUGH = ("DequantizeLinear", "Identity", "QuantizeLinear", "Reshape", "Transpose")
+
+
+#: Convolutions that are multiplications, for those who ask for them.
+CONVOLUTION_RULES: tuple[Rule, ...] = (conv_integer_rule, qlinear_conv_rule)
 
 
 class PackedWeight(Protocol):
@@ -263,6 +276,7 @@ def plan_lowering(
     *,
     include: str | None = None,
     exclude: str | None = None,
+    convolutions: bool = False,
     rules: Sequence[Rule] = ALL_RULES,
 ) -> LoweringPlan:
     """Look for quantised matrix multiplications in a model, its subgraphs and its functions; change nothing.
@@ -271,6 +285,7 @@ def plan_lowering(
         model: the model.
         include: regular expression; only nodes in whose name it is found are lowered.
         exclude: regular expression; nodes in whose name it is found are kept.
+        convolutions: look for convolutions with a 1x1 kernel as well.
         rules: the families to look for.
 
     Raises:
@@ -278,7 +293,7 @@ def plan_lowering(
     """
     wanted = re.compile(include) if include is not None else None
     unwanted = re.compile(exclude) if exclude is not None else None
-    by_operator = {(rule.domain, rule.op_type): rule for rule in rules}
+    by_operator = {(rule.domain, rule.op_type): rule for rule in (*rules, *(CONVOLUTION_RULES if convolutions else ()))}
     sites: list[Site] = []
     candidates: list[_Candidate] = []
     for node, function in all_nodes(model):

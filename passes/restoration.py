@@ -6,7 +6,9 @@ what the node has                         what it becomes
 no deq_scale                              MatMulInteger (+ Add of the int32 bias)
 float deq_scale                           MatMulInteger (+ Add), Cast to float, Mul (+ Add of the addend)
 uint64 deq_scale (Ascend's form)          the same with a float32 constant, and a Cast to float16 behind
-y_zero_point                              QLinearMatMul, or com.microsoft's QGemm when there is an int32 bias
+y_zero_point                              QLinearMatMul
+y_zero_point, int32 bias                  com.microsoft's QGemm for matrices; for other ranks the operators that it
+                                          consists of
 ========================================  ====================================================================
 
 The result computes the same bits as the node did. It need not be the graph that was compressed: a QLinearMatMul comes
@@ -37,6 +39,7 @@ from mcd_graph.passes._common import (
     get_input,
     graph_of,
     known_dtype,
+    known_rank,
     known_shape,
     place_constant,
     place_operands,
@@ -211,33 +214,38 @@ def _named(node: ir.Node) -> Iterator[None]:
 
 def _standard_form(lowered: _Lowered, weight: ir.Value) -> NewNode:
     """Return the node, with those in front of it, that computes what the lowered one did."""
-    x1, x1_zero_point, w_zero_point = (lowered.input(name) for name in ("x1", "x1_zero_point", "w_zero_point"))
-    bias, scale, addend = (lowered.input(name) for name in ("bias", "deq_scale", "addend"))
     y_zero_point = lowered.input("y_zero_point")
-    attribute = lowered.node.attributes.get("output_type")
     if y_zero_point is not None:
         return _requantised(lowered, weight, y_zero_point)
-    zero_points = [x1_zero_point, w_zero_point]
-    while zero_points and zero_points[-1] is None:
-        zero_points.pop()
-    result = NewNode("MatMulInteger", (x1, weight, *zero_points))
-    if bias is not None:
-        result = NewNode("Add", (NewOutput(result), bias))
+    result = _scaled(lowered, weight)
+    scale = lowered.input("deq_scale")
     if scale is None:
         return result
-    strict = known_dtype(scale) == ir.DataType.UINT64
-    factor: Operand = scale
-    if strict and (array := constant_array(scale)) is not None:
-        factor = NewConstant(array.astype(np.uint32).view(np.float32), f"{scale.name}.float")
-    result = NewNode("Cast", (NewOutput(result),), {"to": int(ir.DataType.FLOAT)})
-    result = NewNode("Mul", (NewOutput(result), factor))
-    if addend is not None:
-        result = NewNode("Add", (NewOutput(result), addend))
-    default = ir.DataType.FLOAT16 if strict else ir.DataType.FLOAT
+    attribute = lowered.node.attributes.get("output_type")
+    default = ir.DataType.FLOAT16 if known_dtype(scale) == ir.DataType.UINT64 else ir.DataType.FLOAT
     output_type = ir.DataType(attribute.as_int()) if attribute is not None else default
     if output_type != ir.DataType.FLOAT:
         result = NewNode("Cast", (NewOutput(result),), {"to": int(output_type)})
     return result
+
+
+def _scaled(lowered: _Lowered, weight: ir.Value) -> NewNode:
+    """Return the multiplication up to the float result; up to the int32 one where there is no scale."""
+    zero_points = [lowered.input("x1_zero_point"), lowered.input("w_zero_point")]
+    while zero_points and zero_points[-1] is None:
+        zero_points.pop()
+    result = NewNode("MatMulInteger", (lowered.input("x1"), weight, *zero_points))
+    bias, scale, addend = (lowered.input(name) for name in ("bias", "deq_scale", "addend"))
+    if bias is not None:
+        result = NewNode("Add", (NewOutput(result), bias))
+    if scale is None:
+        return result
+    factor: Operand = scale
+    if known_dtype(scale) == ir.DataType.UINT64 and (array := constant_array(scale)) is not None:
+        factor = NewConstant(array.astype(np.uint32).view(np.float32), f"{scale.name}.float")
+    result = NewNode("Cast", (NewOutput(result),), {"to": int(ir.DataType.FLOAT)})
+    result = NewNode("Mul", (NewOutput(result), factor))
+    return result if addend is None else NewNode("Add", (NewOutput(result), addend))
 
 
 def _requantised(lowered: _Lowered, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
@@ -258,8 +266,23 @@ def _requantised(lowered: _Lowered, weight: ir.Value, y_zero_point: ir.Value) ->
     ]
     if bias is None:
         return NewNode("QLinearMatMul", (*inputs, one, y_zero_point))
-    attributes = {"alpha": 1.0, "transA": 0, "transB": 0}
-    return NewNode("QGemm", (*inputs, bias, one, y_zero_point), attributes, domain=MS_DOMAIN)
+    if known_rank(lowered.input("x1")) == 2:
+        attributes = {"alpha": 1.0, "transA": 0, "transB": 0}
+        return NewNode("QGemm", (*inputs, bias, one, y_zero_point), attributes, domain=MS_DOMAIN)
+    return _requantised_step_by_step(lowered, weight, y_zero_point)
+
+
+def _requantised_step_by_step(lowered: _Lowered, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
+    """Return the operators of a requantisation: scale, clamp, round half to even, add the zero point."""
+    dtype = known_dtype(y_zero_point) or ir.DataType.UINT8
+    limits = np.iinfo(dtype.numpy())
+    offset = NewOutput(NewNode("Cast", (y_zero_point,), {"to": int(ir.DataType.FLOAT)}))
+    result = _scaled(lowered, weight)
+    for operator, limit, name in (("Max", limits.min, "lowest"), ("Min", limits.max, "highest")):
+        bound = NewNode("Sub", (NewConstant(np.array(limit, np.float32), name), offset))
+        result = NewNode(operator, (NewOutput(result), NewOutput(bound)))
+    result = NewNode("Add", (NewOutput(NewNode("Round", (NewOutput(result),))), offset))
+    return NewNode("Cast", (NewOutput(result),), {"to": int(dtype)})
 
 
 def _forget_domain(model: ir.Model) -> None:

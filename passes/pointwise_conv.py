@@ -1,0 +1,114 @@
+"""Convolutions with a 1x1 kernel, which are matrix multiplications over the channels. Only on request.
+
+::
+
+    y = ConvInteger(x, W, x_zp, w_zp)                       x: (batch, k, …), W: (n, k, 1, …), y: (batch, n, …)
+    ->
+    y = Transpose(MatmulCompressDequant(Transpose(x), W'))
+
+and the same of QLinearConv, with its bias and its requantisation.
+
+==============================  ======================================================================================
+accepted                        kernels of size 1 in every direction, strides and dilations of 1, one group, no
+                                padding; any number of spatial dimensions; zero points and scales per channel
+kept, with the reason           everything else; weights that are not constant
+==============================  ======================================================================================
+
+The two Transposes cost time that the convolution kernels of onnxruntime do not spend, while the file gets smaller:
+hence the option.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from mcd_graph.passes._common import (
+    Fused,
+    Kept,
+    Match,
+    NewNode,
+    NewOutput,
+    Result,
+    Rule,
+    Weight,
+    dimensions,
+    find_weight,
+    get_input,
+    int_attribute,
+    known_shape,
+    quantisation_column,
+    quantisation_vector,
+)
+from mcd_graph.passes._scales import fold_scales, fuse
+
+__all__ = ["conv_integer_rule", "qlinear_conv_rule"]
+
+
+def _match_conv_integer(node: ir.Node) -> Match | Kept:
+    x, w, x_zero_point, w_zero_point = (get_input(node, index) for index in range(4))
+    weight = _pointwise_weight(node, w)
+    if isinstance(weight, Kept):
+        return weight
+    if x is None:
+        return Kept("it has no activation input")
+    zero_point = quantisation_vector(w_zero_point, weight.n)
+    if isinstance(zero_point, Kept):
+        return zero_point
+    if x_zero_point is not None and known_shape(x_zero_point) not in ((), (1,), None):
+        return Kept(f"zero point {x_zero_point.name} is not one value")
+    last, _ = _permutations(weight)
+    x1 = NewOutput(NewNode("Transpose", (x,), {"perm": last}))
+    fused = Fused(x1, x1_zero_point=x_zero_point, w_zero_point=zero_point, output_type=ir.DataType.INT32)
+    return _replacement(node, weight, fused)
+
+
+def _match_qlinear_conv(node: ir.Node) -> Match | Kept:
+    x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, b = (
+        get_input(node, index) for index in range(9)
+    )
+    weight = _pointwise_weight(node, w)
+    if isinstance(weight, Kept):
+        return weight
+    if x is None or x_scale is None or w_scale is None or y_scale is None or y_zero_point is None:
+        return Kept("an input that QLinearConv needs is missing")
+    scale = fold_scales(x_scale, w_scale, y_scale, n=weight.n)
+    if isinstance(scale, Kept):
+        return scale
+    bias = quantisation_column(b, weight.n)
+    if isinstance(bias, Kept):
+        return bias
+    last, _ = _permutations(weight)
+    x1 = NewOutput(NewNode("Transpose", (x,), {"perm": last}))
+    fused = fuse(x1, x_zero_point, weight, w_zero_point, scale, bias=bias, y_zero_point=y_zero_point)
+    return fused if isinstance(fused, Kept) else _replacement(node, weight, fused)
+
+
+def _replacement(node: ir.Node, weight: Weight, fused: Fused) -> Match:
+    _, second = _permutations(weight)
+    result = NewOutput(NewNode("Transpose", (Result(),), {"perm": second}))
+    return Match(node.op_type, weight, fused, node.outputs[0], (node,), result)
+
+
+def _permutations(weight: Weight) -> tuple[list[int], list[int]]:
+    """Return the permutations that bring the channels from second to last place, and back."""
+    rank = len(dimensions(weight.tensor))
+    return [0, *range(2, rank), 1], [0, rank - 1, *range(1, rank - 1)]
+
+
+def _pointwise_weight(node: ir.Node, value: ir.Value | None) -> Weight | Kept:
+    """Return the kernel as a matrix, or why the node is more than a multiplication over the channels."""
+    weight = find_weight(value, transposed=True, kernel=True)
+    if isinstance(weight, Kept):
+        return weight
+    if any(size != 1 for size in dimensions(weight.tensor)[2:]):
+        return Kept("its kernel is larger than 1")
+    if int_attribute(node, "group", 1) != 1:
+        return Kept("it has several groups")
+    for name, neutral in (("strides", 1), ("dilations", 1), ("pads", 0)):
+        attribute = node.attributes.get(name)
+        if attribute is not None and any(number != neutral for number in attribute.as_ints()):
+            return Kept(f"its {name} are not all {neutral}")
+    return weight
+
+
+conv_integer_rule = Rule("conv_integer_rule", "", "ConvInteger", _match_conv_integer)
+qlinear_conv_rule = Rule("qlinear_conv_rule", "", "QLinearConv", _match_qlinear_conv)

@@ -1,0 +1,84 @@
+"""1x1 convolutions as multiplications: only on request, and then to the byte."""
+
+import numpy as np
+import onnx
+import pytest
+from lowering import assert_exact, integers, lower, make_model, scales
+from onnx import helper
+
+K, N = 30, 22
+"""Channels in and out."""
+
+
+def spatial(rank: int) -> tuple[int, ...]:
+    return (5, 4, 3)[:rank]
+
+
+def conv_integer(rank: int, w_type: type = np.uint8, zero_points: int = 2, **attributes: object) -> onnx.ModelProto:
+    constants = {
+        "w": integers(w_type, (N, K, *(1,) * rank), 1), "xz": np.array(120, np.uint8), "wz": integers(w_type, (), 2),
+    }  # fmt: skip
+    names = ["w", "xz", "wz"][: 1 + zero_points]
+    node = helper.make_node("ConvInteger", ["x", *names], ["y"], name="conv", **attributes)
+    return make_model(
+        [node], {"x": (np.uint8, ("b", K, *spatial(rank)))}, {"y": (np.int32, ("b", N, *spatial(rank)))},
+        {name: constants[name] for name in names},
+    )  # fmt: skip
+
+
+def qlinear_conv(rank: int, x_type: type, w_type: type, size: tuple[int, ...], *, bias: bool) -> onnx.ModelProto:
+    constants = {
+        "xs": scales((), 1), "xz": integers(x_type, (), 2), "w": integers(w_type, (N, K, *(1,) * rank), 3),
+        "ws": scales(size, 4), "wz": np.zeros(size, w_type), "ys": scales((), 6, 10), "yz": integers(x_type, (), 7),
+    }  # fmt: skip
+    if bias:
+        constants["b"] = np.random.default_rng(8).integers(-5000, 5000, N).astype(np.int32)
+    node = helper.make_node("QLinearConv", ["x", *constants], ["y"], name="conv", kernel_shape=[1] * rank)
+    return make_model(
+        [node], {"x": (x_type, ("b", K, *spatial(rank)))}, {"y": (x_type, ("b", N, *spatial(rank)))}, constants
+    )
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("zero_points", [0, 1, 2])
+def test_conv_integer(rank: int, zero_points: int) -> None:
+    model = conv_integer(rank, np.uint8, zero_points, strides=[1] * rank, pads=[0] * 2 * rank, group=1)
+    lowered = assert_exact(model, {"x": integers(np.uint8, (2, K, *spatial(rank)), 9)}, convolutions=True)
+    assert lowered.outcome == [("ConvInteger", None)]
+    assert lowered.op_types == ["Transpose", "MatmulCompressDequant", "Transpose"]
+    assert (lowered.plan.sites[0].k, lowered.plan.sites[0].n) == (K, N)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize(("x_type", "w_type"), [(np.uint8, np.int8), (np.uint8, np.uint8), (np.int8, np.int8)])
+@pytest.mark.parametrize("size", [(), (N,)], ids=["per_tensor", "per_channel"])
+@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+def test_qlinear_conv(rank: int, x_type: type, w_type: type, size: tuple[int, ...], bias: bool) -> None:
+    model = qlinear_conv(rank, x_type, w_type, size, bias=bias)
+    lowered = assert_exact(model, {"x": integers(x_type, (2, K, *spatial(rank)), 9)}, convolutions=True)
+    assert lowered.outcome == [("QLinearConv", None)]
+
+
+def test_without_the_option_nothing_happens() -> None:
+    lowered = lower(conv_integer(2))
+    assert lowered.outcome == []
+    assert not lowered.modified
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"strides": [2, 1]}, "its strides are not all 1"),
+        ({"pads": [0, 0, 0, 1]}, "its pads are not all 0"),
+        ({"dilations": [2, 2]}, "its dilations are not all 1"),
+        ({"group": 2}, "it has several groups"),
+    ],
+)
+def test_refusals(attributes: dict[str, object], reason: str) -> None:
+    assert lower(conv_integer(2, **attributes), convolutions=True).outcome == [("ConvInteger", reason)]
+
+
+def test_larger_kernels_are_kept() -> None:
+    model = conv_integer(2)
+    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(integers(np.uint8, (N, K, 3, 1), 1), "w"))
+    assert lower(model, convolutions=True).outcome == [("ConvInteger", "its kernel is larger than 1")]
