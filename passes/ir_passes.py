@@ -1,0 +1,109 @@
+"""The rewrites as onnx_ir passes, one a family, for graphs that are in memory anyway.
+
+::
+
+    onnx_ir.passes.Sequential(CompressMatMulIntegerPass(), CompressQLinearMatMulPass())(model)
+
+Each compresses the weights of its family itself. To compress them elsewhere, or to write them as they come, plan with
+:func:`mcd_graph.passes.plan_lowering`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import onnx_ir as ir
+from mcd_graph.passes._plan import ALL_RULES, CONVOLUTION_RULES, plan_lowering
+from mcd_graph.passes.matmul_integer import matmul_integer_rule
+from mcd_graph.passes.matmul_integer_to_float import dynamic_quantize_matmul_rule, matmul_integer_to_float_rule
+from mcd_graph.passes.qdq_matmul import gemm_qdq_rule, matmul_qdq_rule
+from mcd_graph.passes.qgemm import qgemm_rule
+from mcd_graph.passes.qlinear_matmul import qlinear_matmul_rule
+from mcd_graph.passes.restoration import plan_restoration
+
+from mcd_graph.weights import pack_weight
+
+if TYPE_CHECKING:
+    from mcd_graph.passes._common import Rule
+
+    from mcd_graph.weights import Profile
+
+__all__ = [
+    "CompressMatMulIntegerPass",
+    "CompressMatMulIntegerToFloatPass",
+    "CompressPass",
+    "CompressPointwiseConvPass",
+    "CompressQGemmPass",
+    "CompressQLinearMatMulPass",
+    "CompressQdqMatMulPass",
+    "RestorePass",
+]
+
+
+class CompressPass(ir.passes.InPlacePass):
+    """Compresses the weights of every form of quantised matrix multiplication; 1x1 convolutions excepted.
+
+    Args:
+        profile: ``fast``, ``balanced`` or ``small``.
+        include: regular expression; only nodes in whose name it is found are lowered.
+        exclude: regular expression; nodes in whose name it is found are kept.
+    """
+
+    rules: ClassVar[tuple[Rule, ...]] = ALL_RULES
+
+    def __init__(
+        self, *, profile: Profile = "balanced", include: str | None = None, exclude: str | None = None
+    ) -> None:
+        self.profile = profile
+        self.include = include
+        self.exclude = exclude
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Lower what the family's rules accept; ``modified`` says whether anything was."""
+        plan = plan_lowering(model, include=self.include, exclude=self.exclude, rules=self.rules)
+        packed = {key: pack_weight(job.array(), profile=self.profile) for key, job in plan.weights.items()}
+        return ir.passes.PassResult(model, plan.apply(packed))
+
+
+class CompressMatMulIntegerPass(CompressPass):
+    """Compresses the weights of MatMulInteger, with Cast, Mul and Add behind it."""
+
+    rules = (matmul_integer_rule,)
+
+
+class CompressQLinearMatMulPass(CompressPass):
+    """Compresses the weights of QLinearMatMul."""
+
+    rules = (qlinear_matmul_rule,)
+
+
+class CompressMatMulIntegerToFloatPass(CompressPass):
+    """Compresses the weights of com.microsoft's MatMulIntegerToFloat and DynamicQuantizeMatMul."""
+
+    rules = (matmul_integer_to_float_rule, dynamic_quantize_matmul_rule)
+
+
+class CompressQGemmPass(CompressPass):
+    """Compresses the weights of com.microsoft's QGemm."""
+
+    rules = (qgemm_rule,)
+
+
+class CompressQdqMatMulPass(CompressPass):
+    """Compresses the weights of MatMul and Gemm between DequantizeLinear and QuantizeLinear."""
+
+    rules = (matmul_qdq_rule, gemm_qdq_rule)
+
+
+class CompressPointwiseConvPass(CompressPass):
+    """Compresses the weights of ConvInteger and QLinearConv with a 1x1 kernel."""
+
+    rules = CONVOLUTION_RULES
+
+
+class RestorePass(ir.passes.InPlacePass):
+    """Turns every MatmulCompressDequant back into standard operators that compute the same bits."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Restore what can be restored; ``modified`` says whether anything was."""
+        return ir.passes.PassResult(model, plan_restoration(model).apply())
