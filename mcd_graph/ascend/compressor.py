@@ -26,7 +26,7 @@ from mcd_graph.ascend.files import PARTS, write_dat, write_note
 from mcd_graph.ascend.pickles import load_weights
 from mcd_graph.ascend.tensors import as_array, read_tensors, write_tensors
 from mcd_graph.errors import InputError
-from mcd_graph.saving import refuse_existing, write_text
+from mcd_graph.saving import refuse_existing, write_bytes
 
 __all__ = ["CompressConfig", "Compressor", "compress_file"]
 
@@ -162,7 +162,7 @@ class Compressor:
     def export(
         cls, arr: Mapping[str, npt.NDArray[Any]], path: str | os.PathLike[str], dtype: type[np.generic] = np.int8
     ) -> None:
-        """Write ``path/NAME.dat`` for each array: raw numbers, readable by the owner only.
+        """Write ``path/NAME.dat`` for each array: raw little-endian numbers without a header.
 
         Args:
             arr: one of the dicts that :meth:`run` returns.
@@ -221,7 +221,7 @@ class Compressor:
         folder = Path(path)
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         write_tensors(folder / safetensors_name, tensors, dict(note))
-        write_text(folder / json_name, json.dumps(description, indent=2), force=True)
+        write_bytes(folder / json_name, json.dumps(description, indent=2).encode(), force=True, mode=0o600)
 
     @property
     def codec(self) -> Codec:

@@ -1,4 +1,4 @@
-"""msModelSlim's .dat files: raw little-endian numbers without a header, one file a weight, readable by the owner only.
+"""msModelSlim's .dat files: raw little-endian numbers without a header, one file a weight.
 
 A folder that ``mcd ascend compress`` wrote also has a ``mcd.json`` that says which codec the streams are of. Folders
 that msModelSlim wrote have none; the open codec's streams are known by their magic number there as well.
@@ -24,7 +24,7 @@ PARTS: dict[str, type[np.generic]] = {"weight": np.int8, "index": np.int8, "info
 """The folders, one for each part of a compressed weight, and the type of the numbers in them."""
 
 _NOTE = "mcd.json"
-_OWNER_READS = 0o400
+_MODE = 0o640  # as msModelSlim 26.1 leaves them
 _LONGEST_NOTE = 1 << 16
 
 
@@ -49,7 +49,7 @@ def write_dat(folder: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[A
     Path(folder).mkdir(mode=0o750, parents=True, exist_ok=True)
     for path, (_, array) in files.items():
         little_endian = np.ascontiguousarray(array, np.dtype(dtype).newbyteorder("<"))
-        write_bytes(path, little_endian.tobytes(), force=True, mode=_OWNER_READS)
+        write_bytes(path, little_endian.tobytes(), force=True, mode=_MODE)
 
 
 def write_note(folder: str | os.PathLike[str], codec: Codec) -> None:
