@@ -103,7 +103,9 @@ class Header:
             require(not any(x2[7:11]), "no code without coded tiles")
         stored = list(x2[64 : 64 + ranks])
         require(len(set(stored)) == ranks, "the symbols by rank are all different")
-        self.ranks = stored + [symbol for symbol in range(256) if symbol not in stored]
+        others = [symbol for symbol in range(256) if symbol not in stored]
+        # Sorting is stable: of two at the same distance the smaller one stays first.
+        self.ranks = stored + sorted(others, key=lambda symbol: abs(symbol - stored[0]) if stored else 0)
         self.end = self.header_size(x2)
         require(self.end + 64 <= len(x2), "header and tail fit")
         require(not any(x2[64 + ranks : self.end]), "padding of the header")

@@ -116,9 +116,6 @@ pub trait TileKernel: Sync {
     /// Architecture, operand types, instruction set.
     fn name(&self) -> &'static str;
 
-    /// Rows up to which [`Self::multiply_coded`] is faster than decoding first.
-    fn fused_rows(&self) -> usize;
-
     /// Decodes a coded tile into kernel order.
     fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8]) -> bool;
 

@@ -13,10 +13,6 @@ impl TileKernel for Portable {
         "portable-u8i8i32-scalar"
     }
 
-    fn fused_rows(&self) -> usize {
-        0
-    }
-
     fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8]) -> bool {
         tile.decode(&code.code, &mut out[..extent.weights()]).is_ok()
     }

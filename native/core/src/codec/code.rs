@@ -61,7 +61,7 @@ impl Code {
         let share_from = |rank: usize| rarer[rank.min(ranked.len())];
         let (max_levels, cost_of_a_level) = match profile {
             Profile::Fast => (0, 0.0),
-            Profile::Balanced => (6, 0.005),
+            Profile::Balanced => (8, 0.002),
             Profile::Small => (MAX_LEVELS, 0.0),
         };
         let mut best: Option<(f64, f64, u8, u8, u8)> = None;
@@ -122,12 +122,18 @@ impl Code {
         &self.ranks
     }
 
-    /// All 256 symbols by rank: those with a stored rank, then the others by value.
+    /// All 256 symbols by rank: those with a stored rank, then the others by distance from the first, the smaller
+    /// first; so those that occur at all tend to come before rank 128, where look-ups become dearer.
     pub fn table(&self) -> [u8; 256] {
+        let mut table = [0; 256];
+        let (stored, others) = table.split_at_mut(self.ranks.len());
+        stored.copy_from_slice(&self.ranks);
         let mut used = [false; 256];
         self.ranks.iter().for_each(|&s| used[usize::from(s)] = true);
-        let mut symbols = self.ranks.iter().copied().chain((0..=255).filter(|&s: &u8| !used[usize::from(s)]));
-        std::array::from_fn(|_| symbols.next().expect("every symbol comes once"))
+        let mut rest: Vec<u8> = (0..=255).filter(|&s: &u8| !used[usize::from(s)]).collect();
+        rest.sort_by_key(|s| s.abs_diff(self.ranks[0]));
+        others.copy_from_slice(&rest);
+        table
     }
 }
 
@@ -156,9 +162,9 @@ mod tests {
     }
 
     #[test]
-    fn symbols_without_a_rank_follow_by_value() {
-        let table = Code::new(3, 2, 0, vec![5, 0, 200]).unwrap().table();
-        assert_eq!(table[..6], [5, 0, 200, 1, 2, 3]);
+    fn symbols_without_a_rank_follow_by_distance() {
+        let table = Code::new(3, 2, 0, vec![5, 4, 200]).unwrap().table();
+        assert_eq!(table[..8], [5, 4, 200, 6, 3, 7, 2, 8]);
         assert_eq!(table[255], 255);
     }
 

@@ -26,7 +26,6 @@ const WORK_PER_THREAD: usize = 1 << 17;
 struct Scratch {
     packed: Packed,
     acc: Vec<i32>,
-    symbols: Vec<u8>,
 }
 
 thread_local! {
@@ -101,8 +100,7 @@ impl Job<'_> {
         let geometry = self.weight.weight.geometry();
         let per_strip = geometry.tiles_k();
         let columns = geometry.tile_columns();
-        let (mut acc, mut symbols) =
-            SCRATCH.with_borrow_mut(|s| (std::mem::take(&mut s.acc), std::mem::take(&mut s.symbols)));
+        let mut acc = SCRATCH.with_borrow_mut(|s| std::mem::take(&mut s.acc));
         let mut at = tiles.start;
         let mut result = Ok(());
         while at < tiles.end && result.is_ok() {
@@ -111,7 +109,7 @@ impl Job<'_> {
             acc.clear();
             acc.resize(self.m * columns, 0);
             for t in at..end {
-                result = self.tile(t, packed, &mut acc, &mut symbols);
+                result = self.tile(t, packed, &mut acc);
                 if result.is_err() {
                     break;
                 }
@@ -123,12 +121,12 @@ impl Job<'_> {
             }
             at = end;
         }
-        SCRATCH.with_borrow_mut(|s| (s.acc, s.symbols) = (acc, symbols));
+        SCRATCH.with_borrow_mut(|s| s.acc = acc);
         result
     }
 
     /// Adds the products of tile `t`.
-    fn tile(&self, t: usize, packed: &Packed, acc: &mut [i32], symbols: &mut Vec<u8>) -> Result<(), Error> {
+    fn tile(&self, t: usize, packed: &Packed, acc: &mut [i32]) -> Result<(), Error> {
         let geometry = self.weight.weight.geometry();
         let shape = geometry.tile(t);
         let extent = Extent { panels: shape.panels, fractals: shape.fractals };
@@ -144,14 +142,7 @@ impl Job<'_> {
         match self.weight.weight.tile(self.x2, t)? {
             Tile::Coded(tile) => {
                 let code = self.weight.code.as_ref().expect("a coded tile has a code");
-                let ok = if self.m <= kernel.fused_rows() {
-                    kernel.multiply_coded(code, &tile, extent, rows, &mut acc)
-                } else {
-                    symbols.resize(extent.weights(), 0);
-                    let ok = kernel.decode(code, &tile, extent, symbols);
-                    kernel.multiply(symbols, extent, rows, &mut acc);
-                    ok
-                };
+                let ok = kernel.multiply_coded(code, &tile, extent, rows, &mut acc);
                 if !ok {
                     return Err(Error::Tile { tile: t, reason: "has changed since it was checked" });
                 }

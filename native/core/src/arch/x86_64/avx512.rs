@@ -32,6 +32,11 @@ const LINE: usize = 64;
 /// Bytes that the low 12 bits of an address tell apart.
 const PAGE: usize = 4096;
 
+/// Rows up to which each visits the groups while they are in registers; more are multiplied block by block.
+const FUSED_ROWS: usize = 12;
+/// Panels that are decoded before they are multiplied, and that a register tile spans.
+const BLOCK_PANELS: usize = 4;
+
 /// Proof that the processor has the instructions.
 #[derive(Debug)]
 pub struct Avx512(());
@@ -71,10 +76,6 @@ impl TileKernel for Avx512 {
         "x86_64-u8i8i32-avx512vnni"
     }
 
-    fn fused_rows(&self) -> usize {
-        12
-    }
-
     fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8]) -> bool {
         assert!(out.len() >= extent.weights());
         let mut sink = Store { out: out.as_mut_ptr(), fractals: extent.fractals };
@@ -96,6 +97,16 @@ impl TileKernel for Avx512 {
             let sums = unsafe { [_mm512_setzero_si512(); 2] };
             let mut sink = DotOne { x: rows.data().as_ptr(), acc: data, sums };
             decode_tile(code, tile, extent, &mut sink)
+        } else if rows.m() > FUSED_ROWS {
+            BLOCK.with_borrow_mut(|block| {
+                let bytes = BLOCK_PANELS * extent.fractals * FRACTAL;
+                if block.len() * LINE < bytes {
+                    block.resize(bytes.div_ceil(LINE), Line([0; LINE]));
+                }
+                let store = Store { out: block.as_mut_ptr().cast(), fractals: extent.fractals };
+                let mut sink = Blocks { store, extent, rows, acc: data, stride };
+                decode_tile(code, tile, extent, &mut sink)
+            })
         } else {
             let mut sink =
                 DotMany { x: rows.data().as_ptr(), x_stride: rows.stride(), m: rows.m(), acc: data, stride };
@@ -146,6 +157,8 @@ fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &mut Accumulators<'_>) {
 struct Line([u8; LINE]);
 
 thread_local! {
+    /// Symbols of a few panels.
+    static BLOCK: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
     /// Sums of the level that is being built, and of the one below it.
     static SUMS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
@@ -395,6 +408,34 @@ impl Sink for Store {
     unsafe fn panel_end(&mut self, _: usize) {}
 }
 
+/// Many rows: a few panels at a time are decoded, then multiplied with all rows while they are in the first cache.
+struct Blocks<'a> {
+    store: Store,
+    extent: Extent,
+    rows: Rows<'a>,
+    acc: *mut i32,
+    stride: usize,
+}
+
+impl Sink for Blocks<'_> {
+    #[inline(always)]
+    unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
+        // SAFETY: the store has room for `BLOCK_PANELS` panels.
+        unsafe { self.store.fractal(panel % BLOCK_PANELS, fractal, symbols) };
+    }
+    #[inline(always)]
+    unsafe fn panel_end(&mut self, panel: usize) {
+        let panels = panel % BLOCK_PANELS + 1;
+        if panels == BLOCK_PANELS || panel + 1 == self.extent.panels {
+            let extent = Extent { panels, fractals: self.extent.fractals };
+            let first = panel + 1 - panels;
+            // SAFETY: these panels are in the store; rows and accumulators cover the whole extent, as the caller of
+            // this sink promises, and so these columns of it.
+            unsafe { multiply(self.store.out, extent, &self.rows, self.acc.add(first * PANEL), self.stride) };
+        }
+    }
+}
+
 /// One row: the sums stay in registers for a panel.
 struct DotOne {
     x: *const i8,
@@ -468,7 +509,7 @@ unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, acc: *mu
     let panel_bytes = extent.fractals * FRACTAL;
     let mut panel = 0;
     while panel < extent.panels {
-        let wide = if extent.panels - panel >= 4 { 4 } else { 1 };
+        let wide = if extent.panels - panel >= BLOCK_PANELS { BLOCK_PANELS } else { 1 };
         let mut row = 0;
         while row < rows.m() {
             let high = (rows.m() - row).min(6);
