@@ -1,4 +1,4 @@
-"""The real msModelSlim with a stand-in for CANN's compressor: what it writes is read back exactly, and is what we write.
+"""The real msModelSlim with a stand-in for CANN's compressor: what it writes we read exactly, and write alike.
 
 Skipped where msModelSlim is not installed: ``pip install msmodelslim torch 'transformers<5'``, some gigabytes.
 """
