@@ -65,6 +65,9 @@ impl<'a> Rows<'a> {
 pub struct Accumulators<'a> {
     data: &'a mut [i32],
     stride: usize,
+    columns: usize,
+    /// Nothing was added yet: they hold anything, and count as zero.
+    fresh: bool,
 }
 
 impl<'a> Accumulators<'a> {
@@ -72,15 +75,37 @@ impl<'a> Accumulators<'a> {
     /// If `m` rows of `columns` do not fit.
     pub fn new(data: &'a mut [i32], stride: usize, m: usize, columns: usize) -> Self {
         assert!(m > 0 && columns <= stride && (m - 1) * stride + columns <= data.len());
-        Self { data, stride }
+        Self { data, stride, columns, fresh: false }
     }
-    /// All of them.
+    /// The same, to count as zero whatever they hold.
+    pub fn fresh(self) -> Self {
+        Self { fresh: true, ..self }
+    }
+    /// All of them, to be added to.
     pub fn data(&mut self) -> &mut [i32] {
+        if std::mem::take(&mut self.fresh) {
+            self.data.chunks_mut(self.stride).for_each(|row| {
+                let columns = self.columns.min(row.len());
+                row[..columns].fill(0);
+            });
+        }
         self.data
+    }
+    /// All of them, and whether they are to be overwritten instead of added to.
+    pub fn data_or_fresh(&mut self) -> (&mut [i32], bool) {
+        (self.data, std::mem::take(&mut self.fresh))
     }
     /// Distance of rows.
     pub fn stride(&self) -> usize {
         self.stride
+    }
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.data.len()
+    }
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.data.is_empty()
     }
 }
 
@@ -138,7 +163,7 @@ pub trait TileKernel: Sync {
     }
 
     /// Turns a row's sums into outputs.
-    fn finish(&self, sums: &mut [i32], terms: &Terms<'_>, out: OutputRow<'_>) {
+    fn finish(&self, sums: &[i32], terms: &Terms<'_>, out: OutputRow<'_>) {
         rows::finish(sums, terms, out);
     }
 }

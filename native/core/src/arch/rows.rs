@@ -94,68 +94,83 @@ pub fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
     sum
 }
 
-/// Finishes a row: corrects the sums in place and writes the output.
+/// Finishes a row: corrects its sums and writes the output.
 #[inline(always)]
-pub fn finish(sums: &mut [i32], terms: &Terms<'_>, out: OutputRow<'_>) {
+pub fn finish(sums: &[i32], terms: &Terms<'_>, out: OutputRow<'_>) {
     let columns = &terms.columns[..sums.len()];
     match terms.weight {
         WeightTerm::Scalar(weight) => {
             let row = weight.wrapping_mul(terms.row_sum);
-            sums.iter_mut().zip(columns).for_each(|(s, c)| *s = s.wrapping_add(*c).wrapping_sub(row));
+            write(sums.len(), |j| sums[j].wrapping_add(columns[j]).wrapping_sub(row), out);
         }
         WeightTerm::PerColumn(weight) => {
-            for ((s, c), w) in sums.iter_mut().zip(columns).zip(weight) {
-                *s = s.wrapping_add(*c).wrapping_sub(w.wrapping_mul(terms.row_sum));
-            }
+            let weight = &weight[..sums.len()];
+            let row = |j: usize| weight[j].wrapping_mul(terms.row_sum);
+            write(sums.len(), |j| sums[j].wrapping_add(columns[j]).wrapping_sub(row(j)), out);
         }
     }
+}
+
+/// Writes `count` outputs; `sum(j)` is the corrected sum of column j.
+#[inline(always)]
+fn write(count: usize, sum: impl Fn(usize) -> i32, out: OutputRow<'_>) {
     let mut chunk = [0f32; CHUNK];
     match out {
-        OutputRow::I32(out) => out.copy_from_slice(sums),
-        OutputRow::F32(out, scale, addend) => {
-            assert_eq!(out.len(), sums.len());
-            dequantise(sums, scale, addend, out);
-        }
+        OutputRow::I32(out) => out[..count].iter_mut().enumerate().for_each(|(j, out)| *out = sum(j)),
+        OutputRow::F32(out, scale, addend) => dequantise(sum, scale, addend, &mut out[..count]),
         OutputRow::F16(out, scale, addend) => {
-            for (i, (out, sums)) in out.chunks_mut(CHUNK).zip(sums.chunks(CHUNK)).enumerate() {
-                let (j, count) = (i * CHUNK, sums.len());
+            for (i, out) in out[..count].chunks_mut(CHUNK).enumerate() {
+                let (j0, count) = (i * CHUNK, out.len());
                 let chunk = &mut chunk[..count];
-                dequantise(sums, scale.columns(j, count), addend.map(|a| a.columns(j, count)), chunk);
+                let addend = addend.map(|a| a.columns(j0, count));
+                dequantise(|j| sum(j0 + j), scale.columns(j0, count), addend, chunk);
                 let mut halves = [f16::ZERO; CHUNK];
                 halves[..count].convert_from_f32_slice(chunk);
                 out.iter_mut().zip(halves).for_each(|(out, half)| *out = half.to_bits());
             }
         }
         OutputRow::U8(out, scale, zero) => {
-            for (i, (out, sums)) in out.chunks_mut(CHUNK).zip(sums.chunks(CHUNK)).enumerate() {
-                let chunk = &mut chunk[..sums.len()];
-                dequantise(sums, scale.columns(i * CHUNK, sums.len()), None, chunk);
+            for (i, out) in out[..count].chunks_mut(CHUNK).enumerate() {
+                let (j0, chunk) = (i * CHUNK, &mut chunk[..out.len()]);
+                dequantise(|j| sum(j0 + j), scale.columns(j0, chunk.len()), None, chunk);
                 out.iter_mut().zip(&*chunk).for_each(|(out, v)| *out = requantise(*v, zero, 0, 255) as u8);
             }
         }
         OutputRow::I8(out, scale, zero) => {
-            for (i, (out, sums)) in out.chunks_mut(CHUNK).zip(sums.chunks(CHUNK)).enumerate() {
-                let chunk = &mut chunk[..sums.len()];
-                dequantise(sums, scale.columns(i * CHUNK, sums.len()), None, chunk);
+            for (i, out) in out[..count].chunks_mut(CHUNK).enumerate() {
+                let (j0, chunk) = (i * CHUNK, &mut chunk[..out.len()]);
+                dequantise(|j| sum(j0 + j), scale.columns(j0, chunk.len()), None, chunk);
                 out.iter_mut().zip(&*chunk).for_each(|(out, v)| *out = requantise(*v, zero, -128, 127) as i8);
             }
         }
     }
 }
 
-/// `fp32(sum) · scale (+ addend)`.
+/// `fp32(sum) · scale (+ addend)`. The common cases are loops of their own over slices of one length, which compilers
+/// turn into vectors.
 #[inline(always)]
-fn dequantise(sums: &[i32], scale: Vector<'_>, addend: Option<Vector<'_>>, out: &mut [f32]) {
-    match scale {
-        Vector::Scalar(scale) => out.iter_mut().zip(sums).for_each(|(out, &s)| *out = s as f32 * scale),
-        Vector::PerColumn(scale) => {
-            out.iter_mut().zip(sums).zip(scale).for_each(|((out, &s), scale)| *out = s as f32 * scale);
+fn dequantise(sum: impl Fn(usize) -> i32, scale: Vector<'_>, addend: Option<Vector<'_>>, out: &mut [f32]) {
+    let count = out.len();
+    match (scale, addend) {
+        (Vector::Scalar(scale), None) => {
+            out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale);
         }
-    }
-    match addend {
-        None => {}
-        Some(Vector::Scalar(addend)) => out.iter_mut().for_each(|out| *out += addend),
-        Some(Vector::PerColumn(addend)) => out.iter_mut().zip(addend).for_each(|(out, a)| *out += a),
+        (Vector::Scalar(scale), Some(Vector::PerColumn(addend))) => {
+            let addend = &addend[..count];
+            out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale + addend[j]);
+        }
+        (Vector::PerColumn(scale), None) => {
+            let scale = &scale[..count];
+            out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale[j]);
+        }
+        (Vector::PerColumn(scale), Some(Vector::PerColumn(addend))) => {
+            let (scale, addend) = (&scale[..count], &addend[..count]);
+            out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale[j] + addend[j]);
+        }
+        (scale, Some(Vector::Scalar(addend))) => {
+            dequantise(sum, scale, None, out);
+            out.iter_mut().for_each(|out| *out += addend);
+        }
     }
 }
 

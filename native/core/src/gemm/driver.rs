@@ -106,18 +106,17 @@ impl Job<'_> {
         while at < tiles.end && result.is_ok() {
             let strip = at / per_strip;
             let end = tiles.end.min((strip + 1) * per_strip);
-            acc.clear();
             acc.resize(self.m * columns, 0);
             for t in at..end {
-                result = self.tile(t, packed, &mut acc);
+                result = self.tile(t, packed, &mut acc, t == at);
                 if result.is_err() {
                     break;
                 }
             }
             if end - at < per_strip {
-                parts.push(Part { strip, sums: acc.clone() });
+                parts.push(Part { strip, sums: std::mem::take(&mut acc) });
             } else if result.is_ok() {
-                self.finish(strip, &mut acc, packed);
+                self.finish(strip, &acc, packed);
             }
             at = end;
         }
@@ -125,15 +124,16 @@ impl Job<'_> {
         result
     }
 
-    /// Adds the products of tile `t`.
-    fn tile(&self, t: usize, packed: &Packed, acc: &mut [i32]) -> Result<(), Error> {
+    /// Adds the products of tile `t` to sums that count as zero if it is the first.
+    fn tile(&self, t: usize, packed: &Packed, acc: &mut [i32], first: bool) -> Result<(), Error> {
         let geometry = self.weight.weight.geometry();
         let shape = geometry.tile(t);
         let extent = Extent { panels: shape.panels, fractals: shape.fractals };
         let x = &packed.data[shape.fractal * FRACTAL_K..];
         let rows = Rows::new(x, packed.stride, self.m, extent.k());
         let stride = geometry.tile_columns();
-        let mut acc = Accumulators::new(acc, stride, self.m, extent.columns());
+        let acc = Accumulators::new(acc, stride, self.m, extent.columns());
+        let mut acc = if first { acc.fresh() } else { acc };
         let kernel = self.weight.kernel.tile();
         if let Some(decoded) = &self.weight.decoded {
             kernel.multiply(&decoded[self.weight.decoded_start(&shape)..], extent, rows, &mut acc);
@@ -160,14 +160,14 @@ impl Job<'_> {
     }
 
     /// Writes the outputs of a strip whose sums are complete.
-    fn finish(&self, strip: usize, acc: &mut [i32], packed: &Packed) {
+    fn finish(&self, strip: usize, acc: &[i32], packed: &Packed) {
         let geometry = self.weight.weight.geometry();
         let columns = geometry.tile_columns();
         let j0 = strip * geometry.tiling().n * PANEL;
         let count = columns.min(geometry.n() - j0);
         let kernel = self.weight.kernel.tile();
-        for (i, row) in acc.chunks_exact_mut(columns).enumerate() {
-            let row = &mut row[..count];
+        for (i, row) in acc.chunks_exact(columns).enumerate() {
+            let row = &row[..count];
             // SAFETY: row and columns exist, for `PreparedWeight::run` checked the output against m and n; a strip is
             // finished once, by the one thread that has all of its sums.
             let out = unsafe { self.output.row(i, j0, count) };
@@ -183,7 +183,7 @@ impl Job<'_> {
             while let Some(part) = parts.next_if(|p| p.strip == sum.strip) {
                 sum.sums.iter_mut().zip(part.sums).for_each(|(a, b)| *a = a.wrapping_add(b));
             }
-            self.finish(sum.strip, &mut sum.sums, packed);
+            self.finish(sum.strip, &sum.sums, packed);
         }
     }
 }

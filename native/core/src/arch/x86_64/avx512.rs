@@ -91,22 +91,25 @@ impl TileKernel for Avx512 {
         acc: &mut Accumulators<'_>,
     ) -> bool {
         check_operands(extent, &rows, acc);
-        let (stride, data) = (acc.stride(), acc.data().as_mut_ptr());
-        if rows.m() == 1 {
-            // SAFETY: setting a register to zero needs nothing but the feature, which `self` proves.
-            let sums = unsafe { [_mm512_setzero_si512(); 2] };
-            let mut sink = DotOne { x: rows.data().as_ptr(), acc: data, sums };
-            decode_tile(code, tile, extent, &mut sink)
-        } else if rows.m() > FUSED_ROWS {
-            BLOCK.with_borrow_mut(|block| {
+        let stride = acc.stride();
+        if rows.m() > FUSED_ROWS {
+            let (data, fresh) = acc.data_or_fresh();
+            return BLOCK.with_borrow_mut(|block| {
                 let bytes = BLOCK_PANELS * extent.fractals * FRACTAL;
                 if block.len() * LINE < bytes {
                     block.resize(bytes.div_ceil(LINE), Line([0; LINE]));
                 }
                 let store = Store { out: block.as_mut_ptr().cast(), fractals: extent.fractals };
-                let mut sink = Blocks { store, extent, rows, acc: data, stride };
+                let mut sink = Blocks { store, extent, rows, acc: data.as_mut_ptr(), stride, fresh };
                 decode_tile(code, tile, extent, &mut sink)
-            })
+            });
+        }
+        let data = acc.data().as_mut_ptr();
+        if rows.m() == 1 {
+            // SAFETY: setting a register to zero needs nothing but the feature, which `self` proves.
+            let sums = unsafe { [_mm512_setzero_si512(); 2] };
+            let mut sink = DotOne { x: rows.data().as_ptr(), acc: data, sums };
+            decode_tile(code, tile, extent, &mut sink)
         } else {
             let mut sink =
                 DotMany { x: rows.data().as_ptr(), x_stride: rows.stride(), m: rows.m(), acc: data, stride };
@@ -117,9 +120,10 @@ impl TileKernel for Avx512 {
     fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
         assert!(symbols.len() >= extent.weights());
         check_operands(extent, &rows, acc);
-        let (stride, data) = (acc.stride(), acc.data().as_mut_ptr());
+        let stride = acc.stride();
+        let (data, fresh) = acc.data_or_fresh();
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
-        unsafe { multiply(symbols.as_ptr(), extent, &rows, data, stride) };
+        unsafe { multiply(symbols.as_ptr(), extent, &rows, data.as_mut_ptr(), stride, fresh) };
     }
 
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
@@ -127,7 +131,7 @@ impl TileKernel for Avx512 {
         unsafe { pack(from, to) }
     }
 
-    fn finish(&self, sums: &mut [i32], terms: &Terms<'_>, out: OutputRow<'_>) {
+    fn finish(&self, sums: &[i32], terms: &Terms<'_>, out: OutputRow<'_>) {
         // SAFETY: `self` proves the features.
         unsafe { finish(sums, terms, out) }
     }
@@ -139,16 +143,16 @@ fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn finish(sums: &mut [i32], terms: &Terms<'_>, out: OutputRow<'_>) {
+fn finish(sums: &[i32], terms: &Terms<'_>, out: OutputRow<'_>) {
     rows::finish(sums, terms, out);
 }
 
 /// # Panics
 /// If the rows or accumulators do not cover the tile.
-fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &mut Accumulators<'_>) {
+fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &Accumulators<'_>) {
     let last = rows.m() - 1;
     assert!(last * rows.stride() + extent.k() <= rows.data().len());
-    assert!(last * acc.stride() + extent.columns() <= acc.data().len());
+    assert!(last * acc.stride() + extent.columns() <= acc.len());
 }
 
 /// A 64-byte load or store.
@@ -415,6 +419,7 @@ struct Blocks<'a> {
     rows: Rows<'a>,
     acc: *mut i32,
     stride: usize,
+    fresh: bool,
 }
 
 impl Sink for Blocks<'_> {
@@ -431,7 +436,10 @@ impl Sink for Blocks<'_> {
             let first = panel + 1 - panels;
             // SAFETY: these panels are in the store; rows and accumulators cover the whole extent, as the caller of
             // this sink promises, and so these columns of it.
-            unsafe { multiply(self.store.out, extent, &self.rows, self.acc.add(first * PANEL), self.stride) };
+            unsafe {
+                let acc = self.acc.add(first * PANEL);
+                multiply(self.store.out, extent, &self.rows, acc, self.stride, self.fresh);
+            }
         }
     }
 }
@@ -505,7 +513,7 @@ impl Sink for DotMany {
 /// # Safety
 /// All features of [`Avx512`]; symbols, rows and accumulators cover the extent.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, acc: *mut i32, stride: usize) {
+unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, acc: *mut i32, stride: usize, fresh: bool) {
     let panel_bytes = extent.fractals * FRACTAL;
     let mut panel = 0;
     while panel < extent.panels {
@@ -521,18 +529,18 @@ unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, acc: *mu
                 let xs = rows.stride();
                 let steps = extent.fractals * GROUPS;
                 match (high, wide) {
-                    (6, 4) => block::<6, 4>(w, panel_bytes, steps, x, xs, c, stride),
-                    (5, 4) => block::<5, 4>(w, panel_bytes, steps, x, xs, c, stride),
-                    (4, 4) => block::<4, 4>(w, panel_bytes, steps, x, xs, c, stride),
-                    (3, 4) => block::<3, 4>(w, panel_bytes, steps, x, xs, c, stride),
-                    (2, 4) => block::<2, 4>(w, panel_bytes, steps, x, xs, c, stride),
-                    (1, 4) => block::<1, 4>(w, panel_bytes, steps, x, xs, c, stride),
-                    (6, _) => block::<6, 1>(w, panel_bytes, steps, x, xs, c, stride),
-                    (5, _) => block::<5, 1>(w, panel_bytes, steps, x, xs, c, stride),
-                    (4, _) => block::<4, 1>(w, panel_bytes, steps, x, xs, c, stride),
-                    (3, _) => block::<3, 1>(w, panel_bytes, steps, x, xs, c, stride),
-                    (2, _) => block::<2, 1>(w, panel_bytes, steps, x, xs, c, stride),
-                    _ => block::<1, 1>(w, panel_bytes, steps, x, xs, c, stride),
+                    (6, 4) => block::<6, 4>(w, panel_bytes, steps, x, xs, c, stride, fresh),
+                    (5, 4) => block::<5, 4>(w, panel_bytes, steps, x, xs, c, stride, fresh),
+                    (4, 4) => block::<4, 4>(w, panel_bytes, steps, x, xs, c, stride, fresh),
+                    (3, 4) => block::<3, 4>(w, panel_bytes, steps, x, xs, c, stride, fresh),
+                    (2, 4) => block::<2, 4>(w, panel_bytes, steps, x, xs, c, stride, fresh),
+                    (1, 4) => block::<1, 4>(w, panel_bytes, steps, x, xs, c, stride, fresh),
+                    (6, _) => block::<6, 1>(w, panel_bytes, steps, x, xs, c, stride, fresh),
+                    (5, _) => block::<5, 1>(w, panel_bytes, steps, x, xs, c, stride, fresh),
+                    (4, _) => block::<4, 1>(w, panel_bytes, steps, x, xs, c, stride, fresh),
+                    (3, _) => block::<3, 1>(w, panel_bytes, steps, x, xs, c, stride, fresh),
+                    (2, _) => block::<2, 1>(w, panel_bytes, steps, x, xs, c, stride, fresh),
+                    _ => block::<1, 1>(w, panel_bytes, steps, x, xs, c, stride, fresh),
                 }
             }
             row += high;
@@ -554,6 +562,7 @@ unsafe fn block<const MR: usize, const NR: usize>(
     x_stride: usize,
     c: *mut i32,
     stride: usize,
+    fresh: bool,
 ) {
     let mut sums = [[_mm512_setzero_si512(); NR]; MR];
     for s in 0..steps {
@@ -575,7 +584,8 @@ unsafe fn block<const MR: usize, const NR: usize>(
             // SAFETY: i < MR, j < NR.
             unsafe {
                 let at = c.add(i * stride + j * PANEL).cast();
-                _mm512_storeu_si512(at, _mm512_add_epi32(_mm512_loadu_si512(at), *sum));
+                let before = if fresh { _mm512_setzero_si512() } else { _mm512_loadu_si512(at) };
+                _mm512_storeu_si512(at, _mm512_add_epi32(before, *sum));
             }
         }
     }
