@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
+from mcd_graph.passes._shapes import inferred_shape
 
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 
@@ -276,8 +277,9 @@ def known_shape(value: ir.Value | None, depth: int = 8) -> tuple[int | None, ...
     """
     if value is None:
         return None
-    if value.shape is not None:
-        return tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+    shape = inferred_shape(value)
+    if shape is not None:
+        return tuple(dim if isinstance(dim, int) else None for dim in shape)
     tensor = constant_tensor(value)
     if tensor is not None:
         return dimensions(tensor)

@@ -27,9 +27,11 @@ from mcd_graph.passes._common import (
     all_nodes,
     build,
     graph_of,
+    is_op,
     place_constant,
     remove_dead,
 )
+from mcd_graph.passes._shapes import infer_shapes
 from mcd_graph.passes._unsigned import make_unsigned
 from mcd_graph.passes.matmul_integer import matmul_integer_rule
 from mcd_graph.passes.matmul_integer_to_float import dynamic_quantize_matmul_rule, matmul_integer_to_float_rule
@@ -293,6 +295,8 @@ def plan_lowering(
     """
     wanted = re.compile(include) if include is not None else None
     unwanted = re.compile(exclude) if exclude is not None else None
+    if _wants_shapes(model):
+        infer_shapes(model)
     by_operator = {(rule.domain, rule.op_type): rule for rule in (*rules, *(CONVOLUTION_RULES if convolutions else ()))}
     sites: list[Site] = []
     candidates: list[_Candidate] = []
@@ -330,6 +334,17 @@ def plan_lowering(
             weights[keys[identity]] = WeightJob(keys[identity], weight)
         candidate.site.weight = keys[identity]
     return LoweringPlan(model, sites, candidates, weights)
+
+
+def _wants_shapes(model: ir.Model) -> bool:
+    """Tell whether a multiplication behind DequantizeLinear is followed by an Add and does not say its shape."""
+    for node in model.graph:
+        value = node.inputs[0] if is_op(node, "MatMul") else None
+        producer = None if value is None or value.shape is not None else value.producer()
+        dequantised = producer is not None and producer.op_type == "DequantizeLinear"
+        if dequantised and any(is_op(user, "Add") for user in node.outputs[0].consumers()):
+            return True
+    return False
 
 
 def reproduces_optimised(model: ir.Model) -> bool:

@@ -7,9 +7,11 @@ rewrite reproduces those, byte for byte. Where the optimiser would leave the mul
 
     MatMul(DQ(x1), DQ(W)) -> Q        as QLinearMatMul:  requantised with x1_scale * w_scale / y_scale
     MatMul(DQ(x1), DQ(W))             as MatMulIntegerToFloat:  float with x1_scale * w_scale
+    MatMul(DQ(x1), DQ(W)) + C -> Q    as the Gemm that onnxruntime makes of it, for matrices
     Gemm(DQ(x1), DQ(W), DQ(C)) -> Q   as QGemm:  C is added to the int32 sum
     Gemm(DQ(x1), DQ(W), DQ(C))        as QGemm with a float result
-    Gemm(DQ(x1), DQ(W), C) -> Q       C is brought to int32 as onnxruntime does: round(C / (x1_scale * w_scale))
+    Gemm(DQ(x1), DQ(W), C) -> Q       C is brought to int32: round(C / (x1_scale * w_scale)), as onnxruntime 1.21
+                                      and later do (1.20 computes in float)
 
 ==============================  ======================================================================================
 accepted                        uint8 and int8 activations, weights per tensor or per column, transA, transB, alpha;
@@ -49,6 +51,7 @@ from mcd_graph.passes._common import (
     int_attribute,
     is_op,
     known_dtype,
+    known_rank,
     known_shape,
     quantisation_column,
 )
@@ -84,11 +87,13 @@ class _Quantised:
     Attributes:
         node: the QuantizeLinear.
         between: nodes between the multiplication and it that go.
+        bias: what an Add between them adds, which onnxruntime makes a Gemm of.
         moved: onnxruntime moves it up past other nodes, so that those see its rounding; they and it stay.
     """
 
     node: ir.Node
     between: tuple[ir.Node, ...] = ()
+    bias: ir.Value | None = None
     moved: bool = False
 
 
@@ -147,6 +152,8 @@ def _match(
     scale = fold_scales(x.scale, w.scale, None if y is None else y.scale, alpha=alpha, n=weight.n)
     if isinstance(scale, Kept):
         return scale
+    if quantised is not None and quantised.bias is not None:
+        c = quantised.bias
     bias = None if c is None else _bias(node, c, x, w, weight, alpha=alpha, requantised=quantised is not None)
     if isinstance(bias, Kept):
         return bias
@@ -251,8 +258,19 @@ def _destination(node: ir.Node) -> _Quantised | Kept | None:
     A reason is returned where onnxruntime leaves the multiplication in float, or where it does something else.
     """
     output = node.outputs[0]
+    if node.op_type == "MatMul" and len(output.uses()) == 1 and not output.is_graph_output():
+        (add,) = output.consumers()
+        if is_op(add, "Add") and add.graph is node.graph and _may_become_gemm(node, add):
+            return _as_gemm(node, add)
+    return _behind(output, node.op_type)
+
+
+def _behind(output: ir.Value, op_type: str) -> _Quantised | Kept | None:
+    """Do as :func:`_destination` says for the result of a MatMul or Gemm."""
+    producer = output.producer()
+    graph = None if producer is None else producer.graph
     uses = list(output.uses())
-    if any(user.graph is not node.graph for user, _ in uses):
+    if any(user.graph is not graph for user, _ in uses):
         return Kept("its result is used inside another graph")
     if len(uses) != 1:
         if (reason := _read_twice(output)) is not None:
@@ -269,11 +287,23 @@ def _destination(node: ir.Node) -> _Quantised | Kept | None:
         return _behind_clip(output, user)
     if output.is_graph_output():
         return None
-    if node.op_type == "MatMul" and is_op(user, "Add") and _may_become_gemm(node, user):
-        return Kept("onnxruntime may fuse the Add behind it into a Gemm, and then computes that in float")
-    if node.op_type == "Gemm" and (is_op(user, "Transpose") or is_op(user, "Sum")):
+    if op_type == "Gemm" and (is_op(user, "Transpose") or is_op(user, "Sum")):
         return Kept(f"onnxruntime fuses the {user.op_type} behind it first")
     return _moved_up(user)
+
+
+def _as_gemm(node: ir.Node, add: ir.Node) -> _Quantised | Kept:
+    """Return what stands behind MatMul and Add where onnxruntime surely makes a Gemm of the two.
+
+    It does so for matrices and a vector over the columns; for higher ranks only since some release, and only with all
+    sizes known. The Gemm's bias is float, so without a QuantizeLinear it is computed in float.
+    """
+    bias = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
+    quantised = _behind(add.outputs[0], "Gemm")
+    sure = known_rank(get_input(node, 0)) == 2 and known_rank(bias) == 1 and constant_array(bias) is not None
+    if sure and isinstance(quantised, _Quantised) and not quantised.moved:
+        return dataclasses.replace(quantised, between=(add, *quantised.between), bias=bias)
+    return Kept("onnxruntime may fuse the Add behind it into a Gemm, and then computes that in float")
 
 
 def _read_twice(value: ir.Value) -> Kept | None:

@@ -129,6 +129,9 @@ def qdq(builder: Builder) -> None:
         y = builder.node("Gemm", inputs, **attributes)
     else:
         y = builder.node("MatMul", inputs)
+        if builder.flag():
+            shape = builder.draw(st.sampled_from([(n,), (n,), (), (1, n)]))
+            y = builder.node("Add", builder.pair(y, builder.constant(floats(shape, builder.seed()))))
     if builder.draw(st.integers(0, 3)) == 0:
         builder.values.append((y, n))
     if builder.draw(st.integers(0, 3)) == 0:

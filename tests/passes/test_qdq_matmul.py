@@ -140,6 +140,25 @@ def test_relu_that_saturation_makes_superfluous() -> None:
     assert lowered.outcome == [("DequantizeLinear+MatMul+Relu+QuantizeLinear", None)]
 
 
+@SIZES
+@pytest.mark.parametrize("order", [["r", "c"], ["c", "r"]], ids=["behind", "before"])
+@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
+@pytest.mark.parametrize("x_type", [np.uint8, np.int8])
+def test_add_between_matrix_product_and_quantisation(
+    size: tuple[int, ...], order: list[str], relu: bool, x_type: type
+) -> None:
+    """onnxruntime makes a Gemm of MatMul and Add, quantises its bias to int32, and multiplies in integers."""
+    constants = parameters(x_type, size=size) | {"c": floats((N,), 8), "yz": np.array(np.iinfo(x_type).min, x_type)}
+    middle = [
+        PRODUCT, helper.make_node("Add", order, ["a"]),
+        *([helper.make_node("Relu", ["a"], ["b"])] if relu else []),
+        quantise("b" if relu else "a", "yq", "y"), dequantise("yq", "y", "y"),
+    ]  # fmt: skip
+    lowered = exact(qdq_model(constants, middle))
+    pattern = "DequantizeLinear+MatMul+Add" + "+Relu" * relu + "+QuantizeLinear"
+    assert lowered.outcome == [(pattern, None)]
+
+
 @pytest.mark.parametrize("shift", ["Reshape", "Transpose"])
 def test_quantisation_that_is_moved_up(shift: str) -> None:
     """onnxruntime quantises in front of the Reshape as well, so what the Reshape sees is rounded already."""
@@ -296,12 +315,14 @@ def test_int8_activation_that_is_shared_is_kept() -> None:
 
 
 @pytest.mark.parametrize("shape", [("b", "m", K), (2, 3, K)], ids=str)
-def test_add_behind_activations_of_higher_rank(shape: tuple[int | str, ...]) -> None:
-    """With sizes known, newer releases fuse the Add; with sizes open they do not."""
+@pytest.mark.parametrize("shapes_said", [True, False])
+def test_add_behind_activations_of_higher_rank(shape: tuple[int | str, ...], shapes_said: bool) -> None:
+    """With sizes known, newer releases fuse the Add; with sizes open they do not. They infer shapes, and so do we."""
     middle = [PRODUCT, helper.make_node("Add", ["r", "b"], ["y"])]
     model = qdq_model(parameters() | {"b": floats((N,), 1)}, middle, shape=shape, output=(*shape[:-1], N))
-    inferred = onnx.shape_inference.infer_shapes(model)
-    lowered = exact(inferred, (2, 3, K))
+    if shapes_said:
+        model = onnx.shape_inference.infer_shapes(model)
+    lowered = exact(model, (2, 3, K))
     assert (lowered.outcome[0][1] is None) == ("b" in shape)
 
 
