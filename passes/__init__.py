@@ -1,7 +1,8 @@
 """Graph rewrites: which quantised matrix multiplications become MatmulCompressDequant nodes, and back.
 
 One file a family of patterns; ``_common.py`` is what they share, ``_scales.py`` how onnxruntime folds scales,
-``_plan.py`` finds and carries out, ``restoration.py`` is the way back, ``ir_passes.py`` the onnx_ir passes.
+``_plan.py`` finds and carries out, ``restoration.py`` is the way back, ``legalise.py`` the way on to
+Ascend's operator, ``ir_passes.py`` the onnx_ir passes.
 """
 
 from mcd_graph.passes._common import Kept
@@ -16,6 +17,7 @@ from mcd_graph.passes.ir_passes import (
     CompressQLinearMatMulPass,
     RestorePass,
 )
+from mcd_graph.passes.legalise import LegalisePass, LegalSite
 from mcd_graph.passes.restoration import RestorationSite, RestorePlan, plan_restoration
 
 __all__ = [
@@ -27,6 +29,8 @@ __all__ = [
     "CompressQLinearMatMulPass",
     "CompressQdqMatMulPass",
     "Kept",
+    "LegalSite",
+    "LegalisePass",
     "LoweringPlan",
     "RestorationSite",
     "RestorePass",
