@@ -12,9 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
+from mcd_graph._native import FormatError
 from mcd_graph.ascend.codec import CODEC_KEY, Codec, codec_of
 from mcd_graph.ascend.excutor import run_excutor
 from mcd_graph.ascend.guide import write_guide
@@ -132,8 +134,8 @@ def export_model(
         legalise = LegalisePass(max_rows=max_rows, pack=pack)
         try:
             legalise(model)
-        except ir.passes.PassError as error:
-            raise InputError(str(error.__cause__ or error)) from None
+        except FormatError as error:
+            raise InputError(f"{_name(model_input)}: {error}") from None
         strict = [node for node in model.graph.all_nodes() if (node.domain, node.op_type) == (OP_DOMAIN, OP_TYPE)]
         if not any(site.status == "strict" for site in legalise.sites):
             raise InputError(f"nothing to export: {_why_nothing(legalise.sites)}")
@@ -146,6 +148,10 @@ def export_model(
     result = AscendExport(folder, tuple(legalise.sites), codec, obstacles, doubts, atc)
     _write_texts(result, soc, compressor, force=force)
     return result
+
+
+def _name(model: ModelSource) -> str:
+    return "the given ModelProto" if isinstance(model, onnx.ModelProto) else os.fspath(model)
 
 
 def _set_input_shapes(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:
