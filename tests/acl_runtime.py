@@ -51,6 +51,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "mcdAclnnFail": (c_int, [c_char_p]),
     "mcdAclnnLiveObjects": (c_uint64, []),
 }
+FUNCTIONS = tuple(_SIGNATURES)
 _COPIES = itertools.count()
 
 
@@ -60,7 +61,9 @@ class Acl:
     def __init__(self, folder: Path) -> None:
         copy = folder / f"libmcd_aclnn_{next(_COPIES)}.so"
         shutil.copy(get_aclnn_library_path(), copy)
-        self._library = ctypes.CDLL(str(copy))
+        self.path = str(copy)
+        self.lost = 0  # objects that a test has made impossible to destroy
+        self._library = ctypes.CDLL(self.path)
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, arguments

@@ -11,8 +11,9 @@ use std::marker::PhantomData;
 use std::ptr;
 
 use ort_sys::{
-    ONNXTensorElementDataType, OrtApi, OrtApiBase, OrtErrorCode, OrtKernelContext, OrtKernelInfo, OrtOpAttrType,
-    OrtSessionOptions, OrtShapeInferContext, OrtStatusPtr, OrtTensorTypeAndShapeInfo, OrtTypeInfo, OrtValue,
+    ONNXTensorElementDataType, OrtApi, OrtApiBase, OrtErrorCode, OrtKernelContext, OrtKernelInfo, OrtLoggingLevel,
+    OrtOpAttrType, OrtSessionOptions, OrtShapeInferContext, OrtStatusPtr, OrtTensorTypeAndShapeInfo, OrtTypeInfo,
+    OrtValue,
 };
 use smallvec::SmallVec;
 
@@ -33,6 +34,12 @@ impl Error {
     /// The model or its inputs are not what the operator accepts.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self { code: OrtErrorCode::ORT_INVALID_ARGUMENT, message: message.into() }
+    }
+
+    /// A device or its runtime does not do what it is asked to. Not `ORT_EP_FAIL`: at that, onnxruntime's Python face makes
+    /// another session and tries again.
+    pub fn device(message: impl Into<String>) -> Self {
+        Self { code: OrtErrorCode::ORT_FAIL, message: message.into() }
     }
 
     /// A defect of this library.
@@ -407,6 +414,20 @@ impl<'a> KernelInfo<'a> {
         // SAFETY: `raw` is live.
         unsafe { call!(self.api, KernelInfoGetConstantInput_tensor(self.raw, index, &mut constant, &mut value)) }?;
         Ok((constant != 0 && !value.is_null()).then_some(Value { api: self.api, raw: value, lifetime: PhantomData }))
+    }
+
+    /// Tells the session's log of something that its user may not expect.
+    pub fn warn(&self, message: &str) -> Result<(), Error> {
+        let message = CString::new(message.replace('\0', "")).unwrap_or_default();
+        let (file, function) = (c"mcd", c"MatmulCompressDequant");
+        let level = OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING;
+        let mut logger = ptr::null();
+        // SAFETY: `raw` is live and keeps the logger; the texts are zero-terminated and copied.
+        unsafe {
+            call!(self.api, KernelInfo_GetLogger(self.raw, &mut logger))?;
+            let (message, file, function) = (message.as_ptr(), file.as_ptr(), function.as_ptr());
+            call!(self.api, Logger_LogMessage(logger, level, message, file, 0, function))
+        }
     }
 
     /// A session config entry as it is when the session is created. The outer option is None when the running

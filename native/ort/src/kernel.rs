@@ -226,7 +226,8 @@ impl<'i, 'a> Inputs<'i, 'a> {
     }
 }
 
-fn check_attributes(form: Form, info: &KernelInfo<'_>) -> Result<(), Error> {
+/// Checks the attributes that a form settles.
+pub fn check_attributes(form: Form, info: &KernelInfo<'_>) -> Result<(), Error> {
     if let Some(offset_x) = info.optional_int(OFFSET_X)?
         && offset_x != 0
     {

@@ -8,17 +8,21 @@
 //! - [`operator`]: what the operator accepts, told to onnxruntime as one overload per type of the output
 //! - [`kernel`]: a node's attributes and inputs, checked, and the call
 //! - [`weight`]: its weight, verified once
+//! - [`place`]: a node on the CPU or on a device
+//! - [`ascend`]: nodes on an Ascend device
 //! - [`operand`]: scalars and per-column vectors, constant or read anew each call
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
 //! - [`options`]: session config entries
 
 mod api;
+mod ascend;
 #[cfg(test)]
 mod fake;
 mod kernel;
 mod operand;
 mod operator;
 mod options;
+mod place;
 mod pool;
 mod weight;
 

@@ -19,8 +19,8 @@ use ort_sys::{
 
 use crate::api::{API_VERSION, Api, ElementType, Error, KernelContext, KernelInfo, ShapeContext};
 use crate::guard;
-use crate::kernel::Kernel;
 use crate::options::Options;
+use crate::place::Place;
 use crate::weight::COMPRESS_INFO;
 
 const DOMAIN: &CStr = c"mcd";
@@ -314,7 +314,7 @@ unsafe extern "system" fn create_kernel(
         // SAFETY: `info` is live for the call.
         let info = unsafe { KernelInfo::new(overload.api, info) };
         let options = overload.options.at_session(&info)?;
-        let made = Kernel::new(overload.api, overload.form, options, &info)?;
+        let made = Place::new(overload.api, overload.form, options, &info)?;
         // SAFETY: onnxruntime gives a place for the kernel.
         unsafe { *kernel = Box::into_raw(Box::new(made)).cast() };
         Ok(())
@@ -323,7 +323,7 @@ unsafe extern "system" fn create_kernel(
 
 unsafe extern "system" fn compute(kernel: *mut c_void, context: *mut OrtKernelContext) -> OrtStatusPtr {
     // SAFETY: the kernel is one of `create_kernel`'s, and runs at the same time share it.
-    let kernel = unsafe { &*kernel.cast::<Kernel>() };
+    let kernel = unsafe { &*kernel.cast::<Place>() };
     guard(kernel.api(), || {
         // SAFETY: the context is live for the call.
         let context = unsafe { KernelContext::new(kernel.api(), context) };
@@ -333,7 +333,7 @@ unsafe extern "system" fn compute(kernel: *mut c_void, context: *mut OrtKernelCo
 
 unsafe extern "system" fn destroy_kernel(kernel: *mut c_void) {
     // SAFETY: the kernel is one of `create_kernel`'s, and this is its last use.
-    let kernel = unsafe { Box::from_raw(kernel.cast::<Kernel>()) };
+    let kernel = unsafe { Box::from_raw(kernel.cast::<Place>()) };
     // A panic has no status to go to here, and the memory is lost at worst.
     let _ = catch_unwind(AssertUnwindSafe(|| drop(kernel)));
 }

@@ -139,7 +139,7 @@ fn name(of: WeightType) -> &'static str {
 }
 
 /// The bytes of an int8 tensor of one dimension, in place.
-fn tensor_bytes<'a>(value: &Value<'a>, index: usize) -> Result<&'a [u8], Error> {
+pub fn tensor_bytes<'a>(value: &Value<'a>, index: usize) -> Result<&'a [u8], Error> {
     let mut dims = Dims::new();
     let mut read = || {
         let len = value.read_bytes::<i8>(&mut dims)?.len();

@@ -1,0 +1,216 @@
+//! A node that runs on the device: what it must look like, and its weight, uploaded once.
+
+use std::sync::Arc;
+
+use super::library::{DataType, Runtime};
+use super::queue::{Constants, Operand, Queue};
+use mcd_core::WeightType;
+
+use crate::api::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
+use crate::kernel::check_attributes;
+use crate::operand::{Columns, about, bias, float_bits};
+use crate::operator::{Form, input};
+use crate::options::Options;
+use crate::weight::{COMPRESS_INFO, Weight, tensor_bytes};
+
+/// First bytes of a stream of the open codec.
+const OPEN_CODEC: &[u8] = b"MCDW";
+
+/// A node whose constants are on the device.
+pub struct Node {
+    api: Api,
+    /// What errors are about: the operator and the node's name.
+    label: String,
+    constants: Constants,
+    queue: Arc<Queue>,
+}
+
+impl Node {
+    /// Checks a node and uploads its constants.
+    pub fn new(api: Api, form: Form, options: Options, info: &KernelInfo<'_>, device: i32) -> Result<Self, Error> {
+        let label = format!("MatmulCompressDequant node {:?}", info.node_name()?);
+        match Self::uploaded(api, form, options, info, device) {
+            Ok((constants, queue)) => Ok(Self { api, label, constants, queue }),
+            Err(error) => Err(error.within(&format!("on ascend:{device}")).within(&label)),
+        }
+    }
+
+    fn uploaded(
+        api: Api,
+        form: Form,
+        options: Options,
+        info: &KernelInfo<'_>,
+        device: i32,
+    ) -> Result<(Constants, Arc<Queue>), Error> {
+        let strict = Strict::read(form, info)?;
+        let runtime = Runtime::get()?;
+        let open = strict.x2.starts_with(OPEN_CODEC);
+        match (open, runtime.is_stand_in) {
+            (true, true) => {
+                // Finds what is wrong with the weight here rather than at the first run.
+                Weight::new(api, options, info, Some(WeightType::I8))?;
+            }
+            (false, false) => {}
+            (true, false) => {
+                return Err(Error::invalid(
+                    "the weight was written with the open codec, which no device reads; export the model with \
+                     `mcd ascend export --compressor`",
+                ));
+            }
+            (false, true) => {
+                return Err(Error::invalid(
+                    "the weight was not written with the open codec, the only one that the stand-in for CANN reads",
+                ));
+            }
+        }
+        let queue = Queue::of(runtime, device)?;
+        let [_, _, k, n, _] = strict.info;
+        let bytes = |values: &[u64]| -> Vec<u8> { values.iter().flat_map(|value| value.to_ne_bytes()).collect() };
+        let constants = Constants {
+            k: k as usize,
+            n: n as usize,
+            x2: Operand::upload(runtime, strict.x2, &[strict.x2.len() as i64], DataType::Int8)?,
+            compress_index: Operand::upload(runtime, strict.index, &[strict.index.len() as i64], DataType::Int8)?,
+            bias: {
+                let bytes: Vec<u8> = strict.bias.iter().flat_map(|value| value.to_ne_bytes()).collect();
+                Operand::upload(runtime, &bytes, &[n], DataType::Int32)?
+            },
+            deq_scale: Operand::upload(runtime, &bytes(&strict.scale), &[1, n], DataType::Uint64)?,
+            compress_info: runtime.int_array(&strict.info)?,
+        };
+        Ok((constants, queue))
+    }
+
+    /// The onnxruntime that the node belongs to.
+    pub fn api(&self) -> Api {
+        self.api
+    }
+
+    /// One call.
+    pub fn compute(&self, context: &KernelContext<'_>) -> Result<(), Error> {
+        self.multiply(context).map_err(|error| error.within(&self.label))
+    }
+
+    fn multiply(&self, context: &KernelContext<'_>) -> Result<(), Error> {
+        let Constants { k, n, .. } = self.constants;
+        let mut dims = Dims::new();
+        let value = context.input(input::X1)?;
+        let len = value.read_bytes::<i8>(&mut dims).map_err(|error| about(input::X1, error))?.len();
+        // SAFETY: int8 elements are bytes, and there are `len`.
+        let x1 = unsafe { value.bytes(len) }?;
+        match dims.split_last_mut() {
+            Some((columns, _)) if usize::try_from(*columns) == Ok(k) => *columns = n as i64,
+            _ => {
+                return Err(about(input::X1, Error::invalid(format!("has shape {dims:?} instead of (..., {k})"))));
+            }
+        }
+        let m = element_count(&dims)? / n;
+        let out = context.output(&dims)?;
+        if m == 0 {
+            return Ok(());
+        }
+        // SAFETY: onnxruntime has made an output of this shape, of fp16 elements.
+        unsafe { self.queue.run(&self.constants, x1, m, out) }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.queue.before_release();
+    }
+}
+
+/// The inputs of a node in the device's own form.
+struct Strict<'a> {
+    x2: &'a [u8],
+    index: &'a [u8],
+    info: [i64; 5],
+    bias: Vec<i32>,
+    scale: Vec<u64>,
+}
+
+impl<'a> Strict<'a> {
+    /// Reads a node, or says why it is not of that form.
+    fn read(form: Form, info: &KernelInfo<'a>) -> Result<Self, Error> {
+        check_attributes(form, info)?;
+        if form != Form::Strict {
+            return Err(Error::invalid("only nodes with a uint64 deq_scale run there, and float16 output"));
+        }
+        let count = info.input_count()?;
+        let has = |index: usize| -> Result<bool, Error> { Ok(index < count && !info.input_name(index)?.is_empty()) };
+        for index in [input::OFFSET_W, input::X1_ZERO_POINT, input::W_ZERO_POINT, input::ADDEND, input::Y_ZERO_POINT]
+        {
+            if has(index)? {
+                return Err(about(index, Error::invalid("must be absent there")));
+            }
+        }
+        let x1 = info.input_type(input::X1)?;
+        if x1 != ElementType::INT8 {
+            return Err(about(input::X1, Error::invalid(format!("is {x1} instead of int8"))));
+        }
+        let list = info.ints(COMPRESS_INFO)?;
+        let Ok([tiling_k, tiling_n, k, n, direction]) = <[i64; 5]>::try_from(list.as_slice()) else {
+            return Err(Error::invalid(format!("compress_info is {list:?} instead of five numbers")));
+        };
+        let limit = i64::from(i32::MAX);
+        let legal = k % 64 == 0 && n % 64 == 0 && (257..=limit).contains(&k) && (128..=limit).contains(&n);
+        if !legal || [tiling_k, tiling_n, direction] != [8, 8, 1] {
+            return Err(Error::invalid(format!(
+                "compress_info is {list:?} instead of [8, 8, k, n, 1] with k a multiple of 64 above 256 and n one from \
+                 128 on"
+            )));
+        }
+        let columns = n as usize;
+        let scale = constant(info, input::DEQ_SCALE, |value, dims| float_bits(value, columns, dims))?;
+        let scale: Vec<f32> = match scale {
+            Columns::All(scale) => vec![scale; columns],
+            Columns::Each(scales) => scales.into_owned(),
+        };
+        if let Some(scale) = scale.iter().find(|scale| !(scale.is_finite() && **scale > 0.0)) {
+            return Err(about(input::DEQ_SCALE, Error::invalid(format!("has {scale}; scales are positive there"))));
+        }
+        let bias = if has(input::BIAS)? {
+            match constant(info, input::BIAS, |value, dims| bias(value, columns, dims))? {
+                Columns::All(value) => vec![value; columns],
+                Columns::Each(values) => values.into_owned(),
+            }
+        } else {
+            vec![0; columns]
+        };
+        let bytes = |index: usize| {
+            let value = info.constant_input(index)?;
+            value
+                .ok_or_else(|| about(index, Error::invalid("must be an initializer there")))
+                .and_then(|value| tensor_bytes(&value, index))
+        };
+        let index = bytes(input::COMPRESS_INDEX)?;
+        let entries = 8 * (k as usize).div_ceil(256) * columns.div_ceil(128);
+        if index.len() != entries {
+            let found = index.len();
+            return Err(about(
+                input::COMPRESS_INDEX,
+                Error::invalid(format!("has {found} bytes instead of {entries}")),
+            ));
+        }
+        Ok(Self {
+            x2: bytes(input::X2)?,
+            index,
+            info: [tiling_k, tiling_n, k, n, direction],
+            bias,
+            scale: scale.into_iter().map(|scale| u64::from(scale.to_bits())).collect(),
+        })
+    }
+}
+
+/// Reads an input that has to be an initializer.
+fn constant<'a, T: Clone>(
+    info: &KernelInfo<'a>,
+    index: usize,
+    read: impl FnOnce(&Value<'a>, &mut Dims) -> Result<Columns<'a, T>, Error>,
+) -> Result<Columns<'a, T>, Error> {
+    let value = info.constant_input(index)?;
+    value
+        .ok_or_else(|| Error::invalid("must be an initializer there"))
+        .and_then(|value| read(&value, &mut Dims::new()))
+        .map_err(|error| about(index, error))
+}

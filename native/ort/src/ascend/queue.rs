@@ -1,0 +1,186 @@
+//! A device's one stream, and the buffers that all nodes on it share: nodes run one after the other anyway.
+
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::library::{Arguments, DataType, Executor, IntArray, Memory, Runtime, Stream, Tensor};
+use crate::api::Error;
+
+/// Rows of one launch, the operator's documented limit.
+const ROWS: usize = 256;
+/// Times that a stream is asked to come to rest: a failure of its work is told once, and then it is at rest.
+const ATTEMPTS: usize = 3;
+
+/// What stays on the device for a node.
+pub struct Constants {
+    pub k: usize,
+    pub n: usize,
+    pub x2: Operand,
+    pub compress_index: Operand,
+    pub bias: Operand,
+    pub deq_scale: Operand,
+    pub compress_info: IntArray,
+}
+
+/// Memory with its description.
+pub struct Operand {
+    tensor: Tensor,
+    /// Freed after the description is given back.
+    _memory: Memory,
+}
+
+impl Operand {
+    /// Puts bytes on the device.
+    pub fn upload(runtime: &'static Runtime, bytes: &[u8], dims: &[i64], data_type: DataType) -> Result<Self, Error> {
+        let memory = runtime.upload(bytes)?;
+        Ok(Self { tensor: memory.tensor(0, dims, data_type)?, _memory: memory })
+    }
+}
+
+/// Memory that is used again, and grows.
+#[derive(Default)]
+struct Buffer(Option<Memory>);
+
+impl Buffer {
+    /// At least `len` bytes; what was in them is lost when they grow.
+    fn at_least(&mut self, runtime: &'static Runtime, len: usize) -> Result<&Memory, Error> {
+        if self.0.as_ref().is_none_or(|memory| memory.len() < len) {
+            self.0 = None; // freed before more is asked for
+            self.0 = Some(runtime.allocate(len)?);
+        }
+        Ok(self.0.as_ref().expect("allocated above"))
+    }
+}
+
+/// What one run at a time uses.
+#[derive(Default)]
+struct Buffers {
+    x1: Buffer,
+    out: Buffer,
+    workspace: Buffer,
+    /// Work may be on its way that uses them.
+    busy: bool,
+}
+
+/// A device with its stream.
+pub struct Queue {
+    runtime: &'static Runtime,
+    device: i32,
+    // Given back first, which finishes work that still uses the buffers.
+    stream: Stream,
+    buffers: Mutex<Buffers>,
+}
+
+impl Queue {
+    /// The queue of a device: the one that other nodes have already, or a new one.
+    pub fn of(runtime: &'static Runtime, device: i32) -> Result<Arc<Self>, Error> {
+        static QUEUES: Mutex<Vec<Weak<Queue>>> = Mutex::new(Vec::new());
+
+        runtime.set_device(device)?;
+        let mut queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|queue| queue.strong_count() > 0);
+        let same = |queue: &Arc<Self>| std::ptr::eq(queue.runtime, runtime) && queue.device == device;
+        if let Some(queue) = queues.iter().filter_map(Weak::upgrade).find(same) {
+            return Ok(queue);
+        }
+        let queue = Arc::new(Self { runtime, device, stream: runtime.stream()?, buffers: Mutex::default() });
+        queues.push(Arc::downgrade(&queue));
+        Ok(queue)
+    }
+
+    /// Multiplies `m` rows `x1`, and writes the fp16 result to `out`.
+    ///
+    /// # Safety
+    ///
+    /// There is room for m · n elements of two bytes at `out`.
+    pub unsafe fn run(&self, constants: &Constants, x1: &[u8], m: usize, out: *mut c_void) -> Result<(), Error> {
+        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
+        let buffers = &mut *buffers;
+        self.runtime.set_device(self.device)?;
+        self.settle(buffers)?;
+        let row = constants.n * size_of::<u16>();
+        let len = m.checked_mul(row).ok_or_else(|| Error::device(format!("{m} rows are too many")))?;
+        let rows = buffers.x1.at_least(self.runtime, x1.len())?;
+        let result = buffers.out.at_least(self.runtime, len)?;
+        rows.write(x1)?;
+
+        let mut chunks = Vec::with_capacity(m.div_ceil(ROWS));
+        let mut workspace = 0;
+        for start in (0..m).step_by(ROWS) {
+            let chunk = Chunk::new(constants, rows, result, start, ROWS.min(m - start))?;
+            workspace = workspace.max(chunk.workspace);
+            chunks.push(chunk);
+        }
+        let workspace = match workspace {
+            0 => None,
+            len => Some(buffers.workspace.at_least(self.runtime, len)?),
+        };
+        buffers.busy = true;
+        let launched = chunks.iter().try_for_each(|chunk| chunk.executor.launch(workspace, &self.stream));
+        let finished = self.stream.synchronize();
+        if finished.is_ok() {
+            buffers.busy = false;
+        } else {
+            // What failed is told below. Whether the work is at rest decides over the buffers, now and at the next run.
+            let _ = self.settle(buffers);
+        }
+        launched.and(finished)?;
+        let result = buffers.out.at_least(self.runtime, len)?;
+        // SAFETY: the caller's contract.
+        unsafe { result.read(out, len) }
+    }
+
+    /// Waits until no work uses the buffers any more; failures of work that nobody waits for are not told.
+    fn settle(&self, buffers: &mut Buffers) -> Result<(), Error> {
+        let mut result = Ok(());
+        for _ in 0..ATTEMPTS {
+            if !buffers.busy {
+                return Ok(());
+            }
+            result = self.stream.synchronize();
+            buffers.busy = result.is_err();
+        }
+        result
+    }
+
+    /// Prepares this thread, and the device, for giving back what work may have used.
+    pub fn before_release(&self) {
+        // Nobody is there to be told of a failure; what cannot be given back is lost.
+        let _ = self.runtime.set_device(self.device);
+        let _ = self.settle(&mut self.buffers.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.before_release();
+    }
+}
+
+/// One launch: some rows.
+struct Chunk {
+    // Given back first: it refers to the descriptions.
+    executor: Executor,
+    workspace: usize,
+    _x1: Tensor,
+    _out: Tensor,
+}
+
+impl Chunk {
+    fn new(constants: &Constants, x1: &Memory, out: &Memory, start: usize, rows: usize) -> Result<Self, Error> {
+        let Constants { k, n, .. } = *constants;
+        let dims = |columns: usize| [rows as i64, columns as i64];
+        let x1 = x1.tensor(start * k, &dims(k), DataType::Int8)?;
+        let out = out.tensor(start * n * size_of::<u16>(), &dims(n), DataType::Float16)?;
+        let (executor, workspace) = Executor::new(&Arguments {
+            x1: &x1,
+            x2: &constants.x2.tensor,
+            compress_index: &constants.compress_index.tensor,
+            bias: &constants.bias.tensor,
+            deq_scale: &constants.deq_scale.tensor,
+            compress_info: &constants.compress_info,
+            out: &out,
+        })?;
+        Ok(Self { executor, workspace, _x1: x1, _out: out })
+    }
+}
