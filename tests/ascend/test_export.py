@@ -14,7 +14,7 @@ from ascend import stand_in_excutor
 from google.protobuf import json_format
 from lowering import make_model
 from onnx import helper
-from samples import K, N, digests, float_model, gaussian_weight, layer, text_model, write
+from samples import K, N, digests, float_model, gaussian_weight, layer, real_model, text_model, write
 
 from mcd_graph import InputError, compress_model
 from mcd_graph.ascend import export_model
@@ -72,6 +72,46 @@ def test_one_multiplication_is_within_half_a_float16_step(tmp_path: Path) -> Non
     assert (np.abs(y - expected) <= np.abs(expected) * HALF_STEPS * (1 + 2.0**-9)).all()
     proto = onnx.load(tmp_path / "ascend/model.onnx", load_external_data=False)
     assert [node.op_type for node in proto.graph.node].count("MatmulCompressDequant") == 2
+
+
+def rounded_to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the result of each MatMulInteger rounded to float16, which is all that strict form loses.
+
+    A power of two in front and behind changes no bit as long as the values stay in float16's normal range.
+    """
+    nodes: list[onnx.NodeProto] = []
+    products = {node.output[0] for node in model.graph.node if node.op_type == "MatMulInteger"}
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.op_type != "Cast" or node.input[0] not in products:
+            continue
+        result, steps = node.output[0], [f"{node.output[0]}.{step}" for step in range(4)]
+        node.output[0] = steps[0]
+        nodes += [
+            helper.make_node("Mul", [steps[0], "down"], [steps[1]]),
+            helper.make_node("Cast", [steps[1]], [steps[2]], to=onnx.TensorProto.FLOAT16),
+            helper.make_node("Cast", [steps[2]], [steps[3]], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", [steps[3], "up"], [result]),
+        ]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for name, value in (("down", 2.0**-9), ("up", 2.0**9)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), name))
+    return model
+
+
+def test_a_real_model_loses_nothing_but_the_rounding_to_float16(tmp_path: Path) -> None:
+    source = real_model("t5-small-title-encoder")
+    result = export_model(source, tmp_path / "ascend")
+    assert {site.status for site in result.sites} == {"strict"}
+    assert len(result.sites) > 50
+    rounded = write(rounded_to_float16(onnx.load(source)), tmp_path / "rounded.onnx")
+    ids = np.random.default_rng(0).integers(0, 32000, (2, 30))
+    given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    (expected,), (y,) = (
+        create_session(path, optimise=False).run(None, given) for path in (rounded, tmp_path / "ascend" / "model.onnx")
+    )
+    assert np.array_equal(y, expected)
 
 
 def test_it_is_not_device_ready_with_the_open_codec(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
