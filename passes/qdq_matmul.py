@@ -141,7 +141,7 @@ def _match(
     x, w, weight = found
     if (reason := _check_type(x)) is not None:
         return reason
-    quantised = _destination(node)
+    quantised = _destination(node, weight.n)
     if isinstance(quantised, Kept):
         return quantised
     if known_dtype(x.scale) == ir.DataType.FLOAT16:
@@ -252,7 +252,7 @@ def _same_parameters(node: ir.Node, other: ir.Node) -> bool:
     return True
 
 
-def _destination(node: ir.Node) -> _Quantised | Kept | None:
+def _destination(node: ir.Node, n: int) -> _Quantised | Kept | None:
     """Return the QuantizeLinear that onnxruntime fuses with the multiplication, ``None`` for a float result.
 
     A reason is returned where onnxruntime leaves the multiplication in float, or where it does something else.
@@ -260,7 +260,7 @@ def _destination(node: ir.Node) -> _Quantised | Kept | None:
     output = node.outputs[0]
     if node.op_type == "MatMul" and len(output.uses()) == 1 and not output.is_graph_output():
         (add,) = output.consumers()
-        if is_op(add, "Add") and add.graph is node.graph and _may_become_gemm(node, add):
+        if is_op(add, "Add") and add.graph is node.graph and _may_become_gemm(node, add, n):
             return _as_gemm(node, add)
     return _behind(output, node.op_type)
 
@@ -331,7 +331,7 @@ def _behind_clip(output: ir.Value, clip: ir.Node) -> _Quantised | Kept | None:
     return _Quantised(quantise, (clip,)) if array.reshape(()) == np.iinfo(array.dtype).min else float_
 
 
-def _may_become_gemm(node: ir.Node, add: ir.Node) -> bool:
+def _may_become_gemm(node: ir.Node, add: ir.Node, n: int) -> bool:
     """Tell whether onnxruntime's fusion of MatMul and Add may apply; when shapes are not known, it may."""
     other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
     if other is node.outputs[0]:
@@ -339,9 +339,8 @@ def _may_become_gemm(node: ir.Node, add: ir.Node) -> bool:
     x, bias = known_shape(get_input(node, 0)), known_shape(other)
     if x is None or bias is None:
         return True
-    if len(x) == 2:
-        return len(bias) in (1, 2) and bias != (1,)
-    return None not in x and len(bias) == 1 and bias != (1,)
+    vector = len(bias) == 1 and bias[0] in (n, None)
+    return vector or len(bias) == 2 if len(x) == 2 else vector and None not in x
 
 
 def _moved_up(user: ir.Node) -> _Quantised | None:

@@ -159,6 +159,19 @@ def test_add_between_matrix_product_and_quantisation(
     assert lowered.outcome == [(pattern, None)]
 
 
+def test_add_of_one_value_to_one_column() -> None:
+    """With one column, a bias of one element is one per column, and makes a float Gemm of it all."""
+    constants = parameters() | {"w": integers(np.int8, (K, 1), 3), "b": floats((1,), 1)}
+    lowered = exact(qdq_model(constants, [PRODUCT, helper.make_node("Add", ["r", "b"], ["y"])], output=("m", 1)))
+    assert "fuse the Add" in str(lowered.outcome[0][1])
+
+
+def test_add_of_one_value_to_several_columns() -> None:
+    constants = parameters() | {"b": floats((1,), 1)}
+    lowered = exact(qdq_model(constants, [PRODUCT, helper.make_node("Add", ["r", "b"], ["y"])]))
+    assert lowered.outcome == [("DequantizeLinear+MatMul", None)]
+
+
 @pytest.mark.parametrize("shift", ["Reshape", "Transpose"])
 def test_quantisation_that_is_moved_up(shift: str) -> None:
     """onnxruntime quantises in front of the Reshape as well, so what the Reshape sees is rounded already."""
