@@ -11,6 +11,7 @@ pub mod dispatch;
 pub mod error;
 pub mod gemm;
 pub mod parallel;
+mod unpack;
 
 pub use codec::{Histogram, Profile, WeightType};
 pub use container::geometry::Tiling;
@@ -21,3 +22,4 @@ pub use gemm::{
     Activation, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Residency, Vector, ZeroPoint,
 };
 pub use parallel::{Parallel, Serial};
+pub use unpack::unpack;

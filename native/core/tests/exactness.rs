@@ -3,7 +3,7 @@
 use mcd_core::parallel::Scoped;
 use mcd_core::{
     Activation, Error, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight, Profile, Residency,
-    Serial, Tiling, WeightType, WeightView, ZeroPoint, encode,
+    Serial, Tiling, WeightType, WeightView, ZeroPoint, encode, unpack,
 };
 
 /// A small deterministic generator (SplitMix64).
@@ -87,7 +87,10 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
         let encoded = encode(&view, profile, tiling).unwrap();
         let parsed =
             mcd_core::CompressedWeight::parse(&encoded.x2, &encoded.compress_index, &encoded.compress_info).unwrap();
-        assert_eq!(parsed.decode(&encoded.x2).unwrap(), w, "round trip {content:?} {n}×{k}");
+        for kernel in Kernel::available() {
+            let unpacked = unpack(&parsed, &encoded.x2, kernel).unwrap();
+            assert!(unpacked == w, "round trip {kernel:?} {content:?} {n}×{k}");
+        }
         for kernel in Kernel::available() {
             for residency in [Residency::Compressed, Residency::Decoded] {
                 let options = PrepareOptions { residency, kernel, threads: 1 };

@@ -182,7 +182,8 @@ fn decode<'py>(
     let (weights, n, k, weight_type) = tensors.with(py, |x2, index, info| {
         let weight = CompressedWeight::parse(x2, index, info)?;
         let geometry = *weight.geometry();
-        Ok((weight.decode(x2)?, geometry.n(), geometry.k(), weight.weight_type()))
+        let weights = mcd_core::unpack(&weight, x2, Kernel::from_env()?)?;
+        Ok((weights, geometry.n(), geometry.k(), weight.weight_type()))
     })?;
     match weight_type {
         WeightType::U8 => Ok(PyArray1::from_vec(py, weights).reshape([n, k])?.into_any()),

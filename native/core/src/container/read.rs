@@ -1,6 +1,6 @@
 //! Parsing and checking of the three tensors.
 
-use super::geometry::{Geometry, PANEL};
+use super::geometry::Geometry;
 use super::header::Header;
 use super::index::{ENTRY, Entry, Kind};
 use super::{ALIGN, TAIL};
@@ -153,48 +153,6 @@ impl CompressedWeight {
             return Err(Error::Checksum { part: format!("tile {t}"), expected: entry.crc, found });
         }
         Ok(())
-    }
-
-    /// Decodes tile `t` with the reference decoder into kernel order; checksum and content are checked.
-    pub fn decode_tile(&self, x2: &[u8], t: usize, out: &mut [u8]) -> Result<(), Error> {
-        let tile = self.tile(x2, t)?;
-        self.verify_tile(x2, t)?;
-        match tile {
-            Tile::Constant(symbol) => out.fill(symbol),
-            Tile::Raw(symbols) => out.copy_from_slice(symbols),
-            Tile::Coded(coded) => {
-                let code = self.header.code.as_ref().expect("checked by parse");
-                coded.decode(code, out).map_err(|reason| Error::Tile { tile: t, reason })?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Decodes the whole weight to row-major (n, k), checking everything.
-    pub fn decode(&self, x2: &[u8]) -> Result<Vec<u8>, Error> {
-        let geometry = &self.header.geometry;
-        let (k, n) = (geometry.k(), geometry.n());
-        let flip = self.header.weight_type.flip();
-        let mut out = vec![0; n * k];
-        let mut symbols = Vec::new();
-        for t in 0..geometry.tiles() {
-            let shape = geometry.tile(t);
-            symbols.resize(shape.weights(), 0);
-            self.decode_tile(x2, t, &mut symbols)?;
-            for (p, panel) in symbols.chunks_exact(shape.fractals * super::geometry::FRACTAL).enumerate() {
-                let n0 = (shape.panel + p) * PANEL;
-                let k0 = shape.fractal * super::geometry::FRACTAL_K;
-                for i in 0..PANEL.min(n - n0) {
-                    let row = &mut out[(n0 + i) * k..(n0 + i + 1) * k][k0..];
-                    for (quad, group) in row.chunks_mut(4).zip(panel.chunks_exact(super::geometry::GROUP)) {
-                        for (w, s) in quad.iter_mut().zip(&group[4 * i..4 * i + 4]) {
-                            *w = s ^ flip;
-                        }
-                    }
-                }
-            }
-        }
-        Ok(out)
     }
 
     /// Sizes and tile counts.

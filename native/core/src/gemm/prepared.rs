@@ -162,7 +162,8 @@ impl PreparedWeight {
                         };
                         if !ok {
                             // The reference finds the reason.
-                            self.weight.decode_tile(x2, t, &mut vec![0; extent.weights()])?;
+                            let refused = |reason| Error::Tile { tile: t, reason };
+                            tile.decode(&code.code, &mut vec![0; extent.weights()]).map_err(refused)?;
                             return Err(Error::Tile { tile: t, reason: "does not decode" });
                         }
                     }

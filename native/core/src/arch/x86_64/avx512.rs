@@ -525,28 +525,38 @@ unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, acc: *mu
             unsafe {
                 let w = symbols.add(panel * panel_bytes);
                 let x = rows.data().as_ptr().add(row * rows.stride());
-                let c = acc.add(row * stride + panel * PANEL);
+                let c = Sums { at: acc.add(row * stride + panel * PANEL), stride, fresh };
                 let xs = rows.stride();
                 let steps = extent.fractals * GROUPS;
                 match (high, wide) {
-                    (6, 4) => block::<6, 4>(w, panel_bytes, steps, x, xs, c, stride, fresh),
-                    (5, 4) => block::<5, 4>(w, panel_bytes, steps, x, xs, c, stride, fresh),
-                    (4, 4) => block::<4, 4>(w, panel_bytes, steps, x, xs, c, stride, fresh),
-                    (3, 4) => block::<3, 4>(w, panel_bytes, steps, x, xs, c, stride, fresh),
-                    (2, 4) => block::<2, 4>(w, panel_bytes, steps, x, xs, c, stride, fresh),
-                    (1, 4) => block::<1, 4>(w, panel_bytes, steps, x, xs, c, stride, fresh),
-                    (6, _) => block::<6, 1>(w, panel_bytes, steps, x, xs, c, stride, fresh),
-                    (5, _) => block::<5, 1>(w, panel_bytes, steps, x, xs, c, stride, fresh),
-                    (4, _) => block::<4, 1>(w, panel_bytes, steps, x, xs, c, stride, fresh),
-                    (3, _) => block::<3, 1>(w, panel_bytes, steps, x, xs, c, stride, fresh),
-                    (2, _) => block::<2, 1>(w, panel_bytes, steps, x, xs, c, stride, fresh),
-                    _ => block::<1, 1>(w, panel_bytes, steps, x, xs, c, stride, fresh),
+                    (6, 4) => block::<6, 4>(w, panel_bytes, steps, x, xs, c),
+                    (5, 4) => block::<5, 4>(w, panel_bytes, steps, x, xs, c),
+                    (4, 4) => block::<4, 4>(w, panel_bytes, steps, x, xs, c),
+                    (3, 4) => block::<3, 4>(w, panel_bytes, steps, x, xs, c),
+                    (2, 4) => block::<2, 4>(w, panel_bytes, steps, x, xs, c),
+                    (1, 4) => block::<1, 4>(w, panel_bytes, steps, x, xs, c),
+                    (6, _) => block::<6, 1>(w, panel_bytes, steps, x, xs, c),
+                    (5, _) => block::<5, 1>(w, panel_bytes, steps, x, xs, c),
+                    (4, _) => block::<4, 1>(w, panel_bytes, steps, x, xs, c),
+                    (3, _) => block::<3, 1>(w, panel_bytes, steps, x, xs, c),
+                    (2, _) => block::<2, 1>(w, panel_bytes, steps, x, xs, c),
+                    _ => block::<1, 1>(w, panel_bytes, steps, x, xs, c),
                 }
             }
             row += high;
         }
         panel += wide;
     }
+}
+
+/// Where the sums of a register tile go.
+#[derive(Clone, Copy)]
+struct Sums {
+    at: *mut i32,
+    /// Distance of rows.
+    stride: usize,
+    /// Overwrite instead of adding.
+    fresh: bool,
 }
 
 /// # Safety
@@ -560,9 +570,7 @@ unsafe fn block<const MR: usize, const NR: usize>(
     steps: usize,
     x: *const i8,
     x_stride: usize,
-    c: *mut i32,
-    stride: usize,
-    fresh: bool,
+    c: Sums,
 ) {
     let mut sums = [[_mm512_setzero_si512(); NR]; MR];
     for s in 0..steps {
@@ -583,8 +591,8 @@ unsafe fn block<const MR: usize, const NR: usize>(
         for (j, sum) in row.iter().enumerate() {
             // SAFETY: i < MR, j < NR.
             unsafe {
-                let at = c.add(i * stride + j * PANEL).cast();
-                let before = if fresh { _mm512_setzero_si512() } else { _mm512_loadu_si512(at) };
+                let at = c.at.add(i * c.stride + j * PANEL).cast();
+                let before = if c.fresh { _mm512_setzero_si512() } else { _mm512_loadu_si512(at) };
                 _mm512_storeu_si512(at, _mm512_add_epi32(before, *sum));
             }
         }
