@@ -1,0 +1,44 @@
+"""docs/ascend.md: every command and program in it runs, in its order, on a machine without CANN."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("strict", ["", "1"])
+def test_the_walk(tmp_path: Path, strict: str) -> None:
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment["MCD_ACLNN_STRICT"] = strict
+    blocks = BLOCK.findall((ROOT / "docs" / "ascend.md").read_text(encoding="utf-8"))
+    assert {language for language, _ in blocks} == {"bash", "python"}
+    printed = ""
+    for language, text in blocks:
+        command = ["bash", "-euc", text] if language == "bash" else [sys.executable, "-c", text]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+        printed += done.stdout
+    for part in ("weight", "index", "info"):
+        names = [tmp_path / folder / part / "weight.dat" for folder in ("data", "again")]
+        assert names[0].read_bytes() == names[1].read_bytes()
+    assert "1 of 1 matrix multiplications are strict" in printed
+    assert "**This export is not device-ready:**" in printed
+    for way in ("CPU stand-in", "msModelSlim", "ATC", "run-time hand-off"):
+        assert f"{way}: " in printed
+
+
+def test_the_commands_are_all_described() -> None:
+    text = (ROOT / "docs" / "ascend.md").read_text(encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "mcd_graph", "ascend", "--help"], capture_output=True, text=True, check=True
+    )
+    commands = re.findall(r"^│ (\w+)  ", done.stdout, re.MULTILINE)
+    assert set(commands) >= {"compress", "export", "cflags", "doctor"}
+    assert all(f"mcd ascend {command}" in text for command in commands)
