@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from ctypes import c_void_p
+from itertools import chain
 from pathlib import Path
 from threading import Thread
 
@@ -669,3 +670,85 @@ def test_failures_can_be_asked_for_in_the_environment(tmp_path: Path, monkeypatc
     assert "failed on request" in acl.refused(FAILURE, "aclInit", None)
     acl.ok("aclInit", None)
     acl.ok("aclFinalize")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Any order
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_calls_in_any_order_are_answered(acl: Acl, problem: Problem, seed: int) -> None:
+    """Live, stale, mixed-up and made-up handles and addresses: a status each, and at the end nothing is left."""
+    rng = np.random.default_rng(seed)
+    host = np.zeros(1 << 16, np.int8)
+    packed = Call(acl, problem)
+    made: dict[str, list[int]] = {name: [] for name in ("tensor", "array", "stream", "executor", "memory")}
+    packed.run(None)  # its arguments stay, so that some calls succeed all along
+    place, size = c_void_p(), ctypes.c_uint64()
+    statuses: dict[str, set[int]] = {}
+
+    def some(kind: str) -> int:
+        """One of a kind in most cases, else one of any kind, null or nonsense."""
+        pool = made[kind] if rng.random() < 0.95 else [*chain(*made.values()), 0, 1 << 45, 0x6D63 << 48]
+        return int(pool[rng.integers(len(pool))]) if pool else 0
+
+    def call(name: str, *arguments: object) -> bool:
+        status = getattr(acl, name)(*arguments)
+        statuses.setdefault(name, set()).add(status)
+        assert (acl.message() == "") == (status == 0), name
+        return bool(status == 0)
+
+    def launch() -> None:
+        names = ("x1", "x2", "compressIndex", "bias", "deqScale", "offsetW")
+        tensors = [packed.tensors[name] if rng.random() < 0.97 else some("tensor") for name in names]
+        info = packed.info if rng.random() < 0.97 else some("array")
+        places = ctypes.byref(size), ctypes.byref(place)
+        if call(GET, *tensors, 0, info, packed.tensors["out"], *places):
+            made["executor"].append(place.value or 0)
+            if rng.random() < 0.5:
+                call("aclSetAclOpExecutorRepeatable", place)
+            workspace = packed.workspace if rng.random() < 0.9 else some("memory")
+            call(RUN, workspace, size.value, place, some("stream"))
+
+    def create() -> None:
+        kind = rng.integers(3)
+        if kind == 0 and call("aclrtMalloc", ctypes.byref(place), int(rng.integers(0, 1 << 14)), 0):
+            made["memory"].append(place.value or 0)
+        elif kind == 1 and call("aclrtCreateStream", ctypes.byref(place)):
+            made["stream"].append(place.value or 0)
+        elif kind == 2:
+            made["tensor"].append(acl.tensor((M, K), INT8, some("memory")) or 0)
+
+    def destroy() -> None:
+        if rng.random() < 0.1:
+            call("aclrtFree", some("memory") + int(rng.integers(2)) * 32)
+        if rng.random() < 0.2:
+            call("aclrtDestroyStream", some("stream"))
+        call("aclDestroyTensor", some("tensor"))
+        call("aclDestroyAclOpExecutor", some("executor"))
+
+    def copy() -> None:
+        count, queued = int(rng.integers(0, 5000)), rng.random() < 0.5
+        name, stream = ("aclrtMemcpyAsync", [some("stream")]) if queued else ("aclrtMemcpy", [])
+        kind = int(rng.integers(1, 4))
+        device = [some("memory") + int(rng.integers(0, 64)) for _ in range(2)]
+        ends = {1: (device[0], host.ctypes.data), 2: (host.ctypes.data, device[0]), 3: (device[0], device[1])}[kind]
+        call(name, ends[0], count, ends[1], count, kind, *stream)
+
+    steps = [launch, create, create, destroy, copy, lambda: call("aclrtSynchronizeStream", some("stream"))]
+    for _ in range(1500):
+        steps[rng.integers(len(steps))]()
+    assert 0 in statuses[RUN]
+    assert {0, ACL_INVALID} <= statuses["aclrtMemcpy"] & statuses["aclrtMemcpyAsync"]
+    acl.aclrtSynchronizeStream(None)
+    for kind, release in [
+        ("executor", acl.aclDestroyAclOpExecutor),
+        ("stream", acl.aclrtDestroyStream),
+        ("tensor", acl.aclDestroyTensor),
+        ("array", acl.aclDestroyIntArray),
+        ("memory", acl.aclrtFree),
+    ]:
+        for handle in made[kind]:
+            release(handle)
+    packed.close()
+    assert acl.mcdAclnnLiveObjects() == 0
