@@ -51,6 +51,7 @@ def compress_model(
     executor: Executor | None = None,
     include: str | None = None,
     exclude: str | None = None,
+    convolutions: bool = False,
     min_saving: float = 0.01,
     progress: Callable[[Progress], None] | None = None,
     force: bool = False,
@@ -70,6 +71,7 @@ def compress_model(
         executor: where they are compressed; threads of its own by default.
         include: regular expression; only nodes in whose name it is found are lowered.
         exclude: regular expression; nodes in whose name it is found are kept.
+        convolutions: compress convolutions with a 1x1 kernel as well, which run slower then.
         min_saving: share of a weight's size that must be saved; weights that save less are kept as they are.
         progress: called after each weight, in the caller's thread.
         force: replace a model that is already there.
@@ -89,7 +91,7 @@ def compress_model(
     model = load_model(model_input)
     source = _name(model_input)
     try:
-        plan = plan_lowering(model, include=include, exclude=exclude)
+        plan = plan_lowering(model, include=include, exclude=exclude, convolutions=convolutions)
     except re.error as error:
         raise InputError(f"not a regular expression: {error.pattern!r}: {error}") from None
     if not plan.weights:

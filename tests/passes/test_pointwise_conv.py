@@ -1,10 +1,15 @@
 """1x1 convolutions as multiplications: only on request, and then to the byte."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
-from lowering import assert_exact, integers, lower, make_model, scales
+from lowering import assert_exact, floats, integers, lower, make_model, scales
 from onnx import helper
+
+import mcd_graph
+from mcd_graph.cli import main
 
 K, N = 30, 22
 """Channels in and out."""
@@ -82,3 +87,17 @@ def test_larger_kernels_are_kept() -> None:
     model = conv_integer(2)
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(integers(np.uint8, (N, K, 3, 1), 1), "w"))
     assert lower(model, convolutions=True).outcome == [("ConvInteger", "its kernel is larger than 1")]
+
+
+def test_command_line_option(tmp_path: Path) -> None:
+    model = qlinear_conv(2, np.uint8, np.int8, (), bias=True)
+    w = np.rint(floats((N, K, 1, 1), 3) * 9).astype(np.int8)
+    next(tensor for tensor in model.graph.initializer if tensor.name == "w").CopyFrom(
+        onnx.numpy_helper.from_array(w, "w")
+    )
+    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
+    source.write_bytes(model.SerializeToString())
+    arguments = ["compress", str(source), str(target), "--min-saving", "-10"]
+    assert main(arguments) == 2
+    assert main([*arguments, "--convolutions"]) == 0
+    assert mcd_graph.verify_model(source, target).identical
