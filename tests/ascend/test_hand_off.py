@@ -15,6 +15,7 @@ import onnxruntime as ort
 import pytest
 from acl_runtime import FUNCTIONS, Acl, Problem
 from onnx import TensorProto, helper, numpy_helper
+from samples import ROOT
 
 import mcd_graph
 
@@ -450,3 +451,13 @@ def test_a_library_of_another_kind_is_left_alone(problem: Problem, monkeypatch: 
     """Sessions on the CPU never look for CANN."""
     monkeypatch.setenv("MCD_ASCEND_LIBRARY", os.devnull)
     check(open_session(model({"y": problem}), "cpu"), problem)
+
+
+def test_python_in_the_document_runs(device: Acl, problem: Problem, monkeypatch: pytest.MonkeyPatch, out: Path) -> None:
+    (out / "model.onnx").write_bytes(model({"y": problem}))
+    monkeypatch.chdir(out)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "aclnn.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block, names)  # noqa: S102 - our own words
+    assert device.mcdAclnnLiveObjects() > 0
+    check(names["session"], problem)
