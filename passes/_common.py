@@ -26,6 +26,7 @@ __all__ = [
     "OPTIMISED",
     "OPTIMISED_KEY",
     "RULE_KEY",
+    "AttributeUnknownError",
     "Fused",
     "Kept",
     "Match",
@@ -47,6 +48,7 @@ __all__ = [
     "get_input",
     "graph_of",
     "int_attribute",
+    "ints_attribute",
     "is_op",
     "known_dtype",
     "known_rank",
@@ -373,16 +375,40 @@ def quantisation_column(value: ir.Value | None, n: int) -> Operand | Kept:
     return NewConstant(np.repeat(array.reshape(-1), n), f"{value.name}.columns")
 
 
-def int_attribute(node: ir.Node, name: str, default: int) -> int:
-    """Return an integer attribute, or ``default`` when the node does not have it."""
+class AttributeUnknownError(Exception):
+    """An attribute that a rule depends on has no value yet, or one of another type; the message says which."""
+
+
+def _attribute(node: ir.Node, name: str, type_: ir.AttributeType) -> ir.Attr | None:
     attribute = node.attributes.get(name)
+    if attribute is not None and attribute.is_ref():
+        raise AttributeUnknownError(f"attribute {name} of {node.op_type} is set by those who call the function")
+    if attribute is not None and attribute.type != type_:
+        raise AttributeUnknownError(f"attribute {name} of {node.op_type} is not of type {type_.name}")
+    return attribute
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """Return an integer attribute, or ``default`` when the node does not have it.
+
+    Raises:
+        AttributeUnknownError: it is an argument of the function around the node, or not an integer. This ends a
+            rule's match: the node is kept for that reason.
+    """
+    attribute = _attribute(node, name, ir.AttributeType.INT)
     return default if attribute is None else attribute.as_int()
 
 
 def float_attribute(node: ir.Node, name: str, default: float) -> float:
-    """Return a float attribute, or ``default`` when the node does not have it."""
-    attribute = node.attributes.get(name)
+    """Return a float attribute, or ``default`` when the node does not have it; see :func:`int_attribute`."""
+    attribute = _attribute(node, name, ir.AttributeType.FLOAT)
     return default if attribute is None else attribute.as_float()
+
+
+def ints_attribute(node: ir.Node, name: str) -> tuple[int, ...] | None:
+    """Return a list of integers, or ``None`` when the node does not have it; see :func:`int_attribute`."""
+    attribute = _attribute(node, name, ir.AttributeType.INTS)
+    return None if attribute is None else tuple(attribute.as_ints())
 
 
 def _text(shape: tuple[int | None, ...] | None) -> str:

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from mcd_graph.passes._common import (
     OPTIMISED,
     OPTIMISED_KEY,
+    AttributeUnknownError,
     Kept,
     Match,
     Names,
@@ -304,7 +305,13 @@ def plan_lowering(
         rule = by_operator.get((node.domain, node.op_type))
         if rule is None or (node.domain, node.op_type, node.overload) in model.functions:
             continue
-        answer = rule.match(node)
+        if not node.outputs:
+            continue
+        answer: Match | Kept | None
+        try:
+            answer = rule.match(node)
+        except AttributeUnknownError as error:
+            answer = Kept(str(error))
         if answer is None:
             continue
         name = node.name or next((output.name for output in node.outputs if output.name), "")

@@ -34,6 +34,7 @@ from mcd_graph.passes._common import (
     find_weight,
     get_input,
     int_attribute,
+    ints_attribute,
     known_shape,
     quantisation_column,
     quantisation_vector,
@@ -104,8 +105,7 @@ def _pointwise_weight(node: ir.Node, value: ir.Value | None) -> Weight | Kept:
     if int_attribute(node, "group", 1) != 1:
         return Kept("it has several groups")
     for name, neutral in (("strides", 1), ("dilations", 1), ("pads", 0)):
-        attribute = node.attributes.get(name)
-        if attribute is not None and any(number != neutral for number in attribute.as_ints()):
+        if any(number != neutral for number in ints_attribute(node, name) or ()):
             return Kept(f"its {name} are not all {neutral}")
     return weight
 

@@ -49,6 +49,7 @@ from mcd_graph.passes._common import (
     float_attribute,
     get_input,
     int_attribute,
+    ints_attribute,
     is_op,
     known_dtype,
     known_rank,
@@ -175,10 +176,8 @@ def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Deq
     x, value = _dequantised(get_input(node, 0), node), get_input(node, 1)
     path: tuple[ir.Node, ...] = ()
     transpose = None if value is None else value.producer()
-    if is_op(transpose, "Transpose") and transpose is not None:
-        perm = transpose.attributes.get("perm")
-        if perm is None or tuple(perm.as_ints()) == (1, 0):
-            transpose_w, value, path = not transpose_w, get_input(transpose, 0), (transpose,)
+    if transpose is not None and is_op(transpose, "Transpose") and ints_attribute(transpose, "perm") in (None, (1, 0)):
+        transpose_w, value, path = not transpose_w, get_input(transpose, 0), (transpose,)
     w = _dequantised(value, node)
     if w is None:
         producer = None if value is None else value.producer()

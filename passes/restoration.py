@@ -27,6 +27,7 @@ import onnx_ir as ir
 from mcd_graph.passes._common import (
     MS_DOMAIN,
     RULE_KEY,
+    AttributeUnknownError,
     Kept,
     Names,
     NewConstant,
@@ -38,6 +39,8 @@ from mcd_graph.passes._common import (
     constant_tensor,
     get_input,
     graph_of,
+    int_attribute,
+    ints_attribute,
     known_dtype,
     known_rank,
     known_shape,
@@ -178,8 +181,7 @@ def plan_restoration(model: ir.Model) -> RestorePlan:
     for node, function in all_nodes(model):
         if (node.domain, node.op_type) != (OP_DOMAIN, OP_TYPE):
             continue
-        attribute = node.attributes.get("compress_info")
-        info = tuple(attribute.as_ints()) if attribute is not None else ()
+        info = _compress_info(node)
         site = RestorationSite(node.name or node.outputs[0].name or "", *(info[2:4] if len(info) == 5 else (0, 0)))
         answer = _take_apart(node, function, info)
         if isinstance(answer, Kept):
@@ -187,6 +189,14 @@ def plan_restoration(model: ir.Model) -> RestorePlan:
             logger.info("%s is kept: %s", site.name, answer.reason)
         candidates.append((site, None if isinstance(answer, Kept) else answer))
     return RestorePlan(model, candidates)
+
+
+def _compress_info(node: ir.Node) -> tuple[int, ...]:
+    """Return the attribute's integers; none if it is missing, or is no list of integers."""
+    try:
+        return ints_attribute(node, "compress_info") or ()
+    except AttributeUnknownError:
+        return ()
 
 
 def _take_apart(node: ir.Node, function: ir.Function | None, info: tuple[int, ...]) -> _Lowered | Kept:
@@ -221,9 +231,8 @@ def _standard_form(lowered: _Lowered, weight: ir.Value) -> NewNode:
     scale = lowered.input("deq_scale")
     if scale is None:
         return result
-    attribute = lowered.node.attributes.get("output_type")
     default = ir.DataType.FLOAT16 if known_dtype(scale) == ir.DataType.UINT64 else ir.DataType.FLOAT
-    output_type = ir.DataType(attribute.as_int()) if attribute is not None else default
+    output_type = ir.DataType(int_attribute(lowered.node, "output_type", int(default)))
     if output_type != ir.DataType.FLOAT:
         result = NewNode("Cast", (NewOutput(result),), {"to": int(output_type)})
     return result

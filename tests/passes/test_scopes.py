@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from lowering import assert_exact, assert_same_bytes, check, floats, integers, lower, make_model, run
+from lowering import assert_exact, assert_same_bytes, check, floats, integers, lower, make_model, run, scales
 from onnx import TensorProto, helper, numpy_helper
 
 K = 40
@@ -236,3 +236,29 @@ def test_a_local_function_of_the_same_name_is_not_taken_for_the_operator() -> No
     )  # fmt: skip
     model.functions.append(function)
     assert lower(model).outcome == []
+
+
+def test_attribute_that_is_an_argument_of_the_function_is_kept() -> None:
+    """The axis of the weight's DequantizeLinear is not known inside the function."""
+    w = initialiser("", integers(np.int8, (K, K), 1))
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=w),
+        helper.make_node("Constant", [], ["s"], value=initialiser("", scales((K,), 2))),
+        helper.make_node("Constant", [], ["one"], value=initialiser("", np.array(1, np.float32))),
+        helper.make_node("Constant", [], ["zero"], value=initialiser("", np.array(0, np.uint8))),
+        helper.make_node("DequantizeLinear", ["w", "s"], ["wd"]),
+        helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["xd"]),
+        helper.make_node("MatMul", ["xd", "wd"], ["y"]),
+    ]
+    reference = nodes[4].attribute.add()
+    reference.name, reference.ref_attr_name, reference.type = "axis", "axis", onnx.AttributeProto.INT
+    function = helper.make_function(
+        "local", "Product", ["x"], ["y"], nodes, [helper.make_opsetid("", 18)], attributes=["axis"]
+    )
+    model = make_model(
+        [helper.make_node("Product", ["x"], ["y"], domain="local", axis=1)],
+        {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", K))}, {}, functions=[function],
+    )  # fmt: skip
+    reason = "attribute axis of DequantizeLinear is set by those who call the function"
+    assert lower(model).outcome == [("MatMul", reason)]

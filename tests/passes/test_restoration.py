@@ -1,0 +1,110 @@
+"""The way back where it is not the mirror of a lowering: Ascend's strict form, refusals, shared weights."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from lowering import assert_same_bytes, check, integers, lower, make_model, run
+from mcd_graph.passes import plan_restoration
+from onnx import helper, numpy_helper
+
+import mcd_graph
+
+K, N = 48, 32
+
+
+def node_model(
+    constants: dict[str, np.ndarray], inputs: list[str], y: type, *, x: type = np.int8, **attributes: object
+) -> onnx.ModelProto:
+    """Return a model of one MatmulCompressDequant; ``inputs`` are those behind compress_index."""
+    packed = mcd_graph.pack_weight(integers(np.int8, (N, K), 1))
+    constants = {"w.x2": packed.x2, "w.index": packed.compress_index, **constants}
+    attributes = {"compress_info": [int(number) for number in packed.compress_info], **attributes}
+    node = helper.make_node(
+        "MatmulCompressDequant", ["x", "w.x2", "w.index", *inputs], ["y"], domain="mcd", name="node", **attributes
+    )
+    model = make_model([node], {"x": (x, ("m", K))}, {"y": (y, ("m", N))}, constants)
+    model.opset_import.append(helper.make_opsetid("mcd", 1))
+    return model
+
+
+def restored(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[str, str | None]]]:
+    loaded = ir.from_proto(model)
+    plan = plan_restoration(loaded)
+    plan.apply()
+    return ir.to_proto(loaded), [(site.status, site.reason) for site in plan.sites]
+
+
+@pytest.mark.parametrize("columns", [1, N])
+@pytest.mark.parametrize("bias", [False, True])
+def test_strict_form(columns: int, bias: bool) -> None:
+    scale = np.abs(np.random.default_rng(1).standard_normal((1, columns))).astype(np.float32) * 1e-3
+    constants = {"s": scale.view(np.uint32).astype(np.uint64), "b": np.arange(-N // 2, N // 2, dtype=np.int32) * 1000}
+    model = node_model(
+        {name: constants[name] for name in (["s", "b"] if bias else ["s"])}, ["s", "b"][: 1 + bias], np.float16
+    )
+    back, outcome = restored(model)
+    assert outcome == [("restored", None)]
+    check(back)
+    x = {"x": integers(np.int8, (5, K), 2)}
+    assert_same_bytes(run(back, x), run(model, x))
+    assert [node.op_type for node in back.graph.node][-1] == "Cast"
+
+
+@pytest.mark.parametrize("zero_points", [False, True])
+@pytest.mark.parametrize("rank", [2, 3])
+def test_requantisation_with_a_bias(zero_points: bool, rank: int) -> None:
+    constants = {
+        "s": np.full(N, 1e-3, np.float32), "b": np.arange(N, dtype=np.int32) * 500, "xz": np.array(3, np.int8),
+        "wz": np.zeros(N, np.int8), "yz": np.array(-5, np.int8),
+    }  # fmt: skip
+    inputs = ["s", "b", "", "xz", "wz", "", "yz"] if zero_points else ["s", "b", "", "", "", "", "yz"]
+    model = node_model({name: constants[name] for name in inputs if name}, inputs, np.int8)
+    shape = (2, 3, K)[-rank:]
+    for value, last in ((model.graph.input[0], K), (model.graph.output[0], N)):
+        value.CopyFrom(helper.make_tensor_value_info(value.name, onnx.TensorProto.INT8, (*shape[:-1], last)))
+    back, outcome = restored(model)
+    assert outcome == [("restored", None)]
+    x = {"x": integers(np.int8, shape, 2)}
+    assert_same_bytes(run(back, x), run(model, x))
+    assert ("QGemm" in {node.op_type for node in back.graph.node}) == (rank == 2)
+
+
+def test_what_cannot_be_restored_is_kept() -> None:
+    scale_given = node_model({}, ["s"], np.float16)
+    scale_given.graph.input.append(helper.make_tensor_value_info("s", onnx.TensorProto.UINT64, (1, N)))
+    weight_given = node_model({}, [], np.int32)
+    (stream,) = [tensor for tensor in weight_given.graph.initializer if tensor.name == "w.x2"]
+    weight_given.graph.input.append(helper.make_tensor_value_info("w.x2", onnx.TensorProto.INT8, list(stream.dims)))
+    for model, reason in (
+        (scale_given, "its uint64 deq_scale is computed at run time"),
+        (weight_given, "its compressed weight is not constant"),
+        (node_model({}, [], np.int32, compress_info=[8, 8, K]), "its compress_info does not hold 5 integers"),
+        (node_model({}, [], np.int32, compress_info="8"), "its compress_info does not hold 5 integers"),
+    ):
+        back, outcome = restored(model)
+        assert outcome == [("kept", reason)]
+        assert back.graph.node[0].op_type == "MatmulCompressDequant"
+
+
+def test_damaged_weight_is_an_error() -> None:
+    model = node_model({}, [], np.int32)
+    (stream,) = [tensor for tensor in model.graph.initializer if tensor.name == "w.x2"]
+    damaged = numpy_helper.to_array(stream).copy()
+    damaged[0] ^= 1
+    stream.CopyFrom(numpy_helper.from_array(damaged, stream.name))
+    with pytest.raises(ValueError, match=r"\w"):
+        restored(model)
+
+
+def test_shared_weight_is_restored_once_and_only_when_looked_at() -> None:
+    nodes = [helper.make_node("MatMulInteger", ["x", "w"], [f"y{i}"]) for i in range(2)]
+    outputs = {f"y{i}": (np.int32, ("m", N)) for i in range(2)}
+    original = make_model(nodes, {"x": (np.uint8, ("m", K))}, outputs, {"w": integers(np.int8, (K, N), 1)})
+    model = ir.from_proto(lower(original).proto)
+    assert plan_restoration(model).apply()
+    assert list(model.graph.initializers) == ["w"]
+    assert isinstance(model.graph.initializers["w"].const_value, ir.LazyTensor)
+    back = ir.to_proto(model)
+    assert numpy_helper.to_array(back.graph.initializer[0]).tobytes() == integers(np.int8, (K, N), 1).tobytes()
+    assert [(node.op_type, list(node.input)) for node in back.graph.node] == [("MatMulInteger", ["x", "w"])] * 2
