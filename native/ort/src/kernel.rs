@@ -8,7 +8,7 @@ use crate::api::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value
 use crate::operand::{Columns, Operand, Read, about, bias, float_bits, floats, halves, small_integers};
 use crate::operator::{Form, input};
 use crate::options::Options;
-use crate::pool::Pool;
+use crate::pool::{Helpers, Pool};
 use crate::weight::Weight;
 
 const OFFSET_X: &CStr = c"offset_x";
@@ -28,6 +28,7 @@ pub struct Kernel {
     deq_scale: Operand<f32>,
     addend: Operand<f32>,
     y_zero_point: Operand<i32>,
+    helpers: Helpers,
 }
 
 impl Kernel {
@@ -95,6 +96,7 @@ impl Kernel {
             deq_scale,
             addend,
             y_zero_point,
+            helpers: Helpers::default(),
         })
     }
 
@@ -173,7 +175,7 @@ impl Kernel {
                 },
             }
         };
-        let pool = Pool::new(context);
+        let pool = Pool::new(context, &self.helpers);
         weight.run(x2, &call, output, &pool).map_err(|error| Error::invalid(error.to_string()))?;
         pool.finish()
     }

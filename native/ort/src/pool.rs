@@ -2,22 +2,63 @@
 
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
 
 use mcd_core::Parallel;
 
 use crate::api::{Error, KernelContext};
 use crate::panic_message;
 
+/// What earlier calls of a node tell about the session's threads.
+///
+/// onnxruntime tells a custom op neither the size of its pool nor whether it has one. A session without helpers runs every
+/// task on the calling thread; cutting its work into parts only costs it. So after some calls in which no other thread took
+/// a task, the work is left whole, but for a try now and then: helpers may just have been busy.
+#[derive(Debug, Default)]
+pub struct Helpers {
+    /// Calls in a row in which the caller did everything.
+    alone: AtomicU32,
+}
+
+impl Helpers {
+    /// Calls without help after which none is expected.
+    const PATIENCE: u32 = 8;
+    /// Calls between two tries.
+    const RETRY: u32 = 64;
+
+    /// Whether the next call should be cut into parts.
+    fn expected(&self) -> bool {
+        let alone = self.alone.load(Ordering::Relaxed);
+        if alone < Self::PATIENCE {
+            return true;
+        }
+        self.alone
+            .store(if alone < Self::PATIENCE + Self::RETRY { alone + 1 } else { Self::PATIENCE }, Ordering::Relaxed);
+        alone == Self::PATIENCE + Self::RETRY
+    }
+
+    /// Notes whether anyone helped with a call that was cut.
+    fn note(&self, helped: bool) {
+        if helped {
+            self.alone.store(0, Ordering::Relaxed);
+        } else if self.alone.load(Ordering::Relaxed) < Self::PATIENCE {
+            self.alone.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// onnxruntime's threads, for the time of one call.
 pub struct Pool<'a> {
     context: &'a KernelContext<'a>,
+    helpers: &'a Helpers,
     failure: Mutex<Option<Error>>,
 }
 
 impl<'a> Pool<'a> {
-    pub fn new(context: &'a KernelContext<'a>) -> Self {
-        Self { context, failure: Mutex::new(None) }
+    pub fn new(context: &'a KernelContext<'a>, helpers: &'a Helpers) -> Self {
+        Self { context, helpers, failure: Mutex::new(None) }
     }
 
     /// The first failure of a task or of onnxruntime's pool: after one, the output is not complete.
@@ -37,6 +78,8 @@ impl<'a> Pool<'a> {
 struct Job<'a> {
     task: &'a (dyn Fn(usize) + Sync),
     pool: &'a Pool<'a>,
+    caller: thread::ThreadId,
+    helped: AtomicBool,
 }
 
 /// # Safety
@@ -45,6 +88,9 @@ struct Job<'a> {
 unsafe extern "system" fn run_task(job: *mut c_void, index: usize) {
     // SAFETY: the caller's contract.
     let job = unsafe { &*job.cast::<Job<'_>>() };
+    if thread::current().id() != job.caller {
+        job.helped.store(true, Ordering::Relaxed);
+    }
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| (job.task)(index))) {
         job.pool.fail(Error::internal(panic_message(payload.as_ref())));
     }
@@ -57,12 +103,11 @@ pub fn processors() -> usize {
 }
 
 impl Parallel for Pool<'_> {
-    /// An upper bound: the processors this process may use.
+    /// The processors this process may use, or one where no help is expected.
     ///
-    /// onnxruntime tells a custom op neither the size of its pool nor whether it has one. More tasks than threads cost
-    /// little, because a thread takes the next task by itself and a session of one thread runs them in a plain loop.
+    /// More tasks than threads cost little, because a thread takes the next task by itself.
     fn threads(&self) -> usize {
-        processors()
+        if self.helpers.expected() { processors() } else { 1 }
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
@@ -71,10 +116,11 @@ impl Parallel for Pool<'_> {
             (0..tasks).for_each(task);
             return;
         }
-        let mut job = Job { task, pool: self };
+        let mut job = Job { task, pool: self, caller: thread::current().id(), helped: AtomicBool::new(false) };
         // SAFETY: `job` lives until `parallel_for` returns, which is after the last task; `run_task` does not unwind,
         // and a `Job` may be shared between threads, for all that it has is Sync.
         let result = unsafe { self.context.parallel_for(run_task, tasks, (&raw mut job).cast()) };
+        self.helpers.note(job.helped.into_inner());
         if let Err(error) = result {
             self.fail(error);
         }
@@ -92,7 +138,8 @@ mod tests {
         with_context(two_threads, |context| {
             for tasks in [0, 1, 2, 7, 100] {
                 let runs: Vec<AtomicU32> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
-                let pool = Pool::new(context);
+                let helpers = Helpers::default();
+                let pool = Pool::new(context, &helpers);
                 pool.run(tasks, &|i| {
                     runs[i].fetch_add(1, Ordering::Relaxed);
                 });
@@ -106,7 +153,8 @@ mod tests {
     fn a_panic_in_a_task_is_an_error_and_the_others_run() {
         with_context(two_threads, |context| {
             let runs = AtomicU32::new(0);
-            let pool = Pool::new(context);
+            let helpers = Helpers::default();
+            let pool = Pool::new(context, &helpers);
             pool.run(10, &|i| {
                 assert!(i != 3, "task {i} is unlucky");
                 runs.fetch_add(1, Ordering::Relaxed);
@@ -119,9 +167,23 @@ mod tests {
     #[test]
     fn a_pool_that_fails_is_an_error() {
         with_context(no_threads, |context| {
-            let pool = Pool::new(context);
+            let helpers = Helpers::default();
+            let pool = Pool::new(context, &helpers);
             pool.run(2, &|_| {});
             assert_eq!(pool.finish().unwrap_err().to_string(), "no threads today");
         });
+    }
+
+    #[test]
+    fn a_pool_that_never_helps_is_asked_now_and_then() {
+        let helpers = Helpers::default();
+        for _ in 0..Helpers::PATIENCE {
+            assert!(helpers.expected());
+            helpers.note(false);
+        }
+        let tries = (0..Helpers::RETRY * 10).filter(|_| helpers.expected()).count();
+        assert!((8..=11).contains(&tries), "{tries}");
+        helpers.note(true);
+        assert!(helpers.expected() && helpers.expected());
     }
 }
