@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from ascend import stand_in_excutor
 from google.protobuf import json_format
@@ -16,8 +17,9 @@ from lowering import make_model
 from onnx import helper
 from samples import K, N, digests, float_model, gaussian_weight, layer, real_model, text_model, write
 
-from mcd_graph import InputError, compress_model
+from mcd_graph import InputError, compress_model, get_library_path
 from mcd_graph.ascend import export_model
+from mcd_graph.ascend.stand_in import get_aclnn_library_path
 from mcd_graph.cli import main
 from mcd_graph.session import create_session
 
@@ -112,6 +114,21 @@ def test_a_real_model_loses_nothing_but_the_rounding_to_float16(tmp_path: Path) 
         create_session(path, optimise=False).run(None, given) for path in (rounded, tmp_path / "ascend" / "model.onnx")
     )
     assert np.array_equal(y, expected)
+
+
+def test_the_strict_model_runs_through_the_hand_off(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it, run-time biases included, with the stand-in in the place of CANN; the bytes are the CPU's."""
+    monkeypatch.setenv("MCD_ACLNN_STRICT", "1")
+    monkeypatch.setenv("MCD_ASCEND_LIBRARY", get_aclnn_library_path())
+    export_model(model, out / "ascend")
+    results = []
+    for device in ("cpu", "ascend:0"):
+        options = ort.SessionOptions()
+        options.add_session_config_entry("mcd.device", device)
+        options.register_custom_ops_library(get_library_path())
+        session = ort.InferenceSession(out / "ascend" / "model.onnx", options, providers=["CPUExecutionProvider"])
+        results += session.run(None, feeds())
+    assert np.array_equal(*results)
 
 
 def test_it_is_not_device_ready_with_the_open_codec(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:

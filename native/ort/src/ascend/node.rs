@@ -71,9 +71,12 @@ impl Node {
             n: n as usize,
             x2: Operand::upload(runtime, strict.x2, &[strict.x2.len() as i64], DataType::Int8)?,
             compress_index: Operand::upload(runtime, strict.index, &[strict.index.len() as i64], DataType::Int8)?,
-            bias: {
-                let bytes: Vec<u8> = strict.bias.iter().flat_map(|value| value.to_ne_bytes()).collect();
-                Operand::upload(runtime, &bytes, &[n], DataType::Int32)?
+            bias: match strict.bias {
+                None => None,
+                Some(values) => {
+                    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
+                    Some(Operand::upload(runtime, &bytes, &[n], DataType::Int32)?)
+                }
             },
             deq_scale: Operand::upload(runtime, &bytes(&strict.scale), &[1, n], DataType::Uint64)?,
             compress_info: runtime.int_array(&strict.info)?,
@@ -109,8 +112,15 @@ impl Node {
         if m == 0 {
             return Ok(());
         }
+        let given = match self.constants.bias {
+            Some(_) => Vec::new(),
+            None => {
+                let value = context.input(input::BIAS)?;
+                each(bias(&value, n, &mut Dims::new()).map_err(|error| about(input::BIAS, error))?, n)
+            }
+        };
         // SAFETY: onnxruntime has made an output of this shape, of fp16 elements.
-        unsafe { self.queue.run(&self.constants, x1, m, out) }
+        unsafe { self.queue.run(&self.constants, x1, &given, m, out) }
     }
 }
 
@@ -125,7 +135,8 @@ struct Strict<'a> {
     x2: &'a [u8],
     index: &'a [u8],
     info: [i64; 5],
-    bias: Vec<i32>,
+    /// `None` where it is computed at run time, as the zero point of dynamically quantised activations makes it.
+    bias: Option<Vec<i32>>,
     scale: Vec<u64>,
 }
 
@@ -162,20 +173,16 @@ impl<'a> Strict<'a> {
         }
         let columns = n as usize;
         let scale = constant(info, input::DEQ_SCALE, |value, dims| float_bits(value, columns, dims))?;
-        let scale: Vec<f32> = match scale {
-            Columns::All(scale) => vec![scale; columns],
-            Columns::Each(scales) => scales.into_owned(),
-        };
+        let scale: Vec<f32> = each(scale, columns);
         if let Some(scale) = scale.iter().find(|scale| !(scale.is_finite() && **scale > 0.0)) {
             return Err(about(input::DEQ_SCALE, Error::invalid(format!("has {scale}; scales are positive there"))));
         }
-        let bias = if has(input::BIAS)? {
-            match constant(info, input::BIAS, |value, dims| bias(value, columns, dims))? {
-                Columns::All(value) => vec![value; columns],
-                Columns::Each(values) => values.into_owned(),
-            }
+        let bias = if !has(input::BIAS)? {
+            Some(vec![0; columns])
+        } else if info.constant_input(input::BIAS)?.is_none() {
+            None
         } else {
-            vec![0; columns]
+            Some(each(constant(info, input::BIAS, |value, dims| bias(value, columns, dims))?, columns))
         };
         let bytes = |index: usize| {
             let value = info.constant_input(index)?;
@@ -199,6 +206,14 @@ impl<'a> Strict<'a> {
             bias,
             scale: scale.into_iter().map(|scale| u64::from(scale.to_bits())).collect(),
         })
+    }
+}
+
+/// One value for each column.
+fn each<T: Clone>(values: Columns<'_, T>, columns: usize) -> Vec<T> {
+    match values {
+        Columns::All(value) => vec![value; columns],
+        Columns::Each(values) => values.into_owned(),
     }
 }
 

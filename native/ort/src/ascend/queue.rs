@@ -17,7 +17,8 @@ pub struct Constants {
     pub n: usize,
     pub x2: Operand,
     pub compress_index: Operand,
-    pub bias: Operand,
+    /// `None` where it is computed at run time.
+    pub bias: Option<Operand>,
     pub deq_scale: Operand,
     pub compress_info: IntArray,
 }
@@ -56,6 +57,7 @@ impl Buffer {
 #[derive(Default)]
 struct Buffers {
     x1: Buffer,
+    bias: Buffer,
     out: Buffer,
     workspace: Buffer,
     /// Work may be on its way that uses them.
@@ -88,12 +90,19 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Multiplies `m` rows `x1`, and writes the fp16 result to `out`.
+    /// Multiplies `m` rows `x1`, and writes the fp16 result to `out`; `bias` is for nodes that have no constant one.
     ///
     /// # Safety
     ///
     /// There is room for m · n elements of two bytes at `out`.
-    pub unsafe fn run(&self, constants: &Constants, x1: &[u8], m: usize, out: *mut c_void) -> Result<(), Error> {
+    pub unsafe fn run(
+        &self,
+        constants: &Constants,
+        x1: &[u8],
+        bias: &[i32],
+        m: usize,
+        out: *mut c_void,
+    ) -> Result<(), Error> {
         let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
         let buffers = &mut *buffers;
         self.runtime.set_device(self.device)?;
@@ -103,11 +112,22 @@ impl Queue {
         let rows = buffers.x1.at_least(self.runtime, x1.len())?;
         let result = buffers.out.at_least(self.runtime, len)?;
         rows.write(x1)?;
+        let given; // given back after the chunks, which refer to it
+        let bias = match &constants.bias {
+            Some(bias) => &bias.tensor,
+            None => {
+                let bytes: Vec<u8> = bias.iter().flat_map(|value| value.to_ne_bytes()).collect();
+                let memory = buffers.bias.at_least(self.runtime, bytes.len())?;
+                memory.write(&bytes)?;
+                given = memory.tensor(0, &[constants.n as i64], DataType::Int32)?;
+                &given
+            }
+        };
 
         let mut chunks = Vec::with_capacity(m.div_ceil(ROWS));
         let mut workspace = 0;
         for start in (0..m).step_by(ROWS) {
-            let chunk = Chunk::new(constants, rows, result, start, ROWS.min(m - start))?;
+            let chunk = Chunk::new(constants, rows, bias, result, start, ROWS.min(m - start))?;
             workspace = workspace.max(chunk.workspace);
             chunks.push(chunk);
         }
@@ -167,7 +187,14 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn new(constants: &Constants, x1: &Memory, out: &Memory, start: usize, rows: usize) -> Result<Self, Error> {
+    fn new(
+        constants: &Constants,
+        x1: &Memory,
+        bias: &Tensor,
+        out: &Memory,
+        start: usize,
+        rows: usize,
+    ) -> Result<Self, Error> {
         let Constants { k, n, .. } = *constants;
         let dims = |columns: usize| [rows as i64, columns as i64];
         let x1 = x1.tensor(start * k, &dims(k), DataType::Int8)?;
@@ -176,7 +203,7 @@ impl Chunk {
             x1: &x1,
             x2: &constants.x2.tensor,
             compress_index: &constants.compress_index.tensor,
-            bias: &constants.bias.tensor,
+            bias,
             deq_scale: &constants.deq_scale.tensor,
             compress_info: &constants.compress_info,
             out: &out,
