@@ -114,14 +114,13 @@ pub fn finish(sums: &[i32], terms: &Terms<'_>, out: OutputRow<'_>) {
 /// Writes `count` outputs; `sum(j)` is the corrected sum of column j.
 #[inline(always)]
 fn write(count: usize, sum: impl Fn(usize) -> i32, out: OutputRow<'_>) {
-    let mut chunk = [0f32; CHUNK];
     match out {
         OutputRow::I32(out) => out[..count].iter_mut().enumerate().for_each(|(j, out)| *out = sum(j)),
         OutputRow::F32(out, scale, addend) => dequantise(sum, scale, addend, &mut out[..count]),
         OutputRow::F16(out, scale, addend) => {
             for (i, out) in out[..count].chunks_mut(CHUNK).enumerate() {
                 let (j0, count) = (i * CHUNK, out.len());
-                let chunk = &mut chunk[..count];
+                let chunk = &mut [0f32; CHUNK][..count];
                 let addend = addend.map(|a| a.columns(j0, count));
                 dequantise(|j| sum(j0 + j), scale.columns(j0, count), addend, chunk);
                 let mut halves = [f16::ZERO; CHUNK];
@@ -131,14 +130,14 @@ fn write(count: usize, sum: impl Fn(usize) -> i32, out: OutputRow<'_>) {
         }
         OutputRow::U8(out, scale, zero) => {
             for (i, out) in out[..count].chunks_mut(CHUNK).enumerate() {
-                let (j0, chunk) = (i * CHUNK, &mut chunk[..out.len()]);
+                let (j0, chunk) = (i * CHUNK, &mut [0f32; CHUNK][..out.len()]);
                 dequantise(|j| sum(j0 + j), scale.columns(j0, chunk.len()), None, chunk);
                 out.iter_mut().zip(&*chunk).for_each(|(out, v)| *out = requantise(*v, zero, 0, 255) as u8);
             }
         }
         OutputRow::I8(out, scale, zero) => {
             for (i, out) in out[..count].chunks_mut(CHUNK).enumerate() {
-                let (j0, chunk) = (i * CHUNK, &mut chunk[..out.len()]);
+                let (j0, chunk) = (i * CHUNK, &mut [0f32; CHUNK][..out.len()]);
                 dequantise(|j| sum(j0 + j), scale.columns(j0, chunk.len()), None, chunk);
                 out.iter_mut().zip(&*chunk).for_each(|(out, v)| *out = requantise(*v, zero, -128, 127) as i8);
             }
@@ -167,9 +166,12 @@ fn dequantise(sum: impl Fn(usize) -> i32, scale: Vector<'_>, addend: Option<Vect
             let (scale, addend) = (&scale[..count], &addend[..count]);
             out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale[j] + addend[j]);
         }
-        (scale, Some(Vector::Scalar(addend))) => {
-            dequantise(sum, scale, None, out);
-            out.iter_mut().for_each(|out| *out += addend);
+        (Vector::Scalar(scale), Some(Vector::Scalar(addend))) => {
+            out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale + addend);
+        }
+        (Vector::PerColumn(scale), Some(Vector::Scalar(addend))) => {
+            let scale = &scale[..count];
+            out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale[j] + addend);
         }
     }
 }
