@@ -94,85 +94,79 @@ pub fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
     sum
 }
 
-/// Finishes a row: corrects its sums and writes the output.
+/// Finishes a row: corrects its sums and writes the output, a chunk at a time.
 #[inline(always)]
-pub fn finish(sums: &[i32], terms: &Terms<'_>, out: OutputRow<'_>) {
-    let columns = &terms.columns[..sums.len()];
-    match terms.weight {
-        WeightTerm::Scalar(weight) => {
-            let row = weight.wrapping_mul(terms.row_sum);
-            write(sums.len(), |j| sums[j].wrapping_add(columns[j]).wrapping_sub(row), out);
+pub fn finish(sums: &[i32], terms: &Terms<'_>, mut out: OutputRow<'_>) {
+    for (i, sums) in sums.chunks(CHUNK).enumerate() {
+        let (j0, count) = (i * CHUNK, sums.len());
+        let mut corrected = [0i32; CHUNK];
+        let corrected = &mut corrected[..count];
+        let columns = &terms.columns[j0..j0 + count];
+        match terms.weight {
+            WeightTerm::Scalar(weight) => {
+                let row = weight.wrapping_mul(terms.row_sum);
+                for ((to, sum), column) in corrected.iter_mut().zip(sums).zip(columns) {
+                    *to = sum.wrapping_add(*column).wrapping_sub(row);
+                }
+            }
+            WeightTerm::PerColumn(weight) => {
+                let weight = &weight[j0..j0 + count];
+                for (((to, sum), column), weight) in corrected.iter_mut().zip(sums).zip(columns).zip(weight) {
+                    *to = sum.wrapping_add(*column).wrapping_sub(weight.wrapping_mul(terms.row_sum));
+                }
+            }
         }
-        WeightTerm::PerColumn(weight) => {
-            let weight = &weight[..sums.len()];
-            let row = |j: usize| weight[j].wrapping_mul(terms.row_sum);
-            write(sums.len(), |j| sums[j].wrapping_add(columns[j]).wrapping_sub(row(j)), out);
-        }
+        write(corrected, j0, &mut out);
     }
 }
 
-/// Writes `count` outputs; `sum(j)` is the corrected sum of column j.
+/// Writes a chunk of corrected sums to the columns from `j0` on.
 #[inline(always)]
-fn write(count: usize, sum: impl Fn(usize) -> i32, out: OutputRow<'_>) {
+fn write(sums: &[i32], j0: usize, out: &mut OutputRow<'_>) {
+    let count = sums.len();
+    let mut floats = [0f32; CHUNK];
+    let floats = &mut floats[..count];
     match out {
-        OutputRow::I32(out) => out[..count].iter_mut().enumerate().for_each(|(j, out)| *out = sum(j)),
-        OutputRow::F32(out, scale, addend) => dequantise(sum, scale, addend, &mut out[..count]),
+        OutputRow::I32(out) => out[j0..j0 + count].copy_from_slice(sums),
+        OutputRow::F32(out, scale, addend) => {
+            let addend = addend.map(|a| a.columns(j0, count));
+            dequantise(sums, scale.columns(j0, count), addend, &mut out[j0..j0 + count]);
+        }
         OutputRow::F16(out, scale, addend) => {
-            for (i, out) in out[..count].chunks_mut(CHUNK).enumerate() {
-                let (j0, count) = (i * CHUNK, out.len());
-                let chunk = &mut [0f32; CHUNK][..count];
-                let addend = addend.map(|a| a.columns(j0, count));
-                dequantise(|j| sum(j0 + j), scale.columns(j0, count), addend, chunk);
-                let mut halves = [f16::ZERO; CHUNK];
-                halves[..count].convert_from_f32_slice(chunk);
-                out.iter_mut().zip(halves).for_each(|(out, half)| *out = half.to_bits());
-            }
+            let addend = addend.map(|a| a.columns(j0, count));
+            dequantise(sums, scale.columns(j0, count), addend, floats);
+            let mut halves = [f16::ZERO; CHUNK];
+            halves[..count].convert_from_f32_slice(floats);
+            out[j0..j0 + count].iter_mut().zip(halves).for_each(|(out, half)| *out = half.to_bits());
         }
         OutputRow::U8(out, scale, zero) => {
-            for (i, out) in out[..count].chunks_mut(CHUNK).enumerate() {
-                let (j0, chunk) = (i * CHUNK, &mut [0f32; CHUNK][..out.len()]);
-                dequantise(|j| sum(j0 + j), scale.columns(j0, chunk.len()), None, chunk);
-                out.iter_mut().zip(&*chunk).for_each(|(out, v)| *out = requantise(*v, zero, 0, 255) as u8);
+            dequantise(sums, scale.columns(j0, count), None, floats);
+            for (out, v) in out[j0..j0 + count].iter_mut().zip(floats) {
+                *out = requantise(*v, *zero, 0, 255) as u8;
             }
         }
         OutputRow::I8(out, scale, zero) => {
-            for (i, out) in out[..count].chunks_mut(CHUNK).enumerate() {
-                let (j0, chunk) = (i * CHUNK, &mut [0f32; CHUNK][..out.len()]);
-                dequantise(|j| sum(j0 + j), scale.columns(j0, chunk.len()), None, chunk);
-                out.iter_mut().zip(&*chunk).for_each(|(out, v)| *out = requantise(*v, zero, -128, 127) as i8);
+            dequantise(sums, scale.columns(j0, count), None, floats);
+            for (out, v) in out[j0..j0 + count].iter_mut().zip(floats) {
+                *out = requantise(*v, *zero, -128, 127) as i8;
             }
         }
     }
 }
 
-/// `fp32(sum) · scale (+ addend)`. The common cases are loops of their own over slices of one length, which compilers
-/// turn into vectors.
+/// `fp32(sum) · scale (+ addend)`.
 #[inline(always)]
-fn dequantise(sum: impl Fn(usize) -> i32, scale: Vector<'_>, addend: Option<Vector<'_>>, out: &mut [f32]) {
-    let count = out.len();
-    match (scale, addend) {
-        (Vector::Scalar(scale), None) => {
-            out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale);
+fn dequantise(sums: &[i32], scale: Vector<'_>, addend: Option<Vector<'_>>, out: &mut [f32]) {
+    match scale {
+        Vector::Scalar(scale) => out.iter_mut().zip(sums).for_each(|(out, &s)| *out = s as f32 * scale),
+        Vector::PerColumn(scale) => {
+            out.iter_mut().zip(sums).zip(scale).for_each(|((out, &s), scale)| *out = s as f32 * scale);
         }
-        (Vector::Scalar(scale), Some(Vector::PerColumn(addend))) => {
-            let addend = &addend[..count];
-            out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale + addend[j]);
-        }
-        (Vector::PerColumn(scale), None) => {
-            let scale = &scale[..count];
-            out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale[j]);
-        }
-        (Vector::PerColumn(scale), Some(Vector::PerColumn(addend))) => {
-            let (scale, addend) = (&scale[..count], &addend[..count]);
-            out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale[j] + addend[j]);
-        }
-        (Vector::Scalar(scale), Some(Vector::Scalar(addend))) => {
-            out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale + addend);
-        }
-        (Vector::PerColumn(scale), Some(Vector::Scalar(addend))) => {
-            let scale = &scale[..count];
-            out.iter_mut().enumerate().for_each(|(j, out)| *out = sum(j) as f32 * scale[j] + addend);
-        }
+    }
+    match addend {
+        None => {}
+        Some(Vector::Scalar(addend)) => out.iter_mut().for_each(|out| *out += addend),
+        Some(Vector::PerColumn(addend)) => out.iter_mut().zip(addend).for_each(|(out, a)| *out += a),
     }
 }
 
