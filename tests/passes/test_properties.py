@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from lowering import assert_exact, floats, integers, make_model, scales
 from onnx import TensorProto, helper
 
-#: The same graphs every time, so that a run says something about the change at hand. To hunt, raise ``max_examples`` and
-#: take ``derandomize`` away; 6000 examples have been through.
+#: The same graphs every time, so that a run says something about the change at hand. To hunt, raise ``max_examples``
+#: and take ``derandomize`` away.
 SETTINGS = settings(max_examples=150, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
