@@ -2,9 +2,9 @@
 
     python benchmarks/matmul.py [--m 1,8,64] [--threads 1,2] [--profiles fast,balanced,small] [--activation uint8]
 
-Contestants are onnxruntime on the uncompressed model and the compressed one, all optimisations on, in one process and in
-turns; the figure is the ratio of the median times (below 1: the compressed model is faster). Outputs are compared byte for
-byte first. `--json FILE` appends the rows to a record.
+Contestants are onnxruntime on the uncompressed model and the compressed one, all optimisations on, in one process
+and in turns; the figure is the ratio of the median times (below 1: the compressed model is faster). Outputs are
+compared byte for byte first. `--json FILE` appends the rows to a record.
 """
 
 import argparse
@@ -64,7 +64,9 @@ def session(path: Path, threads: int, residency: str = "compressed") -> ort.Infe
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def interleaved(sessions: dict[str, ort.InferenceSession], x: npt.NDArray[np.generic], seconds: float) -> dict[str, float]:
+def interleaved(
+    sessions: dict[str, ort.InferenceSession], x: npt.NDArray[np.generic], seconds: float
+) -> dict[str, float]:
     """Median seconds of a run of each session; they take turns until the time is up, at least five each."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
     deadline = time.perf_counter() + seconds

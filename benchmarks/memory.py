@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [--layers 16] [--processes 4]
 
-Each figure comes from fresh processes that open the model, run it once, and read their own /proc/self/smaps_rollup: private is
-what no other process can share, proportional (PSS) splits shared pages among those who map them. Load times are medians of
-interleaved processes, from before the session is created until it is ready.
+Each figure comes from fresh processes that open the model, run it once, and read their own /proc/self/smaps_rollup:
+private is what no other process can share, proportional (PSS) splits shared pages among those who map them. Load
+times are medians of interleaved processes, from before the session is created until it is ready.
 """
 
 import argparse
@@ -77,7 +77,8 @@ def together(path: Path, processes: int) -> list[dict[str, float]]:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
     for child in children:
-        assert child.stdin is not None and child.stdout is not None
+        assert child.stdin is not None
+        assert child.stdout is not None
         child.stdin.write("measure\n")
         child.stdin.flush()
         figures.append(json.loads(child.stdout.readline()))

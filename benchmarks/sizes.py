@@ -2,16 +2,17 @@
 
     python benchmarks/sizes.py [--models encoder,decoder] [--json FILE]
 
-Everything that is stored counts: streams, tables, checksums, index, padding. Each weight is compressed by itself. Every stream
-is decoded and compared before its size is taken. Rates are for one thread and vary with the machine's load.
+Everything that is stored counts: streams, tables, checksums, index, padding. Each weight is compressed by itself.
+Every stream is decoded and compared before its size is taken. Rates are for one thread and vary with the machine's
+load.
 """
 
 import argparse
 import json
 import lzma
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import lz4.frame
 import numpy as np
@@ -23,6 +24,9 @@ from matmul import processor
 from onnx import numpy_helper
 
 from mcd_graph import _native
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def weights_of(path: Path) -> list[npt.NDArray[np.int8]]:

@@ -2,8 +2,9 @@
 
     python benchmarks/t5.py [--lengths 8,64,256] [--threads 1,2] [--profiles balanced] [--model encoder]
 
-All optimisations on, in one process and in turns; the figure is the ratio of the median times (below 1: the compressed
-model is faster). What the outputs differ by, if at all, is printed too: optimised graphs are fused differently.
+All optimisations on, in one process and in turns; the figure is the ratio of the median times (below 1: the
+compressed model is faster). What the outputs differ by, if at all, is printed too: optimised graphs are fused
+differently.
 """
 
 import argparse
