@@ -1,0 +1,64 @@
+//! `cargo bench -p mcd-core`: encoding, and one multiplication by every kernel, each checked against the scalar one.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use mcd_core::{
+    Activation, Kernel, MatmulCall, Output, PrepareOptions, PreparedWeight, Profile, Residency, Serial, Tiling,
+    WeightType, WeightView, ZeroPoint, encode,
+};
+use std::hint::black_box;
+
+const K: usize = 1024;
+const N: usize = 1024;
+
+/// Sums of twelve uniform values: bell shaped, standard deviation 12.
+fn weights() -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252u64;
+    let mut uniform = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as f64 / (1u64 << 53) as f64
+    };
+    (0..K * N).map(|_| ((0..12).map(|_| uniform()).sum::<f64>() * 12.0 - 72.0).round() as i8 as u8).collect()
+}
+
+fn benchmarks(c: &mut Criterion) {
+    let weights = weights();
+    let view = WeightView::new(&weights, (N, K), (K, 1), WeightType::I8).expect("a valid weight");
+    let mut group = c.benchmark_group("encode");
+    group.throughput(Throughput::Bytes((N * K) as u64));
+    for profile in [Profile::Fast, Profile::Balanced, Profile::Small] {
+        group.bench_function(profile.name(), |b| b.iter(|| encode(black_box(&view), profile, Tiling::default())));
+    }
+    group.finish();
+    for profile in [Profile::Fast, Profile::Balanced, Profile::Small] {
+        let encoded = encode(&view, profile, Tiling::default()).expect("it encodes");
+        let mut group = c.benchmark_group(format!("multiply/{}", profile.name()));
+        group.throughput(Throughput::Bytes((N * K) as u64));
+        for m in [1, 8, 64] {
+            let x: Vec<u8> = (0..m * K).map(|i| (i * 37) as u8).collect();
+            let call =
+                MatmulCall { x: Activation::U8(&x), m, x_zero_point: 3, w_zero_point: ZeroPoint::None, bias: None };
+            let mut expected: Option<Vec<i32>> = None;
+            // The scalar kernel comes last; the first one sets what all others must give.
+            for kernel in Kernel::available() {
+                let options = PrepareOptions { residency: Residency::Compressed, kernel, threads: 1 };
+                let (x2, index, info) = (&encoded.x2, &encoded.compress_index, &encoded.compress_info);
+                let weight = PreparedWeight::new(x2, index, info, options).expect("it is sound");
+                let mut out = vec![0; m * N];
+                let mut run = || weight.run(x2, &call, Output::I32(&mut out), &Serial).expect("it multiplies");
+                run();
+                group.bench_function(format!("{}/m{m}", kernel.short_name()), |b| b.iter(&mut run));
+                assert_eq!(expected.get_or_insert_with(|| out.clone()), &out, "{kernel:?}");
+            }
+        }
+        group.finish();
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(10).measurement_time(std::time::Duration::from_secs(2));
+    targets = benchmarks
+}
+criterion_main!(benches);
