@@ -566,7 +566,7 @@ def test_nothing_leaks_where_all_is_destroyed(call: Call, capfd: pytest.CaptureF
     assert capfd.readouterr().err == ""
 
 
-def test_leaks_are_reported_at_exit() -> None:
+def test_leaks_are_reported_at_exit(tmp_path: Path) -> None:
     script = """
         import ctypes
         from mcd_graph.ascend.stand_in import get_aclnn_library_path
@@ -575,8 +575,13 @@ def test_leaks_are_reported_at_exit() -> None:
         assert not acl.aclInit(None) and not acl.aclrtSetDevice(0)
         assert not acl.aclrtMalloc(ctypes.byref(place), ctypes.c_size_t(100), 0)
     """
+    # Not from the checkout, whose package has no libraries.
     result = subprocess.run(
-        [sys.executable, "-c", re.sub(r"^ +", "", script, flags=re.M)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", re.sub(r"^ +", "", script, flags=re.M)],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert "aclFinalize was not called" in result.stderr
     assert "leaked at exit: 100 bytes of device memory" in result.stderr
