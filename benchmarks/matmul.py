@@ -59,6 +59,8 @@ def session(path: Path, threads: int, residency: str = "compressed") -> ort.Infe
     """A session with all optimisations on and `threads` intra-op threads."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    # Idle threads of one contestant must not spin on the cores that the other one needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("mcd.residency", residency)
     options.register_custom_ops_library(mcd_graph.get_library_path())
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
