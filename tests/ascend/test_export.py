@@ -1,5 +1,7 @@
 """`mcd ascend export`: what it writes, that the strict model runs, and when it calls the result device-ready."""
 
+import ctypes
+import gc
 import json
 import os
 import shutil
@@ -129,6 +131,10 @@ def test_the_strict_model_runs_through_the_hand_off(model: Path, out: Path, monk
         session = ort.InferenceSession(out / "ascend" / "model.onnx", options, providers=["CPUExecutionProvider"])
         results += session.run(None, feeds())
     assert np.array_equal(*results)
+    # Close the runtime like a program that ends: the library says so where one does not.
+    del session
+    gc.collect()
+    assert ctypes.CDLL(get_aclnn_library_path()).aclFinalize() == 0
 
 
 def test_it_is_not_device_ready_with_the_open_codec(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
