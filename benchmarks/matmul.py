@@ -67,7 +67,7 @@ def session(path: Path, threads: int, residency: str = "compressed") -> ort.Infe
 
 
 def interleaved(
-    sessions: dict[str, ort.InferenceSession], x: npt.NDArray[np.generic], seconds: float
+    sessions: dict[str, ort.InferenceSession], feed: dict[str, npt.NDArray[np.generic]], seconds: float
 ) -> dict[str, float]:
     """Median seconds of a run of each session; they take turns until the time is up, at least five each."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
@@ -75,7 +75,7 @@ def interleaved(
     for turn in itertools.count():
         for name, contestant in sessions.items():
             start = time.perf_counter()
-            contestant.run(None, {"x": x})
+            contestant.run(None, feed)
             times[name].append(time.perf_counter() - start)
         if turn >= 5 and time.perf_counter() > deadline:
             break
@@ -138,7 +138,7 @@ def main() -> None:
                 for profile in profiles:
                     for a, b in zip(expected, sessions[profile].run(None, {"x": x}), strict=True):
                         assert a.tobytes() == b.tobytes(), f"{profile} differs at m = {m}"
-                medians = interleaved(sessions, x, arguments.seconds)
+                medians = interleaved(sessions, {"x": x}, arguments.seconds)
                 base = medians["onnxruntime"]
                 weights = arguments.layers * arguments.k * arguments.n
                 cells = []

@@ -8,16 +8,13 @@ differently.
 """
 
 import argparse
-import itertools
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import traceforge_title_model
-from matmul import processor, session
+from matmul import interleaved, processor, session
 
 import mcd_graph
 
@@ -49,16 +46,7 @@ def main() -> None:
                 feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
                 expected = sessions["onnxruntime"].run(None, feed)[0]
                 worst = {p: float(np.abs(sessions[p].run(None, feed)[0] - expected).max()) for p in profiles}
-                times: dict[str, list[float]] = {name: [] for name in sessions}
-                deadline = time.perf_counter() + arguments.seconds
-                for turn in itertools.count():
-                    for name, contestant in sessions.items():
-                        start = time.perf_counter()
-                        contestant.run(None, feed)
-                        times[name].append(time.perf_counter() - start)
-                    if turn >= 5 and time.perf_counter() > deadline:
-                        break
-                medians = {name: statistics.median(taken[1:]) for name, taken in times.items()}
+                medians = interleaved(sessions, feed, arguments.seconds)
                 base = medians["onnxruntime"]
                 cells = [f"{medians[p] / base:6.3f} (|Δ| {worst[p]:.0e})".rjust(18) for p in profiles]
                 print(f"{length:>6} {threads:>7} {base * 1e3:>9.2f} ms " + " ".join(cells), flush=True)

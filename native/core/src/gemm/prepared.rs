@@ -80,11 +80,6 @@ impl PreparedWeight {
     pub fn kernel(&self) -> Kernel {
         self.kernel
     }
-    /// Bytes that this value owns on the heap.
-    pub fn owned_bytes(&self) -> usize {
-        self.column_sums.len() * 4 + self.weight.geometry().tiles() * 32 + self.decoded.as_ref().map_or(0, Vec::len)
-    }
-
     /// Multiplies. `x2` must be the bytes this was prepared from; the call is memory-safe whatever they are, and wrong
     /// ones give an error where they do not decode.
     pub fn run(
