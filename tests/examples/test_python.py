@@ -1,0 +1,30 @@
+"""The Python example."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from samples import ROOT
+
+import mcd_graph
+
+
+def test_it_runs_a_model_from_its_file_and_from_bytes(model: Path, out: Path) -> None:
+    compressed = out / "model.mcd.onnx"
+    mcd_graph.compress_model(model, compressed)
+    script = ROOT / "examples" / "python" / "from_bytes.py"
+    # From another folder than the model's: the bytes do not know where they come from.
+    command = [sys.executable, str(script), str(compressed)]
+    result = subprocess.run(command, cwd=model.parent, capture_output=True, text=True, check=True)
+    assert result.stdout == "y float32 (1, 1, 128): the same both ways\n"
+
+
+def test_bytes_alone_lack_the_weights(example: Callable[[str], ModuleType], model: Path, out: Path) -> None:
+    compressed = out / "model.mcd.onnx"
+    mcd_graph.compress_model(model, compressed)
+    module = example("python/from_bytes.py")
+    with pytest.raises(Exception, match=r"model\.mcd\.data"):
+        module.from_bytes(compressed.read_bytes())
