@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mcd_graph.compress import Progress, compress_model
-    from mcd_graph.errors import InputError, NothingToCompressError
+    from mcd_graph.compress import compress_model
+    from mcd_graph.errors import InputError, NothingToCompressError, WorkerError
     from mcd_graph.library import get_library_path
+    from mcd_graph.progress import Progress
     from mcd_graph.report import Report
     from mcd_graph.restore import restore_model
     from mcd_graph.verify import Verification, verify_model
@@ -19,6 +20,7 @@ __all__ = [
     "Progress",
     "Report",
     "Verification",
+    "WorkerError",
     "compress_model",
     "get_library_path",
     "pack_weight",
@@ -32,9 +34,10 @@ _HOMES = {
     "CompressedWeight": "weights",
     "InputError": "errors",
     "NothingToCompressError": "errors",
-    "Progress": "compress",
+    "Progress": "progress",
     "Report": "report",
     "Verification": "verify",
+    "WorkerError": "errors",
     "compress_model": "compress",
     "get_library_path": "library",
     "pack_weight": "weights",

@@ -1,7 +1,20 @@
-"""``python -m mcd_graph`` is the command ``mcd``."""
+"""``python -m mcd_graph`` and the script ``mcd``: the command line, quiet about Ctrl-C while it is still loading."""
 
+import signal
 import sys
 
-from mcd_graph.cli import main
+__all__ = ["main"]
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line and return its exit status."""
+    try:
+        from mcd_graph.cli import main as run  # noqa: PLC0415 - takes a good part of a second
+
+        return run()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+if __name__ == "__main__":
+    sys.exit(main())

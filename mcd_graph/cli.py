@@ -9,6 +9,7 @@ import errno
 import json
 import signal
 import sys
+import threading
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ from rich.progress import (
 from rich.table import Table
 
 from mcd_graph.ascend.cli import app as ascend
-from mcd_graph.errors import InputError
+from mcd_graph.errors import InputError, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from mcd_graph.bench import BenchRow
-    from mcd_graph.compress import Progress as CompressionProgress
+    from mcd_graph.cluster import DaskExecutor
+    from mcd_graph.progress import Progress as TaskProgress
     from mcd_graph.report import NodeReport, Totals
     from mcd_graph.verify import Verification
 
@@ -51,6 +53,7 @@ app = typer.Typer(
 )
 app.add_typer(ascend)
 
+_SECONDS_WITHOUT_BAR = 1.0
 _PIPED_WIDTH = 160  # nobody's terminal: wide enough for names of nodes
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 _err = Console(highlight=False, stderr=True)
@@ -64,12 +67,12 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
         status = app(args=None if arguments is None else list(arguments), prog_name="mcd", standalone_mode=False)
     except _UsageError as error:
         return _complain(f"{error.format_message()} (mcd --help)")  # type: ignore[attr-defined]
-    except (InputError, ValueError) as error:
+    except (InputError, ValueError, WorkerError) as error:
         return _complain(str(error))
     except OSError as error:
         return _complain(_describe(error))
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; nothing was written")
+        _complain("interrupted; no file was left half-written")
         return 128 + signal.SIGINT
     except SystemExit:  # how typer and rich end when the reader of the output went away, as `head` does
         return 128 + signal.SIGPIPE
@@ -84,13 +87,15 @@ def _complain(message: str) -> int:
 def _describe(error: OSError) -> str:
     reason = error.strerror or str(error)
     if error.errno == errno.ENOSPC:
-        reason = "no space left; nothing was written"
+        reason = "no space left; no file was left half-written"
     return f"{error.filename}: {reason}" if error.filename is not None else reason
 
 
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="Model to read.", show_default=False)]
 Destination = Annotated[Path, typer.Argument(metavar="DST", help="Model to write.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are already there.")]
+Inline = Annotated[bool, typer.Option("--inline", help="Keep all weights inside of DST (below 2 GiB).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -121,8 +126,14 @@ def compress(
     exclude: Annotated[str | None, typer.Option(metavar="RE", help="Keep nodes whose name matches.")] = None,
     convolutions: Annotated[bool, typer.Option("--convolutions", help="1x1 convolutions too, run slower.")] = False,
     min_saving: Annotated[float, typer.Option(help="Share of a weight's size that must be saved.")] = 0.01,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Compress on the Dask cluster whose scheduler is there.")
+    ] = None,
+    inline: Inline = False,
     report: Annotated[Path | None, typer.Option(metavar="R.json", help="Write the report as JSON.")] = None,
     force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Compress the weights of SRC's int8 matrix multiplications and write DST.
 
@@ -133,45 +144,93 @@ def compress(
 
     if report is not None:
         refuse_existing(report, force=force)
-    with _progress() as progress:
+    with _progress("compressing", shown=not (as_json or quiet)) as progress, _executor(dask) as executor:
+        if executor is not None and jobs is None:
+            jobs = 2 * executor.threads  # so that no worker waits for the next weight
         result = compress_model(
             source,
             destination,
             profile=profile,
             jobs=jobs,
+            executor=executor,
             include=include,
             exclude=exclude,
             convolutions=convolutions,
             min_saving=min_saving,
             progress=progress,
+            inline=inline,
             force=force,
         )
     if report is not None:
         write_text(report, result.to_json(), force=force)
+    if as_json:
+        _print_json(result.to_dict())
+    if as_json or quiet:
+        return
     _print_totals(result.totals)
     _print_kept(result.nodes)
 
 
 @app.command()
 def inspect(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False)], as_json: AsJson = False
+    model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False)],
+    check: Annotated[
+        bool, typer.Option("--check", help="Only verify the file, without running it; exit status 1 if it is damaged.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show every quantised matrix multiplication of MODEL and check its compressed weights.
+    """Show every quantised matrix multiplication of MODEL, compressed or not, and check its compressed weights.
 
     Example: [bold]mcd inspect model.mcd.onnx[/bold]
     """
+    if check:
+        _inspect_check(model, as_json=as_json)
+        return
     from mcd_graph.inspection import inspect_model  # noqa: PLC0415
+    from mcd_graph.layer_tables import layer_tables  # noqa: PLC0415
 
-    report = inspect_model(model)
+    with _progress("decoding", shown=not as_json) as progress:
+        report = inspect_model(model, progress=progress)
     if as_json:
         _print_json(report.to_dict())
         return
-    if report.nodes:
-        _print_nodes(report.nodes)
+    for part in layer_tables(report.nodes):
+        _out.print(part)
+    totals = report.totals
     _out.print(
-        f"{report.totals.nodes} quantised matrix multiplications: {report.totals.lowered} lowered, "
-        f"{report.totals.lowerable} lowerable, {report.totals.kept} kept"
+        f"{totals.nodes} quantised matrix multiplications: {totals.lowered} lowered, "
+        f"{totals.lowerable} lowerable, {totals.kept} kept",
+        soft_wrap=True,
     )
+    if totals.ratio is not None:
+        _out.print(
+            f"{totals.weights} weights: {_size(totals.weight_bytes)} became {_size(totals.compressed_bytes)}, "
+            f"ratio {totals.ratio:.3f}",
+            soft_wrap=True,
+        )
+    elif totals.lowerable:
+        _out.print(f"To compress them: mcd compress {model} {model.with_suffix('.mcd.onnx')}", soft_wrap=True)
+
+
+def _inspect_check(model: Path, *, as_json: bool) -> None:
+    from mcd_graph.integrity import check_model  # noqa: PLC0415
+
+    with _progress("checking", shown=not as_json) as progress:
+        result = check_model(model, progress=progress)
+    if as_json:
+        _print_json(result.to_dict())
+    elif result.intact:
+        _out.print(
+            f"intact: {result.weights} compressed weights, {_size(result.compressed_bytes)}, "
+            f"of {result.nodes} multiplications",
+            style="green",
+            soft_wrap=True,
+        )
+    else:
+        for problem in result.problems:
+            _out.print(f"damaged: {problem}", style="red", markup=False, soft_wrap=True)
+    if not result.intact:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -202,14 +261,19 @@ def verify(
 
 
 @app.command()
-def restore(source: Source, destination: Destination, force: Force = False) -> None:
+def restore(
+    source: Source, destination: Destination, inline: Inline = False, force: Force = False, quiet: Quiet = False
+) -> None:
     """Turn a compressed model back into one of standard operators that computes the same bits.
 
     Example: [bold]mcd restore model.mcd.onnx model.restored.onnx[/bold]
     """
     from mcd_graph.restore import restore_model  # noqa: PLC0415
 
-    result = restore_model(source, destination, force=force)
+    with _progress("restoring", shown=not quiet) as progress:
+        result = restore_model(source, destination, progress=progress, inline=inline, force=force)
+    if quiet:
+        return
     _out.print(
         f"{result.restored} nodes restored; {_size(result.file_bytes_before)} became {_size(result.file_bytes_after)}"
     )
@@ -254,7 +318,7 @@ def demo(
     """
     from mcd_graph.demo import run_demo  # noqa: PLC0415
 
-    with _progress() as progress:
+    with _progress("compressing") as progress:
         result = run_demo(out, progress=progress)
     _print_totals(result.report.totals)
     _out.print(f"compressed in {result.seconds:.2f} s")
@@ -294,8 +358,8 @@ def _load_inputs(path: Path) -> "dict[str, npt.NDArray[np.generic]]":
 
 
 @contextmanager
-def _progress() -> "Iterator[Callable[[CompressionProgress], None]]":
-    """Show a bar on a terminal, and nothing elsewhere."""
+def _progress(task: str, *, shown: bool = True) -> "Iterator[Callable[[TaskProgress], None]]":
+    """Show a bar on a terminal for what takes longer than a second, and nothing elsewhere."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -303,13 +367,28 @@ def _progress() -> "Iterator[Callable[[CompressionProgress], None]]":
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
-        task = bar.add_task("compressing", total=None)
+    bar = Progress(*columns, console=_err, transient=True, disable=not (shown and sys.stderr.isatty()))
+    row = bar.add_task(task, total=None)
+    timer = threading.Timer(_SECONDS_WITHOUT_BAR, bar.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield lambda progress: bar.update(row, completed=progress.bytes_done, total=progress.bytes_total)
+    finally:
+        timer.cancel()
+        bar.stop()
 
-        def show(progress: "CompressionProgress") -> None:
-            bar.update(task, completed=progress.bytes_done, total=progress.bytes_total)
 
-        yield show
+@contextmanager
+def _executor(dask: str | None) -> "Iterator[DaskExecutor | None]":
+    """Connect to the cluster, if one is given."""
+    if dask is None:
+        yield None
+        return
+    from mcd_graph.cluster import DaskExecutor  # noqa: PLC0415
+
+    with DaskExecutor(dask) as executor:
+        yield executor
 
 
 def _print_json(value: Any) -> None:
@@ -337,26 +416,6 @@ def _print_kept(nodes: "tuple[NodeReport, ...]") -> None:
     for node in nodes:
         if node.status == "kept":
             _out.print(f"kept {node.name}: {node.reason}", markup=False)
-
-
-def _print_nodes(nodes: "tuple[NodeReport, ...]") -> None:
-    table = Table("node", "form", "k", "n", "bits/weight", "ratio", "codec", "status")
-    for column in table.columns[2:6]:
-        column.justify = "right"
-    table.columns[0].overflow = "fold"
-    for node in nodes:
-        ratio = node.weight_bytes / node.compressed_bytes if node.weight_bytes and node.compressed_bytes else None
-        table.add_row(
-            escape(node.name),
-            node.pattern,
-            _text(node.k),
-            _text(node.n),
-            "" if node.entropy_bits is None else f"{node.entropy_bits:.2f}",
-            _ratio(ratio),
-            node.codec or "",
-            escape(node.status if node.reason is None else f"{node.status}: {node.reason}"),
-        )
-    _out.print(table)
 
 
 def _print_verification(result: "Verification") -> None:

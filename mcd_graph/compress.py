@@ -4,9 +4,9 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,31 +15,17 @@ import onnx
 from mcd_graph.errors import InputError, NothingToCompressError
 from mcd_graph.loading import ModelSource, external_files, load_model, read_proto
 from mcd_graph.operator import OP_DOMAIN
+from mcd_graph.packing import Submits, pack_all
 from mcd_graph.passes import Kept, LoweringPlan, Site, WeightJob, plan_lowering
+from mcd_graph.progress import Progress
 from mcd_graph.report import NodeReport, Report
 from mcd_graph.saving import ModelWriter
-from mcd_graph.weights import CompressedWeight, Profile, WeightStats, pack_weight
+from mcd_graph.weights import CompressedWeight, Profile, WeightStats
 
-__all__ = ["Progress", "compress_model", "files_of", "size_of"]
+__all__ = ["compress_model", "files_of", "size_of"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How far a compression has come.
-
-    Attributes:
-        weight: name of the weight that was just finished; empty at the start.
-        weights_done: weights finished.
-        weights_total: weights in all.
-        bytes_done: their size before compression.
-        bytes_total: of all weights.
-    """
-
-    weight: str
-    weights_done: int
-    weights_total: int
-    bytes_done: int
-    bytes_total: int
+_BYTES_UNDER_WAY = 256 << 20
+"""Weights compressed at a time on this machine: with their streams, maps and copies that is below 1 GiB."""
 
 
 def compress_model(
@@ -48,12 +34,13 @@ def compress_model(
     *,
     profile: Profile = "balanced",
     jobs: int | None = None,
-    executor: Executor | None = None,
+    executor: Submits | None = None,
     include: str | None = None,
     exclude: str | None = None,
     convolutions: bool = False,
     min_saving: float = 0.01,
     progress: Callable[[Progress], None] | None = None,
+    inline: bool = False,
     force: bool = False,
 ) -> Report:
     """Write a smaller model that computes the same bits.
@@ -63,17 +50,24 @@ def compress_model(
     ``model.mcd.onnx``); both files appear whole or not at all. The output's bytes do not depend on ``jobs`` and
     ``executor``.
 
+    Weights in external data are compressed one by one from the memory map and written as they come: with threads of
+    its own this takes less memory than 1 GiB and three times the largest weight, however large the model is.
+
     Args:
         model_input: path of a model, or a proto without external data.
         model_output: path of the model to write.
         profile: ``fast``, ``balanced`` or ``small``.
-        jobs: weights compressed at a time; one per processor by default.
-        executor: where they are compressed; threads of its own by default.
+        jobs: weights compressed at a time, at most; one per processor by default.
+        executor: where they are compressed: a ``concurrent.futures.Executor``, a ``dask.distributed.Client``, or
+            whatever else has a ``submit``; threads of its own by default. One of yours has 256 MiB of weights under
+            way at a time, or with ``jobs`` that many weights of any size.
         include: regular expression; only nodes in whose name it is found are lowered.
         exclude: regular expression; nodes in whose name it is found are kept.
         convolutions: compress convolutions with a 1x1 kernel as well, which run slower then.
         min_saving: share of a weight's size that must be saved; weights that save less are kept as they are.
         progress: called after each weight, in the caller's thread.
+        inline: keep all weights inside of the model file, which stays below 2 GiB then, for runtimes that take a
+            model as bytes.
         force: replace a model that is already there.
 
     Returns:
@@ -83,8 +77,9 @@ def compress_model(
         FileNotFoundError: there is no such model.
         FileExistsError: the output exists and ``force`` is not set.
         NothingToCompressError: no weight could be made smaller; nothing is written.
-        InputError: the model or an argument cannot be used.
+        InputError: the model or an argument cannot be used, or the result is too large for ``inline``.
         OSError: the output cannot be written.
+        WorkerError: the executor failed.
     """
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
@@ -101,12 +96,18 @@ def compress_model(
     stats: dict[str, WeightStats] = {}
     packed: dict[str, CompressedWeight | Kept] = {}
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(ModelWriter(model_output, force=force, sources=files_of(model_input)))
+        writer = stack.enter_context(
+            ModelWriter(model_output, force=force, sources=files_of(model_input), inline=inline)
+        )
+        limit = _BYTES_UNDER_WAY if executor is None or jobs is None else None
         if executor is None:
             executor = stack.enter_context(ThreadPoolExecutor(workers))
-        results = stack.enter_context(contextlib.closing(_pack_all(plan.weights, profile, executor, workers)))
+        results = stack.enter_context(
+            contextlib.closing(pack_all(plan.weights.values(), profile, executor, most=workers + 1, most_bytes=limit))
+        )
         tell = _Teller(plan.weights, progress)
-        for key, weight in results:
+        for job, weight in results:
+            key = job.key
             stats[key] = weight.stats
             if weight.stats.saving < min_saving:
                 packed[key] = Kept(f"it would save {weight.stats.saving:.1%}, less than {min_saving:.1%}")
@@ -139,33 +140,6 @@ def size_of(model: ModelSource) -> int:
     if isinstance(model, onnx.ModelProto):
         return int(model.ByteSize())
     return sum(path.stat().st_size for path in files_of(model))
-
-
-def _pack_all(
-    jobs: Mapping[str, WeightJob], profile: Profile, executor: Executor, workers: int
-) -> Generator[tuple[str, CompressedWeight]]:
-    """Compress weights wherever ``executor`` does it, and yield them in order.
-
-    Only a few more weights than there are workers are under way at a time, which bounds the memory that they take.
-    """
-    under_way: deque[tuple[WeightJob, Future[CompressedWeight]]] = deque()
-
-    def first() -> tuple[str, CompressedWeight]:
-        job, future = under_way.popleft()
-        weight = future.result()
-        job.release()
-        return job.key, weight
-
-    try:
-        for job in jobs.values():
-            under_way.append((job, executor.submit(pack_weight, job.array(), profile=profile)))
-            if len(under_way) > workers:
-                yield first()
-        while under_way:
-            yield first()
-    finally:
-        for _, future in under_way:
-            future.cancel()
 
 
 class _Teller:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mcd_graph.bench import BenchRow, bench_models
-from mcd_graph.compress import Progress, compress_model
+from mcd_graph.compress import compress_model
 from mcd_graph.errors import InputError
+from mcd_graph.progress import Progress
 from mcd_graph.report import Report
 from mcd_graph.verify import Verification, verify_model
 

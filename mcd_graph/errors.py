@@ -1,6 +1,6 @@
 """The exceptions that are ours. Each message is one line that says what to do or what is wrong where."""
 
-__all__ = ["InputError", "NothingToCompressError"]
+__all__ = ["InputError", "NothingToCompressError", "WorkerError"]
 
 
 class InputError(ValueError):
@@ -9,3 +9,7 @@ class InputError(ValueError):
 
 class NothingToCompressError(InputError):
     """The model is fine, but holds no weight that could be made smaller."""
+
+
+class WorkerError(RuntimeError):
+    """The executor that was to compress a weight failed: a dead process, a lost connection, a missing package."""

@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+from collections.abc import Callable
 
 from mcd_graph._native import FormatError
 from mcd_graph.compress import files_of, size_of
 from mcd_graph.errors import InputError
 from mcd_graph.loading import load_model
 from mcd_graph.passes import plan_restoration
+from mcd_graph.progress import Progress
 from mcd_graph.saving import ModelWriter
 
 __all__ = ["Restoration", "restore_model"]
@@ -31,28 +33,36 @@ class Restoration:
 
 
 def restore_model(
-    model_input: str | os.PathLike[str], model_output: str | os.PathLike[str], *, force: bool = False
+    model_input: str | os.PathLike[str],
+    model_output: str | os.PathLike[str],
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    inline: bool = False,
+    force: bool = False,
 ) -> Restoration:
     """Write a model of standard operators, with weights uncompressed, that computes the same bits.
 
     Args:
         model_input: path of a compressed model.
         model_output: path of the model to write; its weights go into a data file beside it.
+        progress: called after each tensor that is written.
+        inline: keep all weights inside of the model file, which stays below 2 GiB then.
         force: replace a model that is already there.
 
     Raises:
         FileNotFoundError: there is no such model.
         FileExistsError: the output exists and ``force`` is not set.
-        InputError: the model holds nothing to restore, or a weight in it is damaged.
+        InputError: the model holds nothing to restore, or a weight in it is damaged, or the result is too large for
+            ``inline``.
         OSError: the output cannot be written.
     """
     model = load_model(model_input)
     try:
         plan = plan_restoration(model)
-        with ModelWriter(model_output, force=force, sources=files_of(model_input)) as writer:
+        with ModelWriter(model_output, force=force, sources=files_of(model_input), inline=inline) as writer:
             if not plan.apply():
                 raise InputError(f"{os.fspath(model_input)}: nothing to restore: it has no MatmulCompressDequant node")
-            writer.commit(model)
+            writer.commit(model, progress=progress)
     except FormatError as error:
         raise InputError(f"{os.fspath(model_input)}: {error}") from None
     kept = {site.name: site.reason for site in plan.sites if site.reason is not None}

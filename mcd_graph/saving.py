@@ -14,7 +14,7 @@ import errno
 import fcntl
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -23,16 +23,25 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import EncodeError
 
 from mcd_graph.errors import InputError
 from mcd_graph.loading import external_files, graphs_of, read_proto
+from mcd_graph.progress import Progress
 
 __all__ = ["ALIGNMENT", "ModelWriter", "refuse_existing", "write_bytes", "write_text"]
 
 ALIGNMENT = 4096
 """Tensors in the data file start at multiples of this many bytes (a page), and smaller ones stay in the model file."""
 
+MODEL_BYTES_LIMIT = (1 << 31) - 1
+"""What a protobuf message may hold, and so a model file."""
+
 _MARK = ".mcd-tmp-"
+
+_PIECE_BYTES = 16 << 20
+
+_TOO_LARGE = "the model would be larger than 2 GiB, which no ONNX file can be: its weights need a file of their own"
 
 
 class ModelWriter:
@@ -44,6 +53,7 @@ class ModelWriter:
         destination: path of the model file to be.
         force: replace a model that is already there.
         sources: files that must not be touched, whatever the destination is.
+        inline: keep all tensors in the model file, and write no data file.
 
     Raises (on entering):
         FileExistsError: something is at the destination and ``force`` is not set.
@@ -52,12 +62,19 @@ class ModelWriter:
     """
 
     def __init__(
-        self, destination: str | os.PathLike[str], *, force: bool = False, sources: Iterable[Path] = ()
+        self,
+        destination: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        sources: Iterable[Path] = (),
+        inline: bool = False,
     ) -> None:
         self._destination = Path(destination)
         self._directory = self._destination.absolute().parent
         self._force = force
         self._sources = tuple(sources)
+        self._inline = inline
+        self._inline_bytes = 0
         self._data_names = (f"{self._destination.stem}.data", f"{self._destination.stem}.2.data")
 
     def __enter__(self) -> Self:
@@ -91,31 +108,40 @@ class ModelWriter:
 
         Returns:
             A tensor to put into the model: it reads from the temporary file, or from memory when it is small.
+
+        Raises:
+            InputError: the tensors are too many for a model without a data file.
+            OSError: writing failed.
         """
         return self._place(ir.tensor(data, name=name), self._temporary_name)
 
-    def commit(self, model: ir.Model) -> None:
+    def commit(self, model: ir.Model, *, progress: Callable[[Progress], None] | None = None) -> None:
         """Move the model's other large tensors to the data file, and put both files in place.
 
         The model is not to be used afterwards: its tensors belong to the saved one.
 
+        Args:
+            model: the model.
+            progress: called after each initialiser.
+
         Raises:
             FileExistsError: something has appeared at the destination meanwhile and ``force`` is not set.
+            InputError: the model is too large for one file.
             OSError: writing failed; the destination is what it was.
         """
         with _locked(self._directory):
             self._refuse_existing()
             used = self._data_in_use(self._destination)
             data_name = self._data_names[1 if self._data_names[0] in used else 0]
-            self._place_all(model, data_name)
-            self._model_file.write(_to_proto(model).SerializeToString())
+            self._place_all(model, data_name, progress)
+            self._model_file.write(_serialised(model))
             _sync(self._data_file)
             _sync(self._model_file)
             if self._data_file.tell():
                 Path(self._data_file.name).replace(self._directory / data_name)
             Path(self._model_file.name).replace(self._destination)
             _sync_directory(self._directory)
-            for name in used - {data_name}:
+            for name in used if self._inline else used - {data_name}:
                 (self._directory / name).unlink(missing_ok=True)
 
     @property
@@ -124,6 +150,11 @@ class ModelWriter:
 
     def _place(self, tensor: ir.TensorProtocol, location: str) -> ir.TensorProtocol:
         """Append a tensor to the data file unless it is small; return the tensor to use instead."""
+        if self._inline:
+            self._inline_bytes += _size(tensor)
+            if self._inline_bytes > MODEL_BYTES_LIMIT:
+                raise InputError(_TOO_LARGE)
+            return _in_memory(tensor)
         if tensor.dtype == ir.DataType.STRING or tensor.nbytes < ALIGNMENT:
             return _in_memory(tensor)
         file = self._data_file
@@ -132,7 +163,7 @@ class ModelWriter:
         if isinstance(tensor, ir.ExternalTensor):
             tensor.tofile(file)  # in bounded pieces
         else:
-            file.write(tensor.tobytes())
+            _write_tensor(tensor, file)
         file.flush()
         return self._external(tensor, location, offset)
 
@@ -149,7 +180,7 @@ class ModelWriter:
             base_dir=self._directory,
         )
 
-    def _place_all(self, model: ir.Model, data_name: str) -> None:
+    def _place_all(self, model: ir.Model, data_name: str, progress: Callable[[Progress], None] | None) -> None:
         """Give every tensor of the model its place in the data file ``data_name``, or in the model file."""
         placed: dict[int, tuple[ir.TensorProtocol, ir.TensorProtocol]] = {}  # the key's object is kept alive here
 
@@ -160,10 +191,14 @@ class ModelWriter:
                 placed[id(tensor)] = (tensor, self._place(tensor, data_name))
             return placed[id(tensor)][1]
 
-        for graph in model.graphs():
-            for value in graph.initializers.values():
-                if value.const_value is not None:
-                    value.const_value = place(value.const_value)
+        values = list(_constants(model))
+        total = sum(_size(tensor) for _, tensor in values)
+        done = 0
+        for number, (value, tensor) in enumerate(values, start=1):
+            value.const_value = place(tensor)
+            done += _size(tensor)
+            if progress is not None:
+                progress(Progress(value.name or "", number, len(values), done, total))
         # onnxruntime reads external data of initialisers only.
         for graph in (model.graph, *(function.graph for function in model.functions.values())):
             for node in graph.all_nodes():
@@ -177,7 +212,7 @@ class ModelWriter:
 
     def _refuse_existing(self) -> None:
         """Raise FileExistsError if a file of ours is in the way."""
-        for name in (self._destination.name, self._data_names[0]):
+        for name in (self._destination.name, *(() if self._inline else self._data_names[:1])):
             refuse_existing(self._destination.with_name(name), force=self._force)
 
     def _data_in_use(self, model: Path) -> set[str]:
@@ -251,12 +286,15 @@ def _temporary_file(path: Path) -> Iterator[BinaryIO]:
 def _is_locked(path: Path) -> bool:
     """Tell whether a living process holds the lock of a temporary."""
     try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
     return False
 
 
@@ -295,7 +333,46 @@ def _to_proto(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
+def _constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value, value.const_value
+
+
+def _size(tensor: ir.TensorProtocol) -> int:
+    return 0 if tensor.dtype == ir.DataType.STRING else tensor.nbytes
+
+
+def _serialised(model: ir.Model) -> bytes:
+    try:
+        data: bytes = _to_proto(model).SerializeToString()
+    except (EncodeError, ValueError) as error:
+        raise InputError(_TOO_LARGE) from error
+    return data
+
+
+def _write_tensor(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
+    """Write a tensor's bytes; a matrix of bytes in pieces, whatever its strides are, for it may be large."""
+    if tensor.dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
+        file.write(tensor.tobytes())
+        return
+    array = tensor.numpy()
+    if array.ndim == 0:
+        file.write(array.tobytes())
+    elif array.size:
+        rows = max(1, _PIECE_BYTES // (array.size // len(array)))
+        for start in range(0, len(array), rows):
+            file.write(np.ascontiguousarray(array[start : start + rows]).data)
+
+
 def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor
-    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+    return ir.Tensor(
+        tensor.numpy(),
+        dtype=tensor.dtype,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )

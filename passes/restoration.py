@@ -170,7 +170,9 @@ class _Lowered:
         def decode() -> ir.TensorProtocol:
             with _named(self.node):
                 weight = _native.decode(self.x2.numpy(), self.compress_index.numpy(), np.asarray(self.info, np.int64))
-            return ir.tensor(np.ascontiguousarray(weight.T), name=name)
+            if isinstance(self.x2, ir.ExternalTensor):
+                self.x2.release()  # or all maps would stay to the end
+            return ir.tensor(weight.T, name=name)
 
         return ir.LazyTensor(decode, self.weight_type, ir.Shape(self.info[2:4]), name=name)
 
