@@ -37,6 +37,7 @@ INPUT_NAMES = (
     "w_zero_point",
     "addend",
     "y_zero_point",
+    "x1_scale",
 )
 
 _DOC = """
@@ -48,6 +49,7 @@ and, with deq_scale float32: y = float32(acc) * deq_scale [+ addend], each step 
 With deq_scale uint64 (fp32 bits, zero-extended): y = float16(float32(acc) * deq_scale).
 Without deq_scale: y = acc.
 With y_zero_point: y = saturate(round_half_even(float32(acc) * deq_scale) + y_zero_point).
+With x1_scale: deq_scale, which is float32 then, stands for float32(x1_scale * deq_scale) in all of this.
 
 It is a superset of Ascend's aclnnMatmulCompressDequant, with that operator's argument names.
 """
@@ -63,6 +65,7 @@ _INPUT_DOCS: dict[str, tuple[str, str]] = {
     "w_zero_point": ("TW", "one value or one per column, of the weight's type"),
     "addend": ("TA", "one value or one per column, added after the multiplication by deq_scale"),
     "y_zero_point": ("TQ", "one value; present: the output is quantised, with this type"),
+    "x1_scale": ("tensor(float)", "one value, multiplied by a float32 deq_scale before that is used"),
 }
 
 
@@ -170,6 +173,7 @@ class MatmulCompressDequant(OpRun):
         w_zero_point: np.ndarray | None = None,
         addend: np.ndarray | None = None,
         y_zero_point: np.ndarray | None = None,
+        x1_scale: np.ndarray | None = None,
         compress_info: list[int] | None = None,
         offset_x: int | None = None,
         output_type: int | None = None,
@@ -177,10 +181,13 @@ class MatmulCompressDequant(OpRun):
         """Compute the operator; see the schema for shapes and types.
 
         Raises:
-            ValueError: ``offset_w`` or a nonzero ``offset_x`` is given, or the compressed weight is not valid.
+            ValueError: ``offset_w`` or a nonzero ``offset_x`` is given, ``x1_scale`` is given without a float32
+                ``deq_scale``, or the compressed weight is not valid.
         """
         if offset_w is not None or offset_x:
             raise ValueError("offset_w and offset_x are not supported")
+        if x1_scale is not None and (deq_scale is None or deq_scale.dtype != np.float32):
+            raise ValueError("x1_scale needs a float32 deq_scale")
         weight = _native.decode(x2, compress_index, np.asarray(compress_info, dtype=np.int64))
         left, right = x1.astype(np.float64), weight.T.astype(np.float64)
         if x1_zero_point is not None:
@@ -198,6 +205,8 @@ class MatmulCompressDequant(OpRun):
             scale = deq_scale.astype(np.uint32).view(np.float32).reshape(-1)
         else:
             scale = deq_scale.reshape(-1).astype(np.float32)
+        if x1_scale is not None:
+            scale = x1_scale.reshape(()) * scale
         y = acc.astype(np.float32) * scale
         if y_zero_point is not None:
             limits = np.iinfo(y_zero_point.dtype)

@@ -161,6 +161,7 @@ class Fused:
     w_zero_point: Operand = None
     addend: Operand = None
     y_zero_point: Operand = None
+    x1_scale: Operand = None
     output_type: ir.DataType | None = None
 
 

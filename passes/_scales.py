@@ -6,11 +6,14 @@ column. To give the same bits, that number has to be rounded the same way:
 * dequantised to float: ``w_scale * x1_scale`` (times alpha first, where there is one);
 * quantised again: that product divided by ``y_scale``.
 
-Each step is rounded to float32. Constant scales are folded while planning; others by Mul and Div nodes, which round
-in the same way.
+Each step is rounded to float32. Constant scales are folded while planning. Of a product that is not constant the new
+node takes both factors and multiplies them itself; what else there is are Mul and Div nodes, which round in the same
+way.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import onnx_ir as ir
@@ -23,14 +26,23 @@ from mcd_graph.passes._common import (
     Operand,
     Weight,
     constant_array,
+    is_op,
     known_dtype,
     known_shape,
     quantisation_vector,
 )
 
-__all__ = ["fold_scales", "fuse", "one_value"]
+__all__ = ["Scale", "fold_scales", "fuse", "one_value", "split_product"]
 
 _QUANTISED = (ir.DataType.INT8, ir.DataType.UINT8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """The factor of the int32 sum: ``x1_scale * deq_scale``, or ``deq_scale`` alone."""
+
+    deq_scale: Operand
+    x1_scale: Operand = None
 
 
 def one_value(value: ir.Value | None, what: str) -> Kept | None:
@@ -49,8 +61,8 @@ def fold_scales(
     n: int,
     alpha: float = 1.0,
     float16: bool = False,
-) -> Operand | Kept:
-    """Return the one scale of the int32 sum: a constant where all are constant, else the nodes that compute it.
+) -> Scale | Kept:
+    """Return the factor of the int32 sum: a constant where all scales are constant, else what computes it.
 
     Args:
         x1_scale: float32, one value.
@@ -77,14 +89,37 @@ def fold_scales(
         folded = np.float32(alpha) * x1_array.astype(np.float32).reshape(()) * w_array.astype(np.float32)
         if y_array is not None:
             folded = folded / y_array.astype(np.float32).reshape(())
-        return NewConstant(np.asarray(folded, np.float32), f"{w_scale.name}.folded")
+        return Scale(NewConstant(np.asarray(folded, np.float32), f"{w_scale.name}.folded"))
     if halves:
         return Kept(f"scale {w_scale.name} is float16, and not all scales are constant")
     left: Operand = x1_scale
     if alpha != 1:
         left = NewOutput(NewNode("Mul", (NewConstant(np.array(alpha, np.float32), "alpha"), left)))
+    if y_scale is None:
+        return Scale(column, left)
     product = NewOutput(NewNode("Mul", (left, column)))
-    return product if y_scale is None else NewOutput(NewNode("Div", (product, y_scale)))
+    return Scale(NewOutput(NewNode("Div", (product, y_scale))))
+
+
+def split_product(value: ir.Value, n: int, rank: int | None) -> Scale | None:
+    """Return the factors of a scale that is the product of one number, as a rule x1's scale, and a constant.
+
+    ``None`` unless ``value`` is the output of a Mul, the constant is float32 with one number or one per column, and so
+    the other side is float32 as well. NaN in the constant stays outside: of two NaN, a processor keeps one.
+    """
+    node = value.producer()
+    if node is None or not is_op(node, "Mul") or len(node.inputs) != 2:
+        return None
+    for one, other in (node.inputs, reversed(node.inputs)):
+        array = constant_array(other)
+        if one is None or other is None or known_shape(one) not in ((), (1,)):
+            continue
+        if array is None or array.dtype != np.float32 or np.isnan(array).any():
+            continue
+        column = quantisation_vector(other, n, rank)
+        if not isinstance(column, Kept):
+            return Scale(column, one)
+    return None
 
 
 def fuse(
@@ -92,7 +127,7 @@ def fuse(
     x1_zero_point: Operand,
     weight: Weight,
     w_zero_point: ir.Value | None,
-    scale: Operand,
+    scale: Scale,
     *,
     bias: Operand = None,
     addend: ir.Value | None = None,
@@ -127,4 +162,6 @@ def fuse(
     addend_vector = quantisation_vector(addend, weight.n, rank)
     if isinstance(addend_vector, Kept):
         return addend_vector
-    return Fused(x1, scale, bias, x1_zero_point, w_vector, addend_vector, y_zero_point, output_type=output_type)
+    return Fused(
+        x1, scale.deq_scale, bias, x1_zero_point, w_vector, addend_vector, y_zero_point, scale.x1_scale, output_type
+    )

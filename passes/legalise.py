@@ -17,6 +17,7 @@ no bias                                   zeros
 k or n against the limits                 zeros at the end of x1 (Pad) and of the weight; columns cut off (Slice)
 one constant scale                        repeated for each column
 scale computed at run time                1 in the node; Mul behind it
+x1_scale                                  multiplied with the scale; by a Mul when it is computed at run time
 float output                              Cast behind the node
 addend, y_zero_point                      Add, QuantizeLinear behind that
 more rows than allowed (an option)        a node for each chunk of rows, and Concat
@@ -166,7 +167,7 @@ class _Parts:
         weight: int8 (n, k), its zero point subtracted.
         changed: ``weight`` is not what the stream holds.
         scale: constant scale, float32 (n,); ``None`` when it is computed at run time.
-        run_time_scale: that one, float32 or float16.
+        run_time_scale: that one, float32.
         bias: constant bias, int32 (n,).
         run_time_bias: one that is computed at run time.
         zero_point: constant zero point of x1, after the flip.
@@ -183,7 +184,7 @@ class _Parts:
     weight: np.ndarray
     changed: bool
     scale: np.ndarray | None
-    run_time_scale: ir.Value | None
+    run_time_scale: Operand
     bias: np.ndarray
     run_time_bias: ir.Value | None
     zero_point: int
@@ -276,7 +277,7 @@ class _Run:
         weight = _without_zero_point(stored, constant_array(value["w_zero_point"]))
         if isinstance(weight, Kept):
             return weight
-        scale = _constant_scale(scale_value, weight.shape[0])
+        scale = _constant_scale(scale_value, value["x1_scale"], weight.shape[0])
         if isinstance(scale, Kept):
             return scale
         dims = known_shape(x1)
@@ -290,7 +291,7 @@ class _Run:
             weight=weight,
             changed=weight is not stored,
             scale=scale,
-            run_time_scale=scale_value if scale is None else None,
+            run_time_scale=_run_time_scale(scale_value, value["x1_scale"]) if scale is None else None,
             bias=np.zeros(weight.shape[0], np.int32) if bias is None else bias.reshape(-1),
             run_time_bias=value["bias"] if bias is None else None,
             zero_point=(0 if zero_point is None else int(zero_point.reshape(()))) - _absent_flip(unsigned, value),
@@ -466,10 +467,11 @@ def _without_zero_point(stored: np.ndarray, zero_point: np.ndarray | None) -> np
     return shifted.astype(np.int8)
 
 
-def _constant_scale(value: ir.Value, n: int) -> np.ndarray | Kept | None:
-    """Return a constant scale as float32 (n,); ``None`` if it is computed at run time."""
+def _constant_scale(value: ir.Value, x1_scale: ir.Value | None, n: int) -> np.ndarray | Kept | None:
+    """Return a constant scale, multiplied by x1's, as float32 (n,); ``None`` if it is computed at run time."""
     scale = constant_array(value)
-    if scale is None:
+    factor = np.ones((), np.float32) if x1_scale is None else constant_array(x1_scale)
+    if scale is None or factor is None:
         if known_dtype(value) == ir.DataType.UINT64:
             return Kept("its uint64 deq_scale is computed at run time")
         return None
@@ -477,11 +479,22 @@ def _constant_scale(value: ir.Value, n: int) -> np.ndarray | Kept | None:
         if (scale >> np.uint64(32)).any():
             return Kept("a deq_scale word has bits above the 32 of a float")
         scale = np.asarray(scale.astype(np.uint32)).view(np.float32)
-    scale = np.broadcast_to(scale.reshape(-1).astype(np.float32), (n,))
+    scale = np.broadcast_to(factor.reshape(()) * scale.reshape(-1).astype(np.float32), (n,))
     bad = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
     if bad.size:
         return Kept(f"its scale is {scale[bad[0]]} in column {bad[0]}, not finite and above zero")
     return scale
+
+
+def _run_time_scale(value: ir.Value, x1_scale: ir.Value | None) -> Operand:
+    """Return a scale that is computed at run time, as float32."""
+    if x1_scale is not None:
+        return NewOutput(NewNode("Mul", (x1_scale, value)))
+    return NewOutput(NewNode("Cast", (value,), {"to": int(ir.DataType.FLOAT)})) if _is_half(value) else value
+
+
+def _is_half(value: ir.Value) -> bool:
+    return known_dtype(value) == ir.DataType.FLOAT16
 
 
 def _absent_flip(unsigned: bool, value: dict[str, ir.Value | None]) -> int:
@@ -559,9 +572,7 @@ def _tail(parts: _Parts, results: list[ir.Value], factor: float, base: str, opse
     y = NewOutput(NewNode("Cast", (y,), {"to": int(ir.DataType.FLOAT)}))
     times: Operand = NewConstant(np.array(factor, np.float32), f"{base}.factor") if factor > 1 else None
     if parts.run_time_scale is not None:
-        scale: Operand = parts.run_time_scale
-        if known_dtype(parts.run_time_scale) == ir.DataType.FLOAT16:
-            scale = NewOutput(NewNode("Cast", (scale,), {"to": int(ir.DataType.FLOAT)}))
+        scale = parts.run_time_scale
         times = scale if times is None else NewOutput(NewNode("Mul", (scale, times)))
     if times is not None:
         y = NewOutput(NewNode("Mul", (y, times)))
@@ -570,7 +581,7 @@ def _tail(parts: _Parts, results: list[ir.Value], factor: float, base: str, opse
         return NewOutput(NewNode("QuantizeLinear", (y, one, parts.y_zero_point)))
     if parts.addend is not None:
         addend: Operand = parts.addend
-        if known_dtype(parts.addend) == ir.DataType.FLOAT16:
+        if _is_half(parts.addend):
             addend = NewOutput(NewNode("Cast", (addend,), {"to": int(ir.DataType.FLOAT)}))
         y = NewOutput(NewNode("Add", (y, addend)))
     if parts.output_type == ir.DataType.FLOAT16:

@@ -3,9 +3,9 @@
 ::
 
     x1, x1_scale, x1_zp = DynamicQuantizeLinear(x)
-    acc = MatMulInteger(x1, W, x1_zp, w_zp)           MatmulCompressDequant(x1, W', scale, x1_zp, w_zp, bias)
-    y = Cast<float>(acc) * scale                  ->
-    z = y + bias
+    acc = MatMulInteger(x1, W, x1_zp, w_zp)           MatmulCompressDequant(
+    y = Cast<float>(acc) * (x1_scale * w_scale)   ->      x1, W', w_scale, x1_zp, w_zp, bias, x1_scale
+    z = y + bias                                      )
 
 ========================================  ====================================================================
 what follows the MatMulInteger            what the new node computes
@@ -16,9 +16,9 @@ Cast to float16, Mul (, Add)              the same in float, and a Cast of the r
 anything else, or several consumers       the int32 result; what follows stays as it is
 ========================================  ====================================================================
 
-The product of the two scales (x1_scale * w_scale) stays a Mul of its own: it is one small multiplication, and so the
-rounding of that product is the original's, whatever order its operands have. The operands of Mul and Add may stand in
-either order as well. onnxruntime's CPU computes float16 in float and rounds once, where the result is used as float16;
+Where the scale is the product of one number and a constant (x1_scale * w_scale), the new node takes the two and
+multiplies them itself, with the same rounding; another Mul that computes a scale stays. Operands of Mul and Add may
+stand in either order. onnxruntime's CPU computes float16 in float and rounds once, where the result is used as float16;
 so does what is made of it, since it has a Cast in the same place.
 
 The multiplication stays as it was when the weight is not a constant int8 or uint8 matrix, or when a zero point is
@@ -49,6 +49,7 @@ from mcd_graph.passes._common import (
     only_consumer,
     quantisation_vector,
 )
+from mcd_graph.passes._scales import Scale, split_product
 
 __all__ = ["matmul_integer_rule"]
 
@@ -72,8 +73,11 @@ def _match(node: ir.Node) -> Match | Kept:
     def match(
         pattern: str, output_of: ir.Node, *nodes: ir.Node, scale: Operand = None, addend: Operand = None
     ) -> Match:
+        split = split_product(scale, weight.n, rank) if isinstance(scale, ir.Value) else None
+        factors = split or Scale(scale)
         fused = Fused(
-            x1, deq_scale=scale, x1_zero_point=x1_zero_point, w_zero_point=w_zero_point, addend=addend,
+            x1, deq_scale=factors.deq_scale, x1_zero_point=x1_zero_point, w_zero_point=w_zero_point, addend=addend,
+            x1_scale=factors.x1_scale,
             output_type=ir.DataType.INT32 if scale is None else ir.DataType.FLOAT,
         )  # fmt: skip
         result: NewOutput | Result = Result()

@@ -6,12 +6,12 @@ They are met in models that onnxruntime had optimised and saved.
 
     y = MatMulIntegerToFloat(x1, W, x1_scale, w_scale, x1_zp, w_zp, bias)
     ->
-    y = MatmulCompressDequant(x1, W', x1_scale * w_scale, x1_zp, w_zp, addend=bias)
+    y = MatmulCompressDequant(x1, W', w_scale, x1_zp, w_zp, addend=bias, x1_scale)
 
     y = DynamicQuantizeMatMul(x, W, w_scale, w_zp, bias)
     ->
     x1, x1_scale, x1_zp = DynamicQuantizeLinear(x)
-    y = MatmulCompressDequant(x1, W', x1_scale * w_scale, x1_zp, w_zp, addend=bias)
+    y = MatmulCompressDequant(x1, W', w_scale, x1_zp, w_zp, addend=bias, x1_scale)
 
 ==============================  ======================================================================================
 accepted                        weight scale and zero point for the whole matrix or per column; any of the optional
@@ -39,7 +39,7 @@ from mcd_graph.passes._common import (
     known_rank,
     quantisation_vector,
 )
-from mcd_graph.passes._scales import fold_scales, fuse
+from mcd_graph.passes._scales import Scale, fold_scales, fuse
 
 __all__ = ["dynamic_quantize_matmul_rule", "matmul_integer_to_float_rule"]
 
@@ -71,7 +71,7 @@ def _match_dynamic(node: ir.Node) -> Match | Kept:
     column = quantisation_vector(w_scale, weight.n)
     if isinstance(column, Kept):
         return column
-    scale = NewOutput(NewNode("Mul", (NewOutput(quantised, 1), column)))
+    scale = Scale(column, NewOutput(quantised, 1))
     fused = fuse(
         NewOutput(quantised, 0), NewOutput(quantised, 2), weight, w_zero_point, scale, addend=bias, rank=known_rank(x)
     )

@@ -6,6 +6,7 @@ what the node has                         what it becomes
 no deq_scale                              MatMulInteger (+ Add of the int32 bias)
 float deq_scale                           MatMulInteger (+ Add), Cast to float, Mul (+ Add of the addend)
 uint64 deq_scale (Ascend's form)          the same with a float32 constant, and a Cast to float16 behind
+x1_scale                                  Mul of it and deq_scale in front
 y_zero_point                              QLinearMatMul
 y_zero_point, int32 bias                  com.microsoft's QGemm for matrices; for other ranks the operators that it
                                           consists of
@@ -164,6 +165,11 @@ class _Lowered:
         """Return the input called ``name``, if there is one."""
         return get_input(self.node, INPUT_NAMES.index(name))
 
+    def scale(self) -> Operand:
+        """Return ``deq_scale``, multiplied by ``x1_scale`` if there is one."""
+        deq_scale, x1_scale = self.input("deq_scale"), self.input("x1_scale")
+        return deq_scale if x1_scale is None else NewOutput(NewNode("Mul", (x1_scale, deq_scale)))
+
     def weight(self, name: str) -> ir.LazyTensor:
         """Return the uncompressed weight (k, n), decoded when it is looked at."""
 
@@ -251,7 +257,7 @@ def _scaled(lowered: _Lowered, weight: ir.Value) -> NewNode:
         result = NewNode("Add", (NewOutput(result), bias))
     if scale is None:
         return result
-    factor: Operand = scale
+    factor: Operand = lowered.scale()
     if known_dtype(scale) == ir.DataType.UINT64 and (array := constant_array(scale)) is not None:
         factor = NewConstant(array.astype(np.uint32).view(np.float32), f"{scale.name}.float")
     result = NewNode("Cast", (NewOutput(result),), {"to": int(ir.DataType.FLOAT)})
@@ -272,7 +278,7 @@ def _requantised(lowered: _Lowered, weight: ir.Value, y_zero_point: ir.Value) ->
         one,
         x1_zero_point or NewConstant(np.zeros((), x1_type.numpy()), "x1_zero_point"),
         weight,
-        scale,
+        lowered.scale(),
         w_zero_point or NewConstant(np.zeros(shape, lowered.weight_type.numpy()), "w_zero_point"),
     ]
     if bias is None:

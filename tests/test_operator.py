@@ -171,6 +171,8 @@ def test_twin_and_kernel_agree_on_any_shape(data: st.DataObject) -> None:
         output = TensorProto.FLOAT
         if data.draw(st.booleans()):
             constants["addend"] = rng.standard_normal(n).astype(np.float32)
+        if data.draw(st.booleans()):
+            constants["x1_scale"] = np.asarray(rng.random(data.draw(st.sampled_from([(), (1,)]))), np.float32)
     x1 = random_matrix(x_type, (m, k), seed + 2)
     model = operator_model(random_matrix(w_type, (n, k), seed + 3), constants, x1, output)
     assert_same_bytes(run(model, {"x1": x1}), twin(model, x1))
@@ -184,6 +186,13 @@ def test_twin_refuses_what_the_operator_does_not_have(name: str, value: object) 
     model = operator_model(np.ones((1, 2), np.int8), constants, x1, TensorProto.INT32, **attributes)
     with pytest.raises(ValueError, match="offset_w and offset_x are not supported"):
         twin(model, x1)
+
+
+def test_twin_refuses_a_scale_of_x1_without_a_float_scale() -> None:
+    x1 = np.ones((1, 2), np.int8)
+    constants = {"x1_scale": np.ones((), np.float32)}
+    with pytest.raises(ValueError, match="x1_scale needs a float32 deq_scale"):
+        twin(operator_model(np.ones((1, 2), np.int8), constants, x1, TensorProto.INT32), x1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

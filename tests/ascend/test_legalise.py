@@ -114,6 +114,7 @@ def numpy_result(w: np.ndarray, inputs: Inputs, strict: onnx.ModelProto, output:
         return half
     y = half.astype(np.float32)
     scale = inputs["deq_scale"].reshape(-1).astype(np.float32)
+    scale = inputs.get("x1_scale", np.ones((), np.float32)) * scale
     # What the node leaves out: a scale computed at run time, and the power of two that keeps float16 in range.
     left = scale / node_scale
     y = y * (left if "deq_scale" in inputs and (left != 1).any() else np.float32(1))
@@ -211,6 +212,16 @@ def test_scales_computed_at_run_time(shape: tuple[int, ...], addend: tuple[int, 
         inputs["addend"] = scales(addend, 3)
     strict = assert_strict(weight(20, 300), inputs, fed=("x1", "deq_scale"))
     assert strict_scale(strict)[0] < 1, "the sum of 300 products does not fit float16"
+
+
+@pytest.mark.parametrize("fed", [("x1",), ("x1", "x1_scale")], ids=["constant", "computed"])
+@pytest.mark.parametrize("shape", [(), (100,)], ids=str)
+def test_the_scale_of_x1(fed: tuple[str, ...], shape: tuple[int, ...]) -> None:
+    w = integers(np.int8, (100, 300), 21)
+    inputs = {
+        "x1": integers(np.uint8, (5, 300), 22), "deq_scale": scales(shape, 23), "x1_scale": np.array(0.37, np.float32),
+    }  # fmt: skip
+    assert_strict(w, inputs, fed=fed)
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8])

@@ -22,7 +22,7 @@ from mcd_graph import _native
 ORT_VERSION = tuple(int(part) for part in ort.__version__.split(".")[:2])
 NAMES = [
     *("x1", "x2", "compress_index", "deq_scale", "bias", "offset_w"),
-    *("x1_zero_point", "w_zero_point", "addend", "y_zero_point"),
+    *("x1_zero_point", "w_zero_point", "addend", "y_zero_point", "x1_scale"),
 ]
 #: Form of the operator -> type of the output.
 FORMS = {
@@ -122,6 +122,8 @@ def expected(node: Node, form: str) -> np.ndarray:
         return acc
     scale = inputs["deq_scale"].reshape(-1)
     scale = scale.astype(np.uint32).view(np.float32) if form == "strict" else scale.astype(np.float32)
+    if "x1_scale" in inputs:
+        scale = inputs["x1_scale"].reshape(()) * scale
     with np.errstate(over="ignore"):
         y = acc.astype(np.float32) * scale
         if form.startswith("requant"):
@@ -182,6 +184,8 @@ def nodes(draw: st.DrawFn) -> tuple[Node, str, int]:
         inputs["addend"] = rng.normal(0, 100, draw(one_or_each)).astype(dtype)
     if form.startswith("requant"):
         inputs["y_zero_point"] = integers(rng, FORMS[form], draw(st.sampled_from([(), (1,)])))
+    if form in {"float", "requant_u8", "requant_i8"} and draw(st.booleans()):
+        inputs["x1_scale"] = np.asarray(rng.uniform(-1, 2, draw(st.sampled_from([(), (1,)]))), np.float32)
     computed = tuple(name for name in inputs if name != "x1" and draw(st.booleans()))
     node = Node(weights(rng, w_type, n, k), inputs, computed, FORMS[form])
     return node, form, draw(st.sampled_from([1, 2]))
@@ -503,6 +507,10 @@ def test_a_weight_has_one_dimension() -> None:
         ("requant_u8", {"addend": np.zeros(40, np.float32)}, "addend needs a deq_scale, and no y_zero_point"),
         ("requant_u8", {"y_zero_point": np.zeros(2, np.uint8)}, "y_zero_point: has shape [2]"),
         ("requant_u8", {"deq_scale": None}, "y_zero_point needs a deq_scale"),
+        ("float", {"x1_scale": np.ones(2, np.float32)}, "x1_scale: has shape [2] instead of one value"),
+        ("raw", {"x1_scale": np.ones((), np.float32)}, "x1_scale needs a float deq_scale"),
+        ("strict", {"x1_scale": np.ones((), np.float32)}, "x1_scale needs a float deq_scale"),
+        ("half", {"x1_scale": np.ones((), np.float32)}, "x1_scale needs a float deq_scale"),
     ],
 )
 def test_inputs_are_checked(form: str, inputs: dict[str, np.ndarray | None], reason: str) -> None:
@@ -518,6 +526,7 @@ def test_inputs_are_checked(form: str, inputs: dict[str, np.ndarray | None], rea
         ("deq_scale", np.ones(40, np.float64)),
         ("bias", np.zeros(40, np.float32)),
         ("y_zero_point", np.zeros((), np.int32)),
+        ("x1_scale", np.ones((), np.float16)),
     ],
 )
 def test_types_that_no_form_has_are_onnxruntimes_to_refuse(name: str, array: np.ndarray) -> None:

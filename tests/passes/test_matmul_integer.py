@@ -10,6 +10,8 @@ from lowering import assert_exact, assert_same_bytes, check, lower, make_model, 
 from mcd_graph.passes import Kept, plan_lowering
 from onnx import TensorProto, helper
 
+from mcd_graph.operator import INPUT_NAMES
+
 K, N = 70, 40
 
 
@@ -59,7 +61,7 @@ def test_dynamic_quantisation(leading: tuple[int, ...], w_type: type, per_column
     model = dynamic_model((*(f"d{i}" for i in range(len(leading))), K), **constants)
     lowered = assert_exact(model, {"x": floats((*leading, K))})
     assert lowered.outcome == [("MatMulInteger+Cast+Mul", None)]
-    assert lowered.op_types == ["DynamicQuantizeLinear", "Mul", "MatmulCompressDequant"]
+    assert lowered.op_types == ["DynamicQuantizeLinear", "MatmulCompressDequant"]
     assert set(lowered.model.graph.initializers) == {"w.x2", "w.compress_index", "ws", "wz"}
 
 
@@ -119,6 +121,63 @@ def test_bias_behind_and_operands_in_either_order(
     model = make_model(nodes, {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
     lowered = assert_exact(model, {"x": floats((5, K))})
     assert lowered.outcome == [("MatMulInteger+Cast+Mul+Add", None)]
+    assert lowered.op_types == ["DynamicQuantizeLinear", "MatmulCompressDequant"]
+
+
+def test_a_scale_that_several_multiplications_share_goes_into_all_of_them() -> None:
+    nodes = [DYNAMIC, helper.make_node("Mul", ["xs", "ws"], ["s"])]
+    for letter in "abc":
+        nodes += [
+            helper.make_node("MatMulInteger", ["xq", f"w{letter}", "xz"], [f"acc{letter}"]),
+            helper.make_node("Cast", [f"acc{letter}"], [f"f{letter}"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"f{letter}", "s"], [f"y{letter}"]),
+        ]
+    constants = {f"w{letter}": weight(seed=seed) for seed, letter in enumerate("abc")}
+    model = make_model(
+        nodes, {"x": (np.float32, ("m", K))}, {f"y{letter}": (np.float32, ("m", N)) for letter in "abc"},
+        {**constants, "ws": np.array(0.01, np.float32)},
+    )  # fmt: skip
+    lowered = assert_exact(model, {"x": floats((5, K))})
+    assert lowered.op_types == ["DynamicQuantizeLinear", *["MatmulCompressDequant"] * 3]
+    scales = {
+        tuple(value.name for value in (node.inputs[3], node.inputs[10])) for node in lowered.model.graph if node.domain
+    }
+    assert scales == {("ws", "xs")}
+
+
+def test_a_scale_that_somebody_else_reads_is_computed_for_them() -> None:
+    model = dynamic_model()
+    model.graph.output.append(helper.make_tensor_value_info("s", TensorProto.FLOAT, []))
+    lowered = assert_exact(model, {"x": floats((5, K))})
+    assert lowered.op_types == ["DynamicQuantizeLinear", "Mul", "MatmulCompressDequant"]
+    assert len(lowered.model.graph[-1].inputs) == len(INPUT_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("factors", "constants", "fed"),
+    [
+        (["v", "v"], {}, {"v": np.full((), 0.1, np.float32)}),
+        (["v", "ws"], {}, {"v": np.full((N,), 0.1, np.float32)}),
+        (["v", "ws"], {"ws": np.array(np.nan, np.float32)}, {"v": np.full((), 0.1, np.float32)}),
+    ],
+    ids=["not constant", "per column", "NaN"],
+)
+def test_other_scales_stay_multiplications_of_their_own(
+    factors: list[str], constants: dict[str, np.ndarray], fed: dict[str, np.ndarray]
+) -> None:
+    nodes = [
+        DYNAMIC,
+        helper.make_node("Mul", factors, ["s"]),
+        helper.make_node("MatMulInteger", ["xq", "w", "xz"], ["acc"]),
+        helper.make_node("Cast", ["acc"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["y"]),
+    ]
+    inputs = {"x": (np.float32, ("m", K)), **{name: (np.float32, array.shape) for name, array in fed.items()}}
+    table = {"w": weight(), "ws": np.array(0.1, np.float32), **constants}
+    model = make_model(
+        nodes, inputs, {"y": (np.float32, ("m", N))}, {n: a for n, a in table.items() if n in ["w", *factors]}
+    )
+    lowered = assert_exact(model, {"x": floats((5, K)), **fed})
     assert lowered.op_types == ["DynamicQuantizeLinear", "Mul", "MatmulCompressDequant"]
 
 

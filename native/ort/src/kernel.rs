@@ -9,6 +9,7 @@ use crate::operand::{Columns, Operand, Read, about, bias, float_bits, floats, ha
 use crate::operator::{Form, input};
 use crate::options::Options;
 use crate::pool::{Helpers, Pool};
+use crate::scratch::Scratch;
 use crate::weight::Weight;
 
 const OFFSET_X: &CStr = c"offset_x";
@@ -26,6 +27,7 @@ pub struct Kernel {
     w_zero_point: Operand<i32>,
     bias: Operand<i32>,
     deq_scale: Operand<f32>,
+    x1_scale: Operand<f32>,
     addend: Operand<f32>,
     y_zero_point: Operand<i32>,
     helpers: Helpers,
@@ -57,6 +59,9 @@ impl Kernel {
         }
         if inputs.has(input::ADDEND) && !matches!(form, Form::Float | Form::Strict | Form::Half) {
             return Err(Error::invalid("addend needs a deq_scale, and no y_zero_point"));
+        }
+        if inputs.has(input::X1_SCALE) && inputs.element_type(input::DEQ_SCALE)? != Some(ElementType::FLOAT) {
+            return Err(Error::invalid("x1_scale needs a float deq_scale"));
         }
         let deq_scale = match form {
             Form::Raw if inputs.has(input::DEQ_SCALE) => {
@@ -94,6 +99,7 @@ impl Kernel {
             bias: inputs.operand(input::BIAS, n, bias)?,
             weight,
             deq_scale,
+            x1_scale: inputs.operand(input::X1_SCALE, 1, floats)?,
             addend,
             y_zero_point,
             helpers: Helpers::default(),
@@ -149,8 +155,17 @@ impl Kernel {
             },
         };
         let deq_scale = self.deq_scale.get(context, dims)?;
+        let mut scratch = Scratch::take();
+        let scale = match (&deq_scale, self.x1_scale.scalar(context, dims)?) {
+            (None, _) => Vector::Scalar(1.0),
+            (Some(scale), None) => vector(scale),
+            (Some(Columns::All(scale)), Some(factor)) => Vector::Scalar(factor * scale),
+            (Some(Columns::Each(scales)), Some(factor)) => {
+                scratch.scales.extend(scales.iter().map(|scale| factor * scale));
+                Vector::PerColumn(&scratch.scales)
+            }
+        };
         let addend = self.addend.get(context, dims)?;
-        let scale = deq_scale.as_ref().map_or(Vector::Scalar(1.0), vector);
         let addend = addend.as_ref().map(vector);
         let zero_point = self.y_zero_point.scalar(context, dims)?.unwrap_or(0);
         let len = m.checked_mul(n).expect("the output exists");

@@ -12,6 +12,7 @@
 //! - [`ascend`]: nodes on an Ascend device
 //! - [`operand`]: scalars and per-column vectors, constant or read anew each call
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
+//! - [`scratch`]: memory that a thread keeps from call to call
 //! - [`options`]: session config entries
 
 mod api;
@@ -24,6 +25,7 @@ mod operator;
 mod options;
 mod place;
 mod pool;
+mod scratch;
 mod weight;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -48,8 +48,10 @@ pub mod input {
     pub const ADDEND: usize = 8;
     /// Zero point of a requantised output.
     pub const Y_ZERO_POINT: usize = 9;
+    /// Scale of the activations, which `deq_scale` is multiplied by.
+    pub const X1_SCALE: usize = 10;
     /// How many there are.
-    pub const COUNT: usize = 10;
+    pub const COUNT: usize = 11;
     /// The names in the schema, for messages.
     pub const NAMES: [&str; COUNT] = [
         "x1",
@@ -62,6 +64,7 @@ pub mod input {
         "w_zero_point",
         "addend",
         "y_zero_point",
+        "x1_scale",
     ];
 }
 
@@ -108,6 +111,7 @@ impl Form {
         match index {
             input::X2 | input::COMPRESS_INDEX | input::OFFSET_W => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
             input::BIAS => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+            input::X1_SCALE => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
             input::DEQ_SCALE => match self {
                 Self::Raw => ABSENT,
                 Self::Float | Self::RequantU8 | Self::RequantI8 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,

@@ -149,8 +149,7 @@ impl<'a> Strict<'a> {
         }
         let count = info.input_count()?;
         let has = |index: usize| -> Result<bool, Error> { Ok(index < count && !info.input_name(index)?.is_empty()) };
-        for index in [input::OFFSET_W, input::X1_ZERO_POINT, input::W_ZERO_POINT, input::ADDEND, input::Y_ZERO_POINT]
-        {
+        for index in input::OFFSET_W..input::COUNT {
             if has(index)? {
                 return Err(about(index, Error::invalid("must be absent there")));
             }
