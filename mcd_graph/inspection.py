@@ -1,95 +1,127 @@
 """Looks at a model, compressed or not, without changing anything."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.compress import size_of
 from mcd_graph.errors import InputError
+from mcd_graph.integrity import Stream, compressed_nodes, name_of, over_streams, streams_of
 from mcd_graph.loading import load_model
-from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.operator import INPUT_NAMES
 from mcd_graph.passes import plan_lowering
+from mcd_graph.passes._plan import ALL_RULES, CONVOLUTION_RULES
+from mcd_graph.progress import Progress
 from mcd_graph.report import NodeReport, Report
 
 __all__ = ["inspect_model"]
 
+#: What each rule starts from, by the name that a lowered node keeps.
+_FORMS = {
+    rule.name: f"DequantizeLinear+{rule.op_type}" if "qdq" in rule.name else rule.op_type
+    for rule in (*ALL_RULES, *CONVOLUTION_RULES)
+}
 
-def inspect_model(model_input: str | os.PathLike[str]) -> Report:
+#: Inputs that tell what else a lowered node computes.
+_TELLING_INPUTS = ("bias", "deq_scale", "addend", "y_zero_point")
+
+
+def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None) -> Report:
     """Describe every quantised matrix multiplication of a model, lowered or not.
 
     Compressed weights are decoded to measure their entropy, so all their checksums are checked on the way.
 
     Args:
         model_input: path of a model.
+        progress: called after each compressed weight, from one thread at a time.
+
+    Returns:
+        A report. ``status`` is ``lowered`` for a compressed multiplication, ``lowerable`` for one that
+        :func:`mcd_graph.compress_model` would try to compress, else ``kept`` with the reason.
 
     Raises:
         FileNotFoundError: there is no such model.
         InputError: the file is not an ONNX model, or a compressed weight in it is damaged.
     """
-    model = load_model(model_input)
-    nodes = [*_lowered(model, os.fspath(model_input)), *_others(model)]
+    source = os.fspath(model_input)
+    model = load_model(source)
     return Report.of(
-        tuple(nodes),
-        source=os.fspath(model_input),
+        (*_lowered(model, source, progress), *_others(model)),
+        source=source,
         output=None,
         profile=None,
-        file_bytes_before=size_of(model_input),
+        file_bytes_before=size_of(source),
         file_bytes_after=None,
     )
 
 
-def _lowered(model: ir.Model, source: str) -> Iterator[NodeReport]:
-    for graph in (model.graph, *(function.graph for function in model.functions.values())):
-        for node in graph.all_nodes():
-            if (node.domain, node.op_type) == (OP_DOMAIN, OP_TYPE):
-                yield _describe(node, source)
+def _lowered(model: ir.Model, source: str, progress: Callable[[Progress], None] | None) -> Iterator[NodeReport]:
+    """Yield what is known of the nodes that are lowered, in the graph's order."""
+    nodes = list(compressed_nodes(model))
+    streams, unreadable = streams_of(nodes)
+    for node, reason in unreadable:
+        raise InputError(f"{source}: node {name_of(node)}: {reason}")
+
+    def look(stream: Stream) -> "tuple[_native.StreamInfo, float] | str":
+        try:
+            return _native.inspect(*stream.parts), _native.entropy_bits(_native.decode(*stream.parts))
+        except (TypeError, ValueError) as error:
+            return str(error)
+
+    found = {}
+    for stream, answer in over_streams(streams, look, progress):
+        for node in stream.nodes:
+            if isinstance(answer, str):
+                raise InputError(f"{source}: node {name_of(node)}: {answer}")
+            found[id(node)] = (stream, *answer)
+    for node in nodes:
+        stream, info, entropy = found[id(node)]
+        yield NodeReport(
+            name=name_of(node),
+            op_type=node.op_type,
+            pattern=_form(node),
+            status="lowered",
+            weight=stream.tensor.removesuffix(".x2"),
+            k=info["k"],
+            n=info["n"],
+            weight_bytes=info["k"] * info["n"],
+            compressed_bytes=stream.nbytes,
+            payload_bytes=info["payload_bytes"],
+            entropy_bits=entropy,
+            codec=info["codec"],
+            profile=info["profile"],
+        )
 
 
-def _describe(node: ir.Node, source: str) -> NodeReport:
-    name = node.name or node.outputs[0].name or ""
-    x2, index = (node.inputs[INPUT_NAMES.index(part)] for part in ("x2", "compress_index"))
-    attribute = node.attributes.get("compress_info")
-    tensors = [None if value is None else ir.convenience.get_const_tensor(value) for value in (x2, index)]
-    if tensors[0] is None or tensors[1] is None or attribute is None or x2 is None:
-        raise InputError(f"{source}: node {name}: its compressed weight is not constant")
-    parts = (tensors[0].numpy(), tensors[1].numpy(), np.array(attribute.as_ints(), np.int64))
-    try:
-        stream = _native.inspect(*parts)
-        weight = _native.decode(*parts)
-    except ValueError as error:
-        raise InputError(f"{source}: node {name}: {error}") from None
-    return NodeReport(
-        name=name,
-        op_type=node.op_type,
-        pattern=node.metadata_props.get("mcd.rule", node.op_type),
-        status="lowered",
-        weight=(x2.name or "").removesuffix(".x2"),
-        k=stream["k"],
-        n=stream["n"],
-        weight_bytes=weight.nbytes,
-        compressed_bytes=parts[0].nbytes + parts[1].nbytes,
-        payload_bytes=stream["payload_bytes"],
-        entropy_bits=_native.entropy_bits(weight),
-        codec=stream["codec"],
+def _form(node: ir.Node) -> str:
+    """Return what a lowered node was once, as far as the node still tells, and what it computes besides."""
+    rule = node.metadata_props.get("mcd.rule", "")
+    inputs = dict(zip(INPUT_NAMES, node.inputs, strict=False))
+    return "+".join(
+        [_FORMS.get(rule, node.op_type), *(name for name in _TELLING_INPUTS if inputs.get(name) is not None)]
     )
 
 
 def _others(model: ir.Model) -> Iterator[NodeReport]:
+    """Yield what is known of the nodes that are not lowered, in the graph's order."""
     plan = plan_lowering(model)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        measured = pool.map(lambda job: _native.entropy_bits(job.array()), plan.weights.values())
+        entropies = dict(zip(plan.weights, measured, strict=True))
     for site in plan.sites:
-        job = None if site.weight is None else plan.weights[site.weight]
         yield NodeReport(
             name=site.name,
             op_type=site.op_type,
             pattern=site.pattern,
-            status="kept" if job is None else "lowerable",
+            status="kept" if site.weight is None else "lowerable",
             reason=site.reason,
             weight=site.weight,
             k=site.k,
             n=site.n,
             weight_bytes=None if site.k is None or site.n is None else site.k * site.n,
-            entropy_bits=None if job is None else _native.entropy_bits(job.array()),
+            entropy_bits=None if site.weight is None else entropies[site.weight],
         )

@@ -30,6 +30,7 @@ class NodeReport:
         payload_bytes: size of the coded weights alone; ``None`` when kept.
         entropy_bits: order-0 entropy in bits per weight, where the weight was looked at.
         codec: how the weight is coded; ``None`` when kept.
+        profile: the profile that it was coded with, where its stream was looked at.
     """
 
     name: str
@@ -45,6 +46,7 @@ class NodeReport:
     payload_bytes: int | None = None
     entropy_bits: float | None = None
     codec: str | None = None
+    profile: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

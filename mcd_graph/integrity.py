@@ -1,0 +1,231 @@
+"""Verifies a model file without running it: the file itself, where its data lies, and every compressed weight."""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from mcd_graph import _native
+from mcd_graph.errors import InputError
+from mcd_graph.loading import load_model
+from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.progress import Progress
+
+__all__ = [
+    "Check",
+    "Parts",
+    "Problem",
+    "Stream",
+    "check_model",
+    "compressed_nodes",
+    "name_of",
+    "over_streams",
+    "streams_of",
+]
+
+Parts = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]
+"""x2, int8 (c,); compress_index, int8 (8 * tiles,); compress_info, int64 (5,)."""
+
+T = TypeVar("T")
+
+_CHECKER_ERRORS = (
+    onnx.checker.ValidationError,
+    onnx.shape_inference.InferenceError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a model.
+
+    Attributes:
+        node: the node that it was found at; ``None`` when it is about the file as a whole.
+        tensor: the compressed weight's stream, ``x2``; ``None`` when it is about no tensor.
+        reason: what is wrong.
+    """
+
+    node: str | None
+    tensor: str | None
+    reason: str
+
+    def __str__(self) -> str:
+        places = [
+            f"{kind} {name}: " for kind, name in (("node", self.node), ("tensor", self.tensor)) if name is not None
+        ]
+        return "".join((*places, self.reason))
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What a verification found.
+
+    Attributes:
+        model: the file.
+        nodes: compressed multiplications in it.
+        weights: different compressed weights that they use.
+        compressed_bytes: size of these.
+        problems: all that is wrong; none in a file that is whole.
+    """
+
+    model: str
+    nodes: int
+    weights: int
+    compressed_bytes: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def intact(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as plain data, with the version of its layout."""
+        return {"schema": "mcd-check", "schema_version": 1, "intact": self.intact, **dataclasses.asdict(self)}
+
+
+@dataclasses.dataclass
+class Stream:
+    """One compressed weight and the nodes that use it.
+
+    Attributes:
+        tensor: name of ``x2``.
+        parts: the three tensors, large ones in the file's mapping.
+        nodes: the nodes.
+    """
+
+    tensor: str
+    parts: Parts
+    nodes: list[ir.Node] = dataclasses.field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of stream and index in bytes."""
+        return self.parts[0].nbytes + self.parts[1].nbytes
+
+
+def check_model(model_input: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None) -> Check:
+    """Verify a model file without running it.
+
+    The file must be an ONNX model that onnx's checker accepts, with its external data in regular files beside it; in
+    every compressed weight each checksum must hold and each code word decode. So any flipped bit of a compressed
+    weight is found. ONNX has no checksum for the rest: a flipped bit of a float constant gives another model that is
+    just as valid.
+
+    Args:
+        model_input: path of a model.
+        progress: called after each weight, from one thread at a time.
+
+    Returns:
+        All problems that were found.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    source = os.fspath(model_input)
+    problems = []
+    try:
+        model = load_model(source)
+    except InputError as error:
+        return Check(source, 0, 0, 0, (Problem(None, None, str(error).removeprefix(f"{source}: ")),))
+    try:
+        onnx.checker.check_model(source)
+    except _CHECKER_ERRORS as error:
+        problems.append(Problem(None, None, f"onnx's checker: {_first_line(error)}"))
+
+    nodes = list(compressed_nodes(model))
+    streams, unreadable = streams_of(nodes)
+    problems.extend(Problem(name_of(node), None, reason) for node, reason in unreadable)
+    for stream, reason in over_streams(streams, _damage, progress):
+        if reason is not None:
+            problems.extend(Problem(name_of(node), stream.tensor, reason) for node in stream.nodes)
+    return Check(source, len(nodes), len(streams), sum(stream.nbytes for stream in streams), tuple(problems))
+
+
+def compressed_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Yield every MatmulCompressDequant node, those in subgraphs and functions included."""
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        for node in graph.all_nodes():
+            if (node.domain, node.op_type) == (OP_DOMAIN, OP_TYPE):
+                yield node
+
+
+def name_of(node: ir.Node) -> str:
+    """Return what a report calls a node."""
+    return node.name or node.outputs[0].name or ""
+
+
+def streams_of(nodes: Iterable[ir.Node]) -> tuple[list[Stream], list[tuple[ir.Node, str]]]:
+    """Return the different compressed weights of some nodes, unchecked, and the nodes without one, with the reason."""
+    streams: dict[tuple[int, int, bytes], Stream] = {}
+    unreadable = []
+    for node in nodes:
+        x2, index = (dict(enumerate(node.inputs)).get(INPUT_NAMES.index(part)) for part in ("x2", "compress_index"))
+        try:
+            parts = (_bytes_of(x2), _bytes_of(index), _info_of(node))
+        except InputError as error:
+            unreadable.append((node, str(error)))
+            continue
+        key = (id(x2), id(index), parts[2].tobytes())
+        streams.setdefault(key, Stream((x2 and x2.name) or "", parts)).nodes.append(node)
+    return list(streams.values()), unreadable
+
+
+def _bytes_of(value: ir.Value | None) -> npt.NDArray[Any]:
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    if tensor is None:
+        raise InputError("its compressed weight is not constant")
+    try:
+        return tensor.numpy()
+    except (OSError, TypeError, ValueError) as error:
+        raise InputError(f"its compressed weight cannot be read: {_first_line(error)}") from None
+
+
+def _info_of(node: ir.Node) -> npt.NDArray[Any]:
+    attribute = node.attributes.get("compress_info")
+    if attribute is None or attribute.type != ir.AttributeType.INTS:
+        raise InputError("it has no compress_info")
+    return np.array(attribute.as_ints(), np.int64)
+
+
+def over_streams(
+    streams: Sequence[Stream], look: Callable[[Stream], T], progress: Callable[[Progress], None] | None
+) -> list[tuple[Stream, T]]:
+    """Call ``look`` for every stream, on all processors, and return what it returned, in order."""
+    lock = threading.Lock()
+    done = [0, 0]
+    total = sum(stream.nbytes for stream in streams)
+
+    def one(stream: Stream) -> tuple[Stream, T]:
+        result = look(stream)
+        with lock:
+            done[0] += 1
+            done[1] += stream.nbytes
+            if progress is not None:
+                progress(Progress(stream.tensor, done[0], len(streams), done[1], total))
+        return stream, result
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(one, streams))
+
+
+def _damage(stream: Stream) -> str | None:
+    """Return what is wrong with a stream, if anything is."""
+    try:
+        _native.verify(*stream.parts)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
