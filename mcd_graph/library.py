@@ -12,6 +12,11 @@ def get_library_path() -> str:
 
     Raises:
         FileNotFoundError: the package was installed without it.
+
+    Example:
+        >>> import onnxruntime, mcd_graph
+        >>> options = onnxruntime.SessionOptions()
+        >>> options.register_custom_ops_library(mcd_graph.get_library_path())
     """
     path = Path(__file__).with_name("libmcd_ort.so")
     if not path.is_file():

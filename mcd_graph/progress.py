@@ -15,6 +15,14 @@ class Progress:
         weights_total: weights in all.
         bytes_done: their size before compression.
         bytes_total: of all weights.
+
+    Example:
+        >>> import mcd_graph
+        >>> def show(progress: mcd_graph.Progress) -> None:
+        ...     print(f"{progress.weight}: {progress.bytes_done} of {progress.bytes_total} bytes")
+        >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx", progress=show)
+        w1: 32768 of 65536 bytes
+        w2: 65536 of 65536 bytes
     """
 
     weight: str

@@ -92,6 +92,14 @@ class Report:
         profile: the profile asked for; ``None`` when a model was only looked at.
         nodes: one entry per multiplication, in the graph's order.
         totals: sums over them.
+
+    Example:
+        >>> import mcd_graph
+        >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx", exclude="second")
+        >>> [(node.name, node.k, node.n, node.reason) for node in report.nodes if node.status == "kept"]
+        [('/second/MatMul', 128, 256, 'its name matches --exclude')]
+        >>> report.to_dict()["totals"]["lowered"]
+        2
     """
 
     input: str

@@ -55,6 +55,12 @@ def restore_model(
         InputError: the model holds nothing to restore, or a weight in it is damaged, or the result is too large for
             ``inline``.
         OSError: the output cannot be written.
+
+    Example:
+        >>> import mcd_graph
+        >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
+        >>> mcd_graph.restore_model("model.mcd.onnx", "plain.onnx").restored
+        3
     """
     model = load_model(model_input)
     try:

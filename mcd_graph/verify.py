@@ -49,6 +49,14 @@ class Verification:
         threads: numbers of threads that the compressed model ran on.
         values: numbers compared in all.
         differences: every output that differs; empty when all bytes are the same.
+
+    Example:
+        >>> import mcd_graph
+        >>> result = mcd_graph.verify_model("model.onnx", "model.onnx", runs=1, threads=[1])
+        >>> result.shapes
+        ({'ids': (1, 7), 'mask': (1, 7)},)
+        >>> result.values == 1 * 7 * 128
+        True
     """
 
     shapes: tuple[dict[str, tuple[int, ...]], ...]
@@ -89,6 +97,12 @@ def verify_model(
     Raises:
         FileNotFoundError: there is no such model.
         InputError: onnxruntime refuses a model or its inputs, or the models have different inputs or outputs.
+
+    Example:
+        >>> import mcd_graph
+        >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
+        >>> mcd_graph.verify_model("model.onnx", "model.mcd.onnx").identical
+        True
     """
     if runs < 1:
         raise InputError(f"runs must be at least 1, not {runs}")

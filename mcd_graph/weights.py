@@ -59,6 +59,14 @@ class CompressedWeight:
         compress_index: int8 of shape (8 * tiles,).
         compress_info: int64 of shape (5,): [tilingK, tilingN, k, n, direction].
         stats: sizes and entropy.
+
+    Example:
+        >>> import numpy, mcd_graph
+        >>> packed = mcd_graph.pack_weight(numpy.eye(64, 96, dtype=numpy.int8))
+        >>> packed.compress_info[2:4].tolist()  # k, n
+        [96, 64]
+        >>> packed.x2.dtype.name, packed.x2.ndim, packed.stats.weight_bytes
+        ('int8', 1, 6144)
     """
 
     x2: npt.NDArray[np.int8] | ir.TensorProtocol
@@ -132,6 +140,13 @@ def unpack_weight(
 
     Raises:
         ValueError: the tensors are damaged or do not belong together; the message names the reason.
+
+    Example:
+        >>> import numpy, mcd_graph
+        >>> packed = mcd_graph.pack_weight(numpy.full((16, 32), 7, numpy.uint8))
+        >>> w = mcd_graph.unpack_weight(packed.x2, packed.compress_index, packed.compress_info)
+        >>> w.dtype.name, w.shape, int(w.min()), int(w.max())
+        ('uint8', (16, 32), 7, 7)
     """
     stream = x2 if isinstance(x2, np.ndarray) else x2.numpy()
     return _native.decode(stream, compress_index, compress_info)

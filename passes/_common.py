@@ -78,7 +78,11 @@ _WEIGHT_TYPES = (ir.DataType.INT8, ir.DataType.UINT8)
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """Why a matrix multiplication stays as it was: one sentence without a full stop."""
+    """Why a matrix multiplication stays as it was: one sentence without a full stop.
+
+    Attributes:
+        reason: the sentence.
+    """
 
     reason: str
 

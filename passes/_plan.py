@@ -293,6 +293,13 @@ def plan_lowering(
 
     Raises:
         re.error: ``include`` or ``exclude`` is not a regular expression.
+
+    Example:
+        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.passes import plan_lowering
+        >>> plan = plan_lowering(load_model("model.onnx"), exclude="second")
+        >>> [(site.name, site.status) for site in plan.sites]
+        [('/first/MatMul', 'lowered'), ('/second/MatMul', 'kept'), ('/y/MatMul', 'lowered')]
     """
     wanted = re.compile(include) if include is not None else None
     unwanted = re.compile(exclude) if exclude is not None else None
@@ -359,6 +366,15 @@ def reproduces_optimised(model: ir.Model) -> bool:
 
     That is so when QDQ multiplications were lowered: onnxruntime computes those in integers only when it optimises.
     The model itself gives the same bytes either way.
+
+    Args:
+        model: a model that was lowered, or restored after that.
+
+    Example:
+        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.passes import CompressPass, reproduces_optimised
+        >>> reproduces_optimised(CompressPass()(load_model("model.onnx")).model)  # MatMulInteger is in integers anyway
+        False
     """
     return any(node.metadata_props.get(OPTIMISED_KEY) == OPTIMISED for node, _ in all_nodes(model))
 

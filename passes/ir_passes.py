@@ -47,6 +47,15 @@ class CompressPass(ir.passes.InPlacePass):
         profile: ``fast``, ``balanced`` or ``small``.
         include: regular expression; only nodes in whose name it is found are lowered.
         exclude: regular expression; nodes in whose name it is found are kept.
+
+    Example:
+        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.passes import CompressPass
+        >>> result = CompressPass(profile="fast")(load_model("model.onnx"))
+        >>> result.modified
+        True
+        >>> sum(node.op_type == "MatmulCompressDequant" for node in result.model.graph)
+        3
     """
 
     rules: ClassVar[tuple[Rule, ...]] = ALL_RULES
@@ -102,7 +111,16 @@ class CompressPointwiseConvPass(CompressPass):
 
 
 class RestorePass(ir.passes.InPlacePass):
-    """Turns every MatmulCompressDequant back into standard operators that compute the same bits."""
+    """Turns every MatmulCompressDequant back into standard operators that compute the same bits.
+
+    Example:
+        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.passes import CompressPass, RestorePass
+        >>> model = CompressPass()(load_model("model.onnx")).model
+        >>> model = RestorePass()(model).model
+        >>> any(node.domain == "mcd" for node in model.graph)
+        False
+    """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Restore what can be restored; ``modified`` says whether anything was."""

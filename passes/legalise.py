@@ -123,6 +123,14 @@ class LegalisePass(ir.passes.InPlacePass):
 
     Raises (when run):
         FormatError: a compressed weight in the model is damaged; the message names the node.
+
+    Example:
+        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.passes import CompressPass, LegalisePass
+        >>> legalise = LegalisePass()
+        >>> result = legalise(CompressPass()(load_model("model.onnx")).model)
+        >>> [(site.status, site.k, site.n) for site in legalise.sites]
+        [('strict', 256, 128), ('strict', 128, 256), ('strict', 256, 128)]
     """
 
     def __init__(self, *, max_rows: int | None = None, pack: Pack | None = None) -> None:

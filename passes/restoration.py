@@ -184,7 +184,23 @@ class _Lowered:
 
 
 def plan_restoration(model: ir.Model) -> RestorePlan:
-    """Look for MatmulCompressDequant nodes in a model, its subgraphs and its functions; change nothing."""
+    """Look for MatmulCompressDequant nodes in a model, its subgraphs and its functions; change nothing.
+
+    Args:
+        model: a compressed model.
+
+    Returns:
+        What was found, with ``apply``.
+
+    Example:
+        >>> import mcd_graph
+        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.passes import plan_restoration
+        >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
+        >>> plan = plan_restoration(load_model("model.mcd.onnx"))
+        >>> [(site.k, site.n, site.status) for site in plan.sites]
+        [(256, 128, 'restored'), (128, 256, 'restored'), (256, 128, 'restored')]
+    """
     candidates: list[tuple[RestorationSite, _Lowered | None]] = []
     for node, function in all_nodes(model):
         if (node.domain, node.op_type) != (OP_DOMAIN, OP_TYPE):

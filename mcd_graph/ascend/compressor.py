@@ -49,6 +49,11 @@ class CompressConfig:
 
     Raises:
         InputError: a field has a value that msModelSlim refuses as well.
+
+    Example:
+        >>> from mcd_graph.ascend import CompressConfig
+        >>> CompressConfig(multiprocess_num=2).sparse_ratio
+        1
     """
 
     do_pseudo_sparse: bool = False
@@ -90,11 +95,16 @@ class Compressor:
         InputError: there are no weights, or they cannot be used.
 
     Example:
-        >>> compressor = Compressor(CompressConfig(), weight_path="weight.npy")  # doctest: +SKIP
-        >>> weight, index, info = compressor.run()  # doctest: +SKIP
-        >>> compressor.export(weight, "weight")  # doctest: +SKIP
-        >>> compressor.export(index, "index")  # doctest: +SKIP
-        >>> compressor.export(info, "info", dtype=numpy.int64)  # doctest: +SKIP
+        >>> import numpy
+        >>> from mcd_graph.ascend import CompressConfig, Compressor
+        >>> numpy.save("weight.npy", {"query": numpy.zeros((64, 128), numpy.int8)})
+        >>> compressor = Compressor(CompressConfig(), weight_path="weight.npy")
+        >>> weight, index, info = compressor.run()
+        >>> info["query"].tolist()
+        [8, 8, 128, 64, 1]
+        >>> compressor.export(weight, "out/weight")
+        >>> compressor.export(index, "out/index")
+        >>> compressor.export(info, "out/info", dtype=numpy.int64)
     """
 
     def __init__(

@@ -107,6 +107,11 @@ def export_model(
         FileExistsError: a file is there and ``force`` is not set.
         InputError: the model cannot be used, holds nothing for the operator, or ``compress_excutor`` failed.
         OSError: a file cannot be written.
+
+    Example:
+        >>> from mcd_graph.ascend import export_model
+        >>> export_model("model.onnx", "exported").device_ready  # the open codec is for the CPU
+        False
     """
     folder = Path(folder)
     model = load_model(model_input)

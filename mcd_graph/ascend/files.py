@@ -69,6 +69,16 @@ def read_dat(folder: str | os.PathLike[str]) -> dict[str, CompressedLayer]:
     Raises:
         InputError: a part is missing or of the wrong size, or streams are not of the codec that the folder says.
         OSError: a file cannot be read.
+
+    Example:
+        >>> import numpy
+        >>> from mcd_graph.ascend import CompressConfig, Compressor, read_dat
+        >>> numpy.save("weight.npy", {"query": numpy.zeros((64, 128), numpy.int8)})
+        >>> compressor = Compressor(CompressConfig(), weight_path="weight.npy")
+        >>> for name, arrays in zip(("weight", "index", "info"), compressor.run()):
+        ...     compressor.export(arrays, f"dat/{name}", dtype=numpy.int64 if name == "info" else numpy.int8)
+        >>> read_dat("dat")["query"].decode().shape
+        (64, 128)
     """
     folder = Path(folder)
     codec = _noted_codec(folder / _NOTE)

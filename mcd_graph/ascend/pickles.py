@@ -43,6 +43,13 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
     Raises:
         FileNotFoundError: there is no such file.
         InputError: the file is not a .npy, or holds anything else than a dict of names and plain arrays.
+
+    Example:
+        >>> import numpy
+        >>> from mcd_graph.ascend import load_weights
+        >>> numpy.save("weight.npy", {"query": numpy.zeros((64, 128), numpy.int8)})
+        >>> {name: (array.dtype.name, array.shape) for name, array in load_weights("weight.npy").items()}
+        {'query': ('int8', (64, 128))}
     """
     with Path(path).open("rb") as file:
         _read_header(file, os.fspath(path))

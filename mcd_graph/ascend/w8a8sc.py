@@ -30,6 +30,19 @@ def read_safetensors(
     Raises:
         FileNotFoundError: a file is missing.
         InputError: a file is damaged, the two do not fit each other, or streams are not of the codec that they say.
+
+    Example:
+        >>> import numpy
+        >>> from mcd_graph.ascend import CompressConfig, Compressor, read_safetensors
+        >>> weight = {"query.weight": numpy.zeros((64, 128), numpy.int8)}
+        >>> description = {"model_quant_type": "W8A8S", "query.weight": "W8A8S"}
+        >>> compressor = Compressor(CompressConfig(), weight=weight, quant_model_description=description)
+        >>> written = [compressor.run(), compressor.export_safetensors("sparse")]
+        >>> layers, others = read_safetensors(
+        ...     "sparse/quant_model_weight_w8a8sc.safetensors", "sparse/quant_model_description_w8a8sc.json"
+        ... )
+        >>> layers["query.weight"].decode().shape, others
+        ((64, 128), {})
     """
     described = read_description(description)
     tensors, metadata = read_tensors(weights)
