@@ -46,33 +46,62 @@ impl<'a> CodedTile<'a> {
                 }
             }
         }
-        let mut rest = Reader { bytes: &self.rest[..self.len], at: 0 };
         let mut open: Vec<usize> = (0..out.len()).filter(|&i| step > 0 && out[i] >= direct).collect();
-        let count = rest.take(2).ok_or("ends before its continuations")?;
-        if usize::from(u16::from_le_bytes([count[0], count[1]])) != open.len() {
-            return Err("has another number of continued weights");
-        }
-        for _ in 0..code.levels() {
-            let bits = rest.take(open.len().div_ceil(8)).ok_or("ends within a level")?;
-            let bit = |i: usize| bits[i / 8] >> (i % 8) & 1 == 1;
-            if (open.len()..bits.len() * 8).any(bit) {
-                return Err("has ones behind the end of a level");
+        let Continuations { levels, escapes } = self.continuations(code)?;
+        for (entries, bits) in levels {
+            if entries != open.len() {
+                return Err(ANOTHER_NUMBER);
             }
-            open = (0..open.len()).filter(|&i| bit(i)).map(|i| open[i]).collect();
+            open = (0..entries).filter(|&i| bits[i / 8] >> (i % 8) & 1 == 1).map(|i| open[i]).collect();
             open.iter().for_each(|&i| out[i] = out[i].wrapping_add(step));
+        }
+        if escapes.len() != open.len() {
+            return Err(ANOTHER_NUMBER);
         }
         // An escape's byte takes the place of its last step.
         let last = if code.levels() == 0 { 0 } else { step };
-        let excess = rest.take(open.len()).ok_or("ends within its escapes")?;
-        for (i, e) in open.into_iter().zip(excess) {
+        for (i, e) in open.into_iter().zip(escapes) {
             out[i] = out[i].wrapping_sub(last).wrapping_add(*e);
         }
         out.iter_mut().for_each(|rank| *rank = table[usize::from(*rank)]);
+        Ok(())
+    }
+
+    /// Checks all that can be told without the root fields: that the counts fit, the parts fill the tile, and what is
+    /// unused is zero. Kernels need no more than the counts, so this is asked for once, when a weight is loaded.
+    pub fn check(&self, code: &Code) -> Result<(), &'static str> {
+        self.continuations(code).map(|_| ())
+    }
+
+    /// Cuts the continuations into their levels.
+    fn continuations(&self, code: &Code) -> Result<Continuations<'a>, &'static str> {
+        let mut rest = Reader { bytes: &self.rest[..self.len], at: 0 };
+        let count = rest.take(2).ok_or("ends before its continuations")?;
+        let mut entries = usize::from(u16::from_le_bytes([count[0], count[1]]));
+        let mut levels = Vec::with_capacity(code.levels());
+        for _ in 0..code.levels() {
+            let bits = rest.take(entries.div_ceil(8)).ok_or("ends within a level")?;
+            if bits.last().is_some_and(|&last| entries % 8 > 0 && last >> (entries % 8) != 0) {
+                return Err("has ones behind the end of a level");
+            }
+            levels.push((entries, bits));
+            entries = bits.iter().map(|byte| byte.count_ones() as usize).sum();
+        }
+        let escapes = rest.take(entries).ok_or("ends within its escapes")?;
         if !self.ends_at(rest.at) || rest.bytes[rest.at..].iter().any(|&b| b != 0) {
             return Err("has padding that is not zero or too long");
         }
-        Ok(())
+        Ok(Continuations { levels, escapes })
     }
+}
+
+const ANOTHER_NUMBER: &str = "has another number of continued weights";
+
+struct Continuations<'a> {
+    /// Entries, and a bit for each.
+    levels: Vec<(usize, &'a [u8])>,
+    /// A byte for each entry that the last level continues.
+    escapes: &'a [u8],
 }
 
 struct Reader<'a> {

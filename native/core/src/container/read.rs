@@ -142,17 +142,22 @@ impl CompressedWeight {
             .map_err(|reason| Error::Tile { tile: t, reason })
     }
 
-    /// Checks the checksum of tile `t`.
+    /// Checks the checksum of tile `t`, and of a coded one that it is laid out as an encoder would: what kernels pass over,
+    /// such as its padding, is seen here.
     pub fn verify_tile(&self, x2: &[u8], t: usize) -> Result<(), Error> {
         let entry = &self.entries[t];
         if matches!(entry.kind, Kind::Constant(_)) {
             return Ok(());
         }
-        let found = crc32fast::hash(&x2[self.extents[t].clone()]);
+        let found = x2.get(self.extents[t].clone()).map(crc32fast::hash);
+        let found = found.ok_or(Error::Length { expected: self.header.total, found: x2.len() })?;
         if found != entry.crc {
             return Err(Error::Checksum { part: format!("tile {t}"), expected: entry.crc, found });
         }
-        Ok(())
+        match (self.tile(x2, t)?, self.code()) {
+            (Tile::Coded(tile), Some(code)) => tile.check(code).map_err(|reason| Error::Tile { tile: t, reason }),
+            _ => Ok(()),
+        }
     }
 
     /// Sizes and tile counts.
