@@ -2,11 +2,14 @@
 
 External data may only lie in regular files below the model's own directory. Paths that are absolute, contain ``..``,
 or lead elsewhere through links are refused, and so are offsets and lengths that the file or the tensor's own shape
-contradict.
+contradict. Graphs inside of graphs have a limit, and local functions must not call each other in a circle, nor unfold
+into more nodes than a program can hold.
 """
 
+import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -15,8 +18,18 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from mcd_graph.errors import InputError
+from mcd_graph.fidelity import remember_order
 
 __all__ = ["ModelSource", "external_files", "graphs_of", "load_model", "read_proto"]
+
+DEPTH_LIMIT = 32
+"""Graphs inside of graphs; protobuf's own limit for files is about as many."""
+
+NODES_LIMIT = 10_000_000
+"""Nodes of a model whose local functions are unfolded, as runtimes do."""
+
+FILE_BYTES_LIMIT = (1 << 31) - 1
+"""What a protobuf message may hold, and so a model file without its external data."""
 
 ModelSource = str | os.PathLike[str] | onnx.ModelProto
 """A model is given by its path, or as a proto that holds all its data itself."""
@@ -40,6 +53,8 @@ def load_model(source: ModelSource) -> ir.Model:
     else:
         name, proto, base = os.fspath(source), read_proto(source), Path(source).absolute().parent
     try:
+        _check_depth(proto)
+        _check_functions(proto)
         _check_kept_whole(proto)
         for tensor in _tensors_of_model(proto):
             _check_tensor(tensor, base)
@@ -49,6 +64,7 @@ def load_model(source: ModelSource) -> ir.Model:
         model = ir.from_proto(proto)
     except (ir.serde.SerdeError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{name} is not a valid ONNX model: {_first_line(error)}") from error
+    remember_order(model, proto)
     if base is not None:
         for graph in (model.graph, *(function.graph for function in model.functions.values())):
             ir.external_data.set_base_dir(graph, base)
@@ -63,13 +79,29 @@ def read_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
         InputError: the file is not an ONNX model.
     """
     try:
-        proto: onnx.ModelProto = onnx.ModelProto.FromString(Path(path).read_bytes())
-    except DecodeError:
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(_read_regular(Path(path)))
+    except DecodeError as error:
+        if "depth" in str(error).lower():
+            raise InputError(f"{os.fspath(path)}: its graphs or types are nested too deeply") from None
         raise InputError(f"{os.fspath(path)} is not an ONNX model") from None
     # Any few bytes may happen to parse: a model has at least a version, operators and a node or an output.
     if not proto.ir_version or not proto.opset_import or not (proto.graph.node or proto.graph.output):
         raise InputError(f"{os.fspath(path)} is not an ONNX model")
     return proto
+
+
+def _read_regular(path: Path) -> bytes:
+    """Read a file that is one: a pipe may never end, and a device has no end."""
+    # Without waiting for somebody to write into it, if it is a pipe.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is not a regular file")
+        if status.st_size > FILE_BYTES_LIMIT:
+            raise InputError(f"{path} is not an ONNX model: it is larger than 2 GiB")
+        return file.read()
 
 
 def external_files(proto: onnx.ModelProto) -> set[str]:
@@ -83,23 +115,40 @@ def external_files(proto: onnx.ModelProto) -> set[str]:
 
 def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """Yield a graph and all graphs inside of its nodes."""
-    yield graph
-    yield from _graphs_in(graph.node)
+    return (inner for inner, _ in _graphs_with_depth(graph))
+
+
+def _graphs_with_depth(*graphs: onnx.GraphProto) -> Iterator[tuple[onnx.GraphProto, int]]:
+    """Yield graphs and all those inside of their nodes, each with its depth, the given ones being at 0."""
+    waiting = [(graph, 0) for graph in graphs]
+    while waiting:
+        graph, depth = waiting.pop()
+        yield graph, depth
+        waiting.extend((inner, depth + 1) for inner in _graphs_in(graph.node))
 
 
 def _graphs_in(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs that are attributes of the nodes."""
     for node in nodes:
         for attribute in node.attribute:
-            for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from graphs_of(graph)
+            if attribute.HasField("g"):
+                yield attribute.g
+            yield from attribute.graphs
+
+
+def _nodes_of(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield nodes and those in the graphs inside of them."""
+    nodes = list(nodes)
+    yield from nodes
+    for graph, _ in _graphs_with_depth(*_graphs_in(nodes)):
+        yield from graph.node
 
 
 def _tensors_of_model(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    graphs = list(graphs_of(proto.graph))
     for function in proto.functions:
         yield from _tensors_of_nodes(function.node)
-        graphs.extend(_graphs_in(function.node))
-    for graph in graphs:
+    inside = (graph for function in proto.functions for graph in _graphs_in(function.node))
+    for graph, _ in _graphs_with_depth(proto.graph, *inside):
         yield from graph.initializer
         yield from _tensors_of_nodes(graph.node)
 
@@ -110,6 +159,44 @@ def _tensors_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorPr
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
+
+
+def _check_depth(proto: onnx.ModelProto) -> None:
+    """Raise InputError if graphs are nested so deeply that following them could exhaust a stack."""
+    inside = (graph for function in proto.functions for graph in _graphs_in(function.node))
+    for _, depth in _graphs_with_depth(proto.graph, *inside):
+        if depth > DEPTH_LIMIT:
+            raise InputError(f"its graphs are nested more than {DEPTH_LIMIT} deep")
+
+
+def _check_functions(proto: onnx.ModelProto) -> None:
+    """Raise InputError if local functions call each other in a circle, or unfold into too many nodes."""
+    calls = {
+        _called(function): Counter(_called(node) for node in _nodes_of(function.node)) for function in proto.functions
+    }
+    sizes: dict[tuple[str, str, str], int] = {}
+    for start in calls:
+        # Depth first, without recursion; a function is entered, and left when all that it calls are known.
+        path = [start]
+        while path:
+            function = path[-1]
+            unknown = next((called for called in calls[function] if called in calls and called not in sizes), None)
+            if unknown is None:
+                sizes[function] = sum(count * sizes.get(called, 1) for called, count in calls[function].items())
+                path.pop()
+            elif unknown in path:
+                circle = " calls ".join(called[1] for called in (*path[path.index(unknown) :], unknown))
+                raise InputError(f"its local functions call each other in a circle: {circle}")
+            else:
+                path.append(unknown)
+    if sum(sizes.get(_called(node), 1) for node in _nodes_of(proto.graph.node)) > NODES_LIMIT:
+        raise InputError(f"its local functions unfold into more than {NODES_LIMIT:,} nodes")
+
+
+def _called(node: onnx.NodeProto | onnx.FunctionProto) -> tuple[str, str, str]:
+    """Return what identifies the function that a node calls, or that a proto defines."""
+    name = node.op_type if isinstance(node, onnx.NodeProto) else node.name
+    return node.domain, name, node.overload
 
 
 def _check_kept_whole(proto: onnx.ModelProto) -> None:

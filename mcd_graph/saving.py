@@ -21,12 +21,12 @@ from typing import BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
 from mcd_graph.errors import InputError
-from mcd_graph.loading import external_files, graphs_of, read_proto
+from mcd_graph.fidelity import to_proto
+from mcd_graph.loading import external_files, read_proto
 from mcd_graph.progress import Progress
 
 __all__ = ["ALIGNMENT", "ModelWriter", "refuse_existing", "write_bytes", "write_text"]
@@ -322,17 +322,6 @@ def _sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _to_proto(model: ir.Model) -> onnx.ModelProto:
-    """Return the model as a proto, without the value infos that onnx_ir adds to what initialisers say themselves."""
-    proto = ir.to_proto(model)
-    for graph in graphs_of(proto.graph):
-        known = {tensor.name for tensor in graph.initializer}
-        infos = [info for info in graph.value_info if info.name not in known]
-        graph.ClearField("value_info")
-        graph.value_info.extend(infos)
-    return proto
-
-
 def _constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
     for graph in model.graphs():
         for value in graph.initializers.values():
@@ -346,7 +335,7 @@ def _size(tensor: ir.TensorProtocol) -> int:
 
 def _serialised(model: ir.Model) -> bytes:
     try:
-        data: bytes = _to_proto(model).SerializeToString()
+        data: bytes = to_proto(model).SerializeToString()
     except (EncodeError, ValueError) as error:
         raise InputError(_TOO_LARGE) from error
     return data
