@@ -1,0 +1,179 @@
+"""Damaged files: nothing wrong leaves a session unnoticed, as far as there is a checksum."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from lowering import make_model
+from onnx.reference import ReferenceEvaluator
+from reliability import small
+from reliability.children import child
+from samples import gaussian_weight, layer, real_model, write
+
+import mcd_graph
+from mcd_graph import _native
+from mcd_graph.integrity import check_model
+from mcd_graph.loading import load_model
+from mcd_graph.operator import MatmulCompressDequant
+
+RESIDENCIES = ["compressed", "decoded"]
+SAMPLED_OR_ALL = [pytest.param(29, id="sampled"), pytest.param(1, id="every-bit", marks=pytest.mark.slow)]
+
+
+def test_the_small_model_has_every_kind_of_tile() -> None:
+    model = small.lowered_model()
+    arrays = [onnx.numpy_helper.to_array(small.tensor(model, name)) for name in ("w.x2", "w.compress_index")]
+    info = next(attribute.ints for attribute in model.graph.node[1].attribute if attribute.name == "compress_info")
+    found = _native.inspect(*arrays, list(info))
+    assert (found["coded_tiles"], found["raw_tiles"], found["constant_tiles"]) == (2, 1, 1)
+
+
+@pytest.mark.parametrize("residency", RESIDENCIES)
+@pytest.mark.parametrize("step", SAMPLED_OR_ALL)
+def test_a_flipped_bit_of_a_weight_is_an_error(step: int, residency: str) -> None:
+    model = small.lowered_model()
+    options = small.options(config={"mcd.residency": residency})
+    small.session(model.SerializeToString(), options)
+    for name in ("w.x2", "w.compress_index"):
+        pristine = small.tensor(model, name).raw_data
+        for bit in range(0, 8 * len(pristine), step):
+            damaged = bytearray(pristine)
+            damaged[bit // 8] ^= 1 << bit % 8
+            small.tensor(model, name).raw_data = bytes(damaged)
+            with pytest.raises(Exception, match=r'node "/y/MatMul".*weight "w\.x2"'):
+                small.session(model.SerializeToString(), options)
+        small.tensor(model, name).raw_data = pristine
+    (info,) = (attribute for attribute in model.graph.node[1].attribute if attribute.name == "compress_info")
+    pristine_info = list(info.ints)
+    for bit in range(0, 64 * len(pristine_info), step):
+        damaged_info = np.array(pristine_info, np.int64)
+        damaged_info.view(np.uint64)[bit // 64] ^= np.uint64(1) << np.uint64(bit % 64)
+        info.ints[:] = damaged_info.tolist()
+        with pytest.raises(Exception, match=r'node "/y/MatMul".*weight "w\.x2"'):
+            small.session(model.SerializeToString(), options)
+
+
+@pytest.mark.parametrize("step", [pytest.param(61, id="sampled"), SAMPLED_OR_ALL[1]])
+def test_a_flipped_bit_of_the_model_file(step: int, tmp_path: Path) -> None:
+    """It is refused, changes nothing, or makes another valid model; then the result is that model's."""
+    model = small.lowered_model()
+    path = write(model, tmp_path / "m.onnx")
+    content = path.read_bytes()
+    outcomes = child(tmp_path, "flip_model_bits", path, 0, step)
+    assert sum(len(bits) for key, bits in outcomes.items() if key != "unnoticed") == len(
+        range(0, 8 * len(content), step)
+    )
+
+    weights = [small.tensor(model, name).raw_data for name in ("w.x2", "w.compress_index")]
+    starts = [content.index(data) for data in weights]
+    inside = {
+        bit for start, data in zip(starts, weights, strict=True) for bit in range(8 * start, 8 * (start + len(data)))
+    }
+    refused = set(outcomes["refused"])
+    assert inside & set(range(0, 8 * len(content), step)) <= refused
+    assert not inside & set(outcomes["unnoticed"]), "mcd inspect --check finds all damage of a weight"
+
+    for bit in outcomes["different"]:
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        other = onnx.ModelProto.FromString(bytes(damaged))
+        assert other != model
+        (theirs,) = ReferenceEvaluator(other, new_ops=[MatmulCompressDequant]).run(None, {"x": small.X})
+        (ours,) = small.session(bytes(damaged)).run(None, {"x": small.X})
+        assert ours.tobytes() == np.asarray(theirs).tobytes(), bit
+
+
+def refusal_of(path: Path) -> str:
+    """Return why onnxruntime refuses a model; nothing if it does not."""
+    try:
+        small.session(path)
+    except Exception as error:  # noqa: BLE001  (onnxruntime's exceptions share no base class)
+        return str(error)
+    return ""
+
+
+def damage_in(path: Path, bits: int, seed: int) -> dict[str, list[bool]]:
+    """Flip random bits of a model's data file, one at a time.
+
+    Returns:
+        Whether a session's creation and `check_model` noticed each, by what was hit: a compressed ``weight``, an
+        ``other`` tensor, or ``padding``.
+    """
+    tensors = load_model(path).graph.initializers
+    places = []
+    for name, value in tensors.items():
+        tensor = value.const_value
+        if hasattr(tensor, "offset"):
+            kind = "weight" if name.endswith((".x2", ".compress_index")) else "other"
+            places.append((tensor.offset, tensor.offset + tensor.length, kind, name))  # type: ignore[union-attr]
+    data = path.with_suffix(".data")
+    size = data.stat().st_size
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[bool]] = {"weight": [], "other": [], "padding": []}
+    with data.open("r+b") as file:
+        for _ in range(bits):
+            position, bit = int(rng.integers(size)), int(rng.integers(8))
+            kind, name = next((place[2:] for place in places if place[0] <= position < place[1]), ("padding", ""))
+            file.seek(position)
+            (byte,) = file.read(1)
+            file.seek(position)
+            file.write(bytes([byte ^ 1 << bit]))
+            file.flush()
+            check = check_model(path)
+            refusal = refusal_of(path)
+            assert check.intact is not bool(refusal), (kind, name)
+            if refusal:
+                stream = name.removesuffix(".compress_index").removesuffix(".x2") + ".x2"
+                assert f'weight "{stream}"' in refusal
+                assert [problem.tensor for problem in check.problems] == [stream]
+            found[kind].append(bool(refusal))
+            file.seek(position)
+            file.write(bytes([byte]))
+            file.flush()
+    return found
+
+
+@pytest.mark.slow
+def test_flipped_bits_of_a_real_models_data_file(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    mcd_graph.compress_model(real_model("t5-small-title-encoder"), path)
+    found = damage_in(path, 400, seed=8)
+    assert len(found["weight"]) > 100
+    assert all(found["weight"])
+    # Nothing in ONNX covers other tensors, and the padding between tensors is nobody's.
+    assert not any((*found["other"], *found["padding"]))
+    assert check_model(path).intact
+
+
+@pytest.fixture(scope="module")
+def external(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of one weight of 512 x 512 in a data file."""
+    constants = {
+        "w": gaussian_weight(512, 512),
+        "w_scale": np.array(0.01, np.float32),
+        "w_zero": np.array(0, np.int8),
+    }
+    shapes = {"x": (np.float32, ("m", 512))}, {"y": (np.float32, ("m", 512))}
+    folder = tmp_path_factory.mktemp("external")
+    source = write(make_model(layer("x", "w", "y"), *shapes, constants), folder / "source.onnx")
+    mcd_graph.compress_model(source, folder / "m.onnx")
+    return folder / "m.onnx"
+
+
+@pytest.mark.parametrize(
+    "kernel",
+    [pytest.param(name, marks=[pytest.mark.slow] if number else []) for number, name in enumerate(_native.kernels())],
+)
+@pytest.mark.parametrize("residency", RESIDENCIES)
+def test_damage_of_an_open_file_is_memory_safe(kernel: str, residency: str, external: Path, tmp_path: Path) -> None:
+    """The result of a run may be anything, for the weights are read from the mapped file; the process goes on."""
+    for file in external.parent.glob("m.*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    rounds = 60
+    counts = child(tmp_path, "overwrite_while_open", tmp_path / "m.onnx", residency, rounds, MCD_KERNEL=kernel)
+    assert counts["restored"] == rounds
+    if residency == "decoded":
+        assert counts["same"] == rounds, "decoded weights no longer depend on the file"
+    else:
+        assert counts["different"] + counts["error"] > rounds // 2
