@@ -21,7 +21,9 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -37,11 +39,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from mcd_graph.bench import BenchRow
+    from mcd_graph.bench import Bench
     from mcd_graph.cluster import DaskExecutor
     from mcd_graph.progress import Progress as TaskProgress
     from mcd_graph.report import NodeReport, Totals
     from mcd_graph.verify import Verification
+    from mcd_graph.weights import Profile as ProfileName
 
 __all__ = ["app", "main"]
 
@@ -96,6 +99,7 @@ Destination = Annotated[Path, typer.Argument(metavar="DST", help="Model to write
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are already there.")]
 Inline = Annotated[bool, typer.Option("--inline", help="Keep all weights inside of DST (below 2 GiB).")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Html = Annotated[Path | None, typer.Option("--html", metavar="R.html", help="Write a report as one HTML file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -131,6 +135,7 @@ def compress(
     ] = None,
     inline: Inline = False,
     report: Annotated[Path | None, typer.Option(metavar="R.json", help="Write the report as JSON.")] = None,
+    html: Html = None,
     force: Force = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -144,6 +149,7 @@ def compress(
 
     if report is not None:
         refuse_existing(report, force=force)
+    page = None if html is None else _page(html, force=force)
     with _progress("compressing", shown=not (as_json or quiet)) as progress, _executor(dask) as executor:
         if executor is not None and jobs is None:
             jobs = 2 * executor.threads  # so that no worker waits for the next weight
@@ -163,6 +169,10 @@ def compress(
         )
     if report is not None:
         write_text(report, result.to_json(), force=force)
+    if page is not None:
+        from mcd_graph.histograms import weight_histograms  # noqa: PLC0415
+
+        page(title=f"{source.name}, compressed", report=result, histograms=weight_histograms(destination))
     if as_json:
         _print_json(result.to_dict())
     if as_json or quiet:
@@ -209,7 +219,7 @@ def inspect(
             soft_wrap=True,
         )
     elif totals.lowerable:
-        _out.print(f"To compress them: mcd compress {model} {model.with_suffix('.mcd.onnx')}", soft_wrap=True)
+        _out.print(f"To compress them: mcd compress {model} {model.with_suffix('.mcd.onnx').name}", soft_wrap=True)
 
 
 def _inspect_check(model: Path, *, as_json: bool) -> None:
@@ -289,23 +299,43 @@ def bench(
         typer.Argument(metavar="[COMPRESSED]", help="Made for the occasion by default.", show_default=False),
     ] = None,
     m: Annotated[str, typer.Option(metavar="M,…", help="Rows of the activations.")] = "1,8,64,512",
+    axes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N,…", help="One shape by the model's own axes, instead of --m; may be repeated."),
+    ] = None,
+    profiles: Annotated[
+        str, typer.Option(metavar="PROFILE,…", help="What to make where COMPRESSED is not given.")
+    ] = "balanced",
     threads: Annotated[str, typer.Option(metavar="N,…", help="Threads within one operator.")] = "1,2",
     repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each model.")] = 15,
+    html: Html = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Time both models in turns and print the ratio of their medians.
+    """Compare latency and memory, in turns, with 95 % intervals of the ratio.
 
     Example: [bold]mcd bench model.onnx model.mcd.onnx --m 1,32 --threads 2[/bold]
     """
     from mcd_graph.bench import bench_models  # noqa: PLC0415
 
-    rows = bench_models(
-        original, compressed, m=_numbers(m, "--m"), threads=_numbers(threads, "--threads"), repeats=repeats
-    )
+    page = None if html is None else _page(html, force=force)
+    with _steps() as show:
+        result = bench_models(
+            original,
+            compressed,
+            profiles=_profiles(profiles),
+            m=_numbers(m, "--m"),
+            axes=[_axes(text) for text in axes or ()],
+            threads=_numbers(threads, "--threads"),
+            repeats=repeats,
+            progress=lambda done, total: show("measuring", done, total),
+        )
+    if page is not None:
+        page(title=f"{original.name}: benchmark", bench=result)
     if as_json:
-        _print_json([dataclasses.asdict(row) for row in rows])
+        _print_json(result.to_dict())
     else:
-        _print_bench(tuple(rows))
+        _print_bench(result)
 
 
 @app.command()
@@ -318,14 +348,19 @@ def demo(
     """
     from mcd_graph.demo import run_demo  # noqa: PLC0415
 
-    with _progress("compressing") as progress:
+    with _steps() as progress:
         result = run_demo(out, progress=progress)
     _print_totals(result.report.totals)
     _out.print(f"compressed in {result.seconds:.2f} s")
     _print_verification(result.verification)
     _print_bench(result.bench)
+    _out.print(f"Written: {result.compressed}, with its weights beside it, and {result.page}", soft_wrap=True)
     _out.print(
-        f"The compressed model is {result.compressed}; try your own: mcd compress model.onnx model.mcd.onnx",
+        "Next: open the report in a browser; look at every layer with\n"
+        f"  mcd inspect {result.compressed}\n"
+        "and try a model of your own, quantised to int8:\n"
+        "  mcd compress model.onnx model.mcd.onnx && mcd verify model.onnx model.mcd.onnx",
+        markup=False,
         soft_wrap=True,
     )
     if not result.verification.identical:
@@ -341,6 +376,23 @@ def _numbers(text: str, option: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"{option} takes whole numbers with commas between, not {text!r}") from None
+
+
+def _axes(text: str) -> dict[str, int]:
+    try:
+        return {name.strip(): int(size) for name, size in (part.rsplit("=", 1) for part in text.split(","))}
+    except ValueError:
+        raise InputError(f"--axes takes name=number with commas between, not {text!r}") from None
+
+
+def _profiles(text: str) -> "tuple[ProfileName, ...]":
+    from mcd_graph.weights import PROFILES  # noqa: PLC0415
+
+    chosen = text.split(",")
+    for name in chosen:
+        if name not in PROFILES:
+            raise InputError(f"--profiles takes {', '.join(PROFILES)}, not {name!r}")
+    return tuple(profile for profile in PROFILES if profile in chosen)
 
 
 def _load_inputs(path: Path) -> "dict[str, npt.NDArray[np.generic]]":
@@ -376,6 +428,7 @@ def _progress(task: str, *, shown: bool = True) -> "Iterator[Callable[[TaskProgr
         yield lambda progress: bar.update(row, completed=progress.bytes_done, total=progress.bytes_total)
     finally:
         timer.cancel()
+        timer.join()
         bar.stop()
 
 
@@ -389,6 +442,35 @@ def _executor(dask: str | None) -> "Iterator[DaskExecutor | None]":
 
     with DaskExecutor(dask) as executor:
         yield executor
+
+
+@contextmanager
+def _steps() -> "Iterator[Callable[[str, int, int], None]]":
+    """Show a bar of steps, named by stage, on a terminal, and nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_err, transient=True, disable=not _err.is_terminal) as bar:
+        rows: dict[str, TaskID] = {}
+
+        def show(stage: str, done: int, total: int) -> None:
+            if stage not in rows:
+                rows[stage] = bar.add_task(stage, total=total)
+            bar.update(rows[stage], completed=done, total=total)
+
+        yield show
+
+
+def _page(path: Path, *, force: bool) -> "Callable[..., None]":
+    """Return what writes the HTML report, once it is known that this can be done: the work before takes minutes."""
+    from mcd_graph.html import render_report, require  # noqa: PLC0415
+    from mcd_graph.saving import refuse_existing, write_text  # noqa: PLC0415
+
+    require()
+    refuse_existing(path, force=force)
+
+    def write(**sections: Any) -> None:
+        write_text(path, render_report(**sections), force=force)
+
+    return write
 
 
 def _print_json(value: Any) -> None:
@@ -433,25 +515,35 @@ def _print_verification(result: "Verification") -> None:
         )
 
 
-def _print_bench(rows: "tuple[BenchRow, ...]") -> None:
-    table = Table("m", "threads", "original", "compressed", "speed-up", "95 % of it")
-    for column in table.columns:
+def _print_bench(result: "Bench") -> None:
+    table = Table("shape", "threads", "model", "original", "compressed", "speed-up", "95 % of it")
+    for column in (*table.columns[1:2], *table.columns[3:]):
         column.justify = "right"
-    for row in rows:
+    for row in result.rows:
         table.add_row(
-            str(row.m),
+            escape(row.shape),
             str(row.threads),
+            escape(row.contestant),
             f"{row.original_ms:.2f} ms",
             f"{row.compressed_ms:.2f} ms",
             f"{row.speedup:.2f}",
             f"{row.speedup_low:.2f} to {row.speedup_high:.2f}",
         )
     _out.print(table)
-    for row in {row.threads: row for row in rows}.values():
-        _out.print(
-            f"opening a session with threads={row.threads}: "
-            f"original {row.original_load_ms:.0f} ms, compressed {row.compressed_load_ms:.0f} ms"
-        )
+    table = Table("model", "files", "private", "proportional", "resident", "opening")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for one in result.contestants:
+        cells = [_size(one.file_bytes)]
+        if one.footprints:
+            memory = ("private_bytes", "proportional_bytes", "resident_bytes")
+            cells += [_size(round(one.median(figure))) for figure in memory]
+            cells.append(f"{one.median('load_ms'):.0f} ms")
+        table.add_row(escape(one.name), *cells)
+    _out.print(table)
+    _out.print(
+        f"medians; memory that a session adds to a process of its own; {result.machine}", markup=False, soft_wrap=True
+    )
 
 
 def _size(count: int) -> str:
@@ -460,7 +552,3 @@ def _size(count: int) -> str:
 
 def _ratio(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.3f}"
-
-
-def _text(number: int | None) -> str:
-    return "" if number is None else str(number)

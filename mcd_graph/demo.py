@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mcd_graph.bench import BenchRow, bench_models
+from mcd_graph.bench import Bench, bench_models
 from mcd_graph.compress import compress_model
 from mcd_graph.errors import InputError
-from mcd_graph.progress import Progress
+from mcd_graph.histograms import weight_histograms
+from mcd_graph.html import render_report, require
 from mcd_graph.report import Report
+from mcd_graph.saving import write_text
 from mcd_graph.verify import Verification, verify_model
+from mcd_graph.weights import PROFILES
 
 __all__ = ["DemoResult", "demo_model", "run_demo"]
 
@@ -23,18 +26,22 @@ class DemoResult:
     """What the demonstration found.
 
     Attributes:
+        original: path of the model that was compressed.
         compressed: path of the compressed model.
+        page: path of the HTML report.
         seconds: time that compression took.
         report: what was done to each multiplication.
         verification: comparison with the original.
-        bench: timings.
+        bench: timings of every profile.
     """
 
+    original: Path
     compressed: Path
+    page: Path
     seconds: float
     report: Report
     verification: Verification
-    bench: tuple[BenchRow, ...]
+    bench: Bench
 
 
 def demo_model(part: str = "encoder") -> Path:
@@ -49,14 +56,53 @@ def demo_model(part: str = "encoder") -> Path:
     return Path(spec.origin).parent / "data" / "span" / f"{part}.onnx"
 
 
-def run_demo(out: Path, *, progress: Callable[[Progress], None] | None = None) -> DemoResult:
-    """Compress the encoder into directory ``out``, replacing an earlier demonstration, and verify and time it."""
+def run_demo(
+    out: Path,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> DemoResult:
+    """Compress the encoder into directory ``out``, replacing an earlier demonstration, verify and time it.
+
+    Args:
+        out: directory for the compressed model and the report; made if it is not there.
+        progress: called with the name of the stage and the number of its steps done and in all.
+
+    Raises:
+        InputError: a package that it needs is not installed.
+        OSError: the directory cannot be written to.
+    """
+    require()
+
+    def tell(stage: str, done: int, total: int) -> None:
+        if progress is not None:
+            progress(stage, done, total)
+
     original = demo_model()
     out.mkdir(parents=True, exist_ok=True)
     compressed = out / "encoder.mcd.onnx"
     start = time.perf_counter()
-    report = compress_model(original, compressed, progress=progress, force=True)
+    report = compress_model(
+        original,
+        compressed,
+        progress=lambda now: tell("compressing", now.weights_done, now.weights_total),
+        force=True,
+    )
     seconds = time.perf_counter() - start
     verification = verify_model(original, compressed)
-    rows = tuple(bench_models(original, compressed, m=(1, 32), threads=(1, 2)))
-    return DemoResult(compressed, seconds, report, verification, rows)
+    bench = bench_models(
+        original,
+        profiles=PROFILES,
+        m=(1, 8, 64),
+        threads=(1, 2),
+        progress=lambda done, total: tell("measuring", done, total),
+    )
+    page = out / "report.html"
+    text = render_report(
+        title="T5-small encoder: the demonstration of mcd-graph",
+        report=report,
+        histograms=weight_histograms(compressed),
+        verification=verification,
+        bench=bench,
+    )
+    write_text(page, text, force=True)
+    return DemoResult(original, compressed, page, seconds, report, verification, bench)

@@ -13,7 +13,7 @@ _FATAL_ONLY = 4
 
 
 def create_session(
-    model: str | os.PathLike[str], *, threads: int | None = None, optimise: bool = True
+    model: str | os.PathLike[str], *, threads: int | None = None, optimise: bool = True, spin: bool = True
 ) -> ort.InferenceSession:
     """Open a model on the CPU, with the custom operator at hand.
 
@@ -21,6 +21,7 @@ def create_session(
         model: path of the model.
         threads: threads within one operator; onnxruntime's own choice by default.
         optimise: let onnxruntime rewrite the graph.
+        spin: let idle threads wait busily; off where several sessions share the processor.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -33,6 +34,8 @@ def create_session(
     options.register_custom_ops_library(get_library_path())
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not spin:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

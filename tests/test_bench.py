@@ -8,8 +8,16 @@ import pytest
 from lowering import make_model
 from samples import K, N, gaussian_weight, layer, write
 
-from mcd_graph import InputError
-from mcd_graph.bench import bench_models
+from mcd_graph import InputError, compress_model
+from mcd_graph.bench import bench_models, interleaved
+from mcd_graph.footprint import can_measure, measure_footprints
+from mcd_graph.session import create_session
+
+
+@pytest.fixture
+def without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the processes of their own, a second each."""
+    monkeypatch.setattr("mcd_graph.bench.can_measure", lambda: False)
 
 
 def spy(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple[int, tuple[int, ...]]]:
@@ -25,32 +33,82 @@ def spy(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple[int, tuple[int
     return calls
 
 
+@pytest.mark.usefixtures("without_memory")
 def test_m_is_the_length_and_sessions_take_turns(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = spy(monkeypatch, "ids")
-    rows = list(bench_models(model, m=(5, 2), threads=(1,), repeats=4))
-    assert [(row.m, row.threads, row.repeats) for row in rows] == [(5, 1, 4), (2, 1, 4)]
+    steps: list[tuple[int, int]] = []
+    result = bench_models(model, m=(5, 2), threads=(1,), repeats=4, progress=lambda *step: steps.append(step))
+    assert [(row.m, row.threads, row.repeats) for row in result.rows] == [(5, 1, 4), (2, 1, 4)]
     assert {shape for _, shape in calls} == {(1, 5), (1, 2)}
     sessions = [session for session, shape in calls if shape == (1, 5)]
     first, second = sessions[:2]
     assert first != second
     assert sessions == [first, second, second, first, first, second, second, first, first, second]
-    for row in rows:
+    for row in result.rows:
         assert row.speedup == row.original_ms / row.compressed_ms
         assert 0 < row.speedup_low <= row.speedup_high
-        assert min(row.original_load_ms, row.compressed_load_ms) > 0
+    assert steps == [(done, 10) for done in range(1, 11)]
+    assert [one.footprints for one in result.contestants] == [(), ()]
 
 
+@pytest.mark.usefixtures("without_memory")
 def test_m_is_the_batch_where_there_is_no_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     constants = {"w": gaussian_weight(), "w_scale": np.array(0.1, np.float32), "w_zero": np.array(0, np.int8)}
     proto = make_model(
         layer("x", "w", "y"), {"x": (np.float32, ("batch", K))}, {"y": (np.float32, ("batch", N))}, constants
     )
     calls = spy(monkeypatch, "x")
-    list(bench_models(write(proto, tmp_path / "m.onnx"), m=(7,), threads=(1,), repeats=1))
+    bench_models(write(proto, tmp_path / "m.onnx"), m=(7,), threads=(1,), repeats=1)
     assert {shape for _, shape in calls} == {(7, K)}
 
 
-@pytest.mark.parametrize("options", [{"m": (0,)}, {"threads": (0,)}, {"repeats": 0}], ids=str)
+@pytest.mark.usefixtures("without_memory")
+def test_shapes_by_the_models_own_axes(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = spy(monkeypatch, "ids")
+    result = bench_models(model, axes=({"batch": 3, "length": 4},), threads=(1,), repeats=1)
+    assert {shape for _, shape in calls} == {(3, 4)}
+    (row,) = result.rows
+    assert (row.m, row.shape) == (None, "batch = 3, length = 4")
+    with pytest.raises(InputError, match="the axes are batch, length, not batch"):
+        bench_models(model, axes=({"batch": 3},))
+
+
+@pytest.mark.usefixtures("without_memory")
+def test_a_model_without_free_axes_is_measured_once(tmp_path: Path) -> None:
+    constants = {"w": gaussian_weight(), "w_scale": np.array(0.1, np.float32), "w_zero": np.array(0, np.int8)}
+    proto = make_model(layer("x", "w", "y"), {"x": (np.float32, (2, K))}, {"y": (np.float32, (2, N))}, constants)
+    result = bench_models(write(proto, tmp_path / "m.onnx"), m=(1, 8), threads=(1,), repeats=1)
+    assert [(row.m, row.shape) for row in result.rows] == [(None, "fixed")]
+
+
+@pytest.mark.usefixtures("without_memory")
+def test_profiles_are_contestants(model: Path) -> None:
+    result = bench_models(model, profiles=("fast", "small"), m=(2,), threads=(1,), repeats=1)
+    assert [one.name for one in result.contestants] == ["original", "fast", "small"]
+    assert [row.contestant for row in result.rows] == ["fast", "small"]
+
+
+@pytest.mark.parametrize("options", [{"m": (0,)}, {"threads": (0,)}, {"repeats": 0}, {"axes": ({"a": 0},)}], ids=str)
 def test_numbers_must_be_positive(model: Path, options: dict) -> None:
-    with pytest.raises(InputError, match="m, threads and repeats must be at least 1"):
-        list(bench_models(model, **options))
+    with pytest.raises(InputError, match="m, axes, threads and repeats must be at least 1"):
+        bench_models(model, **options)
+
+
+def test_a_model_that_does_not_run_is_an_error_that_says_what_to_try(model: Path) -> None:
+    feed = {"ids": np.full((1, 2), 10**6), "mask": np.ones((1, 2), np.int64)}  # beyond the table
+    with pytest.raises(InputError, match=r"does not run on random inputs \(ids \(1, 2\), mask \(1, 2\)\); try --axes"):
+        interleaved([create_session(model)], feed, repeats=1)
+
+
+@pytest.mark.skipif(not can_measure(), reason="the system does not tell a process about its memory")
+def test_footprints_come_from_other_processes_that_hold_the_model_together(model: Path, out: Path) -> None:
+    compress_model(model, out / "m.onnx")
+    feed = {"ids": np.ones((1, 2), np.int64), "mask": np.ones((1, 2), np.int64)}
+    footprints = measure_footprints(out / "m.onnx", feed, processes=2)
+    assert len(footprints) == 2
+    for one in footprints:
+        assert one.load_ms > 0
+        assert 0 < one.private_bytes <= one.resident_bytes
+        assert one.proportional_bytes <= one.resident_bytes
+    with pytest.raises(InputError, match=r"measuring in a process of its own failed: .*No such file"):
+        measure_footprints(out / "gone.onnx", feed)

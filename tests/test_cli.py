@@ -95,11 +95,14 @@ def test_verify_with_given_inputs(model: Path, out: Path, capsys: pytest.Capture
 
 
 def test_bench_as_json(model: Path) -> None:
-    rows = json.loads(mcd("bench", model, "--m", "1,3", "--threads", "1", "--repeats", "2", "--json").stdout)
-    assert [(row["m"], row["threads"], row["repeats"]) for row in rows] == [(1, 1, 2), (3, 1, 2)]
-    for row in rows:
+    result = json.loads(mcd("bench", model, "--m", "1,3", "--threads", "1", "--repeats", "2", "--json").stdout)
+    assert result["schema"] == "mcd-bench"
+    assert [(row["m"], row["threads"], row["repeats"]) for row in result["rows"]] == [(1, 1, 2), (3, 1, 2)]
+    for row in result["rows"]:
         assert row["speedup"] == row["original_ms"] / row["compressed_ms"]
         assert row["speedup_low"] <= row["speedup_high"]
+    assert [one["name"] for one in result["contestants"]] == ["original", "balanced"]
+    assert all(one["footprints"] for one in result["contestants"])
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,8 @@ def test_bench_as_json(model: Path) -> None:
         (["restore", "a.onnx", "b.onnx"], "a.onnx: No such file or directory"),
         (["verify", "a.onnx", "b.onnx"], "a.onnx: No such file or directory"),
         (["bench", "a.onnx"], "a.onnx: No such file or directory"),
+        (["bench", "a.onnx", "--axes", "batch"], "--axes takes name=number with commas between, not 'batch'"),
+        (["bench", "a.onnx", "--profiles", "tiny"], "--profiles takes fast, balanced, small, not 'tiny'"),
         (["bench", "a.onnx", "--m", "one"], "--m takes whole numbers with commas between, not 'one'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

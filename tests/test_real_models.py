@@ -1,6 +1,7 @@
 """The T5-small title model, end to end: everything lowered, every byte the same, damage noticed."""
 
 import hashlib
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -115,12 +116,21 @@ def test_plain_onnxruntime_opens_it(compressed: tuple[str, Path]) -> None:
         assert np.isfinite(ours).all()
 
 
-def test_demo(tmp_path: Path) -> None:
-    seen: list[mcd_graph.Progress] = []
+@pytest.mark.slow
+def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcd_graph.bench.can_measure", lambda: False)  # twelve processes; test_bench has two
+    seen: list[tuple[str, int, int]] = []
     (tmp_path / "encoder.mcd.onnx").write_text("an earlier demonstration's, which is replaced")
-    result = run_demo(tmp_path, progress=seen.append)
+    result = run_demo(tmp_path, progress=lambda *step: seen.append(step))
     assert result.verification.identical
     assert result.report.totals.lowered == FILES["t5-small-title-encoder"]["lowered"]
     assert result.compressed.is_file()
-    assert {(row.m, row.threads) for row in result.bench} == {(1, 1), (32, 1), (1, 2), (32, 2)}
-    assert seen[-1].weights_done == seen[-1].weights_total
+    assert {(row.contestant, row.m, row.threads) for row in result.bench.rows} == set(
+        itertools.product(("fast", "balanced", "small"), (1, 8, 64), (1, 2))
+    )
+    for stage in ("compressing", "measuring"):
+        done, total = [step[1:] for step in seen if step[0] == stage][-1]
+        assert done == total
+    page = result.page.read_text()
+    for heading in ("Size against speed", "Latency against m", "Histogram of the weights", "Saving per layer"):
+        assert f"<h2>{heading}</h2>" in page
