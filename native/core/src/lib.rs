@@ -4,6 +4,7 @@
 //! [`gemm`] multiplies, [`arch`] holds one kernel a processor family and [`dispatch`] chooses among them. The crate
 //! knows neither Python nor onnxruntime.
 
+mod aligned;
 pub mod arch;
 pub mod codec;
 pub mod container;

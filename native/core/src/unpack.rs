@@ -24,7 +24,7 @@ pub fn unpack(weight: &CompressedWeight, x2: &[u8], kernel: Kernel) -> Result<Ve
             Tile::Raw(raw) => symbols.copy_from_slice(raw),
             Tile::Coded(tile) => {
                 let code = code.as_ref().expect("a coded tile has a code");
-                if !kernel.tile().decode(code, &tile, extent, &mut symbols) {
+                if !kernel.tile().decode(code, &tile, extent, &mut symbols, shape.fractals * FRACTAL) {
                     // The reference finds the reason.
                     tile.decode(&code.code, &mut symbols).map_err(|reason| Error::Tile { tile: t, reason })?;
                     return Err(Error::Tile { tile: t, reason: "does not decode" });

@@ -152,6 +152,10 @@ fn shapes_around_every_edge() {
 fn rows_around_every_edge() {
     let ms: Vec<usize> = (0..=26).collect();
     check(Content::Bell(15), 80, 96, &ms, Profile::Balanced, Tiling::default());
+    // Fewer blocks of columns than threads: rows are shared out as well.
+    check(Content::Bell(15), 80, 96, &[70, 130], Profile::Fast, Tiling::default());
+    // Strips so wide that they are decoded in two chunks.
+    check(Content::Bell(15), 1000, 600, &[13, 25], Profile::Balanced, Tiling { k: 1, n: 127 });
     check(Content::Bell(15), 280, 600, &[1, 6, 12, 13, 61], Profile::Small, Tiling { k: 5, n: 3 });
 }
 

@@ -8,7 +8,7 @@ pub mod x86_64;
 use crate::codec::Code;
 use crate::codec::decode::CodedTile;
 use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
-use rows::{ActivationRow, OutputRow, Terms};
+use rows::{ActivationRow, OutputBlock, Terms};
 
 /// A code with its look-up table, as kernels take it.
 #[derive(Debug, Clone)]
@@ -131,6 +131,20 @@ impl Extent {
     pub fn columns(&self) -> usize {
         self.panels * PANEL
     }
+    /// Bytes that its symbols reach over in panels that are `stride` apart.
+    pub fn span(&self, stride: usize) -> usize {
+        (self.panels - 1) * stride + self.fractals * FRACTAL
+    }
+    /// Copies symbols in kernel order to panels that are `stride` apart.
+    ///
+    /// # Panics
+    /// If either side does not cover the extent.
+    pub fn scatter(&self, symbols: &[u8], out: &mut [u8], stride: usize) {
+        let panel = self.fractals * FRACTAL;
+        for (p, symbols) in symbols[..self.weights()].chunks_exact(panel).enumerate() {
+            out[p * stride..][..panel].copy_from_slice(symbols);
+        }
+    }
 }
 
 /// Decoding and multiplication of one tile. Symbols are unsigned, activations signed; sums are exact int32 and wrap.
@@ -141,8 +155,14 @@ pub trait TileKernel: Sync {
     /// Architecture, operand types, instruction set.
     fn name(&self) -> &'static str;
 
-    /// Decodes a coded tile into kernel order.
-    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8]) -> bool;
+    /// Rows up to which [`Self::multiply_coded`] is the better way; more are multiplied from decoded strips.
+    fn fused_rows(&self) -> usize;
+
+    /// Decodes a coded tile into kernel order, its panels `stride` bytes apart.
+    ///
+    /// # Panics
+    /// If the tile does not fit.
+    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool;
 
     /// Adds the products of a coded tile.
     fn multiply_coded(
@@ -162,8 +182,8 @@ pub trait TileKernel: Sync {
         rows::pack(from, to)
     }
 
-    /// Turns a row's sums into outputs.
-    fn finish(&self, sums: &[i32], terms: &Terms<'_>, out: OutputRow<'_>) {
-        rows::finish(sums, terms, out);
+    /// Turns the sums of a block, its rows `stride` apart, into outputs.
+    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
+        rows::finish(sums, stride, terms, out);
     }
 }

@@ -13,8 +13,15 @@ impl TileKernel for Portable {
         "portable-u8i8i32-scalar"
     }
 
-    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8]) -> bool {
-        tile.decode(&code.code, &mut out[..extent.weights()]).is_ok()
+    fn fused_rows(&self) -> usize {
+        1
+    }
+
+    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
+        let mut symbols = vec![0; extent.weights()];
+        let ok = tile.decode(&code.code, &mut symbols).is_ok();
+        extent.scatter(&symbols, out, stride);
+        ok
     }
 
     fn multiply_coded(
@@ -26,7 +33,7 @@ impl TileKernel for Portable {
         acc: &mut Accumulators<'_>,
     ) -> bool {
         let mut symbols = vec![0; extent.weights()];
-        let ok = self.decode(code, tile, extent, &mut symbols);
+        let ok = tile.decode(&code.code, &mut symbols).is_ok();
         if ok {
             self.multiply(&symbols, extent, rows, acc);
         }

@@ -6,6 +6,7 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use std::marker::PhantomData;
 
 /// A row of activations, as the model has it.
 #[derive(Debug, Clone, Copy)]
@@ -33,17 +34,26 @@ impl<'a> Vector<'a> {
             Self::PerColumn(v) => Self::PerColumn(&v[j0..j0 + count]),
         }
     }
+
+    /// Copies those of the columns from `j0` on.
+    #[inline(always)]
+    fn copy_to(&self, j0: usize, to: &mut [f32]) {
+        match self {
+            Self::Scalar(v) => to.fill(*v),
+            Self::PerColumn(v) => to.copy_from_slice(&v[j0..j0 + to.len()]),
+        }
+    }
 }
 
-/// What turns the sums of a row into Σ (x − x₀)(w − w₀) + bias: `column[j] − weight[j] · row_sum` is added.
+/// What turns the sums of a block into Σ (x − x₀)(w − w₀) + bias: `columns[j] − weight[j] · row_sums[i]` is added.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms<'a> {
     /// Per column: all that does not depend on the row.
     pub columns: &'a [i32],
     /// What the kernels' weights exceed the true ones by.
     pub weight: WeightTerm<'a>,
-    /// Σₖ of the packed row.
-    pub row_sum: i32,
+    /// Σₖ of each packed row.
+    pub row_sums: &'a [i32],
 }
 
 /// See [`Terms::weight`].
@@ -55,19 +65,45 @@ pub enum WeightTerm<'a> {
     PerColumn(&'a [i32]),
 }
 
-/// A row of the output; all parts have as many columns as the sums.
+/// Rows of a part of the output, which no one else has meanwhile.
 #[derive(Debug)]
-pub enum OutputRow<'a> {
+pub struct Part<'a, T> {
+    at: *mut T,
+    stride: usize,
+    rows: usize,
+    columns: usize,
+    owned: PhantomData<&'a mut [T]>,
+}
+
+impl<T> Part<'_, T> {
+    /// # Safety
+    /// `rows` rows of `columns` elements, `stride` apart from `at` on, can be written, and no one else has them for 'a.
+    pub unsafe fn new(at: *mut T, stride: usize, rows: usize, columns: usize) -> Self {
+        Self { at, stride, rows, columns, owned: PhantomData }
+    }
+
+    /// Row `i`.
+    #[inline(always)]
+    fn row(&mut self, i: usize) -> &mut [T] {
+        assert!(i < self.rows);
+        // SAFETY: the row exists and is ours, as `new` was promised; the borrow of `self` keeps a second one away.
+        unsafe { std::slice::from_raw_parts_mut(self.at.add(i * self.stride), self.columns) }
+    }
+}
+
+/// A block of the output; scales and addends are those of its columns.
+#[derive(Debug)]
+pub enum OutputBlock<'a> {
     /// The sums.
-    I32(&'a mut [i32]),
+    I32(Part<'a, i32>),
     /// fp32(sum) · scale (+ addend).
-    F32(&'a mut [f32], Vector<'a>, Option<Vector<'a>>),
+    F32(Part<'a, f32>, Vector<'a>, Option<Vector<'a>>),
     /// As `F32`, rounded to fp16 (bits) at the end.
-    F16(&'a mut [u16], Vector<'a>, Option<Vector<'a>>),
+    F16(Part<'a, u16>, Vector<'a>, Option<Vector<'a>>),
     /// Requantised to uint8, with the zero point.
-    U8(&'a mut [u8], Vector<'a>, i32),
+    U8(Part<'a, u8>, Vector<'a>, i32),
     /// Requantised to int8, with the zero point.
-    I8(&'a mut [i8], Vector<'a>, i32),
+    I8(Part<'a, i8>, Vector<'a>, i32),
 }
 
 /// Columns that are finished at a time.
@@ -94,79 +130,88 @@ pub fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
     sum
 }
 
-/// Finishes a row: corrects its sums and writes the output, a chunk at a time.
+/// Finishes a block: corrects its sums, rows `stride` apart, and writes the output, a chunk of columns after the other.
 #[inline(always)]
-pub fn finish(sums: &[i32], terms: &Terms<'_>, mut out: OutputRow<'_>) {
-    for (i, sums) in sums.chunks(CHUNK).enumerate() {
-        let (j0, count) = (i * CHUNK, sums.len());
-        let mut corrected = [0i32; CHUNK];
-        let corrected = &mut corrected[..count];
-        let columns = &terms.columns[j0..j0 + count];
-        match terms.weight {
-            WeightTerm::Scalar(weight) => {
-                let row = weight.wrapping_mul(terms.row_sum);
-                for ((to, sum), column) in corrected.iter_mut().zip(sums).zip(columns) {
-                    *to = sum.wrapping_add(*column).wrapping_sub(row);
-                }
-            }
-            WeightTerm::PerColumn(weight) => {
-                let weight = &weight[j0..j0 + count];
-                for (((to, sum), column), weight) in corrected.iter_mut().zip(sums).zip(columns).zip(weight) {
-                    *to = sum.wrapping_add(*column).wrapping_sub(weight.wrapping_mul(terms.row_sum));
-                }
-            }
+pub fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: OutputBlock<'_>) {
+    for j0 in (0..terms.columns.len()).step_by(CHUNK) {
+        let count = CHUNK.min(terms.columns.len() - j0);
+        // A length that the compiler knows turns the loops into a few vector instructions.
+        if count == CHUNK {
+            finish_chunk(&sums[j0..], stride, terms, j0, CHUNK, &mut out);
+        } else {
+            finish_chunk(&sums[j0..], stride, terms, j0, count, &mut out);
         }
-        write(corrected, j0, &mut out);
     }
 }
 
-/// Writes a chunk of corrected sums to the columns from `j0` on.
+/// Finishes the `count` columns from `j0` on.
 #[inline(always)]
-fn write(sums: &[i32], j0: usize, out: &mut OutputRow<'_>) {
-    let count = sums.len();
-    let mut floats = [0f32; CHUNK];
-    let floats = &mut floats[..count];
+fn finish_chunk(sums: &[i32], stride: usize, terms: &Terms<'_>, j0: usize, count: usize, out: &mut OutputBlock<'_>) {
+    let columns = &terms.columns[j0..j0 + count];
+    let mut weights = [0i32; CHUNK];
+    match terms.weight {
+        WeightTerm::Scalar(weight) => weights[..count].fill(weight),
+        WeightTerm::PerColumn(weight) => weights[..count].copy_from_slice(&weight[j0..j0 + count]),
+    }
+    let (mut scales, mut addends) = ([0f32; CHUNK], [0f32; CHUNK]);
+    let mut added = false;
     match out {
-        OutputRow::I32(out) => out[j0..j0 + count].copy_from_slice(sums),
-        OutputRow::F32(out, scale, addend) => {
-            let addend = addend.map(|a| a.columns(j0, count));
-            dequantise(sums, scale.columns(j0, count), addend, &mut out[j0..j0 + count]);
-        }
-        OutputRow::F16(out, scale, addend) => {
-            let addend = addend.map(|a| a.columns(j0, count));
-            dequantise(sums, scale.columns(j0, count), addend, floats);
-            let mut halves = [f16::ZERO; CHUNK];
-            halves[..count].convert_from_f32_slice(floats);
-            out[j0..j0 + count].iter_mut().zip(halves).for_each(|(out, half)| *out = half.to_bits());
-        }
-        OutputRow::U8(out, scale, zero) => {
-            dequantise(sums, scale.columns(j0, count), None, floats);
-            for (out, v) in out[j0..j0 + count].iter_mut().zip(floats) {
-                *out = requantise(*v, *zero, 0, 255) as u8;
+        OutputBlock::I32(_) => {}
+        OutputBlock::F32(_, scale, addend) | OutputBlock::F16(_, scale, addend) => {
+            scale.copy_to(j0, &mut scales[..count]);
+            if let Some(addend) = addend {
+                addend.copy_to(j0, &mut addends[..count]);
+                added = true;
             }
         }
-        OutputRow::I8(out, scale, zero) => {
-            dequantise(sums, scale.columns(j0, count), None, floats);
-            for (out, v) in out[j0..j0 + count].iter_mut().zip(floats) {
-                *out = requantise(*v, *zero, -128, 127) as i8;
+        OutputBlock::U8(_, scale, _) | OutputBlock::I8(_, scale, _) => scale.copy_to(j0, &mut scales[..count]),
+    }
+    let (weights, scales, addends) = (&weights[..count], &scales[..count], &addends[..count]);
+    for (i, &row_sum) in terms.row_sums.iter().enumerate() {
+        let sums = &sums[i * stride..][..count];
+        let corrected = sums
+            .iter()
+            .zip(columns)
+            .zip(weights)
+            .map(|((sum, column), weight)| sum.wrapping_add(*column).wrapping_sub(weight.wrapping_mul(row_sum)));
+        let scaled = corrected.clone().zip(scales).map(|(sum, scale)| sum as f32 * scale);
+        let mut floats = [0f32; CHUNK];
+        let floats = &mut floats[..count];
+        match out {
+            OutputBlock::I32(out) => {
+                out.row(i)[j0..j0 + count].iter_mut().zip(corrected).for_each(|(out, sum)| *out = sum);
+            }
+            OutputBlock::F32(out, ..) => {
+                let out = &mut out.row(i)[j0..j0 + count];
+                if added {
+                    out.iter_mut().zip(scaled).zip(addends).for_each(|((out, v), addend)| *out = v + addend);
+                } else {
+                    out.iter_mut().zip(scaled).for_each(|(out, v)| *out = v);
+                }
+            }
+            OutputBlock::F16(out, ..) => {
+                if added {
+                    floats.iter_mut().zip(scaled).zip(addends).for_each(|((to, v), addend)| *to = v + addend);
+                } else {
+                    floats.iter_mut().zip(scaled).for_each(|(to, v)| *to = v);
+                }
+                let mut halves = [f16::ZERO; CHUNK];
+                halves[..count].convert_from_f32_slice(floats);
+                out.row(i)[j0..j0 + count].iter_mut().zip(halves).for_each(|(out, half)| *out = half.to_bits());
+            }
+            OutputBlock::U8(out, _, zero) => {
+                floats.iter_mut().zip(scaled).for_each(|(to, v)| *to = v);
+                for (out, v) in out.row(i)[j0..j0 + count].iter_mut().zip(floats) {
+                    *out = requantise(*v, *zero, 0, 255) as u8;
+                }
+            }
+            OutputBlock::I8(out, _, zero) => {
+                floats.iter_mut().zip(scaled).for_each(|(to, v)| *to = v);
+                for (out, v) in out.row(i)[j0..j0 + count].iter_mut().zip(floats) {
+                    *out = requantise(*v, *zero, -128, 127) as i8;
+                }
             }
         }
-    }
-}
-
-/// `fp32(sum) · scale (+ addend)`.
-#[inline(always)]
-fn dequantise(sums: &[i32], scale: Vector<'_>, addend: Option<Vector<'_>>, out: &mut [f32]) {
-    match scale {
-        Vector::Scalar(scale) => out.iter_mut().zip(sums).for_each(|(out, &s)| *out = s as f32 * scale),
-        Vector::PerColumn(scale) => {
-            out.iter_mut().zip(sums).zip(scale).for_each(|((out, &s), scale)| *out = s as f32 * scale);
-        }
-    }
-    match addend {
-        None => {}
-        Some(Vector::Scalar(addend)) => out.iter_mut().for_each(|out| *out += addend),
-        Some(Vector::PerColumn(addend)) => out.iter_mut().zip(addend).for_each(|(out, a)| *out += a),
     }
 }
 

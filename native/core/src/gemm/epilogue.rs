@@ -1,7 +1,8 @@
 //! From integer sums to the output: zero points, bias, scale, addend, rounding.
 
 use super::ZeroPoint;
-use crate::arch::rows::{OutputRow, Terms, Vector, WeightTerm};
+use crate::arch::rows::{OutputBlock, Part, Terms, Vector, WeightTerm};
+use std::ops::Range;
 
 /// Requantised output.
 #[derive(Debug)]
@@ -68,7 +69,7 @@ impl Output<'_> {
     }
 }
 
-/// An output that several threads write, each its own columns.
+/// An output that several threads write, each its own blocks.
 pub(super) struct SharedOutput<'a> {
     target: Target<'a>,
     n: usize,
@@ -82,7 +83,7 @@ enum Target<'a> {
     I8(*mut i8, Vector<'a>, i32),
 }
 
-// SAFETY: the pointers come from exclusive borrows that last for 'a; `row` is told by its contract to be called for
+// SAFETY: the pointers come from exclusive borrows that last for 'a; `block` is told by its contract to be called for
 // each part by one thread only.
 unsafe impl Sync for SharedOutput<'_> {}
 
@@ -103,34 +104,35 @@ impl<'a> SharedOutput<'a> {
         Self { target, n }
     }
 
-    /// Row `i`, columns `j0..j0 + count`.
+    /// A block of rows and columns.
     ///
     /// # Safety
     /// They lie inside the output, and no one else has them meanwhile.
-    pub unsafe fn row(&self, i: usize, j0: usize, count: usize) -> OutputRow<'_> {
-        let at = i * self.n + j0;
-        /// # Safety
-        /// As above, for elements `at..at + count`.
-        unsafe fn part<'b, T>(out: *mut T, at: usize, count: usize) -> &'b mut [T] {
-            // SAFETY: promised by the caller.
-            unsafe { std::slice::from_raw_parts_mut(out.add(at), count) }
-        }
+    pub unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>) -> OutputBlock<'_> {
+        let (j0, count) = (columns.start, columns.len());
+        let at = rows.start * self.n + j0;
         // SAFETY: the caller owns these elements of an output that `self` borrows exclusively.
         unsafe {
             match &self.target {
-                Target::I32(out) => OutputRow::I32(part(*out, at, count)),
-                Target::F32(out, scale, addend) => OutputRow::F32(
-                    part(*out, at, count),
+                Target::I32(out) => OutputBlock::I32(Part::new(out.add(at), self.n, rows.len(), count)),
+                Target::F32(out, scale, addend) => OutputBlock::F32(
+                    Part::new(out.add(at), self.n, rows.len(), count),
                     scale.columns(j0, count),
                     addend.map(|a| a.columns(j0, count)),
                 ),
-                Target::F16(out, scale, addend) => OutputRow::F16(
-                    part(*out, at, count),
+                Target::F16(out, scale, addend) => OutputBlock::F16(
+                    Part::new(out.add(at), self.n, rows.len(), count),
                     scale.columns(j0, count),
                     addend.map(|a| a.columns(j0, count)),
                 ),
-                Target::U8(out, scale, zero) => OutputRow::U8(part(*out, at, count), scale.columns(j0, count), *zero),
-                Target::I8(out, scale, zero) => OutputRow::I8(part(*out, at, count), scale.columns(j0, count), *zero),
+                Target::U8(out, scale, zero) => {
+                    let part = Part::new(out.add(at), self.n, rows.len(), count);
+                    OutputBlock::U8(part, scale.columns(j0, count), *zero)
+                }
+                Target::I8(out, scale, zero) => {
+                    let part = Part::new(out.add(at), self.n, rows.len(), count);
+                    OutputBlock::I8(part, scale.columns(j0, count), *zero)
+                }
             }
         }
     }
@@ -189,12 +191,12 @@ impl Correction {
         Self { columns, weight }
     }
 
-    /// For columns `j0..j0 + count` of a row.
-    pub fn terms(&self, j0: usize, count: usize, row_sum: i32) -> Terms<'_> {
+    /// For a block of some columns and of rows with these sums.
+    pub fn terms<'a>(&'a self, columns: Range<usize>, row_sums: &'a [i32]) -> Terms<'a> {
         let weight = match &self.weight {
             WeightZero::Scalar(a) => WeightTerm::Scalar(*a),
-            WeightZero::PerColumn(a) => WeightTerm::PerColumn(&a[j0..j0 + count]),
+            WeightZero::PerColumn(a) => WeightTerm::PerColumn(&a[columns.clone()]),
         };
-        Terms { columns: &self.columns[j0..j0 + count], weight, row_sum }
+        Terms { columns: &self.columns[columns], weight, row_sums }
     }
 }

@@ -7,6 +7,8 @@
 mod activation;
 mod driver;
 mod epilogue;
+mod few;
+mod many;
 mod prepared;
 
 pub use crate::arch::rows::Vector;

@@ -3,6 +3,7 @@
 use super::MatmulCall;
 use super::epilogue::Output;
 use super::{ZeroPoint, driver};
+use crate::aligned::Aligned;
 use crate::arch::{Accumulators, Extent, Rows, TileCode};
 use crate::codec::WeightType;
 use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL, TileShape};
@@ -47,8 +48,8 @@ pub struct PreparedWeight {
     pub(super) code: Option<TileCode>,
     pub(super) kernel: Kernel,
     pub(super) column_sums: Vec<i32>,
-    /// Symbols of every tile in kernel order, one after the other.
-    pub(super) decoded: Option<Vec<u8>>,
+    /// Symbols in panels that reach over all of k, in each in kernel order.
+    pub(super) decoded: Option<Aligned>,
 }
 
 /// Weights below this are checked by the calling thread alone.
@@ -114,12 +115,33 @@ impl PreparedWeight {
         driver::run(self, x2, call, output, pool)
     }
 
-    /// Where the decoded symbols of tile `t` begin.
+    /// Where the decoded symbols of the strip that tile `shape` is in begin.
     pub(super) fn decoded_start(&self, shape: &TileShape) -> usize {
-        let geometry = self.weight.geometry();
-        // All panels before this tile's, then the fractals before it in its own row of tiles.
-        let row = geometry.padded_k() * PANEL;
-        shape.panel * row + shape.panels * shape.fractal * FRACTAL
+        shape.panel * PANEL * self.weight.geometry().padded_k()
+    }
+
+    /// Writes the symbols of tile `t` in kernel order, panels `stride` apart; whether they decode.
+    pub(super) fn decode_tile(
+        &self,
+        x2: &[u8],
+        t: usize,
+        extent: Extent,
+        out: &mut [u8],
+        stride: usize,
+    ) -> Result<bool, Error> {
+        match self.weight.tile(x2, t)? {
+            Tile::Coded(tile) => {
+                let code = self.code.as_ref().expect("a coded tile has a code");
+                return Ok(self.kernel.tile().decode(code, &tile, extent, out, stride));
+            }
+            Tile::Raw(raw) => extent.scatter(raw, out, stride),
+            Tile::Constant(symbol) => {
+                for panel in 0..extent.panels {
+                    out[panel * stride..][..extent.fractals * FRACTAL].fill(symbol);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Verifies every tile; fills column sums and, if asked for, the decoded symbols.
@@ -130,11 +152,17 @@ impl PreparedWeight {
         let mut ones = vec![1i8; geometry.padded_k()];
         ones[geometry.k()..].fill(0);
         let kernel = self.kernel.tile();
-        let results: Vec<Mutex<Result<Strip, Error>>> =
-            (0..geometry.tiles_n()).map(|_| Mutex::new(Ok(Strip::default()))).collect();
-        let strip = |tn: usize| -> Result<Strip, Error> {
+        let mut decoded = Aligned::default();
+        if options.residency == Residency::Decoded {
+            decoded.reset(geometry.padded_n() * geometry.padded_k());
+        }
+        let panel = geometry.padded_k() * PANEL;
+        // The decoded symbols of each strip, or nothing.
+        let mut strips: Vec<&mut [u8]> = decoded.chunks_mut(geometry.tiling().n * panel).collect();
+        strips.resize_with(geometry.tiles_n(), Default::default);
+        let strips: Vec<_> = strips.into_iter().map(|symbols| Mutex::new((symbols, Ok(Vec::new())))).collect();
+        let strip = |tn: usize, symbols: &mut [u8]| -> Result<Vec<i32>, Error> {
             let mut sums = vec![0; columns];
-            let mut symbols = Vec::new();
             for tk in 0..geometry.tiles_k() {
                 let t = tn * geometry.tiles_k() + tk;
                 let shape = geometry.tile(t);
@@ -143,66 +171,63 @@ impl PreparedWeight {
                 let rows = Rows::new(&ones[at..], ones.len(), 1, extent.k());
                 let mut acc = Accumulators::new(&mut sums, columns, 1, extent.columns());
                 self.weight.verify_tile(x2, t)?;
-                let start = symbols.len();
-                match self.weight.tile(x2, t)? {
+                let ok = match self.weight.tile(x2, t)? {
+                    _ if !symbols.is_empty() => {
+                        self.decode_tile(x2, t, extent, &mut symbols[shape.fractal * FRACTAL..], panel)?
+                    }
                     Tile::Coded(tile) => {
                         let code = self.code.as_ref().expect("a coded tile has a code");
-                        let ok = if options.residency == Residency::Decoded {
-                            symbols.resize(start + extent.weights(), 0);
-                            let ok = kernel.decode(code, &tile, extent, &mut symbols[start..]);
-                            kernel.multiply(&symbols[start..], extent, rows, &mut acc);
-                            ok
-                        } else {
-                            kernel.multiply_coded(code, &tile, extent, rows, &mut acc)
-                        };
-                        if !ok {
-                            // The reference finds the reason.
-                            let refused = |reason| Error::Tile { tile: t, reason };
-                            tile.decode(&code.code, &mut vec![0; extent.weights()]).map_err(refused)?;
-                            return Err(Error::Tile { tile: t, reason: "does not decode" });
-                        }
+                        kernel.multiply_coded(code, &tile, extent, rows, &mut acc)
                     }
                     Tile::Raw(raw) => {
                         kernel.multiply(raw, extent, rows, &mut acc);
-                        if options.residency == Residency::Decoded {
-                            symbols.extend_from_slice(raw);
-                        }
+                        true
                     }
                     Tile::Constant(symbol) => {
                         let one = rows.data()[..extent.k()].iter().map(|&v| i32::from(v)).sum::<i32>();
                         let sum = i32::from(symbol).wrapping_mul(one);
                         sums.iter_mut().for_each(|s| *s = s.wrapping_add(sum));
-                        if options.residency == Residency::Decoded {
-                            symbols.resize(start + extent.weights(), symbol);
-                        }
+                        true
                     }
+                };
+                if !ok {
+                    let refused = |reason| Error::Tile { tile: t, reason };
+                    if let (Tile::Coded(tile), Some(code)) = (self.weight.tile(x2, t)?, &self.code) {
+                        // The reference finds the reason.
+                        tile.decode(&code.code, &mut vec![0; extent.weights()]).map_err(refused)?;
+                    }
+                    return Err(refused("does not decode"));
                 }
             }
-            Ok(Strip { sums, symbols })
+            if !symbols.is_empty() {
+                let extent = Extent { panels: symbols.len() / panel, fractals: panel / FRACTAL };
+                let rows = Rows::new(&ones, ones.len(), 1, extent.k());
+                kernel.multiply(
+                    symbols,
+                    extent,
+                    rows,
+                    &mut Accumulators::new(&mut sums, columns, 1, extent.columns()),
+                );
+            }
+            Ok(sums)
         };
         let pool: &dyn Parallel = match options.threads {
             0 | 1 => &Serial,
             _ if geometry.k() * geometry.n() < PARALLEL_FROM => &Serial,
             threads => &Scoped(threads),
         };
-        pool.run(geometry.tiles_n(), &|tn| *results[tn].lock().expect("no panics above") = strip(tn));
-        let mut decoded = Vec::new();
+        pool.run(geometry.tiles_n(), &|tn| {
+            let mut guard = strips[tn].lock().expect("no panics above");
+            let (symbols, sums) = &mut *guard;
+            *sums = strip(tn, symbols);
+        });
         let mut column_sums = Vec::with_capacity(geometry.tiles_n() * columns);
-        for result in results {
-            let strip = result.into_inner().expect("no panics above")?;
-            column_sums.extend(strip.sums);
-            decoded.extend(strip.symbols);
+        for strip in strips {
+            column_sums.extend(strip.into_inner().expect("no panics above").1?);
         }
         column_sums.truncate(geometry.n());
         self.column_sums = column_sums;
         self.decoded = (options.residency == Residency::Decoded).then_some(decoded);
         Ok(())
     }
-}
-
-/// Results of checking one row of tiles.
-#[derive(Debug, Default)]
-struct Strip {
-    sums: Vec<i32>,
-    symbols: Vec<u8>,
 }

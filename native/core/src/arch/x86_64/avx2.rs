@@ -29,7 +29,7 @@
 //! Products: `vpmaddubsw` saturates, so symbols are widened, those of even and those of odd k apart, and multiplied
 //! by `vpmaddwd`, which is exact.
 
-use crate::arch::rows::{self, ActivationRow, OutputRow, Terms};
+use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
 use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
 use crate::codec::MAX_LEVELS;
 use crate::codec::decode::CodedTile;
@@ -49,6 +49,9 @@ const PLANE: usize = MAX_TILE_FRACTALS * FRACTAL / 64 + 3;
 
 /// The planes of a level: escapes, then digits from the least.
 type Planes = [[u64; PLANE]; MAX_PLANES];
+
+/// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
+const FUSED_ROWS: usize = 12;
 
 /// Proof that the processor has the instructions.
 #[derive(Debug)]
@@ -72,13 +75,17 @@ impl TileKernel for Avx2 {
         "x86_64-u8i8i32-avx2"
     }
 
-    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8]) -> bool {
+    fn fused_rows(&self) -> usize {
+        FUSED_ROWS
+    }
+
+    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
         let panel = extent.fractals * FRACTAL;
         SCRATCH.with_borrow_mut(|scratch| {
             // SAFETY: `self` proves the features.
             unsafe {
                 decode_panels(code, tile, extent, scratch, |p, symbols, _| {
-                    out[p * panel..][..panel].copy_from_slice(symbols);
+                    out[p * stride..][..panel].copy_from_slice(symbols);
                 })
             }
         })
@@ -122,9 +129,9 @@ impl TileKernel for Avx2 {
         unsafe { pack(from, to) }
     }
 
-    fn finish(&self, sums: &[i32], terms: &Terms<'_>, out: OutputRow<'_>) {
+    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
         // SAFETY: `self` proves the features.
-        unsafe { finish(sums, terms, out) }
+        unsafe { finish(sums, stride, terms, out) }
     }
 }
 
@@ -134,8 +141,8 @@ fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
 }
 
 #[target_feature(enable = "avx2")]
-fn finish(sums: &[i32], terms: &Terms<'_>, out: OutputRow<'_>) {
-    rows::finish(sums, terms, out);
+fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
+    rows::finish(sums, stride, terms, out);
 }
 
 /// Memory that a thread keeps from tile to tile.
@@ -681,8 +688,9 @@ mod tests {
                         let shape = weight.geometry().tile(t);
                         let extent = Extent { panels: shape.panels, fractals: shape.fractals };
                         let (mut expected, mut found) = (vec![0; extent.weights()], vec![0; extent.weights()]);
-                        let valid = Portable.decode(&code, &tile, extent, &mut expected);
-                        let decodes = kernel.decode(&code, &tile, extent, &mut found);
+                        let panel = extent.fractals * FRACTAL;
+                        let valid = Portable.decode(&code, &tile, extent, &mut expected, panel);
+                        let decodes = kernel.decode(&code, &tile, extent, &mut found, panel);
                         assert!(!valid || decodes && expected == found, "{width} {profile:?} {trial} {t}");
                         accepted += usize::from(valid);
                         let (x, mut acc) = (vec![-128; 5 * extent.k()], vec![0; 5 * extent.columns()]);

@@ -19,7 +19,7 @@
 //!
 //! Counts of ones are all that leads from one step to the next, so the processor overlaps them freely.
 
-use crate::arch::rows::{self, ActivationRow, OutputRow, Terms};
+use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
 use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
 use crate::codec::MAX_LEVELS;
 use crate::codec::decode::CodedTile;
@@ -32,9 +32,9 @@ const LINE: usize = 64;
 /// Bytes that the low 12 bits of an address tell apart.
 const PAGE: usize = 4096;
 
-/// Rows up to which each visits the groups while they are in registers; more are multiplied block by block.
+/// Rows up to which each visits the groups while they are in registers; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
-/// Panels that are decoded before they are multiplied, and that a register tile spans.
+/// Panels that a register tile spans.
 const BLOCK_PANELS: usize = 4;
 
 /// Proof that the processor has the instructions.
@@ -76,9 +76,13 @@ impl TileKernel for Avx512 {
         "x86_64-u8i8i32-avx512vnni"
     }
 
-    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8]) -> bool {
-        assert!(out.len() >= extent.weights());
-        let mut sink = Store { out: out.as_mut_ptr(), fractals: extent.fractals };
+    fn fused_rows(&self) -> usize {
+        FUSED_ROWS
+    }
+
+    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
+        assert!(out.len() >= extent.span(stride));
+        let mut sink = Store { out: out.as_mut_ptr(), stride };
         decode_tile(code, tile, extent, &mut sink)
     }
 
@@ -92,18 +96,6 @@ impl TileKernel for Avx512 {
     ) -> bool {
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
-        if rows.m() > FUSED_ROWS {
-            let (data, fresh) = acc.data_or_fresh();
-            return BLOCK.with_borrow_mut(|block| {
-                let bytes = BLOCK_PANELS * extent.fractals * FRACTAL;
-                if block.len() * LINE < bytes {
-                    block.resize(bytes.div_ceil(LINE), Line([0; LINE]));
-                }
-                let store = Store { out: block.as_mut_ptr().cast(), fractals: extent.fractals };
-                let mut sink = Blocks { store, extent, rows, acc: data.as_mut_ptr(), stride, fresh };
-                decode_tile(code, tile, extent, &mut sink)
-            });
-        }
         let data = acc.data().as_mut_ptr();
         if rows.m() == 1 {
             // SAFETY: setting a register to zero needs nothing but the feature, which `self` proves.
@@ -131,9 +123,9 @@ impl TileKernel for Avx512 {
         unsafe { pack(from, to) }
     }
 
-    fn finish(&self, sums: &[i32], terms: &Terms<'_>, out: OutputRow<'_>) {
+    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
         // SAFETY: `self` proves the features.
-        unsafe { finish(sums, terms, out) }
+        unsafe { finish(sums, stride, terms, out) }
     }
 }
 
@@ -143,8 +135,8 @@ fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn finish(sums: &[i32], terms: &Terms<'_>, out: OutputRow<'_>) {
-    rows::finish(sums, terms, out);
+fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
+    rows::finish(sums, stride, terms, out);
 }
 
 /// # Panics
@@ -161,8 +153,6 @@ fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &Accumulators<'_>) {
 struct Line([u8; LINE]);
 
 thread_local! {
-    /// Symbols of a few panels.
-    static BLOCK: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
     /// Sums of the level that is being built, and of the one below it.
     static SUMS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
@@ -393,16 +383,16 @@ unsafe fn panels<S: Sink, const R: usize>(
     taken == total
 }
 
-/// Writes the symbols in kernel order.
+/// Writes the symbols in kernel order, panels `stride` apart.
 struct Store {
     out: *mut u8,
-    fractals: usize,
+    stride: usize,
 }
 
 impl Sink for Store {
     #[inline(always)]
     unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
-        let at = (panel * self.fractals + fractal) * FRACTAL;
+        let at = panel * self.stride + fractal * FRACTAL;
         each_group!(G => {
             // SAFETY: `out` covers the extent, as the caller of this sink promises.
             unsafe { _mm512_storeu_si512(self.out.add(at + G * GROUP).cast(), symbols[G]) };
@@ -410,38 +400,6 @@ impl Sink for Store {
     }
     #[inline(always)]
     unsafe fn panel_end(&mut self, _: usize) {}
-}
-
-/// Many rows: a few panels at a time are decoded, then multiplied with all rows while they are in the first cache.
-struct Blocks<'a> {
-    store: Store,
-    extent: Extent,
-    rows: Rows<'a>,
-    acc: *mut i32,
-    stride: usize,
-    fresh: bool,
-}
-
-impl Sink for Blocks<'_> {
-    #[inline(always)]
-    unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
-        // SAFETY: the store has room for `BLOCK_PANELS` panels.
-        unsafe { self.store.fractal(panel % BLOCK_PANELS, fractal, symbols) };
-    }
-    #[inline(always)]
-    unsafe fn panel_end(&mut self, panel: usize) {
-        let panels = panel % BLOCK_PANELS + 1;
-        if panels == BLOCK_PANELS || panel + 1 == self.extent.panels {
-            let extent = Extent { panels, fractals: self.extent.fractals };
-            let first = panel + 1 - panels;
-            // SAFETY: these panels are in the store; rows and accumulators cover the whole extent, as the caller of
-            // this sink promises, and so these columns of it.
-            unsafe {
-                let acc = self.acc.add(first * PANEL);
-                multiply(self.store.out, extent, &self.rows, acc, self.stride, self.fresh);
-            }
-        }
-    }
 }
 
 /// One row: the sums stay in registers for a panel.
