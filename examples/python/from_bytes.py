@@ -4,7 +4,7 @@
     python from_bytes.py model.mcd.onnx
 
 onnxruntime finds the weights beside the model's file. A session made of bytes does not know where that was, so it is
-told.
+told; or the weights are in the model itself, after ``mcd compress --inline``.
 """
 
 import sys

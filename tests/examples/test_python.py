@@ -22,6 +22,19 @@ def test_it_runs_a_model_from_its_file_and_from_bytes(model: Path, out: Path) ->
     assert result.stdout == "y float32 (1, 1, 128): the same both ways\n"
 
 
+def test_bytes_are_enough_when_the_weights_are_inline(
+    example: Callable[[str], ModuleType], model: Path, out: Path
+) -> None:
+    compressed = out / "model.mcd.onnx"
+    mcd_graph.compress_model(model, compressed, inline=True)
+    assert [path.name for path in out.iterdir()] == ["model.mcd.onnx"]
+    module = example("python/from_bytes.py")
+    session, original = module.from_bytes(compressed.read_bytes()), module.from_file(model)
+    feed = module.ones(original)
+    (ours,), (theirs,) = session.run(None, feed), original.run(None, feed)
+    assert ours.tobytes() == theirs.tobytes()
+
+
 def test_bytes_alone_lack_the_weights(example: Callable[[str], ModuleType], model: Path, out: Path) -> None:
     compressed = out / "model.mcd.onnx"
     mcd_graph.compress_model(model, compressed)
