@@ -50,12 +50,14 @@ With deq_scale uint64 (fp32 bits, zero-extended): y = float16(float32(acc) * deq
 Without deq_scale: y = acc.
 With y_zero_point: y = saturate(round_half_even(float32(acc) * deq_scale) + y_zero_point).
 With x1_scale: deq_scale, which is float32 then, stands for float32(x1_scale * deq_scale) in all of this.
+With x1 float32: DynamicQuantizeLinear makes x1, x1_scale and x1_zero_point of it. The two inputs are absent then, and
+deq_scale is float32. NaN in x1 is left out of the range, and quantised as the lowest value.
 
 It is a superset of Ascend's aclnnMatmulCompressDequant, with that operator's argument names.
 """
 
 _INPUT_DOCS: dict[str, tuple[str, str]] = {
-    "x1": ("T1", "activation (..., k)"),
+    "x1": ("T1", "activation (..., k); float32: quantised by the operator itself"),
     "x2": ("tensor(int8)", "compressed weight stream, constant"),
     "compress_index": ("tensor(int8)", "8 bytes for each tile of the weight, constant"),
     "deq_scale": ("TS", "one scale or one per column; uint64 holds the bits of a float32"),
@@ -84,7 +86,7 @@ def _schema() -> OpSchema:
         inputs=inputs,
         outputs=[OpSchema.FormalParameter("y", "TY", "result (..., n)")],
         type_constraints=[
-            ("T1", ["tensor(int8)", "tensor(uint8)"], "activation"),
+            ("T1", ["tensor(int8)", "tensor(uint8)", "tensor(float)"], "activation"),
             ("TW", ["tensor(int8)", "tensor(uint8)"], "weight"),
             ("TQ", ["tensor(int8)", "tensor(uint8)"], "quantised output"),
             ("TS", ["tensor(uint64)", "tensor(float)", "tensor(float16)"], "dequantisation scale"),
@@ -116,6 +118,10 @@ def _infer(context: Any) -> None:
         raise onnx.shape_inference.InferenceError("compress_info must hold 5 integers")
     k, n = info.ints[2], info.ints[3]
     x1 = context.get_input_type(0)
+    if x1 is not None and x1.tensor_type.elem_type == TensorProto.FLOAT:
+        for name in ("x1_zero_point", "x1_scale"):
+            if _input_type(context, name) is not None:
+                raise onnx.shape_inference.InferenceError(f"{name} must be absent where x1 is float32")
     result = onnx.TypeProto()
     result.tensor_type.elem_type = _output_type(context)
     if x1 is not None and x1.tensor_type.HasField("shape"):
@@ -131,15 +137,15 @@ def _output_type(context: Any) -> int:
     attribute = context.get_attribute("output_type")
     if attribute is not None:
         return int(attribute.i)
+    return _default_output_type(_input_type(context, "deq_scale"), _input_type(context, "y_zero_point"))
 
-    def element_type(name: str) -> int | None:
-        position = INPUT_NAMES.index(name)
-        if position >= context.get_num_inputs():
-            return None
-        type_ = context.get_input_type(position)
-        return None if type_ is None else int(type_.tensor_type.elem_type)
 
-    return _default_output_type(element_type("deq_scale"), element_type("y_zero_point"))
+def _input_type(context: Any, name: str) -> int | None:
+    position = INPUT_NAMES.index(name)
+    if position >= context.get_num_inputs():
+        return None
+    type_ = context.get_input_type(position)
+    return None if type_ is None else int(type_.tensor_type.elem_type)
 
 
 def _default_output_type(deq_scale: int | None, y_zero_point: int | None) -> int:
@@ -181,13 +187,19 @@ class MatmulCompressDequant(OpRun):
         """Compute the operator; see the schema for shapes and types.
 
         Raises:
-            ValueError: ``offset_w`` or a nonzero ``offset_x`` is given, ``x1_scale`` is given without a float32
-                ``deq_scale``, or the compressed weight is not valid.
+            ValueError: ``offset_w`` or a nonzero ``offset_x`` is given, ``x1_scale`` or a float32 ``x1`` is given
+                without a float32 ``deq_scale``, a float32 ``x1`` is given with its scale or zero point, or the
+                compressed weight is not valid.
         """
         if offset_w is not None or offset_x:
             raise ValueError("offset_w and offset_x are not supported")
-        if x1_scale is not None and (deq_scale is None or deq_scale.dtype != np.float32):
+        float_scale = deq_scale is not None and deq_scale.dtype == np.float32
+        if x1_scale is not None and not float_scale:
             raise ValueError("x1_scale needs a float32 deq_scale")
+        if x1.dtype == np.float32:
+            if not float_scale or x1_scale is not None or x1_zero_point is not None:
+                raise ValueError("a float32 x1 needs a float32 deq_scale, and neither x1_scale nor x1_zero_point")
+            x1, x1_scale, x1_zero_point = _quantise(x1)
         weight = _native.decode(x2, compress_index, np.asarray(compress_info, dtype=np.int64))
         left, right = x1.astype(np.float64), weight.T.astype(np.float64)
         if x1_zero_point is not None:
@@ -218,6 +230,20 @@ class MatmulCompressDequant(OpRun):
             y = y + addend.reshape(-1).astype(np.float32)
         element_type = output_type or (TensorProto.FLOAT if deq_scale.dtype == np.float32 else TensorProto.FLOAT16)
         return (y.astype(onnx.helper.tensor_dtype_to_np_dtype(element_type)),)
+
+
+def _quantise(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return uint8 values, their scale and their zero point, as DynamicQuantizeLinear does."""
+    values = x[~np.isnan(x)]
+    low, high = (np.float32(limit) for limit in (values.min(initial=0), values.max(initial=0)))
+    with np.errstate(all="ignore"):
+        scale = np.float32(1) if low == high else (high - low) / np.float32(255)
+        position = -low / scale
+        # NaN, from a range without end or without a scale, is the highest.
+        zero_point = np.rint(position) if position < 255 else np.float32(255)
+        steps = np.nan_to_num(x / scale, nan=-np.inf, posinf=np.inf, neginf=-np.inf)
+    steps = np.rint(np.clip(steps, -zero_point, 255 - zero_point)) + zero_point
+    return steps.astype(np.uint8), np.asarray(scale), np.asarray(zero_point, np.uint8)
 
 
 register_schema()

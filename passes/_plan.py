@@ -32,6 +32,7 @@ from mcd_graph.passes._common import (
     place_constant,
     remove_dead,
 )
+from mcd_graph.passes._dynamic import absorb_quantiser
 from mcd_graph.passes._shapes import infer_shapes
 from mcd_graph.passes._unsigned import make_unsigned
 from mcd_graph.passes.matmul_integer import matmul_integer_rule
@@ -223,7 +224,7 @@ class LoweringPlan:
         placed: dict[str, _Placed] = {}
         replaced: dict[ir.Value, ir.Value] = {}
         dead: dict[ir.Node, None] = {}
-        built: list[tuple[ir.Node, ir.Function | None]] = []
+        built: list[tuple[ir.Node, ir.Function | None, bool]] = []
         for candidate, key, answer in ready:
             if candidate.site.status == "kept":
                 continue
@@ -235,15 +236,18 @@ class LoweringPlan:
                 match, candidate.rule, values, answer.compress_info,
                 names=names, replaced=replaced, in_function=function is not None,
             )  # fmt: skip
-            if match.optimised:
-                built.append((made, function))
+            built.append((made, function, match.optimised))
             dead.update(dict.fromkeys(match.nodes))
             for owner in (self.model, function):
                 if owner is not None:
                     owner.opset_imports.setdefault(OP_DOMAIN, OP_VERSION)
         remove_dead(dead)
-        for node, function in built:
-            make_unsigned(node, names, in_function=function is not None)
+        for node, function, optimised in built:
+            in_function = function is not None
+            if optimised:
+                make_unsigned(node, names, in_function=in_function)
+            elif (quantiser := absorb_quantiser(node, in_function=in_function)) is not None:
+                remove_dead([quantiser])
         return bool(dead)
 
 

@@ -7,6 +7,7 @@ int32 bias, and gives float16. What a node has besides moves into the weight, th
 what the node has                         what becomes of it
 ========================================  ====================================================================
 strict already, within the limits         nothing
+float x1                                  DynamicQuantizeLinear in front, which gives a uint8 x1
 uint8 x1                                  x1 - 128 as int8, which flips the top bit (Cast, Sub, Cast)
 more or fewer than 2 dimensions           Reshape to (m, k) and back
 uint8 weight                              w - 128 as int8, and its zero point with it
@@ -60,6 +61,7 @@ from mcd_graph.passes._common import (
     remove_dead,
     take_over,
 )
+from mcd_graph.passes._dynamic import quantiser_of
 
 from mcd_graph import _native
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
@@ -183,6 +185,7 @@ class _Parts:
         addend: float bias.
         y_zero_point: of a quantised result.
         output_type: of the result.
+        quantiser: what quantises ``x1``, which is float then, and gives its scale and zero point.
     """
 
     node: ir.Node
@@ -200,6 +203,7 @@ class _Parts:
     addend: ir.Value | None
     y_zero_point: ir.Value | None
     output_type: ir.DataType
+    quantiser: NewNode | None
 
     @property
     def n(self) -> int:
@@ -275,8 +279,9 @@ class _Run:
         if scale_value is None:
             return Kept("its result is int32; the strict form's is float16")
         x1_type = known_dtype(x1) or known_dtype(value["x1_zero_point"])
-        if x1 is None or x1_type not in (ir.DataType.INT8, ir.DataType.UINT8):
-            return Kept("its x1 is not known to be int8 or uint8")
+        quantiser = quantiser_of(node)
+        if x1 is None or (quantiser is None and x1_type not in (ir.DataType.INT8, ir.DataType.UINT8)):
+            return Kept("its x1 is not known to be int8, uint8 or float")
         if value["w_zero_point"] is not None and constant_array(value["w_zero_point"]) is None:
             return Kept(f"zero point {value['w_zero_point'].name} of its weight is computed at run time")
         stored = _stored_weight(node)
@@ -285,11 +290,11 @@ class _Run:
         weight = _without_zero_point(stored, constant_array(value["w_zero_point"]))
         if isinstance(weight, Kept):
             return weight
-        scale = _constant_scale(scale_value, value["x1_scale"], weight.shape[0])
+        scale = None if quantiser else _constant_scale(scale_value, value["x1_scale"], weight.shape[0])
         if isinstance(scale, Kept):
             return scale
         dims = known_shape(x1)
-        unsigned = x1_type == ir.DataType.UINT8
+        unsigned = quantiser is not None or x1_type == ir.DataType.UINT8
         bias, zero_point = constant_array(value["bias"]), constant_array(value["x1_zero_point"])
         parts = _Parts(
             node=node,
@@ -307,6 +312,7 @@ class _Run:
             addend=value["addend"],
             y_zero_point=value["y_zero_point"],
             output_type=_output_type(node, scale_value, value["y_zero_point"]),
+            quantiser=quantiser,
         )
         if self._max_rows is not None and parts.rows is None:
             return Kept("its number of rows is not known, so it cannot be cut into chunks")
@@ -325,6 +331,8 @@ class _Run:
             return False
         node, names = parts.node, self._names
         base = node.name or OP_TYPE
+        if parts.quantiser is not None:
+            parts = self._quantised(parts, parts.quantiser, base)
         x2, index, info = self._weight(parts)
         activation = self._activation(parts)
         shrunk = _shrunk(parts)
@@ -355,6 +363,15 @@ class _Run:
         (final,) = self._place((_tail(parts, results, factor, base, self._opset),), parts, base)
         take_over(node.outputs[0], final)
         return True
+
+    def _quantised(self, parts: _Parts, quantiser: NewNode, base: str) -> _Parts:
+        """Put a quantiser in front of a node, and return the node's parts with what it gives."""
+        x1, scale, zero_point = self._place(tuple(NewOutput(quantiser, index) for index in range(3)), parts, base)
+        deq_scale = get_input(parts.node, INPUT_NAMES.index("deq_scale"))
+        product = NewOutput(NewNode("Mul", (scale, deq_scale)))
+        return dataclasses.replace(
+            parts, x1=x1, run_time_scale=product, zero_point=0, run_time_zero_point=zero_point, quantiser=None
+        )
 
     def _place(self, operands: tuple[Operand, ...], parts: _Parts, base: str) -> list[ir.Value]:
         node = parts.node

@@ -7,6 +7,7 @@ no deq_scale                              MatMulInteger (+ Add of the int32 bias
 float deq_scale                           MatMulInteger (+ Add), Cast to float, Mul (+ Add of the addend)
 uint64 deq_scale (Ascend's form)          the same with a float32 constant, and a Cast to float16 behind
 x1_scale                                  Mul of it and deq_scale in front
+float x1                                  DynamicQuantizeLinear in front
 y_zero_point                              QLinearMatMul
 y_zero_point, int32 bias                  com.microsoft's QGemm for matrices; for other ranks the operators that it
                                           consists of
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from typing import TYPE_CHECKING
 
@@ -50,6 +52,7 @@ from mcd_graph.passes._common import (
     remove_dead,
     take_over,
 )
+from mcd_graph.passes._dynamic import quantiser_of
 
 from mcd_graph import _native
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
@@ -144,6 +147,11 @@ class _Lowered:
     compress_index: ir.TensorProtocol
     weight_type: ir.DataType
 
+    @functools.cached_property
+    def quantiser(self) -> NewNode | None:
+        """What quantises a float x1; to be looked at when the nodes before this one have been restored."""
+        return quantiser_of(self.node)
+
     @property
     def key(self) -> tuple[int, ...]:
         """Tells compressed weights apart; equal for two tensors that read the same place of the same file."""
@@ -165,9 +173,15 @@ class _Lowered:
         """Return the input called ``name``, if there is one."""
         return get_input(self.node, INPUT_NAMES.index(name))
 
+    def activation(self) -> tuple[Operand, Operand, Operand]:
+        """Return x1, its scale, and its zero point: the inputs, or what a quantiser makes of a float x1."""
+        if self.quantiser is None:
+            return self.input("x1"), self.input("x1_scale"), self.input("x1_zero_point")
+        return NewOutput(self.quantiser, 0), NewOutput(self.quantiser, 1), NewOutput(self.quantiser, 2)
+
     def scale(self) -> Operand:
-        """Return ``deq_scale``, multiplied by ``x1_scale`` if there is one."""
-        deq_scale, x1_scale = self.input("deq_scale"), self.input("x1_scale")
+        """Return ``deq_scale``, multiplied by the scale of x1 if there is one."""
+        deq_scale, (_, x1_scale, _) = self.input("deq_scale"), self.activation()
         return deq_scale if x1_scale is None else NewOutput(NewNode("Mul", (x1_scale, deq_scale)))
 
     def weight(self, name: str) -> ir.LazyTensor:
@@ -264,10 +278,11 @@ def _standard_form(lowered: _Lowered, weight: ir.Value) -> NewNode:
 
 def _scaled(lowered: _Lowered, weight: ir.Value) -> NewNode:
     """Return the multiplication up to the float result; up to the int32 one where there is no scale."""
-    zero_points = [lowered.input("x1_zero_point"), lowered.input("w_zero_point")]
+    x1, _, x1_zero_point = lowered.activation()
+    zero_points: list[Operand] = [x1_zero_point, lowered.input("w_zero_point")]
     while zero_points and zero_points[-1] is None:
         zero_points.pop()
-    result = NewNode("MatMulInteger", (lowered.input("x1"), weight, *zero_points))
+    result = NewNode("MatMulInteger", (x1, weight, *zero_points))
     bias, scale, addend = (lowered.input(name) for name in ("bias", "deq_scale", "addend"))
     if bias is not None:
         result = NewNode("Add", (NewOutput(result), bias))
@@ -285,12 +300,13 @@ def _requantised(lowered: _Lowered, weight: ir.Value, y_zero_point: ir.Value) ->
     """Return a QLinearMatMul or QGemm whose three scales are 1, deq_scale and 1: 1 * deq_scale / 1 is deq_scale."""
     one = NewConstant(np.array(1, np.float32), "one")
     scale = lowered.input("deq_scale")
-    x1_zero_point, w_zero_point, bias = (lowered.input(name) for name in ("x1_zero_point", "w_zero_point", "bias"))
+    (x1, _, x1_zero_point), bias = lowered.activation(), lowered.input("bias")
+    w_zero_point = lowered.input("w_zero_point")
     x1_type = known_dtype(lowered.input("x1")) or known_dtype(y_zero_point) or ir.DataType.UINT8
     # QGemm wants the weight's zero point in the shape of its scale.
     shape = [size or 1 for size in known_shape(scale) or ()]
     inputs: list[Operand] = [
-        lowered.input("x1"),
+        x1,
         one,
         x1_zero_point or NewConstant(np.zeros((), x1_type.numpy()), "x1_zero_point"),
         weight,

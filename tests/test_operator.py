@@ -174,8 +174,34 @@ def test_twin_and_kernel_agree_on_any_shape(data: st.DataObject) -> None:
         if data.draw(st.booleans()):
             constants["x1_scale"] = np.asarray(rng.random(data.draw(st.sampled_from([(), (1,)]))), np.float32)
     x1 = random_matrix(x_type, (m, k), seed + 2)
+    if "deq_scale" in constants and data.draw(st.booleans()):
+        x1 = (rng.standard_normal((m, k)) * data.draw(st.sampled_from([0, 1e-44, 1, 1e30]))).astype(np.float32)
+        constants = {name: array for name, array in constants.items() if name not in ("x1_scale", "x1_zero_point")}
     model = operator_model(random_matrix(w_type, (n, k), seed + 3), constants, x1, output)
     assert_same_bytes(run(model, {"x1": x1}), twin(model, x1))
+
+
+@pytest.mark.parametrize("values", [[np.nan, 1, -2], [np.inf, 1, 2], [-np.inf, 1, np.inf], [np.nan] * 3, [1e-45, 0, 0]])
+def test_twin_and_kernel_agree_on_odd_activations(values: list[float]) -> None:
+    x1 = np.array([values], np.float32)
+    model = operator_model(
+        random_matrix(np.int8, (4, 3), 1), {"deq_scale": np.ones(1, np.float32)}, x1, TensorProto.FLOAT
+    )
+    onnx.checker.check_model(model, full_check=True, check_custom_domain=True)
+    with np.errstate(all="ignore"):
+        expected = twin(model, x1)
+    np.testing.assert_array_equal(run(model, {"x1": x1}), expected)
+
+
+@pytest.mark.parametrize("name", ["x1_scale", "x1_zero_point"])
+def test_a_float_activation_has_neither_scale_nor_zero_point(name: str) -> None:
+    x1 = np.ones((1, 2), np.float32)
+    constants = {"deq_scale": np.ones(1, np.float32), name: np.ones((), np.float32)}
+    model = operator_model(np.ones((1, 2), np.int8), constants, x1, TensorProto.FLOAT)
+    with pytest.raises(ValueError, match="a float32 x1 needs"):
+        twin(model, x1)
+    with pytest.raises(onnx.shape_inference.InferenceError, match=f"{name} must be absent"):
+        onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
 
 @pytest.mark.parametrize(("name", "value"), [("offset_w", np.zeros(1, np.int8)), ("offset_x", 1)])

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from lowering import check, integers, lower, make_model, run, scales
+from lowering import assert_same_bytes, check, integers, lower, make_model, run, scales
 from mcd_graph.passes.legalise import MAX_ROWS, LegalisePass
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -222,6 +222,23 @@ def test_the_scale_of_x1(fed: tuple[str, ...], shape: tuple[int, ...]) -> None:
         "x1": integers(np.uint8, (5, 300), 22), "deq_scale": scales(shape, 23), "x1_scale": np.array(0.37, np.float32),
     }  # fmt: skip
     assert_strict(w, inputs, fed=fed)
+
+
+def test_float_activations() -> None:
+    w = integers(np.int8, (100, 300), 24)
+    x = np.random.default_rng(25).standard_normal((2, 5, 300)).astype(np.float32)
+    inputs = {"x1": x, "deq_scale": scales((100,), 26)}
+    strict, _ = legalise(one_node(w, inputs))
+    assert len(strict_nodes(strict)) == 1
+    quantiser = helper.make_node("DynamicQuantizeLinear", ["x1"], ["q", "s", "z"])
+    model = make_model(
+        [quantiser], {"x1": (np.float32, x.shape)},
+        {"q": (np.uint8, x.shape), "s": (np.float32, ()), "z": (np.uint8, ())}, {},
+    )  # fmt: skip
+    q, s, z = run(model, {"x1": x})
+    quantised = {"x1": q, "x1_scale": s, "x1_zero_point": z, "deq_scale": inputs["deq_scale"]}
+    expected, _ = legalise(one_node(w, quantised, fed=tuple(quantised)[:3]))
+    assert_same_bytes(run(strict, {"x1": x}), run(expected, {name: quantised[name] for name in tuple(quantised)[:3]}))
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8])

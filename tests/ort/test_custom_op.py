@@ -1,6 +1,7 @@
 """The custom op in real onnxruntime sessions, against a NumPy formula, byte for byte, and everything it refuses."""
 
 import dataclasses
+import functools
 import os
 import shutil
 import subprocess
@@ -112,9 +113,22 @@ def accumulate(x: np.ndarray, w: np.ndarray, x_zero: Any = 0, w_zero: Any = 0, b
     return wide.astype(np.int32)
 
 
+@functools.cache
+def quantiser() -> ort.InferenceSession:
+    """Return onnxruntime's DynamicQuantizeLinear, on one thread."""
+    values = [helper.make_tensor_value_info(name, 1, None) for name in ("x", "s")]
+    bytes_ = [helper.make_tensor_value_info(name, 2, None) for name in ("q", "z")]
+    node = helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"])
+    graph = helper.make_graph([node], "quantiser", values[:1], [bytes_[0], values[1], bytes_[1]])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+
+
 def expected(node: Node, form: str) -> np.ndarray:
-    """Return the operator's formula, each float step one NumPy operation in fp32."""
-    inputs = node.inputs
+    """Return the operator's formula, each step one NumPy operation in fp32; onnxruntime quantises a float x1."""
+    inputs = dict(node.inputs)
+    if inputs["x1"].dtype == np.float32:
+        inputs["x1"], inputs["x1_scale"], inputs["x1_zero_point"] = quantiser().run(None, {"x": inputs["x1"]})
     get = lambda name: inputs[name].reshape(-1) if name in inputs else 0  # noqa: E731
     x_zero = inputs["x1_zero_point"].item() if "x1_zero_point" in inputs else 0
     acc = accumulate(inputs["x1"], node.w, x_zero, get("w_zero_point"), get("bias"))
@@ -122,9 +136,9 @@ def expected(node: Node, form: str) -> np.ndarray:
         return acc
     scale = inputs["deq_scale"].reshape(-1)
     scale = scale.astype(np.uint32).view(np.float32) if form == "strict" else scale.astype(np.float32)
-    if "x1_scale" in inputs:
-        scale = inputs["x1_scale"].reshape(()) * scale
     with np.errstate(over="ignore"):
+        if "x1_scale" in inputs:
+            scale = inputs["x1_scale"].reshape(()) * scale
         y = acc.astype(np.float32) * scale
         if form.startswith("requant"):
             limits = np.iinfo(node.output)
@@ -161,6 +175,22 @@ def scales(rng: np.random.Generator, form: str, shape: Any) -> np.ndarray:
     return values.astype(np.float16) if form == "half" else values
 
 
+#: Kinds of float activations: where they lie, and how far apart.
+SPREADS = ["around zero", "above zero", "below zero", "zero", "tiny", "huge"]
+
+
+def activations(rng: np.random.Generator, shape: Any, spread: str) -> np.ndarray:
+    x = rng.standard_normal(shape)
+    by_spread = {
+        "above zero": np.abs(x) + 1,
+        "below zero": -np.abs(x),
+        "zero": x * 0,
+        "tiny": x * 1e-40,
+        "huge": x * 3e37,
+    }
+    return by_spread.get(spread, x).astype(np.float32)
+
+
 @st.composite
 def nodes(draw: st.DrawFn) -> tuple[Node, str, int]:
     """A node with any combination of types, shapes, and absent, constant and computed inputs; form; threads."""
@@ -171,11 +201,14 @@ def nodes(draw: st.DrawFn) -> tuple[Node, str, int]:
     leading = draw(st.lists(st.integers(1, 5), max_size=3))
     one_or_each = st.sampled_from([(), (1,), (1, 1), (n,), (1, n)])
     inputs = {"x1": integers(rng, x_type, (*leading, k))}
+    dynamic = form in {"float", "requant_u8", "requant_i8"} and draw(st.booleans())
+    if dynamic:
+        inputs["x1"] = activations(rng, (*leading, k), draw(st.sampled_from(SPREADS)))
     if form != "raw":
         inputs["deq_scale"] = scales(rng, form, draw(one_or_each))
     if draw(st.booleans()):
         inputs["bias"] = integers(rng, np.int32, draw(st.sampled_from([(n,), (1, n)])))
-    if draw(st.booleans()):
+    if not dynamic and draw(st.booleans()):
         inputs["x1_zero_point"] = integers(rng, x_type, draw(st.sampled_from([(), (1,)])))
     if draw(st.booleans()):
         inputs["w_zero_point"] = integers(rng, w_type, draw(one_or_each))
@@ -184,7 +217,7 @@ def nodes(draw: st.DrawFn) -> tuple[Node, str, int]:
         inputs["addend"] = rng.normal(0, 100, draw(one_or_each)).astype(dtype)
     if form.startswith("requant"):
         inputs["y_zero_point"] = integers(rng, FORMS[form], draw(st.sampled_from([(), (1,)])))
-    if form in {"float", "requant_u8", "requant_i8"} and draw(st.booleans()):
+    if form in {"float", "requant_u8", "requant_i8"} and not dynamic and draw(st.booleans()):
         inputs["x1_scale"] = np.asarray(rng.uniform(-1, 2, draw(st.sampled_from([(), (1,)]))), np.float32)
     computed = tuple(name for name in inputs if name != "x1" and draw(st.booleans()))
     node = Node(weights(rng, w_type, n, k), inputs, computed, FORMS[form])
@@ -196,6 +229,55 @@ def nodes(draw: st.DrawFn) -> tuple[Node, str, int]:
 def test_every_combination_of_inputs(case: tuple[Node, str, int]) -> None:
     node, form, threads = case
     assert_same(node.run(threads), expected(node, form))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("rows", [1, 3, 40, 700])
+def test_float_activations_are_quantised_as_onnxruntime_does(threads: int, rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    node = Node(weights(rng, np.int8, 20, 131), {"deq_scale": scales(rng, "float", (20,))})
+    node.inputs["x1"] = activations(rng, (rows, 131), "around zero")
+    opened = session(node.model(), threads)
+    for spread in SPREADS:
+        node.inputs["x1"] = activations(rng, (rows, 131), spread)
+        assert_same(opened.run(None, node.feeds())[0], expected(node, "float"))
+
+
+@pytest.mark.parametrize(
+    "values", [[np.inf], [-np.inf], [np.inf, -np.inf], [3.4e38, -3.4e38], [1e-45], [1e-45, -1e-45]], ids=str
+)
+def test_float_activations_without_a_proper_range(values: list[float]) -> None:
+    rng = np.random.default_rng(1)
+    x1 = rng.standard_normal((2, 40)).astype(np.float32)
+    x1.flat[: len(values)] = values
+    if max(np.abs(values)) < 1:
+        x1.flat[len(values) :] = 0
+    scale = np.array([0.5], np.float32)
+    node = Node(
+        weights(rng, np.int8, 20, 40),
+        {"x1": x1, "deq_scale": scale, "y_zero_point": np.array(3, np.uint8)},
+        (),
+        np.uint8,
+    )
+    quantised, x1_scale, zero_point = quantiser().run(None, {"x": x1})
+    other = {"x1": quantised, "x1_scale": x1_scale, "x1_zero_point": zero_point}
+    for form in ("float", "requant_u8"):
+        if form == "float":
+            node = dataclasses.replace(
+                node, inputs={k: v for k, v in node.inputs.items() if k != "y_zero_point"}, output=np.float32
+            )
+        assert_same(node.run(), dataclasses.replace(node, inputs={**node.inputs, **other}).run())
+
+
+def test_not_a_number_is_the_lowest_value_and_outside_of_the_range() -> None:
+    rng = np.random.default_rng(2)
+    x1 = rng.standard_normal((3, 40)).astype(np.float32)
+    node = Node(weights(rng, np.int8, 20, 40), {"x1": x1, "deq_scale": scales(rng, "float", ())})
+    x1[1, 7] = x1.min()
+    wanted = node.run()
+    x1[1, 7] = np.nan
+    assert np.isfinite(wanted).all()
+    assert_same(node.run(), wanted)
 
 
 def plain(form: str = "float", *, n: int = 40, k: int = 70, m: int = 3, seed: int = 0) -> Node:
@@ -487,8 +569,15 @@ def test_a_weight_has_one_dimension() -> None:
 @pytest.mark.parametrize(
     ("form", "inputs", "reason"),
     [
-        ("float", {"x1": np.zeros((3, 70), np.float32)}, "x1: is float instead of uint8 or int8"),
-        ("float", {"x1": np.zeros((3, 70), np.int32)}, "x1: is int32 instead of uint8 or int8"),
+        ("float", {"x1": np.zeros((3, 70), np.int32)}, "x1: is int32 instead of uint8, int8 or float"),
+        ("float", {"x1": np.zeros((3, 70), np.float32)}, "x1_zero_point: must be absent where x1 is float"),
+        (
+            "float",
+            {"x1": np.zeros((3, 70), np.float32), "x1_zero_point": None, "x1_scale": np.ones((), np.float32)},
+            "x1_scale: must be absent where x1 is float",
+        ),
+        ("raw", {"x1": np.zeros((3, 70), np.float32), "x1_zero_point": None}, "a float x1 needs a float deq_scale"),
+        ("half", {"x1": np.zeros((3, 70), np.float32), "x1_zero_point": None}, "a float x1 needs a float deq_scale"),
         ("float", {"offset_w": np.zeros(40, np.int8)}, "offset_w must be absent"),
         ("float", {"deq_scale": np.ones(39, np.float32)}, "deq_scale: has shape [39] instead of one value or 40"),
         ("float", {"deq_scale": np.ones((40, 1), np.float32)}, "deq_scale: has shape [40, 1]"),

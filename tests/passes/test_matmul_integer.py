@@ -61,7 +61,7 @@ def test_dynamic_quantisation(leading: tuple[int, ...], w_type: type, per_column
     model = dynamic_model((*(f"d{i}" for i in range(len(leading))), K), **constants)
     lowered = assert_exact(model, {"x": floats((*leading, K))})
     assert lowered.outcome == [("MatMulInteger+Cast+Mul", None)]
-    assert lowered.op_types == ["DynamicQuantizeLinear", "MatmulCompressDequant"]
+    assert lowered.op_types == ["MatmulCompressDequant"]
     assert set(lowered.model.graph.initializers) == {"w.x2", "w.compress_index", "ws", "wz"}
 
 
@@ -121,7 +121,7 @@ def test_bias_behind_and_operands_in_either_order(
     model = make_model(nodes, {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
     lowered = assert_exact(model, {"x": floats((5, K))})
     assert lowered.outcome == [("MatMulInteger+Cast+Mul+Add", None)]
-    assert lowered.op_types == ["DynamicQuantizeLinear", "MatmulCompressDequant"]
+    assert lowered.op_types == ["MatmulCompressDequant"]
 
 
 def test_a_scale_that_several_multiplications_share_goes_into_all_of_them() -> None:
@@ -179,6 +179,41 @@ def test_other_scales_stay_multiplications_of_their_own(
     )
     lowered = assert_exact(model, {"x": floats((5, K)), **fed})
     assert lowered.op_types == ["DynamicQuantizeLinear", "Mul", "MatmulCompressDequant"]
+
+
+def test_a_quantiser_whose_results_somebody_else_reads_stays() -> None:
+    for name, kind, shape in (
+        ("xq", TensorProto.UINT8, ["m", K]),
+        ("xs", TensorProto.FLOAT, []),
+        ("xz", TensorProto.UINT8, []),
+    ):
+        model = dynamic_model()
+        model.graph.output.append(helper.make_tensor_value_info(name, kind, shape))
+        lowered = assert_exact(model, {"x": floats((5, K))})
+        assert lowered.op_types == ["DynamicQuantizeLinear", "MatmulCompressDequant"]
+
+
+def test_a_quantiser_whose_zero_point_is_left_out_stays() -> None:
+    model = dynamic_model()
+    model.graph.node[1].input[2] = ""
+    assert assert_exact(model, {"x": floats((5, K))}).op_types == ["DynamicQuantizeLinear", "MatmulCompressDequant"]
+
+
+def test_multiplications_in_a_row_quantise_for_themselves() -> None:
+    second = dynamic_nodes("2", "w2")
+    second[0].input[0], second[0].input[2], second[2].input[0] = "yq", "yz", "ys"
+    nodes = [DYNAMIC, *dynamic_nodes(), helper.make_node("Relu", ["y"], ["r"])]
+    nodes += [helper.make_node("DynamicQuantizeLinear", ["r"], ["yq", "ys", "yz"]), *second]
+    constants = {
+        "w": weight(),
+        "w2": weight(shape=(N, N)),
+        "ws": np.array(0.01, np.float32),
+        "wz": np.array(0, np.int8),
+    }
+    model = make_model(nodes, {"x": (np.float32, ("m", K))}, {"2y": (np.float32, ("m", N))}, constants)
+    lowered = assert_exact(model, {"x": floats((5, K))})
+    assert lowered.op_types == ["MatmulCompressDequant", "Relu", "MatmulCompressDequant"]
+    assert [len(node.inputs) for node in lowered.model.graph if node.domain == "mcd"] == [8, 8]
 
 
 def test_residual_addition_is_not_taken_for_a_bias() -> None:

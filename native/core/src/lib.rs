@@ -1,8 +1,8 @@
 //! Lossless codec for int8 weights and the matrix multiplication that runs from the compressed form.
 //!
 //! [`container`] writes and parses the three tensors of a compressed weight, [`codec`] is the entropy code,
-//! [`gemm`] multiplies, [`arch`] holds one kernel a processor family and [`dispatch`] chooses among them. The crate
-//! knows neither Python nor onnxruntime.
+//! [`gemm`] multiplies, [`quantize`] makes activations of floats, [`arch`] holds one kernel a processor family and
+//! [`dispatch`] chooses among them. The crate knows neither Python nor onnxruntime.
 
 mod aligned;
 pub mod arch;
@@ -12,6 +12,7 @@ pub mod dispatch;
 pub mod error;
 pub mod gemm;
 pub mod parallel;
+pub mod quantize;
 mod unpack;
 
 pub use codec::{Histogram, Profile, WeightType};
@@ -23,4 +24,5 @@ pub use gemm::{
     Activation, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Residency, Vector, ZeroPoint,
 };
 pub use parallel::{Parallel, Serial};
+pub use quantize::quantize_dynamically;
 pub use unpack::unpack;

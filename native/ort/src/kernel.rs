@@ -1,15 +1,16 @@
 //! One node of a session: what it has is checked and prepared when it is created, and then called.
 
+use std::borrow::Cow;
 use std::ffi::CStr;
 
-use mcd_core::{Activation, MatmulCall, Output, QuantOut, Vector, WeightType, ZeroPoint};
+use mcd_core::{Activation, MatmulCall, Output, QuantOut, Vector, WeightType, ZeroPoint, quantize_dynamically};
 
 use crate::api::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
 use crate::operand::{Columns, Operand, Read, about, bias, float_bits, floats, halves, small_integers};
 use crate::operator::{Form, input};
 use crate::options::Options;
 use crate::pool::{Helpers, Pool};
-use crate::scratch::Scratch;
+use crate::scratch::{Buffers, Scratch};
 use crate::weight::Weight;
 
 const OFFSET_X: &CStr = c"offset_x";
@@ -22,7 +23,7 @@ pub struct Kernel {
     label: String,
     form: Form,
     weight: Weight,
-    x1: WeightType,
+    x1: X1,
     x1_zero_point: Operand<i32>,
     w_zero_point: Operand<i32>,
     bias: Operand<i32>,
@@ -49,7 +50,7 @@ impl Kernel {
         if inputs.has(input::OFFSET_W) {
             return Err(Error::invalid("offset_w must be absent"));
         }
-        let x1 = inputs.integer_type(input::X1)?;
+        let x1 = inputs.x1()?;
         let w = if inputs.has(input::W_ZERO_POINT) { Some(inputs.integer_type(input::W_ZERO_POINT)?) } else { None };
         let weight = Weight::new(api, options, info, w)?;
         let n = weight.n()?;
@@ -62,6 +63,15 @@ impl Kernel {
         }
         if inputs.has(input::X1_SCALE) && inputs.element_type(input::DEQ_SCALE)? != Some(ElementType::FLOAT) {
             return Err(Error::invalid("x1_scale needs a float deq_scale"));
+        }
+        if x1 == X1::Dynamic {
+            if let Some(index) = [input::X1_ZERO_POINT, input::X1_SCALE].into_iter().find(|&index| inputs.has(index))
+            {
+                return Err(about(index, Error::invalid("must be absent where x1 is float")));
+            }
+            if inputs.element_type(input::DEQ_SCALE)? != Some(ElementType::FLOAT) {
+                return Err(Error::invalid("a float x1 needs a float deq_scale"));
+            }
         }
         let deq_scale = match form {
             Form::Raw if inputs.has(input::DEQ_SCALE) => {
@@ -91,7 +101,10 @@ impl Kernel {
             label: String::new(),
             form,
             x1,
-            x1_zero_point: inputs.operand(input::X1_ZERO_POINT, 1, zero_points(x1))?,
+            x1_zero_point: match x1 {
+                X1::Quantised(x1) => inputs.operand(input::X1_ZERO_POINT, 1, zero_points(x1))?,
+                X1::Dynamic => Operand::absent(input::X1_ZERO_POINT),
+            },
             w_zero_point: match w {
                 Some(w) => inputs.operand(input::W_ZERO_POINT, n, zero_points(w))?,
                 None => Operand::absent(input::W_ZERO_POINT),
@@ -118,7 +131,7 @@ impl Kernel {
 
     fn multiply<'a>(&'a self, context: &KernelContext<'a>) -> Result<(), Error> {
         let mut dims = Dims::new();
-        let x = context
+        let x1 = context
             .input(input::X1)
             .and_then(|value| self.activation(&value, &mut dims))
             .map_err(|error| about(input::X1, error))?;
@@ -138,12 +151,24 @@ impl Kernel {
         }
 
         let dims = &mut dims;
+        let pool = Pool::new(context, &self.helpers);
+        let mut scratch = Scratch::take();
+        let Buffers { scales, activations } = &mut scratch.0;
+        let (x, x_zero_point, x1_scale) = match &x1 {
+            Values::Quantised(x) => {
+                (*x, self.x1_zero_point.scalar(context, dims)?.unwrap_or(0), self.x1_scale.scalar(context, dims)?)
+            }
+            Values::Float(values) => {
+                let quantizer = quantize_dynamically(values, activations, &pool);
+                (Activation::U8(activations), i32::from(quantizer.zero_point), Some(quantizer.scale))
+            }
+        };
         let w_zero_point = self.w_zero_point.get(context, dims)?;
         let bias = self.bias.get(context, dims)?;
         let call = MatmulCall {
             x,
             m,
-            x_zero_point: self.x1_zero_point.scalar(context, dims)?.unwrap_or(0),
+            x_zero_point,
             w_zero_point: match &w_zero_point {
                 None => ZeroPoint::None,
                 Some(Columns::All(zero_point)) => ZeroPoint::Scalar(*zero_point),
@@ -155,14 +180,13 @@ impl Kernel {
             },
         };
         let deq_scale = self.deq_scale.get(context, dims)?;
-        let mut scratch = Scratch::take();
-        let scale = match (&deq_scale, self.x1_scale.scalar(context, dims)?) {
+        let scale = match (&deq_scale, x1_scale) {
             (None, _) => Vector::Scalar(1.0),
             (Some(scale), None) => vector(scale),
             (Some(Columns::All(scale)), Some(factor)) => Vector::Scalar(factor * scale),
-            (Some(Columns::Each(scales)), Some(factor)) => {
-                scratch.scales.extend(scales.iter().map(|scale| factor * scale));
-                Vector::PerColumn(&scratch.scales)
+            (Some(Columns::Each(each)), Some(factor)) => {
+                scales.extend(each.iter().map(|scale| factor * scale));
+                Vector::PerColumn(scales)
             }
         };
         let addend = self.addend.get(context, dims)?;
@@ -190,18 +214,34 @@ impl Kernel {
                 },
             }
         };
-        let pool = Pool::new(context, &self.helpers);
-        weight.run(x2, &call, output, &pool).map_err(|error| Error::invalid(error.to_string()))?;
-        pool.finish()
+        // Where the pool failed to quantise, there are activations missing, and its own error says why.
+        let result = weight.run(x2, &call, output, &pool).map_err(|error| Error::invalid(error.to_string()));
+        pool.finish().and(result)
     }
 
     /// The activations, in place.
-    fn activation<'a>(&self, value: &Value<'a>, dims: &mut Dims) -> Result<Activation<'a>, Error> {
+    fn activation<'a>(&self, value: &Value<'a>, dims: &mut Dims) -> Result<Values<'a>, Error> {
         Ok(match self.x1 {
-            WeightType::U8 => Activation::U8(value.read_bytes::<u8>(dims)?),
-            WeightType::I8 => Activation::I8(value.read_bytes::<i8>(dims)?),
+            X1::Quantised(WeightType::U8) => Values::Quantised(Activation::U8(value.read_bytes::<u8>(dims)?)),
+            X1::Quantised(WeightType::I8) => Values::Quantised(Activation::I8(value.read_bytes::<i8>(dims)?)),
+            X1::Dynamic => Values::Float(value.read::<f32>(dims)?),
         })
     }
+}
+
+/// What `x1` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum X1 {
+    /// Integers of this type.
+    Quantised(WeightType),
+    /// float, quantised to uint8 at each call.
+    Dynamic,
+}
+
+/// The elements of `x1`.
+enum Values<'a> {
+    Quantised(Activation<'a>),
+    Float(Cow<'a, [f32]>),
 }
 
 /// The inputs that a node has.
@@ -228,6 +268,15 @@ impl<'i, 'a> Inputs<'i, 'a> {
             return Ok(None);
         }
         self.info.input_type(index).map(Some)
+    }
+
+    fn x1(&self) -> Result<X1, Error> {
+        match self.info.input_type(input::X1)? {
+            ElementType::FLOAT => Ok(X1::Dynamic),
+            ElementType::UINT8 => Ok(X1::Quantised(WeightType::U8)),
+            ElementType::INT8 => Ok(X1::Quantised(WeightType::I8)),
+            other => Err(about(input::X1, Error::invalid(format!("is {other} instead of uint8, int8 or float")))),
+        }
     }
 
     fn integer_type(&self, index: usize) -> Result<WeightType, Error> {

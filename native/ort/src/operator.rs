@@ -28,7 +28,7 @@ const NAME: &CStr = c"MatmulCompressDequant";
 
 /// The inputs by position.
 pub mod input {
-    /// Activations, (..., k).
+    /// Activations, (..., k); float ones are quantised first.
     pub const X1: usize = 0;
     /// The compressed stream.
     pub const X2: usize = 1;

@@ -1,0 +1,345 @@
+//! Dynamic quantisation of activations, as ONNX's `DynamicQuantizeLinear` and onnxruntime's kernel for it define it.
+//!
+//! `scale = (max − min) / 255` over the values and zero, `zero_point = round(clamp(−min / scale))`, and then
+//! `round(clamp(x / scale)) + zero_point`, each step rounded to fp32 and to even. Infinite ranges, ranges that are too
+//! small to have a scale, and values that are NaN give the bytes that onnxruntime gives: an infinite scale makes a zero
+//! of every finite value, a scale of zero an infinity, and NaN counts as the lowest value. Only for the range does NaN
+//! differ: it is left out here, while onnxruntime's answer depends on where it stands and on the number of threads.
+
+use crate::parallel::Parallel;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+/// Values that make a second thread worth waking.
+const PER_THREAD: usize = 1 << 15;
+
+/// Values that are compared side by side; enough for four vectors of the widest kind.
+const LANES: usize = 64;
+
+/// 1.5 · 2²³: a sum with it has no room for fractions, so that it is rounded to even, and its low byte is 0.
+const ROUND: f32 = 12_582_912.0;
+
+/// Quantises `x` into the memory of `out`, by the range that `x` has.
+pub fn quantize_dynamically(x: &[f32], out: &mut Vec<u8>, pool: &dyn Parallel) -> Quantizer {
+    out.clear();
+    out.reserve(x.len());
+    let spare = &mut out.spare_capacity_mut()[..x.len()];
+    let parts = if x.len() < 2 * PER_THREAD { 1 } else { pool.threads().min(x.len() / PER_THREAD) };
+    let quantizer = if parts == 1 {
+        let quantizer = Quantizer::from(Range::of(x));
+        quantizer.quantize(x, spare);
+        quantizer
+    } else {
+        let len = x.len().div_ceil(parts).next_multiple_of(LANES);
+        let tasks = x.len().div_ceil(len);
+        let range = Mutex::new(Range::EMPTY);
+        pool.run(tasks, &|part| {
+            let found = Range::of(&x[part * len..x.len().min((part + 1) * len)]);
+            let mut range = range.lock().unwrap_or_else(PoisonError::into_inner);
+            *range = range.with(found);
+        });
+        let quantizer = Quantizer::from(range.into_inner().unwrap_or_else(PoisonError::into_inner));
+        let pairs = Mutex::new(x.chunks(len).zip(spare.chunks_mut(len)));
+        let written = AtomicUsize::new(0);
+        pool.run(tasks, &|_| {
+            let pair = pairs.lock().unwrap_or_else(PoisonError::into_inner).next();
+            if let Some((x, out)) = pair {
+                written.fetch_add(quantizer.quantize(x, out).len(), Ordering::Relaxed);
+            }
+        });
+        if written.into_inner() != x.len() {
+            return quantizer; // A pool that failed to run its tasks has said so.
+        }
+        quantizer
+    };
+    // SAFETY: `quantize` has written every element of every part.
+    unsafe { out.set_len(x.len()) };
+    quantizer
+}
+
+/// The lowest and the highest of a number of values, and zero.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Range {
+    min: f32,
+    max: f32,
+}
+
+impl Range {
+    /// No values.
+    pub const EMPTY: Self = Self { min: 0.0, max: 0.0 };
+
+    /// The range of `x`.
+    pub fn of(x: &[f32]) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                // SAFETY: the processor has the feature.
+                return unsafe { range_avx512(x) };
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: as above.
+                return unsafe { range_avx2(x) };
+            }
+        }
+        range(x)
+    }
+
+    /// The range of all values of both.
+    pub fn with(self, other: Self) -> Self {
+        Self { min: self.min.min(other.min), max: self.max.max(other.max) }
+    }
+}
+
+/// Scale and zero point.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quantizer {
+    /// What one step is worth.
+    pub scale: f32,
+    /// What stands for 0.
+    pub zero_point: u8,
+}
+
+impl From<Range> for Quantizer {
+    fn from(Range { min, max }: Range) -> Self {
+        let scale = if max == min { 1.0 } else { (max - min) / 255.0 };
+        let position = 0.0 - min / scale;
+        // NaN, from a range without end or without a scale, is the highest.
+        let position = if position < 255.0 { position } else { 255.0 };
+        Self { scale, zero_point: position.round_ties_even() as u8 }
+    }
+}
+
+impl Quantizer {
+    /// Quantises `x`.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn quantize<'a>(&self, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
+        assert_eq!(x.len(), out.len(), "a byte for each value");
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+                // SAFETY: the processor has the features.
+                return unsafe { quantize_avx512(*self, x, out) };
+            }
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: as above.
+                return unsafe { quantize_avx2(*self, x, out) };
+            }
+        }
+        quantize(*self, x, out)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn range_avx512(x: &[f32]) -> Range {
+    range(x)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn range_avx2(x: &[f32]) -> Range {
+    range(x)
+}
+
+/// Written so that the compiler makes vectors of it, of the width that the caller's features have.
+#[inline(always)]
+fn range(x: &[f32]) -> Range {
+    let (mut min, mut max) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+    let (blocks, rest) = x.as_chunks::<LANES>();
+    let mut take = |values: &[f32]| {
+        for ((min, max), &x) in min.iter_mut().zip(&mut max).zip(values) {
+            *min = if x < *min { x } else { *min };
+            *max = if x > *max { x } else { *max };
+        }
+    };
+    blocks.iter().for_each(|block| take(block));
+    take(rest);
+    Range { min: min.into_iter().fold(0.0, f32::min), max: max.into_iter().fold(0.0, f32::max) }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn quantize_avx512<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
+    quantize(by, x, out)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn quantize_avx2<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
+    quantize(by, x, out)
+}
+
+/// As [`range`], for the compiler to make vectors of.
+#[inline(always)]
+fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
+    let (low, high) = (0.0 - f32::from(by.zero_point), 255.0 - f32::from(by.zero_point));
+    for (&x, out) in x.iter().zip(out.iter_mut()) {
+        let y = x / by.scale;
+        let y = if y > low { y } else { low };
+        let y = if y < high { y } else { high };
+        out.write(((y + ROUND).to_bits() as u8).wrapping_add(by.zero_point));
+    }
+    // SAFETY: every element was written above, for the lengths are equal, and the layout is the same.
+    unsafe { &mut *(std::ptr::from_mut(out) as *mut [u8]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parallel::Scoped;
+
+    type Way = (&'static str, fn(&[f32]) -> Range, fn(Quantizer, &[f32]) -> Vec<u8>);
+
+    fn collect(
+        run: impl for<'a> Fn(Quantizer, &[f32], &'a mut [MaybeUninit<u8>]) -> &'a mut [u8],
+        by: Quantizer,
+        x: &[f32],
+    ) -> Vec<u8> {
+        let mut out = vec![MaybeUninit::new(77); x.len()];
+        run(by, x, &mut out).to_vec()
+    }
+
+    /// Every way that this processor has.
+    fn ways() -> Vec<Way> {
+        let mut ways: Vec<Way> = vec![
+            ("plain", range, |by, x| collect(quantize, by, x)),
+            ("best", Range::of, |by, x| collect(|by, x, out| by.quantize(x, out), by, x)),
+        ];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") {
+                // SAFETY: the processor has the feature.
+                ways.push((
+                    "avx2",
+                    |x| unsafe { range_avx2(x) },
+                    |by, x| collect(|by, x, out| unsafe { quantize_avx2(by, x, out) }, by, x),
+                ));
+            }
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+                // SAFETY: as above.
+                ways.push((
+                    "avx512",
+                    |x| unsafe { range_avx512(x) },
+                    |by, x| collect(|by, x, out| unsafe { quantize_avx512(by, x, out) }, by, x),
+                ));
+            }
+        }
+        ways
+    }
+
+    /// The definition, one value at a time.
+    fn reference(x: &[f32]) -> (Quantizer, Vec<u8>) {
+        let values = || x.iter().copied().filter(|x| !x.is_nan());
+        let (min, max) = (values().fold(0.0, f32::min), values().fold(0.0, f32::max));
+        let scale = if min == max { 1.0 } else { (max - min) / 255.0 };
+        let zero = -min / scale;
+        let zero = if zero.is_nan() { 255.0 } else { zero.clamp(0.0, 255.0).round_ties_even() };
+        let one = |&x: &f32| {
+            let y = x / scale;
+            let y = if y.is_nan() { -zero } else { y.clamp(-zero, 255.0 - zero) };
+            (y.round_ties_even() + zero) as u8
+        };
+        (Quantizer { scale, zero_point: zero as u8 }, x.iter().map(one).collect())
+    }
+
+    fn check(x: &[f32]) {
+        let (quantizer, bytes) = reference(x);
+        for (name, range, quantize) in ways() {
+            let found = Quantizer::from(range(x));
+            assert_eq!(
+                (found.scale.to_bits(), found.zero_point),
+                (quantizer.scale.to_bits(), quantizer.zero_point),
+                "{name}"
+            );
+            assert_eq!(quantize(found, x), bytes, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_length_around_the_width_of_a_vector() {
+        let mut state = 1_u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 8) as f32 / 1e6 - 7.0
+        };
+        for len in (0..150).chain([255, 1000, 4097]) {
+            let x: Vec<f32> = (0..len).map(|_| random()).collect();
+            check(&x);
+            check(&x.iter().map(|x| x.abs()).collect::<Vec<_>>());
+            check(&x.iter().map(|x| -x.abs()).collect::<Vec<_>>());
+            check(&x.iter().map(|x| x * 1e-41).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn halves_are_rounded_to_even() {
+        // The range of 255 has a scale of 1.
+        let x: Vec<f32> = (-256..=254).map(|i| i as f32 / 2.0).chain([127.0]).collect();
+        check(&x);
+        let Quantizer { scale, zero_point } = Range::of(&x).into();
+        assert_eq!((scale, zero_point), (1.0, 128));
+        let mut out = [MaybeUninit::uninit(); 4];
+        assert_eq!(Quantizer { scale, zero_point }.quantize(&[0.5, 1.5, -0.5, -1.5], &mut out), [128, 130, 128, 126]);
+    }
+
+    #[test]
+    fn ranges_without_end_or_without_a_scale() {
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        for x in [
+            &[0.0, -0.0][..],
+            &[-0.0],
+            &[nan],
+            &[inf, 1.0, 2.0],
+            &[-inf, 1.0, 2.0],
+            &[inf, -inf, 1.0],
+            &[inf, nan, 1.0],
+            &[1.0, nan, -2.0],
+            &[1e-45],
+            &[1e-45, -1e-45],
+            &[1e-40, 0.0],
+            &[3.4e38, -3.4e38, 1.0],
+            &[5.0, 6.0, 7.0],
+            &[-5.0, -6.0, -7.0],
+        ] {
+            check(x);
+            check(&x.repeat(40));
+        }
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let x: Vec<f32> = (0..200_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 - 9e6).collect();
+        let (quantizer, bytes) = reference(&x);
+        let mut out = vec![3; 7];
+        for threads in [1, 2, 3, 5] {
+            assert_eq!(quantize_dynamically(&x, &mut out, &Scoped(threads)), quantizer);
+            assert_eq!(out, bytes, "{threads}");
+        }
+        quantize_dynamically(&x[..5], &mut out, &Scoped(2));
+        assert_eq!(out.len(), 5);
+    }
+
+    #[test]
+    fn a_pool_that_runs_nothing_leaves_nothing() {
+        struct Idle;
+        impl Parallel for Idle {
+            fn threads(&self) -> usize {
+                2
+            }
+            fn run(&self, _: usize, _: &(dyn Fn(usize) + Sync)) {}
+        }
+        let mut out = vec![3; 7];
+        quantize_dynamically(&vec![1.0; 4 * PER_THREAD], &mut out, &Idle);
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn ranges_of_parts_make_the_range_of_the_whole() {
+        let x = [3.0, -1.0, 7.0, 0.5];
+        assert_eq!(Range::of(&x[..1]).with(Range::of(&x[1..])), Range::of(&x));
+        assert_eq!(Range::EMPTY.with(Range::of(&x)), Range::of(&x));
+    }
+}
