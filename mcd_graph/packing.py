@@ -193,7 +193,8 @@ def pack_all(
         if view is not None:
             del array
             job.release()
-        return _UnderWay(job, source, executor.submit(_pack, source, profile, _version()))
+        with _worker_errors(job):
+            return _UnderWay(job, source, executor.submit(_pack, source, profile, _version()))
 
     def first() -> tuple[WeightJob, CompressedWeight]:
         nonlocal in_files
@@ -226,13 +227,20 @@ def pack_all(
 
 
 def _result(under_way: _UnderWay) -> CompressedWeight:
-    try:
+    with _worker_errors(under_way.job):
         return under_way.pending.result()
+
+
+@contextlib.contextmanager
+def _worker_errors(job: WeightJob) -> Generator[None]:
+    """Turn what executors raise into WorkerError: a broken pool, a lost connection, a worker without this package."""
+    try:
+        yield
     except (InputError, NotSharedError, MemoryError):
         raise
-    except Exception as error:  # a broken pool, a lost connection, a worker without this package: each has its own
+    except Exception as error:  # each executor has its own
         reason = str(error) or type(error).__name__
-        raise WorkerError(f"weight {under_way.job.key} could not be compressed: {reason}") from error
+        raise WorkerError(f"weight {job.key} could not be compressed: {reason}") from error
 
 
 def _check_unchanged(sent: FileView | Int8Matrix, error: NotSharedError) -> None:
