@@ -81,7 +81,7 @@ def compress_model(
         OSError: the output cannot be written.
         WorkerError: the executor failed.
 
-    Example:
+    Examples:
         >>> import mcd_graph
         >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
         >>> [node.status for node in report.nodes]

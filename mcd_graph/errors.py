@@ -6,7 +6,7 @@ __all__ = ["InputError", "NothingToCompressError", "WorkerError"]
 class InputError(ValueError):
     """An input that cannot be used: not an ONNX model, damaged, or asking for something that is refused.
 
-    Example:
+    Examples:
         >>> import mcd_graph
         >>> try:
         ...     mcd_graph.compress_model("README.md", "out.onnx")
@@ -19,7 +19,7 @@ class InputError(ValueError):
 class NothingToCompressError(InputError):
     """The model is fine, but holds no weight that could be made smaller.
 
-    Example:
+    Examples:
         >>> import mcd_graph
         >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
         >>> try:
@@ -33,7 +33,7 @@ class NothingToCompressError(InputError):
 class WorkerError(RuntimeError):
     """The executor that was to compress a weight failed: a dead process, a lost connection, a missing package.
 
-    Example:
+    Examples:
         >>> import concurrent.futures, mcd_graph
         >>> class Broken(concurrent.futures.Executor):
         ...     def submit(self, *args, **kwargs):

@@ -13,7 +13,7 @@ def get_library_path() -> str:
     Raises:
         FileNotFoundError: the package was installed without it.
 
-    Example:
+    Examples:
         >>> import onnxruntime, mcd_graph
         >>> options = onnxruntime.SessionOptions()
         >>> options.register_custom_ops_library(mcd_graph.get_library_path())

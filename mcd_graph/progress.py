@@ -16,7 +16,7 @@ class Progress:
         bytes_done: their size before compression.
         bytes_total: of all weights.
 
-    Example:
+    Examples:
         >>> import mcd_graph
         >>> def show(progress: mcd_graph.Progress) -> None:
         ...     print(f"{progress.weight}: {progress.bytes_done} of {progress.bytes_total} bytes")

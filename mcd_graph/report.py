@@ -93,7 +93,7 @@ class Report:
         nodes: one entry per multiplication, in the graph's order.
         totals: sums over them.
 
-    Example:
+    Examples:
         >>> import mcd_graph
         >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx", exclude="second")
         >>> [(node.name, node.k, node.n, node.reason) for node in report.nodes if node.status == "kept"]

@@ -56,7 +56,7 @@ def restore_model(
             ``inline``.
         OSError: the output cannot be written.
 
-    Example:
+    Examples:
         >>> import mcd_graph
         >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
         >>> mcd_graph.restore_model("model.mcd.onnx", "plain.onnx").restored

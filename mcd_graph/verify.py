@@ -50,7 +50,7 @@ class Verification:
         values: numbers compared in all.
         differences: every output that differs; empty when all bytes are the same.
 
-    Example:
+    Examples:
         >>> import mcd_graph
         >>> result = mcd_graph.verify_model("model.onnx", "model.onnx", runs=1, threads=[1])
         >>> result.shapes
@@ -98,7 +98,7 @@ def verify_model(
         FileNotFoundError: there is no such model.
         InputError: onnxruntime refuses a model or its inputs, or the models have different inputs or outputs.
 
-    Example:
+    Examples:
         >>> import mcd_graph
         >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
         >>> mcd_graph.verify_model("model.onnx", "model.mcd.onnx").identical

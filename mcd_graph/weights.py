@@ -60,7 +60,7 @@ class CompressedWeight:
         compress_info: int64 of shape (5,): [tilingK, tilingN, k, n, direction].
         stats: sizes and entropy.
 
-    Example:
+    Examples:
         >>> import numpy, mcd_graph
         >>> packed = mcd_graph.pack_weight(numpy.eye(64, 96, dtype=numpy.int8))
         >>> packed.compress_info[2:4].tolist()  # k, n
@@ -92,7 +92,7 @@ def pack_weight(
     Raises:
         InputError: ``w`` is not such a matrix, or the profile or tiling does not exist.
 
-    Example:
+    Examples:
         >>> import numpy, mcd_graph
         >>> w = numpy.arange(-8, 8, dtype=numpy.int8).repeat(64).reshape(16, 64)
         >>> packed = mcd_graph.pack_weight(w)
@@ -141,7 +141,7 @@ def unpack_weight(
     Raises:
         ValueError: the tensors are damaged or do not belong together; the message names the reason.
 
-    Example:
+    Examples:
         >>> import numpy, mcd_graph
         >>> packed = mcd_graph.pack_weight(numpy.full((16, 32), 7, numpy.uint8))
         >>> w = mcd_graph.unpack_weight(packed.x2, packed.compress_index, packed.compress_info)

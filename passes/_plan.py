@@ -298,7 +298,7 @@ def plan_lowering(
     Raises:
         re.error: ``include`` or ``exclude`` is not a regular expression.
 
-    Example:
+    Examples:
         >>> from mcd_graph.loading import load_model
         >>> from mcd_graph.passes import plan_lowering
         >>> plan = plan_lowering(load_model("model.onnx"), exclude="second")
@@ -374,7 +374,7 @@ def reproduces_optimised(model: ir.Model) -> bool:
     Args:
         model: a model that was lowered, or restored after that.
 
-    Example:
+    Examples:
         >>> from mcd_graph.loading import load_model
         >>> from mcd_graph.passes import CompressPass, reproduces_optimised
         >>> reproduces_optimised(CompressPass()(load_model("model.onnx")).model)  # MatMulInteger is in integers anyway

@@ -48,7 +48,7 @@ class CompressPass(ir.passes.InPlacePass):
         include: regular expression; only nodes in whose name it is found are lowered.
         exclude: regular expression; nodes in whose name it is found are kept.
 
-    Example:
+    Examples:
         >>> from mcd_graph.loading import load_model
         >>> from mcd_graph.passes import CompressPass
         >>> result = CompressPass(profile="fast")(load_model("model.onnx"))
@@ -113,7 +113,7 @@ class CompressPointwiseConvPass(CompressPass):
 class RestorePass(ir.passes.InPlacePass):
     """Turns every MatmulCompressDequant back into standard operators that compute the same bits.
 
-    Example:
+    Examples:
         >>> from mcd_graph.loading import load_model
         >>> from mcd_graph.passes import CompressPass, RestorePass
         >>> model = CompressPass()(load_model("model.onnx")).model

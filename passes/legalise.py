@@ -126,7 +126,7 @@ class LegalisePass(ir.passes.InPlacePass):
     Raises (when run):
         FormatError: a compressed weight in the model is damaged; the message names the node.
 
-    Example:
+    Examples:
         >>> from mcd_graph.loading import load_model
         >>> from mcd_graph.passes import CompressPass, LegalisePass
         >>> legalise = LegalisePass()

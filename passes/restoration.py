@@ -206,7 +206,7 @@ def plan_restoration(model: ir.Model) -> RestorePlan:
     Returns:
         What was found, with ``apply``.
 
-    Example:
+    Examples:
         >>> import mcd_graph
         >>> from mcd_graph.loading import load_model
         >>> from mcd_graph.passes import plan_restoration

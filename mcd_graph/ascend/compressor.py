@@ -50,7 +50,7 @@ class CompressConfig:
     Raises:
         InputError: a field has a value that msModelSlim refuses as well.
 
-    Example:
+    Examples:
         >>> from mcd_graph.ascend import CompressConfig
         >>> CompressConfig(multiprocess_num=2).sparse_ratio
         1
@@ -94,7 +94,7 @@ class Compressor:
     Raises:
         InputError: there are no weights, or they cannot be used.
 
-    Example:
+    Examples:
         >>> import numpy
         >>> from mcd_graph.ascend import CompressConfig, Compressor
         >>> numpy.save("weight.npy", {"query": numpy.zeros((64, 128), numpy.int8)})

@@ -24,7 +24,7 @@ def deq_scale_from_float(scale: npt.ArrayLike) -> npt.NDArray[np.uint64]:
     Raises:
         InputError: a scale is not finite or not above zero; the device's answer to such scales is not defined.
 
-    Example:
+    Examples:
         >>> from mcd_graph.ascend import deq_scale_from_float
         >>> hex(deq_scale_from_float([1.0])[0])
         '0x3f800000'
@@ -51,7 +51,7 @@ def deq_scale_to_float(deq_scale: npt.ArrayLike) -> npt.NDArray[np.float32]:
     Raises:
         InputError: the array is of another type, or a word is not a finite float32 above zero without other bits.
 
-    Example:
+    Examples:
         >>> import numpy
         >>> from mcd_graph.ascend import deq_scale_to_float
         >>> deq_scale_to_float(numpy.array([0x3F800000], numpy.uint64)).tolist()

@@ -108,7 +108,7 @@ def export_model(
         InputError: the model cannot be used, holds nothing for the operator, or ``compress_excutor`` failed.
         OSError: a file cannot be written.
 
-    Example:
+    Examples:
         >>> from mcd_graph.ascend import export_model
         >>> export_model("model.onnx", "exported").device_ready  # the open codec is for the CPU
         False

@@ -70,7 +70,7 @@ def read_dat(folder: str | os.PathLike[str]) -> dict[str, CompressedLayer]:
         InputError: a part is missing or of the wrong size, or streams are not of the codec that the folder says.
         OSError: a file cannot be read.
 
-    Example:
+    Examples:
         >>> import numpy
         >>> from mcd_graph.ascend import CompressConfig, Compressor, read_dat
         >>> numpy.save("weight.npy", {"query": numpy.zeros((64, 128), numpy.int8)})

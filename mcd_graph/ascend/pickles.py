@@ -44,7 +44,7 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
         FileNotFoundError: there is no such file.
         InputError: the file is not a .npy, or holds anything else than a dict of names and plain arrays.
 
-    Example:
+    Examples:
         >>> import numpy
         >>> from mcd_graph.ascend import load_weights
         >>> numpy.save("weight.npy", {"query": numpy.zeros((64, 128), numpy.int8)})

@@ -31,7 +31,7 @@ def read_safetensors(
         FileNotFoundError: a file is missing.
         InputError: a file is damaged, the two do not fit each other, or streams are not of the codec that they say.
 
-    Example:
+    Examples:
         >>> import numpy
         >>> from mcd_graph.ascend import CompressConfig, Compressor, read_safetensors
         >>> weight = {"query.weight": numpy.zeros((64, 128), numpy.int8)}
