@@ -75,11 +75,17 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     except OSError as error:
         return _complain(_describe(error))
     except (KeyboardInterrupt, typer.Abort):
-        _complain("interrupted; no file was left half-written")
-        return 128 + signal.SIGINT
+        return _interrupted()
     except SystemExit:  # how typer and rich end when the reader of the output went away, as `head` does
         return 128 + signal.SIGPIPE
+    if status == 128 + signal.SIGINT:  # what typer makes of KeyboardInterrupt
+        return _interrupted()
     return status if isinstance(status, int) else 0
+
+
+def _interrupted() -> int:
+    _complain("interrupted; no file was left half-written")
+    return 128 + signal.SIGINT
 
 
 def _complain(message: str) -> int:
