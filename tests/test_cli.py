@@ -1,5 +1,6 @@
 """The command line: exit status, one line for each error, nothing half-written."""
 
+import contextlib
 import json
 import os
 import signal
@@ -227,3 +228,50 @@ def test_a_reader_that_goes_away(model: Path) -> None:
     os.close(written)
     assert result.stderr == ""
     assert result.returncode == 128 + signal.SIGPIPE, "not 1, which means that a check found a difference"
+
+
+BAR = """
+import sys
+from mcd_graph import cli
+cli._SECONDS_WITHOUT_BAR = float(sys.argv[1])
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+def on_terminal(cwd: Path, seconds: float, *arguments: object) -> str:
+    """Return what a command writes to standard error when that is a terminal."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", BAR, str(seconds), *map(str, arguments)]
+    environment = {**os.environ, "COLUMNS": "120", "TERM": "xterm"}
+    result = subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=theirs, cwd=cwd, env=environment)
+    os.close(theirs)
+    assert result.returncode == 0
+    written = b""
+    # The other end is closed: what comes after the last byte is an error on Linux.
+    with contextlib.suppress(OSError):
+        while piece := os.read(ours, 4096):
+            written += piece
+    os.close(ours)
+    return written.decode()
+
+
+def test_progress_bars(model: Path, out: Path) -> None:
+    compress = ["compress", model, out / "m.onnx", "--force"]
+    shown = on_terminal(out, 0, *compress)
+    assert "compressing" in shown
+    assert "/s" in shown
+    assert ":" in shown, "the time that remains"
+    assert on_terminal(out, 60, *compress) == "", "none for what takes no time"
+    assert on_terminal(out, 0, *compress, "--json") == ""
+    assert on_terminal(out, 0, *compress, "--quiet") == ""
+    assert "restoring" in on_terminal(out, 0, "restore", out / "m.onnx", out / "plain.onnx")
+
+
+def test_quiet_and_json(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compress", str(model), str(out / "m.onnx"), "--quiet"]) == 0
+    assert main(["restore", str(out / "m.onnx"), str(out / "plain.onnx"), "--quiet"]) == 0
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "")
+    assert main(["compress", str(model), str(out / "m.onnx"), "--json", "--inline", "--force"]) == 0
+    assert json.loads(capsys.readouterr().out)["totals"]["lowered"] == 3
+    assert not (out / "m.data").exists()

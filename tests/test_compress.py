@@ -7,10 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from samples import K, N, digests, float_model, gaussian_weight, text_model, uniform_weight, write, write_external
 
-from mcd_graph import InputError, NothingToCompressError, Progress, compress_model, pack_weight, unpack_weight
+from mcd_graph import (
+    InputError,
+    NothingToCompressError,
+    Progress,
+    compress_model,
+    get_library_path,
+    pack_weight,
+    restore_model,
+    unpack_weight,
+    verify_model,
+)
 from mcd_graph.loading import read_proto
 from mcd_graph.report import SCHEMA_VERSION
 
@@ -79,6 +90,42 @@ def test_metadata_and_names_stay(model: Path, out: Path) -> None:
         *((opset.domain, opset.version) for opset in before.opset_import), ("mcd", 1),
     }  # fmt: skip
     onnx.checker.check_model(str(out / "m.mcd.onnx"), full_check=True)
+
+
+def test_inline(model: Path, out: Path) -> None:
+    """One file, which a session takes as bytes, and which computes what the original does."""
+    report = compress_model(model, out / "m.onnx", inline=True)
+    assert digests(out).keys() == {"m.onnx"}
+    content = (out / "m.onnx").read_bytes()
+    assert report.totals.file_bytes_after == len(content) < model.stat().st_size
+    options = ort.SessionOptions()
+    options.register_custom_ops_library(get_library_path())
+    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    reference = ort.InferenceSession(model.read_bytes(), providers=["CPUExecutionProvider"])
+    ids = np.arange(30).reshape(3, 10)
+    for ours, theirs in zip(*(s.run(None, {"ids": ids, "mask": ids % 2}) for s in (session, reference)), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    restore_model(out / "m.onnx", out / "plain.onnx", inline=True)
+    assert digests(out).keys() == {"m.onnx", "plain.onnx"}
+    assert verify_model(model, out / "plain.onnx").identical
+
+
+def test_inline_takes_the_place_of_a_model_with_data(model: Path, out: Path) -> None:
+    compress_model(model, out / "m.onnx")
+    assert digests(out).keys() == {"m.onnx", "m.data"}
+    compress_model(model, out / "m.onnx", inline=True, force=True)
+    assert digests(out).keys() == {"m.onnx"}
+    compress_model(model, out / "m.onnx", force=True)
+    assert digests(out).keys() == {"m.onnx", "m.data"}
+
+
+@pytest.mark.parametrize("limit", [20_000, 80_000], ids=["while packing", "at the end"])
+def test_too_large_for_inline(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr("mcd_graph.saving.MODEL_BYTES_LIMIT", limit)
+    with pytest.raises(InputError, match="larger than 2 GiB, which no ONNX file can be"):
+        compress_model(model, out / "m.onnx", inline=True)
+    assert digests(out) == {}
+    compress_model(model, out / "m.onnx")
 
 
 class OutOfOrder(Executor):

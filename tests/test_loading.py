@@ -1,6 +1,7 @@
 """Files from strangers: every refusal names the tensor and the reason, and nothing outside is read."""
 
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -168,6 +169,106 @@ def test_models_that_are_refused(model: Path, damage: Callable[[onnx.ModelProto]
     with pytest.raises(InputError, match=message) as caught:
         load_model(write(proto, model))
     assert "\n" not in str(caught.value)
+
+
+def nested_bytes(depth: int) -> bytes:
+    """A model file of Ifs inside of each other, written by hand: protobuf would refuse to copy it."""
+
+    def field(number: int, content: bytes) -> bytes:
+        size, digits = len(content), b""
+        while size > 127:
+            digits, size = digits + bytes([size & 127 | 128]), size >> 7
+        return bytes([number << 3 | 2]) + digits + bytes([size]) + content
+
+    graph = b""
+    for _ in range(depth):
+        attribute = field(1, b"then_branch") + field(6, graph) + b"\xa0\x01\x05"
+        graph = field(1, field(2, b"y") + field(4, b"If") + field(5, attribute))
+    return b"\x08\x08" + field(8, b"\x10\x12") + field(7, graph)
+
+
+def nested_proto(depth: int) -> onnx.ModelProto:
+    model = text_model()
+    graph = model.graph
+    for _ in range(depth):
+        node = graph.node.add(op_type="If", output=["deep"])
+        attribute = node.attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH)
+        graph = attribute.g
+    return model
+
+
+@pytest.mark.parametrize("depth", [40, 5000])
+def test_deeply_nested_graphs(tmp_path: Path, depth: int) -> None:
+    path = tmp_path / "deep.onnx"
+    path.write_bytes(nested_bytes(depth))
+    with pytest.raises(InputError, match=r"deep\.onnx: its graphs or types are nested too deeply"):
+        load_model(path)
+    with pytest.raises(InputError, match="the given ModelProto: its graphs are nested more than 32 deep"):
+        load_model(nested_proto(depth))
+
+
+def test_graphs_may_be_nested(tmp_path: Path) -> None:
+    path = tmp_path / "deep.onnx"
+    path.write_bytes(nested_bytes(20))
+    assert len(list(load_model(path).graph.subgraphs())) == 20
+
+
+def with_functions(**calls: list[str]) -> onnx.ModelProto:
+    """The text model with local functions that call each other, the first of them called by the graph."""
+    model = text_model()
+    model.opset_import.add(domain="local", version=1)
+    for name, called in calls.items():
+        nodes = [onnx.helper.make_node(op, ["x"], [f"x{i}"], domain="local") for i, op in enumerate(called)]
+        opsets = [onnx.helper.make_opsetid("local", 1)]
+        model.functions.append(onnx.helper.make_function("local", name, ["x"], ["x0"], nodes, opsets))
+    model.graph.node.append(onnx.helper.make_node(next(iter(calls)), ["y"], ["called"], domain="local"))
+    return model
+
+
+def test_functions_that_call_each_other_in_a_circle(tmp_path: Path) -> None:
+    for calls, circle in (
+        ({"F": ["F"]}, "F calls F"),
+        ({"F": ["G"], "G": ["H", "Other"], "H": ["G"]}, "G calls H calls G"),
+    ):
+        with pytest.raises(InputError, match=f"its local functions call each other in a circle: {circle}"):
+            load_model(write(with_functions(**calls), tmp_path / "m.onnx"))
+
+
+def test_functions_that_unfold_without_end(tmp_path: Path) -> None:
+    """Forty functions, each of which calls the next one twice."""
+    calls = {f"F{i}": [f"F{i + 1}", f"F{i + 1}"] for i in range(40)}
+    with pytest.raises(InputError, match="its local functions unfold into more than 10,000,000 nodes"):
+        load_model(write(with_functions(**calls), tmp_path / "m.onnx"))
+    short = {name: calls[name] for name in list(calls)[:10]}
+    assert len(load_model(write(with_functions(**short), tmp_path / "m.onnx")).functions) == 10
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "directory"])
+def test_what_is_not_a_regular_file(external: Path, kind: str) -> None:
+    """Neither a model nor its data is read from a pipe, which may never end; nobody waits for a writer either."""
+    path = external.parent / "special"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        try:
+            os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))  # /dev/zero has no end
+        except PermissionError:
+            pytest.skip("only root can make devices")
+    else:
+        path.mkdir()
+    with pytest.raises((InputError, IsADirectoryError), match=r"is not a regular file|Is a directory"):
+        load_model(path)
+    tamper(external, location="special")
+    with pytest.raises(InputError, match="is not a regular file"):
+        load_model(external)
+
+
+def test_files_larger_than_a_message(tmp_path: Path) -> None:
+    path = tmp_path / "m.data"
+    with path.open("wb") as file:
+        file.truncate(1 << 31)  # takes no space
+    with pytest.raises(InputError, match="is not an ONNX model: it is larger than 2 GiB"):
+        load_model(path)
 
 
 def test_a_proto_cannot_refer_to_files(external: Path) -> None:

@@ -216,6 +216,41 @@ def test_a_living_writer_is_left_alone(model: Path, out: Path) -> None:
     assert tensors(out / "m.onnx") == tensors(model)
 
 
+def test_links_at_the_destination_are_replaced_not_followed(model: Path, out: Path, tmp_path: Path) -> None:
+    victims = [tmp_path / name for name in ("victim.onnx", "victim.data")]
+    for victim, name in zip(victims, ("m.onnx", "m.data"), strict=True):
+        victim.write_text("not yours")
+        (out / name).symlink_to(victim)
+    with pytest.raises(FileExistsError):
+        save(model, out / "m.onnx")
+    save(model, out / "m.onnx", force=True)
+    assert [victim.read_text() for victim in victims] == ["not yours"] * 2
+    assert not (out / "m.onnx").is_symlink()
+    assert not (out / "m.data").is_symlink()
+
+
+def test_data_of_another_place_is_not_removed(model: Path, out: Path) -> None:
+    """The model that is replaced may claim any file as its data; only names that we give are ours to remove."""
+    (out / "notes.txt").write_text("mine")
+    (out.parent / "m.data").write_text("mine too")
+    for location in ("notes.txt", "../m.data", "sub/../../m.data", str(out.parent / "m.data")):
+        proto = text_model()
+        tensor = proto.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=location)
+        write(proto, out / "m.onnx")
+        save(model, out / "m.onnx", force=True)
+        assert (out / "notes.txt").read_text() == "mine"
+        assert (out.parent / "m.data").read_text() == "mine too"
+
+
+def test_a_pipe_that_is_named_like_a_leftover(model: Path, out: Path) -> None:
+    os.mkfifo(out / ".m.onnx.mcd-tmp-000000000000.onnx")
+    save(model, out / "m.onnx")
+    assert {path.name for path in out.iterdir()} == {"m.onnx", "m.data"}
+
+
 @contextlib.contextmanager
 def small_disk(directory: Path, size: str) -> Iterator[None]:
     if os.geteuid() != 0:
