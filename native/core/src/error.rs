@@ -77,7 +77,24 @@ pub enum Error {
         /// Elements given.
         found: usize,
     },
+    /// What the shape calls for cannot be allocated.
+    #[error("out of memory: {bytes} bytes for {what}")]
+    Memory {
+        /// What for.
+        what: &'static str,
+        /// How many.
+        bytes: usize,
+    },
     /// The kernel asked for does not exist or cannot run on this processor.
     #[error("kernel {0:?} is not available here (available: {available})", available = crate::dispatch::available_names())]
     Kernel(String),
+}
+
+/// An empty vector with room for `len` elements, whose number a file declares: where it cannot be had, that is an error
+/// of the file, not the end of the process.
+pub(crate) fn with_room<T>(len: usize, what: &'static str) -> Result<Vec<T>, Error> {
+    let mut vec = Vec::new();
+    let bytes = len.saturating_mul(size_of::<T>());
+    vec.try_reserve_exact(len).map_err(|_| Error::Memory { what, bytes })?;
+    Ok(vec)
 }

@@ -4,7 +4,7 @@ use crate::arch::{Extent, TileCode};
 use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, PANEL};
 use crate::container::{CompressedWeight, Tile};
 use crate::dispatch::Kernel;
-use crate::error::Error;
+use crate::error::{Error, with_room};
 
 /// The weight (n, k), row-major; checks every checksum and every code word.
 pub fn unpack(weight: &CompressedWeight, x2: &[u8], kernel: Kernel) -> Result<Vec<u8>, Error> {
@@ -12,7 +12,8 @@ pub fn unpack(weight: &CompressedWeight, x2: &[u8], kernel: Kernel) -> Result<Ve
     let (k, n) = (geometry.k(), geometry.n());
     let flip = weight.weight_type().flip();
     let code = weight.code().cloned().map(TileCode::from);
-    let mut out = vec![0; n * k];
+    let mut out = with_room(n * k, "a decoded weight")?;
+    out.resize(n * k, 0);
     let mut symbols = Vec::new();
     for t in 0..geometry.tiles() {
         let shape = geometry.tile(t);

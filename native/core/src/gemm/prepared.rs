@@ -9,7 +9,7 @@ use crate::codec::WeightType;
 use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL, TileShape};
 use crate::container::{CompressedWeight, Tile};
 use crate::dispatch::Kernel;
-use crate::error::Error;
+use crate::error::{Error, with_room};
 use crate::parallel::{Parallel, Scoped, Serial};
 use std::sync::Mutex;
 
@@ -149,12 +149,16 @@ impl PreparedWeight {
         let geometry = *self.weight.geometry();
         let columns = geometry.tile_columns();
         // One where k is real, zero in the padding: a product with it is the column sum.
-        let mut ones = vec![1i8; geometry.padded_k()];
+        let mut ones = with_room(geometry.padded_k(), "a row of activations")?;
+        ones.resize(geometry.padded_k(), 1i8);
         ones[geometry.k()..].fill(0);
+        let mut column_sums = with_room(geometry.tiles_n() * columns, "column sums")?;
         let kernel = self.kernel.tile();
         let mut decoded = Aligned::default();
         if options.residency == Residency::Decoded {
-            decoded.reset(geometry.padded_n() * geometry.padded_k());
+            let len = geometry.padded_n() * geometry.padded_k();
+            drop(with_room::<u8>(len, "a decoded weight")?);
+            decoded.reset(len);
         }
         let panel = geometry.padded_k() * PANEL;
         // The decoded symbols of each strip, or nothing.
@@ -221,7 +225,6 @@ impl PreparedWeight {
             let (symbols, sums) = &mut *guard;
             *sums = strip(tn, symbols);
         });
-        let mut column_sums = Vec::with_capacity(geometry.tiles_n() * columns);
         for strip in strips {
             column_sums.extend(strip.into_inner().expect("no panics above").1?);
         }
