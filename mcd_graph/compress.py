@@ -193,7 +193,9 @@ def _why_nothing(plan: LoweringPlan) -> str:
     sites = plan.sites
     if not sites:
         compressed = OP_DOMAIN in plan.model.opset_imports
-        return "it is compressed already" if compressed else "it has no quantised matrix multiplication"
+        if compressed:
+            return "it is compressed already"
+        return "it has no quantised matrix multiplication; quantise it to int8 first"
     reasons = Counter(site.reason for site in sites)
     reason, count = reasons.most_common(1)[0]
     return f"all {len(sites)} quantised matrix multiplications are kept, {count} because {reason}"

@@ -22,6 +22,7 @@ def test_public_names() -> None:
         "Progress",
         "Report",
         "Verification",
+        "WorkerError",
         "compress_model",
         "get_library_path",
         "pack_weight",
