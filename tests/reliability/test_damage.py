@@ -24,7 +24,7 @@ SAMPLED_OR_ALL = [pytest.param(29, id="sampled"), pytest.param(1, id="every-bit"
 def test_the_small_model_has_every_kind_of_tile() -> None:
     model = small.lowered_model()
     arrays = [onnx.numpy_helper.to_array(small.tensor(model, name)) for name in ("w.x2", "w.compress_index")]
-    info = next(attribute.ints for attribute in model.graph.node[1].attribute if attribute.name == "compress_info")
+    info = next(attribute.ints for attribute in model.graph.node[-1].attribute if attribute.name == "compress_info")
     found = _native.inspect(*arrays, list(info))
     assert (found["coded_tiles"], found["raw_tiles"], found["constant_tiles"]) == (2, 1, 1)
 
@@ -44,7 +44,7 @@ def test_a_flipped_bit_of_a_weight_is_an_error(step: int, residency: str) -> Non
             with pytest.raises(Exception, match=r'node "/y/MatMul".*weight "w\.x2"'):
                 small.session(model.SerializeToString(), options)
         small.tensor(model, name).raw_data = pristine
-    (info,) = (attribute for attribute in model.graph.node[1].attribute if attribute.name == "compress_info")
+    (info,) = (attribute for attribute in model.graph.node[-1].attribute if attribute.name == "compress_info")
     pristine_info = list(info.ints)
     for bit in range(0, 64 * len(pristine_info), step):
         damaged_info = np.array(pristine_info, np.int64)
@@ -61,9 +61,9 @@ def test_a_flipped_bit_of_the_model_file(step: int, tmp_path: Path) -> None:
     path = write(model, tmp_path / "m.onnx")
     content = path.read_bytes()
     outcomes = child(tmp_path, "flip_model_bits", path, 0, step)
-    assert sum(len(bits) for key, bits in outcomes.items() if key != "unnoticed") == len(
-        range(0, 8 * len(content), step)
-    )
+    tried = set(range(0, 8 * len(content), step))
+    verdicts = [outcomes[key] for key in ("refused", "failed", "same", "different")]
+    assert sorted(bit for bits in verdicts for bit in bits) == sorted(tried)
 
     weights = [small.tensor(model, name).raw_data for name in ("w.x2", "w.compress_index")]
     starts = [content.index(data) for data in weights]
@@ -71,7 +71,8 @@ def test_a_flipped_bit_of_the_model_file(step: int, tmp_path: Path) -> None:
         bit for start, data in zip(starts, weights, strict=True) for bit in range(8 * start, 8 * (start + len(data)))
     }
     refused = set(outcomes["refused"])
-    assert inside & set(range(0, 8 * len(content), step)) <= refused
+    assert inside & tried <= refused
+    assert inside & set(outcomes["checked"])
     assert not inside & set(outcomes["unnoticed"]), "mcd inspect --check finds all damage of a weight"
 
     for bit in outcomes["different"]:
@@ -79,7 +80,8 @@ def test_a_flipped_bit_of_the_model_file(step: int, tmp_path: Path) -> None:
         damaged[bit // 8] ^= 1 << bit % 8
         other = onnx.ModelProto.FromString(bytes(damaged))
         assert other != model
-        (theirs,) = ReferenceEvaluator(other, new_ops=[MatmulCompressDequant]).run(None, {"x": small.X})
+        with np.errstate(over="ignore"):
+            (theirs,) = ReferenceEvaluator(other, new_ops=[MatmulCompressDequant]).run(None, {"x": small.X})
         (ours,) = small.session(bytes(damaged)).run(None, {"x": small.X})
         assert ours.tobytes() == np.asarray(theirs).tobytes(), bit
 

@@ -1,10 +1,20 @@
 """The functions that tests run in processes of their own; every argument is text."""
 
+import ctypes
+import gc
+import hashlib
+import itertools
 import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 from reliability import small
 
 from mcd_graph.integrity import check_model
@@ -17,20 +27,24 @@ def flip_model_bits(path: str, first: str, step: str) -> dict[str, Any]:
 
     Returns:
         Positions of bits by outcome: ``refused`` by a session's creation, ``failed`` at the run, ``same`` bytes, or
-        ``different`` ones; and ``odd``: what `check_model` answered with anything but a verdict.
+        ``different`` ones; and which of the refused ones `check_model` looked at, and did not notice.
     """
     pristine = Path(path).read_bytes()
     expected = small.session(pristine).run(None, {"x": small.X})[0]
-    outcomes: dict[str, list[Any]] = {key: [] for key in ("refused", "failed", "same", "different", "unnoticed")}
+    outcomes: dict[str, list[Any]] = {
+        key: [] for key in ("refused", "failed", "same", "different", "checked", "unnoticed")
+    }
     damaged_file = Path("damaged.onnx")
     for bit in range(int(first), 8 * len(pristine), int(step)):
         content = bytearray(pristine)
         content[bit // 8] ^= 1 << bit % 8
         outcome = _outcome(bytes(content), expected)
         outcomes[outcome].append(bit)
-        damaged_file.write_bytes(content)
-        if check_model(damaged_file).intact and outcome == "refused":
-            outcomes["unnoticed"].append(bit)
+        if outcome == "refused" and bit % 5 == 0:  # a check takes several times as long
+            damaged_file.write_bytes(content)
+            outcomes["checked"].append(bit)
+            if check_model(damaged_file).intact:
+                outcomes["unnoticed"].append(bit)
     return outcomes
 
 
@@ -76,3 +90,186 @@ def overwrite_while_open(path: str, residency: str, rounds: str) -> dict[str, in
         os.pwrite(file, pristine, 0)
         counts["restored"] += session.run(None, {"x": x})[0].tobytes() == expected
     return counts
+
+
+# Load
+
+
+def _batches(session: ort.InferenceSession, rows: Sequence[int]) -> list[dict[str, np.ndarray]]:
+    """Return inputs with these numbers of rows, the same in every process."""
+    rng = np.random.default_rng(4)
+    (x,) = session.get_inputs()
+    return [{x.name: rng.standard_normal((count, x.shape[-1])).astype(np.float32)} for count in rows]
+
+
+def _digest(session: ort.InferenceSession, rows: Sequence[int] = (1, 2, 7, 30)) -> str:
+    """Return the SHA-256 of a session's outputs."""
+    digest = hashlib.sha256()
+    for feed in _batches(session, rows):
+        digest.update(session.run(None, feed)[0].tobytes())
+    return digest.hexdigest()
+
+
+def digest(path: str) -> str:
+    """Return the digest of a model's outputs in an ordinary session."""
+    return _digest(small.session(Path(path)))
+
+
+def hammer(path: str, threads: str, runs: str) -> dict[str, int]:
+    """Run one session from several threads at once.
+
+    Returns:
+        How many runs were made, and how many gave other bytes than the first.
+    """
+    session = small.session(Path(path), small.options(threads=2))
+    feeds = _batches(session, (1, 2, 3, 5, 8, 13))
+    expected = [session.run(None, feed)[0].tobytes() for feed in feeds]
+
+    def work(_: int) -> int:
+        wrong = 0
+        for number in range(int(runs)):
+            (y,) = session.run(None, feeds[number % len(feeds)])
+            wrong += y.tobytes() != expected[number % len(feeds)]
+        return wrong
+
+    with ThreadPoolExecutor(int(threads)) as pool:
+        wrong = sum(pool.map(work, range(int(threads))))
+    return {"runs": int(threads) * int(runs), "wrong": wrong}
+
+
+def come_and_go(path: str, sessions: str, residency: str) -> list[dict[str, int]]:
+    """Create, run and destroy sessions in a loop.
+
+    Returns:
+        After every 20 sessions: private memory in bytes, threads and open files of this process.
+    """
+    samples = []
+    for number in range(int(sessions)):
+        config = {"mcd.residency": residency}
+        session = small.session(Path(path), small.options(threads=2, spin=False, config=config))
+        session.run(None, _batches(session, (1 + number % 5,))[0])
+        del session
+        if number % 20 == 19:
+            gc.collect()
+            # Freed memory goes back to the system, so that what is left is in use.
+            ctypes.CDLL(None).malloc_trim(0)
+            samples.append(
+                {
+                    "private": memory("/proc/self/smaps_rollup")["private"],
+                    "threads": entries("/proc/self/task"),
+                    "files": entries("/proc/self/fd"),
+                }
+            )
+    return samples
+
+
+def entries(folder: str) -> int:
+    """Count what is in a folder."""
+    return sum(1 for _ in Path(folder).iterdir())
+
+
+def memory(path: str, of: str = "") -> dict[str, int]:
+    """Add up, in bytes, what /proc tells of the mappings whose line has ``of`` in it."""
+    totals = dict.fromkeys(("rss", "pss", "private"), 0)
+    names = {"Rss": "rss", "Pss": "pss", "Private_Clean": "private", "Private_Dirty": "private"}
+    counts = False
+    for line in Path(path).read_text().splitlines():
+        field, *rest = line.split()
+        if field.endswith(":"):
+            if counts and field[:-1] in names:
+                totals[names[field[:-1]]] += 1024 * int(rest[0])
+        else:
+            counts = of in line
+    return totals
+
+
+def share(path: str) -> dict[str, Any]:
+    """Open a model, run it, and wait; measure the mapping of its data file when told to, and end when told to.
+
+    Returns:
+        The digest of the outputs, and the mapping's resident, proportional and private bytes.
+    """
+    session = small.session(Path(path), small.options(threads=1))
+    digest = _digest(session)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    sizes = memory("/proc/self/smaps", str(Path(path).with_suffix(".data")))
+    sys.stdout.write("measured\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    return {"digest": digest, **sizes}
+
+
+def odd_threads(path: str) -> dict[str, str]:
+    """Run a model under odd settings of threads and return the digest of its outputs under each."""
+    found = {}
+    for threads in range(1, 17):
+        for spin in (True, False):
+            given = small.options(threads=threads, spin=spin)
+            found[f"{threads} threads, spinning {spin}"] = _digest(small.session(Path(path), given))
+    for threads, inter in itertools.product((1, 2, 5), (1, 2, 8)):
+        given = small.options(threads=threads, spin=threads == 2)
+        given.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+        given.inter_op_num_threads = inter
+        found[f"{threads} threads, {inter} nodes at a time"] = _digest(small.session(Path(path), given))
+    for key, value in {
+        "session.dynamic_block_base": "4",
+        "session.force_spinning_stop": "1",
+        "session.intra_op_thread_affinities": "1;1",
+    }.items():
+        given = small.options(threads=3, spin=True, config={key: value})
+        found[f"{key} {value}"] = _digest(small.session(Path(path), given))
+    return found
+
+
+def cancel(path: str, tries: str, parallel: str) -> dict[str, int]:
+    """Terminate runs from another thread, at many moments, and run again undisturbed after each.
+
+    Returns:
+        How many runs ended with an error, and how many with a result; how many of these and of the undisturbed ones
+        gave other bytes.
+    """
+    given = small.options(threads=2)
+    if parallel == "True":
+        given.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+        given.inter_op_num_threads = 2
+    session = small.session(Path(path), given)
+    (feed,) = _batches(session, (1000,))
+    expected = session.run(None, feed)[0].tobytes()
+    start = time.perf_counter()
+    session.run(None, feed)
+    usual = time.perf_counter() - start
+    counts = dict.fromkeys(("cancelled", "finished", "wrong"), 0)
+    for number in range(int(tries)):
+        run = ort.RunOptions()
+        timer = threading.Timer(usual * number / int(tries), setattr, (run, "terminate", True))
+        timer.start()
+        try:
+            (y,) = session.run(None, feed, run)
+            counts["finished"] += 1
+            counts["wrong"] += y.tobytes() != expected
+        except Exception as error:  # noqa: BLE001  (onnxruntime's exceptions share no base class)
+            counts["cancelled" if "terminate" in str(error) else "wrong"] += 1
+        timer.join()
+        counts["wrong"] += session.run(None, feed)[0].tobytes() != expected
+    return counts
+
+
+def shared_pool(path: str, threads: str) -> dict[str, Any]:
+    """Run several sessions at once that all use one pool of threads.
+
+    Returns:
+        The different digests of their outputs, and how many threads the sessions added.
+    """
+    ort.set_global_thread_pool_sizes(int(threads), int(threads))
+    before = entries("/proc/self/task")
+    sessions = []
+    for _ in range(4):
+        given = small.options(threads=0)
+        given.use_per_session_threads = False
+        sessions.append(small.session(Path(path), given))
+    added = entries("/proc/self/task") - before
+    with ThreadPoolExecutor(len(sessions)) as pool:
+        found = list(pool.map(_digest, sessions * 25))
+    return {"found": sorted(set(found)), "added": added}
