@@ -1,7 +1,8 @@
 """Single nodes with the result that the operator's definition gives them, for any machine that has onnxruntime.
 
-``python nodes.py write FOLDER`` needs mcd_graph; ``python nodes.py run FOLDER LIBRARY`` needs NumPy and onnxruntime
-alone, so that another processor, or an emulator of one, can be held to the same bytes.
+``python nodes.py write FOLDER`` needs mcd_graph; ``python nodes.py run FOLDER LIBRARY`` and ``python nodes.py compare
+ORIGINAL COMPRESSED LIBRARY`` need NumPy and onnxruntime alone, so that another processor, or an emulator of one, can be
+held to the same bytes.
 """
 
 import platform
@@ -99,16 +100,32 @@ def run(folder: Path, library: str, threads: Sequence[int] = (1, 2)) -> Iterator
             x1, expected = arrays["x1"], arrays["y"]
         for count in threads:
             for residency in RESIDENCIES:
-                options = ort.SessionOptions()
-                options.log_severity_level = 4
-                options.intra_op_num_threads = count
-                options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-                options.add_session_config_entry("mcd.residency", residency)
-                options.register_custom_ops_library(library)
-                session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+                session = open_session(path, library, count, residency)
                 (y,) = session.run(None, {"x1": x1})
                 same = y.dtype == expected.dtype and y.tobytes() == expected.tobytes()
                 yield f"{path.stem}, {count} threads, {residency}", same
+
+
+def compare(original: Path, compressed: Path, library: str) -> Iterator[tuple[str, bool]]:
+    """Run two models of token ids and masks on the same inputs; yield what was run, and whether the bytes are equal."""
+    sessions = [open_session(path, library) for path in (original, compressed)]
+    for length in (1, 7, 16):
+        ids = np.arange(1, length + 1).reshape(1, length)
+        feed = {each.name: np.ones_like(ids) if "mask" in each.name else ids for each in sessions[0].get_inputs()}
+        ours, theirs = ([y.tobytes() for y in session.run(None, feed)] for session in sessions)
+        yield f"length {length}", ours == theirs
+
+
+def open_session(path: Path, library: str, threads: int = 1, residency: str = "compressed") -> ort.InferenceSession:
+    """Open a model as it is, without graph optimisations."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("mcd.residency", residency)
+    options.register_custom_ops_library(library)
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def main() -> int:
@@ -116,7 +133,10 @@ def main() -> int:
     if sys.argv[1] == "write":
         sys.stdout.write(f"{write(Path(sys.argv[2]))} nodes\n")
         return 0
-    results = list(run(Path(sys.argv[2]), sys.argv[3]))
+    if sys.argv[1] == "run":
+        results = list(run(Path(sys.argv[2]), sys.argv[3]))
+    else:
+        results = list(compare(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]))
     different = [what for what, same in results if not same]
     where = f"{platform.machine()}, onnxruntime {ort.__version__}"
     sys.stdout.write("".join(f"different: {what}\n" for what in different))

@@ -53,8 +53,14 @@ def test_eight_threads_on_one_session_with_threads_of_its_own(large: Path, tmp_p
     assert child(tmp_path, "hammer", large, 8, 300) == {"runs": 2400, "wrong": 0}
 
 
-@pytest.mark.parametrize("residency", ["compressed", "decoded"])
-@pytest.mark.parametrize("sessions", [60, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("sessions", "residency"),
+    [
+        (60, "compressed"),
+        pytest.param(400, "compressed", marks=pytest.mark.slow),
+        pytest.param(400, "decoded", marks=pytest.mark.slow),
+    ],
+)
 def test_sessions_that_come_and_go_leave_nothing(sessions: int, residency: str, large: Path, tmp_path: Path) -> None:
     first, *_, last = child(tmp_path, "come_and_go", large, sessions, residency)[0 if sessions < 100 else 4 :]
     assert last["threads"] == first["threads"]
@@ -100,7 +106,7 @@ def test_odd_settings_of_threads_where_they_take_parts(large: Path, tmp_path: Pa
     assert len(set(found.values())) == 1, found
 
 
-@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("parallel", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_can_be_cancelled_and_the_session_goes_on(parallel: bool, tmp_path: Path) -> None:
     model = chain(tmp_path, layers=40, size=128)
     counts = child(tmp_path, "cancel", model, 50, parallel)
@@ -109,7 +115,9 @@ def test_a_run_can_be_cancelled_and_the_session_goes_on(parallel: bool, tmp_path
     assert counts["cancelled"] + counts["finished"] == 50
 
 
-@pytest.mark.parametrize("threads", [1, 2, 8])
+@pytest.mark.parametrize(
+    "threads", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_sessions_that_share_a_pool_of_threads(threads: int, large: Path, tmp_path: Path) -> None:
     found = child(tmp_path, "shared_pool", large, threads)
     assert found["found"] == [child(tmp_path, "digest", large)]

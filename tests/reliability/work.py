@@ -271,5 +271,5 @@ def shared_pool(path: str, threads: str) -> dict[str, Any]:
         sessions.append(small.session(Path(path), given))
     added = entries("/proc/self/task") - before
     with ThreadPoolExecutor(len(sessions)) as pool:
-        found = list(pool.map(_digest, sessions * 25))
+        found = list(pool.map(_digest, sessions * 6))
     return {"found": sorted(set(found)), "added": added}
