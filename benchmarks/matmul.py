@@ -8,13 +8,9 @@ compared byte for byte first. `--json FILE` appends the rows to a record.
 """
 
 import argparse
-import itertools
 import json
 import os
-import platform
-import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +20,8 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 import mcd_graph
+from mcd_graph import bench
+from mcd_graph.machine import this_machine
 
 
 def gaussian_weights(k: int, n: int, sigma: float, seed: int) -> npt.NDArray[np.int8]:
@@ -70,27 +68,21 @@ def interleaved(
     sessions: dict[str, ort.InferenceSession], feed: dict[str, npt.NDArray[np.generic]], seconds: float
 ) -> dict[str, float]:
     """Median seconds of a run of each session; they take turns until the time is up, at least five each."""
-    times: dict[str, list[float]] = {name: [] for name in sessions}
-    deadline = time.perf_counter() + seconds
-    for turn in itertools.count():
-        for name, contestant in sessions.items():
-            start = time.perf_counter()
-            contestant.run(None, feed)
-            times[name].append(time.perf_counter() - start)
-        if turn >= 5 and time.perf_counter() > deadline:
-            break
-    # The first turn warms caches and pools.
-    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+    times = bench.interleaved(list(sessions.values()), feed, repeats=5, seconds=seconds)
+    return dict(zip(sessions, (np.median(times, axis=1) / 1e3).tolist(), strict=True))
 
 
 def processor() -> str:
     """Name of this machine's processor."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.machine()
+    return this_machine().processor
+
+
+def append(record: Path, rows: list[dict[str, object]]) -> None:
+    """Adds rows to a record, each with the machine that it was measured on."""
+    machine = this_machine()
+    with record.open("a") as file:
+        for row in rows:
+            file.write(json.dumps(row | {"processor": machine.processor, "onnxruntime": machine.onnxruntime}) + "\n")
 
 
 def main() -> None:
@@ -109,7 +101,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     profiles = arguments.profiles.split(",")
-    rows = []
+    rows: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory() as folder:
         original = Path(folder) / "original.onnx"
         layers_model(
@@ -160,9 +152,7 @@ def main() -> None:
                     )
                 print(f"{m:>5} {threads:>7} {base * 1e3:>9.2f} ms " + " ".join(cells), flush=True)
     if arguments.json:
-        with arguments.json.open("a") as record:
-            for row in rows:
-                record.write(json.dumps(row | {"processor": processor(), "onnxruntime": ort.__version__}) + "\n")
+        append(arguments.json, rows)
 
 
 if __name__ == "__main__":

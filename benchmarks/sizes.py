@@ -8,7 +8,6 @@ load.
 """
 
 import argparse
-import json
 import lzma
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy.typing as npt
 import onnx
 import traceforge_title_model
 import zstandard
-from matmul import processor
+from matmul import append, processor
 from onnx import numpy_helper
 
 from mcd_graph import _native
@@ -50,7 +49,7 @@ def main() -> None:
         "xz": (lzma.compress, lzma.decompress),
     }
     folder = Path(traceforge_title_model.__file__).parent / "data" / "span"
-    rows = []
+    rows: list[dict[str, object]] = []
     print(processor())
     for model in arguments.models.split(","):
         weights = weights_of(folder / f"{model}.onnx")
@@ -65,7 +64,17 @@ def main() -> None:
                 f"  {codec:>9}: ratio {plain / stored:.3f}, {100 * over:+6.2f} % over the entropy, "  # noqa: B023
                 f"encode {rate / encode:7.1f} MB/s, decode {rate / decode:7.1f} MB/s"
             )
-            rows.append({"benchmark": "sizes", "model": model, "codec": codec, "over": over})  # noqa: B023
+            rows.append(
+                {
+                    "benchmark": "sizes",
+                    "model": model,  # noqa: B023
+                    "codec": codec,
+                    "over": over,
+                    "ratio": plain / stored,  # noqa: B023
+                    "encode_mb_s": rate / encode,
+                    "decode_mb_s": rate / decode,
+                }
+            )
 
         for profile in ("fast", "balanced", "small"):
             start = time.perf_counter()
@@ -84,9 +93,7 @@ def main() -> None:
             assert [decompress(b) for b in blobs] == sources
             row(codec, sum(map(len, blobs)), encoded - start, time.perf_counter() - encoded)
     if arguments.json:
-        with arguments.json.open("a") as record:
-            for line in rows:
-                record.write(json.dumps(line) + "\n")
+        append(arguments.json, rows)
 
 
 if __name__ == "__main__":

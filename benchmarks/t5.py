@@ -1,6 +1,6 @@
 """The T5-small title encoder end to end: batch 1, several lengths, against onnxruntime on the original.
 
-    python benchmarks/t5.py [--lengths 8,64,256] [--threads 1,2] [--profiles balanced] [--model encoder]
+    python benchmarks/t5.py [--lengths 8,64,256] [--threads 1,2] [--profiles balanced] [--json FILE]
 
 All optimisations on, in one process and in turns; the figure is the ratio of the median times (below 1: the
 compressed model is faster). What the outputs differ by, if at all, is printed too: optimised graphs are fused
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import traceforge_title_model
-from matmul import interleaved, processor, session
+from matmul import append, interleaved, processor, session
 
 import mcd_graph
 
@@ -27,8 +27,10 @@ def main() -> None:
     parser.add_argument("--profiles", default="fast,balanced,small")
     parser.add_argument("--residency", default="compressed", choices=["compressed", "decoded"])
     parser.add_argument("--seconds", type=float, default=4.0, help="per figure")
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     profiles = arguments.profiles.split(",")
+    rows: list[dict[str, object]] = []
     original = Path(traceforge_title_model.__file__).parent / "data" / "span" / "encoder.onnx"
     with tempfile.TemporaryDirectory() as folder:
         paths = {}
@@ -48,8 +50,23 @@ def main() -> None:
                 worst = {p: float(np.abs(sessions[p].run(None, feed)[0] - expected).max()) for p in profiles}
                 medians = interleaved(sessions, feed, arguments.seconds)
                 base = medians["onnxruntime"]
+                rows += [
+                    {
+                        "benchmark": "t5",
+                        "length": length,
+                        "threads": threads,
+                        "profile": profile,
+                        "residency": arguments.residency,
+                        "ratio": medians[profile] / base,
+                        "onnxruntime_ms": base * 1e3,
+                        "mcd_ms": medians[profile] * 1e3,
+                    }
+                    for profile in profiles
+                ]
                 cells = [f"{medians[p] / base:6.3f} (|Δ| {worst[p]:.0e})".rjust(18) for p in profiles]
                 print(f"{length:>6} {threads:>7} {base * 1e3:>9.2f} ms " + " ".join(cells), flush=True)
+    if arguments.json:
+        append(arguments.json, rows)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ found a difference, 2 bad usage or input. Heavy imports wait until a command nee
 import dataclasses
 import errno
 import json
+import logging
 import signal
 import sys
 import threading
@@ -66,6 +67,7 @@ _UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # the base that 
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run the command line and return its exit status; nothing but the last line of defence raises."""
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its warnings are not ours to print
     try:
         status = app(args=None if arguments is None else list(arguments), prog_name="mcd", standalone_mode=False)
     except _UsageError as error:
@@ -536,13 +538,13 @@ def _print_bench(result: "Bench") -> None:
             f"{row.speedup_low:.2f} to {row.speedup_high:.2f}",
         )
     _out.print(table)
-    table = Table("model", "files", "private", "proportional", "resident", "opening")
+    table = Table("model", "files", "anonymous", "private", "proportional", "opening")
     for column in table.columns[1:]:
         column.justify = "right"
     for one in result.contestants:
         cells = [_size(one.file_bytes)]
         if one.footprints:
-            memory = ("private_bytes", "proportional_bytes", "resident_bytes")
+            memory = ("anonymous_bytes", "private_bytes", "proportional_bytes")
             cells += [_size(round(one.median(figure))) for figure in memory]
             cells.append(f"{one.median('load_ms'):.0f} ms")
         table.add_row(escape(one.name), *cells)

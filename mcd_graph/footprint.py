@@ -33,7 +33,8 @@ class Footprint:
     """What opening a model and running it once added to a process.
 
     Attributes:
-        private_bytes: memory that no other process can share.
+        private_bytes: memory that no other process has mapped: anonymous memory, and pages of files that nobody else
+            reads just now.
         proportional_bytes: resident memory, shared pages split among those who map them (PSS).
         resident_bytes: resident memory, shared or not.
         anonymous_bytes: memory that no file backs.

@@ -1,0 +1,187 @@
+"""Draws docs/figures from the newest record: size against speed, latency against m, memory.
+
+    python benchmarks/plots.py [--record benchmarks/records/DATE-MACHINE.jsonl]
+
+Where a record has several rows of the same measurement, the last counts. A figure whose rows are missing is not drawn.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from mcd_graph.charts import COLOURS, chart
+
+ROOT = Path(__file__).parents[1]
+PROFILES = ("fast", "balanced", "small")
+MARKERS = "os^Dvp"
+
+Rows = list[dict[str, Any]]
+
+
+def select(rows: Rows, **wanted: Any) -> Rows:
+    """The rows with these values."""
+    return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+
+
+def last(rows: Rows, figure: str, **wanted: Any) -> float:
+    """A figure of the last row with these values."""
+    return float(select(rows, **wanted)[-1][figure])
+
+
+def sizes(rows: Rows) -> Callable[[Axes], None] | None:
+    """Compressed size of the T5 encoder's weights against the rate of decoding them to memory on one thread."""
+    rows = select(rows, benchmark="sizes", model="encoder")
+    codecs = list(dict.fromkeys(row["codec"] for row in rows if "decode_mb_s" in row))
+    if not codecs:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for index, codec in enumerate(codecs):
+            x, y = last(rows, "decode_mb_s", codec=codec), 100 / last(rows, "ratio", codec=codec)
+            colour = COLOURS[0] if codec in PROFILES else COLOURS[1 + index // 5]
+            axes.plot(x, y, MARKERS[index % len(PROFILES)], color=colour, markersize=8, label=codec)
+        axes.set_xscale("log")
+        _plain_log(axes)
+        axes.margins(0.18, 0.2)
+        axes.legend(loc="upper left", ncols=2)
+        axes.set(xlabel="decoded to memory, MB/s, one thread", ylabel="% of the plain size")
+
+    return draw
+
+
+def trade(rows: Rows) -> Callable[[Axes], None] | None:
+    """Size of the T5 encoder's weights against the time of a multiplication with weights from memory."""
+    matmul = select(rows, benchmark="matmul", m=1, threads=1, activation="uint8", residency="compressed")
+    small = select(rows, benchmark="sizes", model="encoder")
+    if not matmul or not any("ratio" in row for row in small):
+        return None
+
+    def draw(axes: Axes) -> None:
+        points = {"onnxruntime": (1.0, 100.0)}
+        for profile in PROFILES:
+            points[profile] = (
+                1 / last(matmul, "ratio", profile=profile),
+                100 / last([row for row in small if "ratio" in row], "ratio", codec=profile),
+            )
+        for (name, (x, y)), marker, colour in zip(points.items(), MARKERS, (COLOURS[5], *COLOURS), strict=False):
+            axes.plot(x, y, marker, color=colour, markersize=8, label=name)
+        axes.legend()
+        axes.margins(0.15)
+        axes.set(xlabel="times as fast as onnxruntime, m = 1", ylabel="% of the plain size")
+
+    return draw
+
+
+def latency(rows: Rows) -> Callable[[Axes], None] | None:
+    """Time relative to onnxruntime against m, on one thread and on two."""
+    rows = select(rows, benchmark="matmul", activation="uint8", residency="compressed")
+    if not rows:
+        return None
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(1.0, color=COLOURS[5], linestyle="--", linewidth=1.2)
+        for profile, colour, marker in zip(PROFILES, COLOURS, MARKERS, strict=False):
+            for threads, style in ((1, "-"), (2, ":")):
+                own = select(rows, profile=profile, threads=threads)
+                m = sorted({row["m"] for row in own})
+                ratios = [last(own, "ratio", m=one) for one in m]
+                label = f"{profile}, {threads} thread{'s' * (threads > 1)}"
+                axes.plot(m, ratios, linestyle=style, marker=marker, color=colour, label=label)
+        ticks = sorted({row["m"] for row in rows})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(one) for one in ticks])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(bottom=0)
+        axes.set(xlabel="m, rows of the activations", ylabel="time / onnxruntime's time")
+        axes.legend(ncols=2, loc="lower right")
+
+    return draw
+
+
+def memory(rows: Rows) -> Callable[[Axes], None] | None:
+    """Memory that one session, and four processes with a session each, add."""
+    rows = select(rows, benchmark="memory")
+    if not rows:
+        return None
+    models = ("onnxruntime", "balanced")
+    bars = (
+        ("anonymous,\none", 1, "anonymous_bytes"),
+        ("resident,\none", 1, "resident_bytes"),
+        ("private,\nfour", 4, "private_bytes"),
+        ("proportional,\nfour", 4, "proportional_bytes"),
+    )
+
+    def draw(axes: Axes) -> None:
+        for index, (model, colour) in enumerate(zip(models, (COLOURS[5], COLOURS[0]), strict=True)):
+            heights = [last(rows, figure, model=model, processes=count) / 2**20 for _, count, figure in bars]
+            drawn = axes.bar(np.arange(len(bars)) + 0.4 * (index - 0.5), heights, 0.38, color=colour, label=model)
+            axes.bar_label(drawn, [f"{height:.0f}" for height in heights], padding=2, fontsize=8)
+        axes.set_xticks(range(len(bars)), [name for name, _, _ in bars])
+        axes.set(ylabel="MiB")
+        axes.margins(y=0.12)
+        axes.legend(loc="upper left")
+
+    return draw
+
+
+def t5(rows: Rows) -> Callable[[Axes], None] | None:
+    """Time of the T5 encoder relative to onnxruntime against the length."""
+    rows = select(rows, benchmark="t5", residency="compressed")
+    if not rows:
+        return None
+    lengths = sorted({row["length"] for row in rows})
+
+    def draw(axes: Axes) -> None:
+        axes.axhline(1.0, color=COLOURS[5], linestyle="--", linewidth=1.2)
+        for index, (profile, colour) in enumerate(zip(PROFILES, COLOURS, strict=False)):
+            heights = [last(rows, "ratio", profile=profile, threads=1, length=length) for length in lengths]
+            axes.bar(np.arange(len(lengths)) + 0.27 * (index - 1), heights, 0.25, color=colour, label=profile)
+        axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
+        axes.set(xlabel="length of the input, batch 1, one thread", ylabel="time / onnxruntime's time")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+
+    return draw
+
+
+def _plain_log(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+FIGURES = {
+    "size-against-decoding": (sizes, "Size of the T5 encoder's weights against the rate of decoding, by codec"),
+    "size-against-speed": (trade, "Size against the speed of a multiplication, by profile"),
+    "latency-against-m": (latency, "Time of a multiplication relative to onnxruntime against m, by profile"),
+    "t5": (t5, "Time of the T5 encoder relative to onnxruntime, by length and profile"),
+    "memory": (memory, "Memory of one session and of four processes, for onnxruntime and the profile balanced"),
+}
+
+
+def main() -> None:
+    """Draws what the record has figures for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    newest = max((ROOT / "benchmarks" / "records").glob("*.jsonl"))
+    parser.add_argument("--record", type=Path, default=newest)
+    arguments = parser.parse_args()
+    rows = [json.loads(line) for line in arguments.record.read_text().splitlines()]
+    folder = ROOT / "docs" / "figures"
+    folder.mkdir(exist_ok=True)
+    for name, (figure, label) in FIGURES.items():
+        draw = figure(rows)
+        if draw is None:
+            print(f"{name}: the record has no rows for it")
+            continue
+        svg = chart(draw, label=label, width=6.4, height=3.6, standalone=True)
+        (folder / f"{name}.svg").write_text(f"{svg}\n")
+        print(f"docs/figures/{name}.svg")
+
+
+if __name__ == "__main__":
+    main()
