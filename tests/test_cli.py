@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich_model import rich_model
 from samples import digests, float_model, gaussian_weight, text_model, uniform_weight, write
 from test_restore import damage
 from test_saving import small_disk
@@ -65,6 +66,22 @@ def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -
 def test_kept_nodes_are_listed(tmp_path: Path, out: Path) -> None:
     source = write(text_model(w2=uniform_weight(128, 256)), tmp_path / "m.onnx")
     assert "kept /second/MatMul: it would save" in mcd("compress", source, out / "m.onnx").stdout
+
+
+def test_include_exclude_and_min_saving(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    printed = mcd("compress", model, out / "m.onnx", "--include", "/MatMul$", "--exclude", "first|^/y").stdout
+    assert "1 of 3 quantised matrix multiplications lowered, 1 weights" in printed
+    assert "kept /first/MatMul: its name matches --exclude" in printed
+    message = complaint(capsys, "compress", model, out / "n.onnx", "--min-saving", "0.5")
+    assert "would save" in message
+    assert "less than 50.0%" in message
+    assert not (out / "n.onnx").exists()
+
+
+def test_nothing_but_our_own_words_on_standard_error(out: Path, tmp_path: Path) -> None:
+    """onnx_ir would warn of texts that are not UTF-8, which operators of vendors have."""
+    source = write(rich_model(), tmp_path / "rich.onnx")
+    assert mcd("compress", source, out / "m.onnx").stderr == ""
 
 
 def test_inspect_as_json(model: Path) -> None:
