@@ -38,6 +38,7 @@ INPUT_NAMES = (
     "addend",
     "y_zero_point",
     "x1_scale",
+    "y_scale",
 )
 
 _DOC = """
@@ -49,6 +50,7 @@ and, with deq_scale float32: y = float32(acc) * deq_scale [+ addend], each step 
 With deq_scale uint64 (fp32 bits, zero-extended): y = float16(float32(acc) * deq_scale).
 Without deq_scale: y = acc.
 With y_zero_point: y = saturate(round_half_even(float32(acc) * deq_scale) + y_zero_point).
+With y_zero_point and y_scale: y = float32(that - y_zero_point) * y_scale.
 With x1_scale: deq_scale, which is float32 then, stands for float32(x1_scale * deq_scale) in all of this.
 With x1 float32: DynamicQuantizeLinear makes x1, x1_scale and x1_zero_point of it. The two inputs are absent then, and
 deq_scale is float32. NaN in x1 is left out of the range, and quantised as the lowest value.
@@ -68,6 +70,7 @@ _INPUT_DOCS: dict[str, tuple[str, str]] = {
     "addend": ("TA", "one value or one per column, added after the multiplication by deq_scale"),
     "y_zero_point": ("TQ", "one value; present: the output is quantised, with this type"),
     "x1_scale": ("tensor(float)", "one value, multiplied by a float32 deq_scale before that is used"),
+    "y_scale": ("tensor(float)", "one value; present: a quantised output is made float32 again by it"),
 }
 
 
@@ -137,6 +140,8 @@ def _output_type(context: Any) -> int:
     attribute = context.get_attribute("output_type")
     if attribute is not None:
         return int(attribute.i)
+    if _input_type(context, "y_scale") is not None:
+        return int(TensorProto.FLOAT)
     return _default_output_type(_input_type(context, "deq_scale"), _input_type(context, "y_zero_point"))
 
 
@@ -180,6 +185,7 @@ class MatmulCompressDequant(OpRun):
         addend: np.ndarray | None = None,
         y_zero_point: np.ndarray | None = None,
         x1_scale: np.ndarray | None = None,
+        y_scale: np.ndarray | None = None,
         compress_info: list[int] | None = None,
         offset_x: int | None = None,
         output_type: int | None = None,
@@ -188,11 +194,13 @@ class MatmulCompressDequant(OpRun):
 
         Raises:
             ValueError: ``offset_w`` or a nonzero ``offset_x`` is given, ``x1_scale`` or a float32 ``x1`` is given
-                without a float32 ``deq_scale``, a float32 ``x1`` is given with its scale or zero point, or the
-                compressed weight is not valid.
+                without a float32 ``deq_scale``, a float32 ``x1`` is given with its scale or zero point,
+                ``y_scale`` is given without ``y_zero_point``, or the compressed weight is not valid.
         """
         if offset_w is not None or offset_x:
             raise ValueError("offset_w and offset_x are not supported")
+        if y_scale is not None and y_zero_point is None:
+            raise ValueError("y_scale needs a y_zero_point")
         float_scale = deq_scale is not None and deq_scale.dtype == np.float32
         if x1_scale is not None and not float_scale:
             raise ValueError("x1_scale needs a float32 deq_scale")
@@ -225,7 +233,10 @@ class MatmulCompressDequant(OpRun):
             # Clamped before the zero point is added, in float, so that no product is too large for an integer.
             zero_point = np.float32(y_zero_point.reshape(()))
             y = np.clip(y, np.float32(limits.min) - zero_point, np.float32(limits.max) - zero_point)
-            return ((np.rint(y) + zero_point).astype(y_zero_point.dtype),)
+            rounded = np.rint(y)
+            if y_scale is not None:
+                return ((rounded + np.float32(0)) * y_scale.reshape(()),)
+            return ((rounded + zero_point).astype(y_zero_point.dtype),)
         if addend is not None:
             y = y + addend.reshape(-1).astype(np.float32)
         element_type = output_type or (TensorProto.FLOAT if deq_scale.dtype == np.float32 else TensorProto.FLOAT16)

@@ -166,6 +166,7 @@ class Fused:
     addend: Operand = None
     y_zero_point: Operand = None
     x1_scale: Operand = None
+    y_scale: Operand = None
     output_type: ir.DataType | None = None
 
 

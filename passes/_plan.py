@@ -32,6 +32,7 @@ from mcd_graph.passes._common import (
     place_constant,
     remove_dead,
 )
+from mcd_graph.passes._dequantised import absorb_dequantizer
 from mcd_graph.passes._dynamic import absorb_quantiser
 from mcd_graph.passes._shapes import infer_shapes
 from mcd_graph.passes._unsigned import make_unsigned
@@ -224,7 +225,7 @@ class LoweringPlan:
         placed: dict[str, _Placed] = {}
         replaced: dict[ir.Value, ir.Value] = {}
         dead: dict[ir.Node, None] = {}
-        built: list[tuple[ir.Node, ir.Function | None, bool]] = []
+        built: list[tuple[ir.Node, _Candidate]] = []
         for candidate, key, answer in ready:
             if candidate.site.status == "kept":
                 continue
@@ -236,18 +237,21 @@ class LoweringPlan:
                 match, candidate.rule, values, answer.compress_info,
                 names=names, replaced=replaced, in_function=function is not None,
             )  # fmt: skip
-            built.append((made, function, match.optimised))
+            built.append((made, candidate))
             dead.update(dict.fromkeys(match.nodes))
             for owner in (self.model, function):
                 if owner is not None:
                     owner.opset_imports.setdefault(OP_DOMAIN, OP_VERSION)
         remove_dead(dead)
-        for node, function, optimised in built:
-            in_function = function is not None
-            if optimised:
+        for node, candidate in built:
+            in_function = candidate.function is not None
+            if candidate.match.optimised:
                 make_unsigned(node, names, in_function=in_function)
             elif (quantiser := absorb_quantiser(node, in_function=in_function)) is not None:
                 remove_dead([quantiser])
+            elif not in_function and (dequantizer := absorb_dequantizer(node)) is not None:
+                candidate.site.pattern += "+DequantizeLinear"
+                remove_dead([dequantizer])
         return bool(dead)
 
 

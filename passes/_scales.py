@@ -163,5 +163,13 @@ def fuse(
     if isinstance(addend_vector, Kept):
         return addend_vector
     return Fused(
-        x1, scale.deq_scale, bias, x1_zero_point, w_vector, addend_vector, y_zero_point, scale.x1_scale, output_type
+        x1,
+        deq_scale=scale.deq_scale,
+        bias=bias,
+        x1_zero_point=x1_zero_point,
+        w_zero_point=w_vector,
+        addend=addend_vector,
+        y_zero_point=y_zero_point,
+        x1_scale=scale.x1_scale,
+        output_type=output_type,
     )

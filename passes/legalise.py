@@ -20,7 +20,7 @@ one constant scale                        repeated for each column
 scale computed at run time                1 in the node; Mul behind it
 x1_scale                                  multiplied with the scale; by a Mul when it is computed at run time
 float output                              Cast behind the node
-addend, y_zero_point                      Add, QuantizeLinear behind that
+addend, y_zero_point, y_scale             Add, QuantizeLinear, DequantizeLinear behind that
 more rows than allowed (an option)        a node for each chunk of rows, and Concat
 ========================================  ====================================================================
 
@@ -603,7 +603,9 @@ def _tail(parts: _Parts, results: list[ir.Value], factor: float, base: str, opse
         y = NewOutput(NewNode("Mul", (y, times)))
     if parts.y_zero_point is not None:
         one = NewConstant(np.array(1, np.float32), f"{base}.one")
-        return NewOutput(NewNode("QuantizeLinear", (y, one, parts.y_zero_point)))
+        y = NewOutput(NewNode("QuantizeLinear", (y, one, parts.y_zero_point)))
+        y_scale = get_input(parts.node, INPUT_NAMES.index("y_scale"))
+        return y if y_scale is None else NewOutput(NewNode("DequantizeLinear", (y, y_scale, parts.y_zero_point)))
     if parts.addend is not None:
         addend: Operand = parts.addend
         if _is_half(parts.addend):

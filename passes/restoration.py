@@ -9,6 +9,7 @@ uint64 deq_scale (Ascend's form)          the same with a float32 constant, and 
 x1_scale                                  Mul of it and deq_scale in front
 float x1                                  DynamicQuantizeLinear in front
 y_zero_point                              QLinearMatMul
+y_zero_point, y_scale                     the same, and DequantizeLinear behind
 y_zero_point, int32 bias                  com.microsoft's QGemm for matrices; for other ranks the operators that it
                                           consists of
 ========================================  ====================================================================
@@ -264,7 +265,10 @@ def _standard_form(lowered: _Lowered, weight: ir.Value) -> NewNode:
     """Return the node, with those in front of it, that computes what the lowered one did."""
     y_zero_point = lowered.input("y_zero_point")
     if y_zero_point is not None:
-        return _requantised(lowered, weight, y_zero_point)
+        result, y_scale = _requantised(lowered, weight, y_zero_point), lowered.input("y_scale")
+        if y_scale is not None:
+            result = NewNode("DequantizeLinear", (NewOutput(result), y_scale, y_zero_point))
+        return result
     result = _scaled(lowered, weight)
     scale = lowered.input("deq_scale")
     if scale is None:

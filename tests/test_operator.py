@@ -66,7 +66,7 @@ def test_registering_twice_changes_nothing() -> None:
 
 @pytest.mark.parametrize("x_type", [np.int8, np.uint8])
 @pytest.mark.parametrize("w_type", [np.int8, np.uint8])
-@pytest.mark.parametrize("form", ["int32", "float", "addend", "strict", "int8", "uint8"])
+@pytest.mark.parametrize("form", ["int32", "float", "addend", "strict", "int8", "uint8", "float_int8", "float_uint8"])
 @pytest.mark.parametrize("per_column", [False, True], ids=["per_tensor", "per_column"])
 def test_twin_and_kernel_agree(x_type: type, w_type: type, form: str, per_column: bool) -> None:
     k, n = 45, 21
@@ -88,10 +88,14 @@ def test_twin_and_kernel_agree(x_type: type, w_type: type, form: str, per_column
         constants["deq_scale"] = scale
     if form == "addend":
         constants["addend"] = rng.standard_normal(n).astype(np.float32)
-    if form in ("int8", "uint8"):
-        constants["y_zero_point"] = np.array(9, form)
+    if form.endswith("int8") or form.startswith("float_"):
+        kind = np.dtype(form.removeprefix("float_"))
+        constants["y_zero_point"] = np.array(9, kind)
         constants["deq_scale"] = scale * 10
-        output = TYPES[np.dtype(form)]
+        output = TYPES[kind]
+    if form.startswith("float_"):
+        constants["y_scale"] = np.array(0.3, np.float32)
+        output = TensorProto.FLOAT
     x1 = random_matrix(x_type, (2, 3, k), 1)
     model = operator_model(random_matrix(w_type, (n, k), 2), constants, x1, output)
     onnx.checker.check_model(model, full_check=True, check_custom_domain=True)
@@ -212,6 +216,13 @@ def test_twin_refuses_what_the_operator_does_not_have(name: str, value: object) 
     model = operator_model(np.ones((1, 2), np.int8), constants, x1, TensorProto.INT32, **attributes)
     with pytest.raises(ValueError, match="offset_w and offset_x are not supported"):
         twin(model, x1)
+
+
+def test_twin_refuses_a_scale_of_the_result_without_a_zero_point() -> None:
+    x1 = np.ones((1, 2), np.int8)
+    constants = {"deq_scale": np.ones((), np.float32), "y_scale": np.ones((), np.float32)}
+    with pytest.raises(ValueError, match="y_scale needs a y_zero_point"):
+        twin(operator_model(np.ones((1, 2), np.int8), constants, x1, TensorProto.FLOAT), x1)
 
 
 def test_twin_refuses_a_scale_of_x1_without_a_float_scale() -> None:

@@ -23,7 +23,7 @@ from mcd_graph import _native
 ORT_VERSION = tuple(int(part) for part in ort.__version__.split(".")[:2])
 NAMES = [
     *("x1", "x2", "compress_index", "deq_scale", "bias", "offset_w"),
-    *("x1_zero_point", "w_zero_point", "addend", "y_zero_point", "x1_scale"),
+    *("x1_zero_point", "w_zero_point", "addend", "y_zero_point", "x1_scale", "y_scale"),
 ]
 #: Form of the operator -> type of the output.
 FORMS = {
@@ -33,7 +33,11 @@ FORMS = {
     "half": np.float16,
     "requant_u8": np.uint8,
     "requant_i8": np.int8,
+    "dequantised_u8": np.float32,
+    "dequantised_i8": np.float32,
 }
+#: Forms with a float scale that they can have of x1, too.
+SCALED = {"float", "requant_u8", "requant_i8", "dequantised_u8", "dequantised_i8"}
 OUT_OF_MEMORY_BAIT = 1 << 40
 
 
@@ -141,12 +145,19 @@ def expected(node: Node, form: str) -> np.ndarray:
             scale = inputs["x1_scale"].reshape(()) * scale
         y = acc.astype(np.float32) * scale
         if form.startswith("requant"):
-            limits = np.iinfo(node.output)
-            wide = np.rint(y).astype(np.float64) + float(inputs["y_zero_point"].item())
-            return np.clip(wide, limits.min, limits.max).astype(node.output)
+            return requantised(y, inputs["y_zero_point"])
+        if form.startswith("dequantised"):
+            q = requantised(y, inputs["y_zero_point"]).astype(np.int32) - int(inputs["y_zero_point"].item())
+            return q.astype(np.float32) * inputs["y_scale"].reshape(())
         if "addend" in inputs:
             y = y + inputs["addend"].reshape(-1).astype(np.float32)
         return y.astype(node.output)
+
+
+def requantised(y: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
+    limits = np.iinfo(zero_point.dtype)
+    wide = np.rint(y).astype(np.float64) + float(zero_point.item())
+    return np.clip(wide, limits.min, limits.max).astype(zero_point.dtype)
 
 
 def assert_same(found: np.ndarray, wanted: np.ndarray) -> None:
@@ -191,6 +202,10 @@ def activations(rng: np.random.Generator, shape: Any, spread: str) -> np.ndarray
     return by_spread.get(spread, x).astype(np.float32)
 
 
+def result_type(form: str) -> Any:
+    return np.uint8 if form.endswith("u8") else np.int8
+
+
 @st.composite
 def nodes(draw: st.DrawFn) -> tuple[Node, str, int]:
     """A node with any combination of types, shapes, and absent, constant and computed inputs; form; threads."""
@@ -201,7 +216,7 @@ def nodes(draw: st.DrawFn) -> tuple[Node, str, int]:
     leading = draw(st.lists(st.integers(1, 5), max_size=3))
     one_or_each = st.sampled_from([(), (1,), (1, 1), (n,), (1, n)])
     inputs = {"x1": integers(rng, x_type, (*leading, k))}
-    dynamic = form in {"float", "requant_u8", "requant_i8"} and draw(st.booleans())
+    dynamic = form in SCALED and draw(st.booleans())
     if dynamic:
         inputs["x1"] = activations(rng, (*leading, k), draw(st.sampled_from(SPREADS)))
     if form != "raw":
@@ -215,9 +230,11 @@ def nodes(draw: st.DrawFn) -> tuple[Node, str, int]:
     if form in {"float", "strict", "half"} and draw(st.booleans()):
         dtype = draw(st.sampled_from([np.float32, np.float16]))
         inputs["addend"] = rng.normal(0, 100, draw(one_or_each)).astype(dtype)
-    if form.startswith("requant"):
-        inputs["y_zero_point"] = integers(rng, FORMS[form], draw(st.sampled_from([(), (1,)])))
-    if form in {"float", "requant_u8", "requant_i8"} and not dynamic and draw(st.booleans()):
+    if "quant" in form:
+        inputs["y_zero_point"] = integers(rng, result_type(form), draw(st.sampled_from([(), (1,)])))
+    if form.startswith("dequantised"):
+        inputs["y_scale"] = np.asarray(rng.uniform(-1, 2, draw(st.sampled_from([(), (1,)]))), np.float32)
+    if form in SCALED and not dynamic and draw(st.booleans()):
         inputs["x1_scale"] = np.asarray(rng.uniform(-1, 2, draw(st.sampled_from([(), (1,)]))), np.float32)
     computed = tuple(name for name in inputs if name != "x1" and draw(st.booleans()))
     node = Node(weights(rng, w_type, n, k), inputs, computed, FORMS[form])
@@ -286,8 +303,10 @@ def plain(form: str = "float", *, n: int = 40, k: int = 70, m: int = 3, seed: in
     inputs = {"x1": integers(rng, np.uint8, (m, k)), "x1_zero_point": np.array(121, np.uint8)}
     if form != "raw":
         inputs["deq_scale"] = scales(rng, form, (n,))
-    if form.startswith("requant"):
-        inputs["y_zero_point"] = integers(rng, FORMS[form], ())
+    if "quant" in form:
+        inputs["y_zero_point"] = integers(rng, result_type(form), ())
+    if form.startswith("dequantised"):
+        inputs["y_scale"] = np.array(0.3, np.float32)
     return Node(weights(rng, np.int8, n, k), inputs, (), FORMS[form])
 
 
@@ -596,6 +615,9 @@ def test_a_weight_has_one_dimension() -> None:
         ("requant_u8", {"addend": np.zeros(40, np.float32)}, "addend needs a deq_scale, and no y_zero_point"),
         ("requant_u8", {"y_zero_point": np.zeros(2, np.uint8)}, "y_zero_point: has shape [2]"),
         ("requant_u8", {"deq_scale": None}, "y_zero_point needs a deq_scale"),
+        ("float", {"y_scale": np.ones((), np.float32)}, "y_scale needs a y_zero_point"),
+        ("dequantised_u8", {"y_scale": np.ones(2, np.float32)}, "y_scale: has shape [2] instead of one value"),
+        ("dequantised_u8", {"addend": np.zeros(40, np.float32)}, "addend needs a deq_scale, and no y_zero_point"),
         ("float", {"x1_scale": np.ones(2, np.float32)}, "x1_scale: has shape [2] instead of one value"),
         ("raw", {"x1_scale": np.ones((), np.float32)}, "x1_scale needs a float deq_scale"),
         ("strict", {"x1_scale": np.ones((), np.float32)}, "x1_scale needs a float deq_scale"),

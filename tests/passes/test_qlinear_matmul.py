@@ -2,6 +2,7 @@
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from lowering import assert_exact, assert_same_bytes, check, integers, lower, make_model, run, scales
 from onnx import TensorProto, helper, numpy_helper
@@ -55,6 +56,76 @@ def test_halves_round_to_even() -> None:
     assert lowered.outcome == [("QLinearMatMul", None)]
 
 
+def dequantised(
+    model: onnx.ModelProto, inputs: tuple[str, ...] = ("y", "ds", "yz"), *more: onnx.NodeProto, **constants: np.ndarray
+) -> onnx.ModelProto:
+    """Return the model with a DequantizeLinear from y to f behind it, and ``more`` nodes."""
+    model.graph.node.extend([helper.make_node("DequantizeLinear", inputs, ["f"]), *more])
+    table = {"ds": np.array(0.37, np.float32), **constants}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in table.items())
+    del model.graph.output[:]
+    end = model.graph.node[-1].output[0]
+    model.graph.output.append(helper.make_tensor_value_info(end, TensorProto.FLOAT, [None, None]))
+    return model
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8])
+@pytest.mark.parametrize(
+    ("inputs", "constants"),
+    [
+        (("y", "ds", "yz"), {}),
+        (("y", "ys", "yz"), {}),
+        (("y", "ds", "other"), {}),
+        (("y", "ds", "yz"), {"ds": np.array([1e-42], np.float32)}),
+    ],
+    ids=["same zero point", "same scale", "equal zero point", "tiny scale"],
+)
+def test_a_dequantised_result(kind: type, inputs: tuple[str, ...], constants: dict[str, np.ndarray]) -> None:
+    zero = integers(kind, (), 7)
+    model = dequantised(qlinear_model(kind, yz=zero), inputs, **{"other": np.asarray(zero), **constants})
+    x = integers(kind, (9, K), 5)
+    lowered = assert_exact(model, {"x": x})
+    assert lowered.outcome == [("QLinearMatMul+DequantizeLinear", None)]
+    assert lowered.op_types == ["MatmulCompressDequant"]
+    assert_same_bytes(run(lowered.proto, {"x": x}, optimise=True), run(model, {"x": x}, optimise=True))
+
+
+def test_a_zero_point_may_be_left_out_where_it_is_zero() -> None:
+    model = dequantised(qlinear_model(yz=np.array(0, np.uint8)), ("y", "ds"))
+    assert assert_exact(model, {"x": integers(np.uint8, (9, K), 5)}).op_types == ["MatmulCompressDequant"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "constants", "more"),
+    [
+        (("y", "ds", "other"), {"other": np.array(77, np.uint8)}, []),
+        (("y", "ds"), {}, []),
+        (("y", "ds", "yz"), {}, [helper.make_node("Transpose", ["f"], ["t"])]),
+        (
+            ("y", "ds", "yz"), {},
+            [helper.make_node("Sigmoid", ["f"], ["g"]), helper.make_node("QuantizeLinear", ["g", "ds", "yz"], ["q"]),
+             helper.make_node("DequantizeLinear", ["q", "ds", "yz"], ["h"])],
+        ),
+    ],
+    ids=["other zero point", "no zero point", "moved", "joined"],
+)  # fmt: skip
+def test_a_dequantizer_that_stays(
+    inputs: tuple[str, ...], constants: dict[str, np.ndarray], more: list[onnx.NodeProto]
+) -> None:
+    model = dequantised(qlinear_model(yz=np.array(3, np.uint8)), inputs, *more, **constants)
+    x = integers(np.uint8, (9, K), 5)
+    lowered = assert_exact(model, {"x": x})
+    assert lowered.op_types[:2] == ["MatmulCompressDequant", "DequantizeLinear"]
+    assert_same_bytes(run(lowered.proto, {"x": x}, optimise=True), run(model, {"x": x}, optimise=True))
+
+
+def test_a_result_that_is_read_twice_is_dequantised_outside() -> None:
+    model = dequantised(qlinear_model())
+    model.graph.output.append(helper.make_tensor_value_info("y", TensorProto.UINT8, ["m", N]))
+    lowered = assert_exact(model, {"x": integers(np.uint8, (9, K), 5)})
+    assert lowered.op_types == ["MatmulCompressDequant", "DequantizeLinear"]
+
+
 @pytest.mark.parametrize("shape", [(K,), (2, 3, K)], ids=str)
 def test_activations_of_other_ranks(shape: tuple[int, ...]) -> None:
     model = qlinear_model()
@@ -77,14 +148,6 @@ def test_parameters_computed_at_run_time(at_run_time: set[str]) -> None:
     assert lowered.outcome == [("QLinearMatMul", None)]
     expected = ["Mul", "Div"] if at_run_time & {"xs", "ws", "ys"} else []
     assert lowered.op_types == [*expected, "MatmulCompressDequant"]
-
-
-def test_followed_by_a_dequantisation() -> None:
-    model = qlinear_model()
-    model.graph.node.append(helper.make_node("DequantizeLinear", ["y", "ys", "yz"], ["f"]))
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("f", TensorProto.FLOAT, ("m", N)))
-    lowered = assert_exact(model, {"x": integers(np.uint8, (4, K), 1)})
-    assert lowered.outcome == [("QLinearMatMul", None)]
 
 
 def test_int8_activation_with_uint8_weight_against_exact_sums() -> None:

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::ffi::CStr;
+use std::mem::MaybeUninit;
 
 use mcd_core::{Activation, MatmulCall, Output, QuantOut, Vector, WeightType, ZeroPoint, quantize_dynamically};
 
@@ -31,6 +32,9 @@ pub struct Kernel {
     x1_scale: Operand<f32>,
     addend: Operand<f32>,
     y_zero_point: Operand<i32>,
+    y_scale: Operand<f32>,
+    /// Type of a requantised result that is made float again.
+    requantised: WeightType,
     helpers: Helpers,
 }
 
@@ -58,6 +62,9 @@ impl Kernel {
         if inputs.has(input::Y_ZERO_POINT) && !inputs.has(input::DEQ_SCALE) {
             return Err(Error::invalid("y_zero_point needs a deq_scale"));
         }
+        if inputs.has(input::Y_SCALE) && !inputs.has(input::Y_ZERO_POINT) {
+            return Err(Error::invalid("y_scale needs a y_zero_point"));
+        }
         if inputs.has(input::ADDEND) && !matches!(form, Form::Float | Form::Strict | Form::Half) {
             return Err(Error::invalid("addend needs a deq_scale, and no y_zero_point"));
         }
@@ -79,11 +86,18 @@ impl Kernel {
                 return Err(about(input::DEQ_SCALE, Error::invalid(format!("is {found}"))));
             }
             Form::Raw => Operand::absent(input::DEQ_SCALE),
-            Form::Float | Form::RequantU8 | Form::RequantI8 => inputs.operand(input::DEQ_SCALE, n, floats)?,
+            Form::Float | Form::RequantU8 | Form::RequantI8 | Form::Dequantised => {
+                inputs.operand(input::DEQ_SCALE, n, floats)?
+            }
             Form::Strict => inputs.operand(input::DEQ_SCALE, n, float_bits)?,
             Form::Half => inputs.operand(input::DEQ_SCALE, n, halves)?,
         };
+        let requantised = match form {
+            Form::Dequantised => inputs.integer_type(input::Y_ZERO_POINT)?,
+            _ => WeightType::U8,
+        };
         let y_zero_point = match form {
+            Form::Dequantised => inputs.operand(input::Y_ZERO_POINT, 1, zero_points(requantised))?,
             Form::RequantU8 => inputs.operand(input::Y_ZERO_POINT, 1, small_integers::<u8>)?,
             Form::RequantI8 => inputs.operand(input::Y_ZERO_POINT, 1, small_integers::<i8>)?,
             _ => Operand::absent(input::Y_ZERO_POINT),
@@ -115,6 +129,8 @@ impl Kernel {
             x1_scale: inputs.operand(input::X1_SCALE, 1, floats)?,
             addend,
             y_zero_point,
+            y_scale: inputs.operand(input::Y_SCALE, 1, floats)?,
+            requantised,
             helpers: Helpers::default(),
         })
     }
@@ -153,7 +169,7 @@ impl Kernel {
         let dims = &mut dims;
         let pool = Pool::new(context, &self.helpers);
         let mut scratch = Scratch::take();
-        let Buffers { scales, activations } = &mut scratch.0;
+        let Buffers { scales, activations, results } = &mut scratch.0;
         let (x, x_zero_point, x1_scale) = match &x1 {
             Values::Quantised(x) => {
                 (*x, self.x1_zero_point.scalar(context, dims)?.unwrap_or(0), self.x1_scale.scalar(context, dims)?)
@@ -193,8 +209,11 @@ impl Kernel {
         let addend = addend.as_ref().map(vector);
         let zero_point = self.y_zero_point.scalar(context, dims)?.unwrap_or(0);
         let len = m.checked_mul(n).expect("the output exists");
+        if self.form == Form::Dequantised {
+            results.resize(results.len().max(len), 0);
+        }
         // SAFETY: the output has `len` elements of the type that `form` declares, no one else has its address before
-        // the call is over, and the core writes all of them without reading any.
+        // the call is over, and the core writes all of them without reading any. `results` has as many bytes at least.
         let output = unsafe {
             match self.form {
                 Form::Raw => Output::I32(std::slice::from_raw_parts_mut(out.cast(), len)),
@@ -212,11 +231,29 @@ impl Kernel {
                     scale,
                     zero_point,
                 },
+                Form::Dequantised => {
+                    let results = results.as_mut_ptr();
+                    let out = match self.requantised {
+                        WeightType::U8 => QuantOut::U8(std::slice::from_raw_parts_mut(results, len)),
+                        WeightType::I8 => QuantOut::I8(std::slice::from_raw_parts_mut(results.cast(), len)),
+                    };
+                    Output::Requant { out, scale, zero_point }
+                }
             }
         };
         // Where the pool failed to quantise, there are activations missing, and its own error says why.
         let result = weight.run(x2, &call, output, &pool).map_err(|error| Error::invalid(error.to_string()));
-        pool.finish().and(result)
+        pool.finish().and(result)?;
+        if self.form == Form::Dequantised {
+            let y_scale = self.y_scale.scalar(context, dims)?.unwrap_or(1.0);
+            // SAFETY: as above; the floats are only written.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.cast::<MaybeUninit<f32>>(), len) };
+            match self.requantised {
+                WeightType::U8 => dequantize(results, i32::from, zero_point, y_scale, out),
+                WeightType::I8 => dequantize(results, |byte| i32::from(byte.cast_signed()), zero_point, y_scale, out),
+            }
+        }
+        Ok(())
     }
 
     /// The activations, in place.
@@ -319,6 +356,13 @@ fn zero_points(of: WeightType) -> Read<i32> {
     match of {
         WeightType::U8 => small_integers::<u8>,
         WeightType::I8 => small_integers::<i8>,
+    }
+}
+
+/// `float(byte − zero_point) · scale` of each of the first bytes, as DequantizeLinear does it.
+fn dequantize(bytes: &[u8], value: impl Fn(u8) -> i32, zero_point: i32, scale: f32, out: &mut [MaybeUninit<f32>]) {
+    for (out, &byte) in out.iter_mut().zip(bytes) {
+        out.write((value(byte) - zero_point) as f32 * scale);
     }
 }
 

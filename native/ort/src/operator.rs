@@ -50,8 +50,10 @@ pub mod input {
     pub const Y_ZERO_POINT: usize = 9;
     /// Scale of the activations, which `deq_scale` is multiplied by.
     pub const X1_SCALE: usize = 10;
+    /// Scale by which a requantised result is made float again.
+    pub const Y_SCALE: usize = 11;
     /// How many there are.
-    pub const COUNT: usize = 11;
+    pub const COUNT: usize = 12;
     /// The names in the schema, for messages.
     pub const NAMES: [&str; COUNT] = [
         "x1",
@@ -65,6 +67,7 @@ pub mod input {
         "addend",
         "y_zero_point",
         "x1_scale",
+        "y_scale",
     ];
 }
 
@@ -83,6 +86,8 @@ pub enum Form {
     RequantU8,
     /// float scale and a zero point: int8.
     RequantI8,
+    /// float scale, a zero point, and a scale of the result: requantised, and made float again.
+    Dequantised,
 }
 
 /// Declared where an overload wants an input to be absent: no overload accepts it.
@@ -93,13 +98,14 @@ const ANY: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
 impl Form {
     /// In the order in which onnxruntime tries them: an absent input fits every overload, so those that want inputs
     /// to be absent come before those that want them to be there.
-    const ALL: [Self; 6] = [Self::Raw, Self::Float, Self::Strict, Self::Half, Self::RequantU8, Self::RequantI8];
+    const ALL: [Self; 7] =
+        [Self::Raw, Self::Float, Self::Strict, Self::Half, Self::RequantU8, Self::RequantI8, Self::Dequantised];
 
     /// The type of the output.
     fn output(self) -> Type {
         match self {
             Self::Raw => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
-            Self::Float => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+            Self::Float | Self::Dequantised => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
             Self::Strict | Self::Half => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
             Self::RequantU8 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
             Self::RequantI8 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
@@ -114,25 +120,31 @@ impl Form {
             input::X1_SCALE => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
             input::DEQ_SCALE => match self {
                 Self::Raw => ABSENT,
-                Self::Float | Self::RequantU8 | Self::RequantI8 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+                Self::Float | Self::RequantU8 | Self::RequantI8 | Self::Dequantised => {
+                    Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT
+                }
                 Self::Strict => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
                 Self::Half => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
             },
             input::Y_ZERO_POINT => match self {
                 Self::RequantU8 | Self::RequantI8 => self.output(),
+                Self::Dequantised => ANY,
+                _ => ABSENT,
+            },
+            input::Y_SCALE => match self {
+                Self::Dequantised => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
                 _ => ABSENT,
             },
             _ => ANY,
         }
     }
 
-    /// The overload that onnxruntime takes for a node, by the types of the inputs that it has.
-    fn of(deq_scale: Option<ElementType>, y_zero_point: Option<ElementType>) -> Option<Self> {
+    /// The overload that onnxruntime takes for a node, by the types of those inputs of it that decide.
+    fn of(types: [(usize, Option<ElementType>); 3]) -> Option<Self> {
         let fits = |form: &Self, index, present: Option<ElementType>| {
-            present.is_none_or(|found| form.input(index) as i32 == found.0)
+            present.is_none_or(|found| [found.0, ANY as i32].contains(&(form.input(index) as i32)))
         };
-        let mut forms = Self::ALL.into_iter();
-        forms.find(|form| fits(form, input::DEQ_SCALE, deq_scale) && fits(form, input::Y_ZERO_POINT, y_zero_point))
+        Self::ALL.into_iter().find(|form| types.iter().all(|&(index, present)| fits(form, index, present)))
     }
 
     /// ONNX's number of the type of the output, as in the attribute `output_type`.
@@ -298,7 +310,8 @@ unsafe extern "system" fn infer(operator: *const OrtCustomOp, context: *mut OrtS
 
 /// Declares the output of a node. All overloads share one inference function, so `Form` has to be found anew.
 fn infer_output(context: &ShapeContext<'_>) -> Option<()> {
-    let form = Form::of(context.input_type(input::DEQ_SCALE), context.input_type(input::Y_ZERO_POINT))?;
+    let decisive = [input::DEQ_SCALE, input::Y_ZERO_POINT, input::Y_SCALE];
+    let form = Form::of(decisive.map(|index| (index, context.input_type(index))))?;
     let [_, _, _, n, _] = context.ints::<5>(COMPRESS_INFO)?;
     if n < 0 {
         return None;
@@ -349,14 +362,24 @@ mod tests {
     #[test]
     fn inputs_decide_the_output() {
         let (float, uint8, int8) = (Some(ElementType::FLOAT), Some(ElementType::UINT8), Some(ElementType::INT8));
-        assert_eq!(Form::of(None, None), Some(Form::Raw));
-        assert_eq!(Form::of(float, None), Some(Form::Float));
-        assert_eq!(Form::of(Some(ElementType::UINT64), None), Some(Form::Strict));
-        assert_eq!(Form::of(Some(ElementType::FLOAT16), None), Some(Form::Half));
-        assert_eq!(Form::of(float, uint8), Some(Form::RequantU8));
-        assert_eq!(Form::of(float, int8), Some(Form::RequantI8));
-        assert_eq!(Form::of(int8, None), None);
-        assert_eq!(Form::of(Some(ElementType::UINT64), int8), None);
+        let uint64 = Some(ElementType::UINT64);
+        for (deq_scale, y_zero_point, y_scale, form) in [
+            (None, None, None, Some(Form::Raw)),
+            (float, None, None, Some(Form::Float)),
+            (uint64, None, None, Some(Form::Strict)),
+            (Some(ElementType::FLOAT16), None, None, Some(Form::Half)),
+            (float, uint8, None, Some(Form::RequantU8)),
+            (float, int8, None, Some(Form::RequantI8)),
+            (float, uint8, float, Some(Form::Dequantised)),
+            (float, int8, float, Some(Form::Dequantised)),
+            (int8, None, None, None),
+            (uint64, int8, None, None),
+            (uint64, int8, float, None),
+        ] {
+            let types =
+                [(input::DEQ_SCALE, deq_scale), (input::Y_ZERO_POINT, y_zero_point), (input::Y_SCALE, y_scale)];
+            assert_eq!(Form::of(types), form, "{types:?}");
+        }
     }
 
     #[test]

@@ -2,13 +2,15 @@
 
 use std::cell::RefCell;
 
-/// The buffers of one call; empty when they are taken, whatever they held before.
+/// The buffers of one call; empty when they are taken, but for one.
 #[derive(Debug, Default)]
 pub struct Buffers {
     /// Scales of one call.
     pub scales: Vec<f32>,
     /// Activations that the call has quantised.
     pub activations: Vec<u8>,
+    /// Requantised results that are made float again; holds what it held before.
+    pub results: Vec<u8>,
 }
 
 thread_local! {

@@ -1,0 +1,81 @@
+"""A DequantizeLinear behind a requantised result goes into the node that computes it.
+
+QLinearMatMul and DequantizeLinear become one MatmulCompressDequant with ``y_scale``: it rounds to eight bits and
+widens again, to the same floats. onnxruntime, when it optimises, may make something else of a DequantizeLinear: an
+integer operator together with a QuantizeLinear further on, or one that is moved behind operators that only move
+values. There it stays, so that both models go on to change alike.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from mcd_graph.passes._common import (
+    MS_DOMAIN,
+    constant_array,
+    get_input,
+    int_attribute,
+    is_op,
+    known_dtype,
+    known_shape,
+    only_consumer,
+    take_over,
+)
+
+from mcd_graph.operator import INPUT_NAMES
+
+__all__ = ["absorb_dequantizer"]
+
+_Y_ZERO_POINT, _Y_SCALE = (INPUT_NAMES.index(name) for name in ("y_zero_point", "y_scale"))
+
+#: Operators that onnxruntime joins with a DequantizeLinear in front, or moves in front of it.
+_JOINED = (
+    *("ArgMax", "Conv", "Gemm", "MatMul", "QuantizeLinear"),
+    *("DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "ReduceMax", "ReduceMin", "Reshape"),
+    *("Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze"),
+)
+
+
+def absorb_dequantizer(node: ir.Node) -> ir.Node | None:
+    """Let a MatmulCompressDequant with a requantised result make floats of it, where a DequantizeLinear would.
+
+    Returns:
+        The DequantizeLinear that is without readers now, or ``None`` if nothing was changed.
+    """
+    y, zero_point = node.outputs[0], get_input(node, _Y_ZERO_POINT)
+    user = only_consumer(y, node.graph)
+    if zero_point is None or user is None or len(y.uses()) != 1 or user.inputs[0] is not y:
+        return None
+    if not (is_op(user, "DequantizeLinear") or is_op(user, "DequantizeLinear", MS_DOMAIN)):
+        return None
+    scale = get_input(user, 1)
+    if scale is None or known_shape(scale) not in ((), (1,)) or known_dtype(scale) != ir.DataType.FLOAT:
+        return None
+    if not _same_zero_point(zero_point, get_input(user, 2)) or int_attribute(user, "block_size", 0):
+        return None
+    if int_attribute(user, "output_dtype", 0) not in (0, ir.DataType.FLOAT) or _joined(user.outputs[0]):
+        return None
+    node.resize_inputs(len(INPUT_NAMES))
+    node.replace_input_with(_Y_SCALE, scale)
+    node.attributes.add(ir.AttrInt64("output_type", int(ir.DataType.FLOAT)))
+    take_over(user.outputs[0], y)
+    return user
+
+
+def _same_zero_point(ours: ir.Value, theirs: ir.Value | None) -> bool:
+    if ours is theirs:
+        return True
+    left, right = constant_array(ours), constant_array(theirs)
+    if left is None or left.size != 1:
+        return False
+    if theirs is None:
+        return not left.any()
+    return right is not None and right.size == 1 and left.dtype == right.dtype and left.item() == right.item()
+
+
+def _joined(value: ir.Value) -> bool:
+    """Tell whether onnxruntime may do something with the DequantizeLinear that computes ``value``."""
+    for user in value.consumers():
+        readers = (reader for output in user.outputs for reader in output.consumers())
+        if user.op_type in _JOINED or any(reader.op_type == "QuantizeLinear" for reader in readers):
+            return True
+    return False
