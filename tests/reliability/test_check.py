@@ -1,0 +1,126 @@
+"""mcd inspect, with and without --check: what it prints, and its exit status."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from reliability import small
+from rich.console import Console
+from samples import digests, text_model, uniform_weight, write
+
+import mcd_graph
+from mcd_graph.cli import main
+from mcd_graph.inspection import inspect_model
+from mcd_graph.integrity import check_model
+from mcd_graph.layer_tables import layer_tables
+
+
+def inspect(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 0) -> str:
+    assert main(["inspect", *map(str, arguments)]) == status
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def test_a_whole_file(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mcd_graph.compress_model(model, out / "m.onnx")
+    before = digests(out)
+    assert inspect(capsys, out / "m.onnx", "--check").startswith("intact: 2 compressed weights")
+    found = json.loads(inspect(capsys, out / "m.onnx", "--check", "--json"))
+    assert (found["schema"], found["intact"], found["nodes"], found["weights"]) == ("mcd-check", True, 3, 2)
+    assert found["problems"] == []
+    assert digests(out) == before
+
+
+def test_damage_is_status_1_and_names_every_node(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The weight that two nodes share is reported for both."""
+    mcd_graph.compress_model(model, out / "m.onnx")
+    data = bytearray((out / "m.data").read_bytes())
+    data[100] ^= 1
+    (out / "m.data").write_bytes(data)
+    printed = inspect(capsys, out / "m.onnx", "--check", status=1)
+    assert [line.split(": ")[:3] for line in printed.splitlines()] == [
+        ["damaged", "node /first/MatMul", "tensor w1.x2"],
+        ["damaged", "node /y/MatMul", "tensor w1.x2"],
+    ]
+    found = json.loads(inspect(capsys, out / "m.onnx", "--check", "--json", status=1))
+    assert found["intact"] is False
+    assert [problem["tensor"] for problem in found["problems"]] == ["w1.x2", "w1.x2"]
+    assert all("damaged" in problem["reason"] for problem in found["problems"])
+
+
+def test_files_that_are_not_whole(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mcd_graph.compress_model(model, out / "m.onnx")
+    (out / "m.data").write_bytes((out / "m.data").read_bytes()[:-1000])
+    assert "but the file has only" in inspect(capsys, out / "m.onnx", "--check", status=1)
+    (out / "m.onnx").write_bytes((out / "m.onnx").read_bytes()[:-100])
+    assert "is not an ONNX model" in inspect(capsys, out / "m.onnx", "--check", status=1)
+    assert main(["inspect", str(out / "absent.onnx"), "--check"]) == 2
+
+
+def test_graphs_that_the_checker_refuses(out: Path) -> None:
+    broken = small.plain_model()
+    del broken.graph.node[0]
+    (problem,) = check_model(write(broken, out / "m.onnx")).problems
+    assert problem.reason.startswith("onnx's checker: ")
+    assert (problem.node, problem.tensor) == (None, None)
+
+
+@pytest.mark.parametrize("what", ["computed", "no info", "float stream"])
+def test_nodes_without_a_compressed_weight(what: str, out: Path) -> None:
+    model = small.lowered_model()
+    node = model.graph.node[-1]
+    if what == "computed":
+        model.graph.initializer.remove(small.tensor(model, "w.x2"))
+        model.graph.input.append(onnx.helper.make_tensor_value_info("w.x2", onnx.TensorProto.INT8, ["c"]))
+    elif what == "no info":
+        node.attribute.remove(next(attribute for attribute in node.attribute if attribute.name == "compress_info"))
+    else:
+        small.tensor(model, "w.x2").CopyFrom(onnx.numpy_helper.from_array(np.ones(1728, np.float32), "w.x2"))
+    problems = check_model(write(model, out / "m.onnx")).problems
+    assert any(problem.node == "/y/MatMul" for problem in problems)
+    with pytest.raises(mcd_graph.InputError, match="/y/MatMul"):
+        inspect_model(out / "m.onnx")
+
+
+def table(path: Path) -> list[str]:
+    """Return what a terminal of 80 columns shows."""
+    text = io.StringIO()
+    console = Console(file=text, width=80, color_system=None)
+    for part in layer_tables(inspect_model(path).nodes):
+        console.print(part)
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    return [" ".join(line.split()) for line in lines]
+
+
+def test_layers_of_a_compressed_model(out: Path, tmp_path: Path) -> None:
+    source = write(text_model(w2=uniform_weight(128, 256)), tmp_path / "source.onnx")
+    report = mcd_graph.compress_model(source, out / "m.onnx")
+    lines = table(out / "m.onnx")
+    headings = [line for line in lines if line[:1].isdigit()]
+    assert headings[0].startswith("2 lowered: MatMulInteger")
+    assert headings[0].endswith("coded as balanced plane-golomb")
+    first = report.nodes[0]
+    assert first.weight_bytes is not None
+    assert first.compressed_bytes is not None
+    ratio = f"{first.weight_bytes / first.compressed_bytes:.3f}"
+    assert f"/first/MatMul 256 x 128 {first.entropy_bits:.2f} {ratio}" in lines
+    # What min_saving kept could still be tried; its entropy tells that it is in vain.
+    assert headings[1].startswith("1 lowerable: MatMulInteger")
+
+
+def test_layers_of_an_original(out: Path) -> None:
+    proto = text_model()
+    weight = next(tensor for tensor in proto.graph.initializer if tensor.name == "w2")
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("w2", onnx.TensorProto.INT8, list(weight.dims)))
+    path = write(proto, out / "m.onnx")
+    kept = next(node for node in inspect_model(path).nodes if node.status == "kept")
+    lines = table(path)
+    assert kept.reason is not None
+    assert any(line.startswith("1 kept: MatMulInteger, because ") for line in lines)
+    assert "/second/MatMul 128 x 256" in lines or "/second/MatMul" in lines
+    assert any(line.startswith("/first/MatMul 256 x 128 ") for line in lines)
