@@ -1,5 +1,6 @@
 """Fetches every model that a recipe here describes, quantises the float ones, and measures what compression does.
 
+    pip install '.[models]'
     python models/results.py [--only NAME] [--cache DIR] [--repeats 15]
 
 Models come from PyPI through pip, and each file is held to its recipe's SHA-256 before anything opens it. Float models
@@ -27,7 +28,6 @@ from typing import Any
 
 import numpy as np
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from mcd_graph import NothingToCompressError, compress_model, verify_model
 from mcd_graph.bench import bench_models
@@ -97,6 +97,8 @@ def quantise(model: Path, form: str, axes: Sequence[Sequence[int]], folder: Path
     """Return the model in this form."""
     if form == "as shipped":
         return model
+    from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415 - it needs sympy
+
     prepared, path = folder / "prepared.onnx", folder / f"{form}.onnx"
     quant_pre_process(model, prepared, skip_symbolic_shape=True)
     if form == "dynamic":
