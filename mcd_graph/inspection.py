@@ -45,6 +45,11 @@ def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Pr
     Raises:
         FileNotFoundError: there is no such model.
         InputError: the file is not an ONNX model, or a compressed weight in it is damaged.
+
+    Examples:
+        >>> from mcd_graph.inspection import inspect_model
+        >>> [(node.name, node.k, node.n, node.status) for node in inspect_model("model.onnx").nodes][0]
+        ('/first/MatMul', 256, 128, 'lowerable')
     """
     source = os.fspath(model_input)
     model = load_model(source)

@@ -130,6 +130,13 @@ def check_model(model_input: str | os.PathLike[str], *, progress: Callable[[Prog
 
     Raises:
         FileNotFoundError: there is no such file.
+
+    Examples:
+        >>> import mcd_graph
+        >>> from mcd_graph.integrity import check_model
+        >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
+        >>> check_model("model.mcd.onnx").problems
+        ()
     """
     source = os.fspath(model_input)
     problems = []

@@ -47,6 +47,11 @@ def load_model(source: ModelSource) -> ir.Model:
     Raises:
         FileNotFoundError: there is no such file.
         InputError: the file is not an ONNX model, or its external data is refused.
+
+    Examples:
+        >>> from mcd_graph.loading import load_model
+        >>> [value.name for value in load_model("model.onnx").graph.inputs]
+        ['ids', 'mask']
     """
     if isinstance(source, onnx.ModelProto):
         name, proto, base = "the given ModelProto", source, None

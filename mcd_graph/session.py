@@ -26,6 +26,15 @@ def create_session(
     Raises:
         FileNotFoundError: there is no such file.
         InputError: onnxruntime refuses the model; the message is its reason.
+
+    Examples:
+        >>> import numpy
+        >>> from mcd_graph.session import create_session
+        >>> session = create_session("model.onnx", threads=1)
+        >>> feed = {"ids": numpy.array([[1, 2, 3]]), "mask": numpy.ones((1, 3), numpy.int64)}
+        >>> (y,) = session.run(None, feed)
+        >>> y.dtype.name, y.shape
+        ('float32', (1, 3, 128))
     """
     if not os.path.isfile(model):  # noqa: PTH113 - onnxruntime would bury it in a longer message
         raise FileNotFoundError(2, os.strerror(2), os.fspath(model))

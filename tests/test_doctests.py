@@ -14,9 +14,19 @@ from samples import ROOT
 
 import mcd_graph
 import mcd_graph.ascend
+import mcd_graph.inspection
+import mcd_graph.integrity
+import mcd_graph.loading
+import mcd_graph.session
 
 PUBLIC = [
     (module, name) for module in (mcd_graph, mcd_graph.ascend, mcd_graph.passes) for name in sorted(module.__all__)
+]
+PUBLIC += [
+    (mcd_graph.inspection, "inspect_model"),
+    (mcd_graph.integrity, "check_model"),
+    (mcd_graph.loading, "load_model"),
+    (mcd_graph.session, "create_session"),
 ]
 IDS = [f"{module.__name__}.{name}" for module, name in PUBLIC]
 #: What other functions return, with the example there, and the passes of one family, of which CompressPass has one.
