@@ -61,6 +61,7 @@ def load_model(source: ModelSource) -> ir.Model:
         _check_depth(proto)
         _check_functions(proto)
         _check_kept_whole(proto)
+        _check_outputs(proto)
         for tensor in _tensors_of_model(proto):
             _check_tensor(tensor, base)
     except InputError as error:
@@ -202,6 +203,14 @@ def _called(node: onnx.NodeProto | onnx.FunctionProto) -> tuple[str, str, str]:
     """Return what identifies the function that a node calls, or that a proto defines."""
     name = node.op_type if isinstance(node, onnx.NodeProto) else node.name
     return node.domain, name, node.overload
+
+
+def _check_outputs(proto: onnx.ModelProto) -> None:
+    """Raise InputError if a node has no output at all, where every operator of its domain has one."""
+    inside = (node for function in proto.functions for node in _nodes_of(function.node))
+    for node in (*_nodes_of(proto.graph.node), *inside):
+        if not any(node.output) and node.domain in ("", "ai.onnx", "com.microsoft", "mcd"):
+            raise InputError(f"node {node.name!r} ({node.op_type}) has no output")
 
 
 def _check_kept_whole(proto: onnx.ModelProto) -> None:

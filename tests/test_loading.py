@@ -279,3 +279,12 @@ def test_a_proto_cannot_refer_to_files(external: Path) -> None:
 def test_external_files(model: Path, external: Path) -> None:
     assert external_files(read_proto(external)) == {"weights.bin"}
     assert external_files(read_proto(model)) == set()
+
+
+@pytest.mark.parametrize("outputs", [[], [""]], ids=["none", "unnamed"])
+def test_a_node_without_an_output_is_refused(outputs: list[str]) -> None:
+    model = text_model()
+    del model.graph.node[-1].output[:]
+    model.graph.node[-1].output.extend(outputs)
+    with pytest.raises(InputError, match="has no output"):
+        load_model(model)
