@@ -5,8 +5,11 @@ use mcd_core::{
     CompressedWeight, EncodedWeight, Error, Kernel, PrepareOptions, PreparedWeight, Profile, Tiling, WeightType,
     WeightView,
 };
-use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use numpy::{
+    Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
+    PyUntypedArrayMethods,
+};
+use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -18,6 +21,9 @@ pyo3::create_exception!(
 );
 
 fn format_error(error: Error) -> PyErr {
+    if matches!(error, Error::Memory { .. }) {
+        return PyMemoryError::new_err(error.to_string());
+    }
     FormatError::new_err(error.to_string())
 }
 
@@ -38,7 +44,10 @@ impl<'py> Bytes<'py> {
         } else if let Ok(a) = object.extract() {
             Ok(Self::U8(a))
         } else {
-            Err(PyTypeError::new_err(format!("{name} must be a 1-D array of int8 or uint8")))
+            // An array comes from a model, so the file is wrong, not the call.
+            let message = format!("{name} must be a 1-D array of int8 or uint8");
+            let array = object.cast::<PyUntypedArray>().is_ok();
+            Err(if array { FormatError::new_err(message) } else { PyTypeError::new_err(message) })
         }
     }
 
