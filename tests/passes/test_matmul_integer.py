@@ -323,6 +323,50 @@ def test_tails_that_stay(request: pytest.FixtureRequest, tail: list[onnx.NodePro
     assert lowered.op_types[0] == "MatmulCompressDequant"
 
 
+def test_an_int32_result_that_is_read_twice() -> None:
+    nodes = [
+        DYNAMIC, *dynamic_nodes(), helper.make_node("Sub", ["acc", "two"], ["d"]),
+        helper.make_node("Cast", ["d"], ["z"], to=TensorProto.FLOAT),
+    ]  # fmt: skip
+    model = make_model(
+        nodes, {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N)), "z": (np.float32, ("m", N))},
+        {"w": weight(), "ws": np.array(0.01, np.float32), "wz": np.array(0, np.int8), "two": np.array(2, np.int32)},
+    )  # fmt: skip
+    lowered = assert_exact(model, {"x": floats((3, K))})
+    assert lowered.outcome == [("MatMulInteger", None)]
+    assert lowered.op_types[:2] == ["DynamicQuantizeLinear", "MatmulCompressDequant"]
+
+
+@pytest.mark.parametrize("shape", [(0, K), (2, 0, K)], ids=str)
+def test_no_rows(shape: tuple[int, ...]) -> None:
+    model = dynamic_model(("m", *shape[1:]) if len(shape) == 2 else ("b", "m", K))
+    assert_exact(model, {"x": floats(shape)})
+
+
+@pytest.mark.parametrize("quantised_outside", [False, True])
+def test_a_quantiser_around_or_inside_of_a_body(quantised_outside: bool) -> None:
+    """What a body quantises itself goes into its node; what is quantised once, outside, stays there."""
+    body_nodes = dynamic_nodes() if quantised_outside else [DYNAMIC, *dynamic_nodes()]
+    body = helper.make_graph(body_nodes, "body", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", N])])
+    other = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "zeros"], ["n"])], "other", [],
+        [helper.make_tensor_value_info("n", TensorProto.FLOAT, ["m", N])],
+    )  # fmt: skip
+    nodes = [DYNAMIC] if quantised_outside else []
+    nodes.append(helper.make_node("If", ["flag"], ["out"], then_branch=body, else_branch=other))
+    model = make_model(
+        nodes, {"x": (np.float32, ("m", K)), "flag": (np.bool_, ())}, {"out": (np.float32, ("m", N))},
+        {
+            "w": weight(), "ws": np.array(0.01, np.float32), "wz": np.array(0, np.int8),
+            "zeros": np.zeros((K, N), np.float32),
+        },
+    )  # fmt: skip
+    lowered = assert_exact(model, {"x": floats((3, K)), "flag": np.array(True)})
+    everywhere = [node.op_type for node in lowered.model.graph.all_nodes()]
+    assert everywhere.count("MatmulCompressDequant") == 1
+    assert everywhere.count("DynamicQuantizeLinear") == quantised_outside
+
+
 def test_unknown_shapes_lower_what_is_safe() -> None:
     """The scale of DynamicQuantizeLinear is known to be one value even when the model says nothing."""
     model = dynamic_model()

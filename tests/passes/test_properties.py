@@ -144,6 +144,23 @@ def qdq(builder: Builder) -> None:
     builder.values.append((y, n))
 
 
+def qlinear(builder: Builder) -> None:
+    """A QLinearMatMul between QuantizeLinear and DequantizeLinear, whose result may be read twice."""
+    x, k = builder.pick()
+    kind, w_type = builder.draw(st.sampled_from([(np.uint8, np.uint8), (np.uint8, np.int8), (np.int8, np.int8)]))
+    n = builder.draw(st.integers(1, 40))
+    size = builder.draw(st.sampled_from([(), (n,)]))
+    xs, ys = (builder.constant(scales((), builder.seed(), size)) for size in (0.2, 2.0))
+    xz, yz = (builder.constant(integers(kind, (), builder.seed())) for _ in range(2))
+    w = builder.constant(integers(w_type, (k, n), builder.seed()))
+    ws, wz = builder.constant(scales(size, builder.seed())), builder.constant(integers(w_type, size, builder.seed()))
+    q = builder.node("QuantizeLinear", [x, xs, xz])
+    q = builder.node("QLinearMatMul", [q, xs, xz, w, ws, wz, ys, yz])
+    if builder.draw(st.integers(0, 4)) == 0:
+        builder.outputs[q] = (kind, ("m", n))
+    builder.values.append((builder.node("DequantizeLinear", [q, builder.draw(st.sampled_from([xs, ys])), yz]), n))
+
+
 def elementwise(builder: Builder) -> None:
     x, k = builder.pick()
     op_type = builder.draw(st.sampled_from(["Neg", "Abs", "Sigmoid", "Relu", "Add", "Reshape"]))
@@ -179,7 +196,7 @@ def graphs(draw: st.DrawFn, steps: list) -> tuple[onnx.ModelProto, np.ndarray]:
 
 
 @SETTINGS
-@given(graphs([dynamic, dynamic, elementwise]))
+@given(graphs([dynamic, dynamic, qlinear, elementwise]))
 def test_dynamic_graphs(case: tuple[onnx.ModelProto, np.ndarray]) -> None:
     model, x = case
     assert_exact(model, {"x": x})

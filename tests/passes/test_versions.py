@@ -54,6 +54,21 @@ def qdq_model(opset: int) -> onnx.ModelProto:
     )
 
 
+def qlinear_model(opset: int) -> onnx.ModelProto:
+    constants = {
+        "xs": np.array(0.03, np.float32), "xz": np.array(120, np.uint8), "w": integers(np.int8, (K, N), 1),
+        "ws": np.array(0.01, np.float32), "wz": np.array(1, np.int8), "ys": np.array(0.5, np.float32),
+        "yz": np.array(99, np.uint8),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QLinearMatMul", ["x", *constants], ["yq"]),
+        helper.make_node("DequantizeLinear", ["yq", "ys", "yz"], ["y"]),
+    ]
+    return make_model(
+        nodes, {"x": (np.uint8, ("m", K))}, {"y": (np.float32, ("m", N))}, constants, opset=opset, ir_version=8
+    )
+
+
 @pytest.mark.parametrize("opset", range(11, NEWEST_OPSET + 1))
 def test_opsets(opset: int) -> None:
     x = floats((3, K), 3)
@@ -61,6 +76,8 @@ def test_opsets(opset: int) -> None:
     assert lowered.outcome == [("MatMulInteger+Cast+Mul+Add", None)]
     lowered = assert_exact(qdq_model(opset), {"x": x}, optimised=True)
     assert lowered.outcome == [("DequantizeLinear+MatMul+QuantizeLinear", None)]
+    lowered = assert_exact(qlinear_model(opset), {"x": integers(np.uint8, (3, K), 3)})
+    assert lowered.outcome == [("QLinearMatMul+DequantizeLinear", None)]
 
 
 @pytest.mark.parametrize("ir_version", range(4, NEWEST_IR + 1))
