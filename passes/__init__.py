@@ -1,8 +1,9 @@
 """Graph rewrites: which quantised matrix multiplications become MatmulCompressDequant nodes, and back.
 
 One file a family of patterns; ``_common.py`` is what they share, ``_scales.py`` how onnxruntime folds scales,
-``_dynamic.py`` and ``_dequantised.py`` take in what stands around a node, ``_plan.py`` finds and carries out, ``restoration.py`` is the way back, ``legalise.py`` the way on to
-Ascend's operator, ``ir_passes.py`` the onnx_ir passes.
+``_dynamic.py`` and ``_dequantised.py`` take in what stands around a node, ``_plan.py`` finds and carries out,
+``restoration.py`` is the way back, ``legalise.py`` the way on to Ascend's operator, ``ir_passes.py`` the onnx_ir
+passes.
 """
 
 from mcd_graph.passes._common import Kept
