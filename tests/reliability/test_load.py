@@ -57,8 +57,8 @@ def test_eight_threads_on_one_session_with_threads_of_its_own(large: Path, tmp_p
     ("sessions", "residency"),
     [
         (60, "compressed"),
-        pytest.param(400, "compressed", marks=pytest.mark.slow),
-        pytest.param(400, "decoded", marks=pytest.mark.slow),
+        pytest.param(300, "compressed", marks=pytest.mark.slow),
+        pytest.param(300, "decoded", marks=pytest.mark.slow),
     ],
 )
 def test_sessions_that_come_and_go_leave_nothing(sessions: int, residency: str, large: Path, tmp_path: Path) -> None:
