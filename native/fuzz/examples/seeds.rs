@@ -1,0 +1,40 @@
+//! Writes inputs to start from: `cargo run --no-default-features --example seeds`, for a corpus that is to be grown anew.
+
+use std::path::Path;
+
+use mcd_core::{Profile, Tiling, WeightType, WeightView, encode};
+
+fn main() -> std::io::Result<()> {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let shapes = [(1, 1), (16, 32), (17, 33), (33, 70), (80, 100), (48, 300)];
+    let tilings = [Tiling::default(), Tiling { k: 1, n: 1 }, Tiling { k: 3, n: 2 }];
+    let mut number = 0;
+    for (n, k) in shapes {
+        for width in [1_u32, 3, 6, 12, 40] {
+            for profile in [Profile::Fast, Profile::Balanced, Profile::Small] {
+                number += 1;
+                let tiling = tilings[number % 3];
+                let mut state = number as u32;
+                let mut next = || {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    state >> 8
+                };
+                let mut bell = || ((0..4).map(|_| next() % (2 * width + 1)).sum::<u32>() / 2) as u8;
+                let w: Vec<u8> = (0..n * k).map(|i| if i < 600 && width == 3 { 9 } else { bell() }).collect();
+                let kind = if number % 2 == 0 { WeightType::I8 } else { WeightType::U8 };
+                let view = WeightView::new(&w, (n, k), (k, 1), kind).expect("it fits");
+                let encoded = encode(&view, profile, tiling).expect("it encodes");
+                if encoded.x2.len() > 6000 {
+                    continue;
+                }
+                for (target, bytes) in
+                    [("decoder", mcd_fuzz::decoder::input(&encoded)), ("parser", mcd_fuzz::parser::input(&encoded))]
+                {
+                    std::fs::create_dir_all(corpus.join(target))?;
+                    std::fs::write(corpus.join(target).join(format!("seed{number:03}")), bytes)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}

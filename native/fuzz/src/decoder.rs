@@ -1,0 +1,146 @@
+//! Any payload under a header and an index that are right: every kernel decodes it to the same weight, or refuses it
+//! for the same reason, and multiplies as the decoded weight does.
+
+use mcd_core::{
+    Activation, CompressedWeight, EncodedWeight, Kernel, MatmulCall, PreparedWeight, Residency, Serial, WeightType,
+    ZeroPoint, unpack,
+};
+
+use crate::forge::{Fields, Forged, Tile, forge};
+use crate::input::Input;
+use crate::multiply::{Wanted, run, sums, ways};
+
+/// Runs one input.
+pub fn check(data: &[u8]) {
+    let mut input = Input(data);
+    let Some(fields) = fields(&mut input) else { return };
+    let (m, flips) = (1 + usize::from(input.byte() % 20), [input.word(), input.word()]);
+    let forged = forge(&fields, &tiles(&fields, &mut input));
+    let Ok(weight) = CompressedWeight::parse(&forged.x2, &forged.index, &forged.info) else { return };
+
+    let scalar = Kernel::by_name("scalar").expect("it is everywhere");
+    let decoded = unpack(&weight, &forged.x2, scalar);
+    for kernel in Kernel::available() {
+        assert_eq!(unpack(&weight, &forged.x2, kernel), decoded, "{kernel:?} decodes otherwise");
+    }
+    let (n, k) = (fields.n, fields.k);
+    let x: Vec<u8> = (0..m * k).map(|i| (i * 37 + i / 7) as u8 ^ data[i % data.len()]).collect();
+    let call = MatmulCall {
+        x: Activation::U8(&x),
+        m,
+        x_zero_point: i32::from(flips[0] as u8),
+        w_zero_point: ZeroPoint::None,
+        bias: None,
+    };
+    let kind = if fields.unsigned { WeightType::U8 } else { WeightType::I8 };
+    let expected = decoded.as_ref().ok().map(|w| sums(w, kind, n, k, &call));
+    let mut others = Vec::new();
+    for options in ways() {
+        let prepared = PreparedWeight::new(&forged.x2, &forged.index, &forged.info, options);
+        let (prepared, expected) = match (prepared, &expected) {
+            (Ok(prepared), Some(expected)) => (prepared, expected),
+            (Err(error), None) => {
+                assert_eq!(Some(&error), decoded.as_ref().err(), "{options:?} refuses for another reason");
+                continue;
+            }
+            (prepared, _) => panic!("{options:?} differs: {:?}, but {:?}", prepared.err(), decoded.as_ref().err()),
+        };
+        let out = run(&prepared, &forged.x2, &call, Wanted::I32, &Serial).expect("it was checked");
+        assert!(out.iter().zip(expected).all(|(&a, &b)| a == b as u32), "{options:?} multiplies otherwise");
+        if options.residency == Residency::Compressed {
+            let out = run(&prepared, &changed(&forged, flips), &call, Wanted::I32, &Serial);
+            others.extend(out.ok().map(|out| (options, out)));
+        }
+    }
+    // Bytes that changed after the check: no kernel leaves its memory, and those that see nothing agree.
+    for pair in others.windows(2) {
+        assert!(pair[0].1 == pair[1].1, "{:?} and {:?} differ on changed bytes", pair[0].0, pair[1].0);
+    }
+}
+
+/// The input that makes this weight, if it is small enough.
+pub fn input(encoded: &EncodedWeight) -> Vec<u8> {
+    let x2 = &encoded.x2;
+    let count = usize::from(x2[10]);
+    let mut out = vec![x2[5], x2[7], x2[8], x2[9], x2[10]];
+    out.extend(&x2[64..64 + count]);
+    out.extend([x2[12], x2[14]]);
+    out.extend(((encoded.compress_info[2] - 1) as u16).to_le_bytes());
+    out.extend(((encoded.compress_info[3] - 1) as u16).to_le_bytes());
+    out.extend([2, 100, 0, 5, 0]);
+    let entries: Vec<u32> = encoded
+        .compress_index
+        .chunks_exact(8)
+        .map(|e| u32::from_le_bytes(e[..4].try_into().expect("four bytes")))
+        .collect();
+    for (t, entry) in entries.iter().enumerate() {
+        let start = (entry >> 2) as usize * 64;
+        let later = entries[t + 1..].iter().find(|e| *e & 3 != 2).map(|e| (e >> 2) as usize * 64);
+        let end = later.unwrap_or(x2.len() - 64);
+        match entry & 3 {
+            0 => {
+                out.extend([0, ((end - start) / 64 - 1) as u8]);
+                out.extend(&x2[start..end]);
+            }
+            1 => {
+                out.push(1);
+                out.extend(&x2[start..end]);
+            }
+            _ => out.extend([2, (entry >> 2) as u8]),
+        }
+    }
+    out
+}
+
+fn fields(input: &mut Input<'_>) -> Option<Fields> {
+    let unsigned = input.byte() & 1 == 1;
+    let code = [input.byte(), input.byte(), input.byte()];
+    let count = usize::from(input.byte());
+    let mut ranks = Vec::new();
+    for &symbol in input.take(count) {
+        if !ranks.contains(&symbol) {
+            ranks.push(symbol);
+        }
+    }
+    let tiling = [1 + u16::from(input.byte().wrapping_sub(1)) % 16, 1 + u16::from(input.byte().wrapping_sub(1)) % 16];
+    let (k, n) = (input.size(300), input.size(80));
+    (tiling[0] * tiling[1] <= 127).then_some(Fields { unsigned, code, ranks, tiling, k, n })
+}
+
+fn tiles(fields: &Fields, input: &mut Input<'_>) -> Vec<Tile> {
+    let [tk, tn] = fields.tiling.map(usize::from);
+    let (fractals, panels) = (fields.k.div_ceil(32), fields.n.div_ceil(16));
+    let mut tiles = Vec::new();
+    for p in (0..panels).step_by(tn) {
+        for f in (0..fractals).step_by(tk) {
+            let weights = tn.min(panels - p) * tk.min(fractals - f) * 512;
+            let mut padded = |len: usize| {
+                let mut bytes = input.take(len).to_vec();
+                bytes.resize(len, 0);
+                bytes
+            };
+            tiles.push(match padded(1)[0] % 3 {
+                0 if fields.code[0] != 0 => {
+                    let units = usize::from(padded(1)[0]) + 1;
+                    Tile::Coded(padded(units * 64))
+                }
+                1 => Tile::Raw(padded(weights)),
+                _ => Tile::Constant(padded(1)[0]),
+            });
+        }
+    }
+    tiles
+}
+
+/// `x2` with two bytes of its tiles changed.
+fn changed(forged: &Forged, flips: [u16; 2]) -> Vec<u8> {
+    let mut x2 = forged.x2.clone();
+    let start = (64 + usize::from(x2[10])).next_multiple_of(64);
+    let len = x2.len() - 64 - start;
+    for flip in flips {
+        if let Some(at) = usize::from(flip).checked_rem(len) {
+            x2[start + at] ^= (flip >> 8) as u8 | 1;
+        }
+    }
+    x2
+}

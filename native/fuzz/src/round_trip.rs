@@ -1,0 +1,95 @@
+//! Any weight, tiling and profile: what is encoded decodes to itself on every kernel, and every kernel, residency and
+//! number of threads multiplies it to the bits that the definition gives.
+
+use mcd_core::{
+    Activation, CompressedWeight, Kernel, MatmulCall, Parallel, PreparedWeight, Profile, Serial, Tiling, Vector,
+    WeightType, WeightView, ZeroPoint, encode, unpack,
+};
+
+use crate::input::Input;
+use crate::multiply::{Backwards, Wanted, expected, run, sums, ways};
+
+/// Runs one input.
+pub fn check(data: &[u8]) {
+    let mut input = Input(data);
+    let flags = input.word();
+    let tiling = Tiling { k: usize::from(input.byte() % 17), n: usize::from(input.byte() % 17) };
+    let (k, n, m) = (input.size(140), input.size(72), input.size(16));
+    let profile = [Profile::Fast, Profile::Balanced, Profile::Small][usize::from(input.byte()) % 3];
+    let kind = if flags & 1 == 0 { WeightType::I8 } else { WeightType::U8 };
+    let (narrow, gap) = (u32::from(input.byte() % 8), usize::from(input.byte() % 4));
+    let (zeros, bias) = (input.take(8), input.take(8));
+    let floats: Vec<f32> =
+        input.take(16).chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four"))).collect();
+    let (at, step) = (usize::from(input.byte()), 1 + usize::from(input.byte()));
+    let bytes = if input.0.is_empty() { &[1, 2, 3][..] } else { input.0 };
+
+    // The weight as it lies in memory: rows or columns, with gaps.
+    let strides = if flags & 2 == 0 { (k + gap, 1) } else { (1, n + gap) };
+    let memory: Vec<u8> = (0..(n + gap) * (k + gap) + at)
+        .map(|i| (bytes[(i * step + i / bytes.len()) % bytes.len()] as i8 >> narrow) as u8)
+        .collect();
+    let view = WeightView::new(&memory[at..], (n, k), strides, kind).expect("it lies inside");
+    let w: Vec<u8> = (0..n * k).map(|i| memory[at + i / k * strides.0 + i % k * strides.1]).collect();
+    let Ok(encoded) = encode(&view, profile, tiling) else {
+        assert!(tiling.k * tiling.n == 0 || tiling.k * tiling.n > 127);
+        return;
+    };
+    let (x2, index, info) = (&encoded.x2, &encoded.compress_index, &encoded.compress_info);
+    let parsed = CompressedWeight::parse(x2, index, info).expect("what is written is readable");
+    for kernel in Kernel::available() {
+        assert!(unpack(&parsed, x2, kernel).as_ref() == Ok(&w), "{kernel:?} gives another weight");
+    }
+
+    let cycle = |of: &[u8], i: usize| of.get(i % of.len().max(1)).copied().unwrap_or(0);
+    let x: Vec<u8> = (0..m * k).map(|i| cycle(bytes, i * 5 + i / 3).wrapping_add((i / k) as u8)).collect();
+    let xi: Vec<i8> = x.iter().map(|&v| v as i8).collect();
+    let w_zeros: Vec<i32> = (0..n)
+        .map(|j| match kind {
+            WeightType::I8 => i32::from(cycle(zeros, j) as i8),
+            WeightType::U8 => i32::from(cycle(zeros, j)),
+        })
+        .collect();
+    let biases: Vec<i32> = (0..n).map(|j| i32::from(cycle(bias, j)) << (cycle(bias, j + 1) % 25)).collect();
+    let signed = flags & 4 == 0;
+    let call = MatmulCall {
+        x: if signed { Activation::I8(&xi) } else { Activation::U8(&x) },
+        m,
+        x_zero_point: if signed { i32::from(cycle(zeros, 3) as i8) } else { i32::from(cycle(zeros, 3)) },
+        w_zero_point: match flags >> 3 & 3 {
+            0 => ZeroPoint::None,
+            1 => ZeroPoint::Scalar(w_zeros[0]),
+            _ => ZeroPoint::PerColumn(&w_zeros),
+        },
+        bias: (flags & 32 != 0).then_some(&biases[..]),
+    };
+    let columns: Vec<f32> = (0..n).map(|j| floats.get(j % floats.len().max(1)).copied().unwrap_or(0.5)).collect();
+    let vector = |per_column: bool| if per_column { Vector::PerColumn(&columns) } else { Vector::Scalar(columns[0]) };
+    let scale = vector(flags & 64 != 0);
+    let addend = (flags & 128 != 0).then(|| vector(flags & 256 != 0));
+    let zero_point = i32::from(cycle(zeros, 1));
+    let wanted = match flags >> 9 & 7 {
+        0 | 1 => Wanted::I32,
+        2 | 3 => Wanted::F32(scale, addend),
+        4 | 5 => Wanted::F16(scale, addend),
+        6 => Wanted::U8(scale, zero_point),
+        _ => Wanted::I8(scale, zero_point - 128),
+    };
+    let expected = expected(&sums(&w, kind, n, k, &call), n, wanted);
+    let mut first: Option<Vec<u32>> = None;
+    for options in ways() {
+        let prepared = PreparedWeight::new(x2, index, info, options).expect("what is written is readable");
+        for pool in [&Serial as &dyn Parallel, &Backwards(3)] {
+            let out = run(&prepared, x2, &call, wanted, pool).expect("the operands fit");
+            for (i, (out, expected)) in out.iter().zip(&expected).enumerate() {
+                assert!(
+                    expected.is_none_or(|e| e == *out),
+                    "{options:?} with {} threads gives {out:08x} instead of {expected:08x?} at {i}",
+                    pool.threads()
+                );
+            }
+            let first = first.get_or_insert_with(|| out.clone());
+            assert!(*first == out, "{options:?} with {} threads differs", pool.threads());
+        }
+    }
+}
