@@ -7,7 +7,6 @@ Content-Security-Policy lets the browser run and fetch nothing. Needs the extra 
 
 import datetime
 import importlib.util
-from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -86,7 +85,7 @@ def render_report(
         report=report,
         weights=weights,
         entropy=_entropy(weights),
-        kept=[] if report is None else _kept(report),
+        kept=[] if report is None else [node for node in report.nodes if node.status == "kept"],
         verification=verification,
         bench=bench,
         made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -117,13 +116,6 @@ def _entropy(weights: Sequence[NodeReport]) -> dict[str, float] | None:
         "payload": 8 * sum(node.payload_bytes or 0 for node in weights) / before,
         "stored": 8 * sum(node.compressed_bytes or 0 for node in weights) / before,
     }
-
-
-def _kept(report: Report) -> list[tuple[str, list[NodeReport]]]:
-    """Return the nodes kept for each reason, the commonest first."""
-    kept = [node for node in report.nodes if node.status == "kept"]
-    reasons = Counter(node.reason or "" for node in kept)
-    return [(reason, [node for node in kept if (node.reason or "") == reason]) for reason, _ in reasons.most_common()]
 
 
 def _chosen(histograms: Sequence[Histogram]) -> list[tuple[Any, str, str]]:

@@ -87,7 +87,7 @@ def test_a_page_with_everything(compressed: tuple[Report, list[Histogram], Verif
         "Kept as they were",
     ]
     (kept,) = (node for node in report.nodes if node.status == "kept")
-    assert f"1 node: {kept.reason}" in page
+    assert f'<td class="name">{kept.reason}</td>' in page
     assert report.totals.ratio is not None
     assert f"{report.totals.ratio:.3f}" in page
     assert "1.10 to 1.40" in page
@@ -178,7 +178,8 @@ def test_only_boxes_scroll_sideways(
     compressed: tuple[Report, list[Histogram], Verification], tmp_path: Path, width: int
 ) -> None:
     report, histograms, verification = compressed
-    nodes = tuple(dataclasses.replace(node, name="/block" * 30) for node in report.nodes)
+    long = {"name": "/block" * 30, "pattern": "Operator+" * 9}
+    nodes = tuple(dataclasses.replace(node, **long, reason=node.reason and "/why" * 60) for node in report.nodes)
     page = render_report(
         title="model" * 30,
         report=dataclasses.replace(report, nodes=nodes),
