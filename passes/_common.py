@@ -298,7 +298,7 @@ def known_shape(value: ir.Value | None, depth: int = 8) -> tuple[int | None, ...
         return () if value.index() else known_shape(get_input(node, 0), depth - 1)
     if node.domain == "" and node.op_type in ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear"):
         return known_shape(get_input(node, 0), depth - 1)
-    if node.domain == "" and node.op_type in ("Mul", "Div", "Add"):
+    if node.domain == "" and node.op_type in ("Mul", "Div", "Add") and len(node.inputs) == 2:
         left, right = (known_shape(operand, depth - 1) for operand in node.inputs)
         return None if left is None or right is None else _broadcast(left, right)
     return None

@@ -469,7 +469,7 @@ def _stored_weight(node: ir.Node) -> np.ndarray | Kept:
         return Kept("its compressed weight is not constant")
     try:
         weight: np.ndarray = _native.decode(x2, index, np.asarray(_compress_info(node), np.int64))
-    except _native.FormatError as error:
+    except (_native.FormatError, TypeError) as error:  # the latter of a compress_info that is no list of integers
         raise _native.FormatError(f"node {node.name or node.outputs[0].name}: {error}") from None
     return weight
 
