@@ -7,8 +7,9 @@ use mcd_core::{
 
 /// A weight of one coded tile, whose levels end within a byte.
 fn weight() -> EncodedWeight {
-    let w: Vec<u8> =
-        (0..16 * 64).map(|i: usize| (i * i % 7 * (i % 5) / 2 + usize::from(i % 97 == 0) * 90) as u8).collect();
+    let w: Vec<u8> = (0..16 * 64)
+        .map(|i: usize| (i * i % 7 * (i % 5) / 2 + usize::from(i.is_multiple_of(97)) * 90) as u8)
+        .collect();
     let view = WeightView::new(&w, (16, 64), (64, 1), WeightType::I8).unwrap();
     encode(&view, Profile::Balanced, Tiling::default()).unwrap()
 }
