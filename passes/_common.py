@@ -10,6 +10,7 @@ rewriting is why the rules are not onnxscript rewrite rules, which match and rew
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -53,7 +54,10 @@ __all__ = [
     "known_dtype",
     "known_rank",
     "known_shape",
+    "misfit",
+    "node_misfit",
     "only_consumer",
+    "opset_misfit",
     "per_column",
     "place_constant",
     "place_operands",
@@ -74,6 +78,23 @@ OPTIMISED = "optimised"
 MS_DOMAIN = "com.microsoft"
 
 _WEIGHT_TYPES = (ir.DataType.INT8, ir.DataType.UINT8)
+
+#: Types of the operator's inputs, but for the stream of the weight.
+_INPUT_TYPES = {
+    "x1": (*_WEIGHT_TYPES, ir.DataType.FLOAT),
+    "deq_scale": (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.UINT64),
+    "bias": (ir.DataType.INT32,),
+    "x1_zero_point": _WEIGHT_TYPES,
+    "w_zero_point": _WEIGHT_TYPES,
+    "addend": (ir.DataType.FLOAT, ir.DataType.FLOAT16),
+    "y_zero_point": _WEIGHT_TYPES,
+    "x1_scale": (ir.DataType.FLOAT,),
+    "y_scale": (ir.DataType.FLOAT,),
+}
+_ONE_VALUE = ("x1_zero_point", "y_zero_point", "x1_scale", "y_scale")
+
+#: The first version of ONNX with MatMulInteger, QLinearMatMul, QuantizeLinear and DequantizeLinear.
+_QUANTISATION_OPSET = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -444,8 +465,10 @@ def find_weight(
     """
     if value is None:
         return Kept("it has no weight input")
-    while (producer := value.producer()) is not None and is_op(producer, "Identity") and producer.inputs[0] is not None:
-        value, path = producer.inputs[0], (producer, *path)
+    while (producer := value.producer()) is not None and is_op(producer, "Identity") and producer not in path:
+        if (behind := get_input(producer, 0)) is None:
+            break
+        value, path = behind, (producer, *path)
     if value.is_graph_input():
         what = "an initialiser that callers may override" if value.is_initializer() else "an input of the graph"
         return Kept(f"weight {value.name} is {what}")
@@ -499,6 +522,76 @@ def _quantised_constant(node: ir.Node) -> tuple[ir.Value, ir.TensorProtocol] | N
         return ir.tensor((np.rint(clamped) + offset).astype(zeros.dtype))
 
     return value, ir.LazyTensor(quantise, ir.DataType.from_numpy(zeros.dtype), ir.Shape(shape), name=value.name)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models that contradict themselves
+
+
+def misfit(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.DataType) -> Kept | None:
+    """Return a reason if inputs of the operator, by name, are known to be of another type or size than it takes.
+
+    Nothing else sees it early: checkers know nothing of the types of another domain's operators, and compare no sizes.
+    """
+    types = {**_INPUT_TYPES, "w_zero_point": (weight_type,)}
+    for name, allowed in types.items():
+        operand = inputs.get(name)
+        if isinstance(operand, ir.Value):
+            label, dtype, shape = operand.name, known_dtype(operand), known_shape(operand)
+        elif isinstance(operand, NewConstant):
+            label, dtype, shape = operand.hint, ir.DataType.from_numpy(operand.array.dtype), operand.array.shape
+        else:
+            continue
+        if dtype is not None and dtype not in allowed:
+            return Kept(f"its {name} {label} is {dtype.name.lower()}")
+        if shape is None:
+            continue
+        if name == "x1":
+            if not shape or shape[-1] not in (k, None):
+                return Kept(f"{label} of shape {_text(shape)} does not fit a weight of {k} rows")
+        elif None not in shape:
+            size = math.prod(dim for dim in shape if dim is not None)
+            if size not in (() if name == "bias" else (1,)) + (() if name in _ONE_VALUE else (n,)):
+                return Kept(f"its {name} {label} has {size} values, for {n} columns")
+    return None
+
+
+def node_misfit(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> Kept | None:
+    """Return a reason if inputs or attributes of a MatmulCompressDequant node contradict each other or its weight.
+
+    Raises:
+        AttributeUnknownError: its output_type is set by those who call the function around it.
+    """
+    inputs = {name: get_input(node, index) for index, name in enumerate(INPUT_NAMES)}
+    if inputs["x1"] is None:
+        return Kept("it has no activation input")
+    if (reason := misfit(inputs, k=k, n=n, weight_type=weight_type)) is not None:
+        return reason
+    scale, y_zero_point = inputs["deq_scale"], inputs["y_zero_point"]
+    if scale is None and y_zero_point is not None:
+        return Kept("it has a y_zero_point, but no deq_scale")
+    if scale is None:
+        allowed: Sequence[ir.DataType] = (ir.DataType.INT32,)
+    elif inputs["y_scale"] is not None:
+        allowed = (ir.DataType.FLOAT,)
+    elif y_zero_point is not None:
+        dtype = known_dtype(y_zero_point)
+        allowed = _WEIGHT_TYPES if dtype is None else (dtype,)
+    else:
+        allowed = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+    output_type = int_attribute(node, "output_type", int(allowed[0]))
+    return None if output_type in allowed else Kept(f"its output_type {output_type} contradicts its inputs")
+
+
+def opset_misfit(owner: ir.Model | ir.Function) -> Kept | None:
+    """Return a reason if ``owner`` imports ONNX's operators in a version without the quantised ones, or not at all."""
+    version = owner.opset_imports.get("")
+    if version is not None and version >= _QUANTISATION_OPSET:
+        return None
+    imported = (
+        "does not import ONNX's operators" if version is None else f"imports version {version} of ONNX's operators"
+    )
+    return Kept(f"the model {imported}; the quantised ones came with {_QUANTISATION_OPSET}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

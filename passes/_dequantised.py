@@ -11,6 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from mcd_graph.passes._common import (
     MS_DOMAIN,
+    AttributeUnknownError,
     constant_array,
     get_input,
     int_attribute,
@@ -43,16 +44,19 @@ def absorb_dequantizer(node: ir.Node) -> ir.Node | None:
     """
     y, zero_point = node.outputs[0], get_input(node, _Y_ZERO_POINT)
     user = only_consumer(y, node.graph)
-    if zero_point is None or user is None or len(y.uses()) != 1 or user.inputs[0] is not y:
+    if zero_point is None or user is None or len(y.uses()) != 1 or get_input(user, 0) is not y:
         return None
     if not (is_op(user, "DequantizeLinear") or is_op(user, "DequantizeLinear", MS_DOMAIN)):
         return None
     scale = get_input(user, 1)
     if scale is None or known_shape(scale) not in ((), (1,)) or known_dtype(scale) != ir.DataType.FLOAT:
         return None
-    if not _same_zero_point(zero_point, get_input(user, 2)) or int_attribute(user, "block_size", 0):
+    if not _same_zero_point(zero_point, get_input(user, 2)) or _joined(user.outputs[0]):
         return None
-    if int_attribute(user, "output_dtype", 0) not in (0, ir.DataType.FLOAT) or _joined(user.outputs[0]):
+    try:
+        if int_attribute(user, "block_size", 0) or int_attribute(user, "output_dtype", 0) not in (0, ir.DataType.FLOAT):
+            return None
+    except AttributeUnknownError:
         return None
     node.resize_inputs(len(INPUT_NAMES))
     node.replace_input_with(_Y_SCALE, scale)

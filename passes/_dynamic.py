@@ -34,7 +34,7 @@ def absorb_quantiser(node: ir.Node, *, in_function: bool) -> ir.Node | None:
     Returns:
         The DynamicQuantizeLinear that is without readers now, or ``None`` if nothing was changed.
     """
-    x1 = node.inputs[0]
+    x1 = get_input(node, 0)
     quantiser = None if x1 is None else x1.producer()
     if quantiser is None or not is_op(quantiser, "DynamicQuantizeLinear") or quantiser.graph is not node.graph:
         return None
@@ -43,7 +43,7 @@ def absorb_quantiser(node: ir.Node, *, in_function: bool) -> ir.Node | None:
         return None
     if any(output.is_graph_output() or len(output.uses()) != 1 for output in outputs):
         return None
-    x = quantiser.inputs[0]
+    x = get_input(quantiser, 0)
     if x is None:
         return None
     if known_dtype(x) is None:
@@ -62,7 +62,7 @@ def absorb_quantiser(node: ir.Node, *, in_function: bool) -> ir.Node | None:
 
 def quantiser_of(node: ir.Node) -> NewNode | None:
     """Return the DynamicQuantizeLinear that a node with a float activation stands for; ``None`` for other nodes."""
-    x1: Operand = node.inputs[0]
+    x1: Operand = get_input(node, 0)
     if not isinstance(x1, ir.Value) or known_dtype(x1) != ir.DataType.FLOAT:
         return None
     return NewNode("DynamicQuantizeLinear", (x1,), num_outputs=3)

@@ -27,8 +27,12 @@ from mcd_graph.passes._common import (
     Weight,
     all_nodes,
     build,
+    get_input,
     graph_of,
     is_op,
+    known_dtype,
+    misfit,
+    opset_misfit,
     place_constant,
     remove_dead,
 )
@@ -329,6 +333,8 @@ def plan_lowering(
             answer = Kept(str(error))
         if answer is None:
             continue
+        if isinstance(answer, Match):
+            answer = opset_misfit(model if function is None else function) or _misfit(answer) or answer
         name = node.name or next((output.name for output in node.outputs if output.name), "")
         site = Site(name, node.op_type, node.op_type, "lowered")
         sites.append(site)
@@ -358,10 +364,19 @@ def plan_lowering(
     return LoweringPlan(model, sites, candidates, weights)
 
 
+def _misfit(match: Match) -> Kept | None:
+    """Return a reason if what the new node would read is known not to fit it."""
+    weight, fused = match.weight, match.fused
+    if isinstance(fused.x1, ir.Value) and known_dtype(fused.x1) == ir.DataType.FLOAT:
+        return Kept(f"its activation {fused.x1.name} is not quantised")
+    inputs = {field.name: getattr(fused, field.name) for field in dataclasses.fields(fused)}
+    return misfit(inputs, k=weight.k, n=weight.n, weight_type=weight.tensor.dtype)
+
+
 def _wants_shapes(model: ir.Model) -> bool:
     """Tell whether a multiplication behind DequantizeLinear is followed by an Add and does not say its shape."""
     for node in model.graph:
-        value = node.inputs[0] if is_op(node, "MatMul") else None
+        value = get_input(node, 0) if is_op(node, "MatMul") and node.outputs else None
         producer = None if value is None or value.shape is not None else value.producer()
         dequantised = producer is not None and producer.op_type == "DequantizeLinear"
         if dequantised and any(is_op(user, "Add") for user in node.outputs[0].consumers()):
@@ -422,7 +437,7 @@ def _other_user(weight: Weight, going: set[ir.Node]) -> str | None:
             if user in going:
                 continue
             if user not in path and user.op_type not in _LOOKED_THROUGH:
-                return f"{user.op_type} {user.name or user.outputs[0].name}"
+                return f"{user.op_type} {user.name or next((output.name for output in user.outputs), '')}"
             values.extend(user.outputs)
     return None
 

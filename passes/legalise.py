@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 from mcd_graph.passes._common import (
+    AttributeUnknownError,
     Kept,
     Names,
     NewConstant,
@@ -56,6 +57,7 @@ from mcd_graph.passes._common import (
     graph_of,
     known_dtype,
     known_shape,
+    node_misfit,
     place_constant,
     place_operands,
     remove_dead,
@@ -287,6 +289,14 @@ class _Run:
         stored = _stored_weight(node)
         if isinstance(stored, Kept):
             return stored
+        try:
+            reason = node_misfit(
+                node, k=stored.shape[1], n=stored.shape[0], weight_type=ir.DataType.from_numpy(stored.dtype)
+            )
+        except AttributeUnknownError as error:
+            reason = Kept(str(error))
+        if reason is not None:
+            return reason
         weight = _without_zero_point(stored, constant_array(value["w_zero_point"]))
         if isinstance(weight, Kept):
             return weight

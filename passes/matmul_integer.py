@@ -58,7 +58,7 @@ def _match(node: ir.Node) -> Match | Kept:
     weight = find_weight(get_input(node, 1))
     if isinstance(weight, Kept):
         return weight
-    x1 = node.inputs[0]
+    x1 = get_input(node, 0)
     if x1 is None:
         return Kept("it has no activation input")
     x1_zero_point = get_input(node, 2)

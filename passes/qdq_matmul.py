@@ -235,7 +235,7 @@ def _is_signed_pair(quantise: ir.Node, dequantise: ir.Node) -> bool:
 
 def _siblings(node: ir.Node) -> list[ir.Node]:
     """Return the other nodes of the same operator that read the same first input."""
-    value = node.inputs[0]
+    value = get_input(node, 0)
     users = () if value is None else value.consumers()
     return [user for user in users if user is not node and is_op(user, node.op_type, node.domain)]
 
@@ -259,7 +259,7 @@ def _destination(node: ir.Node, n: int) -> _Quantised | Kept | None:
     output = node.outputs[0]
     if node.op_type == "MatMul" and len(output.uses()) == 1 and not output.is_graph_output():
         (add,) = output.consumers()
-        if is_op(add, "Add") and add.graph is node.graph and _may_become_gemm(node, add, n):
+        if is_op(add, "Add") and len(add.inputs) == 2 and add.graph is node.graph and _may_become_gemm(node, add, n):
             return _as_gemm(node, add)
     return _behind(output, node.op_type)
 
@@ -370,9 +370,9 @@ def _output_parameters(quantised: _Quantised) -> _Output | Kept:
         return Kept("its QuantizeLinear has no scale")
     if int_attribute(quantise, "block_size", 0):
         return Kept("its result is quantised in blocks, so onnxruntime computes in float")
-    dtype: ir.DataType | None
+    dtype: int | None
     if zero_point is None:
-        dtype = ir.DataType(int_attribute(quantise, "output_dtype", int(ir.DataType.UINT8)) or ir.DataType.UINT8)
+        dtype = int_attribute(quantise, "output_dtype", 0) or int(ir.DataType.UINT8)
         given: ir.Value | NewConstant = NewConstant(np.zeros((), np.uint8), f"{scale.name}.zero_point")
     else:
         dtype, given = known_dtype(zero_point), zero_point

@@ -48,6 +48,8 @@ from mcd_graph.passes._common import (
     known_dtype,
     known_rank,
     known_shape,
+    node_misfit,
+    opset_misfit,
     place_constant,
     place_operands,
     remove_dead,
@@ -222,7 +224,7 @@ def plan_restoration(model: ir.Model) -> RestorePlan:
             continue
         info = _compress_info(node)
         site = RestorationSite(node.name or node.outputs[0].name or "", *(info[2:4] if len(info) == 5 else (0, 0)))
-        answer = _take_apart(node, function, info)
+        answer = opset_misfit(model if function is None else function) or _take_apart(node, function, info)
         if isinstance(answer, Kept):
             site.status, site.reason = "kept", answer.reason
             logger.info("%s is kept: %s", site.name, answer.reason)
@@ -249,7 +251,14 @@ def _take_apart(node: ir.Node, function: ir.Function | None, info: tuple[int, ..
         return Kept("its uint64 deq_scale is computed at run time")
     with _named(node):
         described = _native.inspect(x2.numpy(), index.numpy(), np.asarray(info, np.int64))
-    return _Lowered(node, function, info, x2, index, _WEIGHT_TYPES[described["dtype"]])
+    weight_type = _WEIGHT_TYPES[described["dtype"]]
+    try:
+        reason = node_misfit(node, k=info[2], n=info[3], weight_type=weight_type)
+    except AttributeUnknownError as error:
+        reason = Kept(str(error))
+    if reason is not None:
+        return reason
+    return _Lowered(node, function, info, x2, index, weight_type)
 
 
 @contextlib.contextmanager
