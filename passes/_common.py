@@ -301,17 +301,18 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
 def known_shape(value: ir.Value | None, depth: int = 8) -> tuple[int | None, ...] | None:
     """Return the shape of ``value`` with ``None`` for dimensions not known, or ``None`` when the rank is not known.
 
-    Besides what the model says, it looks through the handful of operators that compute scales: a scale that
-    DynamicQuantizeLinear computes is a scalar, whatever the model forgot to mention. ``depth`` bounds that search.
+    A constant's own shape counts, whatever the model says of it. Besides what the model says, it looks through the
+    handful of operators that compute scales: a scale that DynamicQuantizeLinear computes is a scalar, whatever the
+    model forgot to mention. ``depth`` bounds that search.
     """
     if value is None:
         return None
-    shape = inferred_shape(value)
-    if shape is not None:
-        return tuple(dim if isinstance(dim, int) else None for dim in shape)
     tensor = constant_tensor(value)
     if tensor is not None:
         return dimensions(tensor)
+    shape = inferred_shape(value)
+    if shape is not None:
+        return tuple(dim if isinstance(dim, int) else None for dim in shape)
     node = value.producer()
     if node is None or depth == 0:
         return None
@@ -341,11 +342,11 @@ def known_dtype(value: ir.Value | None) -> ir.DataType | None:
     """Return the element type of ``value`` if the model says it or a quantising operator implies it."""
     if value is None:
         return None
-    if value.dtype is not None:
-        return value.dtype
     tensor = constant_tensor(value)
     if tensor is not None:
         return tensor.dtype
+    if value.dtype is not None:
+        return value.dtype
     node = value.producer()
     if is_op(node, "DynamicQuantizeLinear"):
         return ir.DataType.FLOAT if value.index() == 1 else ir.DataType.UINT8

@@ -181,3 +181,12 @@ def test_truncated_streams(cut: int) -> None:
             continue
         with pytest.raises(_native.FormatError):
             _native.decode(*parts, info)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32, np.bool_])
+def test_parts_of_another_type(dtype: type) -> None:
+    x2, index, info = (np.asarray(part) for part in _native.encode(np.ones((4, 4), np.int8)))
+    for arrays in ((x2, index.astype(dtype)), (x2.astype(dtype), index), (x2, index.reshape(1, -1))):
+        for function in (_native.decode, _native.inspect):
+            with pytest.raises(_native.FormatError):
+                function(*arrays, info)

@@ -1,0 +1,350 @@
+"""Models that are malformed, or contradict themselves: nodes are kept with a reason, or the model is refused."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from lowering import MS_DOMAIN, floats, integers, make_model, pack_all, scales
+from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
+from onnx import TensorProto, helper, numpy_helper
+
+from mcd_graph import InputError, _native
+from mcd_graph.loading import load_model
+
+K, N = 8, 6
+
+Damage = Callable[[onnx.ModelProto], None]
+
+
+def integer_model() -> onnx.ModelProto:
+    """Return DynamicQuantizeLinear, MatMulInteger, Cast, Mul of the scales, Mul, Add."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z", "wz"], ["acc"], name="matmul"),
+        helper.make_node("Cast", ["acc"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["s", "ws"], ["m"]),
+        helper.make_node("Mul", ["f", "m"], ["p"]),
+        helper.make_node("Add", ["p", "b"], ["y"]),
+    ]
+    constants = {
+        "w": integers(np.int8, (K, N), 1), "wz": np.array(1, np.int8), "ws": scales((N,), 2), "b": floats((N,), 3),
+    }  # fmt: skip
+    return make_model(nodes, {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
+
+
+def qdq_model() -> onnx.ModelProto:
+    """Return QuantizeLinear, two DequantizeLinear, MatMul, Add of a vector, QuantizeLinear, DequantizeLinear."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=1),
+        helper.make_node("MatMul", ["xd", "wd"], ["f"], name="matmul"),
+        helper.make_node("Add", ["f", "b"], ["g"]),
+        helper.make_node("QuantizeLinear", ["g", "ys", "yz"], ["yq"]),
+        helper.make_node("DequantizeLinear", ["yq", "ys", "yz"], ["y"]),
+    ]
+    constants = {
+        "xs": scales((), 1), "xz": np.array(120, np.uint8), "w": integers(np.int8, (K, N), 2), "ws": scales((N,), 3),
+        "wz": np.zeros(N, np.int8), "b": floats((N,), 4), "ys": scales((), 5, 2), "yz": np.array(100, np.uint8),
+    }  # fmt: skip
+    return make_model(nodes, {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
+
+
+def float_model() -> onnx.ModelProto:
+    """Return MatMulIntegerToFloat, whose domain has no schema for checkers."""
+    constants = {"w": integers(np.uint8, (K, N), 1), "xs": scales((), 2), "ws": scales((N,), 3)}
+    constants |= {"xz": np.array(3, np.uint8), "wz": np.array(4, np.uint8)}
+    inputs = ["x", "w", "xs", "ws", "xz", "wz"]
+    node = helper.make_node("MatMulIntegerToFloat", inputs, ["y"], name="matmul", domain=MS_DOMAIN)
+    return make_model([node], {"x": (np.uint8, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
+
+
+def requantised_model() -> onnx.ModelProto:
+    """Return one QLinearMatMul."""
+    constants = {
+        "xs": scales((), 1), "xz": np.array(3, np.uint8), "w": integers(np.int8, (K, N), 2), "ws": scales((N,), 3),
+        "wz": np.zeros(N, np.int8), "ys": scales((), 4, 20), "yz": np.array(5, np.uint8),
+    }  # fmt: skip
+    node = helper.make_node("QLinearMatMul", ["x", *constants], ["y"], name="matmul")
+    return make_model([node], {"x": (np.uint8, ("m", K))}, {"y": (np.uint8, ("m", N))}, constants)
+
+
+def lowered(model: onnx.ModelProto) -> onnx.ModelProto:
+    loaded = load_model(model)
+    plan = plan_lowering(loaded)
+    assert plan.apply(pack_all(plan))
+    return ir.to_proto(loaded)
+
+
+def reason_of(model: onnx.ModelProto) -> str | None:
+    """Lower ``model`` and return why its one multiplication was kept, if it was."""
+    loaded = load_model(model)
+    plan = plan_lowering(loaded)
+    plan.apply(pack_all(plan))
+    (site,) = plan.sites
+    return site.reason
+
+
+def restoration_reason(model: onnx.ModelProto) -> str | None:
+    plan = plan_restoration(load_model(model))
+    plan.apply()
+    (site,) = plan.sites
+    return site.reason
+
+
+def legal_reason(model: onnx.ModelProto) -> str | None:
+    legalise = LegalisePass()
+    legalise(load_model(model))
+    (site,) = legalise.sites
+    return site.reason
+
+
+def node_of(model: onnx.ModelProto, op_type: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.op_type == op_type)
+
+
+def set_constant(model: onnx.ModelProto, name: str, array: np.ndarray) -> None:
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(array, name))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers of inputs
+
+
+@pytest.mark.parametrize("op_type", ["Mul", "Div", "Add"])
+@pytest.mark.parametrize("inputs", [[], ["s"], ["s", "ws", "ws"]])
+def test_arithmetic_without_exactly_two_inputs(op_type: str, inputs: list[str]) -> None:
+    """The shape of its result is not known, so what it scales is left outside."""
+    model = integer_model()
+    product = model.graph.node[3]
+    product.op_type = op_type
+    product.input[:] = inputs
+    plan = plan_lowering(load_model(model))
+    assert [site.pattern for site in plan.sites] == ["MatMulInteger"]
+
+
+@pytest.mark.parametrize("position", [4, 5])
+@pytest.mark.parametrize("inputs", [[], ["f"]])
+def test_what_follows_has_too_few_inputs(position: int, inputs: list[str]) -> None:
+    model = integer_model()
+    node = model.graph.node[position]
+    node.input[:] = [node.input[0]] if inputs else []
+    assert reason_of(model) is None
+
+
+def test_a_quantiser_without_an_input_stays() -> None:
+    model = integer_model()
+    del node_of(model, "DynamicQuantizeLinear").input[:]
+    loaded = load_model(model)
+    plan = plan_lowering(loaded)
+    plan.apply(pack_all(plan))
+    assert [node.op_type for node in loaded.graph] == ["DynamicQuantizeLinear", "MatmulCompressDequant"]
+
+
+@pytest.mark.parametrize("position", range(7))
+@pytest.mark.parametrize("count", [0, 1])
+def test_qdq_nodes_with_too_few_inputs(position: int, count: int) -> None:
+    """The multiplication is kept where they are what makes it an integer one."""
+    model = qdq_model()
+    node = model.graph.node[position]
+    del node.input[count:]
+    loaded = load_model(model)
+    before = [each.op_type for each in loaded.graph]
+    plan = plan_lowering(loaded)
+    plan.apply(pack_all(plan))
+    if position not in (0, 4, 6):
+        assert [each.op_type for each in loaded.graph] == before
+
+
+def test_an_identity_without_an_input_is_no_weight() -> None:
+    model = integer_model()
+    model.graph.node.insert(0, helper.make_node("Identity", [], ["v"]))
+    node_of(model, "MatMulInteger").input[1] = "v"
+    assert reason_of(model) == "weight v is computed at run time by Identity"
+
+
+def test_identities_in_a_circle_end() -> None:
+    model = integer_model()
+    model.graph.node.insert(0, helper.make_node("Identity", ["v"], ["u"]))
+    model.graph.node.insert(0, helper.make_node("Identity", ["u"], ["v"]))
+    node_of(model, "MatMulInteger").input[1] = "v"
+    assert "is computed at run time by Identity" in str(reason_of(model))
+
+
+@pytest.mark.parametrize("look", [restoration_reason, legal_reason])
+def test_a_node_without_inputs(look: Callable[[onnx.ModelProto], str | None]) -> None:
+    model = lowered(float_model())
+    del model.graph.node[0].input[:]
+    assert look(model) in ("its compressed weight is not constant", "its result is int32; the strict form's is float16")
+
+
+def test_another_user_of_the_weight_without_name_or_output() -> None:
+    model = float_model()
+    model.graph.node.append(helper.make_node("Sink", ["w"], [], domain="else.where"))
+    model.opset_import.append(helper.make_opsetid("else.where", 1))
+    assert "its weight w is also used by Sink" in str(reason_of(model))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Attributes
+
+
+def set_attribute(node: onnx.NodeProto, name: str, value: object) -> None:
+    kept = [attribute for attribute in node.attribute if attribute.name != name]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+
+@pytest.mark.parametrize("value", [3, 2.5, "text"])
+def test_a_compress_info_that_is_no_list(value: object) -> None:
+    model = lowered(float_model())
+    set_attribute(model.graph.node[0], "compress_info", value)
+    with pytest.raises(_native.FormatError, match="node matmul: "):
+        LegalisePass().call(load_model(model))
+    assert restoration_reason(model) == "its compress_info does not hold 5 integers"
+
+
+@pytest.mark.parametrize(("model", "value"), [(float_model(), 6), (requantised_model(), 3), (requantised_model(), 1)])
+def test_an_output_type_against_the_inputs(model: onnx.ModelProto, value: int) -> None:
+    model = lowered(model)
+    set_attribute(model.graph.node[0], "output_type", value)
+    reason = f"its output_type {value} contradicts its inputs"
+    assert (restoration_reason(model), legal_reason(model)) == (reason, reason)
+
+
+def test_a_float_output_type_without_a_scale() -> None:
+    model = lowered(float_model())
+    for position in range(3, len(model.graph.node[0].input)):
+        model.graph.node[0].input[position] = ""
+    assert restoration_reason(model) == "its output_type 1 contradicts its inputs"
+
+
+def test_an_output_type_that_callers_set() -> None:
+    model = lowered(float_model())
+    attribute = next(each for each in model.graph.node[0].attribute if each.name == "output_type")
+    attribute.ref_attr_name = "type"
+    reason = "attribute output_type of MatmulCompressDequant is set by those who call the function"
+    assert (restoration_reason(model), legal_reason(model)) == (reason, reason)
+
+
+@pytest.mark.parametrize("name", ["block_size", "output_dtype"])
+def test_a_dequantizer_behind_with_an_attribute_of_another_type_stays(name: str) -> None:
+    model = requantised_model()
+    model.graph.node[0].output[0] = "q"
+    node = helper.make_node("DequantizeLinear", ["q", "ys", "yz"], ["y"])
+    set_attribute(node, name, 2.5)
+    model.graph.node.append(node)
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.FLOAT
+    assert [each.op_type for each in lowered(model).graph.node] == ["MatmulCompressDequant", "DequantizeLinear"]
+
+
+def test_an_output_dtype_that_is_no_type() -> None:
+    model = qdq_model()
+    del model.graph.node[4]  # the Add
+    quantise = model.graph.node[4]
+    quantise.input[:] = ["f", "ys"]
+    set_attribute(quantise, "output_dtype", 99)
+    assert "quantised to different types" in str(reason_of(model))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Types and sizes, which no checker compares
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason"),
+    [
+        ("wz", np.array(4, np.float32), "its w_zero_point wz is float"),
+        ("wz", np.array(4, np.int8), "its w_zero_point wz is int8"),
+        ("xz", np.array(3, np.int32), "its x1_zero_point xz is int32"),
+        ("ws", np.ones(N, np.int64), "scale ws is not float32"),
+        ("ws", np.ones(N + 1, np.float32), "ws is neither one value nor one per column (shape (7), 6 columns)"),
+    ],
+)
+def test_constants_of_another_type_or_size(name: str, array: np.ndarray, reason: str) -> None:
+    model = float_model()
+    set_constant(model, name, array)
+    assert reason_of(model) == reason
+
+
+@pytest.mark.parametrize("shape", [(), (3, K + 1)])
+def test_activations_of_another_shape(shape: tuple[int, ...]) -> None:
+    model = float_model()
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.UINT8, shape))
+    assert "does not fit a weight of 8 rows" in str(reason_of(model))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "reason"),
+    [
+        (TensorProto.FLOAT, "its activation x is not quantised"),
+        (TensorProto.UNDEFINED, "its x1 x is undefined"),
+        (TensorProto.INT32, "its x1 x is int32"),
+    ],
+)
+def test_activations_of_another_type(dtype: int, reason: str) -> None:
+    model = float_model()
+    model.graph.input[0].type.tensor_type.elem_type = dtype
+    assert reason_of(model) == reason
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason"),
+    [
+        ("xz", np.zeros(N, np.uint8), "its x1_zero_point xz has 6 values, for 6 columns"),
+        ("xz", np.array(np.inf, np.float32), "its x1_zero_point xz is float"),
+        ("wz", np.zeros(N + 1, np.uint8), "its w_zero_point wz has 7 values, for 6 columns"),
+        ("ws.folded", np.ones(N + 1, np.float32), "its deq_scale ws.folded has 7 values, for 6 columns"),
+        ("ws.folded", np.ones(N, np.int32), "its deq_scale ws.folded is int32"),
+    ],
+)
+def test_lowered_nodes_with_constants_of_another_type_or_size(name: str, array: np.ndarray, reason: str) -> None:
+    model = lowered(float_model())
+    set_constant(model, name, array)
+    assert (restoration_reason(model), legal_reason(model)) == (reason, reason)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Versions of operators, and what the loader refuses
+
+
+def set_opset(model: onnx.ModelProto, version: int | None) -> None:
+    imports = [each for each in model.opset_import if each.domain != ""]
+    imports += [] if version is None else [helper.make_opsetid("", version)]
+    del model.opset_import[:]
+    model.opset_import.extend(imports)
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        (9, "the model imports version 9 of ONNX's operators; the quantised ones came with 10"),
+        (None, "the model does not import ONNX's operators; the quantised ones came with 10"),
+        (10, None),
+    ],
+)
+def test_versions_without_the_quantised_operators(version: int | None, reason: str | None) -> None:
+    model, compressed = float_model(), lowered(float_model())
+    for each in (model, compressed):
+        set_opset(each, version)
+    assert (reason_of(model), restoration_reason(compressed)) == (reason, reason)
+
+
+@pytest.mark.parametrize("name", ["acc", "matmul", "ws", "y"])
+def test_names_that_are_not_utf8(name: str) -> None:
+    model = onnx.ModelProto.FromString(
+        integer_model().SerializeToString().replace(name.encode(), b"\xe9" + name.encode()[1:])
+    )
+    with pytest.raises(InputError, match="is not UTF-8"):
+        load_model(model)
+
+
+@pytest.mark.parametrize("kind", [onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS])
+def test_graphs_as_arguments_of_functions(kind: int) -> None:
+    model = requantised_model()
+    model.graph.node[0].attribute.add(name="body", type=kind, ref_attr_name="body")
+    with pytest.raises(InputError, match="graphs as arguments of functions are not supported"):
+        load_model(model)
