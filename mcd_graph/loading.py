@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from mcd_graph.errors import InputError
 from mcd_graph.fidelity import remember_order
@@ -62,8 +62,8 @@ def load_model(source: ModelSource) -> ir.Model:
         _check_functions(proto)
         _check_kept_whole(proto)
         _check_outputs(proto)
-        _check_names(proto)
-        _check_graph_references(proto)
+        _check_texts(proto)
+        _check_attributes(proto)
         for tensor in _tensors_of_model(proto):
             _check_tensor(tensor, base)
     except InputError as error:
@@ -215,36 +215,37 @@ def _check_outputs(proto: onnx.ModelProto) -> None:
             raise InputError(f"node {node.name!r} ({node.op_type}) has no output")
 
 
-def _check_names(proto: onnx.ModelProto) -> None:
-    """Raise InputError if a name is not UTF-8: protobuf reads such a one, but cannot copy it to another model."""
-    inside = [node for function in proto.functions for node in _nodes_of(function.node)]
-    inside_graphs = (graph for node in inside for graph in _graphs_in([node]))
-    graphs = [graph for graph, _ in _graphs_with_depth(proto.graph, *inside_graphs)]
-    for node in (*_nodes_of(proto.graph.node), *inside):
-        _refuse_bytes(node.name, node.op_type, node.domain, *node.input, *node.output)
-        _refuse_bytes(*(name for attribute in node.attribute for name in (attribute.name, attribute.ref_attr_name)))
-    for graph in graphs:
-        _refuse_bytes(graph.name, *(value.name for value in (*graph.input, *graph.output, *graph.value_info)))
-        _refuse_bytes(*(tensor.name for tensor in graph.initializer))
-    for function in proto.functions:
-        _refuse_bytes(function.name, function.domain, *function.input, *function.output, *function.attribute)
+def _check_texts(message: Message) -> None:
+    """Raise InputError if a name or another text is not UTF-8: protobuf reads such a one, but cannot copy it."""
+    if isinstance(message, onnx.TensorProto):
+        # Not field by field: that would copy the data.
+        texts: list[str | bytes] = [message.name, message.doc_string]
+        inner: list[Message] = [*message.external_data, *message.metadata_props]
+    else:
+        texts, inner = [], []
+        for field, value in message.ListFields():
+            items = [value] if isinstance(value, (str, bytes, Message)) else value
+            if field.type == field.TYPE_STRING:
+                texts.extend(items)
+            elif field.type == field.TYPE_MESSAGE:
+                inner.extend(items)
+    for text in texts:
+        if isinstance(text, bytes):
+            raise InputError(f"text {text!r} is not UTF-8")
+    for each in inner:
+        _check_texts(each)
 
 
-def _refuse_bytes(*names: str | bytes) -> None:
-    for name in names:
-        if isinstance(name, bytes):
-            raise InputError(f"name {name!r} is not UTF-8")
-
-
-def _check_graph_references(proto: onnx.ModelProto) -> None:
-    """Raise InputError for a graph that is an argument of a function: onnx_ir cannot walk over one."""
+def _check_attributes(proto: onnx.ModelProto) -> None:
+    """Raise InputError for attributes that onnx_ir reads but cannot walk over, or write again."""
     inside = (node for function in proto.functions for node in _nodes_of(function.node))
     for node in (*_nodes_of(proto.graph.node), *inside):
         for attribute in node.attribute:
+            where = f"node {node.name!r} ({node.op_type}), attribute {attribute.name!r}"
+            if attribute.type == onnx.AttributeProto.UNDEFINED:
+                raise InputError(f"{where}: it has no type")
             if attribute.ref_attr_name and attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
-                raise InputError(
-                    f"node {node.name!r} ({node.op_type}): graphs as arguments of functions are not supported"
-                )
+                raise InputError(f"{where}: graphs as arguments of functions are not supported")
 
 
 def _check_kept_whole(proto: onnx.ModelProto) -> None:

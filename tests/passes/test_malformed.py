@@ -333,11 +333,12 @@ def test_versions_without_the_quantised_operators(version: int | None, reason: s
     assert (reason_of(model), restoration_reason(compressed)) == (reason, reason)
 
 
-@pytest.mark.parametrize("name", ["acc", "matmul", "ws", "y"])
-def test_names_that_are_not_utf8(name: str) -> None:
-    model = onnx.ModelProto.FromString(
-        integer_model().SerializeToString().replace(name.encode(), b"\xe9" + name.encode()[1:])
-    )
+@pytest.mark.parametrize("name", ["acc", "matmul", "ws", "y", "note", "size"])
+def test_texts_that_are_not_utf8(name: str) -> None:
+    model = integer_model()
+    model.metadata_props.add(key="x", value="note")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "size"
+    model = onnx.ModelProto.FromString(model.SerializeToString().replace(name.encode(), b"\xe9" + name.encode()[1:]))
     with pytest.raises(InputError, match="is not UTF-8"):
         load_model(model)
 
@@ -347,4 +348,11 @@ def test_graphs_as_arguments_of_functions(kind: int) -> None:
     model = requantised_model()
     model.graph.node[0].attribute.add(name="body", type=kind, ref_attr_name="body")
     with pytest.raises(InputError, match="graphs as arguments of functions are not supported"):
+        load_model(model)
+
+
+def test_attributes_without_type() -> None:
+    model = requantised_model()
+    model.graph.node[0].attribute.add(name="axis", i=1)
+    with pytest.raises(InputError, match="attribute 'axis': it has no type"):
         load_model(model)
