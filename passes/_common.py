@@ -10,7 +10,6 @@ rewriting is why the rules are not onnxscript rewrite rules, which match and rew
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -550,10 +549,15 @@ def misfit(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.Dat
         if name == "x1":
             if not shape or shape[-1] not in (k, None):
                 return Kept(f"{label} of shape {_text(shape)} does not fit a weight of {k} rows")
-        elif None not in shape:
-            size = math.prod(dim for dim in shape if dim is not None)
-            if size not in (() if name == "bias" else (1,)) + (() if name in _ONE_VALUE else (n,)):
-                return Kept(f"its {name} {label} has {size} values, for {n} columns")
+            continue
+        sizes = (1,) if name in _ONE_VALUE else (n,) if name == "bias" else (1, n)
+        *leading, last = shape or (1,)
+        if (
+            last not in (*sizes, None)
+            or any(dim not in (1, None) for dim in leading)
+            or (last == n != 1 < len(leading))
+        ):
+            return Kept(f"its {name} {label} has shape {_text(shape)}, for {n} columns")
     return None
 
 

@@ -294,16 +294,26 @@ def test_activations_of_another_type(dtype: int, reason: str) -> None:
 @pytest.mark.parametrize(
     ("name", "array", "reason"),
     [
-        ("xz", np.zeros(N, np.uint8), "its x1_zero_point xz has 6 values, for 6 columns"),
+        ("xz", np.zeros(N, np.uint8), "its x1_zero_point xz has shape (6), for 6 columns"),
         ("xz", np.array(np.inf, np.float32), "its x1_zero_point xz is float"),
-        ("wz", np.zeros(N + 1, np.uint8), "its w_zero_point wz has 7 values, for 6 columns"),
-        ("ws.folded", np.ones(N + 1, np.float32), "its deq_scale ws.folded has 7 values, for 6 columns"),
+        ("wz", np.zeros(N + 1, np.uint8), "its w_zero_point wz has shape (7), for 6 columns"),
+        ("ws.folded", np.ones(N + 1, np.float32), "its deq_scale ws.folded has shape (7), for 6 columns"),
+        ("ws.folded", np.ones((N, 1), np.float32), "its deq_scale ws.folded has shape (6, 1), for 6 columns"),
         ("ws.folded", np.ones(N, np.int32), "its deq_scale ws.folded is int32"),
     ],
 )
 def test_lowered_nodes_with_constants_of_another_type_or_size(name: str, array: np.ndarray, reason: str) -> None:
     model = lowered(float_model())
     set_constant(model, name, array)
+    assert (restoration_reason(model), legal_reason(model)) == (reason, reason)
+
+
+def test_an_activation_for_a_scale() -> None:
+    """Its first size is not known, its second is neither 1 nor n."""
+    model = lowered(integer_model())
+    node = node_of(model, "MatmulCompressDequant")
+    node.input[3] = "x"
+    reason = "its deq_scale x has shape (?, 8), for 6 columns"
     assert (restoration_reason(model), legal_reason(model)) == (reason, reason)
 
 
