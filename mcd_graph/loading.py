@@ -240,12 +240,17 @@ def _check_attributes(proto: onnx.ModelProto) -> None:
     """Raise InputError for attributes that onnx_ir reads but cannot walk over, or write again."""
     inside = (node for function in proto.functions for node in _nodes_of(function.node))
     for node in (*_nodes_of(proto.graph.node), *inside):
+        names = [attribute.name for attribute in node.attribute]
+        if len(set(names)) < len(names):
+            raise InputError(f"node {node.name!r} ({node.op_type}) has two attributes of one name")
         for attribute in node.attribute:
             where = f"node {node.name!r} ({node.op_type}), attribute {attribute.name!r}"
             if attribute.type == onnx.AttributeProto.UNDEFINED:
                 raise InputError(f"{where}: it has no type")
             if attribute.ref_attr_name and attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
                 raise InputError(f"{where}: graphs as arguments of functions are not supported")
+            if attribute.HasField("g") != (attribute.type == onnx.AttributeProto.GRAPH):
+                raise InputError(f"{where}: it holds a graph and is of another type, or the other way round")
 
 
 def _check_kept_whole(proto: onnx.ModelProto) -> None:

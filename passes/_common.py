@@ -90,6 +90,7 @@ _INPUT_TYPES = {
     "x1_scale": (ir.DataType.FLOAT,),
     "y_scale": (ir.DataType.FLOAT,),
 }
+_PAIR = ("x1", "x1_zero_point")
 _ONE_VALUE = ("x1_zero_point", "y_zero_point", "x1_scale", "y_scale")
 
 #: The first version of ONNX with MatMulInteger, QLinearMatMul, QuantizeLinear and DequantizeLinear.
@@ -558,6 +559,9 @@ def misfit(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.Dat
             or (last == n != 1 < len(leading))
         ):
             return Kept(f"its {name} {label} has shape {_text(shape)}, for {n} columns")
+    x1, zero_point = (known_dtype(each) if isinstance(each := inputs.get(name), ir.Value) else None for name in _PAIR)
+    if x1 is not None and zero_point is not None and x1 != zero_point:
+        return Kept(f"its activation is {x1.name.lower()}, the zero point of that {zero_point.name.lower()}")
     return None
 
 

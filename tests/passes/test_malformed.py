@@ -259,6 +259,7 @@ def test_an_output_dtype_that_is_no_type() -> None:
     [
         ("wz", np.array(4, np.float32), "its w_zero_point wz is float"),
         ("wz", np.array(4, np.int8), "its w_zero_point wz is int8"),
+        ("xz", np.array(3, np.int8), "its activation is uint8, the zero point of that int8"),
         ("xz", np.array(3, np.int32), "its x1_zero_point xz is int32"),
         ("ws", np.ones(N, np.int64), "scale ws is not float32"),
         ("ws", np.ones(N + 1, np.float32), "ws is neither one value nor one per column (shape (7), 6 columns)"),
@@ -365,4 +366,22 @@ def test_attributes_without_type() -> None:
     model = requantised_model()
     model.graph.node[0].attribute.add(name="axis", i=1)
     with pytest.raises(InputError, match="attribute 'axis': it has no type"):
+        load_model(model)
+
+
+def test_attributes_twice() -> None:
+    model = requantised_model()
+    for _ in range(2):
+        model.graph.node[0].attribute.append(helper.make_attribute("axis", 1))
+    with pytest.raises(InputError, match="has two attributes of one name"):
+        load_model(model)
+
+
+@pytest.mark.parametrize(
+    ("kind", "graph"), [(onnx.AttributeProto.INT, onnx.GraphProto(name="g")), (onnx.AttributeProto.GRAPH, None)]
+)
+def test_graphs_in_attributes_of_another_type(kind: int, graph: onnx.GraphProto | None) -> None:
+    model = requantised_model()
+    model.graph.node[0].attribute.add(name="axis", type=kind, g=graph)
+    with pytest.raises(InputError, match="attribute 'axis': it holds a graph and is of another type, or the other"):
         load_model(model)
