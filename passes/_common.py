@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
+    "INPUT_NAMES_ENTRY",
     "MS_DOMAIN",
     "OPTIMISED",
     "OPTIMISED_KEY",
@@ -53,6 +54,7 @@ __all__ = [
     "known_dtype",
     "known_rank",
     "known_shape",
+    "metadata_beside_names",
     "misfit",
     "node_misfit",
     "only_consumer",
@@ -72,6 +74,9 @@ RULE_KEY = "mcd.rule"
 #: Metadata key on nodes that compute what onnxruntime does with the original when it optimises, not without.
 OPTIMISED_KEY = "mcd.reproduces"
 OPTIMISED = "optimised"
+
+#: Metadata on every MatmulCompressDequant node: what viewers that do not know the operator call its inputs (Netron).
+INPUT_NAMES_ENTRY = ("input_names", str(list(INPUT_NAMES)))
 
 #: Domain of onnxruntime's own operators.
 MS_DOMAIN = "com.microsoft"
@@ -652,7 +657,7 @@ def build(
         attributes["output_type"] = int(fused.output_type)
     node = ir.node(
         OP_TYPE, inputs, attributes, domain=OP_DOMAIN, outputs=[ir.Value()],
-        name=anchor.name, doc_string=anchor.doc_string, metadata_props=stamp,
+        name=anchor.name, doc_string=anchor.doc_string, metadata_props=dict([INPUT_NAMES_ENTRY]) | stamp,
     )  # fmt: skip
     last.prepend(node)
     final: ir.Value | None = node.outputs[0]
@@ -671,6 +676,11 @@ def build(
     take_over(match.output, final)
     replaced[match.output] = final
     return node
+
+
+def metadata_beside_names(node: ir.Node) -> dict[str, str]:
+    """Return a MatmulCompressDequant node's metadata but for the names of its inputs, which fit no other operator."""
+    return {key: text for key, text in node.metadata_props.items() if (key, text) != INPUT_NAMES_ENTRY}
 
 
 def take_over(old: ir.Value, new: ir.Value) -> None:

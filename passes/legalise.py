@@ -57,6 +57,7 @@ from mcd_graph.passes._common import (
     graph_of,
     known_dtype,
     known_shape,
+    metadata_beside_names,
     node_misfit,
     place_constant,
     place_operands,
@@ -370,6 +371,7 @@ class _Run:
             if producer is not None:
                 producer.name = names.unique(f"{base}.rows_{start}") if step is not None else node.name
                 producer.doc_string = node.doc_string
+                producer.metadata_props.update(node.metadata_props)
         (final,) = self._place((_tail(parts, results, factor, base, self._opset),), parts, base)
         take_over(node.outputs[0], final)
         return True
@@ -385,9 +387,8 @@ class _Run:
 
     def _place(self, operands: tuple[Operand, ...], parts: _Parts, base: str) -> list[ir.Value]:
         node = parts.node
-        values = place_operands(
-            operands, node, self._names, in_function=False, base=base, metadata=node.metadata_props
-        )  # fmt: skip
+        metadata = metadata_beside_names(node)
+        values = place_operands(operands, node, self._names, in_function=False, base=base, metadata=metadata)
         return [value for value in values if value is not None]
 
     def _is_strict(self, parts: _Parts) -> bool:

@@ -48,6 +48,7 @@ from mcd_graph.passes._common import (
     known_dtype,
     known_rank,
     known_shape,
+    metadata_beside_names,
     node_misfit,
     opset_misfit,
     place_constant,
@@ -128,7 +129,8 @@ class RestorePlan:
             if value is None or (producer := value.producer()) is None:
                 raise AssertionError("a new node's output has that node as producer")
             producer.name = node.name
-            producer.metadata_props.update({key: text for key, text in node.metadata_props.items() if key != RULE_KEY})
+            metadata = metadata_beside_names(node)
+            producer.metadata_props.update({key: text for key, text in metadata.items() if key != RULE_KEY})
             take_over(node.outputs[0], value)
             if producer.domain:
                 for owner in (self.model, lowered.function):

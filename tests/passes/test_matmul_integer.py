@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from lowering import assert_exact, assert_same_bytes, check, lower, make_model, pack_all, run
-from mcd_graph.passes import Kept, plan_lowering
+from mcd_graph.passes import Kept, plan_lowering, plan_restoration
 from onnx import TensorProto, helper
 
 from mcd_graph.operator import INPUT_NAMES
@@ -631,4 +631,10 @@ def test_everything_else_stays() -> None:
     assert proto.graph.node[-1] == model.graph.node[-1]
     node = next(node for node in proto.graph.node if node.domain == "mcd")
     assert node.name == "matmul"
-    assert {entry.key: entry.value for entry in node.metadata_props} == {"mcd.rule": "matmul_integer_rule"}
+    assert {entry.key: entry.value for entry in node.metadata_props} == {
+        "mcd.rule": "matmul_integer_rule",
+        "input_names": str(list(INPUT_NAMES)),
+    }
+    copy = ir.from_proto(proto)
+    plan_restoration(copy).apply()
+    assert not any(restored.metadata_props for restored in copy.graph)
