@@ -89,9 +89,10 @@ def read_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
     try:
         proto: onnx.ModelProto = onnx.ModelProto.FromString(_read_regular(Path(path)))
     except DecodeError as error:
-        # Older versions of protobuf say nothing but that it failed.
-        said = "it is nested" if "depth" in str(error).lower() else "or its graphs and types are nested"
-        raise InputError(f"{os.fspath(path)} is not an ONNX model, {said} too deeply") from None
+        # Versions of protobuf before 7 say nothing but that it failed.
+        if "depth" in str(error).lower():
+            raise InputError(f"{os.fspath(path)}: its graphs or types are nested too deeply") from None
+        raise InputError(f"{os.fspath(path)} is not an ONNX model") from None
     # Any few bytes may happen to parse: a model has at least a version, operators and a node or an output.
     if not proto.ir_version or not proto.opset_import or not (proto.graph.node or proto.graph.output):
         raise InputError(f"{os.fspath(path)} is not an ONNX model")

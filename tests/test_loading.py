@@ -201,7 +201,7 @@ def nested_proto(depth: int) -> onnx.ModelProto:
 def test_deeply_nested_graphs(tmp_path: Path, depth: int) -> None:
     path = tmp_path / "deep.onnx"
     path.write_bytes(nested_bytes(depth))
-    with pytest.raises(InputError, match=r"deep\.onnx is not an ONNX model, .* nested too deeply"):
+    with pytest.raises(InputError, match=r"deep\.onnx(: .* nested too deeply| is not an ONNX model)"):
         load_model(path)
     with pytest.raises(InputError, match="the given ModelProto: its graphs are nested more than 32 deep"):
         load_model(nested_proto(depth))
