@@ -1,4 +1,4 @@
-//! Decoding of a whole weight with the kernel's decoder.
+//! Decoding with the kernel's decoder: of a tile, and of a whole weight.
 
 use crate::arch::{Extent, TileCode};
 use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, PANEL};
@@ -20,17 +20,8 @@ pub fn unpack(weight: &CompressedWeight, x2: &[u8], kernel: Kernel) -> Result<Ve
         let extent = Extent { panels: shape.panels, fractals: shape.fractals };
         symbols.resize(extent.weights(), 0);
         weight.verify_tile(x2, t)?;
-        match weight.tile(x2, t)? {
-            Tile::Constant(symbol) => symbols.fill(symbol),
-            Tile::Raw(raw) => symbols.copy_from_slice(raw),
-            Tile::Coded(tile) => {
-                let code = code.as_ref().expect("a coded tile has a code");
-                if !kernel.tile().decode(code, &tile, extent, &mut symbols, shape.fractals * FRACTAL) {
-                    // The reference finds the reason.
-                    tile.decode(&code.code, &mut symbols).map_err(|reason| Error::Tile { tile: t, reason })?;
-                    return Err(Error::Tile { tile: t, reason: "does not decode" });
-                }
-            }
+        if !decode_tile(weight, code.as_ref(), kernel, x2, t, &mut symbols, shape.fractals * FRACTAL)? {
+            return Err(refusal(weight, x2, t));
         }
         for (p, panel) in symbols.chunks_exact(shape.fractals * FRACTAL).enumerate() {
             let n0 = (shape.panel + p) * PANEL;
@@ -46,4 +37,42 @@ pub fn unpack(weight: &CompressedWeight, x2: &[u8], kernel: Kernel) -> Result<Ve
         }
     }
     Ok(out)
+}
+
+/// Writes the symbols of tile `t` in kernel order, panels `stride` apart; whether they decode.
+pub(crate) fn decode_tile(
+    weight: &CompressedWeight,
+    code: Option<&TileCode>,
+    kernel: Kernel,
+    x2: &[u8],
+    t: usize,
+    out: &mut [u8],
+    stride: usize,
+) -> Result<bool, Error> {
+    let shape = weight.geometry().tile(t);
+    let extent = Extent { panels: shape.panels, fractals: shape.fractals };
+    match weight.tile(x2, t)? {
+        Tile::Coded(tile) => {
+            let code = code.expect("a coded tile has a code");
+            return Ok(kernel.tile().decode(code, &tile, extent, out, stride));
+        }
+        Tile::Raw(raw) => extent.scatter(raw, out, stride),
+        Tile::Constant(symbol) => {
+            for panel in 0..extent.panels {
+                out[panel * stride..][..extent.fractals * FRACTAL].fill(symbol);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Why tile `t`, which a kernel refuses, does not decode: the reference finds the reason.
+pub(crate) fn refusal(weight: &CompressedWeight, x2: &[u8], t: usize) -> Error {
+    let mut symbols = vec![0; weight.geometry().tile(t).weights()];
+    let reason = match (weight.tile(x2, t), weight.code()) {
+        (Err(error), _) => return error,
+        (Ok(Tile::Coded(tile)), Some(code)) => tile.decode(code, &mut symbols).err(),
+        _ => None,
+    };
+    Error::Tile { tile: t, reason: reason.unwrap_or("does not decode") }
 }

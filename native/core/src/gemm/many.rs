@@ -11,6 +11,7 @@ use crate::arch::{Accumulators, Extent, Rows};
 use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use crate::error::Error;
 use crate::parallel::Parallel;
+use crate::unpack::decode_tile;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -99,9 +100,9 @@ impl Job<'_> {
     /// Writes the symbols of tile `t` to panels that begin at `fractal` and are `stride` bytes long.
     fn decode(&self, t: usize, fractal: usize, stride: usize, symbols: &mut [u8]) -> Result<(), Error> {
         let shape = self.weight.weight.geometry().tile(t);
-        let extent = Extent { panels: shape.panels, fractals: shape.fractals };
         let out = &mut symbols[(shape.fractal - fractal) * FRACTAL..];
-        let ok = self.weight.decode_tile(self.x2, t, extent, out, stride)?;
+        let (code, kernel) = (self.weight.code.as_ref(), self.weight.kernel);
+        let ok = decode_tile(&self.weight.weight, code, kernel, self.x2, t, out, stride)?;
         if ok { Ok(()) } else { Err(changed(t)) }
     }
 

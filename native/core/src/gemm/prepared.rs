@@ -11,6 +11,7 @@ use crate::container::{CompressedWeight, Tile};
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
 use crate::parallel::{Parallel, Scoped, Serial};
+use crate::unpack::{decode_tile, refusal};
 use std::sync::Mutex;
 
 /// What a weight occupies while it is in use.
@@ -120,30 +121,6 @@ impl PreparedWeight {
         shape.panel * PANEL * self.weight.geometry().padded_k()
     }
 
-    /// Writes the symbols of tile `t` in kernel order, panels `stride` apart; whether they decode.
-    pub(super) fn decode_tile(
-        &self,
-        x2: &[u8],
-        t: usize,
-        extent: Extent,
-        out: &mut [u8],
-        stride: usize,
-    ) -> Result<bool, Error> {
-        match self.weight.tile(x2, t)? {
-            Tile::Coded(tile) => {
-                let code = self.code.as_ref().expect("a coded tile has a code");
-                return Ok(self.kernel.tile().decode(code, &tile, extent, out, stride));
-            }
-            Tile::Raw(raw) => extent.scatter(raw, out, stride),
-            Tile::Constant(symbol) => {
-                for panel in 0..extent.panels {
-                    out[panel * stride..][..extent.fractals * FRACTAL].fill(symbol);
-                }
-            }
-        }
-        Ok(true)
-    }
-
     /// Verifies every tile; fills column sums and, if asked for, the decoded symbols.
     fn check(&mut self, x2: &[u8], options: PrepareOptions) -> Result<(), Error> {
         let geometry = *self.weight.geometry();
@@ -177,7 +154,8 @@ impl PreparedWeight {
                 self.weight.verify_tile(x2, t)?;
                 let ok = match self.weight.tile(x2, t)? {
                     _ if !symbols.is_empty() => {
-                        self.decode_tile(x2, t, extent, &mut symbols[shape.fractal * FRACTAL..], panel)?
+                        let out = &mut symbols[shape.fractal * FRACTAL..];
+                        decode_tile(&self.weight, self.code.as_ref(), options.kernel, x2, t, out, panel)?
                     }
                     Tile::Coded(tile) => {
                         let code = self.code.as_ref().expect("a coded tile has a code");
@@ -195,12 +173,7 @@ impl PreparedWeight {
                     }
                 };
                 if !ok {
-                    let refused = |reason| Error::Tile { tile: t, reason };
-                    if let (Tile::Coded(tile), Some(code)) = (self.weight.tile(x2, t)?, &self.code) {
-                        // The reference finds the reason.
-                        tile.decode(&code.code, &mut vec![0; extent.weights()]).map_err(refused)?;
-                    }
-                    return Err(refused("does not decode"));
+                    return Err(refusal(&self.weight, x2, t));
                 }
             }
             if !symbols.is_empty() {
