@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from mcd_graph.passes import LoweringPlan, plan_lowering, plan_restoration, reproduces_optimised
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import mcd_graph
 
@@ -170,3 +170,15 @@ def assert_exact(
         == any(site.optimised and site.status == "lowered" for site in lowered.plan.sites)
     )
     return lowered
+
+
+def dynamic_nodes() -> list[onnx.NodeProto]:
+    """Return x -> DynamicQuantizeLinear, MatMulInteger with w and wz, Cast, Mul by s * ws, Add of b -> y."""
+    return [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z", "wz"], ["acc"], name="matmul"),
+        helper.make_node("Cast", ["acc"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["s", "ws"], ["m"]),
+        helper.make_node("Mul", ["f", "m"], ["p"]),
+        helper.make_node("Add", ["p", "b"], ["y"]),
+    ]

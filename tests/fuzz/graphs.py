@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from cursor import Cursor
-from lowering import MS_DOMAIN, assert_same_bytes, floats, integers, make_model, pack_all, run, scales
+from lowering import MS_DOMAIN, assert_same_bytes, dynamic_nodes, floats, integers, make_model, pack_all, run, scales
 from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
 from onnx import TensorProto, helper, numpy_helper
 
@@ -390,16 +390,8 @@ def weight(shape: tuple[int, ...], kind: type = np.int8) -> np.ndarray:
 
 
 def dynamic() -> onnx.ModelProto:
-    nodes = [
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
-        helper.make_node("MatMulInteger", ["q", "w", "z", "wz"], ["acc"], name="matmul"),
-        helper.make_node("Cast", ["acc"], ["f"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["s", "ws"], ["m"]),
-        helper.make_node("Mul", ["f", "m"], ["p"]),
-        helper.make_node("Add", ["p", "b"], ["y"]),
-    ]
     constants = {"w": weight((K, N)), "wz": np.array(1, np.int8), "ws": scales((N,), 1), "b": floats((N,), 2)}
-    return make_model(nodes, {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
+    return make_model(dynamic_nodes(), {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
 
 
 def qdq(op_type: str) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from lowering import MS_DOMAIN, floats, integers, make_model, pack_all, scales
+from lowering import MS_DOMAIN, dynamic_nodes, floats, integers, make_model, pack_all, scales
 from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
 from onnx import TensorProto, helper, numpy_helper
 
@@ -20,18 +20,10 @@ Damage = Callable[[onnx.ModelProto], None]
 
 def integer_model() -> onnx.ModelProto:
     """Return DynamicQuantizeLinear, MatMulInteger, Cast, Mul of the scales, Mul, Add."""
-    nodes = [
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
-        helper.make_node("MatMulInteger", ["q", "w", "z", "wz"], ["acc"], name="matmul"),
-        helper.make_node("Cast", ["acc"], ["f"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["s", "ws"], ["m"]),
-        helper.make_node("Mul", ["f", "m"], ["p"]),
-        helper.make_node("Add", ["p", "b"], ["y"]),
-    ]
     constants = {
         "w": integers(np.int8, (K, N), 1), "wz": np.array(1, np.int8), "ws": scales((N,), 2), "b": floats((N,), 3),
     }  # fmt: skip
-    return make_model(nodes, {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
+    return make_model(dynamic_nodes(), {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
 
 
 def qdq_model() -> onnx.ModelProto:
