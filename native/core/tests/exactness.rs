@@ -3,7 +3,7 @@
 use mcd_core::parallel::Scoped;
 use mcd_core::{
     Activation, Error, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight, Profile, Residency,
-    Serial, Tiling, WeightType, WeightView, ZeroPoint, encode, unpack,
+    Serial, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode, unpack,
 };
 
 /// A small deterministic generator (SplitMix64).
@@ -115,10 +115,24 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
                         bias: (m % 4 < 2).then_some(&bias[..]),
                     };
                     let expected = reference(&w, t, n, k, &call);
+                    let scales: Vec<f32> = (0..n).map(|j| 0.37 / (j + 3) as f32).collect();
+                    let addends: Vec<f32> = (0..n).map(|j| j as f32 - 4.3).collect();
+                    let addend = (m % 5 < 3).then_some(&addends[..]);
+                    let scale = |j: usize| if m % 7 < 4 { scales[j] } else { scales[0] };
+                    let floats: Vec<f32> = (0..m * n)
+                        .map(|i| expected[i] as f32 * scale(i % n) + addend.map_or(-0.0, |a| a[i % n]))
+                        .collect();
                     for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
                         let mut out = vec![0; m * n];
                         prepared.run(&encoded.x2, &call, Output::I32(&mut out), pool).unwrap();
                         assert!(out == expected, "{kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
+                        let mut out = vec![0.0; m * n];
+                        let scale = if m % 7 < 4 { Vector::PerColumn(&scales) } else { Vector::Scalar(scales[0]) };
+                        let addend = addend.map(Vector::PerColumn);
+                        let output = Output::F32 { out: &mut out, scale, addend };
+                        prepared.run(&encoded.x2, &call, output, pool).unwrap();
+                        let same = out.iter().zip(&floats).all(|(a, b)| a.to_bits() == b.to_bits());
+                        assert!(same, "floats {kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
                     }
                 }
             }

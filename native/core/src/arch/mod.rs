@@ -42,6 +42,10 @@ impl<'a> Rows<'a> {
         assert!(m > 0 && (m - 1) * stride + k <= data.len());
         Self { data, stride, m }
     }
+    /// Whether every row has `k` elements.
+    pub fn covers(&self, k: usize) -> bool {
+        (self.m - 1) * self.stride + k <= self.data.len()
+    }
     /// Number of rows.
     pub fn m(&self) -> usize {
         self.m
@@ -176,6 +180,22 @@ pub trait TileKernel: Sync {
 
     /// Adds the products of symbols in kernel order.
     fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>);
+
+    /// Multiplies symbols of panels that reach over all of k and finishes the sums before they are in memory. Where the
+    /// kernel has no such way for this block, nothing is done and the answer is `false`.
+    ///
+    /// # Panics
+    /// If operands, terms and output are not of one extent.
+    fn multiply_finish(
+        &self,
+        _symbols: &[u8],
+        _extent: Extent,
+        _rows: Rows<'_>,
+        _terms: &Terms<'_>,
+        _out: &mut OutputBlock<'_>,
+    ) -> bool {
+        false
+    }
 
     /// Packs a row of activations; its sum.
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {

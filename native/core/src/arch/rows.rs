@@ -37,7 +37,7 @@ impl<'a> Vector<'a> {
 
     /// Copies those of the columns from `j0` on.
     #[inline(always)]
-    fn copy_to(&self, j0: usize, to: &mut [f32]) {
+    pub fn copy_to(&self, j0: usize, to: &mut [f32]) {
         match self {
             Self::Scalar(v) => to.fill(*v),
             Self::PerColumn(v) => to.copy_from_slice(&v[j0..j0 + to.len()]),
@@ -82,6 +82,22 @@ impl<T> Part<'_, T> {
         Self { at, stride, rows, columns, owned: PhantomData }
     }
 
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+    /// Length of rows.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+    /// Distance of rows.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+    /// The first element of the first row.
+    pub fn as_mut_ptr(&mut self) -> *mut T {
+        self.at
+    }
     /// Row `i`.
     #[inline(always)]
     fn row(&mut self, i: usize) -> &mut [T] {

@@ -4,6 +4,7 @@ use super::activation::Packed;
 use super::epilogue::{Correction, Output, SharedOutput};
 use super::prepared::PreparedWeight;
 use super::{MatmulCall, few, many};
+use crate::arch::rows::{OutputBlock, Terms};
 use crate::error::Error;
 use crate::parallel::Parallel;
 use std::cell::RefCell;
@@ -63,13 +64,22 @@ impl Job<'_> {
     /// # Safety
     /// No one else finishes any of the block's outputs.
     pub unsafe fn finish(&self, sums: &[i32], stride: usize, rows: Range<usize>, columns: Range<usize>) {
+        // SAFETY: the caller's contract.
+        let (terms, out) = unsafe { self.block(rows, columns) };
+        self.weight.kernel.tile().finish(sums, stride, &terms, out);
+    }
+
+    /// The output of a block, without columns in the padding, and what its sums are corrected by.
+    ///
+    /// # Safety
+    /// No one else has any of the block's outputs meanwhile.
+    pub unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>) -> (Terms<'_>, OutputBlock<'_>) {
         let columns = columns.start..columns.end.min(self.weight.n());
         let terms = self.correction.terms(columns.clone(), &self.packed.sums[rows.clone()]);
         debug_assert!(rows.end <= self.m && !columns.is_empty());
         // SAFETY: row and columns exist, for `PreparedWeight::run` checked the output against m and n; the caller
         // promises the rest.
-        let out = unsafe { self.output.block(rows, columns) };
-        self.weight.kernel.tile().finish(sums, stride, &terms, out);
+        (terms, unsafe { self.output.block(rows, columns) })
     }
 }
 

@@ -117,17 +117,27 @@ impl Job<'_> {
             let extent = Extent { panels: BLOCK_PANELS.min(strip.panels.end - panel), fractals: strip.fractals };
             let symbols = &symbols[panel * strip.fractals * FRACTAL..];
             let j0 = (strip.panel + panel) * PANEL;
+            let columns = j0..j0 + extent.columns();
+            let x = &self.packed.data[strip.fractal * FRACTAL_K..];
+            let row = |i: usize| &x[i * self.packed.stride..];
+            if whole {
+                let x = Rows::new(row(rows.start), self.packed.stride, rows.len(), extent.k());
+                // SAFETY: every block of columns and rows is in one run, and there finished once, here or below.
+                let (terms, mut out) = unsafe { self.block(rows.clone(), columns.clone()) };
+                if kernel.multiply_finish(symbols, extent, x, &terms, &mut out) {
+                    continue;
+                }
+            }
             for i0 in rows.clone().step_by(BLOCK_ROWS) {
                 let count = BLOCK_ROWS.min(rows.end - i0);
-                let x = &self.packed.data[i0 * self.packed.stride + strip.fractal * FRACTAL_K..];
-                let x = Rows::new(x, self.packed.stride, count, extent.k());
+                let x = Rows::new(row(i0), self.packed.stride, count, extent.k());
                 let at = if whole { 0 } else { (i0 - rows.start) * stride + (panel - strip.panels.start) * PANEL };
                 let sums = &mut sums[at..];
                 let acc = Accumulators::new(sums, stride, count, extent.columns());
                 kernel.multiply(symbols, extent, x, &mut if strip.first { acc.fresh() } else { acc });
                 if strip.last {
                     // SAFETY: every block of columns and rows is in one run, and there finished once.
-                    unsafe { self.finish(sums, stride, i0..i0 + count, j0..j0 + extent.columns()) };
+                    unsafe { self.finish(sums, stride, i0..i0 + count, columns.clone()) };
                 }
             }
         }

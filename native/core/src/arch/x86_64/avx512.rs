@@ -19,6 +19,7 @@
 //!
 //! Counts of ones are all that leads from one step to the next, so the processor overlaps them freely.
 
+use super::avx512_block::{Accumulate, FinishColumns, multiply};
 use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
 use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
 use crate::codec::MAX_LEVELS;
@@ -34,8 +35,6 @@ const PAGE: usize = 4096;
 
 /// Rows up to which each visits the groups while they are in registers; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
-/// Panels that a register tile spans.
-const BLOCK_PANELS: usize = 4;
 
 /// Proof that the processor has the instructions.
 #[derive(Debug)]
@@ -114,8 +113,24 @@ impl TileKernel for Avx512 {
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
         let (data, fresh) = acc.data_or_fresh();
+        let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
-        unsafe { multiply(symbols.as_ptr(), extent, &rows, data.as_mut_ptr(), stride, fresh) };
+        unsafe { multiply(symbols.as_ptr(), extent, &rows, to) };
+    }
+
+    fn multiply_finish(
+        &self,
+        symbols: &[u8],
+        extent: Extent,
+        rows: Rows<'_>,
+        terms: &Terms<'_>,
+        out: &mut OutputBlock<'_>,
+    ) -> bool {
+        assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
+        let Some(finish) = FinishColumns::new(extent, rows.m(), terms, out) else { return false };
+        // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
+        unsafe { multiply(symbols.as_ptr(), extent, &rows, finish.first_row()) };
+        true
     }
 
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
@@ -129,9 +144,26 @@ impl TileKernel for Avx512 {
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+/// Packs a row: 64 bytes are flipped, if they are unsigned, and summed by a product with ones.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,bmi2")]
 fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
-    rows::pack(from, to)
+    let (from, len, flip) = match from {
+        ActivationRow::U8(x) => (x.as_ptr().cast::<i8>(), x.len(), _mm512_set1_epi8(i8::MIN)),
+        ActivationRow::I8(x) => (x.as_ptr(), x.len(), _mm512_setzero_si512()),
+    };
+    assert_eq!(len, to.len());
+    let ones = _mm512_set1_epi8(1);
+    let mut sum = _mm512_setzero_si512();
+    for at in (0..len).step_by(64) {
+        let mask = _bzhi_u64(u64::MAX, (len - at).min(64) as u32);
+        // SAFETY: the mask keeps both accesses inside of rows that have the same length.
+        unsafe {
+            let x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, from.add(at)), flip);
+            _mm512_mask_storeu_epi8(to.as_mut_ptr().add(at), mask, x);
+            sum = _mm512_dpbusd_epi32(sum, ones, _mm512_maskz_mov_epi8(mask, x));
+        }
+    }
+    _mm512_reduce_add_epi32(sum)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
@@ -142,9 +174,8 @@ fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) 
 /// # Panics
 /// If the rows or accumulators do not cover the tile.
 fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &Accumulators<'_>) {
-    let last = rows.m() - 1;
-    assert!(last * rows.stride() + extent.k() <= rows.data().len());
-    assert!(last * acc.stride() + extent.columns() <= acc.len());
+    assert!(rows.covers(extent.k()));
+    assert!((rows.m() - 1) * acc.stride() + extent.columns() <= acc.len());
 }
 
 /// A 64-byte load or store.
@@ -464,95 +495,4 @@ impl Sink for DotMany {
     }
     #[inline(always)]
     unsafe fn panel_end(&mut self, _: usize) {}
-}
-
-/// Multiplication of symbols in memory: register tiles of 6 rows × 4 panels.
-///
-/// # Safety
-/// All features of [`Avx512`]; symbols, rows and accumulators cover the extent.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, acc: *mut i32, stride: usize, fresh: bool) {
-    let panel_bytes = extent.fractals * FRACTAL;
-    let mut panel = 0;
-    while panel < extent.panels {
-        let wide = if extent.panels - panel >= BLOCK_PANELS { BLOCK_PANELS } else { 1 };
-        let mut row = 0;
-        while row < rows.m() {
-            let high = (rows.m() - row).min(6);
-            // SAFETY: the block lies inside of what the caller promises.
-            unsafe {
-                let w = symbols.add(panel * panel_bytes);
-                let x = rows.data().as_ptr().add(row * rows.stride());
-                let c = Sums { at: acc.add(row * stride + panel * PANEL), stride, fresh };
-                let xs = rows.stride();
-                let steps = extent.fractals * GROUPS;
-                match (high, wide) {
-                    (6, 4) => block::<6, 4>(w, panel_bytes, steps, x, xs, c),
-                    (5, 4) => block::<5, 4>(w, panel_bytes, steps, x, xs, c),
-                    (4, 4) => block::<4, 4>(w, panel_bytes, steps, x, xs, c),
-                    (3, 4) => block::<3, 4>(w, panel_bytes, steps, x, xs, c),
-                    (2, 4) => block::<2, 4>(w, panel_bytes, steps, x, xs, c),
-                    (1, 4) => block::<1, 4>(w, panel_bytes, steps, x, xs, c),
-                    (6, _) => block::<6, 1>(w, panel_bytes, steps, x, xs, c),
-                    (5, _) => block::<5, 1>(w, panel_bytes, steps, x, xs, c),
-                    (4, _) => block::<4, 1>(w, panel_bytes, steps, x, xs, c),
-                    (3, _) => block::<3, 1>(w, panel_bytes, steps, x, xs, c),
-                    (2, _) => block::<2, 1>(w, panel_bytes, steps, x, xs, c),
-                    _ => block::<1, 1>(w, panel_bytes, steps, x, xs, c),
-                }
-            }
-            row += high;
-        }
-        panel += wide;
-    }
-}
-
-/// Where the sums of a register tile go.
-#[derive(Clone, Copy)]
-struct Sums {
-    at: *mut i32,
-    /// Distance of rows.
-    stride: usize,
-    /// Overwrite instead of adding.
-    fresh: bool,
-}
-
-/// # Safety
-/// AVX-512 with VNNI; `w` points to NR panels of `steps` groups, `x` to MR rows of 4 · `steps`, `c` to MR rows of
-/// 16 · NR accumulators.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn block<const MR: usize, const NR: usize>(
-    w: *const u8,
-    panel_bytes: usize,
-    steps: usize,
-    x: *const i8,
-    x_stride: usize,
-    c: Sums,
-) {
-    let mut sums = [[_mm512_setzero_si512(); NR]; MR];
-    for s in 0..steps {
-        let mut weights = [_mm512_setzero_si512(); NR];
-        for (j, weight) in weights.iter_mut().enumerate() {
-            // SAFETY: j < NR, s < steps.
-            *weight = unsafe { _mm512_loadu_si512(w.add(j * panel_bytes + s * GROUP).cast()) };
-        }
-        for (i, row) in sums.iter_mut().enumerate() {
-            // SAFETY: i < MR, s < steps.
-            let x4 = _mm512_set1_epi32(unsafe { x.add(i * x_stride).cast::<i32>().add(s).read_unaligned() });
-            for (sum, weight) in row.iter_mut().zip(&weights) {
-                *sum = _mm512_dpbusd_epi32(*sum, *weight, x4);
-            }
-        }
-    }
-    for (i, row) in sums.iter().enumerate() {
-        for (j, sum) in row.iter().enumerate() {
-            // SAFETY: i < MR, j < NR.
-            unsafe {
-                let at = c.at.add(i * c.stride + j * PANEL).cast();
-                let before = if c.fresh { _mm512_setzero_si512() } else { _mm512_loadu_si512(at) };
-                _mm512_storeu_si512(at, _mm512_add_epi32(before, *sum));
-            }
-        }
-    }
 }
