@@ -165,6 +165,7 @@ impl Kernel {
         if m == 0 {
             return Ok(());
         }
+        check_output(out.addr(), self.form)?;
 
         let dims = &mut dims;
         let pool = Pool::new(context, &self.helpers);
@@ -212,8 +213,9 @@ impl Kernel {
         if self.form == Form::Dequantised {
             results.resize(results.len().max(len), 0);
         }
-        // SAFETY: the output has `len` elements of the type that `form` declares, no one else has its address before
-        // the call is over, and the core writes all of them without reading any. `results` has as many bytes at least.
+        // SAFETY: the output has `len` elements of the type that `form` declares, at an address that `check_output` found
+        // to be aligned and not null. It is fresh, or memory that the session's user bound to this output alone. It may be
+        // uninitialised: the core writes every element and reads none. `results` has `len` initialised bytes at least.
         let output = unsafe {
             match self.form {
                 Form::Raw => Output::I32(std::slice::from_raw_parts_mut(out.cast(), len)),
@@ -246,7 +248,7 @@ impl Kernel {
         pool.finish().and(result)?;
         if self.form == Form::Dequantised {
             let y_scale = self.y_scale.scalar(context, dims)?.unwrap_or(1.0);
-            // SAFETY: as above; the floats are only written.
+            // SAFETY: as above; this form has not made a slice of the output before.
             let out = unsafe { std::slice::from_raw_parts_mut(out.cast::<MaybeUninit<f32>>(), len) };
             match self.requantised {
                 WeightType::U8 => dequantize(results, i32::from, zero_point, y_scale, out),
@@ -351,6 +353,21 @@ fn wrong_shape(dims: &[i64], k: usize) -> Error {
     about(input::X1, Error::invalid(format!("has shape {dims:?} instead of (..., {k})")))
 }
 
+/// Refuses an address where no slice of a form's outputs may begin. onnxruntime's own memory is aligned; what a caller
+/// binds to an output need not be.
+fn check_output(address: usize, form: Form) -> Result<(), Error> {
+    let alignment = match form {
+        Form::Raw => align_of::<i32>(),
+        Form::Float | Form::Dequantised => align_of::<f32>(),
+        Form::Strict | Form::Half => align_of::<u16>(),
+        Form::RequantU8 | Form::RequantI8 => 1,
+    };
+    if address == 0 || !address.is_multiple_of(alignment) {
+        return Err(Error::invalid(format!("the output's memory is not at a multiple of {alignment} bytes")));
+    }
+    Ok(())
+}
+
 /// How zero points of a type are read.
 fn zero_points(of: WeightType) -> Read<i32> {
     match of {
@@ -370,5 +387,26 @@ fn vector<'a>(columns: &'a Columns<'_, f32>) -> Vector<'a> {
     match columns {
         Columns::All(value) => Vector::Scalar(*value),
         Columns::Each(values) => Vector::PerColumn(values),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_that_are_not_aligned_are_refused() {
+        for (address, form, accepted) in [
+            (64, Form::Float, true),
+            (66, Form::Float, false),
+            (66, Form::Half, true),
+            (65, Form::Strict, false),
+            (65, Form::RequantI8, true),
+            (66, Form::Raw, false),
+            (65, Form::Dequantised, false),
+            (0, Form::RequantU8, false),
+        ] {
+            assert_eq!(check_output(address, form).is_ok(), accepted, "{address} {form:?}");
+        }
     }
 }
