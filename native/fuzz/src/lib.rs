@@ -1,15 +1,23 @@
 //! What the fuzz targets do with their bytes. Each target is a function that panics where a promise is broken.
 
+pub mod aclnn;
 pub mod decoder;
 mod forge;
 mod input;
 mod multiply;
+pub mod operator;
 pub mod parser;
 pub mod round_trip;
+mod runtime;
 
 /// A target.
 pub type Target = fn(&[u8]);
 
 /// The targets by name, as their binaries and corpora are called.
-pub const TARGETS: &[(&str, Target)] =
-    &[("decoder", decoder::check), ("parser", parser::check), ("round_trip", round_trip::check)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("aclnn", aclnn::check),
+    ("decoder", decoder::check),
+    ("operator", operator::check),
+    ("parser", parser::check),
+    ("round_trip", round_trip::check),
+];

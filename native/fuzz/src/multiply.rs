@@ -126,10 +126,10 @@ pub fn expected(sums: &[i32], n: usize, wanted: Wanted<'_>) -> Vec<Option<u32>> 
         .collect()
 }
 
-fn float_bits(value: f32) -> u32 {
+pub fn float_bits(value: f32) -> u32 {
     if value.is_nan() { f32::NAN.to_bits() } else { value.to_bits() }
 }
 
-fn half_bits(value: half::f16) -> u32 {
+pub fn half_bits(value: half::f16) -> u32 {
     u32::from(if value.is_nan() { half::f16::NAN } else { value }.to_bits())
 }

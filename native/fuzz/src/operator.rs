@@ -1,0 +1,358 @@
+//! Any attributes and inputs for the custom operator: an error, or the output that the definition gives.
+
+use std::ffi::CString;
+use std::sync::OnceLock;
+
+use half::f16;
+use mcd_core::{
+    Activation, EncodedWeight, MatmulCall, Profile, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode,
+};
+
+use crate::input::Input;
+use crate::multiply::{Wanted, expected, float_bits, half_bits, sums};
+use crate::runtime::{Node, NodeInput, Tensor, operators, size_of_element};
+
+const FLOAT: i32 = 1;
+const UINT8: i32 = 2;
+const INT8: i32 = 3;
+const INT32: i32 = 6;
+const FLOAT16: i32 = 10;
+const UINT64: i32 = 13;
+
+// The operator's inputs, by position.
+const X1: usize = 0;
+const X2: usize = 1;
+const INDEX: usize = 2;
+const DEQ_SCALE: usize = 3;
+const BIAS: usize = 4;
+const X1_ZERO_POINT: usize = 6;
+const W_ZERO_POINT: usize = 7;
+const ADDEND: usize = 8;
+const Y_ZERO_POINT: usize = 9;
+const X1_SCALE: usize = 10;
+const Y_SCALE: usize = 11;
+
+/// Elements of a tensor at the most.
+const LIMIT: usize = 1 << 14;
+
+/// A weight that nodes begin with.
+struct Weight {
+    n: usize,
+    k: usize,
+    kind: WeightType,
+    w: Vec<u8>,
+    encoded: EncodedWeight,
+}
+
+fn weights() -> &'static [Weight] {
+    static WEIGHTS: OnceLock<Vec<Weight>> = OnceLock::new();
+    WEIGHTS.get_or_init(|| {
+        [
+            (1, 1, WeightType::I8, Profile::Fast),
+            (40, 70, WeightType::I8, Profile::Balanced),
+            (70, 40, WeightType::U8, Profile::Small),
+            (130, 260, WeightType::I8, Profile::Fast),
+        ]
+        .into_iter()
+        .map(|(n, k, kind, profile)| {
+            let w: Vec<u8> = (0..n * k).map(|i| if i < 300 { 7 } else { (i * i / 7 % 13 + i % 5) as u8 }).collect();
+            let view = WeightView::new(&w, (n, k), (k, 1), kind).expect("it fits");
+            let encoded = encode(&view, profile, Tiling::default()).expect("it encodes");
+            Weight { n, k, kind, w, encoded }
+        })
+        .collect()
+    })
+}
+
+/// Runs one input.
+pub fn check(data: &[u8]) {
+    let mut input = Input(data);
+    let weight = &weights()[usize::from(input.byte()) % weights().len()];
+    let mut form = usize::from(input.byte()) % 7;
+    let newer = input.byte() % 4 != 0;
+    let mut node = valid(&mut input, weight, form);
+    for _ in 0..input.byte() % 5 {
+        change(&mut input, &mut node, &mut form);
+    }
+    let operator = operators(newer)[form];
+    let inferred = operator.infer(&node);
+    let Ok(kernel) = operator.create(&node) else { return };
+    let original = node.clone();
+    for _ in 0..2 {
+        let Ok(output) = kernel.run(&node) else { return };
+        let element = [INT32, FLOAT, FLOAT16, FLOAT16, UINT8, INT8, FLOAT][form];
+        if let Some((inferred, dims)) = &inferred {
+            let types = [DEQ_SCALE, Y_ZERO_POINT, Y_SCALE].map(|index| tensor(&original, index).map(|t| t.element));
+            // An overload that onnxruntime would not have taken for these types has another output.
+            if fits(form, types) {
+                assert_eq!(*inferred, element);
+            }
+            let shape = |node: &Node| tensor(node, X1).map(|x| x.dims.clone());
+            let same =
+                dims.len() == output.dims.len() && dims.iter().zip(&output.dims).all(|(a, b)| *a < 0 || a == b);
+            assert!(same || shape(&node) != shape(&original), "{dims:?} was inferred, not {:?}", output.dims);
+        }
+        compare(&node, weight, form, &output);
+        // Other values for the next run, in a tensor that was computed.
+        let index = usize::from(input.byte()) % node.inputs.len();
+        if let Some(computed) = node.inputs[index].as_mut().filter(|of| !of.constant) {
+            change_tensor(&mut input, &mut computed.tensor);
+        }
+    }
+}
+
+/// Whether a node with these types of deq_scale, y_zero_point and y_scale is one of an overload.
+fn fits(form: usize, types: [Option<i32>; 3]) -> bool {
+    let zero = [Some(UINT8), Some(INT8)].contains(&types[1]);
+    match form {
+        0 => types == [None; 3],
+        1 => types == [Some(FLOAT), None, None],
+        2 => types == [Some(UINT64), None, None],
+        3 => types == [Some(FLOAT16), None, None],
+        4 => types == [Some(FLOAT), Some(UINT8), None],
+        5 => types == [Some(FLOAT), Some(INT8), None],
+        _ => types[0] == Some(FLOAT) && zero && types[2] == Some(FLOAT),
+    }
+}
+
+fn tensor(node: &Node, index: usize) -> Option<&Tensor> {
+    node.inputs.get(index)?.as_ref().map(|input| &input.tensor)
+}
+
+/// A node that is in order.
+fn valid(input: &mut Input<'_>, weight: &Weight, form: usize) -> Node {
+    let flags = input.word();
+    let has = |bit: u32| flags >> bit & 1 != 0;
+    let (n, k) = (weight.n, weight.k);
+    let (rows, seed) = (usize::from(input.byte() % 30), input.byte());
+    let noise = |count: usize| -> Vec<u8> {
+        (0..count).map(|i| (i as u32 * 73 + i as u32 / 11).wrapping_mul(u32::from(seed) | 1) as u8).collect()
+    };
+    let float = |value: f32| value.to_le_bytes().to_vec();
+    let mut inputs: Vec<Option<NodeInput>> = vec![None; 12];
+    let mut set = |index: usize, element: i32, dims: &[i64], bytes: &[u8], constant: bool| {
+        inputs[index] = Some(NodeInput { tensor: Tensor::new(element, dims, bytes), constant });
+    };
+    let dynamic = has(0) && ![0, 2, 3].contains(&form);
+    let x = if dynamic {
+        noise(rows * k).iter().flat_map(|&v| float(f32::from(v) - 90.5)).collect()
+    } else {
+        noise(rows * k)
+    };
+    let dims: &[i64] = match flags >> 1 & 3 {
+        _ if rows == 1 && has(3) => &[k as i64],
+        0 => &[rows as i64, k as i64],
+        1 => &[1, rows as i64, k as i64],
+        _ => &[rows as i64, 1, 1, k as i64],
+    };
+    let x1 = if dynamic { FLOAT } else { [UINT8, INT8][usize::from(has(4))] };
+    set(X1, x1, dims, &x, false);
+    set(X2, INT8, &[weight.encoded.x2.len() as i64], &weight.encoded.x2, true);
+    set(INDEX, INT8, &[weight.encoded.compress_index.len() as i64], &weight.encoded.compress_index, true);
+    let columns = |per_column: bool| if per_column { n } else { 1 };
+    if form > 0 {
+        let count = columns(has(5));
+        let scales = (0..count).map(|j| 0.01 / (j + 1) as f32);
+        let (element, bytes): (i32, Vec<u8>) = match form {
+            2 => (UINT64, scales.flat_map(|s| u64::from(s.to_bits()).to_le_bytes()).collect()),
+            3 => (FLOAT16, scales.flat_map(|s| f16::from_f32(s).to_le_bytes()).collect()),
+            _ => (FLOAT, scales.flat_map(float).collect()),
+        };
+        set(DEQ_SCALE, element, &[count as i64], &bytes, has(6));
+    }
+    if has(7) {
+        let bias: Vec<u8> = (0..n as i32).flat_map(|j| (j * 31 - 400).to_le_bytes()).collect();
+        set(BIAS, INT32, &[n as i64], &bias, has(8));
+    }
+    if has(9) && !dynamic {
+        set(X1_ZERO_POINT, x1, &[], &[seed], has(10));
+    }
+    if has(11) {
+        let count = columns(has(12));
+        let element = if weight.kind == WeightType::U8 { UINT8 } else { INT8 };
+        set(W_ZERO_POINT, element, &[count as i64], &noise(count), true);
+    }
+    if has(13) && (1..4).contains(&form) {
+        let count = columns(has(12));
+        let addend: Vec<u8> = (0..count).flat_map(|j| float(j as f32 * 0.7 - 3.0)).collect();
+        set(ADDEND, FLOAT, &[count as i64], &addend, has(10));
+    }
+    if has(14) && form > 0 && !dynamic && form != 2 && form != 3 {
+        set(X1_SCALE, FLOAT, &[], &float(0.37), has(8));
+    }
+    if form >= 4 {
+        let element = if form == 4 || form == 6 && has(15) { UINT8 } else { INT8 };
+        set(Y_ZERO_POINT, element, &[], &[seed / 2], has(10));
+    }
+    if form == 6 {
+        set(Y_SCALE, FLOAT, &[], &float(0.21), has(6));
+    }
+    let compress_info = Some(weight.encoded.compress_info.to_vec());
+    let residency = has(15).then(|| c"decoded".to_owned());
+    Node { inputs, compress_info, offset_x: None, output_type: None, residency, device: None }
+}
+
+/// A number, mostly a small one.
+fn number(input: &mut Input<'_>) -> i64 {
+    match input.byte() {
+        200.. => i64::from_le_bytes(std::array::from_fn(|_| input.byte())),
+        small => i64::from(small as i8),
+    }
+}
+
+/// Changes a node in one respect.
+fn change(input: &mut Input<'_>, node: &mut Node, form: &mut usize) {
+    let index = usize::from(input.byte()) % 12;
+    node.inputs.resize(node.inputs.len().max(12), None);
+    match input.byte() % 12 {
+        0 => node.inputs[index] = None,
+        1 => {
+            let constant = input.byte().is_multiple_of(2);
+            let mut tensor = Tensor::new(i32::from(input.byte() % 17), &[], &[]);
+            change_tensor(input, &mut tensor);
+            node.inputs[index] = Some(NodeInput { tensor, constant });
+        }
+        2..=5 => {
+            if let Some(of) = &mut node.inputs[index] {
+                change_tensor(input, &mut of.tensor);
+            }
+        }
+        6 => {
+            if let Some(of) = &mut node.inputs[index] {
+                of.constant = !of.constant;
+            }
+        }
+        7 => match (&mut node.compress_info, input.byte() % 4) {
+            (info, 0) => *info = None,
+            (Some(info), 1) => drop(info.pop()),
+            (Some(info), 2) => info.push(number(input)),
+            (Some(info), _) if !info.is_empty() => {
+                let at = usize::from(input.byte()) % info.len();
+                info[at] = number(input);
+            }
+            _ => {}
+        },
+        8 => node.offset_x = Some(number(input)),
+        9 => node.output_type = Some(number(input)),
+        10 => {
+            let text = [c"decoded", c"compressed", c"cpu", c"", c"no\xff"][usize::from(input.byte()) % 5].to_owned();
+            let entry = if input.byte().is_multiple_of(2) { &mut node.residency } else { &mut node.device };
+            *entry = Some(CString::clone(&text));
+        }
+        _ => match input.byte() % 3 {
+            0 => *form = usize::from(input.byte()) % 7,
+            1 => node.inputs.truncate(index.max(3)),
+            _ => node.inputs.resize(14, None),
+        },
+    }
+}
+
+/// Changes a tensor in one respect.
+fn change_tensor(input: &mut Input<'_>, tensor: &mut Tensor) {
+    let rank = tensor.dims.len();
+    match input.byte() % 8 {
+        0 => tensor.element = number(input) as i32,
+        1 => tensor.element = [FLOAT, UINT8, INT8, INT32, FLOAT16, UINT64][usize::from(input.byte()) % 6],
+        2 => tensor.dims.push(number(input)),
+        3 => drop(tensor.dims.pop()),
+        4 if rank > 0 => tensor.dims[usize::from(input.byte()) % rank] = number(input),
+        5 if rank > 0 => tensor.dims.insert(usize::from(input.byte()) % rank, 1),
+        6 if !tensor.data().is_empty() => {
+            let at = tensor.gap + usize::from(input.word()) % tensor.data().len();
+            tensor.bytes[at] = input.byte();
+        }
+        _ => {
+            let data = tensor.data().to_vec();
+            tensor.gap = usize::from(input.byte() % 9);
+            tensor.bytes = [&vec![0; tensor.gap][..], &data].concat().into();
+        }
+    }
+    tensor.fit(LIMIT);
+}
+
+/// Holds an output against the definition.
+fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor) {
+    let (n, k) = (weight.n, weight.k);
+    let held = |index| tensor(node, index).map(Tensor::data);
+    assert!(
+        held(X2) == Some(&weight.encoded.x2)
+            && held(INDEX) == Some(&weight.encoded.compress_index)
+            && node.compress_info.as_deref() == Some(&weight.encoded.compress_info[..]),
+        "a weight that was changed is run"
+    );
+    let x = tensor(node, X1).expect("it was run");
+    let m = x.dims[..x.dims.len() - 1].iter().product::<i64>() as usize;
+    assert_eq!(output.dims.iter().product::<i64>() as usize, m * n);
+    if m == 0 || x.element == FLOAT {
+        return; // nothing, or quantised by the node: tests against onnxruntime hold that
+    }
+    let integers = |index| -> Option<Vec<i32>> {
+        tensor(node, index).map(|of| match of.element {
+            INT32 => of.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect(),
+            INT8 => of.data().iter().map(|&b| i32::from(b as i8)).collect(),
+            _ => of.data().iter().map(|&b| i32::from(b)).collect(),
+        })
+    };
+    let floats = |index| -> Option<Vec<f32>> {
+        tensor(node, index).map(|of| {
+            let of_bytes = |b: &[u8]| match of.element {
+                FLOAT => f32::from_le_bytes(b.try_into().expect("four")),
+                FLOAT16 => f16::from_le_bytes(b.try_into().expect("two")).to_f32(),
+                _ => f32::from_bits(u32::from_le_bytes(b[..4].try_into().expect("four"))),
+            };
+            of.data().chunks_exact(size_of_element(of.element)).map(of_bytes).collect()
+        })
+    };
+    let scalar = |index| integers(index).map_or(0, |values| values[0]);
+    let signed: Vec<i8> = x.data().iter().map(|&b| b as i8).collect();
+    let (w_zeros, bias) = (integers(W_ZERO_POINT), integers(BIAS));
+    let call = MatmulCall {
+        x: if x.element == INT8 { Activation::I8(&signed) } else { Activation::U8(x.data()) },
+        m,
+        x_zero_point: scalar(X1_ZERO_POINT),
+        w_zero_point: match &w_zeros {
+            None => ZeroPoint::None,
+            Some(zeros) if zeros.len() == 1 => ZeroPoint::Scalar(zeros[0]),
+            Some(zeros) => ZeroPoint::PerColumn(zeros),
+        },
+        bias: bias.as_deref(),
+    };
+    let factor = floats(X1_SCALE).map(|values| values[0]);
+    let scales = floats(DEQ_SCALE).map(|scales| {
+        scales.into_iter().map(|scale| factor.map_or(scale, |factor| factor * scale)).collect::<Vec<_>>()
+    });
+    let addends = floats(ADDEND);
+    let vector = |values: &'_ [f32]| -> Vec<f32> { (0..n).map(|j| values[j % values.len()]).collect() };
+    let scales = scales.map_or(vec![1.0; n], |scales| vector(&scales));
+    let addends = addends.map(|addends| vector(&addends));
+    let (scale, addend) = (Vector::PerColumn(&scales), addends.as_deref().map(Vector::PerColumn));
+    let zero = scalar(Y_ZERO_POINT);
+    let unsigned = tensor(node, Y_ZERO_POINT).is_some_and(|of| of.element == UINT8);
+    let wanted = match form {
+        0 => Wanted::I32,
+        1 => Wanted::F32(scale, addend),
+        2 | 3 => Wanted::F16(scale, addend),
+        4 => Wanted::U8(scale, zero),
+        6 if unsigned => Wanted::U8(scale, zero),
+        _ => Wanted::I8(scale, zero),
+    };
+    let y_scale = floats(Y_SCALE).map_or(1.0, |values| values[0]);
+    let results = expected(&sums(&weight.w, weight.kind, n, k, &call), n, wanted);
+    for (i, expected) in results.into_iter().enumerate() {
+        let Some(expected) = expected else { continue };
+        let bytes = |width: usize| &output.bytes[i * width..(i + 1) * width];
+        let word = |width: usize| bytes(width).iter().rev().fold(0_u32, |word, &b| word << 8 | u32::from(b));
+        let (found, expected) = match form {
+            0 => (word(4), expected),
+            1 => (float_bits(f32::from_bits(word(4))), expected),
+            2 | 3 => (half_bits(f16::from_bits(word(2) as u16)), expected),
+            4 => (word(1), expected),
+            5 => (word(1) as i8 as u32, expected),
+            _ => {
+                let value = (expected as i32 - zero) as f32 * y_scale;
+                (float_bits(f32::from_bits(word(4))), float_bits(value))
+            }
+        };
+        assert_eq!(found, expected, "{i} of {n} columns, form {form}, {:?}", x.dims);
+    }
+}
