@@ -7,6 +7,7 @@ into more nodes than a program can hold.
 """
 
 import errno
+import math
 import os
 import stat
 from collections import Counter
@@ -30,6 +31,13 @@ NODES_LIMIT = 10_000_000
 
 FILE_BYTES_LIMIT = (1 << 31) - 1
 """What a protobuf message may hold, and so a model file without its external data."""
+
+_ONE_OUTPUT = {
+    ("mcd", "MatmulCompressDequant"),
+    *(("com.microsoft", name) for name in ("QuantizeLinear", "DequantizeLinear", "QGemm", "QLinearConv")),
+    *(("com.microsoft", name) for name in ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")),
+}
+"""Operators of other domains than ONNX's that the passes replace; onnx may have no schema for them."""
 
 ModelSource = str | os.PathLike[str] | onnx.ModelProto
 """A model is given by its path, or as a proto that holds all its data itself."""
@@ -59,10 +67,10 @@ def load_model(source: ModelSource) -> ir.Model:
         name, proto, base = os.fspath(source), read_proto(source), Path(source).absolute().parent
     try:
         _check_depth(proto)
+        _check_texts(proto)
         _check_functions(proto)
         _check_kept_whole(proto)
         _check_outputs(proto)
-        _check_texts(proto)
         _check_attributes(proto)
         for tensor in _tensors_of_model(proto):
             _check_tensor(tensor, base)
@@ -209,11 +217,22 @@ def _called(node: onnx.NodeProto | onnx.FunctionProto) -> tuple[str, str, str]:
 
 
 def _check_outputs(proto: onnx.ModelProto) -> None:
-    """Raise InputError if a node has no output at all, where every operator of its domain has one."""
+    """Raise InputError if a node has no output, or several, where every operator of its domain, or it, has one."""
     inside = (node for function in proto.functions for node in _nodes_of(function.node))
+    functions = {_called(function) for function in proto.functions}
     for node in (*_nodes_of(proto.graph.node), *inside):
         if not any(node.output) and node.domain in ("", "ai.onnx", "com.microsoft", "mcd"):
             raise InputError(f"node {node.name!r} ({node.op_type}) has no output")
+        # Whoever replaces such a node by what computes its one result would leave it there for the others.
+        if any(node.output[1:]) and _has_one_output(node) and _called(node) not in functions:
+            raise InputError(f"node {node.name!r} ({node.op_type}) has more than one output: {', '.join(node.output)}")
+
+
+def _has_one_output(node: onnx.NodeProto) -> bool:
+    """Tell whether the operator has exactly one output. No operator of ONNX has had more in an earlier version."""
+    if node.domain in ("", "ai.onnx"):
+        return onnx.defs.has(node.op_type) and onnx.defs.get_schema(node.op_type).max_output == 1
+    return (node.domain, node.op_type) in _ONE_OUTPUT
 
 
 def _check_texts(message: Message) -> None:
@@ -268,10 +287,42 @@ def _check_tensor(tensor: onnx.TensorProto, base: Path | None) -> None:
         if base is None:
             raise InputError(f"tensor {tensor.name!r} is in another file; give the model's path instead of a proto")
         _check_external(tensor, base)
-    elif tensor.HasField("raw_data") and len(tensor.raw_data) != _byte_size(tensor):
+    elif not tensor.HasField("raw_data"):
+        _check_entries(tensor)
+    elif len(tensor.raw_data) != _byte_size(tensor):
         raise InputError(
             f"tensor {tensor.name!r} has {len(tensor.raw_data)} bytes, which do not fit its type and shape"
         )
+    else:
+        _check_padding(tensor, tensor.raw_data[-1:])
+
+
+def _check_entries(tensor: onnx.TensorProto) -> None:
+    """Raise InputError unless the tensor's typed field has as many entries as its type and shape need."""
+    try:
+        field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
+    except KeyError:  # no type, or one that is not known: nothing looks into it
+        return
+    entries = getattr(tensor, field)
+    count = math.prod(tensor.dims)
+    if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
+        count *= 2
+    six_bits = tensor.data_type != onnx.TensorProto.STRING and _bits(tensor) == 6
+    if field == "int32_data" and _bits(tensor) < 8 and not six_bits:
+        count = -(-count * _bits(tensor) // 8)  # an entry for each byte
+    if len(entries) != count or any(dim < 0 for dim in tensor.dims):
+        raise InputError(f"tensor {tensor.name!r} has {len(entries)} entries, which do not fit its type and shape")
+    if six_bits and any(not 0 <= entry < 64 for entry in entries):
+        raise InputError(f"tensor {tensor.name!r} has entries beyond the 6 bits of its type")
+
+
+def _check_padding(tensor: onnx.TensorProto, last: bytes) -> None:
+    """Raise InputError if the last byte of a 6-bit type has bits beyond the last element: onnx_ir does not read it."""
+    if not last or _bits(tensor) != 6:
+        return
+    used = math.prod(tensor.dims) * 6 % 8
+    if used and last[0] >> used:
+        raise InputError(f"tensor {tensor.name!r} has padding bits that are not zero")
 
 
 def _external_entries(tensor: onnx.TensorProto) -> dict[str, str]:
@@ -317,11 +368,20 @@ def _check_external(tensor: onnx.TensorProto, base: Path) -> None:
         raise refuse(f"has length {numbers['length']}, but its type and shape need {needed} bytes")
     if numbers["offset"] + needed > status.st_size:
         raise refuse(f"ends at byte {numbers['offset'] + needed}, but the file has only {status.st_size}")
+    if needed and _bits(tensor) == 6:
+        with path.open("rb") as file:
+            file.seek(numbers["offset"] + needed - 1)
+            _check_padding(tensor, file.read(1))
+
+
+def _bits(tensor: onnx.TensorProto) -> int:
+    """Return the bits of an element; TypeError or ValueError if its type has no fixed number of them."""
+    return ir.DataType(tensor.data_type).bitwidth
 
 
 def _byte_size(tensor: onnx.TensorProto) -> int | None:
     try:
-        bits = ir.DataType(tensor.data_type).bitwidth
+        bits = _bits(tensor)
     except (TypeError, ValueError):
         return None
     count = 1

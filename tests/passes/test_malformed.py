@@ -1,6 +1,7 @@
 """Models that are malformed, or contradict themselves: nodes are kept with a reason, or the model is refused."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -376,4 +377,88 @@ def test_graphs_in_attributes_of_another_type(kind: int, graph: onnx.GraphProto 
     model = requantised_model()
     model.graph.node[0].attribute.add(name="axis", type=kind, g=graph)
     with pytest.raises(InputError, match="attribute 'axis': it holds a graph and is of another type, or the other"):
+        load_model(model)
+
+
+@pytest.mark.parametrize(
+    ("model", "op_type"),
+    [
+        (integer_model(), "MatMulInteger"),
+        (float_model(), "MatMulIntegerToFloat"),
+        (lowered(float_model()), "MatmulCompressDequant"),
+        (qdq_model(), "DequantizeLinear"),
+    ],
+)
+def test_a_second_output_of_an_operator_that_has_one(model: onnx.ModelProto, op_type: str) -> None:
+    """A replaced node would stay for the second one, and declare the first again."""
+    node_of(model, op_type).output.append("more")
+    with pytest.raises(InputError, match=rf"\({op_type}\) has more than one output: \w+, more"):
+        load_model(model)
+
+
+def test_operators_and_functions_that_have_several_outputs() -> None:
+    model = integer_model()
+    load_model(model)  # DynamicQuantizeLinear
+    node = helper.make_node("QGemm", ["x"], ["one", "two"], domain=MS_DOMAIN)
+    body = [helper.make_node("Identity", ["x"], [name]) for name in ("one", "two")]
+    function = helper.make_function(MS_DOMAIN, "QGemm", ["x"], ["one", "two"], body, [helper.make_opsetid("", 17)])
+    model.graph.node.append(node)
+    model.opset_import.append(helper.make_opsetid(MS_DOMAIN, 1))
+    model.functions.append(function)
+    assert len(load_model(model).functions) == 1
+
+
+SIX_BITS = 27
+"""The number of FLOAT6E2M3, which older versions of onnx do not name."""
+
+
+def six_bits(path: Path | None, last: int) -> onnx.ModelProto:
+    """Return a model with three 6-bit elements, whose last byte is ``last``; in a file below ``path``, if any."""
+    model = integer_model()
+    tensor = model.graph.initializer.add(name="six", data_type=SIX_BITS, dims=[3])
+    if path is None:
+        tensor.raw_data = bytes([0, 0, last])
+    else:
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="data")
+        (path / "data").write_bytes(bytes([0, 0, last]))
+        (path / "model.onnx").write_bytes(model.SerializeToString())
+    return model
+
+
+@pytest.mark.skipif(not hasattr(ir.DataType, "FLOAT6E2M3"), reason="this onnx_ir does not know 6-bit types")
+@pytest.mark.parametrize("external", [False, True])
+def test_padding_bits_of_6_bit_types(tmp_path: Path, *, external: bool) -> None:
+    def load(last: int) -> ir.Model:
+        model = six_bits(tmp_path if external else None, last)
+        return load_model(tmp_path / "model.onnx" if external else model)
+
+    ir.to_proto(load(3))
+    with pytest.raises(InputError, match="tensor 'six' has padding bits that are not zero"):
+        load(4)
+
+
+@pytest.mark.parametrize("count", [0, 2, 4])
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [("FLOAT", "float_data"), ("INT8", "int32_data"), ("INT64", "int64_data"), ("DOUBLE", "double_data")],
+)
+def test_typed_entries_that_do_not_fit_the_shape(kind: str, field: str, count: int) -> None:
+    model = integer_model()
+    tensor = model.graph.initializer.add(name="odd", data_type=TensorProto.DataType.Value(kind), dims=[3])
+    getattr(tensor, field).extend([1] * 3)
+    load_model(model)
+    del getattr(tensor, field)[:]
+    getattr(tensor, field).extend([1] * count)
+    with pytest.raises(InputError, match=f"tensor 'odd' has {count} entries, which do not fit its type and shape"):
+        load_model(model)
+
+
+def test_a_forged_shape_of_4_bit_entries() -> None:
+    """It is refused before anybody unpacks it into an array of its shape."""
+    model = integer_model()
+    tensor = model.graph.initializer.add(name="odd", data_type=TensorProto.INT4, dims=[5], int32_data=[1, 2, 3])
+    load_model(model)
+    tensor.dims[0] = 2**62
+    with pytest.raises(InputError, match="tensor 'odd' has 3 entries"):
         load_model(model)
