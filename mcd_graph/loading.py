@@ -187,7 +187,10 @@ def _check_depth(proto: onnx.ModelProto) -> None:
 
 
 def _check_functions(proto: onnx.ModelProto) -> None:
-    """Raise InputError if local functions call each other in a circle, or unfold into too many nodes."""
+    """Raise InputError if local functions share a name, call each other in a circle, or unfold into too many nodes."""
+    for function, times in Counter(map(_called, proto.functions)).items():
+        if times > 1:
+            raise InputError(f"it has {times} local functions of the name {'::'.join(filter(None, function))}")
     calls = {
         _called(function): Counter(_called(node) for node in _nodes_of(function.node)) for function in proto.functions
     }

@@ -462,3 +462,16 @@ def test_a_forged_shape_of_4_bit_entries() -> None:
     tensor.dims[0] = 2**62
     with pytest.raises(InputError, match="tensor 'odd' has 3 entries"):
         load_model(model)
+
+
+def test_local_functions_of_one_name() -> None:
+    """Only one of them would be kept, which may have other nodes than the one that is looked at."""
+    model = integer_model()
+    imports = [helper.make_opsetid("", 17)]
+    for op_type in ("Identity", "Relu"):
+        node = helper.make_node(op_type, ["a"], ["c"])
+        model.functions.append(helper.make_function("local", "f", ["a"], ["c"], [node], imports))
+    with pytest.raises(InputError, match="2 local functions of the name local::f"):
+        load_model(model)
+    model.functions[1].overload = "other"
+    assert len(load_model(model).functions) == 2
