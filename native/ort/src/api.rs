@@ -456,9 +456,6 @@ pub struct KernelContext<'a> {
     lifetime: PhantomData<&'a ()>,
 }
 
-// SAFETY: only `parallel_for` is reachable from tasks, and onnxruntime allows it to be nested.
-unsafe impl Sync for KernelContext<'_> {}
-
 impl<'a> KernelContext<'a> {
     /// # Safety
     ///
@@ -495,6 +492,24 @@ impl<'a> KernelContext<'a> {
         Ok(data)
     }
 
+    /// The session's intra-op threads.
+    pub fn threads(&self) -> Threads<'a> {
+        Threads { api: self.api, raw: self.raw, lifetime: PhantomData }
+    }
+}
+
+/// The intra-op threads of a session, for the time of a call.
+#[derive(Clone, Copy)]
+pub struct Threads<'a> {
+    api: Api,
+    raw: *const OrtKernelContext,
+    lifetime: PhantomData<&'a ()>,
+}
+
+// SAFETY: `parallel_for` is all that can be done with it, which onnxruntime allows from a task as well.
+unsafe impl Sync for Threads<'_> {}
+
+impl Threads<'_> {
     /// Calls `task(data, i)` for all i below `tasks` on the session's intra-op threads, and returns when all are done.
     ///
     /// # Safety

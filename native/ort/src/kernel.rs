@@ -168,7 +168,7 @@ impl Kernel {
         check_output(out.addr(), self.form)?;
 
         let dims = &mut dims;
-        let pool = Pool::new(context, &self.helpers);
+        let pool = Pool::new(context.threads(), &self.helpers);
         let mut scratch = Scratch::take();
         let Buffers { scales, activations, results } = &mut scratch.0;
         let (x, x_zero_point, x1_scale) = match &x1 {

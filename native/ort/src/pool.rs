@@ -8,7 +8,7 @@ use std::thread;
 
 use mcd_core::Parallel;
 
-use crate::api::{Error, KernelContext};
+use crate::api::{Error, Threads};
 use crate::panic_message;
 
 /// What earlier calls of a node tell about the session's threads.
@@ -51,14 +51,14 @@ impl Helpers {
 
 /// onnxruntime's threads, for the time of one call.
 pub struct Pool<'a> {
-    context: &'a KernelContext<'a>,
+    threads: Threads<'a>,
     helpers: &'a Helpers,
     failure: Mutex<Option<Error>>,
 }
 
 impl<'a> Pool<'a> {
-    pub fn new(context: &'a KernelContext<'a>, helpers: &'a Helpers) -> Self {
-        Self { context, helpers, failure: Mutex::new(None) }
+    pub fn new(threads: Threads<'a>, helpers: &'a Helpers) -> Self {
+        Self { threads, helpers, failure: Mutex::new(None) }
     }
 
     /// The first failure of a task or of onnxruntime's pool: after one, the output is not complete.
@@ -111,6 +111,8 @@ impl Parallel for Pool<'_> {
     }
 
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        const fn shareable<T: Sync>() {}
+        const { shareable::<Job<'static>>() };
         if tasks <= 1 {
             // Not worth a call, and a panic reaches the guard around the kernel.
             (0..tasks).for_each(task);
@@ -118,8 +120,8 @@ impl Parallel for Pool<'_> {
         }
         let mut job = Job { task, pool: self, caller: thread::current().id(), helped: AtomicBool::new(false) };
         // SAFETY: `job` lives until `parallel_for` returns, which is after the last task; `run_task` does not unwind,
-        // and a `Job` may be shared between threads, for all that it has is Sync.
-        let result = unsafe { self.context.parallel_for(run_task, tasks, (&raw mut job).cast()) };
+        // and a `Job` may be shared between threads, as is asserted above.
+        let result = unsafe { self.threads.parallel_for(run_task, tasks, (&raw mut job).cast()) };
         self.helpers.note(job.helped.into_inner());
         if let Err(error) = result {
             self.fail(error);
@@ -139,7 +141,7 @@ mod tests {
             for tasks in [0, 1, 2, 7, 100] {
                 let runs: Vec<AtomicU32> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
                 let helpers = Helpers::default();
-                let pool = Pool::new(context, &helpers);
+                let pool = Pool::new(context.threads(), &helpers);
                 pool.run(tasks, &|i| {
                     runs[i].fetch_add(1, Ordering::Relaxed);
                 });
@@ -154,7 +156,7 @@ mod tests {
         with_context(two_threads, |context| {
             let runs = AtomicU32::new(0);
             let helpers = Helpers::default();
-            let pool = Pool::new(context, &helpers);
+            let pool = Pool::new(context.threads(), &helpers);
             pool.run(10, &|i| {
                 assert!(i != 3, "task {i} is unlucky");
                 runs.fetch_add(1, Ordering::Relaxed);
@@ -168,7 +170,7 @@ mod tests {
     fn a_pool_that_fails_is_an_error() {
         with_context(no_threads, |context| {
             let helpers = Helpers::default();
-            let pool = Pool::new(context, &helpers);
+            let pool = Pool::new(context.threads(), &helpers);
             pool.run(2, &|_| {});
             assert_eq!(pool.finish().unwrap_err().to_string(), "no threads today");
         });

@@ -254,12 +254,12 @@ unsafe fn continuations(code: &TileCode, tile: &CodedTile<'_>, limit: usize, sum
     if !tile.ends_at(start + escapes) {
         return None;
     }
-    if levels == 0 {
-        // SAFETY: `escapes` is `total`, which fits both; the areas are apart.
-        unsafe { rest.add(start).copy_to_nonoverlapping(sums[0], escapes) };
-    }
+    // Copied: should the file change while it is read, a level may have more ones than were counted, and what they take
+    // must lie in memory of our own.
+    // SAFETY: the escapes end inside of the tile, as was checked; they are no more than `total`, which fits both sums.
+    unsafe { rest.add(start).copy_to_nonoverlapping(sums[levels % 2], escapes) };
     let step = _mm512_set1_epi8(code.code.step() as i8);
-    let mut below = rest.wrapping_add(start);
+    let mut below = sums[levels % 2];
     for d in (0..levels).rev() {
         let (start, count) = starts[d];
         let own = sums[d % 2];
@@ -267,8 +267,8 @@ unsafe fn continuations(code: &TileCode, tile: &CodedTile<'_>, limit: usize, sum
         let added = if d == 0 { _mm512_setzero_si512() } else { step };
         let mut taken = 0;
         let mut expand = |block: usize, bits: u64| {
-            // SAFETY: no more ones than entries of the level below were taken so far, behind which 64 bytes are
-            // readable; `own` has room for `limit` + 64.
+            // SAFETY: no level has more than `limit` entries, so whatever its bits are by now, fewer were taken so far; both
+            // sums have room for `limit` + 64.
             unsafe {
                 let entries = _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(below.add(taken).cast()));
                 _mm512_storeu_si512(own.add(block * 64).cast(), _mm512_add_epi8(entries, added));
