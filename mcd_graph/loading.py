@@ -7,6 +7,7 @@ into more nodes than a program can hold.
 """
 
 import errno
+import graphlib
 import math
 import os
 import stat
@@ -68,6 +69,7 @@ def load_model(source: ModelSource) -> ir.Model:
     try:
         _check_depth(proto)
         _check_texts(proto)
+        _check_circles(proto)
         _check_functions(proto)
         _check_kept_whole(proto)
         _check_outputs(proto)
@@ -217,6 +219,37 @@ def _called(node: onnx.NodeProto | onnx.FunctionProto) -> tuple[str, str, str]:
     """Return what identifies the function that a node calls, or that a proto defines."""
     name = node.op_type if isinstance(node, onnx.NodeProto) else node.name
     return node.domain, name, node.overload
+
+
+def _check_circles(proto: onnx.ModelProto) -> None:
+    """Raise InputError if a node needs its own result: whoever follows values to where they come from would not end."""
+    inside = (graph for function in proto.functions for graph in _graphs_in(function.node))
+    for graph, _ in _graphs_with_depth(proto.graph, *inside):
+        _check_order(graph.node)
+    for function in proto.functions:
+        _check_order(function.node)
+
+
+def _check_order(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Raise InputError if there is no order in which the nodes of one graph can run."""
+    nodes = list(nodes)
+    producers = {name: at for at, node in enumerate(nodes) for name in node.output if name}
+    needs = {at: {producers[name] for name in _names_read(node) if name in producers} for at, node in enumerate(nodes)}
+    try:
+        graphlib.TopologicalSorter(needs).prepare()
+    except graphlib.CycleError as error:
+        names = " needs ".join(repr(nodes[at].name or "".join(nodes[at].output[:1])) for at in reversed(error.args[1]))
+        raise InputError(f"its nodes need each other's results in a circle: {names}") from None
+
+
+def _names_read(node: onnx.NodeProto) -> set[str]:
+    """Return the values that a node reads, by graphs inside of it as well, unless those have one of that name."""
+    names = set(node.input)
+    for graph in _graphs_in([node]):
+        within = {name for each in graph.node for name in _names_read(each)} | {value.name for value in graph.output}
+        within -= {name for each in graph.node for name in each.output}
+        names |= within - {value.name for value in (*graph.input, *graph.initializer)}
+    return names
 
 
 def _check_outputs(proto: onnx.ModelProto) -> None:
