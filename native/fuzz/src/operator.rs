@@ -78,7 +78,7 @@ pub fn check(data: &[u8]) {
     let inferred = operator.infer(&node);
     let Ok(kernel) = operator.create(&node) else { return };
     let original = node.clone();
-    for _ in 0..2 {
+    for run in 0..2 {
         let Ok(output) = kernel.run(&node) else { return };
         let element = [INT32, FLOAT, FLOAT16, FLOAT16, UINT8, INT8, FLOAT][form];
         if let Some((inferred, dims)) = &inferred {
@@ -92,7 +92,7 @@ pub fn check(data: &[u8]) {
                 dims.len() == output.dims.len() && dims.iter().zip(&output.dims).all(|(a, b)| *a < 0 || a == b);
             assert!(same || shape(&node) != shape(&original), "{dims:?} was inferred, not {:?}", output.dims);
         }
-        compare(&node, weight, form, &output);
+        compare(&node, weight, form, &output, run == 0);
         // Other values for the next run, in a tensor that was computed.
         let index = usize::from(input.byte()) % node.inputs.len();
         if let Some(computed) = node.inputs[index].as_mut().filter(|of| !of.constant) {
@@ -271,15 +271,17 @@ fn change_tensor(input: &mut Input<'_>, tensor: &mut Tensor) {
 }
 
 /// Holds an output against the definition.
-fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor) {
+fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bool) {
     let (n, k) = (weight.n, weight.k);
     let held = |index| tensor(node, index).map(Tensor::data);
-    assert!(
-        held(X2) == Some(&weight.encoded.x2)
-            && held(INDEX) == Some(&weight.encoded.compress_index)
-            && node.compress_info.as_deref() == Some(&weight.encoded.compress_info[..]),
-        "a weight that was changed is run"
-    );
+    let unchanged = held(X2) == Some(&weight.encoded.x2)
+        && held(INDEX) == Some(&weight.encoded.compress_index)
+        && node.compress_info.as_deref() == Some(&weight.encoded.compress_info[..]);
+    if !unchanged {
+        // One that is no initializer is verified as a whole at the first run; what it is later is only held to be safe.
+        assert!(!first, "a weight that was changed is run");
+        return;
+    }
     let x = tensor(node, X1).expect("it was run");
     let m = x.dims[..x.dims.len() - 1].iter().product::<i64>() as usize;
     assert_eq!(output.dims.iter().product::<i64>() as usize, m * n);
