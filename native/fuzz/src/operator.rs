@@ -288,22 +288,27 @@ fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bo
     if m == 0 || x.element == FLOAT {
         return; // nothing, or quantised by the node: tests against onnxruntime hold that
     }
+    // None where an overload has no use for the type, and does not read it.
     let integers = |index| -> Option<Vec<i32>> {
-        tensor(node, index).map(|of| match of.element {
-            INT32 => of.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect(),
-            INT8 => of.data().iter().map(|&b| i32::from(b as i8)).collect(),
-            _ => of.data().iter().map(|&b| i32::from(b)).collect(),
-        })
+        let of = tensor(node, index)?;
+        match of.element {
+            INT32 => {
+                Some(of.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect())
+            }
+            INT8 => Some(of.data().iter().map(|&b| i32::from(b as i8)).collect()),
+            UINT8 => Some(of.data().iter().map(|&b| i32::from(b)).collect()),
+            _ => None,
+        }
     };
     let floats = |index| -> Option<Vec<f32>> {
-        tensor(node, index).map(|of| {
-            let of_bytes = |b: &[u8]| match of.element {
-                FLOAT => f32::from_le_bytes(b.try_into().expect("four")),
-                FLOAT16 => f16::from_le_bytes(b.try_into().expect("two")).to_f32(),
-                _ => f32::from_bits(u32::from_le_bytes(b[..4].try_into().expect("four"))),
-            };
-            of.data().chunks_exact(size_of_element(of.element)).map(of_bytes).collect()
-        })
+        let of = tensor(node, index)?;
+        let value = match of.element {
+            FLOAT => |b: &[u8]| f32::from_le_bytes(b.try_into().expect("four")),
+            FLOAT16 => |b: &[u8]| f16::from_le_bytes(b.try_into().expect("two")).to_f32(),
+            UINT64 => |b: &[u8]| f32::from_bits(u32::from_le_bytes(b[..4].try_into().expect("four"))),
+            _ => return None,
+        };
+        Some(of.data().chunks_exact(size_of_element(of.element)).map(value).collect())
     };
     let scalar = |index| integers(index).map_or(0, |values| values[0]);
     let signed: Vec<i8> = x.data().iter().map(|&b| b as i8).collect();
