@@ -73,10 +73,7 @@ impl Tensor {
         let mut data = memory;
         let (mut data_type, mut format, mut strides) = (data_type, 2, None);
         if flags & 2 != 0 {
-            let mut number = || match input.byte() {
-                200.. => i64::from_le_bytes(std::array::from_fn(|_| input.byte())),
-                small => i64::from(small as i8),
-            };
+            let mut number = || input.number();
             match flags >> 8 & 15 {
                 0 => data_type = number() as i32,
                 1 => format = number() as i32,

@@ -16,6 +16,14 @@ impl<'a> Input<'a> {
         u16::from_le_bytes([self.byte(), self.byte()])
     }
 
+    /// Any number, mostly a small one.
+    pub fn number(&mut self) -> i64 {
+        match self.byte() {
+            200.. => i64::from_le_bytes(std::array::from_fn(|_| self.byte())),
+            small => i64::from(small as i8),
+        }
+    }
+
     /// Up to `count` bytes.
     pub fn take(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(count.min(self.0.len()));

@@ -1,6 +1,5 @@
 //! Any attributes and inputs for the custom operator: an error, or the output that the definition gives.
 
-use std::ffi::CString;
 use std::sync::OnceLock;
 
 use half::f16;
@@ -192,14 +191,6 @@ fn valid(input: &mut Input<'_>, weight: &Weight, form: usize) -> Node {
     Node { inputs, compress_info, offset_x: None, output_type: None, residency, device: None }
 }
 
-/// A number, mostly a small one.
-fn number(input: &mut Input<'_>) -> i64 {
-    match input.byte() {
-        200.. => i64::from_le_bytes(std::array::from_fn(|_| input.byte())),
-        small => i64::from(small as i8),
-    }
-}
-
 /// Changes a node in one respect.
 fn change(input: &mut Input<'_>, node: &mut Node, form: &mut usize) {
     let index = usize::from(input.byte()) % 12;
@@ -225,19 +216,19 @@ fn change(input: &mut Input<'_>, node: &mut Node, form: &mut usize) {
         7 => match (&mut node.compress_info, input.byte() % 4) {
             (info, 0) => *info = None,
             (Some(info), 1) => drop(info.pop()),
-            (Some(info), 2) => info.push(number(input)),
+            (Some(info), 2) => info.push(input.number()),
             (Some(info), _) if !info.is_empty() => {
                 let at = usize::from(input.byte()) % info.len();
-                info[at] = number(input);
+                info[at] = input.number();
             }
             _ => {}
         },
-        8 => node.offset_x = Some(number(input)),
-        9 => node.output_type = Some(number(input)),
+        8 => node.offset_x = Some(input.number()),
+        9 => node.output_type = Some(input.number()),
         10 => {
             let text = [c"decoded", c"compressed", c"cpu", c"", c"no\xff"][usize::from(input.byte()) % 5].to_owned();
             let entry = if input.byte().is_multiple_of(2) { &mut node.residency } else { &mut node.device };
-            *entry = Some(CString::clone(&text));
+            *entry = Some(text);
         }
         _ => match input.byte() % 3 {
             0 => *form = usize::from(input.byte()) % 7,
@@ -251,11 +242,11 @@ fn change(input: &mut Input<'_>, node: &mut Node, form: &mut usize) {
 fn change_tensor(input: &mut Input<'_>, tensor: &mut Tensor) {
     let rank = tensor.dims.len();
     match input.byte() % 8 {
-        0 => tensor.element = number(input) as i32,
+        0 => tensor.element = input.number() as i32,
         1 => tensor.element = [FLOAT, UINT8, INT8, INT32, FLOAT16, UINT64][usize::from(input.byte()) % 6],
-        2 => tensor.dims.push(number(input)),
+        2 => tensor.dims.push(input.number()),
         3 => drop(tensor.dims.pop()),
-        4 if rank > 0 => tensor.dims[usize::from(input.byte()) % rank] = number(input),
+        4 if rank > 0 => tensor.dims[usize::from(input.byte()) % rank] = input.number(),
         5 if rank > 0 => tensor.dims.insert(usize::from(input.byte()) % rank, 1),
         6 if !tensor.data().is_empty() => {
             let at = tensor.gap + usize::from(input.word()) % tensor.data().len();
