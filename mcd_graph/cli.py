@@ -33,6 +33,7 @@ from rich.table import Table
 
 from mcd_graph.ascend.cli import app as ascend
 from mcd_graph.errors import InputError, WorkerError
+from mcd_graph.temporaries import remove_temporaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +87,7 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
 
 
 def _interrupted() -> int:
+    remove_temporaries()
     _complain("interrupted; no file was left half-written")
     return 128 + signal.SIGINT
 

@@ -5,8 +5,7 @@ leaves a whole model at every moment: first the data file, under a name that the
 does not use, then the model file, which is what makes the new data count. So ``model.onnx`` has its data in
 ``model.data``, and after it was overwritten in ``model.2.data``, and then in ``model.data`` again.
 
-A temporary carries its writer's file lock, which dies with the writer. So whoever comes next can tell what a
-killed run left behind, and removes it.
+What a killed run left behind is removed by the next one that writes there (:mod:`mcd_graph.temporaries`).
 """
 
 import contextlib
@@ -28,6 +27,7 @@ from mcd_graph.errors import InputError
 from mcd_graph.fidelity import to_proto
 from mcd_graph.loading import external_files, read_proto
 from mcd_graph.progress import Progress
+from mcd_graph.temporaries import MARK, is_locked, temporary_file
 
 __all__ = ["ALIGNMENT", "ModelWriter", "refuse_existing", "write_bytes", "write_text"]
 
@@ -36,8 +36,6 @@ ALIGNMENT = 4096
 
 MODEL_BYTES_LIMIT = (1 << 31) - 1
 """What a protobuf message may hold, and so a model file."""
-
-_MARK = ".mcd-tmp-"
 
 _PIECE_BYTES = 16 << 20
 
@@ -207,8 +205,8 @@ class ModelWriter:
                         node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
 
     def _temporary(self, kind: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        path = self._directory / f".{self._destination.name}{_MARK}{secrets.token_hex(6)}.{kind}"
-        return _temporary_file(path)
+        path = self._directory / f".{self._destination.name}{MARK}{secrets.token_hex(6)}.{kind}"
+        return temporary_file(path)
 
     def _refuse_existing(self) -> None:
         """Raise FileExistsError if a file of ours is in the way."""
@@ -225,9 +223,9 @@ class ModelWriter:
     def _remove_leftovers(self) -> None:
         """Remove the temporaries of dead runs, and a data file that was renamed just before its run died."""
         in_use = self._data_in_use(self._destination)
-        prefix = f".{self._destination.name}{_MARK}"
+        prefix = f".{self._destination.name}{MARK}"
         for path in sorted(self._directory.iterdir()):
-            if path.name.startswith(prefix) and not _is_locked(path):
+            if path.name.startswith(prefix) and not is_locked(path):
                 for name in self._data_in_use(path) - in_use:
                     (self._directory / name).unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
@@ -260,42 +258,14 @@ def write_bytes(
         OSError: it cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}{_MARK}{secrets.token_hex(6)}")
-    with _temporary_file(temporary) as file:
+    temporary = path.with_name(f".{path.name}{MARK}{secrets.token_hex(6)}")
+    with temporary_file(temporary) as file:
         file.write(data)
         if mode is not None:
             os.fchmod(file.fileno(), mode)
         _sync(file)
         refuse_existing(path, force=force)
         temporary.replace(path)
-
-
-@contextlib.contextmanager
-def _temporary_file(path: Path) -> Iterator[BinaryIO]:
-    """Create, lock and open a file that is removed on leaving unless it was renamed."""
-    file = path.open("x+b")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-    finally:
-        with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
-            file.close()
-        path.unlink(missing_ok=True)
-
-
-def _is_locked(path: Path) -> bool:
-    """Tell whether a living process holds the lock of a temporary."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 @contextlib.contextmanager

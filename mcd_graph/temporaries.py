@@ -1,0 +1,67 @@
+"""Temporary files that nobody has to clean up after: not after an error, not after Ctrl-C, not after ``kill -9``.
+
+A temporary carries its writer's file lock, which dies with the writer. So whoever comes next can tell what a killed
+run left behind.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["MARK", "is_locked", "remove_temporaries", "temporary_file"]
+
+MARK = ".mcd-tmp-"
+"""What the name of every temporary holds."""
+
+_living: set[Path] = set()  # this process's temporaries, each from before it is created until it is gone
+
+
+@contextlib.contextmanager
+def temporary_file(path: Path) -> Iterator[BinaryIO]:
+    """Create, lock and open a file that is removed on leaving unless it was renamed.
+
+    Args:
+        path: of the file; its name holds :data:`MARK`.
+
+    Raises:
+        OSError: the file exists or cannot be created.
+    """
+    _living.add(path)
+    file = path.open("x+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        path.unlink(missing_ok=True)
+        _living.discard(path)
+        with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
+            file.close()
+
+
+def remove_temporaries() -> None:
+    """Remove what this process was writing when KeyboardInterrupt ended it.
+
+    Ctrl-C may fall between any two bytecodes: just before a ``try`` is entered, or within a ``finally``. For the end of
+    a program only: another thread that is still writing loses its temporaries too.
+    """
+    for path in list(_living):
+        path.unlink(missing_ok=True)
+        _living.discard(path)
+
+
+def is_locked(path: Path) -> bool:
+    """Tell whether a living process holds the lock of a temporary."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
