@@ -21,6 +21,7 @@ from google.protobuf.message import DecodeError, Message
 
 from mcd_graph.errors import InputError
 from mcd_graph.fidelity import remember_order
+from mcd_graph.operator import OP_DOMAIN, OP_VERSION
 
 __all__ = ["ModelSource", "external_files", "graphs_of", "load_model", "read_proto"]
 
@@ -39,6 +40,11 @@ _ONE_OUTPUT = {
     *(("com.microsoft", name) for name in ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")),
 }
 """Operators of other domains than ONNX's that the passes replace; onnx may have no schema for them."""
+
+_ATTRIBUTE_VALUES = {"f", "i", "s", "t", "g", "sparse_tensor", "tp"} | {
+    *("floats", "ints", "strings", "tensors", "graphs", "sparse_tensors", "type_protos")
+}
+"""Fields of an attribute that hold its value."""
 
 ModelSource = str | os.PathLike[str] | onnx.ModelProto
 """A model is given by its path, or as a proto that holds all its data itself."""
@@ -69,11 +75,13 @@ def load_model(source: ModelSource) -> ir.Model:
     try:
         _check_depth(proto)
         _check_texts(proto)
+        _check_imports(proto)
         _check_circles(proto)
         _check_functions(proto)
         _check_kept_whole(proto)
         _check_outputs(proto)
         _check_attributes(proto)
+        _check_names(proto)
         for tensor in _tensors_of_model(proto):
             _check_tensor(tensor, base)
     except InputError as error:
@@ -221,6 +229,45 @@ def _called(node: onnx.NodeProto | onnx.FunctionProto) -> tuple[str, str, str]:
     return node.domain, name, node.overload
 
 
+def _check_imports(proto: onnx.ModelProto) -> None:
+    """Raise InputError if the model has our operator in a version that is not the one known here."""
+    for opset in (*proto.opset_import, *(opset for function in proto.functions for opset in function.opset_import)):
+        if opset.domain == OP_DOMAIN and opset.version != OP_VERSION:
+            raise InputError(f"it imports version {opset.version} of domain {OP_DOMAIN!r}; known is {OP_VERSION}")
+
+
+def _check_names(proto: onnx.ModelProto) -> None:
+    """Raise InputError if a value has no name, or is read where nothing of that name is in scope."""
+    _check_scope(proto.graph, [])
+    for function in proto.functions:
+        known = {*function.input, *(name for node in function.node for name in node.output)}
+        _check_nodes(function.node, [known])
+        for name in function.output:
+            if name not in known:
+                raise InputError(f"output {name!r} of function {function.name!r} is not computed")
+
+
+def _check_scope(graph: onnx.GraphProto, outer: list[set[str]]) -> None:
+    """Check the names of one graph and those inside of it; ``outer`` are the names around it, outermost first."""
+    given = [value.name for value in (*graph.input, *graph.initializer)]
+    if not all((*given, *(value.name for value in graph.output))):
+        raise InputError(f"an input, output or initialiser of graph {graph.name!r} has no name")
+    scopes = [*outer, {*given, *(name for node in graph.node for name in node.output)}]
+    _check_nodes(graph.node, scopes)
+    for value in graph.output:
+        if not any(value.name in names for names in scopes):
+            raise InputError(f"output {value.name!r} of graph {graph.name!r} is not computed")
+
+
+def _check_nodes(nodes: Iterable[onnx.NodeProto], scopes: list[set[str]]) -> None:
+    for node in nodes:
+        for name in node.input:
+            if name and not any(name in names for names in scopes):
+                raise InputError(f"node {node.name!r} ({node.op_type}) reads {name!r}, which is not computed")
+        for graph in _graphs_in([node]):
+            _check_scope(graph, scopes)
+
+
 def _check_circles(proto: onnx.ModelProto) -> None:
     """Raise InputError if a node needs its own result: whoever follows values to where they come from would not end."""
     inside = (graph for function in proto.functions for graph in _graphs_in(function.node))
@@ -294,6 +341,11 @@ def _check_texts(message: Message) -> None:
 
 def _check_attributes(proto: onnx.ModelProto) -> None:
     """Raise InputError for attributes that onnx_ir reads but cannot walk over, or write again."""
+    for node in _nodes_of(proto.graph.node):
+        for attribute in node.attribute:
+            if attribute.ref_attr_name:
+                where = f"node {node.name!r} ({node.op_type}), attribute {attribute.name!r}"
+                raise InputError(f"{where}: it refers to an argument, but is not in a function")
     inside = (node for function in proto.functions for node in _nodes_of(function.node))
     for node in (*_nodes_of(proto.graph.node), *inside):
         names = [attribute.name for attribute in node.attribute]
@@ -303,6 +355,8 @@ def _check_attributes(proto: onnx.ModelProto) -> None:
             where = f"node {node.name!r} ({node.op_type}), attribute {attribute.name!r}"
             if attribute.type == onnx.AttributeProto.UNDEFINED:
                 raise InputError(f"{where}: it has no type")
+            if attribute.ref_attr_name and {field.name for field, _ in attribute.ListFields()} & _ATTRIBUTE_VALUES:
+                raise InputError(f"{where}: it has a value and refers to an argument as well")
             if attribute.ref_attr_name and attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):
                 raise InputError(f"{where}: graphs as arguments of functions are not supported")
             if attribute.HasField("g") != (attribute.type == onnx.AttributeProto.GRAPH):

@@ -100,6 +100,7 @@ _ONE_VALUE = ("x1_zero_point", "y_zero_point", "x1_scale", "y_scale")
 
 #: The first version of ONNX with MatMulInteger, QLinearMatMul, QuantizeLinear and DequantizeLinear.
 _QUANTISATION_OPSET = 10
+_DYNAMIC_OPSET = 11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,11 +289,12 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
     (attribute,) = node.attributes.values()
     if attribute.is_ref():  # an argument of the function around it
         return None
-    if attribute.name == "value":
+    form = (attribute.name, attribute.type)
+    if form == ("value", ir.AttributeType.TENSOR):
         return attribute.as_tensor()
-    if attribute.name in ("value_float", "value_floats"):
+    if form in (("value_float", ir.AttributeType.FLOAT), ("value_floats", ir.AttributeType.FLOATS)):
         return ir.tensor(np.array(attribute.value, np.float32))
-    if attribute.name in ("value_int", "value_ints"):
+    if form in (("value_int", ir.AttributeType.INT), ("value_ints", ir.AttributeType.INTS)):
         return ir.tensor(np.array(attribute.value, np.int64))
     return None
 
@@ -597,15 +599,20 @@ def node_misfit(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> K
     return None if output_type in allowed else Kept(f"its output_type {output_type} contradicts its inputs")
 
 
-def opset_misfit(owner: ir.Model | ir.Function) -> Kept | None:
-    """Return a reason if ``owner`` imports ONNX's operators in a version without the quantised ones, or not at all."""
+def opset_misfit(owner: ir.Model | ir.Function, *, dynamic: bool = False) -> Kept | None:
+    """Return a reason if ``owner`` imports ONNX's operators in a version without the quantised ones, or not at all.
+
+    ``dynamic``: DynamicQuantizeLinear, which is younger, is needed as well.
+    """
+    needed = _DYNAMIC_OPSET if dynamic else _QUANTISATION_OPSET
     version = owner.opset_imports.get("")
-    if version is not None and version >= _QUANTISATION_OPSET:
+    if version is not None and version >= needed:
         return None
     imported = (
         "does not import ONNX's operators" if version is None else f"imports version {version} of ONNX's operators"
     )
-    return Kept(f"the model {imported}; the quantised ones came with {_QUANTISATION_OPSET}")
+    what = "DynamicQuantizeLinear" if dynamic else "the quantised ones"
+    return Kept(f"the model {imported}; {what} came with {needed}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

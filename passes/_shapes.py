@@ -20,7 +20,11 @@ _KEY = "mcd_graph.inferred_shape"
 
 def infer_shapes(model: ir.Model) -> None:
     """Infer the shapes of the main graph's values, for :func:`inferred_shape`; the model itself stays as it is."""
-    clone = model.clone()
+    try:
+        clone = model.clone()
+    except RuntimeError as error:  # of nodes in an order that onnxruntime mends and onnx_ir cannot copy
+        logger.info("no shapes are inferred: %s", error.__cause__ or error)
+        return
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone)
     known = {output.name: output.shape for node in clone.graph for output in node.outputs if output.shape is not None}
     for node in model.graph:

@@ -226,7 +226,8 @@ def plan_restoration(model: ir.Model) -> RestorePlan:
             continue
         info = _compress_info(node)
         site = RestorationSite(node.name or node.outputs[0].name or "", *(info[2:4] if len(info) == 5 else (0, 0)))
-        answer = opset_misfit(model if function is None else function) or _take_apart(node, function, info)
+        owner = model if function is None else function
+        answer = opset_misfit(owner, dynamic=quantiser_of(node) is not None) or _take_apart(node, function, info)
         if isinstance(answer, Kept):
             site.status, site.reason = "kept", answer.reason
             logger.info("%s is kept: %s", site.name, answer.reason)

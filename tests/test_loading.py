@@ -133,7 +133,7 @@ def test_shapes_that_are_too_large_or_negative(external: Path) -> None:
 
 
 def _redeclare(proto: onnx.ModelProto) -> None:
-    proto.graph.node[1].output[0] = "embedded"
+    proto.graph.node.append(onnx.helper.make_node("Identity", [proto.graph.input[0].name], ["embedded"]))
 
 
 def _unknown_type(proto: onnx.ModelProto) -> None:

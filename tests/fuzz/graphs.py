@@ -54,6 +54,8 @@ def check(data: bytes) -> None:
             cursor.pick(CHANGES)(model, cursor)
     convolutions = bool(cursor.byte() & 1)
     valid = passes_checker(model)
+    # The checker infers nothing of onnxruntime's operators, and so does not see what the model says wrongly of them.
+    full = all(node.domain != MS_DOMAIN for graph in graphs_in(model.graph) for node in graph.node)
     expected, feeds = {}, {}
     if runs and valid:
         feeds = feeds_of(model)
@@ -67,17 +69,17 @@ def check(data: bytes) -> None:
         changed = plan.apply(pack_all(plan))
         lowered = ir.to_proto(loaded)
         optimised = any(site.optimised and site.status == "lowered" for site in plan.sites)
-        holds(lowered, valid=valid)
+        holds(lowered, valid=valid, full=full)
         if changed and optimised in expected:
             assert_same_bytes(run(lowered, feeds, optimise=optimised), expected[optimised])
         copy = ir.from_proto(lowered)
         plan_restoration(copy).apply()
         restored = ir.to_proto(copy)
-        holds(restored, valid=valid)
+        holds(restored, valid=valid, full=full)
         if changed and optimised in expected:
             assert_same_bytes(run(restored, feeds, optimise=optimised), expected[optimised])
         LegalisePass()(loaded)
-        holds(ir.to_proto(loaded), valid=valid)
+        holds(ir.to_proto(loaded), valid=valid, full=full)
 
 
 @contextlib.contextmanager
@@ -95,13 +97,13 @@ def refusals() -> Iterator[None]:
             raise
 
 
-def holds(model: onnx.ModelProto, *, valid: bool) -> None:
+def holds(model: onnx.ModelProto, *, valid: bool, full: bool) -> None:
     if not valid:
         return
     nodes = [node for graph in graphs_in(model.graph) for node in graph.node]
     # The checker takes calls of local functions for unknown operators when it looks at custom domains.
     custom = not model.functions and all(node.domain in ("", "ai.onnx", "mcd") for node in nodes)
-    onnx.checker.check_model(model, full_check=True, check_custom_domain=custom)
+    onnx.checker.check_model(model, full_check=full, check_custom_domain=custom)
 
 
 def passes_checker(model: onnx.ModelProto) -> bool:

@@ -220,11 +220,14 @@ def test_a_float_output_type_without_a_scale() -> None:
 
 
 def test_an_output_type_that_callers_set() -> None:
-    model = lowered(float_model())
-    attribute = next(each for each in model.graph.node[0].attribute if each.name == "output_type")
-    attribute.ref_attr_name = "type"
+    model = load_model(lowered(float_model()))
+    (node,) = model.graph
+    node.attributes["output_type"] = ir.RefAttr("output_type", "type", ir.AttributeType.INT)
+    (site,) = plan_restoration(model).sites
+    legalise = LegalisePass()
+    legalise(model)
     reason = "attribute output_type of MatmulCompressDequant is set by those who call the function"
-    assert (restoration_reason(model), legal_reason(model)) == (reason, reason)
+    assert (site.reason, legalise.sites[0].reason) == (reason, reason)
 
 
 @pytest.mark.parametrize("name", ["block_size", "output_dtype"])
@@ -354,8 +357,121 @@ def test_texts_that_are_not_utf8(name: str) -> None:
 @pytest.mark.parametrize("kind", [onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS])
 def test_graphs_as_arguments_of_functions(kind: int) -> None:
     model = requantised_model()
-    model.graph.node[0].attribute.add(name="body", type=kind, ref_attr_name="body")
+    add_function(model).attribute.add(name="body", type=kind, ref_attr_name="body")
     with pytest.raises(InputError, match="graphs as arguments of functions are not supported"):
+        load_model(model)
+
+
+def add_function(model: onnx.ModelProto) -> onnx.NodeProto:
+    """Add a local function of one node that nobody calls, and return the node."""
+    node = helper.make_node("Relu", ["a"], ["c"])
+    model.functions.append(helper.make_function("local", "f", ["a"], ["c"], [node], model.opset_import))
+    return model.functions[0].node[0]
+
+
+def test_references_to_arguments_outside_of_functions() -> None:
+    model = integer_model()
+    node_of(model, "Cast").attribute[0].ref_attr_name = "type"
+    with pytest.raises(InputError, match="attribute 'to': it refers to an argument, but is not in a function"):
+        load_model(model)
+
+
+def test_references_to_arguments_beside_a_value() -> None:
+    model = integer_model()
+    attribute = helper.make_attribute("axis", 1)
+    attribute.ref_attr_name = "axis"
+    add_function(model).attribute.append(attribute)
+    with pytest.raises(InputError, match="attribute 'axis': it has a value and refers to an argument as well"):
+        load_model(model)
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_another_version_of_our_operators(version: int) -> None:
+    model = integer_model()
+    model.opset_import.add(domain="mcd", version=version)
+    with pytest.raises(InputError, match=f"it imports version {version} of domain 'mcd'; known is 1"):
+        load_model(model)
+
+
+def test_a_weight_in_a_constant_of_another_type() -> None:
+    model = float_model()
+    del model.graph.initializer[0]
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=3))
+    assert reason_of(model) == "weight w is computed at run time by Constant"
+
+
+def test_nodes_out_of_order() -> None:
+    """onnxruntime sorts them; here shapes that the model does not say are not known then."""
+    model = qdq_model()
+    nodes = [*model.graph.node][::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    assert "MatMul" not in [node.op_type for node in lowered(model).graph.node]
+
+
+def test_restoring_what_takes_a_younger_operator() -> None:
+    """DynamicQuantizeMatMul may be used with opset 10, DynamicQuantizeLinear not."""
+    constants = {"w": integers(np.int8, (K, N), 1), "ws": scales((N,), 2)}
+    node = helper.make_node("DynamicQuantizeMatMul", ["x", "w", "ws"], ["y"], name="matmul", domain=MS_DOMAIN)
+    model = make_model([node], {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N))}, constants, opset=10)
+    reason = "the model imports version 10 of ONNX's operators; DynamicQuantizeLinear came with 11"
+    assert restoration_reason(lowered(model)) == reason
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Names
+
+
+def read_nothing(model: onnx.ModelProto) -> None:
+    model.graph.node[1].input[0] = "nowhere"
+
+
+def give_nothing(model: onnx.ModelProto) -> None:
+    model.graph.output[0].name = "nowhere"
+
+
+def function_reads_nothing(model: onnx.ModelProto) -> None:
+    add_function(model).input[0] = "nowhere"
+
+
+def function_gives_nothing(model: onnx.ModelProto) -> None:
+    add_function(model).output[0] = "elsewhere"
+
+
+def unnamed_initialiser(model: onnx.ModelProto) -> None:
+    model.graph.initializer.add(data_type=TensorProto.FLOAT, float_data=[1.0])
+
+
+def unnamed_input(model: onnx.ModelProto) -> None:
+    model.graph.input.append(helper.make_tensor_value_info("", TensorProto.FLOAT, []))
+
+
+def branch_reads_nothing(model: onnx.ModelProto) -> None:
+    """In scope are the branch's own values and those around it, but not another branch's."""
+    constant = helper.make_node("Constant", [], ["only there"], value_float=1.0)
+    scalar = helper.make_tensor_value_info("only there", TensorProto.FLOAT, [])
+    one = helper.make_graph([constant], "one", [], [scalar])
+    read = helper.make_node("Add", ["only there", "x"], ["sum"])
+    other = helper.make_graph([read], "other", [], [helper.make_tensor_value_info("sum", TensorProto.FLOAT, None)])
+    model.graph.node.append(helper.make_node("If", ["x"], ["chosen"], then_branch=one, else_branch=other))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (read_nothing, r"node '.*' \(.*\) reads 'nowhere', which is not computed"),
+        (give_nothing, "output 'nowhere' of graph 'test' is not computed"),
+        (function_reads_nothing, r"node '' \(Relu\) reads 'nowhere', which is not computed"),
+        (function_gives_nothing, "output 'c' of function 'f' is not computed"),
+        (unnamed_initialiser, "an input, output or initialiser of graph 'test' has no name"),
+        (unnamed_input, "an input, output or initialiser of graph 'test' has no name"),
+        (branch_reads_nothing, r"node '' \(Add\) reads 'only there', which is not computed"),
+    ],
+)
+def test_names_of_nothing(damage: Damage, message: str) -> None:
+    model = integer_model()
+    damage(model)
+    with pytest.raises(InputError, match=message):
         load_model(model)
 
 
