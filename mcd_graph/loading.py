@@ -230,7 +230,11 @@ def _called(node: onnx.NodeProto | onnx.FunctionProto) -> tuple[str, str, str]:
 
 
 def _check_imports(proto: onnx.ModelProto) -> None:
-    """Raise InputError if the model has our operator in a version that is not the one known here."""
+    """Raise InputError for two versions of one domain, and for our operator in a version that is not known here."""
+    for imports in (proto.opset_import, *(function.opset_import for function in proto.functions)):
+        domains = ["" if opset.domain == "ai.onnx" else opset.domain for opset in imports]
+        if len(set(domains)) < len({(domain, opset.version) for domain, opset in zip(domains, imports, strict=True)}):
+            raise InputError("it imports several versions of one domain")
     for opset in (*proto.opset_import, *(opset for function in proto.functions for opset in function.opset_import)):
         if opset.domain == OP_DOMAIN and opset.version != OP_VERSION:
             raise InputError(f"it imports version {opset.version} of domain {OP_DOMAIN!r}; known is {OP_VERSION}")
@@ -254,7 +258,10 @@ def _check_scope(graph: onnx.GraphProto, outer: list[set[str]]) -> None:
         raise InputError(f"an input, output or initialiser of graph {graph.name!r} has no name")
     scopes = [*outer, {*given, *(name for node in graph.node for name in node.output)}]
     _check_nodes(graph.node, scopes)
+    declared: dict[str, onnx.ValueInfoProto] = {}
     for value in graph.output:
+        if declared.setdefault(value.name, value) != value:
+            raise InputError(f"output {value.name!r} of graph {graph.name!r} is declared twice")
         if not any(value.name in names for names in scopes):
             raise InputError(f"output {value.name!r} of graph {graph.name!r} is not computed")
 

@@ -39,6 +39,8 @@ INPUT_NAMES = (
     "y_zero_point",
     "x1_scale",
     "y_scale",
+    "x1_shape",
+    "y_shape",
 )
 
 _DOC = """
@@ -54,6 +56,10 @@ With y_zero_point and y_scale: y = float32(that - y_zero_point) * y_scale.
 With x1_scale: deq_scale, which is float32 then, stands for float32(x1_scale * deq_scale) in all of this.
 With x1 float32: DynamicQuantizeLinear makes x1, x1_scale and x1_zero_point of it. The two inputs are absent then, and
 deq_scale is float32. NaN in x1 is left out of the range, and quantised as the lowest value.
+
+With x1_shape and x1_perm: x1 stands for Reshape(Transpose(x1, x1_perm), x1_shape).
+With y_shape and y_perm: the result is Transpose(Reshape(y, y_shape), y_perm). Both reshape as ONNX's operator does
+with allowzero 0. They are how the heads of an attention are split and put together.
 
 It is a superset of Ascend's aclnnMatmulCompressDequant, with that operator's argument names.
 """
@@ -71,6 +77,8 @@ _INPUT_DOCS: dict[str, tuple[str, str]] = {
     "y_zero_point": ("TQ", "one value; present: the output is quantised, with this type"),
     "x1_scale": ("tensor(float)", "one value, multiplied by a float32 deq_scale before that is used"),
     "y_scale": ("tensor(float)", "one value; present: a quantised output is made float32 again by it"),
+    "x1_shape": ("tensor(int64)", "shape (..., k) that x1 is brought to; present just if x1_perm is, and x1 float32"),
+    "y_shape": ("tensor(int64)", "shape that the result (..., n) is brought to; present just if y_perm is"),
 }
 
 
@@ -108,6 +116,8 @@ def _schema() -> OpSchema:
                 "offset_x", onnx.helper.make_attribute("offset_x", 0), "zero point of x1 in Ascend's operator: 0"
             ),
             OpSchema.Attribute("output_type", OpSchema.AttrType.INT, "ONNX data type of the output", required=False),
+            OpSchema.Attribute("x1_perm", OpSchema.AttrType.INTS, "order of x1's dimensions", required=False),
+            OpSchema.Attribute("y_perm", OpSchema.AttrType.INTS, "order of the result's dimensions", required=False),
         ],
     )
     schema.set_type_and_shape_inference_function(_infer)
@@ -115,7 +125,7 @@ def _schema() -> OpSchema:
 
 
 def _infer(context: Any) -> None:
-    """Type and shape inference: (..., k) becomes (..., n)."""
+    """Type and shape inference: (..., k) becomes (..., n). Shapes that are inputs are left to run time."""
     info = context.get_attribute("compress_info")
     if info is None or len(info.ints) != 5:
         raise onnx.shape_inference.InferenceError("compress_info must hold 5 integers")
@@ -127,9 +137,10 @@ def _infer(context: Any) -> None:
                 raise onnx.shape_inference.InferenceError(f"{name} must be absent where x1 is float32")
     result = onnx.TypeProto()
     result.tensor_type.elem_type = _output_type(context)
-    if x1 is not None and x1.tensor_type.HasField("shape"):
+    reshaped = any(_input_type(context, name) is not None for name in ("x1_shape", "y_shape"))
+    if not reshaped and x1 is not None and x1.tensor_type.HasField("shape"):
         dims = x1.tensor_type.shape.dim
-        if not dims or (dims[-1].HasField("dim_value") and dims[-1].dim_value != k):
+        if not dims or (0 <= (dims[-1].dim_value if dims[-1].HasField("dim_value") else -1) != k):
             raise onnx.shape_inference.InferenceError(f"the last dimension of x1 must be {k}")
         result.tensor_type.shape.dim.extend(dims[:-1])
         result.tensor_type.shape.dim.add().dim_value = n
@@ -186,17 +197,52 @@ class MatmulCompressDequant(OpRun):
         y_zero_point: np.ndarray | None = None,
         x1_scale: np.ndarray | None = None,
         y_scale: np.ndarray | None = None,
+        x1_shape: np.ndarray | None = None,
+        y_shape: np.ndarray | None = None,
         compress_info: list[int] | None = None,
         offset_x: int | None = None,
         output_type: int | None = None,
+        x1_perm: list[int] | None = None,
+        y_perm: list[int] | None = None,
     ) -> tuple[np.ndarray]:
         """Compute the operator; see the schema for shapes and types.
 
         Raises:
             ValueError: ``offset_w`` or a nonzero ``offset_x`` is given, ``x1_scale`` or a float32 ``x1`` is given
                 without a float32 ``deq_scale``, a float32 ``x1`` is given with its scale or zero point,
-                ``y_scale`` is given without ``y_zero_point``, or the compressed weight is not valid.
+                ``y_scale`` is given without ``y_zero_point``, a shape without its order or the other way round, a
+                shape for an ``x1`` that is not float32, or the compressed weight is not valid.
         """
+        if (x1_shape is None) != (x1_perm is None) or (y_shape is None) != (y_perm is None):
+            raise ValueError("x1_shape goes with x1_perm, y_shape with y_perm")
+        if x1_shape is not None:
+            if x1.dtype != np.float32:
+                raise ValueError("x1_shape needs a float32 x1")
+            x1 = _reshape(x1.transpose(x1_perm), x1_shape)
+        y = self._multiply(
+            x1, x2, compress_index, deq_scale, bias, offset_w, x1_zero_point, w_zero_point, addend, y_zero_point,
+            x1_scale, y_scale, compress_info, offset_x, output_type,
+        )  # fmt: skip
+        return (y if y_shape is None else _reshape(y, y_shape).transpose(y_perm),)
+
+    @staticmethod
+    def _multiply(  # noqa: PLR0917
+        x1: np.ndarray,
+        x2: np.ndarray,
+        compress_index: np.ndarray,
+        deq_scale: np.ndarray | None,
+        bias: np.ndarray | None,
+        offset_w: np.ndarray | None,
+        x1_zero_point: np.ndarray | None,
+        w_zero_point: np.ndarray | None,
+        addend: np.ndarray | None,
+        y_zero_point: np.ndarray | None,
+        x1_scale: np.ndarray | None,
+        y_scale: np.ndarray | None,
+        compress_info: list[int] | None,
+        offset_x: int | None,
+        output_type: int | None,
+    ) -> np.ndarray:
         if offset_w is not None or offset_x:
             raise ValueError("offset_w and offset_x are not supported")
         if y_scale is not None and y_zero_point is None:
@@ -220,7 +266,7 @@ class MatmulCompressDequant(OpRun):
             total += bias.reshape(-1)
         acc = total.astype(np.int32)
         if deq_scale is None:
-            return (acc,)
+            return acc
         if deq_scale.dtype == np.uint64:
             scale = deq_scale.astype(np.uint32).view(np.float32).reshape(-1)
         else:
@@ -235,12 +281,17 @@ class MatmulCompressDequant(OpRun):
             y = np.clip(y, np.float32(limits.min) - zero_point, np.float32(limits.max) - zero_point)
             rounded = np.rint(y)
             if y_scale is not None:
-                return ((rounded + np.float32(0)) * y_scale.reshape(()),)
-            return ((rounded + zero_point).astype(y_zero_point.dtype),)
+                return (rounded + np.float32(0)) * y_scale.reshape(())
+            return (rounded + zero_point).astype(y_zero_point.dtype)
         if addend is not None:
             y = y + addend.reshape(-1).astype(np.float32)
         element_type = output_type or (TensorProto.FLOAT if deq_scale.dtype == np.float32 else TensorProto.FLOAT16)
-        return (y.astype(onnx.helper.tensor_dtype_to_np_dtype(element_type)),)
+        return y.astype(onnx.helper.tensor_dtype_to_np_dtype(element_type))
+
+
+def _reshape(x: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    """Reshape as ONNX's operator does: 0 takes over a dimension, -1 is what remains."""
+    return x.reshape([x.shape[position] if size == 0 else size for position, size in enumerate(shape)])
 
 
 def _quantise(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -94,8 +94,11 @@ _INPUT_TYPES = {
     "y_zero_point": _WEIGHT_TYPES,
     "x1_scale": (ir.DataType.FLOAT,),
     "y_scale": (ir.DataType.FLOAT,),
+    "x1_shape": (ir.DataType.INT64,),
+    "y_shape": (ir.DataType.INT64,),
 }
 _PAIR = ("x1", "x1_zero_point")
+_SHAPES = ("x1_shape", "y_shape")
 _ONE_VALUE = ("x1_zero_point", "y_zero_point", "x1_scale", "y_scale")
 
 #: The first version of ONNX with MatMulInteger, QLinearMatMul, QuantizeLinear and DequantizeLinear.
@@ -552,7 +555,7 @@ def misfit(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.Dat
             continue
         if dtype is not None and dtype not in allowed:
             return Kept(f"its {name} {label} is {dtype.name.lower()}")
-        if shape is None:
+        if shape is None or name in _SHAPES or (name == "x1" and inputs.get("x1_shape") is not None):
             continue
         if name == "x1":
             if not shape or shape[-1] not in (k, None):
@@ -584,6 +587,9 @@ def node_misfit(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> K
     if (reason := misfit(inputs, k=k, n=n, weight_type=weight_type)) is not None:
         return reason
     scale, y_zero_point = inputs["deq_scale"], inputs["y_zero_point"]
+    scale_type = known_dtype(scale)
+    if known_dtype(inputs["x1"]) == ir.DataType.FLOAT and scale_type not in (ir.DataType.FLOAT, None):
+        return Kept("its x1 is float, and its deq_scale is not")
     if scale is None and y_zero_point is not None:
         return Kept("it has a y_zero_point, but no deq_scale")
     if scale is None:
@@ -593,6 +599,8 @@ def node_misfit(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> K
     elif y_zero_point is not None:
         dtype = known_dtype(y_zero_point)
         allowed = _WEIGHT_TYPES if dtype is None else (dtype,)
+    elif scale_type is not None:
+        allowed = (ir.DataType.FLOAT if scale_type == ir.DataType.FLOAT else ir.DataType.FLOAT16,)
     else:
         allowed = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
     output_type = int_attribute(node, "output_type", int(allowed[0]))

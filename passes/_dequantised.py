@@ -58,7 +58,7 @@ def absorb_dequantizer(node: ir.Node) -> ir.Node | None:
             return None
     except AttributeUnknownError:
         return None
-    node.resize_inputs(len(INPUT_NAMES))
+    node.resize_inputs(_Y_SCALE + 1)
     node.replace_input_with(_Y_SCALE, scale)
     node.attributes.add(ir.AttrInt64("output_type", int(ir.DataType.FLOAT)))
     take_over(user.outputs[0], y)

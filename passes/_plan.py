@@ -38,6 +38,7 @@ from mcd_graph.passes._common import (
 )
 from mcd_graph.passes._dequantised import absorb_dequantizer
 from mcd_graph.passes._dynamic import absorb_quantiser
+from mcd_graph.passes._layout import absorb_layout
 from mcd_graph.passes._shapes import infer_shapes
 from mcd_graph.passes._unsigned import make_unsigned
 from mcd_graph.passes.matmul_integer import matmul_integer_rule
@@ -256,6 +257,8 @@ class LoweringPlan:
             elif not in_function and (dequantizer := absorb_dequantizer(node)) is not None:
                 candidate.site.pattern += "+DequantizeLinear"
                 remove_dead([dequantizer])
+            if not in_function:
+                remove_dead(absorb_layout(node))
         return bool(dead)
 
 
@@ -341,7 +344,9 @@ def plan_lowering(
         if isinstance(answer, Match):
             site.pattern, site.k, site.n = answer.pattern, answer.weight.k, answer.weight.n
             site.optimised = answer.optimised
-            if wanted is not None and not wanted.search(name):
+            if any(candidate.match.output is answer.output for candidate in candidates):
+                answer = Kept(f"{answer.output.name} is another multiplication's result already")
+            elif wanted is not None and not wanted.search(name):
                 answer = Kept("its name does not match --include")
             elif unwanted is not None and unwanted.search(name):
                 answer = Kept("its name matches --exclude")

@@ -7,6 +7,7 @@ int32 bias, and gives float16. What a node has besides moves into the weight, th
 what the node has                         what becomes of it
 ========================================  ====================================================================
 strict already, within the limits         nothing
+x1_shape, y_shape                         Transpose and Reshape in front, Reshape and Transpose behind
 float x1                                  DynamicQuantizeLinear in front, which gives a uint8 x1
 uint8 x1                                  x1 - 128 as int8, which flips the top bit (Cast, Sub, Cast)
 more or fewer than 2 dimensions           Reshape to (m, k) and back
@@ -65,6 +66,7 @@ from mcd_graph.passes._common import (
     take_over,
 )
 from mcd_graph.passes._dynamic import quantiser_of
+from mcd_graph.passes._layout import expose_layout
 
 from mcd_graph import _native
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
@@ -165,7 +167,7 @@ class LegalisePass(ir.passes.InPlacePass):
                 site.status, site.reason = "kept", answer.reason
                 logger.info("%s is kept: %s", site.name, answer.reason)
         remove_dead(dead)
-        return ir.passes.PassResult(model, modified=bool(dead))
+        return ir.passes.PassResult(model, modified=bool(dead) or run.exposed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -262,6 +264,7 @@ class _Run:
     """One run over one model: what is made once and used by several nodes."""
 
     def __init__(self, model: ir.Model, max_rows: int | None, pack: Pack | None) -> None:
+        self.exposed = False
         self._names = Names(model)
         self._max_rows = max_rows
         self._pack = pack
@@ -274,7 +277,11 @@ class _Run:
     # Looking
 
     def look(self, node: ir.Node) -> _Parts | Kept:
-        """Take a node apart, or say why it cannot be made strict."""
+        """Take a node apart, or say why it cannot be made strict; only Reshape and Transpose are out of it then."""
+        try:
+            self.exposed |= expose_layout(node, self._names)
+        except AttributeUnknownError as error:
+            return Kept(str(error))
         value = {name: get_input(node, index) for index, name in enumerate(INPUT_NAMES)}
         if self._opset < _MIN_OPSET:
             return Kept(f"the model's opset is {self._opset}; from {_MIN_OPSET} on there is what it takes")

@@ -83,7 +83,10 @@ def _match_qlinear_conv(node: ir.Node) -> Match | Kept:
     return fused if isinstance(fused, Kept) else _replacement(node, weight, fused)
 
 
-def _replacement(node: ir.Node, weight: Weight, fused: Fused) -> Match:
+def _replacement(node: ir.Node, weight: Weight, fused: Fused) -> Match | Kept:
+    shape = known_shape(get_input(node, 0))
+    if shape is not None and len(shape) > 1 and shape[1] not in (weight.k, None):
+        return Kept(f"its input has {shape[1]} channels, its kernel {weight.k}")
     _, second = _permutations(weight)
     result = NewOutput(NewNode("Transpose", (Result(),), {"perm": second}))
     return Match(node.op_type, weight, fused, node.outputs[0], (node,), result)

@@ -12,6 +12,7 @@ y_zero_point                              QLinearMatMul
 y_zero_point, y_scale                     the same, and DequantizeLinear behind
 y_zero_point, int32 bias                  com.microsoft's QGemm for matrices; for other ranks the operators that it
                                           consists of
+x1_shape, y_shape                         Transpose and Reshape in front, Reshape and Transpose behind
 ========================================  ====================================================================
 
 The result computes the same bits as the node did. It need not be the graph that was compressed: a QLinearMatMul comes
@@ -57,6 +58,7 @@ from mcd_graph.passes._common import (
     take_over,
 )
 from mcd_graph.passes._dynamic import quantiser_of
+from mcd_graph.passes._layout import expose_layout
 
 from mcd_graph import _native
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
@@ -115,6 +117,7 @@ class RestorePlan:
         values: dict[tuple[int, int], ir.Value] = {}
         for lowered in todo:
             node, key = lowered.node, lowered.key
+            expose_layout(node, names)
             if key not in tensors:
                 tensors[key] = lowered.weight(names.unique(lowered.weight_name))
             place = (id(graph_of(node)), id(tensors[key]))
@@ -285,7 +288,7 @@ def _standard_form(lowered: _Lowered, weight: ir.Value) -> NewNode:
     scale = lowered.input("deq_scale")
     if scale is None:
         return result
-    default = ir.DataType.FLOAT16 if known_dtype(scale) == ir.DataType.UINT64 else ir.DataType.FLOAT
+    default = ir.DataType.FLOAT if known_dtype(scale) in (ir.DataType.FLOAT, None) else ir.DataType.FLOAT16
     output_type = ir.DataType(int_attribute(lowered.node, "output_type", int(default)))
     if output_type != ir.DataType.FLOAT:
         result = NewNode("Cast", (NewOutput(result),), {"to": int(output_type)})
@@ -307,9 +310,17 @@ def _scaled(lowered: _Lowered, weight: ir.Value) -> NewNode:
     factor: Operand = lowered.scale()
     if known_dtype(scale) == ir.DataType.UINT64 and (array := constant_array(scale)) is not None:
         factor = NewConstant(array.astype(np.uint32).view(np.float32), f"{scale.name}.float")
+    factor, addend = (_widened(operand) for operand in (factor, addend))
     result = NewNode("Cast", (NewOutput(result),), {"to": int(ir.DataType.FLOAT)})
     result = NewNode("Mul", (NewOutput(result), factor))
     return result if addend is None else NewNode("Add", (NewOutput(result), addend))
+
+
+def _widened(operand: Operand) -> Operand:
+    """Return float16 numbers as float32."""
+    if not isinstance(operand, ir.Value) or known_dtype(operand) != ir.DataType.FLOAT16:
+        return operand
+    return NewOutput(NewNode("Cast", (operand,), {"to": int(ir.DataType.FLOAT)}))
 
 
 def _requantised(lowered: _Lowered, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:

@@ -35,6 +35,8 @@ ATTRIBUTES = (
     "output_dtype",
     "saturate",
     "compress_info",
+    "perm",
+    "y_perm",
 )
 DOMAINS = ("", "ai.onnx", MS_DOMAIN, "mcd", "else.where")
 NUMBERS = (0, 1, -1, 2, 3, K, N, 7, 127, 2**31, -(2**63), 2**63 - 1)
@@ -412,6 +414,23 @@ def qdq(op_type: str) -> onnx.ModelProto:
     return make_model(nodes, {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
 
 
+def attention() -> onnx.ModelProto:
+    """Merge the heads of x, multiply, and split the result."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["t", "xd"], ["f"]),
+        helper.make_node("DynamicQuantizeLinear", ["f"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["acc"]),
+        helper.make_node("Cast", ["acc"], ["c"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["c", "s"], ["g"]),
+        helper.make_node("Reshape", ["g", "yd"], ["r"]),
+        helper.make_node("Transpose", ["r"], ["y"], perm=[0, 2, 3, 1]),
+    ]
+    constants = {"w": weight((K, N)), "xd": np.array([0, -1, K]), "yd": np.array([0, 0, 3, N // 3])}
+    x, y = ("b", 5, "s", K // 5), ("b", 3, N // 3, "s")
+    return make_model(nodes, {"x": (np.float32, x)}, {"y": (np.float32, y)}, constants)
+
+
 def one_node(
     node: onnx.NodeProto, x: tuple[Any, Sequence[Any]], y: tuple[Any, Sequence[Any]], constants: Mapping[str, Any]
 ) -> onnx.ModelProto:
@@ -436,6 +455,7 @@ def bases() -> list[bytes]:
     )  # fmt: skip
     models = [
         dynamic(),
+        attention(),
         qdq("MatMul"),
         qdq("Gemm"),
         one_node(helper.make_node("QLinearMatMul", ["x", *table], ["y"]), w8, (np.uint8, ("m", N)), table),

@@ -418,6 +418,63 @@ def test_restoring_what_takes_a_younger_operator() -> None:
     assert restoration_reason(lowered(model)) == reason
 
 
+def test_two_versions_of_one_domain() -> None:
+    model = integer_model()
+    model.opset_import.add(domain="ai.onnx", version=2)
+    with pytest.raises(InputError, match="it imports several versions of one domain"):
+        load_model(model)
+
+
+def test_one_version_of_a_domain_twice() -> None:
+    model = integer_model()
+    model.opset_import.append(model.opset_import[0])
+    assert reason_of(model) is None
+
+
+def test_an_output_declared_twice() -> None:
+    model = integer_model()
+    model.graph.output.append(model.graph.output[0])
+    assert reason_of(model) is None
+    model.graph.output[1].type.tensor_type.elem_type = TensorProto.DOUBLE
+    with pytest.raises(InputError, match="output 'y' of graph 'test' is declared twice"):
+        load_model(model)
+
+
+def test_two_multiplications_with_one_result() -> None:
+    """Behind the second stands the first one's QuantizeLinear, in a place that it does not have."""
+    model = qdq_model()
+    again = helper.make_node("MatMul", ["xd", "wd"], ["again"], name="again")
+    model.graph.node.insert(4, again)
+    model.graph.node[6].input.append("again")
+    loaded = load_model(model)
+    plan = plan_lowering(loaded)
+    plan.apply(pack_all(plan))
+    outputs = [name for node in ir.to_proto(loaded).graph.node for name in node.output]
+    assert len(set(outputs)) == len(outputs)
+
+
+@pytest.mark.parametrize(
+    ("scale", "reason"),
+    [
+        (np.uint64, "its x1 is float, and its deq_scale is not"),
+        (np.float16, "its x1 is float, and its deq_scale is not"),
+    ],
+)
+def test_a_scale_of_another_type_for_a_float_activation(scale: type, reason: str) -> None:
+    model = lowered(integer_model())
+    set_constant(model, "ws", np.ones(N, scale))
+    assert (restoration_reason(model), legal_reason(model)) == (reason, reason)
+
+
+@pytest.mark.parametrize("scale", [np.uint64, np.float16])
+def test_a_float_result_of_a_scale_for_halves(scale: type) -> None:
+    model = lowered(float_model())
+    node = node_of(model, "MatmulCompressDequant")
+    set_constant(model, node.input[3], np.ones(N, scale))
+    reason = "its output_type 1 contradicts its inputs"
+    assert (restoration_reason(model), legal_reason(model)) == (reason, reason)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Names
 

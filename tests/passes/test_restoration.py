@@ -51,6 +51,17 @@ def test_strict_form(columns: int, bias: bool) -> None:
     assert [node.op_type for node in back.graph.node][-1] == "Cast"
 
 
+def test_half_scales_and_addends() -> None:
+    random = np.random.default_rng(1)
+    constants = {"s": (random.random(N) * 1e-2).astype(np.float16), "a": random.standard_normal(N).astype(np.float16)}
+    model = node_model(constants, ["s", "", "", "", "", "a"], np.float16)
+    back, outcome = restored(model)
+    assert outcome == [("restored", None)]
+    check(back)
+    x = {"x": integers(np.int8, (5, K), 2)}
+    assert_same_bytes(run(back, x), run(model, x))
+
+
 @pytest.mark.parametrize("zero_points", [False, True])
 @pytest.mark.parametrize("rank", [2, 3])
 def test_requantisation_with_a_bias(zero_points: bool, rank: int) -> None:

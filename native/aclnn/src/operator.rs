@@ -467,7 +467,14 @@ unsafe fn execute(plan: &Plan) -> Checked<()> {
     if weight.weight_type() != WeightType::I8 {
         return Err(failure("x2 holds uint8 weights, and the operator multiplies int8".into()));
     }
-    let call = MatmulCall { x: Activation::I8(x1), m: plan.m, x_zero_point: 0, w_zero_point: ZeroPoint::None, bias };
+    let call = MatmulCall {
+        x: Activation::I8(x1),
+        m: plan.m,
+        x_zero_point: 0,
+        w_zero_point: ZeroPoint::None,
+        bias,
+        heads: None,
+    };
     let pool: &dyn Parallel =
         if x1.len().saturating_mul(plan.n) < PARALLEL_FROM { &Serial } else { &Scoped(threads) };
     weight.run(x2, &call, Output::F16 { out, scale, addend: None }, pool).map_err(|error| refused(&error))

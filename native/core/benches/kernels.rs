@@ -37,8 +37,14 @@ fn benchmarks(c: &mut Criterion) {
         group.throughput(Throughput::Bytes((N * K) as u64));
         for m in [1, 8, 64] {
             let x: Vec<u8> = (0..m * K).map(|i| (i * 37) as u8).collect();
-            let call =
-                MatmulCall { x: Activation::U8(&x), m, x_zero_point: 3, w_zero_point: ZeroPoint::None, bias: None };
+            let call = MatmulCall {
+                x: Activation::U8(&x),
+                m,
+                x_zero_point: 3,
+                w_zero_point: ZeroPoint::None,
+                bias: None,
+                heads: None,
+            };
             let mut expected: Option<Vec<i32>> = None;
             // The scalar kernel comes last; the first one sets what all others must give.
             for kernel in Kernel::available() {

@@ -13,6 +13,7 @@ pub mod error;
 pub mod gemm;
 pub mod parallel;
 pub mod quantize;
+mod transpose;
 mod unpack;
 
 pub use codec::{Histogram, Profile, WeightType};
@@ -21,8 +22,9 @@ pub use container::{CompressedWeight, EncodedWeight, WeightView, encode};
 pub use dispatch::Kernel;
 pub use error::Error;
 pub use gemm::{
-    Activation, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Residency, Vector, ZeroPoint,
+    Activation, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Residency, Vector, ZeroPoint,
 };
 pub use parallel::{Parallel, Serial};
 pub use quantize::quantize_dynamically;
+pub use transpose::{Matrix, transpose, transpose_words};
 pub use unpack::unpack;

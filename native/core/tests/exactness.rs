@@ -2,8 +2,8 @@
 
 use mcd_core::parallel::Scoped;
 use mcd_core::{
-    Activation, Error, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight, Profile, Residency,
-    Serial, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode, unpack,
+    Activation, Error, Heads, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight, Profile,
+    Residency, Serial, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode, unpack,
 };
 
 /// A small deterministic generator (SplitMix64).
@@ -79,6 +79,13 @@ fn reference(w: &[u8], t: WeightType, n: usize, k: usize, call: &MatmulCall<'_>)
     out
 }
 
+/// Heads of 64 columns if that divides n, and a batch of 2 or 3 if that divides m.
+fn heads(m: usize, n: usize) -> Heads {
+    let divisor = |of: usize, wanted: &[usize]| wanted.iter().copied().find(|d| of.is_multiple_of(*d));
+    let batch = divisor(m, &[2, 3]).unwrap_or(1);
+    Heads { rows: (m / batch).max(1), columns: divisor(n, &[64, 16, 5, 3]).unwrap_or(n) }
+}
+
 fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, tiling: Tiling) {
     let mut rng = Rng((n * 1000 + k) as u64);
     let w = weight(content, n, k, &mut rng);
@@ -113,6 +120,7 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
                             _ => ZeroPoint::PerColumn(&zeros),
                         },
                         bias: (m % 4 < 2).then_some(&bias[..]),
+                        heads: None,
                     };
                     let expected = reference(&w, t, n, k, &call);
                     let scales: Vec<f32> = (0..n).map(|j| 0.37 / (j + 3) as f32).collect();
@@ -133,6 +141,19 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
                         prepared.run(&encoded.x2, &call, output, pool).unwrap();
                         let same = out.iter().zip(&floats).all(|(a, b)| a.to_bits() == b.to_bits());
                         assert!(same, "floats {kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
+
+                        let heads = heads(m, n);
+                        let call = MatmulCall { heads: Some(heads), ..call };
+                        let mut out = vec![0.0; m * n];
+                        prepared.run(&encoded.x2, &call, Output::F32 { out: &mut out, scale, addend }, pool).unwrap();
+                        let place = |i: usize| {
+                            let (row, column) = (i / n, i % n);
+                            let (batch, head) = (row / heads.rows, column / heads.columns);
+                            ((batch * (n / heads.columns) + head) * heads.rows + row % heads.rows) * heads.columns
+                                + column % heads.columns
+                        };
+                        let same = floats.iter().enumerate().all(|(i, v)| out[place(i)].to_bits() == v.to_bits());
+                        assert!(same, "{heads:?} {kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
                     }
                 }
             }
@@ -146,6 +167,29 @@ fn the_expected_kernels_run() {
     println!("kernels: {names:?}");
     assert_eq!(names.last().unwrap(), "portable-u8i8i32-scalar");
     assert!(matches!(Kernel::by_name("sse9"), Err(Error::Kernel(_))));
+}
+
+#[test]
+fn heads_that_do_not_fit_are_refused() {
+    let view = WeightView::new(&[1; 60], (6, 10), (10, 1), WeightType::I8).unwrap();
+    let encoded = encode(&view, Profile::Balanced, Tiling::default()).unwrap();
+    let options = PrepareOptions { residency: Residency::Compressed, kernel: Kernel::available()[0], threads: 1 };
+    let prepared =
+        PreparedWeight::new(&encoded.x2, &encoded.compress_index, &encoded.compress_info, options).unwrap();
+    for (rows, columns, fits) in
+        [(4, 3, true), (2, 6, true), (3, 3, false), (4, 4, false), (0, 3, false), (4, 0, false)]
+    {
+        let call = MatmulCall {
+            x: Activation::U8(&[1; 40]),
+            m: 4,
+            x_zero_point: 0,
+            w_zero_point: ZeroPoint::None,
+            bias: None,
+            heads: Some(Heads { rows, columns }),
+        };
+        let result = prepared.run(&encoded.x2, &call, Output::I32(&mut [0; 24]), &Serial);
+        assert_eq!(result.is_ok(), fits, "{rows} {columns}");
+    }
 }
 
 #[test]
@@ -170,6 +214,8 @@ fn rows_around_every_edge() {
     check(Content::Bell(15), 80, 96, &[70, 130], Profile::Fast, Tiling::default());
     // Strips so wide that they are decoded in two chunks.
     check(Content::Bell(15), 1000, 600, &[13, 25], Profile::Balanced, Tiling { k: 1, n: 127 });
+    // Heads as wide as blocks, with several in a strip.
+    check(Content::Bell(15), 384, 100, &[5, 48, 50], Profile::Balanced, Tiling::default());
     check(Content::Bell(15), 280, 600, &[1, 6, 12, 13, 61], Profile::Small, Tiling { k: 5, n: 3 });
 }
 

@@ -261,6 +261,7 @@ fn compare([x1, x2, index, bias, scale, out]: &[Tensor; 6], info: &[i64], done: 
         x_zero_point: 0,
         w_zero_point: ZeroPoint::None,
         bias: biases.as_deref(),
+        heads: None,
     };
     let end = out.offset + m * n * 2;
     assert!(found[..out.offset] == out.bytes[..out.offset] && found[end..] == out.bytes[end..], "written beside out");

@@ -31,6 +31,7 @@ pub fn check(data: &[u8]) {
         x_zero_point: i32::from(flips[0] as u8),
         w_zero_point: ZeroPoint::None,
         bias: None,
+        heads: None,
     };
     let kind = if fields.unsigned { WeightType::U8 } else { WeightType::I8 };
     let expected = decoded.as_ref().ok().map(|w| sums(w, kind, n, k, &call));

@@ -314,6 +314,7 @@ fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bo
             Some(zeros) => ZeroPoint::PerColumn(zeros),
         },
         bias: bias.as_deref(),
+        heads: None,
     };
     let factor = floats(X1_SCALE).map(|values| values[0]);
     let scales = floats(DEQ_SCALE).map(|scales| {

@@ -62,6 +62,7 @@ pub fn check(data: &[u8]) {
             _ => ZeroPoint::PerColumn(&w_zeros),
         },
         bias: (flags & 32 != 0).then_some(&biases[..]),
+        heads: None,
     };
     let columns: Vec<f32> = (0..n).map(|j| floats.get(j % floats.len().max(1)).copied().unwrap_or(0.5)).collect();
     let vector = |per_column: bool| if per_column { Vector::PerColumn(&columns) } else { Vector::Scalar(columns[0]) };

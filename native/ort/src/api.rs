@@ -70,6 +70,7 @@ impl ElementType {
     pub const INT32: Self = Self(6);
     pub const FLOAT16: Self = Self(10);
     pub const UINT64: Self = Self(13);
+    pub const INT64: Self = Self(7);
 }
 
 impl fmt::Display for ElementType {
@@ -125,6 +126,10 @@ unsafe impl Element for i8 {
 // SAFETY: as above.
 unsafe impl Element for i32 {
     const TYPE: ElementType = ElementType::INT32;
+}
+// SAFETY: as above.
+unsafe impl Element for i64 {
+    const TYPE: ElementType = ElementType::INT64;
 }
 // SAFETY: as above.
 unsafe impl Element for u64 {
@@ -322,6 +327,15 @@ fn read_string(mut fetch: impl FnMut(*mut c_char, *mut usize) -> Result<(), Erro
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// An attribute, if the node has it: the API has no other way to tell a missing one from one of another type.
+fn optional<T>(attribute: Result<T, Error>) -> Result<Option<T>, Error> {
+    match attribute {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.message.contains("No attribute with ") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// A node, while its kernel is created.
 pub struct KernelInfo<'a> {
     api: Api,
@@ -394,17 +408,17 @@ impl<'a> KernelInfo<'a> {
         Ok(values)
     }
 
+    /// An attribute that is a list of integers, if the node has it.
+    pub fn optional_ints(&self, name: &CStr) -> Result<Option<Vec<i64>>, Error> {
+        optional(self.ints(name))
+    }
+
     /// An attribute that is an integer, if the node has it.
     pub fn optional_int(&self, name: &CStr) -> Result<Option<i64>, Error> {
         let mut value = 0;
         // SAFETY: the name is zero-terminated and `value` takes the answer.
         let result = unsafe { call!(self.api, KernelInfoGetAttribute_int64(self.raw, name.as_ptr(), &mut value)) };
-        match result {
-            Ok(()) => Ok(Some(value)),
-            // The API has no other way to tell a missing attribute from one of another type.
-            Err(error) if error.message.contains("No attribute with name") => Ok(None),
-            Err(error) => Err(error.within(&name.to_string_lossy())),
-        }
+        optional(result.map(|()| value).map_err(|error| error.within(&name.to_string_lossy())))
     }
 
     /// An input that is an initializer, in place; it lives as long as the session. None when it is computed.

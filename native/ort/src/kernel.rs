@@ -1,12 +1,15 @@
 //! One node of a session: what it has is checked and prepared when it is created, and then called.
 
 use std::borrow::Cow;
-use std::ffi::CStr;
+use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
 
-use mcd_core::{Activation, MatmulCall, Output, QuantOut, Vector, WeightType, ZeroPoint, quantize_dynamically};
+use mcd_core::{
+    Activation, Heads, MatmulCall, Output, QuantOut, Vector, WeightType, ZeroPoint, quantize_dynamically,
+};
 
 use crate::api::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
+use crate::layout::{self, Layout, Moved, Order};
 use crate::operand::{Columns, Operand, Read, about, bias, float_bits, floats, halves, small_integers};
 use crate::operator::{Form, input};
 use crate::options::Options;
@@ -16,6 +19,8 @@ use crate::weight::Weight;
 
 const OFFSET_X: &CStr = c"offset_x";
 const OUTPUT_TYPE: &CStr = c"output_type";
+const X1_PERM: &CStr = c"x1_perm";
+const Y_PERM: &CStr = c"y_perm";
 
 /// A node.
 pub struct Kernel {
@@ -35,6 +40,8 @@ pub struct Kernel {
     y_scale: Operand<f32>,
     /// Type of a requantised result that is made float again.
     requantised: WeightType,
+    x1_layout: Option<Layout>,
+    y_layout: Option<Layout>,
     helpers: Helpers,
 }
 
@@ -56,6 +63,13 @@ impl Kernel {
         }
         let x1 = inputs.x1()?;
         let w = if inputs.has(input::W_ZERO_POINT) { Some(inputs.integer_type(input::W_ZERO_POINT)?) } else { None };
+        let has = |index| inputs.has(index);
+        let x1_layout = Layout::new(info, input::X1_SHAPE, has(input::X1_SHAPE), X1_PERM, &[Order::Heads])?;
+        let orders = [Order::Heads, Order::HeadsTransposed];
+        let y_layout = Layout::new(info, input::Y_SHAPE, has(input::Y_SHAPE), Y_PERM, &orders)?;
+        if x1_layout.is_some() && x1 != X1::Dynamic {
+            return Err(about(input::X1_SHAPE, Error::invalid("must be absent where x1 is not float")));
+        }
         let weight = Weight::new(api, options, info, w)?;
         let n = weight.n()?;
 
@@ -131,6 +145,8 @@ impl Kernel {
             y_zero_point,
             y_scale: inputs.operand(input::Y_SCALE, 1, floats)?,
             requantised,
+            x1_layout,
+            y_layout,
             helpers: Helpers::default(),
         })
     }
@@ -152,8 +168,14 @@ impl Kernel {
             .and_then(|value| self.activation(&value, &mut dims))
             .map_err(|error| about(input::X1, error))?;
         let (weight, x2) = self.weight.get(context)?;
+        let mut x1_dims = None;
+        if let Some(layout) = &self.x1_layout {
+            let from = layout::four(&dims).map_err(|error| about(input::X1, error))?;
+            dims = layout.shape(context, &layout::dims(layout.order.of(from)))?;
+            x1_dims = Some((layout.order, from));
+        }
 
-        // The output has the shape of x1, with n in the place of k.
+        // The result has the shape of x1, with n in the place of k.
         let (columns, leading) = dims.split_last_mut().ok_or_else(|| wrong_shape(&[], weight.k()))?;
         if usize::try_from(*columns) != Ok(weight.k()) {
             return Err(wrong_shape(&dims, weight.k()));
@@ -161,25 +183,47 @@ impl Kernel {
         let m = element_count(leading)?;
         let n = weight.n();
         *columns = i64::try_from(n).expect("a container's dimensions are small");
-        let out = context.output(&dims)?;
+        let mut y_dims = None;
+        let out = match &self.y_layout {
+            None => context.output(&dims)?,
+            Some(layout) => {
+                let from = layout.shape(context, &dims).and_then(|dims| layout::four(&dims))?;
+                y_dims = Some((layout.order, from));
+                context.output(&layout::dims(layout.order.of(from)))?
+            }
+        };
         if m == 0 {
             return Ok(());
         }
         check_output(out.addr(), self.form)?;
 
         let dims = &mut dims;
-        let pool = Pool::new(context.threads(), &self.helpers);
+        let mut pool = Pool::new(context.threads(), &self.helpers);
         let mut scratch = Scratch::take();
-        let Buffers { scales, activations, results } = &mut scratch.0;
+        let Buffers { scales, activations, results, reordered, ordered } = &mut scratch.0;
         let (x, x_zero_point, x1_scale) = match &x1 {
             Values::Quantised(x) => {
                 (*x, self.x1_zero_point.scalar(context, dims)?.unwrap_or(0), self.x1_scale.scalar(context, dims)?)
             }
             Values::Float(values) => {
                 let quantizer = quantize_dynamically(values, activations, &pool);
+                let activations = match x1_dims {
+                    // After a failure of the pool there are activations missing.
+                    Some((order, from)) if activations.len() == values.len() => {
+                        order.permute(activations, from, uninit(reordered, values.len()), &pool);
+                        &reordered[..values.len()]
+                    }
+                    _ => &activations[..],
+                };
                 (Activation::U8(activations), i32::from(quantizer.zero_point), Some(quantizer.scale))
             }
         };
+        // Written where it belongs, or, transposed or in other heads than the columns', in rows first.
+        let heads = match y_dims {
+            Some((Order::Heads, [_, rows, heads, columns])) if heads * columns == n => Some(Heads { rows, columns }),
+            _ => None,
+        };
+        let y_dims = y_dims.filter(|_| heads.is_none());
         let w_zero_point = self.w_zero_point.get(context, dims)?;
         let bias = self.bias.get(context, dims)?;
         let call = MatmulCall {
@@ -195,6 +239,7 @@ impl Kernel {
                 Some(Columns::Each(bias)) => Some(bias),
                 _ => None,
             },
+            heads,
         };
         let deq_scale = self.deq_scale.get(context, dims)?;
         let scale = match (&deq_scale, x1_scale) {
@@ -213,23 +258,28 @@ impl Kernel {
         if self.form == Form::Dequantised {
             results.resize(results.len().max(len), 0);
         }
+        let target = match y_dims {
+            None => out,
+            Some(_) => uninit(ordered, len).as_mut_ptr().cast(),
+        };
         // SAFETY: the output has `len` elements of the type that `form` declares, at an address that `check_output` found
         // to be aligned and not null. It is fresh, or memory that the session's user bound to this output alone. It may be
-        // uninitialised: the core writes every element and reads none. `results` has `len` initialised bytes at least.
+        // uninitialised: the core writes every element and reads none. Where the result is reordered, `target` is in `ordered`
+        // instead, which has `len` elements of four bytes, and is only lent to what follows. `results` has `len` initialised bytes at least.
         let output = unsafe {
             match self.form {
-                Form::Raw => Output::I32(std::slice::from_raw_parts_mut(out.cast(), len)),
-                Form::Float => Output::F32 { out: std::slice::from_raw_parts_mut(out.cast(), len), scale, addend },
+                Form::Raw => Output::I32(std::slice::from_raw_parts_mut(target.cast(), len)),
+                Form::Float => Output::F32 { out: std::slice::from_raw_parts_mut(target.cast(), len), scale, addend },
                 Form::Strict | Form::Half => {
-                    Output::F16 { out: std::slice::from_raw_parts_mut(out.cast(), len), scale, addend }
+                    Output::F16 { out: std::slice::from_raw_parts_mut(target.cast(), len), scale, addend }
                 }
                 Form::RequantU8 => Output::Requant {
-                    out: QuantOut::U8(std::slice::from_raw_parts_mut(out.cast(), len)),
+                    out: QuantOut::U8(std::slice::from_raw_parts_mut(target.cast(), len)),
                     scale,
                     zero_point,
                 },
                 Form::RequantI8 => Output::Requant {
-                    out: QuantOut::I8(std::slice::from_raw_parts_mut(out.cast(), len)),
+                    out: QuantOut::I8(std::slice::from_raw_parts_mut(target.cast(), len)),
                     scale,
                     zero_point,
                 },
@@ -249,13 +299,25 @@ impl Kernel {
         if self.form == Form::Dequantised {
             let y_scale = self.y_scale.scalar(context, dims)?.unwrap_or(1.0);
             // SAFETY: as above; this form has not made a slice of the output before.
-            let out = unsafe { std::slice::from_raw_parts_mut(out.cast::<MaybeUninit<f32>>(), len) };
+            let out = unsafe { std::slice::from_raw_parts_mut(target.cast::<MaybeUninit<f32>>(), len) };
             match self.requantised {
                 WeightType::U8 => dequantize(results, i32::from, zero_point, y_scale, out),
                 WeightType::I8 => dequantize(results, |byte| i32::from(byte.cast_signed()), zero_point, y_scale, out),
             }
         }
-        Ok(())
+        if let Some((order, from)) = y_dims {
+            // SAFETY: all of `target`'s `len` elements are written, and as many fit into the output, as above.
+            unsafe {
+                match self.form {
+                    Form::Raw | Form::Float | Form::Dequantised => {
+                        reorder::<u32>(order, from, target, out, len, &pool)
+                    }
+                    Form::Strict | Form::Half => reorder::<u16>(order, from, target, out, len, &pool),
+                    Form::RequantU8 | Form::RequantI8 => reorder::<u8>(order, from, target, out, len, &pool),
+                }
+            }
+        }
+        pool.finish()
     }
 
     /// The activations, in place.
@@ -366,6 +428,33 @@ fn check_output(address: usize, form: Form) -> Result<(), Error> {
         return Err(Error::invalid(format!("the output's memory is not at a multiple of {alignment} bytes")));
     }
     Ok(())
+}
+
+/// The first elements of a buffer that grows if it must, to be written.
+fn uninit<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [MaybeUninit<T>] {
+    buffer.resize(buffer.len().max(len), T::default());
+    let first = &mut buffer[..len];
+    // SAFETY: same layout; what is written through it is a `T` again.
+    unsafe { std::slice::from_raw_parts_mut(first.as_mut_ptr().cast(), len) }
+}
+
+/// Copies `len` elements in another order.
+///
+/// # Safety
+/// `from` has them, `to` has room for them, both are aligned for `T`, and neither is in use elsewhere.
+unsafe fn reorder<T: Moved>(
+    order: Order,
+    dims: [usize; 4],
+    from: *mut c_void,
+    to: *mut c_void,
+    len: usize,
+    pool: &Pool<'_>,
+) {
+    // SAFETY: the caller's contract.
+    let (from, to) = unsafe {
+        (std::slice::from_raw_parts(from.cast::<T>(), len), std::slice::from_raw_parts_mut(to.cast(), len))
+    };
+    order.permute(from, dims, to, pool);
 }
 
 /// How zero points of a type are read.

@@ -20,6 +20,7 @@ mod ascend;
 #[cfg(test)]
 mod fake;
 mod kernel;
+mod layout;
 mod operand;
 mod operator;
 mod options;

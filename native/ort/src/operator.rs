@@ -52,8 +52,12 @@ pub mod input {
     pub const X1_SCALE: usize = 10;
     /// Scale by which a requantised result is made float again.
     pub const Y_SCALE: usize = 11;
+    /// Shape that `x1` is brought to, its dimensions in another order.
+    pub const X1_SHAPE: usize = 12;
+    /// Shape that the result is brought to, before its dimensions get another order.
+    pub const Y_SHAPE: usize = 13;
     /// How many there are.
-    pub const COUNT: usize = 12;
+    pub const COUNT: usize = 14;
     /// The names in the schema, for messages.
     pub const NAMES: [&str; COUNT] = [
         "x1",
@@ -68,6 +72,8 @@ pub mod input {
         "y_zero_point",
         "x1_scale",
         "y_scale",
+        "x1_shape",
+        "y_shape",
     ];
 }
 
@@ -118,6 +124,7 @@ impl Form {
             input::X2 | input::COMPRESS_INDEX | input::OFFSET_W => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
             input::BIAS => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
             input::X1_SCALE => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT,
+            input::X1_SHAPE | input::Y_SHAPE => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
             input::DEQ_SCALE => match self {
                 Self::Raw => ABSENT,
                 Self::Float | Self::RequantU8 | Self::RequantI8 | Self::Dequantised => {
@@ -310,6 +317,9 @@ unsafe extern "system" fn infer(operator: *const OrtCustomOp, context: *mut OrtS
 
 /// Declares the output of a node. All overloads share one inference function, so `Form` has to be found anew.
 fn infer_output(context: &ShapeContext<'_>) -> Option<()> {
+    if [input::X1_SHAPE, input::Y_SHAPE].into_iter().any(|index| context.input_type(index).is_some()) {
+        return None;
+    }
     let decisive = [input::DEQ_SCALE, input::Y_ZERO_POINT, input::Y_SCALE];
     let form = Form::of(decisive.map(|index| (index, context.input_type(index))))?;
     let [_, _, _, n, _] = context.ints::<5>(COMPRESS_INFO)?;

@@ -61,9 +61,9 @@ impl<'a> Pool<'a> {
         Self { threads, helpers, failure: Mutex::new(None) }
     }
 
-    /// The first failure of a task or of onnxruntime's pool: after one, the output is not complete.
-    pub fn finish(self) -> Result<(), Error> {
-        match self.failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+    /// The first failure since the last call of a task or of onnxruntime's pool: after one, the output is not complete.
+    pub fn finish(&mut self) -> Result<(), Error> {
+        match self.failure.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             None => Ok(()),
             Some(error) => Err(error),
         }
@@ -141,7 +141,7 @@ mod tests {
             for tasks in [0, 1, 2, 7, 100] {
                 let runs: Vec<AtomicU32> = (0..tasks).map(|_| AtomicU32::new(0)).collect();
                 let helpers = Helpers::default();
-                let pool = Pool::new(context.threads(), &helpers);
+                let mut pool = Pool::new(context.threads(), &helpers);
                 pool.run(tasks, &|i| {
                     runs[i].fetch_add(1, Ordering::Relaxed);
                 });
@@ -156,7 +156,7 @@ mod tests {
         with_context(two_threads, |context| {
             let runs = AtomicU32::new(0);
             let helpers = Helpers::default();
-            let pool = Pool::new(context.threads(), &helpers);
+            let mut pool = Pool::new(context.threads(), &helpers);
             pool.run(10, &|i| {
                 assert!(i != 3, "task {i} is unlucky");
                 runs.fetch_add(1, Ordering::Relaxed);
@@ -170,7 +170,7 @@ mod tests {
     fn a_pool_that_fails_is_an_error() {
         with_context(no_threads, |context| {
             let helpers = Helpers::default();
-            let pool = Pool::new(context.threads(), &helpers);
+            let mut pool = Pool::new(context.threads(), &helpers);
             pool.run(2, &|_| {});
             assert_eq!(pool.finish().unwrap_err().to_string(), "no threads today");
         });

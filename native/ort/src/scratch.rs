@@ -11,6 +11,10 @@ pub struct Buffers {
     pub activations: Vec<u8>,
     /// Requantised results that are made float again; holds what it held before.
     pub results: Vec<u8>,
+    /// Activations that the call has quantised, in another order; holds what it held before.
+    pub reordered: Vec<u8>,
+    /// Results that are about to be brought into another order; holds what it held before.
+    pub ordered: Vec<u32>,
 }
 
 thread_local! {

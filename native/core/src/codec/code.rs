@@ -59,10 +59,11 @@ impl Code {
             rarer[i] = rarer[i + 1] + histogram.counts()[usize::from(s)] as f64 / total;
         }
         let share_from = |rank: usize| rarer[rank.min(ranked.len())];
-        let (max_levels, cost_of_a_level) = match profile {
-            Profile::Fast => (0, 0.0),
-            Profile::Balanced => (8, 0.002),
-            Profile::Small => (MAX_LEVELS, 0.0),
+        // What a level, and an entry of one, take to decode, in bits that they must save at least.
+        let (max_levels, cost_of_a_level, cost_of_an_entry) = match profile {
+            Profile::Fast => (0, 0.0, 0.0),
+            Profile::Balanced => (8, 0.01, 0.1),
+            Profile::Small => (MAX_LEVELS, 0.0, 0.0),
         };
         let mut best: Option<(f64, f64, u8, u8, u8)> = None;
         for root_bits in 1..=7u8 {
@@ -78,7 +79,8 @@ impl Code {
                     // A code without a step cannot mark escapes.
                     if step > 0 || escapes == 0.0 {
                         let cost = bits + 8.0 * escapes;
-                        let weighed = cost + cost_of_a_level * levels as f64;
+                        let entries = bits - f64::from(root_bits);
+                        let weighed = cost + cost_of_a_level * levels as f64 + cost_of_an_entry * entries;
                         if cost < 8.0 && best.is_none_or(|b| weighed < b.0) {
                             best = Some((weighed, cost, root_bits, step as u8, levels as u8));
                         }

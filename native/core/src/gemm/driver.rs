@@ -48,7 +48,8 @@ pub(super) fn run(
     let mut packed = PACKED.take();
     packed.pack(weight.kernel.tile(), &call.x, m, k);
     let threads = pool.threads().min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
-    let job = Job { weight, x2, m, packed: &packed, correction, output: SharedOutput::new(output, n) };
+    let job =
+        Job { weight, x2, m, packed: &packed, correction, output: SharedOutput::new(output, (m, n), call.heads) };
     let result = if weight.decoded.is_none() && m <= weight.kernel.tile().fused_rows() {
         few::run(&job, threads, pool)
     } else {
@@ -64,12 +65,28 @@ impl Job<'_> {
     /// # Safety
     /// No one else finishes any of the block's outputs.
     pub unsafe fn finish(&self, sums: &[i32], stride: usize, rows: Range<usize>, columns: Range<usize>) {
-        // SAFETY: the caller's contract.
-        let (terms, out) = unsafe { self.block(rows, columns) };
-        self.weight.kernel.tile().finish(sums, stride, &terms, out);
+        let real = columns.start..columns.end.min(self.weight.n());
+        for rows_of_one in self.output.row_pieces(rows.clone()) {
+            for columns_of_one in self.output.column_pieces(real.clone()) {
+                let at = (rows_of_one.start - rows.start) * stride + columns_of_one.start - columns.start;
+                // SAFETY: the caller's contract.
+                let (terms, out) = unsafe { self.block(rows_of_one.clone(), columns_of_one) };
+                self.weight.kernel.tile().finish(&sums[at..], stride, &terms, out);
+            }
+        }
     }
 
-    /// The output of a block, without columns in the padding, and what its sums are corrected by.
+    /// Rows of a block that are finished in one, where its columns can be: those of each element of the batch.
+    pub fn runs_of_rows(
+        &self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> Option<impl Iterator<Item = Range<usize>>> {
+        let real = columns.start..columns.end.min(self.weight.n());
+        (self.output.column_pieces(real).count() == 1).then(|| self.output.row_pieces(rows))
+    }
+
+    /// The output of a block of one head, without columns in the padding, and what its sums are corrected by.
     ///
     /// # Safety
     /// No one else has any of the block's outputs meanwhile.

@@ -1,6 +1,6 @@
 //! From integer sums to the output: zero points, bias, scale, addend, rounding.
 
-use super::ZeroPoint;
+use super::{Heads, ZeroPoint};
 use crate::arch::rows::{OutputBlock, Part, Terms, Vector, WeightTerm};
 use std::ops::Range;
 
@@ -73,6 +73,8 @@ impl Output<'_> {
 pub(super) struct SharedOutput<'a> {
     target: Target<'a>,
     n: usize,
+    /// What is contiguous: rows of one element of the batch, columns of one head; all of them where there are no heads.
+    piece: Heads,
 }
 
 enum Target<'a> {
@@ -88,8 +90,8 @@ enum Target<'a> {
 unsafe impl Sync for SharedOutput<'_> {}
 
 impl<'a> SharedOutput<'a> {
-    /// Takes over the borrow of `output`, (m, n).
-    pub fn new(output: Output<'a>, n: usize) -> Self {
+    /// Takes over the borrow of `output`, (m, n) or as `heads` say.
+    pub fn new(output: Output<'a>, (m, n): (usize, usize), heads: Option<Heads>) -> Self {
         let target = match output {
             Output::I32(out) => Target::I32(out.as_mut_ptr()),
             Output::F32 { out, scale, addend } => Target::F32(out.as_mut_ptr(), scale, addend),
@@ -101,41 +103,67 @@ impl<'a> SharedOutput<'a> {
                 Target::I8(out.as_mut_ptr(), scale, zero_point)
             }
         };
-        Self { target, n }
+        Self { target, n, piece: heads.unwrap_or(Heads { rows: m, columns: n }) }
     }
 
-    /// A block of rows and columns.
+    /// Rows cut where an element of the batch ends.
+    pub fn row_pieces(&self, rows: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        pieces(rows, self.piece.rows)
+    }
+
+    /// Columns cut where a head ends.
+    pub fn column_pieces(&self, columns: Range<usize>) -> impl Iterator<Item = Range<usize>> {
+        pieces(columns, self.piece.columns)
+    }
+
+    /// A block of rows and columns, of one element of the batch and of one head.
     ///
     /// # Safety
     /// They lie inside the output, and no one else has them meanwhile.
+    ///
+    /// # Panics
+    /// If they are of several.
     pub unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>) -> OutputBlock<'_> {
         let (j0, count) = (columns.start, columns.len());
-        let at = rows.start * self.n + j0;
+        let stride = self.piece.columns;
+        let (batch, i) = (rows.start / self.piece.rows, rows.start % self.piece.rows);
+        let (head, j) = (j0 / stride, j0 % stride);
+        assert!(i + rows.len() <= self.piece.rows && j + count <= stride, "a block of one head");
+        let at = (batch * self.n + head * stride) * self.piece.rows + i * stride + j;
         // SAFETY: the caller owns these elements of an output that `self` borrows exclusively.
         unsafe {
             match &self.target {
-                Target::I32(out) => OutputBlock::I32(Part::new(out.add(at), self.n, rows.len(), count)),
+                Target::I32(out) => OutputBlock::I32(Part::new(out.add(at), stride, rows.len(), count)),
                 Target::F32(out, scale, addend) => OutputBlock::F32(
-                    Part::new(out.add(at), self.n, rows.len(), count),
+                    Part::new(out.add(at), stride, rows.len(), count),
                     scale.columns(j0, count),
                     addend.map(|a| a.columns(j0, count)),
                 ),
                 Target::F16(out, scale, addend) => OutputBlock::F16(
-                    Part::new(out.add(at), self.n, rows.len(), count),
+                    Part::new(out.add(at), stride, rows.len(), count),
                     scale.columns(j0, count),
                     addend.map(|a| a.columns(j0, count)),
                 ),
                 Target::U8(out, scale, zero) => {
-                    let part = Part::new(out.add(at), self.n, rows.len(), count);
+                    let part = Part::new(out.add(at), stride, rows.len(), count);
                     OutputBlock::U8(part, scale.columns(j0, count), *zero)
                 }
                 Target::I8(out, scale, zero) => {
-                    let part = Part::new(out.add(at), self.n, rows.len(), count);
+                    let part = Part::new(out.add(at), stride, rows.len(), count);
                     OutputBlock::I8(part, scale.columns(j0, count), *zero)
                 }
             }
         }
     }
+}
+
+/// Cuts a range at the multiples of `length`.
+fn pieces(range: Range<usize>, length: usize) -> impl Iterator<Item = Range<usize>> {
+    let mut start = range.start;
+    std::iter::from_fn(move || {
+        let end = range.end.min((start / length + 1) * length);
+        (start < range.end).then(|| std::mem::replace(&mut start, end)..end)
+    })
 }
 
 fn columns(vector: &Vector<'_>) -> Option<usize> {

@@ -120,11 +120,14 @@ impl Job<'_> {
             let columns = j0..j0 + extent.columns();
             let x = &self.packed.data[strip.fractal * FRACTAL_K..];
             let row = |i: usize| &x[i * self.packed.stride..];
-            if whole {
-                let x = Rows::new(row(rows.start), self.packed.stride, rows.len(), extent.k());
-                // SAFETY: every block of columns and rows is in one run, and there finished once, here or below.
-                let (terms, mut out) = unsafe { self.block(rows.clone(), columns.clone()) };
-                if kernel.multiply_finish(symbols, extent, x, &terms, &mut out) {
+            if whole && let Some(mut runs) = self.runs_of_rows(rows.clone(), columns.clone()) {
+                let finished = runs.all(|rows| {
+                    let x = Rows::new(row(rows.start), self.packed.stride, rows.len(), extent.k());
+                    // SAFETY: every block of columns and rows is in one run, and there finished once, here or below.
+                    let (terms, mut out) = unsafe { self.block(rows, columns.clone()) };
+                    kernel.multiply_finish(symbols, extent, x, &terms, &mut out)
+                });
+                if finished {
                     continue;
                 }
             }

@@ -40,4 +40,15 @@ pub struct MatmulCall<'a> {
     pub w_zero_point: ZeroPoint<'a>,
     /// (n,), added to the integer sums.
     pub bias: Option<&'a [i32]>,
+    /// Another order of the output.
+    pub heads: Option<Heads>,
+}
+
+/// The output as attention wants it: (m / rows, n / columns, rows, columns) instead of (m, n).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Rows of an element of the batch; a divisor of m.
+    pub rows: usize,
+    /// Columns of a head; a divisor of n.
+    pub columns: usize,
 }

@@ -2,7 +2,7 @@
 
 use super::MatmulCall;
 use super::epilogue::Output;
-use super::{ZeroPoint, driver};
+use super::{Heads, ZeroPoint, driver};
 use crate::aligned::Aligned;
 use crate::arch::{Accumulators, Extent, Rows, TileCode};
 use crate::codec::WeightType;
@@ -106,6 +106,15 @@ impl PreparedWeight {
         }
         for (what, len) in ["deq_scale", "addend"].into_iter().zip(output.vectors()) {
             expect(what, Some(n), len.unwrap_or(n))?;
+        }
+        if let Some(Heads { rows, columns }) = call.heads
+            && call.m > 0
+        {
+            for (what, part, whole) in [("rows of a batch", rows, call.m), ("columns of a head", columns, n)] {
+                if !whole.is_multiple_of(part) {
+                    return Err(Error::Argument { what, expected: whole, found: part });
+                }
+            }
         }
         if self.decoded.is_none() && x2.len() != self.weight.x2_len() {
             return Err(Error::Length { expected: self.weight.x2_len(), found: x2.len() });
