@@ -281,12 +281,14 @@ class MatmulCompressDequant(OpRun):
             y = np.clip(y, np.float32(limits.min) - zero_point, np.float32(limits.max) - zero_point)
             rounded = np.rint(y)
             if y_scale is not None:
-                return (rounded + np.float32(0)) * y_scale.reshape(())
-            return (rounded + zero_point).astype(y_zero_point.dtype)
+                result: np.ndarray = (rounded + np.float32(0)) * y_scale.reshape(())
+            else:
+                result = (rounded + zero_point).astype(y_zero_point.dtype)
+            return result
         if addend is not None:
             y = y + addend.reshape(-1).astype(np.float32)
         element_type = output_type or (TensorProto.FLOAT if deq_scale.dtype == np.float32 else TensorProto.FLOAT16)
-        return y.astype(onnx.helper.tensor_dtype_to_np_dtype(element_type))
+        return np.asarray(y, dtype=onnx.helper.tensor_dtype_to_np_dtype(element_type))
 
 
 def _reshape(x: np.ndarray, shape: np.ndarray) -> np.ndarray:

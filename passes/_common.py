@@ -586,6 +586,9 @@ def node_misfit(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> K
         return Kept("it has no activation input")
     if (reason := misfit(inputs, k=k, n=n, weight_type=weight_type)) is not None:
         return reason
+    for shape, perm in (("x1_shape", "x1_perm"), ("y_shape", "y_perm")):
+        if (inputs[shape] is None) != (ints_attribute(node, perm) is None):
+            return Kept(f"it has only one of {shape} and {perm}")
     scale, y_zero_point = inputs["deq_scale"], inputs["y_zero_point"]
     scale_type = known_dtype(scale)
     if known_dtype(inputs["x1"]) == ir.DataType.FLOAT and scale_type not in (ir.DataType.FLOAT, None):

@@ -105,7 +105,7 @@ def expose_layout(node: ir.Node, names: Names) -> bool:
         transpose = ir.node("Transpose", [x1], {"perm": x1_perm}, name=names.unique(f"{base}.x1.Transpose"))
         reshape = ir.node("Reshape", [transpose.outputs[0], x1_shape], name=names.unique(f"{base}.x1.Reshape"))
         for made in (transpose, reshape):
-            made.outputs[0].name, made.outputs[0].dtype = names.unique(f"{made.name}.output"), x1.dtype
+            made.outputs[0].name, made.outputs[0].type = names.unique(f"{made.name}.output"), x1.type
             node.prepend(made)
         node.replace_input_with(0, reshape.outputs[0])
         _set(node, _X1_SHAPE, None, "x1_perm", None)
@@ -115,7 +115,7 @@ def expose_layout(node: ir.Node, names: Names) -> bool:
         take_over(y, moved)
         y.name, y.shape = names.unique(f"{base}.result"), None
         reshape = ir.node("Reshape", [y, y_shape], name=names.unique(f"{base}.Reshape"))
-        reshape.outputs[0].name, reshape.outputs[0].dtype = names.unique(f"{reshape.name}.output"), y.dtype
+        reshape.outputs[0].name, reshape.outputs[0].type = names.unique(f"{reshape.name}.output"), y.type
         transpose = ir.node(
             "Transpose", [reshape.outputs[0]], {"perm": y_perm}, outputs=[moved], name=names.unique(f"{base}.Transpose")
         )

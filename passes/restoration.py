@@ -310,10 +310,9 @@ def _scaled(lowered: _Lowered, weight: ir.Value) -> NewNode:
     factor: Operand = lowered.scale()
     if known_dtype(scale) == ir.DataType.UINT64 and (array := constant_array(scale)) is not None:
         factor = NewConstant(array.astype(np.uint32).view(np.float32), f"{scale.name}.float")
-    factor, addend = (_widened(operand) for operand in (factor, addend))
     result = NewNode("Cast", (NewOutput(result),), {"to": int(ir.DataType.FLOAT)})
-    result = NewNode("Mul", (NewOutput(result), factor))
-    return result if addend is None else NewNode("Add", (NewOutput(result), addend))
+    result = NewNode("Mul", (NewOutput(result), _widened(factor)))
+    return result if addend is None else NewNode("Add", (NewOutput(result), _widened(addend)))
 
 
 def _widened(operand: Operand) -> Operand:

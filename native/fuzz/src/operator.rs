@@ -16,6 +16,7 @@ const UINT8: i32 = 2;
 const INT8: i32 = 3;
 const INT32: i32 = 6;
 const FLOAT16: i32 = 10;
+const INT64: i32 = 7;
 const UINT64: i32 = 13;
 
 // The operator's inputs, by position.
@@ -30,6 +31,9 @@ const ADDEND: usize = 8;
 const Y_ZERO_POINT: usize = 9;
 const X1_SCALE: usize = 10;
 const Y_SCALE: usize = 11;
+const X1_SHAPE: usize = 12;
+const Y_SHAPE: usize = 13;
+const INPUTS: usize = 14;
 
 /// Elements of a tensor at the most.
 const LIMIT: usize = 1 << 14;
@@ -120,7 +124,7 @@ fn tensor(node: &Node, index: usize) -> Option<&Tensor> {
 
 /// A node that is in order.
 fn valid(input: &mut Input<'_>, weight: &Weight, form: usize) -> Node {
-    let flags = input.word();
+    let flags = u32::from(input.word()) | u32::from(input.byte()) << 16;
     let has = |bit: u32| flags >> bit & 1 != 0;
     let (n, k) = (weight.n, weight.k);
     let (rows, seed) = (usize::from(input.byte() % 30), input.byte());
@@ -128,7 +132,7 @@ fn valid(input: &mut Input<'_>, weight: &Weight, form: usize) -> Node {
         (0..count).map(|i| (i as u32 * 73 + i as u32 / 11).wrapping_mul(u32::from(seed) | 1) as u8).collect()
     };
     let float = |value: f32| value.to_le_bytes().to_vec();
-    let mut inputs: Vec<Option<NodeInput>> = vec![None; 12];
+    let mut inputs: Vec<Option<NodeInput>> = vec![None; INPUTS];
     let mut set = |index: usize, element: i32, dims: &[i64], bytes: &[u8], constant: bool| {
         inputs[index] = Some(NodeInput { tensor: Tensor::new(element, dims, bytes), constant });
     };
@@ -186,16 +190,34 @@ fn valid(input: &mut Input<'_>, weight: &Weight, form: usize) -> Node {
     if form == 6 {
         set(Y_SCALE, FLOAT, &[], &float(0.21), has(6));
     }
+    let mut x1_perm = None;
+    if dynamic && has(16) {
+        // A batch of one, with a head that is as wide as the weight is long, or heads of one column.
+        let (heads, size) = if has(17) { (1, k) } else { (k, 1) };
+        set(X1, FLOAT, &[1, heads as i64, rows as i64, size as i64], &x, false);
+        let shape = [rows as i64, k as i64].map(i64::to_le_bytes).concat();
+        set(X1_SHAPE, INT64, &[2], &shape, has(18));
+        x1_perm = Some(vec![0, 2, 1, 3]);
+    }
+    let mut y_perm = None;
+    if has(19) {
+        let heads =
+            [1, 2, 5, n].into_iter().filter(|heads| n.is_multiple_of(*heads)).nth(usize::from(has(20))).unwrap_or(1);
+        let batch = if has(21) && rows % 2 == 0 && rows > 0 { 2 } else { 1 };
+        let shape = [batch, rows / batch, heads, n / heads].map(|size| (size as i64).to_le_bytes()).concat();
+        set(Y_SHAPE, INT64, &[4], &shape, has(22));
+        y_perm = Some(if has(23) { vec![0, 2, 1, 3] } else { vec![0, 2, 3, 1] });
+    }
     let compress_info = Some(weight.encoded.compress_info.to_vec());
     let residency = has(15).then(|| c"decoded".to_owned());
-    Node { inputs, compress_info, offset_x: None, output_type: None, residency, device: None }
+    Node { inputs, compress_info, offset_x: None, output_type: None, x1_perm, y_perm, residency, device: None }
 }
 
 /// Changes a node in one respect.
 fn change(input: &mut Input<'_>, node: &mut Node, form: &mut usize) {
-    let index = usize::from(input.byte()) % 12;
-    node.inputs.resize(node.inputs.len().max(12), None);
-    match input.byte() % 12 {
+    let index = usize::from(input.byte()) % INPUTS;
+    node.inputs.resize(node.inputs.len().max(INPUTS), None);
+    match input.byte() % 13 {
         0 => node.inputs[index] = None,
         1 => {
             let constant = input.byte().is_multiple_of(2);
@@ -230,10 +252,24 @@ fn change(input: &mut Input<'_>, node: &mut Node, form: &mut usize) {
             let entry = if input.byte().is_multiple_of(2) { &mut node.residency } else { &mut node.device };
             *entry = Some(text);
         }
+        11 => {
+            let perm = if input.byte().is_multiple_of(2) { &mut node.x1_perm } else { &mut node.y_perm };
+            match (perm, input.byte() % 4) {
+                (perm @ None, _) => *perm = Some((0..4).map(|_| input.number()).collect()),
+                (perm, 0) => *perm = None,
+                (Some(perm), 1) => drop(perm.pop()),
+                (Some(perm), 2) => perm.push(input.number()),
+                (Some(perm), _) if !perm.is_empty() => {
+                    let at = usize::from(input.byte()) % perm.len();
+                    perm[at] = input.number();
+                }
+                _ => {}
+            }
+        }
         _ => match input.byte() % 3 {
             0 => *form = usize::from(input.byte()) % 7,
             1 => node.inputs.truncate(index.max(3)),
-            _ => node.inputs.resize(14, None),
+            _ => node.inputs.resize(INPUTS + 2, None),
         },
     }
 }
@@ -261,6 +297,31 @@ fn change_tensor(input: &mut Input<'_>, tensor: &mut Tensor) {
     tensor.fit(LIMIT);
 }
 
+/// The output as it was before it was brought into another order.
+fn in_rows(node: &Node, form: usize, output: &Tensor) -> Tensor {
+    let Some(perm) = node.y_perm.as_deref().filter(|_| tensor(node, Y_SHAPE).is_some()) else {
+        return output.clone();
+    };
+    let size: Vec<usize> = output.dims.iter().map(|&size| size as usize).collect();
+    let width = [4, 4, 2, 2, 1, 1, 4][form];
+    let mut bytes = vec![0; output.data().len()];
+    let mut from = [0; 4];
+    perm.iter().zip(&size).for_each(|(&to, &size)| from[to as usize] = size);
+    for (at, element) in output.data().chunks_exact(width).take(size.iter().product()).enumerate() {
+        let place = [
+            at / (size[1] * size[2] * size[3]),
+            at / (size[2] * size[3]) % size[1],
+            at / size[3] % size[2],
+            at % size[3],
+        ];
+        let mut index = [0; 4];
+        perm.iter().zip(place).for_each(|(&to, place)| index[to as usize] = place);
+        let row = ((index[0] * from[1] + index[1]) * from[2] + index[2]) * from[3] + index[3];
+        bytes[row * width..][..width].copy_from_slice(element);
+    }
+    Tensor::new(output.element, &output.dims, &bytes)
+}
+
 /// Holds an output against the definition.
 fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bool) {
     let (n, k) = (weight.n, weight.k);
@@ -274,11 +335,13 @@ fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bo
         return;
     }
     let x = tensor(node, X1).expect("it was run");
-    let m = x.dims[..x.dims.len() - 1].iter().product::<i64>() as usize;
+    let held_elements = x.dims.iter().product::<i64>() as usize;
+    let m = held_elements / k;
     assert_eq!(output.dims.iter().product::<i64>() as usize, m * n);
     if m == 0 || x.element == FLOAT {
         return; // nothing, or quantised by the node: tests against onnxruntime hold that
     }
+    let output = &in_rows(node, form, output);
     // None where an overload has no use for the type, and does not read it.
     let integers = |index| -> Option<Vec<i32>> {
         let of = tensor(node, index)?;

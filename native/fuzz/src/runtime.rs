@@ -73,6 +73,8 @@ pub struct Node {
     pub compress_info: Option<Vec<i64>>,
     pub offset_x: Option<i64>,
     pub output_type: Option<i64>,
+    pub x1_perm: Option<Vec<i64>>,
+    pub y_perm: Option<Vec<i64>>,
     /// Session config entries.
     pub residency: Option<CString>,
     pub device: Option<CString>,
@@ -415,8 +417,12 @@ unsafe extern "system" fn attribute_ints(
 ) -> OrtStatusPtr {
     // SAFETY: node and name are live, and the caller keeps to the protocol.
     unsafe {
-        match &at::<Node, _>(node).compress_info {
-            Some(values) if CStr::from_ptr(name) == c"compress_info" => {
+        let node = at::<Node, _>(node);
+        let attributes =
+            [(c"compress_info", &node.compress_info), (c"x1_perm", &node.x1_perm), (c"y_perm", &node.y_perm)];
+        let asked = CStr::from_ptr(name);
+        match attributes.into_iter().find(|(name, _)| *name == asked).and_then(|(_, values)| values.as_ref()) {
+            Some(values) => {
                 if !out.is_null() {
                     if *size < values.len() {
                         return fail("the buffer is too small");
@@ -426,7 +432,7 @@ unsafe extern "system" fn attribute_ints(
                 *size = values.len();
                 done()
             }
-            _ => fail("No attribute with name"),
+            None => fail("No attribute with this name is defined."),
         }
     }
 }
