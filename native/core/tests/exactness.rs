@@ -214,6 +214,8 @@ fn rows_around_every_edge() {
     check(Content::Bell(15), 80, 96, &[70, 130], Profile::Fast, Tiling::default());
     // Strips so wide that they are decoded in two chunks.
     check(Content::Bell(15), 1000, 600, &[13, 25], Profile::Balanced, Tiling { k: 1, n: 127 });
+    // So many activations that threads pack them together.
+    check(Content::Bell(15), 40, 600, &[230], Profile::Fast, Tiling::default());
     // Heads as wide as blocks, with several in a strip.
     check(Content::Bell(15), 384, 100, &[5, 48, 50], Profile::Balanced, Tiling::default());
     check(Content::Bell(15), 280, 600, &[1, 6, 12, 13, 61], Profile::Small, Tiling { k: 5, n: 3 });

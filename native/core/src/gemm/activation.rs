@@ -3,6 +3,8 @@
 use crate::arch::TileKernel;
 use crate::arch::rows::ActivationRow;
 use crate::container::geometry::FRACTAL_K;
+use crate::parallel::Parallel;
+use std::sync::{Mutex, PoisonError};
 
 /// (m, k) activations, row-major.
 #[derive(Debug, Clone, Copy)]
@@ -55,16 +57,35 @@ pub struct Packed {
     pub stride: usize,
 }
 
+/// Activations that make a second thread worth waking.
+const PER_THREAD: usize = 1 << 16;
+
 impl Packed {
     /// Packs (m, k) activations, reusing the memory of the last call.
-    pub fn pack(&mut self, kernel: &dyn TileKernel, x: &Activation<'_>, m: usize, k: usize) {
-        self.stride = k.next_multiple_of(FRACTAL_K);
-        self.data.resize(m * self.stride, 0);
-        self.sums.clear();
-        for (i, row) in self.data.chunks_exact_mut(self.stride).enumerate() {
-            let (body, pad) = row.split_at_mut(k);
-            self.sums.push(kernel.pack(x.row(i, k), body));
-            pad.fill(0);
-        }
+    pub fn pack(
+        &mut self,
+        kernel: &dyn TileKernel,
+        x: &Activation<'_>,
+        (m, k): (usize, usize),
+        threads: usize,
+        pool: &dyn Parallel,
+    ) {
+        let stride = k.next_multiple_of(FRACTAL_K);
+        self.stride = stride;
+        self.data.resize(m * stride, 0);
+        self.sums.resize(m, 0);
+        let tasks = threads.min(m * k / PER_THREAD).max(1);
+        let rows = m.div_ceil(tasks).max(1);
+        let parts = self.data.chunks_mut(rows * stride).zip(self.sums.chunks_mut(rows)).enumerate();
+        let parts = Mutex::new(parts);
+        pool.run(tasks, &|_| {
+            let part = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((part, (data, sums))) = part else { return };
+            for ((i, row), sum) in data.chunks_exact_mut(stride).enumerate().zip(sums) {
+                let (body, pad) = row.split_at_mut(k);
+                *sum = kernel.pack(x.row(part * rows + i, k), body);
+                pad.fill(0);
+            }
+        });
     }
 }

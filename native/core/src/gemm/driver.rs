@@ -46,8 +46,8 @@ pub(super) fn run(
     );
     // Taken out, not borrowed: a pool may run its first task on this thread.
     let mut packed = PACKED.take();
-    packed.pack(weight.kernel.tile(), &call.x, m, k);
     let threads = pool.threads().min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
+    packed.pack(weight.kernel.tile(), &call.x, (m, k), threads, pool);
     let job =
         Job { weight, x2, m, packed: &packed, correction, output: SharedOutput::new(output, (m, n), call.heads) };
     let result = if weight.decoded.is_none() && m <= weight.kernel.tile().fused_rows() {

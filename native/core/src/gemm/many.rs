@@ -42,7 +42,16 @@ pub(super) fn run(job: &Job<'_>, threads: usize, pool: &dyn Parallel) -> Result<
     let blocks = (geometry.tiles_n() - 1) * per_strip + last;
     let groups = threads.div_ceil(blocks).min(job.m / GROUP_ROWS).max(1);
     let cells = groups * blocks;
-    let runs = threads.min(cells);
+    // More parts than threads, where that costs nothing: a thread that wakes up late then does less.
+    let runs = if threads == 1 {
+        1
+    } else if job.weight.decoded.is_some() {
+        (4 * threads).min(cells)
+    } else if groups == 1 && geometry.tiles_n().is_multiple_of(threads) {
+        geometry.tiles_n()
+    } else {
+        threads.min(cells)
+    };
     collect(runs, pool, |r| {
         let mut scratch = SCRATCH.take();
         let mut at = cells * r / runs;
