@@ -9,6 +9,7 @@ NumPy inside :class:`onnx.reference.ReferenceEvaluator`; it is the judge of ever
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ __all__ = ["INPUT_NAMES", "OP_DOMAIN", "OP_TYPE", "OP_VERSION", "MatmulCompressD
 OP_DOMAIN = "mcd"
 OP_TYPE = "MatmulCompressDequant"
 OP_VERSION = 1
+
+#: A number, a symbol, or not known.
+_Dim = int | str | None
 
 #: The inputs by position; all behind ``compress_index`` are optional.
 INPUT_NAMES = (
@@ -125,7 +129,7 @@ def _schema() -> OpSchema:
 
 
 def _infer(context: Any) -> None:
-    """Type and shape inference: (..., k) becomes (..., n). Shapes that are inputs are left to run time."""
+    """Type and shape inference: (..., k) becomes (..., n); shapes that are computed are left to run time."""
     info = context.get_attribute("compress_info")
     if info is None or len(info.ints) != 5:
         raise onnx.shape_inference.InferenceError("compress_info must hold 5 integers")
@@ -137,14 +141,66 @@ def _infer(context: Any) -> None:
                 raise onnx.shape_inference.InferenceError(f"{name} must be absent where x1 is float32")
     result = onnx.TypeProto()
     result.tensor_type.elem_type = _output_type(context)
-    reshaped = any(_input_type(context, name) is not None for name in ("x1_shape", "y_shape"))
-    if not reshaped and x1 is not None and x1.tensor_type.HasField("shape"):
-        dims = x1.tensor_type.shape.dim
-        if not dims or (0 <= (dims[-1].dim_value if dims[-1].HasField("dim_value") else -1) != k):
+    dims = None
+    if x1 is not None and x1.tensor_type.HasField("shape"):
+        dims = [
+            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in x1.tensor_type.shape.dim
+        ]
+    if (perm := _perm(context, "x1")) is not None:
+        dims = _reshaped(_permuted(dims, perm), _constant(context, "x1_shape"))
+    if dims is not None:
+        if not dims or (isinstance(dims[-1], int) and 0 <= dims[-1] != k):
             raise onnx.shape_inference.InferenceError(f"the last dimension of x1 must be {k}")
-        result.tensor_type.shape.dim.extend(dims[:-1])
-        result.tensor_type.shape.dim.add().dim_value = n
+        dims = [*dims[:-1], n]
+    if (perm := _perm(context, "y")) is not None:
+        dims = _permuted(_reshaped(dims, _constant(context, "y_shape")), perm)
+    if dims is not None:
+        result.tensor_type.shape.CopyFrom(onnx.helper.make_tensor_type_proto(1, dims).tensor_type.shape)
     context.set_output_type(0, result)
+
+
+def _perm(context: Any, of: str) -> list[int] | None:
+    """Return the order that goes with a shape; InferenceError if there is only one of the two."""
+    attribute, shape = context.get_attribute(f"{of}_perm"), _input_type(context, f"{of}_shape")
+    if (attribute is None) != (shape is None):
+        raise onnx.shape_inference.InferenceError(f"{of}_shape goes with {of}_perm")
+    return None if attribute is None else list(attribute.ints)
+
+
+def _constant(context: Any, name: str) -> list[int] | None:
+    """Return a shape that is an initialiser."""
+    tensor = context.get_input_data(INPUT_NAMES.index(name))
+    return None if tensor is None else [int(size) for size in onnx.numpy_helper.to_array(tensor).reshape(-1)]
+
+
+def _permuted(dims: list[_Dim] | None, perm: list[int]) -> list[_Dim] | None:
+    if dims is None:
+        return None
+    if sorted(perm) != list(range(len(dims))):
+        raise onnx.shape_inference.InferenceError(f"{len(dims)} dimensions have no order {perm}")
+    return [dims[position] for position in perm]
+
+
+def _reshaped(dims: list[_Dim] | None, shape: list[int] | None) -> list[_Dim] | None:
+    """Return the dimensions that Reshape makes, ``None`` for those that are not known."""
+    if shape is None:
+        return None
+    if dims is not None and any(size == 0 for size in shape[len(dims) :]):
+        raise onnx.shape_inference.InferenceError(f"{shape} takes over a dimension that is not there")
+    made: list[_Dim] = []
+    for position, size in enumerate(shape):
+        if size == 0:
+            made.append(None if dims is None else dims[position])
+        else:
+            made.append(None if size == -1 else size)
+    if dims is not None and all(isinstance(dim, int) and dim >= 0 for dim in dims):
+        count = math.prod(dim for dim in dims if isinstance(dim, int))
+        known = math.prod(dim for dim in made if isinstance(dim, int))
+        if (None not in made and known != count) or (None in made and known and count % known):
+            raise onnx.shape_inference.InferenceError(f"{dims} cannot be brought to {shape}")
+        if made.count(None) == 1 and known:
+            made[made.index(None)] = count // known
+    return made
 
 
 def _output_type(context: Any) -> int:

@@ -201,3 +201,37 @@ def test_a_shape_for_integers_is_refused() -> None:
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
     with pytest.raises(Exception, match="x1_shape: must be absent where x1 is not float"):
         run(model, {"x": np.zeros((2, HEADS, 7, SIZE), np.uint8)})
+
+
+@pytest.mark.parametrize(
+    ("x", "perm", "shape", "y"),
+    [
+        (("b", "s", K), SWAPPED, [0, 0, HEADS, SIZE], ("b", HEADS, "s", SIZE)),
+        (("b", "s", K), KEYS, [0, -1, HEADS, SIZE], ("b", HEADS, SIZE, None)),
+        ((2, 7, K), KEYS, [0, -1, HEADS, SIZE], (2, HEADS, SIZE, 7)),
+        ((2, 7, K), SWAPPED, [1, 14, -1, SIZE], (1, HEADS, 14, SIZE)),
+    ],
+)
+def test_inferred_shapes(
+    x: tuple[int | str, ...], perm: list[int], shape: list[int], y: tuple[int | str | None, ...]
+) -> None:
+    model = split_model(perm, shape)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, x))
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    lowered = lower(model).proto
+    lowered.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [None] * 4))
+    inferred = onnx.shape_inference.infer_shapes(lowered, strict_mode=True).graph.output[0].type.tensor_type.shape.dim
+    sizes = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in inferred]
+    # A dimension without a name gets one.
+    assert [size if wanted is not None else None for size, wanted in zip(sizes, y, strict=True)] == list(y)
+
+
+@pytest.mark.parametrize("shape", [[0, 0, HEADS, 5], [1, -1, 5, 5], [0, 0, 0, 0]])
+def test_shapes_that_cannot_be(shape: list[int]) -> None:
+    model = split_model(shape=SPLITS[0])
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (2, 7, K)))
+    lowered = lower(model).proto
+    (tensor,) = (tensor for tensor in lowered.graph.initializer if tensor.name == "shape")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(shape), "shape"))
+    with pytest.raises(onnx.shape_inference.InferenceError, match="cannot be brought to|is not there"):
+        onnx.checker.check_model(lowered, full_check=True)
