@@ -185,6 +185,8 @@ def _reshaped(dims: list[_Dim] | None, shape: list[int] | None) -> list[_Dim] | 
     """Return the dimensions that Reshape makes, ``None`` for those that are not known."""
     if shape is None:
         return None
+    if shape.count(-1) > 1 or min(shape, default=0) < -1 or math.prod(filter(None, shape)) >= 1 << 63:
+        raise onnx.shape_inference.InferenceError(f"{shape} is no shape")
     if dims is not None and any(size == 0 for size in shape[len(dims) :]):
         raise onnx.shape_inference.InferenceError(f"{shape} takes over a dimension that is not there")
     made: list[_Dim] = []

@@ -323,6 +323,7 @@ def plan_lowering(
     by_operator = {(rule.domain, rule.op_type): rule for rule in (*rules, *(CONVOLUTION_RULES if convolutions else ()))}
     sites: list[Site] = []
     candidates: list[_Candidate] = []
+    results: set[ir.Value] = set()
     for node, function in all_nodes(model):
         rule = by_operator.get((node.domain, node.op_type))
         if rule is None or (node.domain, node.op_type, node.overload) in model.functions:
@@ -344,7 +345,7 @@ def plan_lowering(
         if isinstance(answer, Match):
             site.pattern, site.k, site.n = answer.pattern, answer.weight.k, answer.weight.n
             site.optimised = answer.optimised
-            if any(candidate.match.output is answer.output for candidate in candidates):
+            if answer.output in results:
                 answer = Kept(f"{answer.output.name} is another multiplication's result already")
             elif wanted is not None and not wanted.search(name):
                 answer = Kept("its name does not match --include")
@@ -354,6 +355,7 @@ def plan_lowering(
             site.keep(answer.reason)
         else:
             candidates.append(_Candidate(site, answer, rule, function))
+            results.add(answer.output)
 
     _keep_weights_used_elsewhere(candidates)
     candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
