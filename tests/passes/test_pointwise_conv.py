@@ -101,3 +101,13 @@ def test_command_line_option(tmp_path: Path) -> None:
     assert main(arguments) == 2
     assert main([*arguments, "--convolutions"]) == 0
     assert mcd_graph.verify_model(source, target).identical
+
+
+def test_an_input_with_other_channels_is_kept() -> None:
+    model = conv_integer(2)
+    channels = model.graph.input[0].type.tensor_type.shape.dim[1]
+    expected = channels.dim_value
+    channels.dim_value = -1
+    assert lower(model, convolutions=True).outcome == [
+        ("ConvInteger", f"its input has -1 channels, its kernel {expected}")
+    ]
