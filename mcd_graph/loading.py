@@ -258,10 +258,10 @@ def _check_scope(graph: onnx.GraphProto, outer: list[set[str]]) -> None:
         raise InputError(f"an input, output or initialiser of graph {graph.name!r} has no name")
     scopes = [*outer, {*given, *(name for node in graph.node for name in node.output)}]
     _check_nodes(graph.node, scopes)
-    declared: dict[str, onnx.ValueInfoProto] = {}
+    declared = {value.name: value.type for value in graph.input}
     for value in graph.output:
-        if declared.setdefault(value.name, value) != value:
-            raise InputError(f"output {value.name!r} of graph {graph.name!r} is declared twice")
+        if declared.setdefault(value.name, value.type) != value.type:
+            raise InputError(f"output {value.name!r} of graph {graph.name!r} is declared in two ways")
         if not any(value.name in names for names in scopes):
             raise InputError(f"output {value.name!r} of graph {graph.name!r} is not computed")
 

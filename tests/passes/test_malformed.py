@@ -436,7 +436,16 @@ def test_an_output_declared_twice() -> None:
     model.graph.output.append(model.graph.output[0])
     assert reason_of(model) is None
     model.graph.output[1].type.tensor_type.elem_type = TensorProto.DOUBLE
-    with pytest.raises(InputError, match="output 'y' of graph 'test' is declared twice"):
+    with pytest.raises(InputError, match="output 'y' of graph 'test' is declared in two ways"):
+        load_model(model)
+
+
+def test_an_input_that_is_an_output_of_another_type() -> None:
+    model = integer_model()
+    model.graph.output.append(model.graph.input[0])
+    assert reason_of(model) is None
+    model.graph.output[1].type.tensor_type.shape.dim[1].dim_value = 3
+    with pytest.raises(InputError, match="output 'x' of graph 'test' is declared in two ways"):
         load_model(model)
 
 
