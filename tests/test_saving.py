@@ -187,7 +187,7 @@ def test_killed_at_every_step(model: Path, out: Path, step: int, existing: bool)
     if existing:
         save(old, destination)
     script = [sys.executable, "-c", textwrap.dedent(DYING), str(model), str(destination), str(step)]
-    assert subprocess.run(script, check=False).returncode == -9
+    assert subprocess.run(script, check=False, cwd=out.parent).returncode == -9
     if step < 2:
         assert destination.exists() == existing
     if destination.exists():
@@ -199,7 +199,7 @@ def test_killed_at_every_step(model: Path, out: Path, step: int, existing: bool)
 
 def test_a_run_that_died_before_its_model_appeared_needs_no_force(model: Path, out: Path) -> None:
     script = [sys.executable, "-c", textwrap.dedent(DYING), str(model), str(out / "m.onnx"), "1"]
-    assert subprocess.run(script, check=False).returncode == -9
+    assert subprocess.run(script, check=False, cwd=out.parent).returncode == -9
     assert "m.data" in digests(out), "the data file is in place, the model is not"
     save(model, out / "m.onnx")
     assert digests(out).keys() == {"m.onnx", "m.data"}
