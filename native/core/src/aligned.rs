@@ -1,39 +1,45 @@
-//! Bytes that begin on a cache line, for kernels that load whole lines.
+//! Elements that begin on a cache line, for kernels that load whole lines.
 
 use std::ops::{Deref, DerefMut};
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Bytes, the first of them at an address that is a multiple of 64.
+/// Elements, the first of them at an address that is a multiple of 64. `T` is a type whose size divides 64.
 #[derive(Debug, Default)]
-pub struct Aligned {
-    bytes: Vec<u8>,
+pub struct Aligned<T> {
+    elements: Vec<T>,
     start: usize,
     len: usize,
 }
 
-impl Aligned {
-    /// Makes them `len`; whatever they held is lost.
+impl<T: Copy + Default> Aligned<T> {
+    /// None.
+    pub const fn new() -> Self {
+        Self { elements: Vec::new(), start: 0, len: 0 }
+    }
+
+    /// Makes them `len`; what they hold is not specified.
     pub fn reset(&mut self, len: usize) {
-        if self.bytes.len() < len + LINE {
-            self.bytes = vec![0; len + LINE];
-            self.start = self.bytes.as_ptr().align_offset(LINE);
+        let room = LINE / const { size_of::<T>() };
+        if self.elements.len() < len + room {
+            self.elements = vec![T::default(); len + room];
+            self.start = self.elements.as_ptr().align_offset(LINE);
         }
         self.len = len;
     }
 }
 
-impl Deref for Aligned {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        &self.bytes[self.start..][..self.len]
+impl<T> Deref for Aligned<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.elements[self.start..][..self.len]
     }
 }
 
-impl DerefMut for Aligned {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[self.start..][..self.len]
+impl<T> DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.elements[self.start..][..self.len]
     }
 }
 
@@ -41,15 +47,20 @@ impl DerefMut for Aligned {
 mod tests {
     use super::*;
 
+    fn check<T: Copy + Default>() {
+        let mut elements = Aligned::<T>::default();
+        assert!(elements.is_empty());
+        for len in [1, 63, 64, 1000, 10] {
+            elements.reset(len);
+            let moved = elements;
+            assert_eq!((moved.len(), moved.as_ptr() as usize % LINE), (len, 0));
+            elements = moved;
+        }
+    }
+
     #[test]
     fn they_begin_on_a_line_wherever_they_are_moved() {
-        let mut bytes = Aligned::default();
-        assert!(bytes.is_empty());
-        for len in [1, 63, 64, 1000, 10] {
-            bytes.reset(len);
-            let moved = bytes;
-            assert_eq!((moved.len(), moved.as_ptr() as usize % LINE), (len, 0));
-            bytes = moved;
-        }
+        check::<u8>();
+        check::<i32>();
     }
 }

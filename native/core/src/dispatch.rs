@@ -3,7 +3,7 @@
 use crate::arch::TileKernel;
 use crate::arch::portable::Portable;
 #[cfg(target_arch = "x86_64")]
-use crate::arch::x86_64::{avx2::Avx2, avx512::Avx512};
+use crate::arch::x86_64::{amx::Amx, avx2::Avx2, avx512::Avx512};
 use crate::error::Error;
 
 /// A kernel that this processor can run.
@@ -25,6 +25,9 @@ impl Kernel {
         let mut kernels = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            if let Some(tile) = Amx::new() {
+                kernels.push(Self { short: "amx", tile });
+            }
             if let Some(tile) = Avx512::new() {
                 kernels.push(Self { short: "avx512", tile });
             }
@@ -41,7 +44,7 @@ impl Kernel {
         Self::available()[0]
     }
 
-    /// The one called `name`: scalar, avx2, avx512 or neon.
+    /// The one called `name`: scalar, avx2, avx512 or amx.
     pub fn by_name(name: &str) -> Result<Self, Error> {
         Self::available().into_iter().find(|k| k.short == name).ok_or_else(|| Error::Kernel(name.into()))
     }

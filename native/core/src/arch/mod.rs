@@ -159,6 +159,17 @@ pub trait TileKernel: Sync {
     /// Architecture, operand types, instruction set.
     fn name(&self) -> &'static str;
 
+    /// Does a thread's part of the work, many calls of the methods below, between what the kernel has to do before and
+    /// after. Outside of it each call does that for itself.
+    fn within(&self, work: &mut dyn FnMut()) {
+        work();
+    }
+
+    /// Rows of a block whose sums stay in the first cache: a multiple of the rows that are multiplied at a time.
+    fn block_rows(&self) -> usize {
+        24
+    }
+
     /// Rows up to which [`Self::multiply_coded`] is the better way; more are multiplied from decoded strips.
     fn fused_rows(&self) -> usize;
 

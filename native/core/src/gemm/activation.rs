@@ -1,5 +1,6 @@
 //! Activations as the kernels take them: int8, rows padded with zeros to whole fractals, and the sum of each row.
 
+use crate::aligned::Aligned;
 use crate::arch::TileKernel;
 use crate::arch::rows::ActivationRow;
 use crate::container::geometry::FRACTAL_K;
@@ -49,16 +50,25 @@ impl<'a> Activation<'a> {
 /// Packed rows.
 #[derive(Debug, Default)]
 pub struct Packed {
-    /// (m, padded k).
-    pub data: Vec<i8>,
+    /// (m, padded k), rows `stride` apart.
+    pub data: Aligned<i8>,
     /// Σₖ of each packed row.
     pub sums: Vec<i32>,
     /// Distance of rows.
     pub stride: usize,
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Activations that make a second thread worth waking.
 const PER_THREAD: usize = 1 << 16;
+
+/// Bytes from row to row, for rows of `len`: an odd number of cache lines, so that neighbouring rows lie in different
+/// sets of the first cache whatever their length.
+fn apart(len: usize) -> usize {
+    (len.div_ceil(LINE) | 1) * LINE
+}
 
 impl Packed {
     /// Packs (m, k) activations, reusing the memory of the last call.
@@ -70,9 +80,10 @@ impl Packed {
         threads: usize,
         pool: &dyn Parallel,
     ) {
-        let stride = k.next_multiple_of(FRACTAL_K);
+        let padded = k.next_multiple_of(FRACTAL_K);
+        let stride = apart(padded);
         self.stride = stride;
-        self.data.resize(m * stride, 0);
+        self.data.reset(m * stride);
         self.sums.resize(m, 0);
         let tasks = threads.min(m * k / PER_THREAD).max(1);
         let rows = m.div_ceil(tasks).max(1);
@@ -84,7 +95,7 @@ impl Packed {
             for ((i, row), sum) in data.chunks_exact_mut(stride).enumerate().zip(sums) {
                 let (body, pad) = row.split_at_mut(k);
                 *sum = kernel.pack(x.row(part * rows + i, k), body);
-                pad.fill(0);
+                pad[..padded - k].fill(0);
             }
         });
     }

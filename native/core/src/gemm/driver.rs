@@ -4,6 +4,7 @@ use super::activation::Packed;
 use super::epilogue::{Correction, Output, SharedOutput};
 use super::prepared::PreparedWeight;
 use super::{MatmulCall, few, many};
+use crate::arch::TileKernel;
 use crate::arch::rows::{OutputBlock, Terms};
 use crate::error::Error;
 use crate::parallel::Parallel;
@@ -105,19 +106,25 @@ pub(super) fn changed(tile: usize) -> Error {
     Error::Tile { tile, reason: "has changed since it was checked" }
 }
 
-/// Runs `part(0)` to `part(parts − 1)`, at the same time if there are several, and collects what they give.
+/// Runs `part(0)` to `part(parts − 1)` of a kernel's work, at the same time if there are several, and collects what they
+/// give.
 pub(super) fn collect<T: Send>(
+    kernel: &dyn TileKernel,
     parts: usize,
     pool: &dyn Parallel,
     part: impl Fn(usize) -> Result<T, Error> + Sync,
 ) -> Result<Vec<T>, Error> {
-    if parts == 1 {
-        return Ok(vec![part(0)?]);
-    }
     let results = std::sync::Mutex::new(Vec::with_capacity(parts));
-    pool.run(parts, &|p| {
-        let result = part(p);
-        results.lock().expect("no panic while held").push(result);
-    });
+    let run = |p| {
+        kernel.within(&mut || {
+            let result = part(p);
+            results.lock().expect("no panic while held").push(result);
+        });
+    };
+    if parts == 1 {
+        run(0);
+    } else {
+        pool.run(parts, &run);
+    }
     results.into_inner().expect("no panic while held").into_iter().collect()
 }

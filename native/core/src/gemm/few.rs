@@ -6,6 +6,7 @@
 //! the cut changes no bit.
 
 use super::driver::{Job, changed, collect};
+use crate::aligned::Aligned;
 use crate::arch::{Accumulators, Extent, Rows};
 use crate::container::Tile;
 use crate::container::geometry::FRACTAL_K;
@@ -16,19 +17,19 @@ use std::ops::Range;
 
 thread_local! {
     /// Sums of a strip.
-    static SUMS: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
+    static SUMS: RefCell<Aligned<i32>> = const { RefCell::new(Aligned::new()) };
 }
 
 /// Sums of a part of a strip.
 struct Part {
     strip: usize,
-    sums: Vec<i32>,
+    sums: Aligned<i32>,
 }
 
 pub(super) fn run(job: &Job<'_>, threads: usize, pool: &dyn Parallel) -> Result<(), Error> {
     let tiles = job.weight.weight.geometry().tiles();
     let runs = threads.min(tiles);
-    let parts = collect(runs, pool, |r| job.run_tiles(tiles * r / runs..tiles * (r + 1) / runs))?;
+    let parts = collect(job.weight.kernel.tile(), runs, pool, |r| job.run_tiles(tiles * r / runs..tiles * (r + 1) / runs))?;
     job.finish_parts(parts.into_iter().flatten().collect());
     Ok(())
 }
@@ -45,7 +46,7 @@ impl Job<'_> {
         while at < tiles.end {
             let strip = at / per_strip;
             let end = tiles.end.min((strip + 1) * per_strip);
-            sums.resize(self.m * columns, 0);
+            sums.reset(self.m * columns);
             for t in at..end {
                 self.tile(t, &mut sums, t == at)?;
             }
@@ -102,7 +103,7 @@ impl Job<'_> {
         let mut parts = parts.into_iter().peekable();
         while let Some(mut sum) = parts.next() {
             while let Some(part) = parts.next_if(|p| p.strip == sum.strip) {
-                sum.sums.iter_mut().zip(part.sums).for_each(|(a, b)| *a = a.wrapping_add(b));
+                sum.sums.iter_mut().zip(part.sums.iter()).for_each(|(a, b)| *a = a.wrapping_add(*b));
             }
             self.finish_strip(sum.strip, &sum.sums);
         }

@@ -17,8 +17,6 @@ use std::ops::Range;
 
 /// Panels of a block.
 const BLOCK_PANELS: usize = 4;
-/// Rows of a block: a multiple of the rows of every kernel's register tile.
-const BLOCK_ROWS: usize = 24;
 /// Rows that are worth decoding a strip for once more.
 const GROUP_ROWS: usize = 32;
 /// Bytes of a strip that are decoded at a time; they share the second cache with activations and outputs.
@@ -27,8 +25,8 @@ const CHUNK_BYTES: usize = 512 << 10;
 /// Memory that a thread keeps from call to call.
 #[derive(Default)]
 struct Scratch {
-    symbols: Aligned,
-    sums: Vec<i32>,
+    symbols: Aligned<u8>,
+    sums: Aligned<i32>,
 }
 
 thread_local! {
@@ -52,7 +50,7 @@ pub(super) fn run(job: &Job<'_>, threads: usize, pool: &dyn Parallel) -> Result<
     } else {
         threads.min(cells)
     };
-    collect(runs, pool, |r| {
+    collect(job.weight.kernel.tile(), runs, pool, |r| {
         let mut scratch = SCRATCH.take();
         let mut at = cells * r / runs;
         let end = cells * (r + 1) / runs;
@@ -116,12 +114,13 @@ impl Job<'_> {
     }
 
     /// Multiplies decoded panels with some rows, and finishes the sums if they are complete.
-    fn blocks(&self, symbols: &[u8], strip: &Strip, rows: Range<usize>, sums: &mut Vec<i32>) {
+    fn blocks(&self, symbols: &[u8], strip: &Strip, rows: Range<usize>, sums: &mut Aligned<i32>) {
         let kernel = self.weight.kernel.tile();
+        let block_rows = kernel.block_rows();
         let whole = strip.first && strip.last;
         // Sums of one block, or those of all blocks until the last chunk.
         let stride = if whole { BLOCK_PANELS * PANEL } else { strip.panels.len() * PANEL };
-        sums.resize(stride * if whole { BLOCK_ROWS } else { rows.len() }, 0);
+        sums.reset(stride * if whole { block_rows } else { rows.len() });
         for panel in strip.panels.clone().step_by(BLOCK_PANELS) {
             let extent = Extent { panels: BLOCK_PANELS.min(strip.panels.end - panel), fractals: strip.fractals };
             let symbols = &symbols[panel * strip.fractals * FRACTAL..];
@@ -140,8 +139,8 @@ impl Job<'_> {
                     continue;
                 }
             }
-            for i0 in rows.clone().step_by(BLOCK_ROWS) {
-                let count = BLOCK_ROWS.min(rows.end - i0);
+            for i0 in rows.clone().step_by(block_rows) {
+                let count = block_rows.min(rows.end - i0);
                 let x = Rows::new(row(i0), self.packed.stride, count, extent.k());
                 let at = if whole { 0 } else { (i0 - rows.start) * stride + (panel - strip.panels.start) * PANEL };
                 let sums = &mut sums[at..];

@@ -50,7 +50,7 @@ pub struct PreparedWeight {
     pub(super) kernel: Kernel,
     pub(super) column_sums: Vec<i32>,
     /// Symbols in panels that reach over all of k, in each in kernel order.
-    pub(super) decoded: Option<Aligned>,
+    pub(super) decoded: Option<Aligned<u8>>,
 }
 
 /// Weights below this are checked by the calling thread alone.

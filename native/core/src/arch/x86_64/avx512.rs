@@ -61,13 +61,19 @@ impl Avx512 {
 }
 
 /// What is done with the eight groups of a fractal once they are symbols.
-trait Sink {
+pub(super) trait Sink {
     /// # Safety
     /// The processor must have the features of [`Avx512`], and the sink's own pointers must cover the fractal.
     unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]);
     /// # Safety
     /// As for [`Self::fractal`].
     unsafe fn panel_end(&mut self, panel: usize);
+    /// Called now and then while there are no fractals.
+    ///
+    /// # Safety
+    /// As for [`Self::fractal`].
+    #[inline(always)]
+    unsafe fn meanwhile(&mut self) {}
 }
 
 impl TileKernel for Avx512 {
@@ -115,7 +121,7 @@ impl TileKernel for Avx512 {
         let (data, fresh) = acc.data_or_fresh();
         let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
-        unsafe { multiply(symbols.as_ptr(), extent, &rows, to) };
+        unsafe { multiply(symbols.as_ptr(), extent.fractals * FRACTAL, extent, &rows, to) };
     }
 
     fn multiply_finish(
@@ -129,7 +135,7 @@ impl TileKernel for Avx512 {
         assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
         let Some(finish) = FinishColumns::new(extent, rows.m(), terms, out) else { return false };
         // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
-        unsafe { multiply(symbols.as_ptr(), extent, &rows, finish.first_row()) };
+        unsafe { multiply(symbols.as_ptr(), extent.fractals * FRACTAL, extent, &rows, finish.first_row()) };
         true
     }
 
@@ -173,7 +179,7 @@ fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) 
 
 /// # Panics
 /// If the rows or accumulators do not cover the tile.
-fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &Accumulators<'_>) {
+pub(super) fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &Accumulators<'_>) {
     assert!(rows.covers(extent.k()));
     assert!((rows.m() - 1) * acc.stride() + extent.columns() <= acc.len());
 }
@@ -189,7 +195,7 @@ thread_local! {
 }
 
 /// Decodes all of a tile into `sink`, which must cover `extent`; whether everything was consumed exactly.
-fn decode_tile<S: Sink>(code: &TileCode, tile: &CodedTile<'_>, extent: Extent, sink: &mut S) -> bool {
+pub(super) fn decode_tile<S: Sink>(code: &TileCode, tile: &CodedTile<'_>, extent: Extent, sink: &mut S) -> bool {
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * code.code.root_bits() * GROUP);
     assert!(tile.rest.len() >= tile.len + GROUP);
     // A load of 64 sums may begin with the last one. The two buffers are half a page apart modulo the page, for a load
@@ -224,7 +230,13 @@ fn decode_tile<S: Sink>(code: &TileCode, tile: &CodedTile<'_>, extent: Extent, s
 /// # Safety
 /// All features of [`Avx512`]; 64 bytes behind `tile.len` are readable; both sums have `limit` + 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,bmi1,bmi2,popcnt")]
-unsafe fn continuations(code: &TileCode, tile: &CodedTile<'_>, limit: usize, sums: [*mut u8; 2]) -> Option<usize> {
+unsafe fn continuations<S: Sink>(
+    code: &TileCode,
+    tile: &CodedTile<'_>,
+    limit: usize,
+    sums: [*mut u8; 2],
+    sink: &mut S,
+) -> Option<usize> {
     let levels = code.code.levels();
     let count = tile.rest[..tile.len].first_chunk()?;
     let total = usize::from(u16::from_le_bytes(*count));
@@ -283,6 +295,8 @@ unsafe fn continuations(code: &TileCode, tile: &CodedTile<'_>, limit: usize, sum
         let last = unsafe { rest.add(start + count / 64 * 8).cast::<u64>().read_unaligned() };
         expand(count / 64, _bzhi_u64(last, (count % 64) as u32));
         below = own;
+        // SAFETY: the caller's contract.
+        unsafe { sink.meanwhile() };
     }
     Some(total)
 }
@@ -296,6 +310,7 @@ macro_rules! unrolled {
         })*
     };
 }
+pub(super) use unrolled;
 
 /// Writes a block out for each of the eight groups.
 macro_rules! each_group {
@@ -303,6 +318,7 @@ macro_rules! each_group {
         unrolled!($g in [0 1 2 3 4 5 6 7] $body)
     };
 }
+pub(super) use each_group;
 
 /// Matrices of GF2P8AFFINEQB that move bits `from..` of a byte to `to..`, `count` of them, and clear the rest.
 const fn move_bits(from: usize, to: usize, count: usize) -> i64 {
@@ -365,7 +381,7 @@ unsafe fn panels<S: Sink, const R: usize>(
         ]
     };
     // SAFETY: as promised by the caller.
-    let Some(total) = (unsafe { continuations(code, tile, extent.weights(), sums) }) else {
+    let Some(total) = (unsafe { continuations(code, tile, extent.weights(), sums, sink) }) else {
         return false;
     };
     let sums = sums[0].cast_const();

@@ -6,7 +6,7 @@
 
 use crate::arch::rows::{OutputBlock, Terms, Vector, WeightTerm};
 use crate::arch::{Extent, Rows};
-use crate::container::geometry::{FRACTAL, GROUP, GROUPS, PANEL};
+use crate::container::geometry::{GROUP, GROUPS, PANEL};
 use std::arch::x86_64::*;
 
 /// Panels that a register tile spans.
@@ -106,6 +106,22 @@ impl<'a> FinishColumns<'a> {
     pub fn first_row(&self) -> Finish<'_> {
         Finish { columns: self, out: self.out, row: 0 }
     }
+
+    /// Finishes some rows whose sums are in memory, `stride` apart.
+    ///
+    /// # Safety
+    /// AVX-512; the block has rows `row` to `row + count`, and there are sums for them.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    pub unsafe fn rows(&self, row: usize, count: usize, sums: *const i32, stride: usize) {
+        for i in 0..count {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let at = sums.add(i * stride);
+                let sums = [0, 1, 2, 3].map(|j| _mm512_loadu_si512(at.add(j * PANEL).cast()));
+                self.first_row().at(row + i, 0).store::<1, TILE_PANELS>(&[sums]);
+            }
+        }
+    }
 }
 
 /// Sums become floats: `fp32(sum + column − weight · row sum) · scale (+ addend)`, each an operation of its own.
@@ -156,11 +172,18 @@ impl Destination for Finish<'_> {
     }
 }
 
+/// Multiplies panels that begin `panel_bytes` apart.
+///
 /// # Safety
 /// All features of the kernel; symbols and rows cover the extent, and so does what the sums go to.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn multiply<D: Destination>(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: D) {
-    let panel_bytes = extent.fractals * FRACTAL;
+pub(super) unsafe fn multiply<D: Destination>(
+    symbols: *const u8,
+    panel_bytes: usize,
+    extent: Extent,
+    rows: &Rows<'_>,
+    to: D,
+) {
     let xs = rows.stride();
     let steps = extent.fractals;
     let mut panel = 0;
@@ -175,18 +198,18 @@ pub(super) unsafe fn multiply<D: Destination>(symbols: *const u8, extent: Extent
                 let x = rows.data().as_ptr().add(row * xs);
                 let to = to.at(row, panel);
                 match (high, wide) {
-                    (6, 4) => tile::<6, 4, D>(w, steps, x, xs, to),
-                    (5, 4) => tile::<5, 4, D>(w, steps, x, xs, to),
-                    (4, 4) => tile::<4, 4, D>(w, steps, x, xs, to),
-                    (3, 4) => tile::<3, 4, D>(w, steps, x, xs, to),
-                    (2, 4) => tile::<2, 4, D>(w, steps, x, xs, to),
-                    (1, 4) => tile::<1, 4, D>(w, steps, x, xs, to),
-                    (6, _) => tile::<6, 1, D>(w, steps, x, xs, to),
-                    (5, _) => tile::<5, 1, D>(w, steps, x, xs, to),
-                    (4, _) => tile::<4, 1, D>(w, steps, x, xs, to),
-                    (3, _) => tile::<3, 1, D>(w, steps, x, xs, to),
-                    (2, _) => tile::<2, 1, D>(w, steps, x, xs, to),
-                    _ => tile::<1, 1, D>(w, steps, x, xs, to),
+                    (6, 4) => tile::<6, 4, D>(w, panel_bytes, steps, x, xs, to),
+                    (5, 4) => tile::<5, 4, D>(w, panel_bytes, steps, x, xs, to),
+                    (4, 4) => tile::<4, 4, D>(w, panel_bytes, steps, x, xs, to),
+                    (3, 4) => tile::<3, 4, D>(w, panel_bytes, steps, x, xs, to),
+                    (2, 4) => tile::<2, 4, D>(w, panel_bytes, steps, x, xs, to),
+                    (1, 4) => tile::<1, 4, D>(w, panel_bytes, steps, x, xs, to),
+                    (6, _) => tile::<6, 1, D>(w, panel_bytes, steps, x, xs, to),
+                    (5, _) => tile::<5, 1, D>(w, panel_bytes, steps, x, xs, to),
+                    (4, _) => tile::<4, 1, D>(w, panel_bytes, steps, x, xs, to),
+                    (3, _) => tile::<3, 1, D>(w, panel_bytes, steps, x, xs, to),
+                    (2, _) => tile::<2, 1, D>(w, panel_bytes, steps, x, xs, to),
+                    _ => tile::<1, 1, D>(w, panel_bytes, steps, x, xs, to),
                 }
             }
             row += high;
@@ -198,18 +221,18 @@ pub(super) unsafe fn multiply<D: Destination>(symbols: *const u8, extent: Extent
 /// One register tile.
 ///
 /// # Safety
-/// AVX-512 with VNNI; `w` points to NR panels of `fractals` fractals, `x` to MR rows as long, `to` has MR rows of 16 · NR
+/// AVX-512 with VNNI; `w` points to NR panels of `fractals` fractals, `panel_bytes` apart, `x` to MR rows as long, `to` has MR rows of 16 · NR
 /// columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn tile<const MR: usize, const NR: usize, D: Destination>(
     w: *const u8,
+    panel_bytes: usize,
     fractals: usize,
     x: *const i8,
     x_stride: usize,
     to: D,
 ) {
-    let panel_bytes = fractals * FRACTAL;
     let mut sums = [[_mm512_setzero_si512(); NR]; MR];
     for fractal in 0..fractals {
         // SAFETY: as promised by the caller.

@@ -1,0 +1,284 @@
+//! Products of panels in memory, with any number of rows, in blocks of four tile registers of sums:
+//!
+//! ```text
+//! up to 16 rows: 1 × 4 (rows × panels)        more rows: 2 × 2, in chunks of up to 32 rows of nearly equal height
+//! for each 64 of k:                           for each 64 of k:
+//!     load A0                                     load A0, A1, B0, B1
+//!     for each of four panels:                    C0 += A0 B0    C1 += A0 B1
+//!         load B;  C += A0 B                      C2 += A1 B0    C3 += A1 B1
+//! ```
+//!
+//! Where k ends in a single fractal, that one is multiplied as the AVX-512 kernel does it.
+
+use super::STEP;
+use super::registers::{HEIGHT, Heights, WIDTH, configure};
+use crate::arch::x86_64::avx512_block::{self, Accumulate, FinishColumns};
+use crate::arch::{Extent, Rows};
+use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
+use std::arch::asm;
+use std::mem::MaybeUninit;
+
+/// Rows of a chunk.
+pub const CHUNK: usize = 2 * HEIGHT;
+/// Panels that are multiplied at a time by up to 16 rows.
+const QUAD: usize = 4;
+/// Steps after which a tile is stored.
+const AWAKE_STEPS: usize = 12;
+
+/// The rows of a chunk in two tile registers; none in the second if the first has room for all.
+fn halves(rows: usize) -> (usize, usize) {
+    if rows <= HEIGHT { (rows, 0) } else { (rows.div_ceil(2), rows / 2) }
+}
+
+/// Registers 0 to 3 are for sums, 4 and 5 for activations, 5 to 7 for weights: 5 where there is one height only.
+fn heights(first: usize, second: usize) -> Heights {
+    let (first, second, full) = (first as u8, second as u8, HEIGHT as u8);
+    match second {
+        0 => [first, first, first, first, first, full, full, full],
+        _ => [first, first, second, second, first, second, full, full],
+    }
+}
+
+/// Chunks of `m` rows: where each begins, and its height, which differs by 1 at the most.
+fn chunks(m: usize) -> impl Iterator<Item = (usize, usize)> {
+    let count = m.div_ceil(CHUNK);
+    let (height, higher) = (m / count, m % count);
+    (0..count).map(move |c| (c * height + c.min(higher), height + usize::from(c < higher)))
+}
+
+/// Adds the products of panels in memory.
+///
+/// # Safety
+/// AMX and the features of the AVX-512 kernel; inside of [`within`](super::registers::within); symbols, rows and accumulators cover the extent.
+pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: Accumulate) {
+    let panel_bytes = extent.fractals * FRACTAL;
+    let steps = extent.fractals / STEP;
+    let mut panel = 0;
+    while panel < extent.panels && steps > 0 {
+        let wide = match (rows.m(), extent.panels - panel) {
+            (..=HEIGHT, QUAD..) => QUAD,
+            (..=HEIGHT, _) => 1,
+            (_, left) => left.min(2),
+        };
+        for (row, height) in chunks(rows.m()) {
+            let (first, second) = halves(height);
+            // SAFETY: the caller's contract; the block lies inside of what it promises.
+            unsafe {
+                configure(heights(first, second));
+                let block = Block {
+                    x: rows.data().as_ptr().add(row * rows.stride()),
+                    x_stride: rows.stride(),
+                    weights: symbols.add(panel * panel_bytes),
+                    panel_bytes,
+                    steps,
+                    to: to.at.add(row * to.stride + panel * PANEL),
+                    stride: to.stride,
+                    fresh: to.fresh,
+                };
+                match (second, wide) {
+                    (0, QUAD) => block.one_by_four(),
+                    (0, _) => block.one_by_one(),
+                    (_, 2) => block.two_by_two(first),
+                    (..) => block.two_by_one(first),
+                }
+            }
+        }
+        panel += wide;
+    }
+    let done = steps * STEP;
+    if done < extent.fractals {
+        let rest = Extent { panels: extent.panels, fractals: extent.fractals - done };
+        let x = Rows::new(&rows.data()[done * FRACTAL_K..], rows.stride(), rows.m(), rest.k());
+        let to = Accumulate { fresh: to.fresh && steps == 0, ..to };
+        // SAFETY: the last fractal of each panel, in what the caller promises.
+        unsafe { avx512_block::multiply(symbols.add(done * FRACTAL), panel_bytes, rest, &x, to) };
+    }
+}
+
+/// Multiplies four panels that reach over all of k, and finishes the sums chunk by chunk in the first cache.
+///
+/// # Safety
+/// As for [`multiply`]; the extent has an even number of fractals, and `finish` was made for it and these rows.
+pub unsafe fn multiply_finish(symbols: *const u8, extent: Extent, rows: &Rows<'_>, finish: &FinishColumns<'_>) {
+    /// Sums of a chunk.
+    #[repr(align(64))]
+    struct Sums([i32; CHUNK * QUAD * PANEL]);
+    let mut sums = Sums([0; _]);
+    let stride = QUAD * PANEL;
+    for (row, height) in chunks(rows.m()) {
+        let x = Rows::new(&rows.data()[row * rows.stride()..], rows.stride(), height, extent.k());
+        let to = Accumulate { at: sums.0.as_mut_ptr(), stride, fresh: true };
+        // SAFETY: the buffer has room for a chunk of four panels; the rest is the caller's contract.
+        unsafe {
+            multiply(symbols, extent, &x, to);
+            finish.rows(row, height, sums.0.as_ptr(), stride);
+        }
+    }
+}
+
+/// Some panels by a chunk of rows.
+#[derive(Clone, Copy)]
+struct Block {
+    x: *const i8,
+    x_stride: usize,
+    weights: *const u8,
+    panel_bytes: usize,
+    steps: usize,
+    to: *mut i32,
+    stride: usize,
+    fresh: bool,
+}
+
+/// Loads the sums that there are already, or clears them.
+macro_rules! begin {
+    ($block:ident, $($tile:literal at $address:expr),*) => {
+        if $block.fresh {
+            asm!($(concat!("tilezero tmm", $tile),)* options(nostack, nomem, preserves_flags));
+        } else {
+            let stride = $block.stride * size_of::<i32>();
+            $(asm!(
+                concat!("tileloadd tmm", $tile, ", [{at} + {stride}*1]"),
+                at = in(reg) $address,
+                stride = in(reg) stride,
+                options(nostack, readonly, preserves_flags),
+            );)*
+        }
+    };
+}
+
+/// Stores the sums.
+macro_rules! end {
+    ($block:ident, $($tile:literal at $address:expr),*) => {
+        let stride = $block.stride * size_of::<i32>();
+        $(asm!(
+            concat!("tilestored [{at} + {stride}*1], tmm", $tile),
+            at = in(reg) $address,
+            stride = in(reg) stride,
+            options(nostack, preserves_flags),
+        );)*
+    };
+}
+
+/// Runs a step for each 64 of k, `$steps` in all, with the operands `$pointer`, which advance by `$by` bytes. Every few steps
+/// a tile is stored to no purpose: the processor turns off what stores tiles after some 400 ns, and needs 300 to wake it.
+macro_rules! run {
+    ($block:ident, $text:expr, { $($pointer:ident = $from:expr, $by:literal;)* }) => {
+        $(let mut $pointer = $from;)*
+        let mut left = $block.steps;
+        let mut nowhere = MaybeUninit::<[u8; HEIGHT * WIDTH]>::uninit();
+        while left > 0 {
+            let steps = left.min(AWAKE_STEPS);
+            left -= steps;
+            asm!(
+                "2:",
+                $text,
+                $(concat!("add {", stringify!($pointer), "}, ", $by),)*
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{nowhere} + {width}*1], tmm0",
+                $($pointer = inout(reg) $pointer,)*
+                x_stride = in(reg) $block.x_stride,
+                width = in(reg) WIDTH,
+                steps = inout(reg) steps => _,
+                nowhere = in(reg) nowhere.as_mut_ptr(),
+                options(nostack),
+            );
+        }
+    };
+}
+
+/// All have the same contract.
+///
+/// # Safety
+/// Inside of [`within`](super::registers::within), with the chunk's heights configured; `steps` is at least 1; activations, weights and sums
+/// cover the chunk's rows, 64 · `steps` of k and the panels.
+impl Block {
+    unsafe fn one_by_four(&self) {
+        let (w, c) = (self.weights, self.to);
+        // SAFETY: the caller's contract covers every address; the loop runs `steps` times.
+        unsafe {
+            begin!(self, 0 at c, 1 at c.add(PANEL), 2 at c.add(2 * PANEL), 3 at c.add(3 * PANEL));
+            run!(self, concat!(
+                "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
+                "tileloadd tmm5, [{w0} + {width}*1]\n",
+                "tdpbsud tmm0, tmm4, tmm5\n",
+                "tileloadd tmm6, [{w1} + {width}*1]\n",
+                "tdpbsud tmm1, tmm4, tmm6\n",
+                "tileloadd tmm7, [{w2} + {width}*1]\n",
+                "tdpbsud tmm2, tmm4, tmm7\n",
+                "tileloadd tmm5, [{w3} + {width}*1]\n",
+                "tdpbsud tmm3, tmm4, tmm5",
+            ), {
+                x0 = self.x, 64;
+                w0 = w, 1024;
+                w1 = w.add(self.panel_bytes), 1024;
+                w2 = w.add(2 * self.panel_bytes), 1024;
+                w3 = w.add(3 * self.panel_bytes), 1024;
+            });
+            end!(self, 0 at c, 1 at c.add(PANEL), 2 at c.add(2 * PANEL), 3 at c.add(3 * PANEL));
+        }
+    }
+
+    unsafe fn one_by_one(&self) {
+        let c = self.to;
+        // SAFETY: as above.
+        unsafe {
+            begin!(self, 0 at c);
+            run!(self, concat!(
+                "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
+                "tileloadd tmm5, [{w0} + {width}*1]\n",
+                "tdpbsud tmm0, tmm4, tmm5",
+            ), {
+                x0 = self.x, 64;
+                w0 = self.weights, 1024;
+            });
+            end!(self, 0 at c);
+        }
+    }
+
+    unsafe fn two_by_two(&self, first: usize) {
+        let (w, c) = (self.weights, self.to);
+        // SAFETY: as above.
+        unsafe {
+            let below = c.add(first * self.stride);
+            begin!(self, 0 at c, 1 at c.add(PANEL), 2 at below, 3 at below.add(PANEL));
+            run!(self, concat!(
+                "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
+                "tileloadd tmm6, [{w0} + {width}*1]\n",
+                "tdpbsud tmm0, tmm4, tmm6\n",
+                "tileloadd tmm7, [{w1} + {width}*1]\n",
+                "tdpbsud tmm1, tmm4, tmm7\n",
+                "tileloadd tmm5, [{x1} + {x_stride}*1]\n",
+                "tdpbsud tmm2, tmm5, tmm6\n",
+                "tdpbsud tmm3, tmm5, tmm7",
+            ), {
+                x0 = self.x, 64;
+                x1 = self.x.add(first * self.x_stride), 64;
+                w0 = w, 1024;
+                w1 = w.add(self.panel_bytes), 1024;
+            });
+            end!(self, 0 at c, 1 at c.add(PANEL), 2 at below, 3 at below.add(PANEL));
+        }
+    }
+
+    unsafe fn two_by_one(&self, first: usize) {
+        let c = self.to;
+        // SAFETY: as above.
+        unsafe {
+            let below = c.add(first * self.stride);
+            begin!(self, 0 at c, 2 at below);
+            run!(self, concat!(
+                "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
+                "tileloadd tmm6, [{w0} + {width}*1]\n",
+                "tdpbsud tmm0, tmm4, tmm6\n",
+                "tileloadd tmm5, [{x1} + {x_stride}*1]\n",
+                "tdpbsud tmm2, tmm5, tmm6",
+            ), {
+                x0 = self.x, 64;
+                x1 = self.x.add(first * self.x_stride), 64;
+                w0 = self.weights, 1024;
+            });
+            end!(self, 0 at c, 2 at below);
+        }
+    }
+}

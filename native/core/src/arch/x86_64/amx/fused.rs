@@ -1,0 +1,255 @@
+//! Products of a tile of the weight while it is decoded, with up to 64 rows.
+//!
+//! A panel that is decoded goes to a buffer in the first cache, and its products are done while the next one is decoded,
+//! a step of 64 along k for every two fractals: the processor does them beside the decoding, which uses other units, and
+//! nothing waits for stores or sums. Sums of the panel stay in registers 0 to 3 meanwhile, 16 rows in each.
+//!
+//! The processor turns off the units of products and of stores from tile registers after some 400 ns without use, and
+//! takes 300 ns to wake each. So they are used now and then while there are no products, see [`Sink::meanwhile`].
+
+use super::registers::{HEIGHT, Heights, WIDTH, configure};
+use super::STEP;
+use crate::arch::x86_64::avx512::{Sink, each_group, unrolled};
+use crate::arch::x86_64::avx512_block::{self, Accumulate};
+use crate::arch::{Extent, Rows};
+use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+
+/// Rows that there are registers for.
+pub const ROWS: usize = 4 * HEIGHT;
+/// Panels that the buffer has room for.
+pub const PANELS: usize = 2;
+
+/// Multiplies each panel while the next one is decoded.
+pub struct Behind<'a> {
+    buffer: *mut u8,
+    extent: Extent,
+    rows: Rows<'a>,
+    to: Accumulate,
+    /// Registers of sums, and thus of rows.
+    blocks: usize,
+    /// Whole steps of 64 along k.
+    steps: usize,
+    /// Bytes from the rows of one register to those of the next.
+    block_bytes: usize,
+    /// The panel whose products are under way.
+    pending: Option<usize>,
+}
+
+/// Registers 0 to 3 are for sums, 4, 5 and 7 for activations, 6 for weights; the last rows, fewer than 16 maybe, are in 7.
+fn heights(m: usize) -> (usize, Heights) {
+    let blocks = m.div_ceil(HEIGHT);
+    let full = HEIGHT as u8;
+    let mut heights = [full; _];
+    let last = (m - (blocks - 1) * HEIGHT) as u8;
+    heights[blocks - 1] = last;
+    heights[7] = last;
+    (blocks, heights)
+}
+
+impl<'a> Behind<'a> {
+    /// # Safety
+    /// AMX and the features of the AVX-512 kernel; inside of [`within`](super::registers::within), as all calls that follow, and
+    /// nothing else uses tile registers meanwhile; `buffer` has room for [`PANELS`] panels and begins on a line; rows and
+    /// accumulators cover the extent.
+    ///
+    /// # Panics
+    /// If there are more than [`ROWS`] rows.
+    pub unsafe fn new(buffer: *mut u8, extent: Extent, rows: Rows<'a>, to: Accumulate) -> Self {
+        assert!(rows.m() <= ROWS);
+        let (blocks, heights) = heights(rows.m());
+        // SAFETY: the caller's contract.
+        unsafe { configure(heights) };
+        let (steps, block_bytes) = (extent.fractals / STEP, HEIGHT * rows.stride());
+        Self { buffer, extent, rows, to, blocks, steps, block_bytes, pending: None }
+    }
+
+    /// Where a panel is in the buffer.
+    fn symbols(&self, panel: usize) -> *mut u8 {
+        self.buffer.wrapping_add(panel % PANELS * self.extent.fractals * FRACTAL)
+    }
+
+    /// Adds the products of a step of 64 along k of a panel.
+    ///
+    /// # Safety
+    /// That of [`Self::new`]; the panel is in the buffer, the step exists, and the sums of the panel are in their registers.
+    #[inline(always)]
+    unsafe fn step(&self, panel: usize, step: usize) {
+        let x = self.rows.data().as_ptr().wrapping_add(step * WIDTH);
+        let w = self.symbols(panel).wrapping_add(step * STEP * FRACTAL);
+        /// The products of all but the last rows with the weights in register 6, then those of the last.
+        macro_rules! products {
+            ($($full:literal with $by:literal),*; $last:literal) => {{
+                #[allow(unused_mut)]
+                let mut x = x;
+                $(
+                    asm!(
+                        concat!("tileloadd tmm", $by, ", [{x} + {stride}*1]"),
+                        concat!("tdpbsud tmm", $full, ", tmm", $by, ", tmm6"),
+                        x = in(reg) x,
+                        stride = in(reg) self.rows.stride(),
+                        options(nostack, readonly, preserves_flags),
+                    );
+                    x = x.wrapping_add(self.block_bytes);
+                )*
+                asm!(
+                    "tileloadd tmm7, [{x} + {stride}*1]",
+                    concat!("tdpbsud tmm", $last, ", tmm7, tmm6"),
+                    x = in(reg) x,
+                    stride = in(reg) self.rows.stride(),
+                    options(nostack, readonly, preserves_flags),
+                );
+            }};
+        }
+        // SAFETY: the buffer has the step's weights, 16 lines, and the rows reach over the step, as was promised.
+        unsafe {
+            asm!(
+                "tileloadd tmm6, [{w} + {width}*1]",
+                w = in(reg) w,
+                width = in(reg) WIDTH,
+                options(nostack, readonly, preserves_flags),
+            );
+            match self.blocks {
+                1 => products!(; 0),
+                2 => products!(0 with 4; 1),
+                3 => products!(0 with 4, 1 with 5; 2),
+                _ => products!(0 with 4, 1 with 5, 2 with 4; 3),
+            }
+        }
+    }
+
+    /// Accumulators of a panel's first rows.
+    fn sums(&self, panel: usize) -> *mut i32 {
+        self.to.at.wrapping_add(panel * PANEL)
+    }
+
+    /// Loads the sums of a panel, or clears them.
+    ///
+    /// # Safety
+    /// That of [`Self::new`]; the panel exists.
+    #[inline(always)]
+    unsafe fn begin(&self, panel: usize) {
+        let stride = self.to.stride * size_of::<i32>();
+        let at = self.sums(panel);
+        macro_rules! load {
+            ($($block:literal),*) => {{ $(
+                if $block < self.blocks {
+                    asm!(
+                        concat!("tileloadd tmm", $block, ", [{at} + {stride}*1]"),
+                        at = in(reg) at.wrapping_add($block * HEIGHT * self.to.stride),
+                        stride = in(reg) stride,
+                        options(nostack, readonly, preserves_flags),
+                    );
+                }
+            )* }};
+        }
+        // SAFETY: the accumulators cover the panel, as was promised.
+        unsafe {
+            if self.to.fresh {
+                asm!(
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
+                    options(nostack, nomem, preserves_flags)
+                );
+            } else {
+                load!(0, 1, 2, 3);
+            }
+        }
+    }
+
+    /// Stores the sums of a panel.
+    ///
+    /// # Safety
+    /// As for [`Self::begin`].
+    #[inline(always)]
+    unsafe fn end(&self, panel: usize) {
+        let stride = self.to.stride * size_of::<i32>();
+        let at = self.sums(panel);
+        macro_rules! store {
+            ($($block:literal),*) => {{ $(
+                if $block < self.blocks {
+                    asm!(
+                        concat!("tilestored [{at} + {stride}*1], tmm", $block),
+                        at = in(reg) at.wrapping_add($block * HEIGHT * self.to.stride),
+                        stride = in(reg) stride,
+                        options(nostack, preserves_flags),
+                    );
+                }
+            )* }};
+        }
+        // SAFETY: the accumulators cover the panel, as was promised.
+        unsafe { store!(0, 1, 2, 3) };
+        if self.steps * STEP < self.extent.fractals {
+            let rest = Extent { panels: 1, fractals: self.extent.fractals - self.steps * STEP };
+            let done = self.steps * STEP;
+            let x = Rows::new(&self.rows.data()[done * FRACTAL_K..], self.rows.stride(), self.rows.m(), rest.k());
+            let to = Accumulate { at, fresh: false, ..self.to };
+            let symbols = self.symbols(panel).wrapping_add(done * FRACTAL);
+            // SAFETY: the last fractal of the panel, in the buffer, and in what was promised.
+            unsafe { avx512_block::multiply(symbols, rest.fractals * FRACTAL, rest, &x, to) };
+        }
+    }
+
+    /// Finishes the last panel.
+    ///
+    /// # Safety
+    /// That of [`Self::new`]; the tile was decoded into this.
+    pub unsafe fn finish(self) {
+        if let Some(panel) = self.pending {
+            // SAFETY: the panel is in the buffer, and its sums in their registers.
+            unsafe {
+                for step in 0..self.steps {
+                    self.step(panel, step);
+                }
+                self.end(panel);
+            }
+        }
+    }
+}
+
+impl Sink for Behind<'_> {
+    #[inline(always)]
+    unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
+        let at = self.symbols(panel).wrapping_add(fractal * FRACTAL);
+        each_group!(G => {
+            // SAFETY: the buffer has room for the panel, and begins on a line.
+            unsafe { _mm512_store_si512(at.add(G * GROUP).cast(), symbols[G]) };
+        });
+        if fractal % STEP == STEP - 1
+            && let Some(pending) = self.pending
+        {
+            // SAFETY: the panel before is in the buffer, its sums are in their registers, and it has as many steps as this.
+            unsafe { self.step(pending, fractal / STEP) };
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn panel_end(&mut self, panel: usize) {
+        // SAFETY: all steps of the panel before were done; this one exists.
+        unsafe {
+            if let Some(pending) = self.pending.replace(panel) {
+                self.end(pending);
+            }
+            self.begin(panel);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn meanwhile(&mut self) {
+        let mut nowhere = MaybeUninit::<[u8; HEIGHT * WIDTH]>::uninit();
+        // SAFETY: registers 4 to 6 have 16 rows, and nothing of use between two steps; the tile fits its place.
+        unsafe {
+            asm!(
+                "tdpbsud tmm5, tmm4, tmm6",
+                "tilestored [{nowhere} + {width}*1], tmm5",
+                nowhere = in(reg) nowhere.as_mut_ptr(),
+                width = in(reg) WIDTH,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! AMX (Sapphire Rapids and later): decoding as with AVX-512, products in tile registers.
+//!
+//! A tile register of weights is 64 along k by 16 columns, 16 rows of 64 bytes: a panel's groups as they lie in memory,
+//! two fractals of them. One of activations is up to 16 rows by 64 along k. Their product adds to one of sums, up to 16 rows
+//! by 16 columns of int32. `fused` multiplies while it decodes, `block` what is decoded already.
+//!
+//! The heights of the registers are set by a configuration, which a thread loads when the number of rows changes, and drops
+//! at the end of its part of the work. Other code in the process that uses AMX loads its own before its own work, as the
+//! ABI demands, for the registers belong to whoever runs.
+//!
+//! The compiler knows nothing of tile registers, and so touches none; they live through several `asm!` blocks.
+
+mod block;
+mod fused;
+mod registers;
+
+use super::avx512::{self, Avx512};
+use super::avx512_block::{Accumulate, FinishColumns};
+use crate::aligned::Aligned;
+use crate::arch::rows::{ActivationRow, OutputBlock, Terms};
+use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
+use crate::codec::decode::CodedTile;
+use crate::container::geometry::FRACTAL;
+use std::cell::RefCell;
+use std::sync::OnceLock;
+
+/// Length along k of a tile register of weights or activations, in fractals.
+const STEP: usize = 2;
+
+/// Proof that the processor has the instructions, and that the system lets this process use them.
+#[derive(Debug)]
+pub struct Amx(&'static Avx512);
+
+impl Amx {
+    /// The kernel, if the processor and the system have all that it uses. The first call asks the system to let the
+    /// process use tile registers, which needs no privilege and cannot be taken back.
+    pub fn new() -> Option<&'static Self> {
+        static AMX: OnceLock<Option<Amx>> = OnceLock::new();
+        AMX.get_or_init(|| {
+            let avx512 = Avx512::new()?;
+            (registers::exist() && registers::permitted()).then_some(Self(avx512))
+        })
+        .as_ref()
+    }
+}
+
+impl TileKernel for Amx {
+    fn name(&self) -> &'static str {
+        "x86_64-u8i8i32-amx"
+    }
+
+    fn fused_rows(&self) -> usize {
+        fused::ROWS
+    }
+
+    fn block_rows(&self) -> usize {
+        block::CHUNK
+    }
+
+    fn within(&self, work: &mut dyn FnMut()) {
+        registers::within(work);
+    }
+
+    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
+        self.0.decode(code, tile, extent, out, stride)
+    }
+
+    fn multiply_coded(
+        &self,
+        code: &TileCode,
+        tile: &CodedTile<'_>,
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+    ) -> bool {
+        if rows.m() == 1 {
+            return self.0.multiply_coded(code, tile, extent, rows, acc);
+        }
+        avx512::check_operands(extent, &rows, acc);
+        let stride = acc.stride();
+        let (data, fresh) = acc.data_or_fresh();
+        let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
+        let mut ok = false;
+        self.within(&mut || {
+            BUFFER.with_borrow_mut(|buffer| {
+                buffer.reset(fused::PANELS * extent.fractals * FRACTAL);
+                // SAFETY: `self` proves the features; the buffer begins on a line, and the check above covers the rest. The
+                // decoder uses no tile registers.
+                unsafe {
+                    let mut sink = fused::Behind::new(buffer.as_mut_ptr(), extent, rows, to);
+                    ok = avx512::decode_tile(code, tile, extent, &mut sink);
+                    sink.finish();
+                }
+            });
+        });
+        ok
+    }
+
+    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
+        assert!(symbols.len() >= extent.weights());
+        avx512::check_operands(extent, &rows, acc);
+        let stride = acc.stride();
+        let (data, fresh) = acc.data_or_fresh();
+        let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
+        // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
+        self.within(&mut || unsafe { block::multiply(symbols.as_ptr(), extent, &rows, to) });
+    }
+
+    fn multiply_finish(
+        &self,
+        symbols: &[u8],
+        extent: Extent,
+        rows: Rows<'_>,
+        terms: &Terms<'_>,
+        out: &mut OutputBlock<'_>,
+    ) -> bool {
+        assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
+        if !extent.fractals.is_multiple_of(STEP) {
+            return false;
+        }
+        let Some(finish) = FinishColumns::new(extent, rows.m(), terms, out) else { return false };
+        // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
+        self.within(&mut || unsafe { block::multiply_finish(symbols.as_ptr(), extent, &rows, &finish) });
+        true
+    }
+
+    fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
+        self.0.pack(from, to)
+    }
+
+    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
+        self.0.finish(sums, stride, terms, out);
+    }
+}
+
+thread_local! {
+    /// Panels of a tile on their way from the decoder to the products.
+    static BUFFER: RefCell<Aligned<u8>> = const { RefCell::new(Aligned::new()) };
+}

@@ -1,0 +1,120 @@
+//! The configuration of a thread's tile registers, and the permission to use them.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::cell::Cell;
+
+/// Rows of a tile register.
+pub const HEIGHT: usize = 16;
+/// Bytes of a row of a tile register.
+pub const WIDTH: usize = 64;
+/// Tile registers.
+const COUNT: usize = 8;
+
+/// Rows that each tile register has; all rows have 64 bytes.
+pub type Heights = [u8; COUNT];
+
+thread_local! {
+    /// Whether a part of the work is under way on this thread.
+    static WITHIN: Cell<bool> = const { Cell::new(false) };
+    /// What this thread's tile registers are configured for; nothing outside of such a part.
+    static CONFIGURED: Cell<Option<Heights>> = const { Cell::new(None) };
+}
+
+/// Does a part of the work, and drops the configuration afterwards if there is one: the system saves no tiles of a thread
+/// that has none.
+pub fn within(work: &mut dyn FnMut()) {
+    struct Release;
+    impl Drop for Release {
+        fn drop(&mut self) {
+            WITHIN.set(false);
+            if CONFIGURED.take().is_some() {
+                // SAFETY: a configuration was loaded, so the instruction exists; no work is under way.
+                unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+            }
+        }
+    }
+    let _release = (!WITHIN.replace(true)).then(|| Release);
+    work();
+}
+
+/// Operand of LDTILECFG.
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// Gives this thread's tile registers their heights, unless they have them.
+///
+/// # Safety
+/// The process is permitted to use them, and the call is inside of [`within`].
+///
+/// # Panics
+/// If a height is not 1 to 16.
+pub unsafe fn configure(heights: Heights) {
+    if CONFIGURED.get() == Some(heights) {
+        return;
+    }
+    assert!(heights.iter().all(|&rows| (1..=HEIGHT).contains(&rows.into())));
+    debug_assert!(WITHIN.get());
+    let mut configuration =
+        Configuration { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+    configuration.rows[..COUNT].copy_from_slice(&heights);
+    configuration.row_bytes[..COUNT].fill(WIDTH as u16);
+    // SAFETY: palette 1 has eight registers of 1 to 16 rows of up to 64 bytes; the instruction reads the 64 bytes of its
+    // operand.
+    unsafe {
+        asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly, preserves_flags));
+    }
+    CONFIGURED.set(Some(heights));
+}
+
+/// Whether the processor has AMX-TILE and AMX-INT8 (leaf 7 of CPUID), and the system saves the registers (XCR0).
+pub fn exist() -> bool {
+    const LEAF: u32 = 7;
+    const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
+    const XTILECFG_AND_XTILEDATA: u64 = 1 << 17 | 1 << 18;
+    // AVX-512 was found before, so XGETBV exists.
+    #[target_feature(enable = "xsave")]
+    fn xcr0() -> u64 {
+        // SAFETY: register 0 exists wherever the instruction does.
+        unsafe { _xgetbv(0) }
+    }
+    is_x86_feature_detected!("xsave")
+        && __cpuid(0).eax >= LEAF
+        && __cpuid_count(LEAF, 0).edx & TILE_AND_INT8 == TILE_AND_INT8
+        // SAFETY: the processor has the feature, as was just found.
+        && unsafe { xcr0() } & XTILECFG_AND_XTILEDATA == XTILECFG_AND_XTILEDATA
+}
+
+/// Asks Linux for the use of tile registers: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), as its documentation
+/// of x86 extended features says. It refuses where a thread has an alternate signal stack that is too small for them.
+#[cfg(target_os = "linux")]
+pub fn permitted() -> bool {
+    const ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+    const XFEATURE_XTILEDATA: i64 = 18;
+    let result: i64;
+    // SAFETY: a system call that takes two numbers and touches no memory of the process; it clobbers rcx and r11.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") XFEATURE_XTILEDATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn permitted() -> bool {
+    false
+}
