@@ -70,14 +70,13 @@ class Header:
     def __init__(self, x2: bytes, compress_index: bytes, info: Sequence[int]) -> None:
         require(len(x2) >= 64, "there is a header")
         require(x2[:4] == b"MCDW", "magic")
-        require(x2[4] == 1, "version")
+        require(x2[4] == 2, "version")
         require(zlib.crc32(x2[:44] + bytes(4) + x2[48 : self.header_size(x2)]) == self.number(x2, 44, 4), "checksum")
         require(x2[5] <= 1, "weight type")
         require(x2[6] <= 2, "profile")
-        require(x2[11] == 0, "reserved")
         require(not any(x2[48:64]), "reserved")
         self.unsigned = x2[5] == 1
-        self.root_bits, self.step, self.levels, ranks = x2[7], x2[8], x2[9], x2[10]
+        self.root_bits, self.step, self.levels, ranks, mask = x2[7], x2[8], x2[9], x2[10], x2[11]
         self.tiling_k, self.tiling_n = self.number(x2, 12, 2), self.number(x2, 14, 2)
         self.k, self.n, self.length = (self.number(x2, offset, 8) for offset in (16, 24, 32))
         require([self.tiling_k, self.tiling_n, self.k, self.n, 1] == list(info), "compress_info")
@@ -98,14 +97,18 @@ class Header:
             require(self.levels <= 12 and (self.step > 0 or self.levels == 0), "D")
             self.direct = (1 << self.root_bits) - self.step
             most = self.direct + self.step * self.levels
-            require(most <= 255 and 1 <= ranks <= most, "C")
+            require(most <= 255, "T + A·D")
+            require(1 <= ranks <= 128, "C")
         else:
-            require(not any(x2[7:11]), "no code without coded tiles")
+            require(not any(x2[7:12]), "no code without coded tiles")
         stored = list(x2[64 : 64 + ranks])
-        require(len(set(stored)) == ranks, "the symbols by rank are all different")
-        others = [symbol for symbol in range(256) if symbol not in stored]
+        require(len({min(symbol, symbol ^ mask) for symbol in stored}) == ranks, "the symbols by rank are all different")
+        first_half = list(stored)
         # Sorting is stable: of two at the same distance the smaller one stays first.
-        self.ranks = stored + sorted(others, key=lambda symbol: abs(symbol - stored[0]) if stored else 0)
+        for symbol in sorted(range(256), key=lambda symbol: abs(symbol - stored[0]) if stored else 0):
+            if len(first_half) < 128 and symbol not in first_half and symbol ^ mask not in first_half:
+                first_half.append(symbol)
+        self.ranks = first_half + [symbol ^ mask for symbol in first_half]
         self.end = self.header_size(x2)
         require(self.end + 64 <= len(x2), "header and tail fit")
         require(not any(x2[64 + ranks : self.end]), "padding of the header")

@@ -10,6 +10,9 @@ use crate::forge::{Fields, Forged, Tile, forge};
 use crate::input::Input;
 use crate::multiply::{Wanted, run, sums, ways};
 
+/// Masks of codes: none, those that encoders use, and another one.
+const MASKS: [u8; 4] = [0, 0x40, 0x80, 0x2b];
+
 /// Runs one input.
 pub fn check(data: &[u8]) {
     let mut input = Input(data);
@@ -63,7 +66,8 @@ pub fn check(data: &[u8]) {
 pub fn input(encoded: &EncodedWeight) -> Vec<u8> {
     let x2 = &encoded.x2;
     let count = usize::from(x2[10]);
-    let mut out = vec![x2[5], x2[7], x2[8], x2[9], x2[10]];
+    let mask = MASKS.iter().position(|&mask| mask == x2[11]).expect("encoders use few masks");
+    let mut out = vec![x2[5] | (mask as u8) << 1, x2[7], x2[8], x2[9], x2[10]];
     out.extend(&x2[64..64 + count]);
     out.extend([x2[12], x2[14]]);
     out.extend(((encoded.compress_info[2] - 1) as u16).to_le_bytes());
@@ -94,18 +98,19 @@ pub fn input(encoded: &EncodedWeight) -> Vec<u8> {
 }
 
 fn fields(input: &mut Input<'_>) -> Option<Fields> {
-    let unsigned = input.byte() & 1 == 1;
+    let first = input.byte();
+    let (unsigned, mask) = (first & 1 == 1, MASKS[usize::from(first >> 1 & 3)]);
     let code = [input.byte(), input.byte(), input.byte()];
     let count = usize::from(input.byte());
     let mut ranks = Vec::new();
     for &symbol in input.take(count) {
-        if !ranks.contains(&symbol) {
+        if ranks.len() < 128 && !ranks.contains(&symbol) && !ranks.contains(&(symbol ^ mask)) {
             ranks.push(symbol);
         }
     }
     let tiling = [1 + u16::from(input.byte().wrapping_sub(1)) % 16, 1 + u16::from(input.byte().wrapping_sub(1)) % 16];
     let (k, n) = (input.size(300), input.size(80));
-    (tiling[0] * tiling[1] <= 127).then_some(Fields { unsigned, code, ranks, tiling, k, n })
+    (tiling[0] * tiling[1] <= 127).then_some(Fields { unsigned, code, mask, ranks, tiling, k, n })
 }
 
 fn tiles(fields: &Fields, input: &mut Input<'_>) -> Vec<Tile> {

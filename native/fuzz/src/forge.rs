@@ -12,6 +12,8 @@ pub struct Fields {
     pub unsigned: bool,
     /// R, A, D.
     pub code: [u8; 3],
+    /// M.
+    pub mask: u8,
     /// C symbols.
     pub ranks: Vec<u8>,
     /// Fractals along k and n.
@@ -44,10 +46,11 @@ pub struct Forged {
 pub fn forge(fields: &Fields, tiles: &[Tile]) -> Forged {
     let mut x2 = vec![0; (FIXED + fields.ranks.len()).next_multiple_of(64)];
     x2[..4].copy_from_slice(b"MCDW");
-    x2[4] = 1;
+    x2[4] = 2;
     x2[5] = u8::from(fields.unsigned);
     x2[7..10].copy_from_slice(&fields.code);
     x2[10] = fields.ranks.len() as u8;
+    x2[11] = fields.mask;
     x2[12..14].copy_from_slice(&fields.tiling[0].to_le_bytes());
     x2[14..16].copy_from_slice(&fields.tiling[1].to_le_bytes());
     x2[16..24].copy_from_slice(&(fields.k as u64).to_le_bytes());

@@ -15,7 +15,7 @@ pub fn check(data: &[u8]) {
     let index = input.0;
     if x2.len() >= 64 {
         if flags & 1 == 0 {
-            x2[..5].copy_from_slice(b"MCDW\x01");
+            x2[..5].copy_from_slice(b"MCDW\x02");
         }
         if flags & 2 == 0 {
             let total = (x2.len() as u64).to_le_bytes();

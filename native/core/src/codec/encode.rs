@@ -26,7 +26,8 @@ impl EncodeTable {
             root_bits: code.root_bits(),
             levels: code.levels(),
         };
-        for (rank, &symbol) in code.table().iter().enumerate() {
+        // From the last on: where two ranks have one symbol, it takes the lower.
+        for (rank, &symbol) in code.table().iter().enumerate().rev() {
             let (root, class) = match rank.checked_sub(direct) {
                 None => (rank, 0),
                 Some(rest) if rank < code.capacity() => (direct + rest % step, 1 + rest / step),

@@ -6,7 +6,7 @@ use crate::codec::{Code, Profile, WeightType};
 use crate::error::Error;
 
 /// Version of the format that this build reads and writes.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 const MAGIC: [u8; 4] = *b"MCDW";
 /// Fixed fields; the rank table follows, then zeros up to the first multiple of 64.
 const FIXED: usize = 64;
@@ -44,6 +44,7 @@ impl Header {
             b[8] = code.step();
             b[9] = code.levels() as u8;
             b[10] = code.ranks().len() as u8;
+            b[11] = code.mask();
             b[FIXED..FIXED + code.ranks().len()].copy_from_slice(code.ranks());
         }
         let tiling = self.geometry.tiling();
@@ -79,7 +80,7 @@ impl Header {
             return Err(Error::Checksum { part: "the header of x2".into(), expected: stored, found });
         }
         let bad = |what: &str| Err(Error::Header(what.into()));
-        if fixed[11] != 0 || fixed[48..].iter().any(|&b| b != 0) || copy[FIXED + count..].iter().any(|&b| b != 0) {
+        if fixed[48..].iter().any(|&b| b != 0) || copy[FIXED + count..].iter().any(|&b| b != 0) {
             return bad("reserved bytes are not zero");
         }
         let weight_type = match fixed[5] {
@@ -96,8 +97,8 @@ impl Header {
         let tiling = Tiling { k: usize::from(u16_at(fixed, 12)), n: usize::from(u16_at(fixed, 14)) };
         let geometry = Geometry::new(size_at(fixed, 16)?, size_at(fixed, 24)?, tiling)?;
         let code = match (fixed[7], count) {
-            (0, 0) if fixed[8] == 0 && fixed[9] == 0 => None,
-            _ => Some(Code::new(fixed[7], fixed[8], fixed[9], copy[FIXED..FIXED + count].to_vec())?),
+            (0, 0) if fixed[8] == 0 && fixed[9] == 0 && fixed[11] == 0 => None,
+            _ => Some(Code::new(fixed[7], fixed[8], fixed[9], fixed[11], copy[FIXED..FIXED + count].to_vec())?),
         };
         let header =
             Self { weight_type, profile, geometry, code, total: size_at(fixed, 32)?, index_crc: u32_at(fixed, 40) };

@@ -1,7 +1,7 @@
 //! One multiplication: activations are packed, then few rows take one way through the tiles and many another.
 
 use super::activation::Packed;
-use super::epilogue::{Correction, Output, SharedOutput};
+use super::epilogue::{Correction, Output, SharedOutput, pieces};
 use super::prepared::PreparedWeight;
 use super::{MatmulCall, few, many};
 use crate::arch::TileKernel;
@@ -10,6 +10,9 @@ use crate::error::Error;
 use crate::parallel::Parallel;
 use std::cell::RefCell;
 use std::ops::Range;
+
+/// Columns that are finished at a time, where a block begins with a multiple of them: as many as a kernel's fast way takes.
+const FINISH_COLUMNS: usize = 64;
 
 /// Multiply-adds that make a second thread worth waking.
 const WORK_PER_THREAD: usize = 1 << 17;
@@ -68,7 +71,7 @@ impl Job<'_> {
     pub unsafe fn finish(&self, sums: &[i32], stride: usize, rows: Range<usize>, columns: Range<usize>) {
         let real = columns.start..columns.end.min(self.weight.n());
         for rows_of_one in self.output.row_pieces(rows.clone()) {
-            for columns_of_one in self.output.column_pieces(real.clone()) {
+            for columns_of_one in self.output.column_pieces(real.clone()).flat_map(|piece| pieces(piece, FINISH_COLUMNS)) {
                 let at = (rows_of_one.start - rows.start) * stride + columns_of_one.start - columns.start;
                 // SAFETY: the caller's contract.
                 let (terms, out) = unsafe { self.block(rows_of_one.clone(), columns_of_one) };

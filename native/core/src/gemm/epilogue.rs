@@ -158,7 +158,7 @@ impl<'a> SharedOutput<'a> {
 }
 
 /// Cuts a range at the multiples of `length`.
-fn pieces(range: Range<usize>, length: usize) -> impl Iterator<Item = Range<usize>> {
+pub(super) fn pieces(range: Range<usize>, length: usize) -> impl Iterator<Item = Range<usize>> {
     let mut start = range.start;
     std::iter::from_fn(move || {
         let end = range.end.min((start / length + 1) * length);

@@ -22,7 +22,8 @@
 //! open    = fields >= T                                   compare, and collect the signs of 64 lanes
 //! digits  = pdep(next bits of each plane, open)
 //! ranks   = fields + A · digits                           a digit of 64 lanes becomes bytes by shuffle and compare
-//! symbols = table[ranks]                                  a shuffle for 16 ranks each, joined by exclusive or
+//! symbols = table[ranks mod 128]                          a shuffle for 16 ranks each, joined by exclusive or
+//!           ^ mask where ranks >= 128
 //! symbols of escapes = table[ranks + their bytes]         one by one, from a list of their positions
 //! ```
 //!
@@ -242,7 +243,7 @@ fn decode_panels(
             5 => look_up::<6>(ranks, &deltas, symbols),
             6 => look_up::<7>(ranks, &deltas, symbols),
             7 => look_up::<8>(ranks, &deltas, symbols),
-            _ => look_up_all(ranks, &deltas, symbols),
+            _ => look_up_all(ranks, &deltas, code.code.mask(), symbols),
         }
         let Some(bytes) = continuations.escape_bytes(found) else {
             return false;
@@ -515,14 +516,14 @@ fn root_fields<const R: usize>(roots: &[u8], fields: &mut [u8]) {
     }
 }
 
-/// A table as sixteen rows for `look_up`: row b of each half of it has what the symbols of ranks 16 b to 16 b + 15
-/// differ by, in the sense of exclusive or, from those 16 ranks before, the first row excepted.
+/// The first half of a table as rows for `look_up`: row b has what the symbols of ranks 16 b to 16 b + 15 differ by, in
+/// the sense of exclusive or, from those 16 ranks before, the first row excepted.
 #[target_feature(enable = "avx2")]
-fn deltas(table: &[u8; 256]) -> [__m256i; 16] {
+fn deltas(table: &[u8; 256]) -> [__m256i; 8] {
     let (rows, _) = table.as_chunks::<16>();
     // SAFETY: a row has the 16 bytes that are read.
     let row = |b: usize| unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(rows[b].as_ptr().cast())) };
-    std::array::from_fn(|b| if b % 8 == 0 { row(b) } else { _mm256_xor_si256(row(b), row(b - 1)) })
+    std::array::from_fn(|b| if b == 0 { row(b) } else { _mm256_xor_si256(row(b), row(b - 1)) })
 }
 
 /// The symbols of ranks below 16 N ≤ 128.
@@ -543,20 +544,21 @@ fn shuffles<const N: usize>(mut ranks: __m256i, rows: &[__m256i]) -> __m256i {
 
 /// Symbols of ranks below 16 N ≤ 128.
 #[target_feature(enable = "avx2")]
-fn look_up<const N: usize>(ranks: &[u8], rows: &[__m256i; 16], symbols: &mut [u8]) {
+fn look_up<const N: usize>(ranks: &[u8], rows: &[__m256i; 8], symbols: &mut [u8]) {
     for (ranks, symbols) in ranks.as_chunks().0.iter().zip(symbols.as_chunks_mut().0) {
         store(symbols, shuffles::<N>(load(ranks), rows));
     }
 }
 
-/// Symbols of any ranks: those of 128 and more have their top bit set, so that the first half gives 0 for them, and
-/// with that bit turned over, the second half does so for the others.
+/// Symbols of any ranks: for those of 128 and more the bits of `mask` are turned over.
 #[target_feature(enable = "avx2")]
-fn look_up_all(ranks: &[u8], rows: &[__m256i; 16], symbols: &mut [u8]) {
+fn look_up_all(ranks: &[u8], rows: &[__m256i; 8], mask: u8, symbols: &mut [u8]) {
     for (ranks, symbols) in ranks.as_chunks().0.iter().zip(symbols.as_chunks_mut().0) {
-        let low = load(ranks);
-        let high = _mm256_xor_si256(low, _mm256_set1_epi8(-128));
-        store(symbols, _mm256_xor_si256(shuffles::<8>(low, rows), shuffles::<8>(high, &rows[8..])));
+        let ranks = load(ranks);
+        let low = _mm256_and_si256(ranks, _mm256_set1_epi8(i8::MAX));
+        let above = _mm256_cmpgt_epi8(_mm256_setzero_si256(), ranks);
+        let flipped = _mm256_and_si256(above, _mm256_set1_epi8(mask as i8));
+        store(symbols, _mm256_xor_si256(shuffles::<8>(low, rows), flipped));
     }
 }
 
@@ -649,11 +651,12 @@ mod tests {
         if Avx2::new().is_none() {
             return;
         }
-        let table: [u8; 256] = std::array::from_fn(|i| (i * 167 + 13) as u8);
+        let mask = 0x51;
+        let table: [u8; 256] = std::array::from_fn(|i| (i % 128 * 167 + 13) as u8 ^ if i < 128 { 0 } else { mask });
         let ranks: Vec<u8> = (0..=255).collect();
         let mut symbols = [0; 256];
         // SAFETY: the processor has the features.
-        unsafe { look_up_all(&ranks, &deltas(&table), &mut symbols) };
+        unsafe { look_up_all(&ranks, &deltas(&table), mask, &mut symbols) };
         assert_eq!(symbols, table);
         symbols.fill(0);
         // SAFETY: as above.

@@ -14,7 +14,8 @@
 //! rank   = root field of every lane         one or two GF(2) affine transforms of the rows
 //! open   = rank >= T                        compare into a mask
 //! rank  += expand(sums) in the lanes of open
-//! symbol = table[rank]                      two-register byte permute, a second one where a rank is 128 or more
+//! symbol = table[rank mod 128]              two-register byte permute
+//!          ^ mask where rank >= 128         a GF(2) affine transform, if the code has a mask
 //! ```
 //!
 //! Counts of ones are all that leads from one step to the next, so the processor overlaps them freely.
@@ -133,7 +134,7 @@ impl TileKernel for Avx512 {
         out: &mut OutputBlock<'_>,
     ) -> bool {
         assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
-        let Some(finish) = FinishColumns::new(extent, rows.m(), terms, out) else { return false };
+        let Some(finish) = FinishColumns::new(extent.columns(), rows.m(), terms, out) else { return false };
         // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
         unsafe { multiply(symbols.as_ptr(), extent.fractals * FRACTAL, extent, &rows, finish.first_row()) };
         true
@@ -144,7 +145,14 @@ impl TileKernel for Avx512 {
         unsafe { pack(from, to) }
     }
 
-    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
+    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: OutputBlock<'_>) {
+        let m = terms.row_sums.len();
+        if let Some(finish) = FinishColumns::new(terms.columns.len(), m, terms, &mut out) {
+            assert!(m == 0 || (m - 1) * stride + terms.columns.len() <= sums.len());
+            // SAFETY: `self` proves the features; `new` has checked the block, and the line above the sums.
+            unsafe { finish.rows(0, m, sums.as_ptr(), stride) };
+            return;
+        }
         // SAFETY: `self` proves the features.
         unsafe { finish(sums, stride, terms, out) }
     }
@@ -332,6 +340,20 @@ const fn move_bits(from: usize, to: usize, count: usize) -> i64 {
     m as i64
 }
 
+/// Matrix of GF2P8AFFINEQB that turns bytes with their top bit set into `mask`, and others into 0.
+const fn spread_top(mask: u8) -> i64 {
+    let mut m = 0u64;
+    let mut i = 0;
+    while i < 8 {
+        if mask >> i & 1 == 1 {
+            // Byte 7 − i of the matrix picks the input bits of output bit i.
+            m |= 0x80 << (8 * (7 - i));
+        }
+        i += 1;
+    }
+    m as i64
+}
+
 /// The eight root fields of every lane.
 ///
 /// # Safety
@@ -371,15 +393,12 @@ unsafe fn panels<S: Sink, const R: usize>(
     // A code without a step continues nothing: no root field reaches the threshold.
     let threshold = _mm512_set1_epi8(if code.code.step() == 0 { -1 } else { code.code.direct() as i8 });
     // SAFETY: the table has 256 bytes.
-    let table: [__m512i; 4] = unsafe {
+    let table: [__m512i; 2] = unsafe {
         let row = code.table.as_ptr().cast::<__m512i>();
-        [
-            _mm512_loadu_si512(row),
-            _mm512_loadu_si512(row.add(1)),
-            _mm512_loadu_si512(row.add(2)),
-            _mm512_loadu_si512(row.add(3)),
-        ]
+        [_mm512_loadu_si512(row), _mm512_loadu_si512(row.add(1))]
     };
+    let mask = code.code.mask();
+    let top_to_mask = _mm512_set1_epi64(spread_top(mask));
     // SAFETY: as promised by the caller.
     let Some(total) = (unsafe { continuations(code, tile, extent.weights(), sums, sink) }) else {
         return false;
@@ -401,24 +420,21 @@ unsafe fn panels<S: Sink, const R: usize>(
             let mut rank = unsafe { root_fields::<R>(roots) };
             // SAFETY: at most one past the end.
             roots = unsafe { roots.add(R * GROUP) };
-            let mut all = _mm512_setzero_si512();
             each_group!(G => {
                 let open = _mm512_cmpge_epu8_mask(rank[G], threshold);
                 // SAFETY: a tile has no more continued weights than weights, for which there is room, and 64 more.
                 let added = unsafe { _mm512_loadu_si512(sums.add(taken).cast()) };
                 rank[G] = _mm512_add_epi8(rank[G], _mm512_maskz_expand_epi8(open, added));
                 taken += open.count_ones() as usize;
-                all = _mm512_or_si512(all, rank[G]);
             });
             let mut symbols = [_mm512_setzero_si512(); GROUPS];
             each_group!(G => {
                 symbols[G] = _mm512_permutex2var_epi8(table[0], rank[G], table[1]);
             });
-            if _mm512_movepi8_mask(all) != 0 {
+            if mask != 0 {
                 each_group!(G => {
-                    let rare = _mm512_movepi8_mask(rank[G]);
-                    let symbol = _mm512_permutex2var_epi8(table[2], rank[G], table[3]);
-                    symbols[G] = _mm512_mask_mov_epi8(symbols[G], rare, symbol);
+                    let flipped = _mm512_gf2p8affine_epi64_epi8::<0>(rank[G], top_to_mask);
+                    symbols[G] = _mm512_xor_si512(symbols[G], flipped);
                 });
             }
             // SAFETY: the caller's sink covers the extent.

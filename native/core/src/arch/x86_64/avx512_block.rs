@@ -84,13 +84,13 @@ impl<'a> FinishColumns<'a> {
     ///
     /// # Panics
     /// If the output or the terms have other rows or columns than the block.
-    pub fn new(extent: Extent, m: usize, terms: &Terms<'a>, out: &mut OutputBlock<'_>) -> Option<Self> {
+    pub fn new(columns: usize, m: usize, terms: &Terms<'a>, out: &mut OutputBlock<'_>) -> Option<Self> {
         let OutputBlock::F32(out, scale, addend) = out else { return None };
         let WeightTerm::Scalar(weight) = terms.weight else { return None };
-        let columns = terms.columns.try_into().ok()?;
-        if extent.columns() != TILE_COLUMNS {
+        if columns != TILE_COLUMNS {
             return None;
         }
+        let columns = terms.columns.try_into().ok()?;
         assert!(out.rows() == m && out.columns() == TILE_COLUMNS && terms.row_sums.len() == m);
         let copied = |vector: &Vector<'_>| {
             let mut values = [0.0; TILE_COLUMNS];

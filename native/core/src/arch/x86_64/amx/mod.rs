@@ -118,7 +118,7 @@ impl TileKernel for Amx {
         if !extent.fractals.is_multiple_of(STEP) {
             return false;
         }
-        let Some(finish) = FinishColumns::new(extent, rows.m(), terms, out) else { return false };
+        let Some(finish) = FinishColumns::new(extent.columns(), rows.m(), terms, out) else { return false };
         // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
         self.within(&mut || unsafe { block::multiply_finish(symbols.as_ptr(), extent, &rows, &finish) });
         true
