@@ -17,6 +17,8 @@ use std::ops::Range;
 
 /// Panels of a block.
 const BLOCK_PANELS: usize = 4;
+/// Rows that stay in the second cache, beside a strip, while they meet the panels of it.
+const CACHED_ROWS: usize = 96;
 /// Rows that are worth decoding a strip for once more.
 const GROUP_ROWS: usize = 32;
 /// Bytes of a strip that are decoded at a time; they share the second cache with activations and outputs.
@@ -115,43 +117,73 @@ impl Job<'_> {
 
     /// Multiplies decoded panels with some rows, and finishes the sums if they are complete.
     fn blocks(&self, symbols: &[u8], strip: &Strip, rows: Range<usize>, sums: &mut Aligned<i32>) {
-        let kernel = self.weight.kernel.tile();
-        let block_rows = kernel.block_rows();
+        let block_rows = self.weight.kernel.tile().block_rows();
         let whole = strip.first && strip.last;
         // Sums of one block, or those of all blocks until the last chunk.
         let stride = if whole { BLOCK_PANELS * PANEL } else { strip.panels.len() * PANEL };
         sums.reset(stride * if whole { block_rows } else { rows.len() });
-        for panel in strip.panels.clone().step_by(BLOCK_PANELS) {
-            let extent = Extent { panels: BLOCK_PANELS.min(strip.panels.end - panel), fractals: strip.fractals };
-            let symbols = &symbols[panel * strip.fractals * FRACTAL..];
-            let j0 = (strip.panel + panel) * PANEL;
-            let columns = j0..j0 + extent.columns();
-            let x = &self.packed.data[strip.fractal * FRACTAL_K..];
-            let row = |i: usize| &x[i * self.packed.stride..];
-            if whole && let Some(mut runs) = self.runs_of_rows(rows.clone(), columns.clone()) {
-                let finished = runs.all(|rows| {
-                    let x = Rows::new(row(rows.start), self.packed.stride, rows.len(), extent.k());
-                    // SAFETY: every block of columns and rows is in one run, and there finished once, here or below.
-                    let (terms, mut out) = unsafe { self.block(rows, columns.clone()) };
-                    kernel.multiply_finish(symbols, extent, x, &terms, &mut out)
-                });
-                if finished {
+        // Some rows meet all panels while they are in the second cache.
+        for group in rows.clone().step_by(CACHED_ROWS) {
+            let group = group..rows.end.min(group + CACHED_ROWS);
+            for panel in strip.panels.clone().step_by(BLOCK_PANELS) {
+                let panels = panel..strip.panels.end.min(panel + BLOCK_PANELS);
+                if whole && self.finished_in_registers(symbols, strip, panels.clone(), group.clone()) {
                     continue;
                 }
-            }
-            for i0 in rows.clone().step_by(block_rows) {
-                let count = block_rows.min(rows.end - i0);
-                let x = Rows::new(row(i0), self.packed.stride, count, extent.k());
-                let at = if whole { 0 } else { (i0 - rows.start) * stride + (panel - strip.panels.start) * PANEL };
-                let sums = &mut sums[at..];
-                let acc = Accumulators::new(sums, stride, count, extent.columns());
-                kernel.multiply(symbols, extent, x, &mut if strip.first { acc.fresh() } else { acc });
-                if strip.last {
-                    // SAFETY: every block of columns and rows is in one run, and there finished once.
-                    unsafe { self.finish(sums, stride, i0..i0 + count, columns.clone()) };
+                for i0 in group.clone().step_by(block_rows) {
+                    let block = i0..group.end.min(i0 + block_rows);
+                    let at = if whole { 0 } else { (i0 - rows.start) * stride + (panel - strip.panels.start) * PANEL };
+                    self.block_of_sums(symbols, strip, panels.clone(), block, &mut sums[at..], stride);
                 }
             }
         }
+    }
+
+    /// Multiplies a block whose panels reach over all of k and writes its outputs, where the kernel has a way to do that at
+    /// once; whether it has.
+    fn finished_in_registers(&self, symbols: &[u8], strip: &Strip, panels: Range<usize>, rows: Range<usize>) -> bool {
+        let columns = strip.columns(&panels);
+        let Some(mut runs) = self.runs_of_rows(rows, columns.clone()) else { return false };
+        runs.all(|rows| {
+            let (symbols, extent, x) = self.operands(symbols, strip, &panels, &rows);
+            // SAFETY: every block of columns and rows is in one run, and there finished once, here or elsewhere.
+            let (terms, mut out) = unsafe { self.block(rows, columns.clone()) };
+            self.weight.kernel.tile().multiply_finish(symbols, extent, x, &terms, &mut out)
+        })
+    }
+
+    /// Adds the products of a block to its sums, rows `stride` apart, and finishes them if they are complete.
+    fn block_of_sums(
+        &self,
+        symbols: &[u8],
+        strip: &Strip,
+        panels: Range<usize>,
+        rows: Range<usize>,
+        sums: &mut [i32],
+        stride: usize,
+    ) {
+        let (symbols, extent, x) = self.operands(symbols, strip, &panels, &rows);
+        let acc = Accumulators::new(sums, stride, rows.len(), extent.columns());
+        let mut acc = if strip.first { acc.fresh() } else { acc };
+        self.weight.kernel.tile().multiply(symbols, extent, x, &mut acc);
+        if strip.last {
+            // SAFETY: every block of columns and rows is in one run, and there finished once.
+            unsafe { self.finish(sums, stride, rows, strip.columns(&panels)) };
+        }
+    }
+
+    /// Symbols and activations of a block.
+    fn operands<'s>(
+        &'s self,
+        symbols: &'s [u8],
+        strip: &Strip,
+        panels: &Range<usize>,
+        rows: &Range<usize>,
+    ) -> (&'s [u8], Extent, Rows<'s>) {
+        let extent = Extent { panels: panels.len(), fractals: strip.fractals };
+        let x = &self.packed.data[rows.start * self.packed.stride + strip.fractal * FRACTAL_K..];
+        let x = Rows::new(x, self.packed.stride, rows.len(), extent.k());
+        (&symbols[panels.start * strip.fractals * FRACTAL..], extent, x)
     }
 }
 
@@ -169,4 +201,11 @@ struct Strip {
     first: bool,
     /// Whether they end with k.
     last: bool,
+}
+
+impl Strip {
+    /// Columns of some of its panels.
+    fn columns(&self, panels: &Range<usize>) -> Range<usize> {
+        (self.panel + panels.start) * PANEL..(self.panel + panels.end) * PANEL
+    }
 }
