@@ -168,6 +168,7 @@ impl Kernel {
             .and_then(|value| self.activation(&value, &mut dims))
             .map_err(|error| about(input::X1, error))?;
         let (weight, x2) = self.weight.get(context)?;
+        weight.prefetch(x2);
         let mut x1_dims = None;
         if let Some(layout) = &self.x1_layout {
             let from = layout::four(&dims).map_err(|error| about(input::X1, error))?;

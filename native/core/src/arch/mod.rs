@@ -165,6 +165,9 @@ pub trait TileKernel: Sync {
         work();
     }
 
+    /// Asks for bytes to be brought into a cache.
+    fn prefetch(&self, _bytes: &[u8]) {}
+
     /// Rows of a block whose sums stay in the first cache: a multiple of the rows that are multiplied at a time.
     fn block_rows(&self) -> usize {
         24

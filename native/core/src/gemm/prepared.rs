@@ -53,6 +53,9 @@ pub struct PreparedWeight {
     pub(super) decoded: Option<Aligned<u8>>,
 }
 
+/// Bytes that are fetched before a multiplication: the first tile, about.
+const PREFETCHED: usize = 24 << 10;
+
 /// Weights below this are checked by the calling thread alone.
 const PARALLEL_FROM: usize = 4 << 20;
 
@@ -123,6 +126,15 @@ impl PreparedWeight {
             return Ok(());
         }
         driver::run(self, x2, call, output, pool)
+    }
+
+    /// Has the processor fetch what a multiplication begins with, while the caller still prepares it.
+    pub fn prefetch(&self, x2: &[u8]) {
+        let bytes = match &self.decoded {
+            Some(decoded) => decoded,
+            None => x2,
+        };
+        self.kernel.tile().prefetch(&bytes[..bytes.len().min(PREFETCHED)]);
     }
 
     /// Where the decoded symbols of the strip that tile `shape` is in begin.

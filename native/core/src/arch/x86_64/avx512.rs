@@ -37,6 +37,9 @@ const PAGE: usize = 4096;
 /// Rows up to which each visits the groups while they are in registers; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
 
+/// Entries of levels after which the sink gets its turn: some 100 ns.
+const MEANWHILE_ENTRIES: usize = 4096;
+
 /// Proof that the processor has the instructions.
 #[derive(Debug)]
 pub struct Avx512(());
@@ -84,6 +87,13 @@ impl TileKernel for Avx512 {
 
     fn fused_rows(&self) -> usize {
         FUSED_ROWS
+    }
+
+    fn prefetch(&self, bytes: &[u8]) {
+        for line in bytes.chunks(LINE) {
+            // SAFETY: a hint, which accepts any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        }
     }
 
     fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
@@ -280,6 +290,7 @@ unsafe fn continuations<S: Sink>(
     unsafe { rest.add(start).copy_to_nonoverlapping(sums[levels % 2], escapes) };
     let step = _mm512_set1_epi8(code.code.step() as i8);
     let mut below = sums[levels % 2];
+    let mut entries = 0;
     for d in (0..levels).rev() {
         let (start, count) = starts[d];
         let own = sums[d % 2];
@@ -303,8 +314,12 @@ unsafe fn continuations<S: Sink>(
         let last = unsafe { rest.add(start + count / 64 * 8).cast::<u64>().read_unaligned() };
         expand(count / 64, _bzhi_u64(last, (count % 64) as u32));
         below = own;
-        // SAFETY: the caller's contract.
-        unsafe { sink.meanwhile() };
+        entries += count;
+        if d == 0 || entries > MEANWHILE_ENTRIES {
+            entries = 0;
+            // SAFETY: the caller's contract.
+            unsafe { sink.meanwhile() };
+        }
     }
     Some(total)
 }

@@ -241,11 +241,12 @@ impl Sink for Behind<'_> {
     #[inline(always)]
     unsafe fn meanwhile(&mut self) {
         let mut nowhere = MaybeUninit::<[u8; HEIGHT * WIDTH]>::uninit();
-        // SAFETY: registers 4 to 6 have 16 rows, and nothing of use between two steps; the tile fits its place.
+        // The store does not wait for the product.
+        // SAFETY: registers 4 to 6 have 16 rows, and nothing of use between two steps, as 7; the tile fits its place.
         unsafe {
             asm!(
                 "tdpbsud tmm5, tmm4, tmm6",
-                "tilestored [{nowhere} + {width}*1], tmm5",
+                "tilestored [{nowhere} + {width}*1], tmm7",
                 nowhere = in(reg) nowhere.as_mut_ptr(),
                 width = in(reg) WIDTH,
                 options(nostack, preserves_flags),

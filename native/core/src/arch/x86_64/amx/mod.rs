@@ -61,6 +61,10 @@ impl TileKernel for Amx {
         registers::within(work);
     }
 
+    fn prefetch(&self, bytes: &[u8]) {
+        self.0.prefetch(bytes);
+    }
+
     fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
         self.0.decode(code, tile, extent, out, stride)
     }
