@@ -76,7 +76,7 @@ class Header:
         require(x2[6] <= 2, "profile")
         require(not any(x2[48:64]), "reserved")
         self.unsigned = x2[5] == 1
-        self.root_bits, self.step, self.levels, ranks, mask = x2[7], x2[8], x2[9], x2[10], x2[11]
+        self.root_bits, self.step, self.levels, ranks, extra = x2[7], x2[8], x2[9], x2[10], x2[11]
         self.tiling_k, self.tiling_n = self.number(x2, 12, 2), self.number(x2, 14, 2)
         self.k, self.n, self.length = (self.number(x2, offset, 8) for offset in (16, 24, 32))
         require([self.tiling_k, self.tiling_n, self.k, self.n, 1] == list(info), "compress_info")
@@ -98,17 +98,11 @@ class Header:
             self.direct = (1 << self.root_bits) - self.step
             most = self.direct + self.step * self.levels
             require(most <= 255, "T + A·D")
-            require(1 <= ranks <= 128, "C")
+            require(ranks <= 128, "C")
         else:
             require(not any(x2[7:12]), "no code without coded tiles")
         stored = list(x2[64 : 64 + ranks])
-        require(len({min(symbol, symbol ^ mask) for symbol in stored}) == ranks, "the symbols by rank are all different")
-        first_half = list(stored)
-        # Sorting is stable: of two at the same distance the smaller one stays first.
-        for symbol in sorted(range(256), key=lambda symbol: abs(symbol - stored[0]) if stored else 0):
-            if len(first_half) < 128 and symbol not in first_half and symbol ^ mask not in first_half:
-                first_half.append(symbol)
-        self.ranks = first_half + [symbol ^ mask for symbol in first_half]
+        self.ranks = stored_order(stored, extra) if stored else order_of_distance(extra)
         self.end = self.header_size(x2)
         require(self.end + 64 <= len(x2), "header and tail fit")
         require(not any(x2[64 + ranks : self.end]), "padding of the header")
@@ -128,6 +122,20 @@ class Header:
             for f in range(fractal, min(fractal + self.tiling_k, self.fractals)):
                 for g in range(8):
                     yield p, f, g
+
+
+def order_of_distance(centre: int) -> list[int]:
+    return [(centre + (rank // 2 if rank % 2 == 0 else -(rank + 1) // 2)) % 256 for rank in range(256)]
+
+
+def stored_order(stored: list[int], mask: int) -> list[int]:
+    require(len({min(symbol, symbol ^ mask) for symbol in stored}) == len(stored), "the stored symbols are all different")
+    first_half = list(stored)
+    # Sorting is stable: of two at the same distance the smaller one stays first.
+    for symbol in sorted(range(256), key=lambda symbol: abs(symbol - stored[0])):
+        if len(first_half) < 128 and symbol not in first_half and symbol ^ mask not in first_half:
+            first_half.append(symbol)
+    return first_half + [symbol ^ mask for symbol in first_half]
 
 
 def decode_tile(header: Header, body: bytes, places: list[tuple[int, int, int]], symbols: np.ndarray) -> int:

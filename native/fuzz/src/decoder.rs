@@ -10,8 +10,8 @@ use crate::forge::{Fields, Forged, Tile, forge};
 use crate::input::Input;
 use crate::multiply::{Wanted, run, sums, ways};
 
-/// Masks of codes: none, those that encoders use, and another one.
-const MASKS: [u8; 4] = [0, 0x40, 0x80, 0x2b];
+/// Masks of codes, none and those that encoders use, or centres; and another one.
+const EXTRAS: [u8; 4] = [0, 0x40, 0x80, 0x2b];
 
 /// Runs one input.
 pub fn check(data: &[u8]) {
@@ -66,8 +66,8 @@ pub fn check(data: &[u8]) {
 pub fn input(encoded: &EncodedWeight) -> Vec<u8> {
     let x2 = &encoded.x2;
     let count = usize::from(x2[10]);
-    let mask = MASKS.iter().position(|&mask| mask == x2[11]).expect("encoders use few masks");
-    let mut out = vec![x2[5] | (mask as u8) << 1, x2[7], x2[8], x2[9], x2[10]];
+    let extra = EXTRAS.iter().position(|&extra| extra == x2[11]).unwrap_or(0);
+    let mut out = vec![x2[5] | (extra as u8) << 1, x2[7], x2[8], x2[9], x2[10]];
     out.extend(&x2[64..64 + count]);
     out.extend([x2[12], x2[14]]);
     out.extend(((encoded.compress_info[2] - 1) as u16).to_le_bytes());
@@ -99,7 +99,7 @@ pub fn input(encoded: &EncodedWeight) -> Vec<u8> {
 
 fn fields(input: &mut Input<'_>) -> Option<Fields> {
     let first = input.byte();
-    let (unsigned, mask) = (first & 1 == 1, MASKS[usize::from(first >> 1 & 3)]);
+    let (unsigned, mask) = (first & 1 == 1, EXTRAS[usize::from(first >> 1 & 3)]);
     let code = [input.byte(), input.byte(), input.byte()];
     let count = usize::from(input.byte());
     let mut ranks = Vec::new();

@@ -12,7 +12,7 @@ pub struct Fields {
     pub unsigned: bool,
     /// R, A, D.
     pub code: [u8; 3],
-    /// M.
+    /// M, or Z where there are no ranks.
     pub mask: u8,
     /// C symbols.
     pub ranks: Vec<u8>,

@@ -253,7 +253,7 @@ fn inspect<'py>(
     dict.set_item("root_bits", weight.code().map(|c| c.root_bits()))?;
     dict.set_item("step", weight.code().map(|c| c.step()))?;
     dict.set_item("levels", weight.code().map(|c| c.levels()))?;
-    dict.set_item("ranks", weight.code().map(|c| c.ranks().len()))?;
+    dict.set_item("ranks", weight.code().map(|c| c.order().stored_bytes()))?;
     Ok(dict)
 }
 

@@ -1,6 +1,6 @@
 //! The parameters of a code and how they are chosen from a histogram.
 
-use super::{Histogram, Profile};
+use super::{Histogram, Order, Profile};
 use crate::error::Error;
 
 /// Continuation levels at the most.
@@ -9,27 +9,18 @@ pub const MAX_LEVELS: usize = 12;
 /// Ranks with a code word of their own, at the most.
 const MAX_CAPACITY: usize = 255;
 
-/// Ranks that have an entry in the look-up table of a decoder; those above share them.
-const HALF: usize = 128;
-
-/// Masks that are tried where more symbols occur than the table has entries. Symbols around 128, as those of int8 weights
-/// are, keep their order with the first: 64 to 191 come before the others.
-const MASKS: [u8; 2] = [0x40, 0x80];
-
-/// A code: root width, step, levels, mask, and the symbols by rank.
+/// A code: root width, step, levels, and the symbols by rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Code {
     root_bits: u8,
     step: u8,
     levels: u8,
-    mask: u8,
-    ranks: Vec<u8>,
+    order: Order,
 }
 
 impl Code {
-    /// Checks what a header declares: 1 ≤ R ≤ 7, A ≤ 2^R, D ≤ 12, T + A·D ≤ 255, 1 to 128 ranks, no two of them the same or
-    /// made the same by the mask; levels only where there is a step.
-    pub fn new(root_bits: u8, step: u8, levels: u8, mask: u8, ranks: Vec<u8>) -> Result<Self, Error> {
+    /// Checks what a header declares: 1 ≤ R ≤ 7, A ≤ 2^R, D ≤ 12, T + A·D ≤ 255; levels only where there is a step.
+    pub fn new(root_bits: u8, step: u8, levels: u8, order: Order) -> Result<Self, Error> {
         let bad = |what: String| Err(Error::Header(what));
         if !(1..=7).contains(&root_bits) {
             return bad(format!("root width {root_bits} is not in 1..=7"));
@@ -40,16 +31,9 @@ impl Code {
         if usize::from(levels) > MAX_LEVELS || (levels > 0 && step == 0) {
             return bad(format!("{levels} levels with step {step}"));
         }
-        let code = Self { root_bits, step, levels, mask, ranks };
+        let code = Self { root_bits, step, levels, order };
         if code.capacity() > MAX_CAPACITY {
             return bad(format!("a code that reaches {} ranks", code.capacity()));
-        }
-        if !(1..=HALF).contains(&code.ranks.len()) {
-            return bad(format!("{} stored ranks are not in 1..={HALF}", code.ranks.len()));
-        }
-        let mut first_half = FirstHalf::new(mask);
-        if let Some(s) = code.ranks.iter().find(|&&s| !first_half.offer(s)) {
-            return bad(format!("symbol {s} has two ranks"));
         }
         Ok(code)
     }
@@ -57,41 +41,36 @@ impl Code {
     /// The cheapest code for `histogram` that `profile` admits; `None` if nothing beats 8 bits or there is
     /// nothing to code.
     pub fn choose(histogram: &Histogram, profile: Profile) -> Option<Self> {
-        let used = histogram.ranked();
-        if used.is_empty() {
+        if histogram.total() == 0 {
             return None;
         }
-        let masks = if used.len() <= HALF { &[0][..] } else { &MASKS };
-        let codes = masks.iter().filter_map(|&mask| Self::choose_with(mask, &used, histogram, profile));
+        let orders = Order::candidates(histogram).into_iter();
+        let codes = orders.filter_map(|order| Self::choose_with(order, histogram, profile));
         codes.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, code)| code)
     }
 
-    /// The cheapest code with this mask, and what it costs; `used` are the symbols by falling frequency.
-    fn choose_with(mask: u8, used: &[u8], histogram: &Histogram, profile: Profile) -> Option<(f64, Self)> {
-        let mut first_half = FirstHalf::new(mask);
-        used.iter().for_each(|&s| {
-            first_half.offer(s);
-        });
-        let ranked = first_half.ranks;
+    /// The cheapest code with this order, and what it costs, in bits a symbol.
+    fn choose_with(order: Order, histogram: &Histogram, profile: Profile) -> Option<(f64, Self)> {
         let total = histogram.total() as f64;
         // rarer[i]: share of the symbols whose rank is i or more.
         let mut rarer = [0.0; 257];
-        for (i, &s) in table(&ranked, mask).iter().enumerate().rev() {
-            let count = if i >= HALF && mask == 0 { 0 } else { histogram.counts()[usize::from(s)] };
-            rarer[i] = rarer[i + 1] + count as f64 / total;
+        for (i, &s) in order.table().iter().enumerate().take(order.distinct()).rev() {
+            rarer[i] = rarer[i + 1] + histogram.counts()[usize::from(s)] as f64 / total;
         }
         let share_from = |rank: usize| rarer[rank];
-        // What a level, and an entry of one, take to decode, in bits that they must save at least.
-        let (max_levels, cost_of_a_level, cost_of_an_entry) = match profile {
-            Profile::Fast => (0, 0.0, 0.0),
-            Profile::Balanced => (8, 0.01, 0.1),
-            Profile::Small => (MAX_LEVELS, 0.0, 0.0),
+        // What a table, a level, and an entry of one, take to decode, in bits that they must save at least.
+        let (max_levels, cost_of_a_table, cost_of_a_level, cost_of_an_entry) = match profile {
+            Profile::Fast => (0, 0.03, 0.0, 0.0),
+            Profile::Balanced => (8, 0.03, 0.01, 0.1),
+            Profile::Small => (MAX_LEVELS, 0.0, 0.0, 0.0),
         };
+        let stored = order.stored_bytes();
+        let table = 8.0 * stored as f64 / total + if stored > 0 { cost_of_a_table } else { 0.0 };
         let mut best: Option<(f64, u8, u8, u8)> = None;
         for root_bits in 1..=7u8 {
             for step in 0..=1usize << root_bits {
                 let direct = (1usize << root_bits) - step;
-                let mut bits = f64::from(root_bits);
+                let mut bits = f64::from(root_bits) + table;
                 for levels in 0..=max_levels {
                     let reach = direct + step * levels;
                     if reach > MAX_CAPACITY || (levels > 0 && step == 0) {
@@ -101,7 +80,7 @@ impl Code {
                     // A code without a step cannot mark escapes.
                     if step > 0 || escapes == 0.0 {
                         let cost = bits + 8.0 * escapes;
-                        let entries = bits - f64::from(root_bits);
+                        let entries = bits - table - f64::from(root_bits);
                         let weighed = cost + cost_of_a_level * levels as f64 + cost_of_an_entry * entries;
                         if cost < 8.0 && best.is_none_or(|b| weighed < b.0) {
                             best = Some((weighed, root_bits, step as u8, levels as u8));
@@ -112,13 +91,9 @@ impl Code {
             }
         }
         let (weighed, root_bits, step, levels) = best?;
-        let mut code = Self { root_bits, step, levels, mask, ranks: Vec::new() };
-        code.ranks = ranked;
-        // Escapes need no order, but they need a rank: without a mask only stored symbols are sure to have one.
-        if mask != 0 {
-            code.ranks.truncate(code.capacity());
-        }
-        Some((weighed, code))
+        let code = Self { root_bits, step, levels, order };
+        let capacity = code.capacity();
+        Some((weighed, Self { order: code.order.shortened(capacity), ..code }))
     }
 
     /// R: bits of the root field.
@@ -145,56 +120,13 @@ impl Code {
     pub fn escape_base(&self) -> u8 {
         self.levels.saturating_sub(1).wrapping_mul(self.step)
     }
-    /// M: what the symbols of ranks r and r + 128 differ by, in the sense of exclusive or; 0 if only ranks below 128 occur.
-    pub fn mask(&self) -> u8 {
-        self.mask
-    }
     /// Symbols by rank.
-    pub fn ranks(&self) -> &[u8] {
-        &self.ranks
+    pub fn order(&self) -> &Order {
+        &self.order
     }
-
     /// The symbol of each rank.
     pub fn table(&self) -> [u8; 256] {
-        table(&self.ranks, self.mask)
-    }
-}
-
-/// The symbol of each rank. The first 128 ranks are those that are stored, then others by their distance from the first, the
-/// smaller first. Rank r + 128 belongs to the symbol of rank r with the bits of the mask turned over, so that a decoder
-/// looks up seven bits of a rank, and the eighth adds the mask.
-fn table(stored: &[u8], mask: u8) -> [u8; 256] {
-    let mut first_half = FirstHalf::new(mask);
-    let mut others: Vec<u8> = (0..=255).collect();
-    others.sort_by_key(|s| s.abs_diff(stored[0]));
-    for &s in stored.iter().chain(&others) {
-        first_half.offer(s);
-    }
-    let ranks = first_half.ranks;
-    std::array::from_fn(|rank| ranks[rank % HALF] ^ if rank < HALF { 0 } else { mask })
-}
-
-/// Symbols of the first ranks: at most 128, and of two that the mask turns into each other one.
-struct FirstHalf {
-    ranks: Vec<u8>,
-    mask: u8,
-    taken: [bool; 256],
-}
-
-impl FirstHalf {
-    fn new(mask: u8) -> Self {
-        Self { ranks: Vec::with_capacity(HALF), mask, taken: [false; 256] }
-    }
-
-    /// Gives the symbol the next rank; whether there is one for it.
-    fn offer(&mut self, symbol: u8) -> bool {
-        let free = self.ranks.len() < HALF && !self.taken[usize::from(symbol)];
-        if free {
-            self.taken[usize::from(symbol)] = true;
-            self.taken[usize::from(symbol ^ self.mask)] = true;
-            self.ranks.push(symbol);
-        }
-        free
+        self.order.table()
     }
 }
 
@@ -204,49 +136,12 @@ mod tests {
 
     #[test]
     fn what_no_encoder_writes_is_refused() {
-        let ok = |r, a, d, n: u8| Code::new(r, a, d, 0, (0..n).collect()).is_ok();
-        assert!(ok(5, 12, 4, 68));
-        assert!(ok(7, 0, 0, 128));
-        for (r, a, d, n) in [
-            (0, 1, 0, 1),
-            (8, 1, 0, 1),
-            (2, 5, 0, 1),
-            (3, 0, 1, 1),
-            (5, 12, 13, 1),
-            (7, 60, 4, 1),
-            (2, 1, 0, 0),
-            (7, 100, 2, 129),
-        ] {
-            assert!(!ok(r, a, d, n), "{r} {a} {d} {n}");
+        let ok = |r, a, d| Code::new(r, a, d, Order::Distance(7)).is_ok();
+        assert!(ok(5, 12, 4));
+        assert!(ok(7, 0, 0));
+        for (r, a, d) in [(0, 1, 0), (8, 1, 0), (2, 5, 0), (3, 0, 1), (5, 12, 13), (7, 60, 4)] {
+            assert!(!ok(r, a, d), "{r} {a} {d}");
         }
-        assert!(Code::new(3, 1, 0, 0, vec![1, 1]).is_err());
-        assert!(Code::new(3, 1, 0, 0, vec![1, 129]).is_ok());
-        assert!(Code::new(3, 1, 0, 0x80, vec![1, 129]).is_err());
-    }
-
-    #[test]
-    fn symbols_without_a_rank_follow_by_distance() {
-        let table = Code::new(3, 2, 0, 0x80, vec![5, 4, 200]).unwrap().table();
-        assert_eq!(table[..8], [5, 4, 200, 6, 3, 7, 2, 8]);
-        // 72 is not among the first, for 200 has its place.
-        assert_eq!(table[126..132], [126, 127, 133, 132, 72, 134]);
-        let table = Code::new(3, 2, 0, 0, vec![5, 4, 200]).unwrap().table();
-        assert_eq!(table[..128], table[128..]);
-        assert_eq!(table[127], 126);
-    }
-
-    #[test]
-    fn every_symbol_has_a_rank_where_there_is_a_mask() {
-        for mask in MASKS {
-            for first in [0, 77, 128, 255] {
-                let mut table = Code::new(1, 1, 0, mask, vec![first]).unwrap().table();
-                table.sort_unstable();
-                assert!(table.iter().enumerate().all(|(i, &s)| i == usize::from(s)), "{mask} {first}");
-            }
-        }
-        // The order of distance from 128 is kept.
-        let table = Code::new(1, 1, 0, 0x40, vec![128]).unwrap().table();
-        assert!(table.iter().take(255).zip(&table[1..]).all(|(a, b)| a.abs_diff(128) <= b.abs_diff(128)));
     }
 
     #[test]
@@ -260,7 +155,7 @@ mod tests {
 
     #[test]
     fn two_symbols_take_one_bit() {
-        let code = Code::choose(&Histogram::of(&[3, 3, 200]), Profile::Small).unwrap();
-        assert_eq!((code.root_bits(), code.ranks()), (1, &[3u8, 200][..]));
+        let code = Code::choose(&Histogram::of(&[3, 3, 200].repeat(100)), Profile::Small).unwrap();
+        assert_eq!((code.root_bits(), &code.table()[..2]), (1, &[3u8, 200][..]));
     }
 }

@@ -55,6 +55,16 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
+    /// The least symbol that half of the symbols do not exceed; 0 when empty.
+    pub fn median(&self) -> u8 {
+        let (half, mut below) = (self.total().div_ceil(2), 0);
+        let reaches = |count: &u64| {
+            below += count;
+            below >= half
+        };
+        self.counts.iter().position(reaches).map_or(0, |s| s as u8)
+    }
+
     /// The symbols that occur, most frequent first, then by value.
     pub fn ranked(&self) -> Vec<u8> {
         let mut used: Vec<u8> = (0..=255).filter(|&s: &u8| self.counts[usize::from(s)] > 0).collect();
@@ -87,6 +97,14 @@ mod tests {
         let all: Vec<u8> = (0..=255).collect();
         assert_eq!(Histogram::of(&all).order0_entropy_bits(), 8.0);
         assert_eq!(Histogram::of(&[1, 1, 2, 3]).order0_entropy_bits(), 1.5);
+    }
+
+    #[test]
+    fn median_of_odd_and_even_numbers() {
+        assert_eq!(Histogram::of(&[9, 1, 5]).median(), 5);
+        assert_eq!(Histogram::of(&[9, 1, 5, 200]).median(), 5);
+        assert_eq!(Histogram::of(&[255]).median(), 255);
+        assert_eq!(Histogram::default().median(), 0);
     }
 
     #[test]

@@ -20,9 +20,11 @@ pub mod code;
 pub mod decode;
 pub mod encode;
 pub mod histogram;
+pub mod order;
 
 pub use code::{Code, MAX_LEVELS};
 pub use histogram::Histogram;
+pub use order::{Order, Stored};
 
 /// Names a trade between size and speed; the format is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

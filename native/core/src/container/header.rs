@@ -2,7 +2,7 @@
 
 use super::geometry::{Geometry, Tiling};
 use super::{ALIGN, TAIL};
-use crate::codec::{Code, Profile, WeightType};
+use crate::codec::{Code, Order, Profile, Stored, WeightType};
 use crate::error::Error;
 
 /// Version of the format that this build reads and writes.
@@ -27,7 +27,7 @@ pub struct Header {
 impl Header {
     /// Bytes up to the first tile.
     pub fn len(&self) -> usize {
-        (FIXED + self.code.as_ref().map_or(0, |c| c.ranks().len())).next_multiple_of(ALIGN)
+        (FIXED + self.code.as_ref().map_or(0, |c| c.order().stored_bytes())).next_multiple_of(ALIGN)
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -43,9 +43,15 @@ impl Header {
             b[7] = code.root_bits() as u8;
             b[8] = code.step();
             b[9] = code.levels() as u8;
-            b[10] = code.ranks().len() as u8;
-            b[11] = code.mask();
-            b[FIXED..FIXED + code.ranks().len()].copy_from_slice(code.ranks());
+            match code.order() {
+                Order::Distance(centre) => b[11] = *centre,
+                Order::Stored(stored) => {
+                    let ranks = stored.ranks();
+                    b[10] = ranks.len() as u8;
+                    b[11] = stored.mask();
+                    b[FIXED..FIXED + ranks.len()].copy_from_slice(ranks);
+                }
+            }
         }
         let tiling = self.geometry.tiling();
         b[12..14].copy_from_slice(&(tiling.k as u16).to_le_bytes());
@@ -98,7 +104,13 @@ impl Header {
         let geometry = Geometry::new(size_at(fixed, 16)?, size_at(fixed, 24)?, tiling)?;
         let code = match (fixed[7], count) {
             (0, 0) if fixed[8] == 0 && fixed[9] == 0 && fixed[11] == 0 => None,
-            _ => Some(Code::new(fixed[7], fixed[8], fixed[9], fixed[11], copy[FIXED..FIXED + count].to_vec())?),
+            (_, count) => {
+                let order = match count {
+                    0 => Order::Distance(fixed[11]),
+                    _ => Order::Stored(Stored::new(copy[FIXED..FIXED + count].to_vec(), fixed[11])?),
+                };
+                Some(Code::new(fixed[7], fixed[8], fixed[9], order)?)
+            }
         };
         let header =
             Self { weight_type, profile, geometry, code, total: size_at(fixed, 32)?, index_crc: u32_at(fixed, 40) };

@@ -118,7 +118,7 @@ pub fn encode(weight: &WeightView<'_>, profile: Profile, tiling: Tiling) -> Resu
     let code = Code::choose(&weight.histogram(), profile);
     let table = code.as_ref().map(EncodeTable::new);
     let mut header = Header { weight_type: weight.weight_type, profile, geometry, code, total: 0, index_crc: 0 };
-    let pad = header.code.as_ref().map_or(0, |c| c.ranks()[0]);
+    let pad = header.code.as_ref().map_or(0, |c| c.order().first());
     let mut x2 = vec![0; header.len()];
     let mut index = Vec::with_capacity(geometry.tiles() * ENTRY);
     let mut symbols = Vec::new();

@@ -22,7 +22,8 @@
 //! open    = fields >= T                                   compare, and collect the signs of 64 lanes
 //! digits  = pdep(next bits of each plane, open)
 //! ranks   = fields + A · digits                           a digit of 64 lanes becomes bytes by shuffle and compare
-//! symbols = table[ranks mod 128]                          a shuffle for 16 ranks each, joined by exclusive or
+//! symbols = centre + half the ranks, or their complement  shift, mask, exclusive or, addition
+//!     or    table[ranks mod 128]                          a shuffle for 16 ranks each, joined by exclusive or
 //!           ^ mask where ranks >= 128
 //! symbols of escapes = table[ranks + their bytes]         one by one, from a list of their positions
 //! ```
@@ -32,7 +33,7 @@
 
 use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
 use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
-use crate::codec::MAX_LEVELS;
+use crate::codec::{MAX_LEVELS, Order};
 use crate::codec::decode::CodedTile;
 use crate::container::geometry::{FRACTAL, GROUP, GROUPS, MAX_TILE_FRACTALS, PANEL};
 use std::arch::x86_64::*;
@@ -234,16 +235,17 @@ fn decode_panels(
             4 => continuations.add::<4>(ranks, escapes),
             _ => continuations.add::<5>(ranks, escapes),
         };
-        match last / 16 {
-            0 => look_up::<1>(ranks, &deltas, symbols),
-            1 => look_up::<2>(ranks, &deltas, symbols),
-            2 => look_up::<3>(ranks, &deltas, symbols),
-            3 => look_up::<4>(ranks, &deltas, symbols),
-            4 => look_up::<5>(ranks, &deltas, symbols),
-            5 => look_up::<6>(ranks, &deltas, symbols),
-            6 => look_up::<7>(ranks, &deltas, symbols),
-            7 => look_up::<8>(ranks, &deltas, symbols),
-            _ => look_up_all(ranks, &deltas, code.code.mask(), symbols),
+        match (code.code.order(), last / 16) {
+            (Order::Distance(centre), _) => unfold(ranks, *centre, symbols),
+            (_, 0) => look_up::<1>(ranks, &deltas, symbols),
+            (_, 1) => look_up::<2>(ranks, &deltas, symbols),
+            (_, 2) => look_up::<3>(ranks, &deltas, symbols),
+            (_, 3) => look_up::<4>(ranks, &deltas, symbols),
+            (_, 4) => look_up::<5>(ranks, &deltas, symbols),
+            (_, 5) => look_up::<6>(ranks, &deltas, symbols),
+            (_, 6) => look_up::<7>(ranks, &deltas, symbols),
+            (_, 7) => look_up::<8>(ranks, &deltas, symbols),
+            (Order::Stored(stored), _) => look_up_all(ranks, &deltas, stored.mask(), symbols),
         }
         let Some(bytes) = continuations.escape_bytes(found) else {
             return false;
@@ -513,6 +515,17 @@ fn root_fields<const R: usize>(roots: &[u8], fields: &mut [u8]) {
                 store(&mut fields[2 * g + half], field);
             }
         }
+    }
+}
+
+/// Symbols of any ranks in the order of distance.
+#[target_feature(enable = "avx2")]
+fn unfold(ranks: &[u8], centre: u8, symbols: &mut [u8]) {
+    for (ranks, symbols) in ranks.as_chunks().0.iter().zip(symbols.as_chunks_mut().0) {
+        let ranks = load(ranks);
+        let half = _mm256_and_si256(_mm256_srli_epi16(ranks, 1), _mm256_set1_epi8(i8::MAX));
+        let odd = _mm256_sub_epi8(_mm256_setzero_si256(), _mm256_and_si256(ranks, _mm256_set1_epi8(1)));
+        store(symbols, _mm256_add_epi8(_mm256_xor_si256(half, odd), _mm256_set1_epi8(centre as i8)));
     }
 }
 

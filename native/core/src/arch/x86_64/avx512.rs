@@ -14,8 +14,9 @@
 //! rank   = root field of every lane         one or two GF(2) affine transforms of the rows
 //! open   = rank >= T                        compare into a mask
 //! rank  += expand(sums) in the lanes of open
-//! symbol = table[rank mod 128]              two-register byte permute
-//!          ^ mask where rank >= 128         a GF(2) affine transform, if the code has a mask
+//! symbol = centre + half the rank, or its complement     a GF(2) affine transform, an addition
+//!     or   table[rank mod 128]                           two-register byte permute
+//!          ^ mask where rank >= 128                      a GF(2) affine transform, if the code has a mask
 //! ```
 //!
 //! Counts of ones are all that leads from one step to the next, so the processor overlaps them freely.
@@ -23,7 +24,7 @@
 use super::avx512_block::{Accumulate, FinishColumns, multiply};
 use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
 use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
-use crate::codec::MAX_LEVELS;
+use crate::codec::{MAX_LEVELS, Order};
 use crate::codec::decode::CodedTile;
 use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
 use std::arch::x86_64::*;
@@ -355,6 +356,18 @@ const fn move_bits(from: usize, to: usize, count: usize) -> i64 {
     m as i64
 }
 
+/// Matrix of GF2P8AFFINEQB that turns a rank into a distance: the upper seven bits move down, and the lowest is added to all.
+const UNFOLD: i64 = {
+    let mut m = 0u64;
+    let mut i = 0;
+    while i < 8 {
+        // Byte 7 − i of the matrix picks the input bits of output bit i.
+        m |= ((2 << i) & 0xff | 1) << (8 * (7 - i));
+        i += 1;
+    }
+    m as i64
+};
+
 /// Matrix of GF2P8AFFINEQB that turns bytes with their top bit set into `mask`, and others into 0.
 const fn spread_top(mask: u8) -> i64 {
     let mut m = 0u64;
@@ -412,7 +425,12 @@ unsafe fn panels<S: Sink, const R: usize>(
         let row = code.table.as_ptr().cast::<__m512i>();
         [_mm512_loadu_si512(row), _mm512_loadu_si512(row.add(1))]
     };
-    let mask = code.code.mask();
+    let (by_distance, mask) = match code.code.order() {
+        Order::Distance(_) => (true, 0),
+        Order::Stored(stored) => (false, stored.mask()),
+    };
+    let unfold = _mm512_set1_epi64(UNFOLD);
+    let centre = _mm512_set1_epi8(code.table[0] as i8);
     let top_to_mask = _mm512_set1_epi64(spread_top(mask));
     // SAFETY: as promised by the caller.
     let Some(total) = (unsafe { continuations(code, tile, extent.weights(), sums, sink) }) else {
@@ -443,14 +461,21 @@ unsafe fn panels<S: Sink, const R: usize>(
                 taken += open.count_ones() as usize;
             });
             let mut symbols = [_mm512_setzero_si512(); GROUPS];
-            each_group!(G => {
-                symbols[G] = _mm512_permutex2var_epi8(table[0], rank[G], table[1]);
-            });
-            if mask != 0 {
+            if by_distance {
                 each_group!(G => {
-                    let flipped = _mm512_gf2p8affine_epi64_epi8::<0>(rank[G], top_to_mask);
-                    symbols[G] = _mm512_xor_si512(symbols[G], flipped);
+                    let distance = _mm512_gf2p8affine_epi64_epi8::<0>(rank[G], unfold);
+                    symbols[G] = _mm512_add_epi8(distance, centre);
                 });
+            } else {
+                each_group!(G => {
+                    symbols[G] = _mm512_permutex2var_epi8(table[0], rank[G], table[1]);
+                });
+                if mask != 0 {
+                    each_group!(G => {
+                        let flipped = _mm512_gf2p8affine_epi64_epi8::<0>(rank[G], top_to_mask);
+                        symbols[G] = _mm512_xor_si512(symbols[G], flipped);
+                    });
+                }
             }
             // SAFETY: the caller's sink covers the extent.
             unsafe { sink.fractal(panel, fractal, &symbols) };
