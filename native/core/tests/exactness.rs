@@ -210,14 +210,18 @@ fn shapes_around_every_edge() {
 fn rows_around_every_edge() {
     let ms: Vec<usize> = (0..=26).collect();
     check(Content::Bell(15), 80, 96, &ms, Profile::Balanced, Tiling::default());
+    // Registers of 16 rows, up to four of them and more, with an even and with an odd number of fractals.
+    for k in [96, 320] {
+        check(Content::Bell(15), 80, k, &[31, 32, 33, 47, 48, 49, 63, 64, 65, 97], Profile::Small, Tiling::default());
+    }
     // Fewer blocks of columns than threads: rows are shared out as well.
     check(Content::Bell(15), 80, 96, &[70, 130], Profile::Fast, Tiling::default());
     // Strips so wide that they are decoded in two chunks.
-    check(Content::Bell(15), 1000, 600, &[13, 25], Profile::Balanced, Tiling { k: 1, n: 127 });
+    check(Content::Bell(15), 1000, 600, &[13, 25, 70], Profile::Balanced, Tiling { k: 1, n: 127 });
     // So many activations that threads pack them together.
     check(Content::Bell(15), 40, 600, &[230], Profile::Fast, Tiling::default());
-    // Heads as wide as blocks, with several in a strip.
-    check(Content::Bell(15), 384, 100, &[5, 48, 50], Profile::Balanced, Tiling::default());
+    // Heads as wide as blocks, with several in a strip; more rows than stay in the second cache.
+    check(Content::Bell(15), 384, 100, &[5, 48, 50, 200], Profile::Balanced, Tiling::default());
     check(Content::Bell(15), 280, 600, &[1, 6, 12, 13, 61], Profile::Small, Tiling { k: 5, n: 3 });
 }
 

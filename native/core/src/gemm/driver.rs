@@ -71,7 +71,9 @@ impl Job<'_> {
     pub unsafe fn finish(&self, sums: &[i32], stride: usize, rows: Range<usize>, columns: Range<usize>) {
         let real = columns.start..columns.end.min(self.weight.n());
         for rows_of_one in self.output.row_pieces(rows.clone()) {
-            for columns_of_one in self.output.column_pieces(real.clone()).flat_map(|piece| pieces(piece, FINISH_COLUMNS)) {
+            for columns_of_one in
+                self.output.column_pieces(real.clone()).flat_map(|piece| pieces(piece, FINISH_COLUMNS))
+            {
                 let at = (rows_of_one.start - rows.start) * stride + columns_of_one.start - columns.start;
                 // SAFETY: the caller's contract.
                 let (terms, out) = unsafe { self.block(rows_of_one.clone(), columns_of_one) };

@@ -29,7 +29,8 @@ struct Part {
 pub(super) fn run(job: &Job<'_>, threads: usize, pool: &dyn Parallel) -> Result<(), Error> {
     let tiles = job.weight.weight.geometry().tiles();
     let runs = threads.min(tiles);
-    let parts = collect(job.weight.kernel.tile(), runs, pool, |r| job.run_tiles(tiles * r / runs..tiles * (r + 1) / runs))?;
+    let parts =
+        collect(job.weight.kernel.tile(), runs, pool, |r| job.run_tiles(tiles * r / runs..tiles * (r + 1) / runs))?;
     job.finish_parts(parts.into_iter().flatten().collect());
     Ok(())
 }

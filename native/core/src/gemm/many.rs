@@ -132,7 +132,8 @@ impl Job<'_> {
                 }
                 for i0 in group.clone().step_by(block_rows) {
                     let block = i0..group.end.min(i0 + block_rows);
-                    let at = if whole { 0 } else { (i0 - rows.start) * stride + (panel - strip.panels.start) * PANEL };
+                    let at =
+                        if whole { 0 } else { (i0 - rows.start) * stride + (panel - strip.panels.start) * PANEL };
                     self.block_of_sums(symbols, strip, panels.clone(), block, &mut sums[at..], stride);
                 }
             }

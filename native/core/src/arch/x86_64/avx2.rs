@@ -33,8 +33,8 @@
 
 use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
 use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
-use crate::codec::{MAX_LEVELS, Order};
 use crate::codec::decode::CodedTile;
+use crate::codec::{MAX_LEVELS, Order};
 use crate::container::geometry::{FRACTAL, GROUP, GROUPS, MAX_TILE_FRACTALS, PANEL};
 use std::arch::x86_64::*;
 use std::cell::RefCell;

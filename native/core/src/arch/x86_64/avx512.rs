@@ -24,8 +24,8 @@
 use super::avx512_block::{Accumulate, FinishColumns, multiply};
 use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
 use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
-use crate::codec::{MAX_LEVELS, Order};
 use crate::codec::decode::CodedTile;
+use crate::codec::{MAX_LEVELS, Order};
 use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
 use std::arch::x86_64::*;
 use std::cell::RefCell;

@@ -49,7 +49,8 @@ fn chunks(m: usize) -> impl Iterator<Item = (usize, usize)> {
 /// Adds the products of panels in memory.
 ///
 /// # Safety
-/// AMX and the features of the AVX-512 kernel; inside of [`within`](super::registers::within); symbols, rows and accumulators cover the extent.
+/// AMX and the features of the AVX-512 kernel; inside of [`within`](super::registers::within); symbols, rows and
+/// accumulators cover the extent.
 pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: Accumulate) {
     let panel_bytes = extent.fractals * FRACTAL;
     let steps = extent.fractals / STEP;
@@ -159,8 +160,8 @@ macro_rules! end {
     };
 }
 
-/// Runs a step for each 64 of k, `$steps` in all, with the operands `$pointer`, which advance by `$by` bytes. Every few steps
-/// a tile is stored to no purpose: the processor turns off what stores tiles after some 400 ns, and needs 300 to wake it.
+/// Runs a step for each 64 of k with the operands `$pointer`, which advance by `$by` bytes. Every few steps register 4 is
+/// stored to no purpose: the processor turns off what stores tiles after some 400 ns, and takes 300 to wake it.
 macro_rules! run {
     ($block:ident, $text:expr, { $($pointer:ident = $from:expr, $by:literal;)* }) => {
         $(let mut $pointer = $from;)*
@@ -175,7 +176,7 @@ macro_rules! run {
                 $(concat!("add {", stringify!($pointer), "}, ", $by),)*
                 "dec {steps}",
                 "jnz 2b",
-                "tilestored [{nowhere} + {width}*1], tmm0",
+                "tilestored [{nowhere} + {width}*1], tmm4",
                 $($pointer = inout(reg) $pointer,)*
                 x_stride = in(reg) $block.x_stride,
                 width = in(reg) WIDTH,
@@ -190,8 +191,8 @@ macro_rules! run {
 /// All have the same contract.
 ///
 /// # Safety
-/// Inside of [`within`](super::registers::within), with the chunk's heights configured; `steps` is at least 1; activations, weights and sums
-/// cover the chunk's rows, 64 · `steps` of k and the panels.
+/// Inside of [`within`](super::registers::within), with the chunk's heights configured; `steps` is at least 1; activations,
+/// weights and sums cover the chunk's rows, 64 · `steps` of k and the panels.
 impl Block {
     unsafe fn one_by_four(&self) {
         let (w, c) = (self.weights, self.to);

@@ -7,8 +7,8 @@
 //! The processor turns off the units of products and of stores from tile registers after some 400 ns without use, and
 //! takes 300 ns to wake each. So they are used now and then while there are no products, see [`Sink::meanwhile`].
 
-use super::registers::{HEIGHT, Heights, WIDTH, configure};
 use super::STEP;
+use super::registers::{HEIGHT, Heights, WIDTH, configure};
 use crate::arch::x86_64::avx512::{Sink, each_group, unrolled};
 use crate::arch::x86_64::avx512_block::{self, Accumulate};
 use crate::arch::{Extent, Rows};
@@ -51,9 +51,9 @@ fn heights(m: usize) -> (usize, Heights) {
 
 impl<'a> Behind<'a> {
     /// # Safety
-    /// AMX and the features of the AVX-512 kernel; inside of [`within`](super::registers::within), as all calls that follow, and
-    /// nothing else uses tile registers meanwhile; `buffer` has room for [`PANELS`] panels and begins on a line; rows and
-    /// accumulators cover the extent.
+    /// AMX and the features of the AVX-512 kernel; inside of [`within`](super::registers::within), as all calls that follow,
+    /// and nothing else uses tile registers meanwhile; `buffer` has room for [`PANELS`] panels and begins on a line; rows
+    /// and accumulators cover the extent.
     ///
     /// # Panics
     /// If there are more than [`ROWS`] rows.
