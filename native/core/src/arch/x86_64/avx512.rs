@@ -295,25 +295,17 @@ unsafe fn continuations<S: Sink>(
     for d in (0..levels).rev() {
         let (start, count) = starts[d];
         let own = sums[d % 2];
-        // At level 0 a weight that goes no further keeps its root field.
-        let added = if d == 0 { _mm512_setzero_si512() } else { step };
-        let mut taken = 0;
-        let mut expand = |block: usize, bits: u64| {
-            // SAFETY: no level has more than `limit` entries, so whatever its bits are by now, fewer were taken so far; both
-            // sums have room for `limit` + 64.
-            unsafe {
-                let entries = _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(below.add(taken).cast()));
-                _mm512_storeu_si512(own.add(block * 64).cast(), _mm512_add_epi8(entries, added));
+        // SAFETY: the level is inside of the tile, behind which 64 bytes are readable. No level has more than `limit` entries, so
+        // whatever its bits are by now, no more are taken from the level below; both sums have room for `limit` + 64.
+        unsafe {
+            let bits = rest.add(start);
+            // At level 0 a weight that goes no further keeps its root field.
+            if d == 0 {
+                expand_level(bits, count, below, own, |entries| entries);
+            } else {
+                expand_level(bits, count, below, own, |entries| _mm512_add_epi8(entries, step));
             }
-            taken += bits.count_ones() as usize;
-        };
-        for block in 0..count / 64 {
-            // SAFETY: inside of the level, which is inside of the tile.
-            expand(block, unsafe { rest.add(start + block * 8).cast::<u64>().read_unaligned() });
         }
-        // SAFETY: at most 7 bytes behind the level's end; ones there are cut off.
-        let last = unsafe { rest.add(start + count / 64 * 8).cast::<u64>().read_unaligned() };
-        expand(count / 64, _bzhi_u64(last, (count % 64) as u32));
         below = own;
         entries += count;
         if d == 0 || entries > MEANWHILE_ENTRIES {
@@ -323,6 +315,39 @@ unsafe fn continuations<S: Sink>(
         }
     }
     Some(total)
+}
+
+/// Builds a level's sums in `own` from those of the level below: the entries whose bits are ones take the next of them each,
+/// and `add` is done to all.
+///
+/// # Safety
+/// AVX-512 with VBMI2; `bits` and 7 bytes behind them are readable; as many sums as there are ones, and 64 bytes more, are
+/// below; `own` has room for `count` sums and 64 more.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2,bmi2,popcnt")]
+unsafe fn expand_level(
+    bits: *const u8,
+    count: usize,
+    below: *const u8,
+    own: *mut u8,
+    add: impl Fn(__m512i) -> __m512i,
+) {
+    let mut taken = 0;
+    let mut expand = |block: usize, bits: u64| {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let entries = _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(below.add(taken).cast()));
+            _mm512_storeu_si512(own.add(block * 64).cast(), add(entries));
+        }
+        taken += bits.count_ones() as usize;
+    };
+    for block in 0..count / 64 {
+        // SAFETY: inside of the level.
+        expand(block, unsafe { bits.add(block * 8).cast::<u64>().read_unaligned() });
+    }
+    // SAFETY: at most 7 bytes behind the level's end; ones there are cut off.
+    let last = unsafe { bits.add(count / 64 * 8).cast::<u64>().read_unaligned() };
+    expand(count / 64, _bzhi_u64(last, (count % 64) as u32));
 }
 
 /// Writes a block out for each value of a constant: left as a loop, arrays of registers end up in memory.
