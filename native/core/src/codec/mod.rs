@@ -1,6 +1,6 @@
 //! The entropy code: a *root field* of fixed width, continued by unary *levels* for the rarer weights.
 //!
-//! Symbols (weight bytes, int8 shifted by 128) are ranked by frequency. With `root_bits` R, `step` A and `levels` D, let
+//! Symbols (weight bytes, int8 shifted by 128) are ranked, the frequent ones first ([`Order`]). With `root_bits` R, `step` A and `levels` D, let
 //! T = 2^R − A:
 //!
 //! - rank < T: the root field holds the rank;
@@ -9,7 +9,7 @@
 //! - any other rank is an *escape*: a root field of T, D continuation bits of 1, and a byte that is added in place of the
 //!   last step.
 //!
-//! It is a Golomb code over frequency ranks whose unary part is stored level by level, each level *dense*: one bit for
+//! It is a Golomb code over ranks whose unary part is stored level by level, each level *dense*: one bit for
 //! each weight that the level before continued, and nothing for the others. A decoder works from the deepest level up:
 //! 64 bits of a level expand the sums of the level below into the sums of 64 of its own entries, and at last the root
 //! fields that are continued take theirs. No weight waits for the one before it, no position depends on a decoded value
