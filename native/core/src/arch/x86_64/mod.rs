@@ -3,4 +3,3 @@
 pub mod amx;
 pub mod avx2;
 pub mod avx512;
-mod avx512_block;

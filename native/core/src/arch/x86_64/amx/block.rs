@@ -12,7 +12,7 @@
 
 use super::STEP;
 use super::registers::{HEIGHT, Heights, WIDTH, configure};
-use crate::arch::x86_64::avx512_block::{self, Accumulate, FinishColumns};
+use crate::arch::x86_64::avx512::block::{self as avx512, Accumulate, FinishColumns};
 use crate::arch::{Extent, Rows};
 use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use std::arch::asm;
@@ -92,7 +92,7 @@ pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: 
         let x = Rows::new(&rows.data()[done * FRACTAL_K..], rows.stride(), rows.m(), rest.k());
         let to = Accumulate { fresh: to.fresh && steps == 0, ..to };
         // SAFETY: the last fractal of each panel, in what the caller promises.
-        unsafe { avx512_block::multiply(symbols.add(done * FRACTAL), panel_bytes, rest, &x, to) };
+        unsafe { avx512::multiply(symbols.add(done * FRACTAL), panel_bytes, rest, &x, to) };
     }
 }
 

@@ -9,8 +9,8 @@
 
 use super::STEP;
 use super::registers::{HEIGHT, Heights, WIDTH, configure};
-use crate::arch::x86_64::avx512::{Sink, each_group, unrolled};
-use crate::arch::x86_64::avx512_block::{self, Accumulate};
+use crate::arch::x86_64::avx512::block::{Accumulate, multiply};
+use crate::arch::x86_64::avx512::decode::{Sink, each_group, unrolled};
 use crate::arch::{Extent, Rows};
 use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
 use std::arch::asm;
@@ -190,7 +190,7 @@ impl<'a> Behind<'a> {
             let to = Accumulate { at, fresh: false, ..self.to };
             let symbols = self.symbols(panel).wrapping_add(done * FRACTAL);
             // SAFETY: the last fractal of the panel, in the buffer, and in what was promised.
-            unsafe { avx512_block::multiply(symbols, rest.fractals * FRACTAL, rest, &x, to) };
+            unsafe { multiply(symbols, rest.fractals * FRACTAL, rest, &x, to) };
         }
     }
 

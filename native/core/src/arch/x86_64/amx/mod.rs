@@ -14,8 +14,9 @@ mod block;
 mod fused;
 mod registers;
 
-use super::avx512::{self, Avx512};
-use super::avx512_block::{Accumulate, FinishColumns};
+use super::avx512::block::{Accumulate, FinishColumns};
+use super::avx512::decode::decode_tile;
+use super::avx512::{Avx512, check_operands};
 use crate::aligned::Aligned;
 use crate::arch::rows::{ActivationRow, OutputBlock, Terms};
 use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
@@ -80,7 +81,7 @@ impl TileKernel for Amx {
         if rows.m() == 1 {
             return self.0.multiply_coded(code, tile, extent, rows, acc);
         }
-        avx512::check_operands(extent, &rows, acc);
+        check_operands(extent, &rows, acc);
         let stride = acc.stride();
         let (data, fresh) = acc.data_or_fresh();
         let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
@@ -92,7 +93,7 @@ impl TileKernel for Amx {
                 // decoder uses no tile registers.
                 unsafe {
                     let mut sink = fused::Behind::new(buffer.as_mut_ptr(), extent, rows, to);
-                    ok = avx512::decode_tile(code, tile, extent, &mut sink);
+                    ok = decode_tile(code, tile, extent, &mut sink);
                     sink.finish();
                 }
             });
@@ -102,7 +103,7 @@ impl TileKernel for Amx {
 
     fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
         assert!(symbols.len() >= extent.weights());
-        avx512::check_operands(extent, &rows, acc);
+        check_operands(extent, &rows, acc);
         let stride = acc.stride();
         let (data, fresh) = acc.data_or_fresh();
         let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };

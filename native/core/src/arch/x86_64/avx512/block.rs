@@ -15,7 +15,7 @@ const TILE_PANELS: usize = 4;
 const TILE_COLUMNS: usize = TILE_PANELS * PANEL;
 
 /// Where the sums of register tiles go. Addresses are those of the first row and column of the first tile.
-pub(super) trait Destination: Copy {
+pub(in crate::arch::x86_64) trait Destination: Copy {
     /// For the tile `row` rows and `panel` panels on.
     ///
     /// # Safety
@@ -35,7 +35,7 @@ pub(super) trait Destination: Copy {
 
 /// Sums are added to accumulators in memory.
 #[derive(Clone, Copy)]
-pub(super) struct Accumulate {
+pub(in crate::arch::x86_64) struct Accumulate {
     pub at: *mut i32,
     /// Distance of rows.
     pub stride: usize,
@@ -67,7 +67,7 @@ impl Destination for Accumulate {
 }
 
 /// What turns the sums of one tile's columns into floats.
-pub(super) struct FinishColumns<'a> {
+pub(in crate::arch::x86_64) struct FinishColumns<'a> {
     out: *mut f32,
     stride: usize,
     /// What does not depend on the row.
@@ -126,7 +126,7 @@ impl<'a> FinishColumns<'a> {
 
 /// Sums become floats: `fp32(sum + column − weight · row sum) · scale (+ addend)`, each an operation of its own.
 #[derive(Clone, Copy)]
-pub(super) struct Finish<'a> {
+pub(in crate::arch::x86_64) struct Finish<'a> {
     columns: &'a FinishColumns<'a>,
     out: *mut f32,
     row: usize,
@@ -177,7 +177,7 @@ impl Destination for Finish<'_> {
 /// # Safety
 /// All features of the kernel; symbols and rows cover the extent, and so does what the sums go to.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn multiply<D: Destination>(
+pub(in crate::arch::x86_64) unsafe fn multiply<D: Destination>(
     symbols: *const u8,
     panel_bytes: usize,
     extent: Extent,

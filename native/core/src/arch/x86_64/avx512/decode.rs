@@ -1,4 +1,4 @@
-//! AVX-512 with VNNI, VBMI, VBMI2 and GFNI (Ice Lake, Zen 4 and later), and BMI2.
+//! Decoding of a tile, which goes to a [`Sink`] eight groups at a time.
 //!
 //! A tile in two steps. First its continuations, from the deepest level up (`continuations`):
 //!
@@ -21,54 +21,24 @@
 //!
 //! Counts of ones are all that leads from one step to the next, so the processor overlaps them freely.
 
-use super::avx512_block::{Accumulate, FinishColumns, multiply};
-use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
-use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
+use super::LINE;
+use crate::arch::{Extent, TileCode};
 use crate::codec::decode::CodedTile;
 use crate::codec::{MAX_LEVELS, Order};
-use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
+use crate::container::geometry::{FRACTAL, GROUP, GROUPS};
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
 /// Bytes that the low 12 bits of an address tell apart.
 const PAGE: usize = 4096;
-
-/// Rows up to which each visits the groups while they are in registers; more are multiplied from decoded strips.
-const FUSED_ROWS: usize = 12;
 
 /// Entries of levels after which the sink gets its turn: some 100 ns.
 const MEANWHILE_ENTRIES: usize = 4096;
 
-/// Proof that the processor has the instructions.
-#[derive(Debug)]
-pub struct Avx512(());
-
-static AVX512: Avx512 = Avx512(());
-
-impl Avx512 {
-    /// The kernel, if the processor has all that it uses.
-    pub fn new() -> Option<&'static Self> {
-        let has = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("avx512vbmi")
-            && is_x86_feature_detected!("avx512vbmi2")
-            && is_x86_feature_detected!("gfni")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("popcnt");
-        has.then_some(&AVX512)
-    }
-}
-
 /// What is done with the eight groups of a fractal once they are symbols.
-pub(super) trait Sink {
+pub(in crate::arch::x86_64) trait Sink {
     /// # Safety
-    /// The processor must have the features of [`Avx512`], and the sink's own pointers must cover the fractal.
+    /// The processor must have the features of [`Avx512`](super::Avx512), and the sink's own pointers must cover the fractal.
     unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]);
     /// # Safety
     /// As for [`Self::fractal`].
@@ -79,128 +49,6 @@ pub(super) trait Sink {
     /// As for [`Self::fractal`].
     #[inline(always)]
     unsafe fn meanwhile(&mut self) {}
-}
-
-impl TileKernel for Avx512 {
-    fn name(&self) -> &'static str {
-        "x86_64-u8i8i32-avx512vnni"
-    }
-
-    fn fused_rows(&self) -> usize {
-        FUSED_ROWS
-    }
-
-    fn prefetch(&self, bytes: &[u8]) {
-        for line in bytes.chunks(LINE) {
-            // SAFETY: a hint, which accepts any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-        }
-    }
-
-    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
-        assert!(out.len() >= extent.span(stride));
-        let mut sink = Store { out: out.as_mut_ptr(), stride };
-        decode_tile(code, tile, extent, &mut sink)
-    }
-
-    fn multiply_coded(
-        &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
-        rows: Rows<'_>,
-        acc: &mut Accumulators<'_>,
-    ) -> bool {
-        check_operands(extent, &rows, acc);
-        let stride = acc.stride();
-        let data = acc.data().as_mut_ptr();
-        if rows.m() == 1 {
-            // SAFETY: setting a register to zero needs nothing but the feature, which `self` proves.
-            let sums = unsafe { [_mm512_setzero_si512(); 2] };
-            let mut sink = DotOne { x: rows.data().as_ptr(), acc: data, sums };
-            decode_tile(code, tile, extent, &mut sink)
-        } else {
-            let mut sink =
-                DotMany { x: rows.data().as_ptr(), x_stride: rows.stride(), m: rows.m(), acc: data, stride };
-            decode_tile(code, tile, extent, &mut sink)
-        }
-    }
-
-    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
-        assert!(symbols.len() >= extent.weights());
-        check_operands(extent, &rows, acc);
-        let stride = acc.stride();
-        let (data, fresh) = acc.data_or_fresh();
-        let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
-        // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
-        unsafe { multiply(symbols.as_ptr(), extent.fractals * FRACTAL, extent, &rows, to) };
-    }
-
-    fn multiply_finish(
-        &self,
-        symbols: &[u8],
-        extent: Extent,
-        rows: Rows<'_>,
-        terms: &Terms<'_>,
-        out: &mut OutputBlock<'_>,
-    ) -> bool {
-        assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
-        let Some(finish) = FinishColumns::new(extent.columns(), rows.m(), terms, out) else { return false };
-        // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
-        unsafe { multiply(symbols.as_ptr(), extent.fractals * FRACTAL, extent, &rows, finish.first_row()) };
-        true
-    }
-
-    fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
-        // SAFETY: `self` proves the features.
-        unsafe { pack(from, to) }
-    }
-
-    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: OutputBlock<'_>) {
-        let m = terms.row_sums.len();
-        if let Some(finish) = FinishColumns::new(terms.columns.len(), m, terms, &mut out) {
-            assert!(m == 0 || (m - 1) * stride + terms.columns.len() <= sums.len());
-            // SAFETY: `self` proves the features; `new` has checked the block, and the line above the sums.
-            unsafe { finish.rows(0, m, sums.as_ptr(), stride) };
-            return;
-        }
-        // SAFETY: `self` proves the features.
-        unsafe { finish(sums, stride, terms, out) }
-    }
-}
-
-/// Packs a row: 64 bytes are flipped, if they are unsigned, and summed by a product with ones.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,bmi2")]
-fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
-    let (from, len, flip) = match from {
-        ActivationRow::U8(x) => (x.as_ptr().cast::<i8>(), x.len(), _mm512_set1_epi8(i8::MIN)),
-        ActivationRow::I8(x) => (x.as_ptr(), x.len(), _mm512_setzero_si512()),
-    };
-    assert_eq!(len, to.len());
-    let ones = _mm512_set1_epi8(1);
-    let mut sum = _mm512_setzero_si512();
-    for at in (0..len).step_by(64) {
-        let mask = _bzhi_u64(u64::MAX, (len - at).min(64) as u32);
-        // SAFETY: the mask keeps both accesses inside of rows that have the same length.
-        unsafe {
-            let x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, from.add(at)), flip);
-            _mm512_mask_storeu_epi8(to.as_mut_ptr().add(at), mask, x);
-            sum = _mm512_dpbusd_epi32(sum, ones, _mm512_maskz_mov_epi8(mask, x));
-        }
-    }
-    _mm512_reduce_add_epi32(sum)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
-    rows::finish(sums, stride, terms, out);
-}
-
-/// # Panics
-/// If the rows or accumulators do not cover the tile.
-pub(super) fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &Accumulators<'_>) {
-    assert!(rows.covers(extent.k()));
-    assert!((rows.m() - 1) * acc.stride() + extent.columns() <= acc.len());
 }
 
 /// A 64-byte load or store.
@@ -214,7 +62,12 @@ thread_local! {
 }
 
 /// Decodes all of a tile into `sink`, which must cover `extent`; whether everything was consumed exactly.
-pub(super) fn decode_tile<S: Sink>(code: &TileCode, tile: &CodedTile<'_>, extent: Extent, sink: &mut S) -> bool {
+pub(in crate::arch::x86_64) fn decode_tile<S: Sink>(
+    code: &TileCode,
+    tile: &CodedTile<'_>,
+    extent: Extent,
+    sink: &mut S,
+) -> bool {
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * code.code.root_bits() * GROUP);
     assert!(tile.rest.len() >= tile.len + GROUP);
     // A load of 64 sums may begin with the last one. The two buffers are half a page apart modulo the page, for a load
@@ -247,7 +100,7 @@ pub(super) fn decode_tile<S: Sink>(code: &TileCode, tile: &CodedTile<'_>, extent
 /// the tile is damaged.
 ///
 /// # Safety
-/// All features of [`Avx512`]; 64 bytes behind `tile.len` are readable; both sums have `limit` + 64 bytes.
+/// All features of [`Avx512`](super::Avx512); 64 bytes behind `tile.len` are readable; both sums have `limit` + 64 bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,bmi1,bmi2,popcnt")]
 unsafe fn continuations<S: Sink>(
     code: &TileCode,
@@ -359,7 +212,7 @@ macro_rules! unrolled {
         })*
     };
 }
-pub(super) use unrolled;
+pub(in crate::arch::x86_64) use unrolled;
 
 /// Writes a block out for each of the eight groups.
 macro_rules! each_group {
@@ -367,7 +220,7 @@ macro_rules! each_group {
         unrolled!($g in [0 1 2 3 4 5 6 7] $body)
     };
 }
-pub(super) use each_group;
+pub(in crate::arch::x86_64) use each_group;
 
 /// Matrices of GF2P8AFFINEQB that move bits `from..` of a byte to `to..`, `count` of them, and clear the rest.
 const fn move_bits(from: usize, to: usize, count: usize) -> i64 {
@@ -431,7 +284,7 @@ unsafe fn root_fields<const R: usize>(rows: *const u8) -> [__m512i; GROUPS] {
 }
 
 /// # Safety
-/// All features of [`Avx512`]; the tile's roots cover the extent, both sums and the rest are as `continuations` needs
+/// All features of [`Avx512`](super::Avx512); the tile's roots cover the extent, both sums and the rest are as `continuations` needs
 /// them, `sink` covers the extent.
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx512vbmi2,gfni,bmi1,bmi2,popcnt"
@@ -509,87 +362,4 @@ unsafe fn panels<S: Sink, const R: usize>(
         unsafe { sink.panel_end(panel) };
     }
     taken == total
-}
-
-/// Writes the symbols in kernel order, panels `stride` apart.
-struct Store {
-    out: *mut u8,
-    stride: usize,
-}
-
-impl Sink for Store {
-    #[inline(always)]
-    unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
-        let at = panel * self.stride + fractal * FRACTAL;
-        each_group!(G => {
-            // SAFETY: `out` covers the extent, as the caller of this sink promises.
-            unsafe { _mm512_storeu_si512(self.out.add(at + G * GROUP).cast(), symbols[G]) };
-        });
-    }
-    #[inline(always)]
-    unsafe fn panel_end(&mut self, _: usize) {}
-}
-
-/// One row: the sums stay in registers for a panel.
-struct DotOne {
-    x: *const i8,
-    acc: *mut i32,
-    sums: [__m512i; 2],
-}
-
-impl Sink for DotOne {
-    #[inline(always)]
-    unsafe fn fractal(&mut self, _: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
-        // SAFETY: the row covers the extent, as the caller of this sink promises; features as well.
-        unsafe {
-            let x = self.x.add(fractal * FRACTAL_K).cast::<i32>();
-            each_group!(G => {
-                let x4 = _mm512_set1_epi32(x.add(G).read_unaligned());
-                self.sums[G % 2] = _mm512_dpbusd_epi32(self.sums[G % 2], symbols[G], x4);
-            });
-        }
-    }
-    #[inline(always)]
-    unsafe fn panel_end(&mut self, panel: usize) {
-        // SAFETY: the accumulators cover the extent, as the caller of this sink promises; features as well.
-        unsafe {
-            let acc = self.acc.add(panel * PANEL).cast();
-            let sum = _mm512_add_epi32(self.sums[0], self.sums[1]);
-            _mm512_storeu_si512(acc, _mm512_add_epi32(_mm512_loadu_si512(acc), sum));
-            self.sums = [_mm512_setzero_si512(); 2];
-        }
-    }
-}
-
-/// A few rows: each visits the eight groups while they are in registers.
-struct DotMany {
-    x: *const i8,
-    x_stride: usize,
-    m: usize,
-    acc: *mut i32,
-    stride: usize,
-}
-
-impl Sink for DotMany {
-    #[inline(always)]
-    unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
-        // SAFETY: rows and accumulators cover the extent, as the caller of this sink promises; features as well.
-        unsafe {
-            let mut x = self.x.add(fractal * FRACTAL_K);
-            let mut acc = self.acc.add(panel * PANEL);
-            for _ in 0..self.m {
-                let x4 = x.cast::<i32>();
-                let mut sums = [_mm512_loadu_si512(acc.cast()), _mm512_setzero_si512()];
-                each_group!(G => {
-                    let x4 = _mm512_set1_epi32(x4.add(G).read_unaligned());
-                    sums[G % 2] = _mm512_dpbusd_epi32(sums[G % 2], symbols[G], x4);
-                });
-                _mm512_storeu_si512(acc.cast(), _mm512_add_epi32(sums[0], sums[1]));
-                x = x.wrapping_add(self.x_stride);
-                acc = acc.wrapping_add(self.stride);
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn panel_end(&mut self, _: usize) {}
 }

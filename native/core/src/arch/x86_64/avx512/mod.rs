@@ -1,0 +1,248 @@
+//! AVX-512 with VNNI, VBMI, VBMI2 and GFNI (Ice Lake, Zen 4 and later), and BMI2. `decode` has the decoder, `block` the
+//! products of symbols in memory; products of what is just being decoded are here.
+
+pub(super) mod block;
+pub(super) mod decode;
+
+use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
+use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
+use crate::codec::decode::CodedTile;
+use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
+use block::{Accumulate, FinishColumns, multiply};
+use decode::{Sink, decode_tile, each_group, unrolled};
+use std::arch::x86_64::*;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// Rows up to which each visits the groups while they are in registers; more are multiplied from decoded strips.
+const FUSED_ROWS: usize = 12;
+
+/// Proof that the processor has the instructions.
+#[derive(Debug)]
+pub struct Avx512(());
+
+static AVX512: Avx512 = Avx512(());
+
+impl Avx512 {
+    /// The kernel, if the processor has all that it uses.
+    pub fn new() -> Option<&'static Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("avx512vbmi2")
+            && is_x86_feature_detected!("gfni")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt");
+        has.then_some(&AVX512)
+    }
+}
+
+impl TileKernel for Avx512 {
+    fn name(&self) -> &'static str {
+        "x86_64-u8i8i32-avx512vnni"
+    }
+
+    fn fused_rows(&self) -> usize {
+        FUSED_ROWS
+    }
+
+    fn prefetch(&self, bytes: &[u8]) {
+        for line in bytes.chunks(LINE) {
+            // SAFETY: a hint, which accepts any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        }
+    }
+
+    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
+        assert!(out.len() >= extent.span(stride));
+        let mut sink = Store { out: out.as_mut_ptr(), stride };
+        decode_tile(code, tile, extent, &mut sink)
+    }
+
+    fn multiply_coded(
+        &self,
+        code: &TileCode,
+        tile: &CodedTile<'_>,
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+    ) -> bool {
+        check_operands(extent, &rows, acc);
+        let stride = acc.stride();
+        let data = acc.data().as_mut_ptr();
+        if rows.m() == 1 {
+            // SAFETY: setting a register to zero needs nothing but the feature, which `self` proves.
+            let sums = unsafe { [_mm512_setzero_si512(); 2] };
+            let mut sink = DotOne { x: rows.data().as_ptr(), acc: data, sums };
+            decode_tile(code, tile, extent, &mut sink)
+        } else {
+            let mut sink =
+                DotMany { x: rows.data().as_ptr(), x_stride: rows.stride(), m: rows.m(), acc: data, stride };
+            decode_tile(code, tile, extent, &mut sink)
+        }
+    }
+
+    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
+        assert!(symbols.len() >= extent.weights());
+        check_operands(extent, &rows, acc);
+        let stride = acc.stride();
+        let (data, fresh) = acc.data_or_fresh();
+        let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
+        // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
+        unsafe { multiply(symbols.as_ptr(), extent.fractals * FRACTAL, extent, &rows, to) };
+    }
+
+    fn multiply_finish(
+        &self,
+        symbols: &[u8],
+        extent: Extent,
+        rows: Rows<'_>,
+        terms: &Terms<'_>,
+        out: &mut OutputBlock<'_>,
+    ) -> bool {
+        assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
+        let Some(finish) = FinishColumns::new(extent.columns(), rows.m(), terms, out) else { return false };
+        // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
+        unsafe { multiply(symbols.as_ptr(), extent.fractals * FRACTAL, extent, &rows, finish.first_row()) };
+        true
+    }
+
+    fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
+        // SAFETY: `self` proves the features.
+        unsafe { pack(from, to) }
+    }
+
+    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: OutputBlock<'_>) {
+        let m = terms.row_sums.len();
+        if let Some(finish) = FinishColumns::new(terms.columns.len(), m, terms, &mut out) {
+            assert!(m == 0 || (m - 1) * stride + terms.columns.len() <= sums.len());
+            // SAFETY: `self` proves the features; `new` has checked the block, and the line above the sums.
+            unsafe { finish.rows(0, m, sums.as_ptr(), stride) };
+            return;
+        }
+        // SAFETY: `self` proves the features.
+        unsafe { finish(sums, stride, terms, out) }
+    }
+}
+
+/// Packs a row: 64 bytes are flipped, if they are unsigned, and summed by a product with ones.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,bmi2")]
+fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
+    let (from, len, flip) = match from {
+        ActivationRow::U8(x) => (x.as_ptr().cast::<i8>(), x.len(), _mm512_set1_epi8(i8::MIN)),
+        ActivationRow::I8(x) => (x.as_ptr(), x.len(), _mm512_setzero_si512()),
+    };
+    assert_eq!(len, to.len());
+    let ones = _mm512_set1_epi8(1);
+    let mut sum = _mm512_setzero_si512();
+    for at in (0..len).step_by(64) {
+        let mask = _bzhi_u64(u64::MAX, (len - at).min(64) as u32);
+        // SAFETY: the mask keeps both accesses inside of rows that have the same length.
+        unsafe {
+            let x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, from.add(at)), flip);
+            _mm512_mask_storeu_epi8(to.as_mut_ptr().add(at), mask, x);
+            sum = _mm512_dpbusd_epi32(sum, ones, _mm512_maskz_mov_epi8(mask, x));
+        }
+    }
+    _mm512_reduce_add_epi32(sum)
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
+    rows::finish(sums, stride, terms, out);
+}
+
+/// # Panics
+/// If the rows or accumulators do not cover the tile.
+pub(super) fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &Accumulators<'_>) {
+    assert!(rows.covers(extent.k()));
+    assert!((rows.m() - 1) * acc.stride() + extent.columns() <= acc.len());
+}
+
+/// Writes the symbols in kernel order, panels `stride` apart.
+struct Store {
+    out: *mut u8,
+    stride: usize,
+}
+
+impl Sink for Store {
+    #[inline(always)]
+    unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
+        let at = panel * self.stride + fractal * FRACTAL;
+        each_group!(G => {
+            // SAFETY: `out` covers the extent, as the caller of this sink promises.
+            unsafe { _mm512_storeu_si512(self.out.add(at + G * GROUP).cast(), symbols[G]) };
+        });
+    }
+    #[inline(always)]
+    unsafe fn panel_end(&mut self, _: usize) {}
+}
+
+/// One row: the sums stay in registers for a panel.
+struct DotOne {
+    x: *const i8,
+    acc: *mut i32,
+    sums: [__m512i; 2],
+}
+
+impl Sink for DotOne {
+    #[inline(always)]
+    unsafe fn fractal(&mut self, _: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
+        // SAFETY: the row covers the extent, as the caller of this sink promises; features as well.
+        unsafe {
+            let x = self.x.add(fractal * FRACTAL_K).cast::<i32>();
+            each_group!(G => {
+                let x4 = _mm512_set1_epi32(x.add(G).read_unaligned());
+                self.sums[G % 2] = _mm512_dpbusd_epi32(self.sums[G % 2], symbols[G], x4);
+            });
+        }
+    }
+    #[inline(always)]
+    unsafe fn panel_end(&mut self, panel: usize) {
+        // SAFETY: the accumulators cover the extent, as the caller of this sink promises; features as well.
+        unsafe {
+            let acc = self.acc.add(panel * PANEL).cast();
+            let sum = _mm512_add_epi32(self.sums[0], self.sums[1]);
+            _mm512_storeu_si512(acc, _mm512_add_epi32(_mm512_loadu_si512(acc), sum));
+            self.sums = [_mm512_setzero_si512(); 2];
+        }
+    }
+}
+
+/// A few rows: each visits the eight groups while they are in registers.
+struct DotMany {
+    x: *const i8,
+    x_stride: usize,
+    m: usize,
+    acc: *mut i32,
+    stride: usize,
+}
+
+impl Sink for DotMany {
+    #[inline(always)]
+    unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
+        // SAFETY: rows and accumulators cover the extent, as the caller of this sink promises; features as well.
+        unsafe {
+            let mut x = self.x.add(fractal * FRACTAL_K);
+            let mut acc = self.acc.add(panel * PANEL);
+            for _ in 0..self.m {
+                let x4 = x.cast::<i32>();
+                let mut sums = [_mm512_loadu_si512(acc.cast()), _mm512_setzero_si512()];
+                each_group!(G => {
+                    let x4 = _mm512_set1_epi32(x4.add(G).read_unaligned());
+                    sums[G % 2] = _mm512_dpbusd_epi32(sums[G % 2], symbols[G], x4);
+                });
+                _mm512_storeu_si512(acc.cast(), _mm512_add_epi32(sums[0], sums[1]));
+                x = x.wrapping_add(self.x_stride);
+                acc = acc.wrapping_add(self.stride);
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn panel_end(&mut self, _: usize) {}
+}
