@@ -326,14 +326,30 @@ def known_shape(value: ir.Value | None, depth: int = 8) -> tuple[int | None, ...
     node = value.producer()
     if node is None or depth == 0:
         return None
-    if node.op_type == "DynamicQuantizeLinear" and node.domain == "":
-        return () if value.index() else known_shape(get_input(node, 0), depth - 1)
-    if node.domain == "" and node.op_type in ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear"):
-        return known_shape(get_input(node, 0), depth - 1)
+    if node.op_type == "DynamicQuantizeLinear" and node.domain == "" and value.index():
+        return ()
+    if (other := _of_same_shape(value)) is not None:
+        return known_shape(other, depth - 1)
     if node.domain == "" and node.op_type in ("Mul", "Div", "Add") and len(node.inputs) == 2:
         left, right = (known_shape(operand, depth - 1) for operand in node.inputs)
         return None if left is None or right is None else _broadcast(left, right)
     return None
+
+
+def _of_same_shape(value: ir.Value) -> ir.Value | None:
+    """Return the value whose shape ``value`` has because of the operator that computes it."""
+    node = value.producer()
+    if node is None or node.domain or value.index():
+        return None
+    keep = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+    return get_input(node, 0) if node.op_type in keep else None
+
+
+def _shape_source(value: ir.Value, depth: int = 8) -> ir.Value:
+    """Return the value that gives ``value`` its shape, at most ``depth`` operators away, or ``value`` itself."""
+    while depth and (other := _of_same_shape(value)) is not None:
+        value, depth = other, depth - 1
+    return value
 
 
 def _broadcast(left: tuple[int | None, ...], right: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -569,9 +585,14 @@ def misfit(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.Dat
             or (last == n != 1 < len(leading))
         ):
             return Kept(f"its {name} {label} has shape {_text(shape)}, for {n} columns")
-    x1, zero_point = (known_dtype(each) if isinstance(each := inputs.get(name), ir.Value) else None for name in _PAIR)
-    if x1 is not None and zero_point is not None and x1 != zero_point:
-        return Kept(f"its activation is {x1.name.lower()}, the zero point of that {zero_point.name.lower()}")
+    x1, zero_point = (inputs.get(name) for name in _PAIR)
+    if not isinstance(x1, ir.Value) or not isinstance(zero_point, ir.Value):
+        return None
+    x1_type, zero_type = known_dtype(x1), known_dtype(zero_point)
+    if x1_type is not None and zero_type is not None and x1_type != zero_type:
+        return Kept(f"its activation is {x1_type.name.lower()}, the zero point of that {zero_type.name.lower()}")
+    if _shape_source(x1) is _shape_source(zero_point):
+        return Kept(f"zero point {zero_point.name} of its activation has the shape of that")
     return None
 
 

@@ -278,6 +278,43 @@ def test_activations_of_another_shape(shape: tuple[int, ...]) -> None:
     assert "does not fit a weight of 8 rows" in str(reason_of(model))
 
 
+def of_its_result(model: onnx.ModelProto, name: str) -> None:
+    """Make ``name`` the zero point of the activation, and its shape known at run time only."""
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    node_of(model, "MatMulInteger").input[2] = name
+
+
+def test_an_activation_for_its_own_zero_point() -> None:
+    """Of any shape, for all that is known; it would need a row of them for each of the activation's rows."""
+    model = integer_model()
+    of_its_result(model, node_of(model, "MatMulInteger").input[0])
+    name = node_of(model, "MatMulInteger").input[0]
+    assert reason_of(model) == f"zero point {name} of its activation has the shape of that"
+
+
+def test_a_zero_point_computed_with_the_shape_of_the_activation() -> None:
+    model = integer_model()
+    name = node_of(model, "MatMulInteger").input[0]
+    model.graph.node.insert(1, helper.make_node("Identity", [name], ["copy"]))
+    of_its_result(model, "copy")
+    assert reason_of(model) == "zero point copy of its activation has the shape of that"
+
+
+def test_an_activation_that_is_computed_from_itself() -> None:
+    """Which the loader refuses, but not those who build a graph of their own and lower that."""
+    model = integer_model()
+    of_its_result(model, node_of(model, "MatMulInteger").input[0])
+    loaded = load_model(model)
+    (multiplication,) = (node for node in loaded.graph if node.op_type == "MatMulInteger")
+    ring = ir.node("Identity", [None])
+    ring.replace_input_with(0, ring.outputs[0])
+    loaded.graph.insert_before(multiplication, ring)
+    for index in (0, 2):
+        multiplication.replace_input_with(index, ring.outputs[0])
+    (site,) = plan_lowering(loaded).sites
+    assert "has the shape of that" in str(site.reason)
+
+
 @pytest.mark.parametrize(
     ("dtype", "reason"),
     [
