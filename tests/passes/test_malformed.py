@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mcd_graph import InputError, _native
 from mcd_graph.loading import load_model
+from mcd_graph.operator import INPUT_NAMES
 
 K, N = 8, 6
 
@@ -298,6 +299,46 @@ def test_a_zero_point_computed_with_the_shape_of_the_activation() -> None:
     model.graph.node.insert(1, helper.make_node("Identity", [name], ["copy"]))
     of_its_result(model, "copy")
     assert reason_of(model) == "zero point copy of its activation has the shape of that"
+
+
+def in_a_branch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an If that computes ``model``'s y or copies an input."""
+    graph = model.graph
+    flag = helper.make_tensor_value_info("flag", TensorProto.BOOL, [])
+    other, copy, result = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["m", N]) for name in ("other", "copy", "result")
+    )
+    branches = {
+        "then_branch": helper.make_graph(list(graph.node), "then", [], list(graph.output)),
+        "else_branch": helper.make_graph([helper.make_node("Identity", ["other"], ["copy"])], "else", [], [copy]),
+    }
+    node = helper.make_node("If", ["flag"], ["result"], **branches)
+    outer = helper.make_graph([node], "outer", [flag, *graph.input, other], [result], list(graph.initializer))
+    return helper.make_model(outer, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+@pytest.mark.parametrize("branch", [False, True])
+def test_a_zero_point_whose_shape_only_inference_tells(*, branch: bool) -> None:
+    """Nobody checks that of MatMulInteger's. Behind the Mul that legalisation puts there, everybody does."""
+    model = integer_model()
+    model.graph.node.insert(0, helper.make_node("Relu", ["x"], ["r"]))
+    model.graph.node.insert(1, helper.make_node("DynamicQuantizeLinear", ["r"], ["rz", "rs", "unused"]))
+    node_of(model, "MatMulInteger").input[2] = "rz"
+    if branch:
+        model = in_a_branch(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert legal_reason(lowered(model)) == "its x1_zero_point rz has shape (?, 8), for 6 columns"
+
+
+@pytest.mark.parametrize("name", ["deq_scale", "addend"])
+def test_other_inputs_whose_shape_only_inference_tells(name: str) -> None:
+    model = lowered(integer_model())
+    node = node_of(model, "MatmulCompressDequant")
+    node.input.extend([""] * (len(INPUT_NAMES) - len(node.input)))
+    node.input[INPUT_NAMES.index(name)] = "r"
+    model.graph.node.insert(0, helper.make_node("Relu", ["x"], ["r"]))
+    onnx.checker.check_model(model, full_check=True, check_custom_domain=True)
+    assert legal_reason(model) == f"its {name} r has shape (?, 8), for 6 columns"
 
 
 def test_an_activation_that_is_computed_from_itself() -> None:
