@@ -520,8 +520,9 @@ def _quantised_constant(node: ir.Node) -> tuple[ir.Value, ir.TensorProtocol] | N
     """Return the float32 constant that a QuantizeLinear node reads, and what the node makes of it, computed lazily.
 
     onnxruntime folds such a node when it loads the model. Division, clamping, rounding half to even and the zero
-    point come in the order of its kernel. ``None`` if an input is not constant, or the scales are not one for the
-    whole tensor or one for each index of one axis.
+    point come in the order of its kernel. ``None`` if an input is not constant, if the scales are not one for the
+    whole tensor or one for each index of one axis, or if there may be NaN to convert, of which each processor makes
+    another integer.
     """
     value, scale, zero_point = (get_input(node, index) for index in range(3))
     tensor, scales = constant_tensor(value), constant_array(scale)
@@ -529,6 +530,8 @@ def _quantised_constant(node: ir.Node) -> tuple[ir.Value, ir.TensorProtocol] | N
     if value is None or tensor is None or scales is None or zeros is None or int_attribute(node, "block_size", 0):
         return None
     if tensor.dtype != ir.DataType.FLOAT or scales.dtype != np.float32 or zeros.dtype not in (np.int8, np.uint8):
+        return None
+    if not np.isfinite(scales).all() or not scales.all() or _has_nan(tensor.numpy()):
         return None
     shape = dimensions(tensor)
     if scales.size != 1 or scales.ndim > 1:
@@ -545,10 +548,17 @@ def _quantised_constant(node: ir.Node) -> tuple[ir.Value, ir.TensorProtocol] | N
     def quantise() -> ir.TensorProtocol:
         limits = np.iinfo(zeros.dtype)
         offset = zeros.astype(np.float32)
-        clamped = np.clip(tensor.numpy() / scales, limits.min - offset, limits.max - offset)
+        with np.errstate(over="ignore"):  # infinity is clamped
+            quotient = tensor.numpy() / scales
+        clamped = np.clip(quotient, limits.min - offset, limits.max - offset)
         return ir.tensor((np.rint(clamped) + offset).astype(zeros.dtype))
 
     return value, ir.LazyTensor(quantise, ir.DataType.from_numpy(zeros.dtype), ir.Shape(shape), name=value.name)
+
+
+def _has_nan(array: np.ndarray) -> bool:
+    # The least of some numbers is NaN if one is; this way there is no second array.
+    return array.size > 0 and bool(np.isnan(array.min()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -435,6 +435,17 @@ def attention() -> onnx.ModelProto:
     return make_model(nodes, {"x": (np.float32, x)}, {"y": (np.float32, y)}, constants)
 
 
+def quantised_weight() -> onnx.ModelProto:
+    """A weight that is quantised in the model, from floating-point numbers."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["f", "fs", "fz"], ["w"], axis=1),
+        helper.make_node("MatMulInteger", ["x", "w", "xz"], ["y"]),
+    ]
+    constants = {"f": floats((K, N), 1), "fs": scales((N,), 2), "fz": np.ones(N, np.int8)}
+    constants["xz"] = np.array(3, np.uint8)
+    return make_model(nodes, {"x": (np.uint8, ("m", K))}, {"y": (np.int32, ("m", N))}, constants)
+
+
 def one_node(
     node: onnx.NodeProto, x: tuple[Any, Sequence[Any]], y: tuple[Any, Sequence[Any]], constants: Mapping[str, Any]
 ) -> onnx.ModelProto:
@@ -472,6 +483,7 @@ def bases() -> list[bytes]:
             (np.uint8, ("b", K, 3, 2)), (np.int32, ("b", N, 3, 2)), conv,
         ),
         branching,
+        quantised_weight(),
     ]  # fmt: skip
     for model in models[:4]:
         loaded = ir.from_proto(model)

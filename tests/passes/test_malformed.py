@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from lowering import MS_DOMAIN, dynamic_nodes, floats, integers, make_model, pack_all, scales
+from lowering import MS_DOMAIN, assert_exact, dynamic_nodes, floats, integers, make_model, pack_all, scales
 from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
 from onnx import TensorProto, helper, numpy_helper
 
@@ -277,6 +277,34 @@ def test_activations_of_another_shape(shape: tuple[int, ...]) -> None:
     model = float_model()
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.UINT8, shape))
     assert "does not fit a weight of 8 rows" in str(reason_of(model))
+
+
+@pytest.mark.parametrize(
+    ("entry", "scale", "exact"),
+    [(np.inf, 0.1, True), (1.0, 1e-45, True), (np.nan, 0.1, False), (0.0, 0.0, False), (np.inf, np.inf, False)],
+)
+def test_weights_that_are_quantised_from_odd_numbers(entry: float, scale: float, exact: bool) -> None:
+    """Of NaN each processor makes another integer, so what gives NaN is left to onnxruntime."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["f", "fs", "fz"], ["w"]),
+        helper.make_node("MatMulInteger", ["x", "w"], ["y"]),
+    ]
+    weight = floats((K, N), 1)
+    weight[3, 4] = entry
+    constants = {"f": weight, "fs": np.array(scale, np.float32), "fz": np.array(3, np.int8)}
+    model = make_model(nodes, {"x": (np.uint8, ("m", K))}, {"y": (np.int32, ("m", N))}, constants)
+    if exact:
+        assert_exact(model, {"x": integers(np.uint8, (5, K), 2)})
+    else:
+        assert reason_of(model) == "weight w is computed at run time by QuantizeLinear"
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-45, np.inf, np.nan])
+def test_an_output_scale_that_is_no_use(scale: float) -> None:
+    """It is folded as onnxruntime does, without a warning."""
+    model = qdq_model()
+    set_constant(model, "ys", np.array(scale, np.float32))
+    assert_exact(model, {"x": floats((3, K), 1)}, optimised=True, alone=False)
 
 
 def of_its_result(model: onnx.ModelProto, name: str) -> None:
