@@ -533,6 +533,8 @@ def _quantised_constant(node: ir.Node) -> tuple[ir.Value, ir.TensorProtocol] | N
         return None
     if not np.isfinite(scales).all() or not scales.all() or _has_nan(tensor.numpy()):
         return None
+    if zeros.size not in (1, scales.size):
+        return None
     shape = dimensions(tensor)
     if scales.size != 1 or scales.ndim > 1:
         axis = int_attribute(node, "axis", 1)
@@ -541,7 +543,7 @@ def _quantised_constant(node: ir.Node) -> tuple[ir.Value, ir.TensorProtocol] | N
         broadcast = [1] * len(shape)
         broadcast[axis] = scales.size
         scales = scales.reshape(broadcast)
-        zeros = zeros.reshape(broadcast) if zeros.size > 1 else zeros.reshape(())
+        zeros = zeros.reshape(broadcast if zeros.size != 1 else ())
     else:
         scales, zeros = scales.reshape(()), zeros.reshape(())
 

@@ -299,6 +299,18 @@ def test_weights_that_are_quantised_from_odd_numbers(entry: float, scale: float,
         assert reason_of(model) == "weight w is computed at run time by QuantizeLinear"
 
 
+@pytest.mark.parametrize("columns", [1, N])
+@pytest.mark.parametrize("count", [0, 2, N + 1])
+def test_weights_that_are_quantised_with_another_number_of_zero_points(columns: int, count: int) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["f", "fs", "fz"], ["w"], axis=1),
+        helper.make_node("MatMulInteger", ["x", "w"], ["y"]),
+    ]
+    constants = {"f": floats((K, N), 1), "fs": scales((columns,), 2), "fz": np.zeros(count, np.int8)}
+    model = make_model(nodes, {"x": (np.uint8, ("m", K))}, {"y": (np.int32, ("m", N))}, constants)
+    assert reason_of(model) == "weight w is computed at run time by QuantizeLinear"
+
+
 @pytest.mark.parametrize("scale", [0.0, 1e-45, np.inf, np.nan])
 def test_an_output_scale_that_is_no_use(scale: float) -> None:
     """It is folded as onnxruntime does, without a warning."""
