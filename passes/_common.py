@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from mcd_graph.passes._shapes import inferred_shape
+from mcd_graph.passes._shapes import infer_shapes, inferred_dtype, inferred_shape
 
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 
@@ -371,15 +371,24 @@ def known_dtype(value: ir.Value | None) -> ir.DataType | None:
     tensor = constant_tensor(value)
     if tensor is not None:
         return tensor.dtype
-    if value.dtype is not None:
-        return value.dtype
+    dtype = inferred_dtype(value)
+    if dtype is not None:
+        return dtype
     node = value.producer()
     if is_op(node, "DynamicQuantizeLinear"):
         return ir.DataType.FLOAT if value.index() == 1 else ir.DataType.UINT8
     if is_op(node, "QuantizeLinear") and node is not None:
         zero_point = get_input(node, 2)
-        return ir.DataType.UINT8 if zero_point is None else known_dtype(zero_point)
+        return _said_dtype(node) if zero_point is None else known_dtype(zero_point)
     return None
+
+
+def _said_dtype(node: ir.Node) -> ir.DataType | None:
+    """Return the type that a QuantizeLinear without zero point makes."""
+    try:
+        return ir.DataType(int_attribute(node, "output_dtype", 0) or int(ir.DataType.UINT8))
+    except (AttributeUnknownError, ValueError):
+        return None
 
 
 def per_column(shape: tuple[int | None, ...] | None, n: int, rank: int | None) -> bool:
@@ -525,9 +534,12 @@ def _quantised_constant(node: ir.Node) -> tuple[ir.Value, ir.TensorProtocol] | N
     another integer.
     """
     value, scale, zero_point = (get_input(node, index) for index in range(3))
-    tensor, scales = constant_tensor(value), constant_array(scale)
-    zeros = np.zeros((), np.uint8) if zero_point is None else constant_array(zero_point)
+    tensor, scales, zeros = constant_tensor(value), constant_array(scale), constant_array(zero_point)
+    if zero_point is None and (dtype := _said_dtype(node)) in _WEIGHT_TYPES:
+        zeros = np.zeros((), dtype.numpy())
     if value is None or tensor is None or scales is None or zeros is None or int_attribute(node, "block_size", 0):
+        return None
+    if int_attribute(node, "precision", 0) not in (0, ir.DataType.FLOAT):
         return None
     if tensor.dtype != ir.DataType.FLOAT or scales.dtype != np.float32 or zeros.dtype not in (np.int8, np.uint8):
         return None
@@ -606,6 +618,16 @@ def misfit(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.Dat
     if _shape_source(x1) is _shape_source(zero_point):
         return Kept(f"zero point {zero_point.name} of its activation has the shape of that")
     return None
+
+
+def infer_inputs(model: ir.Model) -> None:
+    """Infer shapes and types if the model does not say those of an input of a MatmulCompressDequant node.
+
+    Checkers know none for that operator's inputs, but do for those of the operators that take its place.
+    """
+    inputs = (value for node in model.graph.all_nodes() if is_op(node, OP_TYPE, OP_DOMAIN) for value in node.inputs)
+    if any(value is not None and (known_shape(value) is None or known_dtype(value) is None) for value in inputs):
+        infer_shapes(model)
 
 
 def node_misfit(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> Kept | None:

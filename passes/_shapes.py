@@ -1,7 +1,7 @@
-"""Shapes that the model does not say but that follow from what it says.
+"""Shapes and types that the model does not say but that follow from what it says.
 
 Whether onnxruntime fuses what stands behind a QDQ multiplication depends on shapes that it infers itself, and a
-checker infers them to refuse what does not fit together. So they are inferred here as well, for models that come
+checker infers both to refuse what does not fit together. So they are inferred here as well, for models that come
 without; beside the values, in metadata that is not saved.
 """
 
@@ -12,17 +12,18 @@ import logging
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
-__all__ = ["infer_shapes", "inferred_shape"]
+__all__ = ["infer_shapes", "inferred_dtype", "inferred_shape"]
 
 logger = logging.getLogger(__name__)
 
-_KEY = "mcd_graph.inferred_shape"
+_SHAPE = "mcd_graph.inferred_shape"
+_DTYPE = "mcd_graph.inferred_dtype"
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Infer the shapes of all graphs' values, for :func:`inferred_shape`; the model itself stays as it is.
+    """Infer what :func:`inferred_shape` and :func:`inferred_dtype` return, in all graphs; the model stays as it is.
 
-    Values of functions are left out: their shapes are those of each call.
+    Values of functions are left out: theirs are those of each call.
     """
     try:
         clone = model.clone()
@@ -32,12 +33,17 @@ def infer_shapes(model: ir.Model) -> None:
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone)
     count = 0
     for graph, copy in zip(model.graphs(), clone.graphs(), strict=True):
-        known = {output.name: output.shape for node in copy for output in node.outputs if output.shape is not None}
+        known = {output.name: output for node in copy for output in node.outputs}
         for node in graph:
             for output in node.outputs:
-                if output.shape is None and output.name in known:
-                    output.meta[_KEY] = known[output.name]
-        count += len(known)
+                inferred = known.get(output.name)
+                if inferred is None:
+                    continue
+                if output.shape is None and inferred.shape is not None:
+                    output.meta[_SHAPE] = inferred.shape
+                    count += 1
+                if output.dtype is None and inferred.dtype is not None:
+                    output.meta[_DTYPE] = inferred.dtype
     logger.debug("inferred the shapes of %d values", count)
 
 
@@ -45,5 +51,13 @@ def inferred_shape(value: ir.Value) -> ir.Shape | None:
     """Return the shape that the model says, else the inferred one, else ``None``."""
     if value.shape is not None:
         return value.shape
-    shape = value.meta.get(_KEY)
+    shape = value.meta.get(_SHAPE)
     return shape if isinstance(shape, ir.Shape) else None
+
+
+def inferred_dtype(value: ir.Value) -> ir.DataType | None:
+    """Return the element type that the model says, else the inferred one, else ``None``."""
+    if value.dtype is not None:
+        return value.dtype
+    dtype = value.meta.get(_DTYPE)
+    return dtype if isinstance(dtype, ir.DataType) else None

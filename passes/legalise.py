@@ -56,7 +56,7 @@ from mcd_graph.passes._common import (
     constant_tensor,
     get_input,
     graph_of,
-    is_op,
+    infer_inputs,
     known_dtype,
     known_shape,
     metadata_beside_names,
@@ -68,7 +68,6 @@ from mcd_graph.passes._common import (
 )
 from mcd_graph.passes._dynamic import quantiser_of
 from mcd_graph.passes._layout import expose_layout
-from mcd_graph.passes._shapes import infer_shapes
 
 from mcd_graph import _native
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
@@ -153,8 +152,7 @@ class LegalisePass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Change ``model`` in place."""
         self.sites = []
-        if _wants_shapes(model):
-            infer_shapes(model)
+        infer_inputs(model)
         run = _Run(model, self.max_rows, self.pack)
         dead: list[ir.Node] = []
         for node, function in list(all_nodes(model)):
@@ -262,20 +260,6 @@ class _Parts:
             bound += _MAX_ACCUMULATOR
         limited: np.ndarray = np.minimum(bound, _MAX_ACCUMULATOR)
         return limited
-
-
-def _wants_shapes(model: ir.Model) -> bool:
-    """Tell whether a node has an input of a shape that the model does not say.
-
-    Checkers, which know no shapes for the operator's inputs, do for those of the operators that take its place.
-    """
-    return any(
-        known_shape(value) is None
-        for node in model.graph.all_nodes()
-        if is_op(node, OP_TYPE, OP_DOMAIN)
-        for value in node.inputs
-        if value is not None
-    )
 
 
 class _Run:

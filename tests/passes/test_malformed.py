@@ -367,18 +367,37 @@ def test_a_zero_point_whose_shape_only_inference_tells(*, branch: bool) -> None:
     if branch:
         model = in_a_branch(model)
     onnx.checker.check_model(model, full_check=True)
-    assert legal_reason(lowered(model)) == "its x1_zero_point rz has shape (?, 8), for 6 columns"
+    reason = "its x1_zero_point rz has shape (?, 8), for 6 columns"
+    assert (restoration_reason(lowered(model)), legal_reason(lowered(model))) == (reason, reason)
 
 
-@pytest.mark.parametrize("name", ["deq_scale", "addend"])
-def test_other_inputs_whose_shape_only_inference_tells(name: str) -> None:
-    model = lowered(integer_model())
+@pytest.mark.parametrize(
+    ("model", "name", "kind", "reason"),
+    [
+        (float_model(), "deq_scale", "FLOAT", "has shape (?, 8), for 6 columns"),
+        (float_model(), "x1_scale", "FLOAT", "has shape (?, 8), for 6 columns"),
+        (float_model(), "bias", "INT32", "has shape (?, 8), for 6 columns"),
+        (float_model(), "addend", "FLOAT", "has shape (?, 8), for 6 columns"),
+        (float_model(), "w_zero_point", "INT8", "is int8"),
+        (requantised_model(), "x1_zero_point", "INT8", "has shape (?, 8), for 6 columns"),
+        (requantised_model(), "y_zero_point", "INT32", "is int32"),
+    ],
+)
+def test_inputs_whose_shape_or_type_only_inference_tells(
+    model: onnx.ModelProto, name: str, kind: str, reason: str
+) -> None:
+    model = lowered(model)
     node = node_of(model, "MatmulCompressDequant")
     node.input.extend([""] * (len(INPUT_NAMES) - len(node.input)))
     node.input[INPUT_NAMES.index(name)] = "r"
-    model.graph.node.insert(0, helper.make_node("Relu", ["x"], ["r"]))
-    onnx.checker.check_model(model, full_check=True, check_custom_domain=True)
-    assert legal_reason(model) == f"its {name} r has shape (?, 8), for 6 columns"
+    while not node.input[-1]:
+        del node.input[-1]
+    model.graph.node.insert(0, helper.make_node("Cast", ["x"], ["c"], to=TensorProto.FLOAT))
+    model.graph.node.insert(1, helper.make_node("Relu", ["c"], ["p"]))
+    model.graph.node.insert(2, helper.make_node("Cast", ["p"], ["r"], to=TensorProto.DataType.Value(kind)))
+    reason = f"its {name} r {reason}"
+    assert restoration_reason(model) == reason
+    assert legal_reason(model) in (reason, "zero point r of its weight is computed at run time")
 
 
 def test_an_activation_that_is_computed_from_itself() -> None:
