@@ -33,13 +33,14 @@ ATTRIBUTES = (
     "transB",
     "block_size",
     "output_dtype",
+    "precision",
     "saturate",
     "compress_info",
     "perm",
     "y_perm",
 )
 DOMAINS = ("", "ai.onnx", MS_DOMAIN, "mcd", "else.where")
-NUMBERS = (0, 1, -1, 2, 3, K, N, 7, 127, 2**31, -(2**63), 2**63 - 1)
+NUMBERS = (0, 1, -1, 2, 3, 10, K, N, 7, 127, 2**31, -(2**63), 2**63 - 1)
 REALS = (0.0, 1.0, -1.0, 0.5, float("nan"), float("inf"), 1e-40, 1e38)
 
 
@@ -443,7 +444,8 @@ def quantised_weight() -> onnx.ModelProto:
     ]
     constants = {"f": floats((K, N), 1), "fs": scales((N,), 2), "fz": np.ones(N, np.int8)}
     constants["xz"] = np.array(3, np.uint8)
-    return make_model(nodes, {"x": (np.uint8, ("m", K))}, {"y": (np.int32, ("m", N))}, constants)
+    # The first version in which the node has all of its attributes.
+    return make_model(nodes, {"x": (np.uint8, ("m", K))}, {"y": (np.int32, ("m", N))}, constants, opset=23)
 
 
 def one_node(

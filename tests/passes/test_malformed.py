@@ -299,6 +299,47 @@ def test_weights_that_are_quantised_from_odd_numbers(entry: float, scale: float,
         assert reason_of(model) == "weight w is computed at run time by QuantizeLinear"
 
 
+@pytest.mark.parametrize(
+    ("attributes", "exact"),
+    [
+        ({"output_dtype": TensorProto.INT8}, True),
+        ({"output_dtype": TensorProto.UINT8}, True),
+        ({"output_dtype": TensorProto.INT4}, False),
+        ({"precision": TensorProto.FLOAT}, True),
+        ({"precision": TensorProto.FLOAT16}, False),
+    ],
+)
+def test_weights_that_are_quantised_as_attributes_say(attributes: dict[str, int], exact: bool) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["f", "fs"], ["w"], **attributes),
+        helper.make_node("MatMulInteger", ["x", "w"], ["y"]),
+    ]
+    constants = {"f": floats((K, N), 1), "fs": np.array(0.02, np.float32)}
+    model = make_model(nodes, {"x": (np.uint8, ("m", K))}, {"y": (np.int32, ("m", N))}, constants, opset=23)
+    if exact:
+        assert_exact(model, {"x": integers(np.uint8, (5, K), 2)})
+    else:
+        assert reason_of(model) == "weight w is computed at run time by QuantizeLinear"
+
+
+def test_operands_that_are_dequantised_to_another_type() -> None:
+    model = qdq_model()
+    model.opset_import[0].version = 23
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.output[0] != "y":
+            node.attribute.append(helper.make_attribute("output_dtype", TensorProto.FLOAT16))
+    assert reason_of(model) == "its operands are not dequantised to float32"
+
+
+def test_an_activation_that_an_attribute_makes_int8() -> None:
+    model = qdq_model()
+    model.opset_import[0].version = 23
+    quantise, dequantise = model.graph.node[:2]
+    quantise.attribute.append(helper.make_attribute("output_dtype", TensorProto.INT8))
+    del quantise.input[2], dequantise.input[2]
+    assert "its int8 activation is not between" in str(reason_of(model))
+
+
 @pytest.mark.parametrize("columns", [1, N])
 @pytest.mark.parametrize("count", [0, 2, N + 1])
 def test_weights_that_are_quantised_with_another_number_of_zero_points(columns: int, count: int) -> None:
