@@ -7,10 +7,15 @@ without; beside the values, in metadata that is not saved.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["infer_shapes", "inferred_dtype", "inferred_shape"]
 
@@ -30,7 +35,8 @@ def infer_shapes(model: ir.Model) -> None:
     except RuntimeError as error:  # of nodes in an order that onnxruntime mends and onnx_ir cannot copy
         logger.info("no shapes are inferred: %s", error.__cause__ or error)
         return
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone)
+    with _no_traceback():
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone)
     count = 0
     for graph, copy in zip(model.graphs(), clone.graphs(), strict=True):
         known = {output.name: output for node in copy for output in node.outputs}
@@ -45,6 +51,24 @@ def infer_shapes(model: ir.Model) -> None:
                 if output.dtype is None and inferred.dtype is not None:
                     output.meta[_DTYPE] = inferred.dtype
     logger.debug("inferred the shapes of %d values", count)
+
+
+@contextlib.contextmanager
+def _no_traceback() -> Iterator[None]:
+    """Log what the pass could not infer in one line: models that nothing can be inferred of are no fault."""
+
+    def is_other(record: logging.LogRecord) -> bool:
+        if not record.exc_info:
+            return True
+        logger.info("no shapes are inferred: %s", record.exc_info[1])
+        return False
+
+    theirs = logging.getLogger(ShapeInferencePass.__module__)
+    theirs.addFilter(is_other)
+    try:
+        yield
+    finally:
+        theirs.removeFilter(is_other)
 
 
 def inferred_shape(value: ir.Value) -> ir.Shape | None:

@@ -441,6 +441,19 @@ def test_inputs_whose_shape_or_type_only_inference_tells(
     assert legal_reason(model) in (reason, "zero point r of its weight is computed at run time")
 
 
+def test_a_model_that_nothing_can_be_inferred_of(caplog: pytest.LogCaptureFixture) -> None:
+    """It is no reason for a warning, let alone a traceback."""
+    model = lowered(integer_model())
+    node_of(model, "MatmulCompressDequant").input[0] = "r"
+    model.graph.node.insert(0, helper.make_node("Relu", ["x"], ["r"]))
+    model.graph.node.append(helper.make_node("Nothing", ["x"], ["n"], domain="not.imported"))
+    caplog.set_level("INFO")
+    plan_restoration(load_model(model))
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("INFO", None)
+    assert "No opset import for domain not.imported" in record.getMessage()
+
+
 def test_an_activation_that_is_computed_from_itself() -> None:
     """Which the loader refuses, but not those who build a graph of their own and lower that."""
     model = integer_model()
