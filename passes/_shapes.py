@@ -35,8 +35,12 @@ def infer_shapes(model: ir.Model) -> None:
     except RuntimeError as error:  # of nodes in an order that onnxruntime mends and onnx_ir cannot copy
         logger.info("no shapes are inferred: %s", error.__cause__ or error)
         return
-    with _no_traceback():
-        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone)
+    try:
+        with _no_traceback():
+            ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone)
+    except ir.serde.SerdeError as error:  # of a type that onnx infers and onnx_ir does not know
+        logger.info("no shapes are inferred: %s", error.__cause__ or error)
+        return
     count = 0
     for graph, copy in zip(model.graphs(), clone.graphs(), strict=True):
         known = {output.name: output for node in copy for output in node.outputs}

@@ -454,6 +454,18 @@ def test_a_model_that_nothing_can_be_inferred_of(caplog: pytest.LogCaptureFixtur
     assert "No opset import for domain not.imported" in record.getMessage()
 
 
+def test_an_output_type_that_there_is_not() -> None:
+    """onnx infers it all the same, and onnx_ir cannot read what it has inferred."""
+    model = lowered(integer_model())
+    node = node_of(model, "MatmulCompressDequant")
+    (output_type,) = (attribute for attribute in node.attribute if attribute.name == "output_type")
+    output_type.i = 36
+    node.input[0] = "r"
+    model.graph.node.insert(0, helper.make_node("Relu", ["x"], ["r"]))
+    del model.graph.value_info[:]
+    assert restoration_reason(model) == "its output_type 36 contradicts its inputs"
+
+
 def test_an_activation_that_is_computed_from_itself() -> None:
     """Which the loader refuses, but not those who build a graph of their own and lower that."""
     model = integer_model()
