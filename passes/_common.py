@@ -322,7 +322,7 @@ def known_shape(value: ir.Value | None, depth: int = 8) -> tuple[int | None, ...
         return dimensions(tensor)
     shape = inferred_shape(value)
     if shape is not None:
-        return tuple(dim if isinstance(dim, int) else None for dim in shape)
+        return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in shape)  # some write -1
     node = value.producer()
     if node is None or depth == 0:
         return None

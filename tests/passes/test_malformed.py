@@ -458,12 +458,30 @@ def test_an_output_type_that_there_is_not() -> None:
     """onnx infers it all the same, and onnx_ir cannot read what it has inferred."""
     model = lowered(integer_model())
     node = node_of(model, "MatmulCompressDequant")
-    (output_type,) = (attribute for attribute in node.attribute if attribute.name == "output_type")
-    output_type.i = 36
-    node.input[0] = "r"
-    model.graph.node.insert(0, helper.make_node("Relu", ["x"], ["r"]))
-    del model.graph.value_info[:]
-    assert restoration_reason(model) == "its output_type 36 contradicts its inputs"
+    other = onnx.NodeProto.FromString(node.SerializeToString())
+    other.output[0] = "other"
+    del other.attribute[:]
+    other.attribute.extend(attribute for attribute in node.attribute if attribute.name != "output_type")
+    other.attribute.append(helper.make_attribute("output_type", 36))
+    other.input[0] = "r"
+    model.graph.node.extend([helper.make_node("Relu", ["x"], ["r"]), other])
+    plan = plan_restoration(load_model(model))
+    assert [site.reason for site in plan.sites] == [None, "its output_type 36 contradicts its inputs"]
+
+
+def test_a_size_of_minus_one() -> None:
+    """Some exporters write that for a size that is not known; two of them are no shape that Reshape takes."""
+    model = integer_model()
+    model.graph.node.insert(0, helper.make_node("Reshape", ["x", "shape"], ["x2"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, K]), "shape"))
+    node_of(model, "DynamicQuantizeLinear").input[0] = "x2"
+    for value, dims in ((model.graph.input[0], (-1, "m", K)), (model.graph.output[0], (-1, "m", N))):
+        kind = value.type.tensor_type.elem_type
+        value.CopyFrom(helper.make_tensor_value_info(value.name, kind, dims))
+    onnx.checker.check_model(model, full_check=True)
+    loaded = load_model(lowered(model))
+    LegalisePass()(loaded)
+    onnx.checker.check_model(ir.to_proto(loaded), full_check=True, check_custom_domain=True)
 
 
 def test_an_activation_that_is_computed_from_itself() -> None:
