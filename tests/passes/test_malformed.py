@@ -484,6 +484,19 @@ def test_a_size_of_minus_one() -> None:
     onnx.checker.check_model(ir.to_proto(loaded), full_check=True, check_custom_domain=True)
 
 
+def test_a_negative_size_that_is_padded() -> None:
+    """onnx would add the padding to it, and get a size that contradicts the strict node's."""
+    model = lowered(requantised_model())
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -(2**63)
+    onnx.checker.check_model(model, full_check=True, check_custom_domain=True)
+    loaded = load_model(model)
+    assert loaded.graph.inputs[0].shape == ["m", None]
+    legal = LegalisePass()
+    legal(loaded)
+    assert [site.status for site in legal.sites] == ["strict"]
+    onnx.checker.check_model(ir.to_proto(loaded), full_check=True, check_custom_domain=True)
+
+
 def test_an_activation_that_is_computed_from_itself() -> None:
     """Which the loader refuses, but not those who build a graph of their own and lower that."""
     model = integer_model()
