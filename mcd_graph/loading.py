@@ -90,6 +90,7 @@ def load_model(source: ModelSource) -> ir.Model:
         model = ir.from_proto(proto)
     except (ir.serde.SerdeError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{name} is not a valid ONNX model: {_first_line(error)}") from error
+    _forget_negative_sizes(model)
     remember_order(model, proto)
     if base is not None:
         for graph in (model.graph, *(function.graph for function in model.functions.values())):
@@ -487,6 +488,14 @@ def _byte_size(tensor: onnx.TensorProto) -> int | None:
             return None
         count *= dim
     return (count * bits + 7) // 8
+
+
+def _forget_negative_sizes(model: ir.Model) -> None:
+    """Let negative sizes be not known: some exporters write -1 for that, and onnx computes with it as with a number."""
+    for graph in model.graphs():
+        for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
+            if value.shape is not None and any(isinstance(dim, int) and dim < 0 for dim in value.shape):
+                value.shape = ir.Shape([None if isinstance(dim, int) and dim < 0 else dim for dim in value.shape])
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from mcd_graph.passes._shapes import inferred_shape
+from mcd_graph.passes._shapes import infer_shapes, inferred_dtype, inferred_shape
 
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 
@@ -322,18 +322,34 @@ def known_shape(value: ir.Value | None, depth: int = 8) -> tuple[int | None, ...
         return dimensions(tensor)
     shape = inferred_shape(value)
     if shape is not None:
-        return tuple(dim if isinstance(dim, int) else None for dim in shape)
+        return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in shape)  # some write -1
     node = value.producer()
     if node is None or depth == 0:
         return None
-    if node.op_type == "DynamicQuantizeLinear" and node.domain == "":
-        return () if value.index() else known_shape(get_input(node, 0), depth - 1)
-    if node.domain == "" and node.op_type in ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear"):
-        return known_shape(get_input(node, 0), depth - 1)
+    if node.op_type == "DynamicQuantizeLinear" and node.domain == "" and value.index():
+        return ()
+    if (other := _of_same_shape(value)) is not None:
+        return known_shape(other, depth - 1)
     if node.domain == "" and node.op_type in ("Mul", "Div", "Add") and len(node.inputs) == 2:
         left, right = (known_shape(operand, depth - 1) for operand in node.inputs)
         return None if left is None or right is None else _broadcast(left, right)
     return None
+
+
+def _of_same_shape(value: ir.Value) -> ir.Value | None:
+    """Return the value whose shape ``value`` has because of the operator that computes it."""
+    node = value.producer()
+    if node is None or node.domain or value.index():
+        return None
+    keep = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+    return get_input(node, 0) if node.op_type in keep else None
+
+
+def _shape_source(value: ir.Value, depth: int = 8) -> ir.Value:
+    """Return the value that gives ``value`` its shape, at most ``depth`` operators away, or ``value`` itself."""
+    while depth and (other := _of_same_shape(value)) is not None:
+        value, depth = other, depth - 1
+    return value
 
 
 def _broadcast(left: tuple[int | None, ...], right: tuple[int | None, ...]) -> tuple[int | None, ...]:
@@ -355,15 +371,24 @@ def known_dtype(value: ir.Value | None) -> ir.DataType | None:
     tensor = constant_tensor(value)
     if tensor is not None:
         return tensor.dtype
-    if value.dtype is not None:
-        return value.dtype
+    dtype = inferred_dtype(value)
+    if dtype is not None:
+        return dtype
     node = value.producer()
     if is_op(node, "DynamicQuantizeLinear"):
         return ir.DataType.FLOAT if value.index() == 1 else ir.DataType.UINT8
     if is_op(node, "QuantizeLinear") and node is not None:
         zero_point = get_input(node, 2)
-        return ir.DataType.UINT8 if zero_point is None else known_dtype(zero_point)
+        return _said_dtype(node) if zero_point is None else known_dtype(zero_point)
     return None
+
+
+def _said_dtype(node: ir.Node) -> ir.DataType | None:
+    """Return the type that a QuantizeLinear without zero point makes."""
+    try:
+        return ir.DataType(int_attribute(node, "output_dtype", 0) or int(ir.DataType.UINT8))
+    except (AttributeUnknownError, ValueError):
+        return None
 
 
 def per_column(shape: tuple[int | None, ...] | None, n: int, rank: int | None) -> bool:
@@ -504,15 +529,23 @@ def _quantised_constant(node: ir.Node) -> tuple[ir.Value, ir.TensorProtocol] | N
     """Return the float32 constant that a QuantizeLinear node reads, and what the node makes of it, computed lazily.
 
     onnxruntime folds such a node when it loads the model. Division, clamping, rounding half to even and the zero
-    point come in the order of its kernel. ``None`` if an input is not constant, or the scales are not one for the
-    whole tensor or one for each index of one axis.
+    point come in the order of its kernel. ``None`` if an input is not constant, if the scales are not one for the
+    whole tensor or one for each index of one axis, or if there may be NaN to convert, of which each processor makes
+    another integer.
     """
     value, scale, zero_point = (get_input(node, index) for index in range(3))
-    tensor, scales = constant_tensor(value), constant_array(scale)
-    zeros = np.zeros((), np.uint8) if zero_point is None else constant_array(zero_point)
+    tensor, scales, zeros = constant_tensor(value), constant_array(scale), constant_array(zero_point)
+    if zero_point is None and (dtype := _said_dtype(node)) in _WEIGHT_TYPES:
+        zeros = np.zeros((), dtype.numpy())
     if value is None or tensor is None or scales is None or zeros is None or int_attribute(node, "block_size", 0):
         return None
+    if int_attribute(node, "precision", 0) not in (0, ir.DataType.FLOAT):
+        return None
     if tensor.dtype != ir.DataType.FLOAT or scales.dtype != np.float32 or zeros.dtype not in (np.int8, np.uint8):
+        return None
+    if not np.isfinite(scales).all() or not scales.all() or _has_nan(tensor.numpy()):
+        return None
+    if zeros.size not in (1, scales.size):
         return None
     shape = dimensions(tensor)
     if scales.size != 1 or scales.ndim > 1:
@@ -522,17 +555,24 @@ def _quantised_constant(node: ir.Node) -> tuple[ir.Value, ir.TensorProtocol] | N
         broadcast = [1] * len(shape)
         broadcast[axis] = scales.size
         scales = scales.reshape(broadcast)
-        zeros = zeros.reshape(broadcast) if zeros.size > 1 else zeros.reshape(())
+        zeros = zeros.reshape(broadcast if zeros.size != 1 else ())
     else:
         scales, zeros = scales.reshape(()), zeros.reshape(())
 
     def quantise() -> ir.TensorProtocol:
         limits = np.iinfo(zeros.dtype)
         offset = zeros.astype(np.float32)
-        clamped = np.clip(tensor.numpy() / scales, limits.min - offset, limits.max - offset)
+        with np.errstate(over="ignore"):  # infinity is clamped
+            quotient = tensor.numpy() / scales
+        clamped = np.clip(quotient, limits.min - offset, limits.max - offset)
         return ir.tensor((np.rint(clamped) + offset).astype(zeros.dtype))
 
     return value, ir.LazyTensor(quantise, ir.DataType.from_numpy(zeros.dtype), ir.Shape(shape), name=value.name)
+
+
+def _has_nan(array: np.ndarray) -> bool:
+    # The least of some numbers is NaN if one is; this way there is no second array.
+    return array.size > 0 and bool(np.isnan(array.min()))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -569,10 +609,25 @@ def misfit(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.Dat
             or (last == n != 1 < len(leading))
         ):
             return Kept(f"its {name} {label} has shape {_text(shape)}, for {n} columns")
-    x1, zero_point = (known_dtype(each) if isinstance(each := inputs.get(name), ir.Value) else None for name in _PAIR)
-    if x1 is not None and zero_point is not None and x1 != zero_point:
-        return Kept(f"its activation is {x1.name.lower()}, the zero point of that {zero_point.name.lower()}")
+    x1, zero_point = (inputs.get(name) for name in _PAIR)
+    if not isinstance(x1, ir.Value) or not isinstance(zero_point, ir.Value):
+        return None
+    x1_type, zero_type = known_dtype(x1), known_dtype(zero_point)
+    if x1_type is not None and zero_type is not None and x1_type != zero_type:
+        return Kept(f"its activation is {x1_type.name.lower()}, the zero point of that {zero_type.name.lower()}")
+    if _shape_source(x1) is _shape_source(zero_point):
+        return Kept(f"zero point {zero_point.name} of its activation has the shape of that")
     return None
+
+
+def infer_inputs(model: ir.Model) -> None:
+    """Infer shapes and types if the model does not say those of an input of a MatmulCompressDequant node.
+
+    Checkers know none for that operator's inputs, but do for those of the operators that take its place.
+    """
+    inputs = (value for node in model.graph.all_nodes() if is_op(node, OP_TYPE, OP_DOMAIN) for value in node.inputs)
+    if any(value is not None and (known_shape(value) is None or known_dtype(value) is None) for value in inputs):
+        infer_shapes(model)
 
 
 def node_misfit(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> Kept | None:

@@ -86,9 +86,10 @@ def fold_scales(
     x1_array, y_array = constant_array(x1_scale), constant_array(y_scale)
     w_array = column.array if isinstance(column, NewConstant) else constant_array(w_scale)
     if x1_array is not None and w_array is not None and (y_scale is None or y_array is not None):
-        folded = np.float32(alpha) * x1_array.astype(np.float32).reshape(()) * w_array.astype(np.float32)
-        if y_array is not None:
-            folded = folded / y_array.astype(np.float32).reshape(())
+        with np.errstate(all="ignore"):  # zero, infinity and NaN give what they give onnxruntime
+            folded = np.float32(alpha) * x1_array.astype(np.float32).reshape(()) * w_array.astype(np.float32)
+            if y_array is not None:
+                folded = folded / y_array.astype(np.float32).reshape(())
         return Scale(NewConstant(np.asarray(folded, np.float32), f"{w_scale.name}.folded"))
     if halves:
         return Kept(f"scale {w_scale.name} is float16, and not all scales are constant")

@@ -56,6 +56,7 @@ from mcd_graph.passes._common import (
     constant_tensor,
     get_input,
     graph_of,
+    infer_inputs,
     known_dtype,
     known_shape,
     metadata_beside_names,
@@ -151,6 +152,7 @@ class LegalisePass(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Change ``model`` in place."""
         self.sites = []
+        infer_inputs(model)
         run = _Run(model, self.max_rows, self.pack)
         dead: list[ir.Node] = []
         for node, function in list(all_nodes(model)):
@@ -335,7 +337,7 @@ class _Run:
         if self._max_rows is not None and parts.rows is None:
             return Kept("its number of rows is not known, so it cannot be cut into chunks")
         if _shrunk(parts) is None:
-            return Kept("its scale is too small for float32 once its result fits float16")
+            return Kept("its scale is no normal float32 once its result fits float16")
         return parts
 
     # -----------------------------------------------------------------------------------------------------------------
@@ -522,7 +524,9 @@ def _constant_scale(value: ir.Value, x1_scale: ir.Value | None, n: int) -> np.nd
         if (scale >> np.uint64(32)).any():
             return Kept("a deq_scale word has bits above the 32 of a float")
         scale = np.asarray(scale.astype(np.uint32)).view(np.float32)
-    scale = np.broadcast_to(factor.reshape(()) * scale.reshape(-1).astype(np.float32), (n,))
+    with np.errstate(over="ignore"):  # that is infinity, and refused below
+        product = factor.reshape(()) * scale.reshape(-1).astype(np.float32)
+    scale = np.broadcast_to(product, (n,))
     bad = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
     if bad.size:
         return Kept(f"its scale is {scale[bad[0]]} in column {bad[0]}, not finite and above zero")
@@ -558,7 +562,7 @@ def _output_type(node: ir.Node, scale: ir.Value, y_zero_point: ir.Value | None) 
 def _shrunk(parts: _Parts) -> tuple[np.ndarray, float] | None:
     """Return the strict node's scale, float32 (n,), and the power of two that it was divided by.
 
-    ``None`` if the scale would leave the range of normal numbers by that.
+    ``None`` if that power, or the scale once it is divided, is no normal number.
     """
     scale = np.ones(parts.n, np.float32) if parts.scale is None else parts.scale
     factor = 1.0
@@ -566,6 +570,8 @@ def _shrunk(parts: _Parts) -> tuple[np.ndarray, float] | None:
         largest = float((parts.bound() * scale.astype(np.float64)).max())
         if largest > _MAX_FLOAT16:
             factor = 2.0 ** math.ceil(math.log2(largest / _MAX_FLOAT16))
+    if factor > float(np.finfo(np.float32).max):
+        return None
     shrunk = (scale / np.float32(factor)).astype(np.float32)
     return None if factor > 1 and float(shrunk.min()) < np.finfo(np.float32).tiny else (shrunk, factor)
 

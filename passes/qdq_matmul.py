@@ -192,6 +192,8 @@ def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Deq
         return Kept("its activation is not quantised, so onnxruntime computes in float")
     if int_attribute(w.node, "block_size", 0):
         return Kept("its weight is quantised in blocks, so onnxruntime computes in float")
+    if any(int_attribute(each.node, "output_dtype", 0) not in (0, ir.DataType.FLOAT) for each in (x, w)):
+        return Kept("its operands are not dequantised to float32")
     columns = 0 if transpose_w else 1
     shape = known_shape(w.scale)
     axis = int_attribute(w.node, "axis", 1)

@@ -44,6 +44,7 @@ from mcd_graph.passes._common import (
     constant_tensor,
     get_input,
     graph_of,
+    infer_inputs,
     int_attribute,
     ints_attribute,
     known_dtype,
@@ -223,6 +224,7 @@ def plan_restoration(model: ir.Model) -> RestorePlan:
         >>> [(site.k, site.n, site.status) for site in plan.sites]
         [(256, 128, 'restored'), (128, 256, 'restored'), (256, 128, 'restored')]
     """
+    infer_inputs(model)
     candidates: list[tuple[RestorationSite, _Lowered | None]] = []
     for node, function in all_nodes(model):
         if (node.domain, node.op_type) != (OP_DOMAIN, OP_TYPE):

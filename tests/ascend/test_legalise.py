@@ -356,6 +356,16 @@ RUN_TIME = np.array(1, np.float32)
         ({"deq_scale": np.array([0.0], np.float32)}, {}, "its scale is 0.0 in column 0, not finite and above zero"),
         ({"deq_scale": -scales((20,), 1)}, {}, "in column 0, not finite and above zero"),
         ({"deq_scale": np.array([np.nan], np.float32)}, {}, "its scale is nan in column 0"),
+        (
+            {"deq_scale": np.array([3e38], np.float32)},
+            {},
+            "its scale is no normal float32 once its result fits float16",
+        ),
+        (
+            {"deq_scale": np.array([1e30], np.float32), "x1_scale": np.array(1e30, np.float32)},
+            {},
+            "its scale is inf in column 0",
+        ),
         ({"deq_scale": np.array([1 << 46 | 0x3F800000], np.uint64)}, {"output": np.float16}, "bits above the 32"),
         (
             {"deq_scale": STRICT["deq_scale"][:, :20]},

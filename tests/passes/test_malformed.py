@@ -7,12 +7,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from lowering import MS_DOMAIN, dynamic_nodes, floats, integers, make_model, pack_all, scales
+from lowering import MS_DOMAIN, assert_exact, dynamic_nodes, floats, integers, make_model, pack_all, scales
 from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
 from onnx import TensorProto, helper, numpy_helper
 
 from mcd_graph import InputError, _native
 from mcd_graph.loading import load_model
+from mcd_graph.operator import INPUT_NAMES
 
 K, N = 8, 6
 
@@ -276,6 +277,239 @@ def test_activations_of_another_shape(shape: tuple[int, ...]) -> None:
     model = float_model()
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", TensorProto.UINT8, shape))
     assert "does not fit a weight of 8 rows" in str(reason_of(model))
+
+
+@pytest.mark.parametrize(
+    ("entry", "scale", "exact"),
+    [(np.inf, 0.1, True), (1.0, 1e-45, True), (np.nan, 0.1, False), (0.0, 0.0, False), (np.inf, np.inf, False)],
+)
+def test_weights_that_are_quantised_from_odd_numbers(entry: float, scale: float, exact: bool) -> None:
+    """Of NaN each processor makes another integer, so what gives NaN is left to onnxruntime."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["f", "fs", "fz"], ["w"]),
+        helper.make_node("MatMulInteger", ["x", "w"], ["y"]),
+    ]
+    weight = floats((K, N), 1)
+    weight[3, 4] = entry
+    constants = {"f": weight, "fs": np.array(scale, np.float32), "fz": np.array(3, np.int8)}
+    model = make_model(nodes, {"x": (np.uint8, ("m", K))}, {"y": (np.int32, ("m", N))}, constants)
+    if exact:
+        assert_exact(model, {"x": integers(np.uint8, (5, K), 2)})
+    else:
+        assert reason_of(model) == "weight w is computed at run time by QuantizeLinear"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "exact"),
+    [
+        ({"output_dtype": TensorProto.INT8}, True),
+        ({"output_dtype": TensorProto.UINT8}, True),
+        ({"output_dtype": TensorProto.INT4}, False),
+        ({"precision": TensorProto.FLOAT}, True),
+        ({"precision": TensorProto.FLOAT16}, False),
+    ],
+)
+def test_weights_that_are_quantised_as_attributes_say(attributes: dict[str, int], exact: bool) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["f", "fs"], ["w"], **attributes),
+        helper.make_node("MatMulInteger", ["x", "w"], ["y"]),
+    ]
+    constants = {"f": floats((K, N), 1), "fs": np.array(0.02, np.float32)}
+    model = make_model(nodes, {"x": (np.uint8, ("m", K))}, {"y": (np.int32, ("m", N))}, constants, opset=23)
+    if exact:
+        assert_exact(model, {"x": integers(np.uint8, (5, K), 2)})
+    else:
+        assert reason_of(model) == "weight w is computed at run time by QuantizeLinear"
+
+
+def test_operands_that_are_dequantised_to_another_type() -> None:
+    model = qdq_model()
+    model.opset_import[0].version = 23
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.output[0] != "y":
+            node.attribute.append(helper.make_attribute("output_dtype", TensorProto.FLOAT16))
+    assert reason_of(model) == "its operands are not dequantised to float32"
+
+
+def test_an_activation_that_an_attribute_makes_int8() -> None:
+    model = qdq_model()
+    model.opset_import[0].version = 23
+    quantise, dequantise = model.graph.node[:2]
+    quantise.attribute.append(helper.make_attribute("output_dtype", TensorProto.INT8))
+    del quantise.input[2], dequantise.input[2]
+    assert "its int8 activation is not between" in str(reason_of(model))
+
+
+@pytest.mark.parametrize("columns", [1, N])
+@pytest.mark.parametrize("count", [0, 2, N + 1])
+def test_weights_that_are_quantised_with_another_number_of_zero_points(columns: int, count: int) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["f", "fs", "fz"], ["w"], axis=1),
+        helper.make_node("MatMulInteger", ["x", "w"], ["y"]),
+    ]
+    constants = {"f": floats((K, N), 1), "fs": scales((columns,), 2), "fz": np.zeros(count, np.int8)}
+    model = make_model(nodes, {"x": (np.uint8, ("m", K))}, {"y": (np.int32, ("m", N))}, constants)
+    assert reason_of(model) == "weight w is computed at run time by QuantizeLinear"
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-45, np.inf, np.nan])
+def test_an_output_scale_that_is_no_use(scale: float) -> None:
+    """It is folded as onnxruntime does, without a warning."""
+    model = qdq_model()
+    set_constant(model, "ys", np.array(scale, np.float32))
+    assert_exact(model, {"x": floats((3, K), 1)}, optimised=True, alone=False)
+
+
+def of_its_result(model: onnx.ModelProto, name: str) -> None:
+    """Make ``name`` the zero point of the activation, and its shape known at run time only."""
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    node_of(model, "MatMulInteger").input[2] = name
+
+
+def test_an_activation_for_its_own_zero_point() -> None:
+    """Of any shape, for all that is known; it would need a row of them for each of the activation's rows."""
+    model = integer_model()
+    of_its_result(model, node_of(model, "MatMulInteger").input[0])
+    name = node_of(model, "MatMulInteger").input[0]
+    assert reason_of(model) == f"zero point {name} of its activation has the shape of that"
+
+
+def test_a_zero_point_computed_with_the_shape_of_the_activation() -> None:
+    model = integer_model()
+    name = node_of(model, "MatMulInteger").input[0]
+    model.graph.node.insert(1, helper.make_node("Identity", [name], ["copy"]))
+    of_its_result(model, "copy")
+    assert reason_of(model) == "zero point copy of its activation has the shape of that"
+
+
+def in_a_branch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return an If that computes ``model``'s y or copies an input."""
+    graph = model.graph
+    flag = helper.make_tensor_value_info("flag", TensorProto.BOOL, [])
+    other, copy, result = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["m", N]) for name in ("other", "copy", "result")
+    )
+    branches = {
+        "then_branch": helper.make_graph(list(graph.node), "then", [], list(graph.output)),
+        "else_branch": helper.make_graph([helper.make_node("Identity", ["other"], ["copy"])], "else", [], [copy]),
+    }
+    node = helper.make_node("If", ["flag"], ["result"], **branches)
+    outer = helper.make_graph([node], "outer", [flag, *graph.input, other], [result], list(graph.initializer))
+    return helper.make_model(outer, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+@pytest.mark.parametrize("branch", [False, True])
+def test_a_zero_point_whose_shape_only_inference_tells(*, branch: bool) -> None:
+    """Nobody checks that of MatMulInteger's. Behind the Mul that legalisation puts there, everybody does."""
+    model = integer_model()
+    model.graph.node.insert(0, helper.make_node("Relu", ["x"], ["r"]))
+    model.graph.node.insert(1, helper.make_node("DynamicQuantizeLinear", ["r"], ["rz", "rs", "unused"]))
+    node_of(model, "MatMulInteger").input[2] = "rz"
+    if branch:
+        model = in_a_branch(model)
+    onnx.checker.check_model(model, full_check=True)
+    reason = "its x1_zero_point rz has shape (?, 8), for 6 columns"
+    assert (restoration_reason(lowered(model)), legal_reason(lowered(model))) == (reason, reason)
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "kind", "reason"),
+    [
+        (float_model(), "deq_scale", "FLOAT", "has shape (?, 8), for 6 columns"),
+        (float_model(), "x1_scale", "FLOAT", "has shape (?, 8), for 6 columns"),
+        (float_model(), "bias", "INT32", "has shape (?, 8), for 6 columns"),
+        (float_model(), "addend", "FLOAT", "has shape (?, 8), for 6 columns"),
+        (float_model(), "w_zero_point", "INT8", "is int8"),
+        (requantised_model(), "x1_zero_point", "INT8", "has shape (?, 8), for 6 columns"),
+        (requantised_model(), "y_zero_point", "INT32", "is int32"),
+    ],
+)
+def test_inputs_whose_shape_or_type_only_inference_tells(
+    model: onnx.ModelProto, name: str, kind: str, reason: str
+) -> None:
+    model = lowered(model)
+    node = node_of(model, "MatmulCompressDequant")
+    node.input.extend([""] * (len(INPUT_NAMES) - len(node.input)))
+    node.input[INPUT_NAMES.index(name)] = "r"
+    while not node.input[-1]:
+        del node.input[-1]
+    model.graph.node.insert(0, helper.make_node("Cast", ["x"], ["c"], to=TensorProto.FLOAT))
+    model.graph.node.insert(1, helper.make_node("Relu", ["c"], ["p"]))
+    model.graph.node.insert(2, helper.make_node("Cast", ["p"], ["r"], to=TensorProto.DataType.Value(kind)))
+    reason = f"its {name} r {reason}"
+    assert restoration_reason(model) == reason
+    assert legal_reason(model) in (reason, "zero point r of its weight is computed at run time")
+
+
+def test_a_model_that_nothing_can_be_inferred_of(caplog: pytest.LogCaptureFixture) -> None:
+    """It is no reason for a warning, let alone a traceback."""
+    model = lowered(integer_model())
+    node_of(model, "MatmulCompressDequant").input[0] = "r"
+    model.graph.node.insert(0, helper.make_node("Relu", ["x"], ["r"]))
+    model.graph.node.append(helper.make_node("Nothing", ["x"], ["n"], domain="not.imported"))
+    caplog.set_level("INFO")
+    plan_restoration(load_model(model))
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("INFO", None)
+    assert "No opset import for domain not.imported" in record.getMessage()
+
+
+def test_an_output_type_that_there_is_not() -> None:
+    """onnx infers it all the same, and onnx_ir cannot read what it has inferred."""
+    model = lowered(integer_model())
+    node = node_of(model, "MatmulCompressDequant")
+    other = onnx.NodeProto.FromString(node.SerializeToString())
+    other.output[0] = "other"
+    del other.attribute[:]
+    other.attribute.extend(attribute for attribute in node.attribute if attribute.name != "output_type")
+    other.attribute.append(helper.make_attribute("output_type", 36))
+    other.input[0] = "r"
+    model.graph.node.extend([helper.make_node("Relu", ["x"], ["r"]), other])
+    plan = plan_restoration(load_model(model))
+    assert [site.reason for site in plan.sites] == [None, "its output_type 36 contradicts its inputs"]
+
+
+def test_a_size_of_minus_one() -> None:
+    """Some exporters write that for a size that is not known; two of them are no shape that Reshape takes."""
+    model = integer_model()
+    model.graph.node.insert(0, helper.make_node("Reshape", ["x", "shape"], ["x2"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([0, 0, K]), "shape"))
+    node_of(model, "DynamicQuantizeLinear").input[0] = "x2"
+    for value, dims in ((model.graph.input[0], (-1, "m", K)), (model.graph.output[0], (-1, "m", N))):
+        kind = value.type.tensor_type.elem_type
+        value.CopyFrom(helper.make_tensor_value_info(value.name, kind, dims))
+    onnx.checker.check_model(model, full_check=True)
+    loaded = load_model(lowered(model))
+    LegalisePass()(loaded)
+    onnx.checker.check_model(ir.to_proto(loaded), full_check=True, check_custom_domain=True)
+
+
+def test_a_negative_size_that_is_padded() -> None:
+    """onnx would add the padding to it, and get a size that contradicts the strict node's."""
+    model = lowered(requantised_model())
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -(2**63)
+    onnx.checker.check_model(model, full_check=True, check_custom_domain=True)
+    loaded = load_model(model)
+    assert loaded.graph.inputs[0].shape == ["m", None]
+    legal = LegalisePass()
+    legal(loaded)
+    assert [site.status for site in legal.sites] == ["strict"]
+    onnx.checker.check_model(ir.to_proto(loaded), full_check=True, check_custom_domain=True)
+
+
+def test_an_activation_that_is_computed_from_itself() -> None:
+    """Which the loader refuses, but not those who build a graph of their own and lower that."""
+    model = integer_model()
+    of_its_result(model, node_of(model, "MatMulInteger").input[0])
+    loaded = load_model(model)
+    (multiplication,) = (node for node in loaded.graph if node.op_type == "MatMulInteger")
+    ring = ir.node("Identity", [None])
+    ring.replace_input_with(0, ring.outputs[0])
+    loaded.graph.insert_before(multiplication, ring)
+    for index in (0, 2):
+        multiplication.replace_input_with(index, ring.outputs[0])
+    (site,) = plan_lowering(loaded).sites
+    assert "has the shape of that" in str(site.reason)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
-from lowering import assert_exact, floats, integers, lower, make_model, scales
+from lowering import assert_exact, floats, integers, lower, make_model, pack_all, scales
+from mcd_graph.passes import plan_lowering
 from onnx import helper
 
 import mcd_graph
 from mcd_graph.cli import main
+from mcd_graph.loading import load_model
 
 K, N = 30, 22
 """Channels in and out."""
@@ -107,7 +110,16 @@ def test_an_input_with_other_channels_is_kept() -> None:
     model = conv_integer(2)
     channels = model.graph.input[0].type.tensor_type.shape.dim[1]
     expected = channels.dim_value
-    channels.dim_value = -1
+    channels.dim_value += 1
     assert lower(model, convolutions=True).outcome == [
-        ("ConvInteger", f"its input has -1 channels, its kernel {expected}")
+        ("ConvInteger", f"its input has {expected + 1} channels, its kernel {expected}")
     ]
+
+
+def test_minus_one_channels_are_any_number() -> None:
+    model = conv_integer(2)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -1
+    loaded = load_model(model)
+    plan = plan_lowering(loaded, convolutions=True)
+    assert plan.apply(pack_all(plan))
+    onnx.checker.check_model(ir.to_proto(loaded), full_check=True, check_custom_domain=True)

@@ -18,11 +18,13 @@ pub struct Tensor {
     /// Elements from `gap` on, which may put them off their alignment.
     pub bytes: Box<[u8]>,
     pub gap: usize,
+    /// A run's output: the operator writes it. Inputs are lent to be read only.
+    output: bool,
 }
 
 impl Tensor {
     pub fn new(element: i32, dims: &[i64], bytes: &[u8]) -> Self {
-        Self { element, dims: dims.to_vec(), bytes: bytes.into(), gap: 0 }
+        Self { element, dims: dims.to_vec(), bytes: bytes.into(), gap: 0, output: false }
     }
     /// The elements' bytes.
     pub fn data(&self) -> &[u8] {
@@ -84,7 +86,8 @@ pub struct Node {
 #[derive(Clone, Copy)]
 pub struct Operator(*const OrtCustomOp);
 
-// SAFETY: registered operators live for good and are only read.
+// SAFETY: registered operators live for good (`mcd_ort` leaks them, since sessions keep pointers to them), are only read,
+// and do not belong to a thread.
 unsafe impl Send for Operator {}
 // SAFETY: as above.
 unsafe impl Sync for Operator {}
@@ -101,7 +104,8 @@ pub fn operators(newer: bool) -> &'static [Operator] {
     &OPERATORS.get_or_init(|| {
         [old as unsafe extern "system" fn() -> *const c_char, new].map(|version| {
             let base = OrtApiBase { GetApi: api, GetVersionString: version };
-            // SAFETY: the base is live, and the options are not looked at.
+            // SAFETY: the base is live for the call, and the table that it leads to for good; the options are only handed
+            // to `has_option` and `add_domain`, which do not look at them.
             let status = unsafe { mcd_ort::RegisterCustomOps(ptr::null_mut(), &base) };
             assert!(status.0.is_null());
             REGISTERED.take()
@@ -159,11 +163,11 @@ impl Kernel {
     pub fn run(&self, node: &Node) -> Result<Tensor, String> {
         let mut context = Run { node, output: None };
         let compute = self.0.table().KernelComputeV2.expect("there is one");
-        // SAFETY: the kernel is live, and so is the context.
+        // SAFETY: the kernel is live, and so is the context, which nothing else uses during the call.
         let status = unsafe { compute(self.1, ptr::from_mut(&mut context).cast()) };
         assert_eq!(LENT.get(), 0, "an object was not released");
         outcome(status)?;
-        Ok(context.output.expect("a run without an error has an output"))
+        Ok(*context.output.expect("a run without an error has an output"))
     }
 }
 
@@ -184,7 +188,8 @@ struct Info {
 
 struct Run<'a> {
     node: &'a Node,
-    output: Option<Tensor>,
+    /// In a place of its own: the operator keeps its address while it asks the context for more.
+    output: Option<Box<Tensor>>,
 }
 
 struct Inference<'a> {
@@ -217,14 +222,23 @@ fn done() -> OrtStatusPtr {
 /// What a pointer that this file gave out points to.
 ///
 /// # Safety
-/// It points to a live `T`.
+/// It points to a `T` that lives, and is not changed but in cells, for as long as the caller uses the answer.
 unsafe fn at<'a, T, U>(pointer: *const U) -> &'a T {
     // SAFETY: the caller's contract.
     unsafe { &*pointer.cast::<T>() }
 }
 
+/// As many values as are said, at a place that may be null when there are none.
+///
 /// # Safety
-/// A null `out` asks for the size, else there is room for `size` bytes.
+/// Else they are there, and stay as they are for as long as the caller uses the answer.
+unsafe fn slice<'a, T>(values: *const T, count: usize) -> &'a [T] {
+    // SAFETY: the caller's contract.
+    if count == 0 { &[] } else { unsafe { std::slice::from_raw_parts(values, count) } }
+}
+
+/// # Safety
+/// `size` is a place for a number. A null `out` asks for that number, else there is room for as many bytes as it says.
 unsafe fn string(text: &CStr, out: *mut c_char, size: *mut usize) -> OrtStatusPtr {
     let bytes = text.to_bytes_with_nul();
     // SAFETY: the caller's contract.
@@ -255,7 +269,7 @@ fn lend<T>(info: Box<Info>) -> *mut T {
 }
 
 /// # Safety
-/// One of [`lend`]'s, and its last use.
+/// Null, or one of [`lend`]'s and its last use.
 unsafe fn give_back<T>(info: *mut T) {
     if !info.is_null() {
         LENT.set(LENT.get() - 1);
@@ -336,7 +350,7 @@ unsafe extern "system" fn add_domain(_: *mut OrtSessionOptions, _: *mut OrtCusto
 }
 
 unsafe extern "system" fn node_name(_: *const OrtKernelInfo, out: *mut c_char, size: *mut usize) -> OrtStatusPtr {
-    // SAFETY: the caller keeps to the protocol.
+    // SAFETY: the caller keeps to the protocol that `string` asks for.
     unsafe { string(c"node", out, size) }
 }
 
@@ -352,7 +366,7 @@ unsafe extern "system" fn input_name(
     out: *mut c_char,
     size: *mut usize,
 ) -> OrtStatusPtr {
-    // SAFETY: the node is live, and the caller keeps to the protocol.
+    // SAFETY: the node is live, and the caller keeps to the protocol that `string` asks for.
     unsafe {
         match at::<Node, _>(node).inputs.get(index) {
             None => fail("there is no such input"),
@@ -415,7 +429,8 @@ unsafe extern "system" fn attribute_ints(
     out: *mut i64,
     size: *mut usize,
 ) -> OrtStatusPtr {
-    // SAFETY: node and name are live, and the caller keeps to the protocol.
+    // SAFETY: node and name are live, `size` is a place for a number, and `out` is null or has room for as many
+    // numbers as that says.
     unsafe {
         let node = at::<Node, _>(node);
         let attributes =
@@ -467,7 +482,8 @@ unsafe extern "system" fn config_entries(
 }
 
 unsafe extern "system" fn key_value(entries: *const OrtKeyValuePairs, key: *const c_char) -> *const c_char {
-    // SAFETY: the entries are a node.
+    // SAFETY: the entries are the node that `config_entries` was asked about, which lives longer than they do; the key
+    // is zero-terminated.
     let (node, key) = unsafe { (at::<Node, _>(entries), CStr::from_ptr(key)) };
     let entry = match key.to_bytes() {
         b"mcd.residency" => &node.residency,
@@ -502,15 +518,18 @@ unsafe extern "system" fn context_output(
     out: *mut *mut OrtValue,
 ) -> OrtStatusPtr {
     assert_eq!(index, 0);
-    // SAFETY: the context is live, there are as many dimensions as said, and a place for the answer.
+    // SAFETY: the context is live, made of a `&mut Run`, and nothing else looks at it during this call; there are as many
+    // dimensions as said, and a place for the answer.
     unsafe {
-        let dims = if rank == 0 { &[] } else { std::slice::from_raw_parts(dims, rank) };
+        let dims = slice(dims, rank);
         let count = dims.iter().try_fold(1_i64, |count, dim| count.checked_mul(*dim));
         let Some(count) = count.filter(|count| (0..1 << 20).contains(count)) else { return fail("too large") };
         // As many bytes as the widest output has; the element's size is the target's business.
-        let tensor = Tensor::new(0, dims, &vec![0xa5; count as usize * 4]);
+        let tensor = Tensor { output: true, ..Tensor::new(0, dims, &vec![0xa5; count as usize * 4]) };
         let run = &mut *context.cast::<Run<'_>>();
-        *out = ptr::from_mut(run.output.insert(tensor)).cast();
+        // A second one would free the first, which the operator may still write to.
+        assert!(run.output.is_none(), "the output is asked for twice");
+        *out = ptr::from_mut(&mut **run.output.insert(Box::new(tensor))).cast();
     }
     done()
 }
@@ -523,18 +542,24 @@ unsafe extern "system" fn parallel_for(
     data: *mut c_void,
 ) -> OrtStatusPtr {
     for index in (0..total).rev() {
-        // SAFETY: as onnxruntime would.
+        // SAFETY: the data is what the caller gave with the task, which it may be called with until this returns; onnxruntime
+        // as well calls it once for each index.
         unsafe { task(data, index) };
     }
     done()
 }
 
 unsafe extern "system" fn tensor_data(value: *mut OrtValue, out: *mut *mut c_void) -> OrtStatusPtr {
-    // SAFETY: the tensor is live, and there is a place for the answer; only outputs are written.
+    // SAFETY: the tensor is live, and there is a place for the answer. An output's pointer comes from `context_output`,
+    // which made it of a `&mut Tensor`, so that one that may write can be had from it. An input's is made of a shared
+    // reference, and so is the answer: onnxruntime forbids to write there as well.
     unsafe {
         let tensor = at::<Tensor, _>(value);
-        let empty = tensor.data().is_empty();
-        *out = if empty { ptr::null_mut() } else { tensor.data().as_ptr().cast_mut().cast() };
+        *out = match tensor.data() {
+            [] => ptr::null_mut(),
+            _ if tensor.output => (*value.cast::<Tensor>()).bytes.as_mut_ptr().cast(),
+            data => data.as_ptr().cast_mut().cast(),
+        };
     }
     done()
 }
@@ -545,7 +570,8 @@ unsafe extern "system" fn tensor_shape(
     dims: *mut *const i64,
     rank: *mut usize,
 ) -> OrtStatusPtr {
-    // SAFETY: the tensor is live, and there are places for the answers.
+    // SAFETY: the tensor is live, and there are places for the answers, that of the type for a plain number: not every
+    // one is a variant of the enumeration.
     unsafe {
         let tensor = at::<Tensor, _>(value);
         *element.cast() = tensor.element;
@@ -568,7 +594,7 @@ unsafe extern "system" fn element_type(
     of: *const OrtTensorTypeAndShapeInfo,
     out: *mut ONNXTensorElementDataType,
 ) -> OrtStatusPtr {
-    // SAFETY: the info is live, and there is a place for a number of this size.
+    // SAFETY: the info is live, and there is a place for a plain number, as above.
     unsafe { *out.cast() = at::<Info, _>(of).element };
     done()
 }
@@ -655,7 +681,7 @@ unsafe extern "system" fn read_attribute(
     out: *mut usize,
 ) -> OrtStatusPtr {
     assert!(matches!(kind, OrtOpAttrType::ORT_OP_ATTR_INTS));
-    // SAFETY: the attribute is live, there is room for `len` bytes, and a place for their number.
+    // SAFETY: the attribute is live, there is room for `len` bytes where integers may lie, and a place for their number.
     unsafe {
         let values = at::<Vec<i64>, _>(of);
         *out = size_of_val(&values[..]);
@@ -688,7 +714,7 @@ unsafe extern "system" fn set_dimensions(
     rank: usize,
 ) -> OrtStatusPtr {
     // SAFETY: the info is the caller's own, and there are as many numbers as said.
-    unsafe { (*of.cast::<Info>()).dims = std::slice::from_raw_parts(dims, rank).to_vec() };
+    unsafe { (*of.cast::<Info>()).dims = slice(dims, rank).to_vec() };
     done()
 }
 
@@ -697,9 +723,9 @@ unsafe extern "system" fn set_symbolic_dimensions(
     names: *mut *const c_char,
     rank: usize,
 ) -> OrtStatusPtr {
-    // SAFETY: the info is the caller's own, and there are as many names as said.
+    // SAFETY: the info is the caller's own, and there are as many names as said, zero-terminated.
     unsafe {
-        let names = std::slice::from_raw_parts(names, rank);
+        let names = slice(names, rank);
         (*of.cast::<Info>()).names = names.iter().map(|&name| CStr::from_ptr(name).to_owned()).collect();
     }
     done()
