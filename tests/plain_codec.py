@@ -129,7 +129,7 @@ def order_of_distance(centre: int) -> list[int]:
 
 
 def stored_order(stored: list[int], mask: int) -> list[int]:
-    require(len({min(symbol, symbol ^ mask) for symbol in stored}) == len(stored), "the stored symbols are all different")
+    require(len({min(symbol, symbol ^ mask) for symbol in stored}) == len(stored), "stored symbols are all different")
     first_half = list(stored)
     # Sorting is stable: of two at the same distance the smaller one stays first.
     for symbol in sorted(range(256), key=lambda symbol: abs(symbol - stored[0])):
