@@ -22,9 +22,9 @@ def weight() -> np.ndarray:
     """Return an int8 weight (K, N): of its four fractals two are coded, one raw and one constant."""
     rng = np.random.default_rng(0)
     w = np.full((K, N), 5, np.int8)
-    w[:32, :16] = rng.normal(0, 6, (32, 16)).round()
+    w[:32, :16] = rng.normal(0, 3, (32, 16)).round()
     w[32:, :16] = rng.integers(-128, 128, (32, 16))
-    w[32:, 16:] = rng.normal(0, 12, (32, 16)).round()
+    w[32:, 16:] = rng.normal(0, 6, (32, 16)).round()
     return w
 
 

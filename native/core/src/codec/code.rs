@@ -82,7 +82,7 @@ impl Code {
                         let cost = bits + 8.0 * escapes;
                         let entries = bits - table - f64::from(root_bits);
                         let weighed = cost + cost_of_a_level * levels as f64 + cost_of_an_entry * entries;
-                        if cost < 8.0 && best.is_none_or(|b| weighed < b.0) {
+                        if cost - table < 8.0 && best.is_none_or(|b| weighed < b.0) {
                             best = Some((weighed, root_bits, step as u8, levels as u8));
                         }
                     }
