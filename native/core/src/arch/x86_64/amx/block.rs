@@ -86,13 +86,21 @@ pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: 
         }
         panel += wide;
     }
-    let done = steps * STEP;
+    // SAFETY: the caller's contract.
+    unsafe { last_fractal(symbols, extent, rows, Accumulate { fresh: to.fresh && steps == 0, ..to }) };
+}
+
+/// Adds the products of the fractal that is left where panels have an odd number of them.
+///
+/// # Safety
+/// As for [`multiply`].
+pub unsafe fn last_fractal(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: Accumulate) {
+    let done = extent.fractals / STEP * STEP;
     if done < extent.fractals {
         let rest = Extent { panels: extent.panels, fractals: extent.fractals - done };
         let x = Rows::new(&rows.data()[done * FRACTAL_K..], rows.stride(), rows.m(), rest.k());
-        let to = Accumulate { fresh: to.fresh && steps == 0, ..to };
         // SAFETY: the last fractal of each panel, in what the caller promises.
-        unsafe { avx512::multiply(symbols.add(done * FRACTAL), panel_bytes, rest, &x, to) };
+        unsafe { avx512::multiply(symbols.add(done * FRACTAL), extent.fractals * FRACTAL, rest, &x, to) };
     }
 }
 

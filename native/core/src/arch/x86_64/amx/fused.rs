@@ -8,11 +8,12 @@
 //! takes 300 ns to wake each. So they are used now and then while there are no products, see [`Sink::meanwhile`].
 
 use super::STEP;
+use super::block::last_fractal;
 use super::registers::{HEIGHT, Heights, WIDTH, configure};
-use crate::arch::x86_64::avx512::block::{Accumulate, multiply};
+use crate::arch::x86_64::avx512::block::Accumulate;
 use crate::arch::x86_64::avx512::decode::{Sink, each_group, unrolled};
 use crate::arch::{Extent, Rows};
-use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
+use crate::container::geometry::{FRACTAL, GROUP, GROUPS, PANEL};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -181,16 +182,11 @@ impl<'a> Behind<'a> {
                 }
             )* }};
         }
-        // SAFETY: the accumulators cover the panel, as was promised.
-        unsafe { store!(0, 1, 2, 3) };
-        if self.steps * STEP < self.extent.fractals {
-            let rest = Extent { panels: 1, fractals: self.extent.fractals - self.steps * STEP };
-            let done = self.steps * STEP;
-            let x = Rows::new(&self.rows.data()[done * FRACTAL_K..], self.rows.stride(), self.rows.m(), rest.k());
-            let to = Accumulate { at, fresh: false, ..self.to };
-            let symbols = self.symbols(panel).wrapping_add(done * FRACTAL);
-            // SAFETY: the last fractal of the panel, in the buffer, and in what was promised.
-            unsafe { multiply(symbols, rest.fractals * FRACTAL, rest, &x, to) };
+        let extent = Extent { panels: 1, ..self.extent };
+        // SAFETY: the panel is in the buffer, and the accumulators cover it, as was promised.
+        unsafe {
+            store!(0, 1, 2, 3);
+            last_fractal(self.symbols(panel), extent, &self.rows, Accumulate { at, fresh: false, ..self.to });
         }
     }
 
