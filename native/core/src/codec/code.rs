@@ -57,7 +57,6 @@ impl Code {
         for (i, &s) in order.table().iter().enumerate().take(order.distinct()).rev() {
             rarer[i] = rarer[i + 1] + histogram.counts()[usize::from(s)] as f64 / total;
         }
-        let share_from = |rank: usize| rarer[rank];
         // What a table, a level, and an entry of one, take to decode, in bits that they must save at least.
         let (max_levels, cost_of_a_table, cost_of_a_level, cost_of_an_entry) = match profile {
             Profile::Fast => (0, 0.03, 0.0, 0.0),
@@ -70,19 +69,19 @@ impl Code {
         for root_bits in 1..=7u8 {
             for step in 0..=1usize << root_bits {
                 let direct = (1usize << root_bits) - step;
-                let mut bits = f64::from(root_bits) + table;
+                let mut bits = f64::from(root_bits);
                 for levels in 0..=max_levels {
                     let reach = direct + step * levels;
                     if reach > MAX_CAPACITY || (levels > 0 && step == 0) {
                         break;
                     }
-                    let escapes = share_from(reach);
+                    let escapes = rarer[reach];
                     // A code without a step cannot mark escapes.
                     if step > 0 || escapes == 0.0 {
                         let cost = bits + 8.0 * escapes;
-                        let entries = bits - table - f64::from(root_bits);
-                        let weighed = cost + cost_of_a_level * levels as f64 + cost_of_an_entry * entries;
-                        if cost - table < 8.0 && best.is_none_or(|b| weighed < b.0) {
+                        let entries = bits - f64::from(root_bits);
+                        let weighed = cost + table + cost_of_a_level * levels as f64 + cost_of_an_entry * entries;
+                        if cost < 8.0 && best.is_none_or(|b| weighed < b.0) {
                             best = Some((weighed, root_bits, step as u8, levels as u8));
                         }
                     }
