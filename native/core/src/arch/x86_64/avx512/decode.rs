@@ -26,11 +26,16 @@ use crate::arch::{Extent, TileCode};
 use crate::codec::decode::CodedTile;
 use crate::codec::{MAX_LEVELS, Order};
 use crate::container::geometry::{FRACTAL, GROUP, GROUPS};
+use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
 /// Bytes that the low 12 bits of an address tell apart.
 const PAGE: usize = 4096;
+
+/// Sums behind those of all weights that are read, for nothing: a load of 64 may begin behind the last one, and the last fractal is
+/// opened twice.
+const BEHIND: usize = FRACTAL;
 
 /// Entries of levels after which the sink gets its turn: some 100 ns.
 const MEANWHILE_ENTRIES: usize = 4096;
@@ -69,19 +74,19 @@ pub(in crate::arch::x86_64) fn decode_tile<S: Sink>(
     sink: &mut S,
 ) -> bool {
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * code.code.root_bits() * GROUP);
-    assert!(tile.rest.len() >= tile.len + GROUP);
-    // A load of 64 sums may begin with the last one. The two buffers are half a page apart modulo the page, for a load
-    // waits for an earlier store whose address has the same low 12 bits.
-    let second = (extent.weights() + GROUP).next_multiple_of(PAGE) + PAGE / 2;
+    assert!(extent.weights() > 0 && tile.rest.len() >= tile.len + GROUP);
+    // The two buffers are half a page apart modulo the page, for a load waits for an earlier store whose address has the same
+    // low 12 bits.
+    let second = (extent.weights() + BEHIND).next_multiple_of(PAGE) + PAGE / 2;
     SUMS.with_borrow_mut(|lines| {
-        let needed = (second + extent.weights() + GROUP).div_ceil(LINE);
+        let needed = (second + extent.weights() + BEHIND).div_ceil(LINE);
         if lines.len() < needed {
             lines.resize(needed, Line([0; LINE]));
         }
         let sums = lines.as_mut_ptr().cast::<u8>();
         let sums = [sums, sums.wrapping_add(second)];
         // SAFETY: a kernel exists only where the features do; the assertions above cover the roots and the rest, both
-        // sums have room for all weights and 64 more, and the caller answers for the sink.
+        // sums have room for all weights and `BEHIND` more, and the caller answers for the sink.
         unsafe {
             match code.code.root_bits() {
                 1 => panels::<S, 1>(code, tile, extent, sums, sink),
@@ -189,7 +194,7 @@ unsafe fn expand_level(
     let mut expand = |block: usize, bits: u64| {
         // SAFETY: the caller's contract.
         unsafe {
-            let entries = _mm512_maskz_expand_epi8(bits, _mm512_loadu_si512(below.add(taken).cast()));
+            let entries = expand_bytes(bits, _mm512_loadu_si512(below.add(taken).cast()));
             _mm512_storeu_si512(own.add(block * 64).cast(), add(entries));
         }
         taken += bits.count_ones() as usize;
@@ -201,6 +206,26 @@ unsafe fn expand_level(
     // SAFETY: at most 7 bytes behind the level's end; ones there are cut off.
     let last = unsafe { bits.add(count / 64 * 8).cast::<u64>().read_unaligned() };
     expand(count / 64, _bzhi_u64(last, (count % 64) as u32));
+}
+
+/// The first bytes of `from`, one after another, in the lanes whose bits are ones; 0 elsewhere.
+///
+/// The instruction waits for the register that it overwrites (Zen 4: 5 cycles each where one would do), although it keeps
+/// nothing of it. As its own source there is nothing else to wait for, which only assembly can say.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
+fn expand_bytes(bits: u64, from: __m512i) -> __m512i {
+    let mut bytes = from;
+    // SAFETY: changes nothing but its operand.
+    unsafe {
+        asm!(
+            "vpexpandb {bytes}{{{bits}}}{{z}}, {bytes}",
+            bytes = inout(zmm_reg) bytes,
+            bits = in(kreg) bits,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    bytes
 }
 
 /// Writes a block out for each value of a constant: left as a loop, arrays of registers end up in memory.
@@ -283,6 +308,48 @@ unsafe fn root_fields<const R: usize>(rows: *const u8) -> [__m512i; GROUPS] {
     fields
 }
 
+/// A fractal whose root fields are known, and which of its weights are continued.
+struct Opened {
+    roots: [__m512i; GROUPS],
+    /// The lanes of those weights, and where their sums begin.
+    lanes: [u64; GROUPS],
+    sums: [usize; GROUPS],
+}
+
+/// Opens a fractal whose sums begin at `taken`, and moves that to where they end.
+///
+/// # Safety
+/// AVX-512BW and GFNI; `rows` points to R · 64 readable bytes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,gfni,popcnt")]
+unsafe fn open<const R: usize>(rows: *const u8, threshold: __m512i, taken: &mut usize) -> Opened {
+    // SAFETY: the caller's contract.
+    let roots = unsafe { root_fields::<R>(rows) };
+    let (mut lanes, mut sums) = ([0; GROUPS], [0; GROUPS]);
+    each_group!(G => {
+        lanes[G] = _mm512_cmpge_epu8_mask(roots[G], threshold);
+        sums[G] = *taken;
+        *taken += lanes[G].count_ones() as usize;
+    });
+    Opened { roots, lanes, sums }
+}
+
+/// The symbols of a fractal.
+///
+/// # Safety
+/// AVX-512 with VBMI2; all sums of the fractal, and 64 bytes more, are readable from `sums` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
+unsafe fn close(opened: &Opened, sums: *const u8, symbol: impl Fn(__m512i) -> __m512i) -> [__m512i; GROUPS] {
+    let mut symbols = [_mm512_setzero_si512(); GROUPS];
+    each_group!(G => {
+        // SAFETY: the caller's contract.
+        let added = unsafe { _mm512_loadu_si512(sums.add(opened.sums[G]).cast()) };
+        symbols[G] = symbol(_mm512_add_epi8(opened.roots[G], expand_bytes(opened.lanes[G], added)));
+    });
+    symbols
+}
+
 /// # Safety
 /// All features of [`Avx512`](super::Avx512); the tile's roots cover the extent, both sums and the rest are as `continuations` needs
 /// them, `sink` covers the extent.
@@ -296,29 +363,70 @@ unsafe fn panels<S: Sink, const R: usize>(
     sums: [*mut u8; 2],
     sink: &mut S,
 ) -> bool {
-    // A code without a step continues nothing: no root field reaches the threshold.
-    let threshold = _mm512_set1_epi8(if code.code.step() == 0 { -1 } else { code.code.direct() as i8 });
-    // SAFETY: the table has 256 bytes.
-    let table: [__m512i; 2] = unsafe {
-        let row = code.table.as_ptr().cast::<__m512i>();
-        [_mm512_loadu_si512(row), _mm512_loadu_si512(row.add(1))]
-    };
-    let (by_distance, mask) = match code.code.order() {
-        Order::Distance(_) => (true, 0),
-        Order::Stored(stored) => (false, stored.mask()),
-    };
-    let unfold = _mm512_set1_epi64(UNFOLD);
-    let centre = _mm512_set1_epi8(code.table[0] as i8);
-    let top_to_mask = _mm512_set1_epi64(spread_top(mask));
     // SAFETY: as promised by the caller.
     let Some(total) = (unsafe { continuations(code, tile, extent.weights(), sums, sink) }) else {
         return false;
     };
-    let sums = sums[0].cast_const();
-    let mut taken = 0;
-    let mut roots = tile.roots.as_ptr();
+    // SAFETY: as promised by the caller; the table has 256 bytes.
+    let taken = unsafe {
+        let sums = sums[0].cast_const();
+        match code.code.order() {
+            Order::Distance(_) => {
+                let unfold = _mm512_set1_epi64(UNFOLD);
+                let centre = _mm512_set1_epi8(code.table[0] as i8);
+                fractals::<S, R>(code, tile, extent, sums, sink, |rank| {
+                    _mm512_add_epi8(_mm512_gf2p8affine_epi64_epi8::<0>(rank, unfold), centre)
+                })
+            }
+            Order::Stored(stored) => {
+                let row = code.table.as_ptr().cast::<__m512i>();
+                let table = [_mm512_loadu_si512(row), _mm512_loadu_si512(row.add(1))];
+                let look_up = |rank| _mm512_permutex2var_epi8(table[0], rank, table[1]);
+                if stored.mask() == 0 {
+                    fractals::<S, R>(code, tile, extent, sums, sink, look_up)
+                } else {
+                    let top_to_mask = _mm512_set1_epi64(spread_top(stored.mask()));
+                    fractals::<S, R>(code, tile, extent, sums, sink, |rank| {
+                        _mm512_xor_si512(look_up(rank), _mm512_gf2p8affine_epi64_epi8::<0>(rank, top_to_mask))
+                    })
+                }
+            }
+        }
+    };
+    taken == total
+}
+
+/// Gives the sink its fractals; the number of sums that they took.
+///
+/// Each is opened before the sink gets the one in front of it, so that where its sums lie, which takes some 40 cycles to
+/// find out, is known when it is closed.
+///
+/// # Safety
+/// As for [`panels`]; `sums` has room for the sums of all weights, and [`BEHIND`] more.
+#[inline]
+#[target_feature(
+    enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx512vbmi2,gfni,bmi1,bmi2,popcnt"
+)]
+unsafe fn fractals<S: Sink, const R: usize>(
+    code: &TileCode,
+    tile: &CodedTile<'_>,
+    extent: Extent,
+    sums: *const u8,
+    sink: &mut S,
+    symbol: impl Fn(__m512i) -> __m512i,
+) -> usize {
+    // A code without a step continues nothing: no root field reaches the threshold.
+    let threshold = _mm512_set1_epi8(if code.code.step() == 0 { -1 } else { code.code.direct() as i8 });
     let mut ahead = tile.rest[tile.len..].as_ptr();
     let lines = (tile.roots.len() + tile.len).div_ceil(LINE * extent.weights() / FRACTAL);
+    let mut rows = tile.roots.as_ptr();
+    let last = rows.wrapping_add(tile.roots.len() - R * GROUP);
+    let mut taken = 0;
+    // SAFETY: the caller's roots have one fractal at least.
+    let first = unsafe { open::<R>(rows, threshold, &mut taken) };
+    // SAFETY: as for the others, below.
+    let mut symbols = unsafe { close(&first, sums, &symbol) };
+    let mut all = taken;
     for panel in 0..extent.panels {
         for fractal in 0..extent.fractals {
             // A tile's parts are too short for the hardware prefetcher to find its pace, so the next tile, which lies
@@ -327,39 +435,19 @@ unsafe fn panels<S: Sink, const R: usize>(
                 _mm_prefetch::<_MM_HINT_T1>(ahead.wrapping_add(line * LINE).cast());
             }
             ahead = ahead.wrapping_add(lines * LINE);
-            // SAFETY: the caller's roots cover every fractal.
-            let mut rank = unsafe { root_fields::<R>(roots) };
-            // SAFETY: at most one past the end.
-            roots = unsafe { roots.add(R * GROUP) };
-            each_group!(G => {
-                let open = _mm512_cmpge_epu8_mask(rank[G], threshold);
-                // SAFETY: a tile has no more continued weights than weights, for which there is room, and 64 more.
-                let added = unsafe { _mm512_loadu_si512(sums.add(taken).cast()) };
-                rank[G] = _mm512_add_epi8(rank[G], _mm512_maskz_expand_epi8(open, added));
-                taken += open.count_ones() as usize;
-            });
-            let mut symbols = [_mm512_setzero_si512(); GROUPS];
-            if by_distance {
-                each_group!(G => {
-                    let distance = _mm512_gf2p8affine_epi64_epi8::<0>(rank[G], unfold);
-                    symbols[G] = _mm512_add_epi8(distance, centre);
-                });
-            } else {
-                each_group!(G => {
-                    symbols[G] = _mm512_permutex2var_epi8(table[0], rank[G], table[1]);
-                });
-                if mask != 0 {
-                    each_group!(G => {
-                        let flipped = _mm512_gf2p8affine_epi64_epi8::<0>(rank[G], top_to_mask);
-                        symbols[G] = _mm512_xor_si512(symbols[G], flipped);
-                    });
-                }
-            }
-            // SAFETY: the caller's sink covers the extent.
-            unsafe { sink.fractal(panel, fractal, &symbols) };
+            all = taken;
+            // Behind the last one it comes again, for nothing.
+            rows = rows.wrapping_add(R * GROUP).min(last);
+            // SAFETY: the caller's roots and sink cover every fractal. No more sums are taken than there are weights, but for
+            // the fractal that is opened twice: all are in `sums` or among those behind.
+            symbols = unsafe {
+                let next = open::<R>(rows, threshold, &mut taken);
+                sink.fractal(panel, fractal, &symbols);
+                close(&next, sums, &symbol)
+            };
         }
         // SAFETY: the caller's sink covers the extent.
         unsafe { sink.panel_end(panel) };
     }
-    taken == total
+    all
 }
