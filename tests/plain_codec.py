@@ -70,7 +70,7 @@ class Header:
     def __init__(self, x2: bytes, compress_index: bytes, info: Sequence[int]) -> None:
         require(len(x2) >= 64, "there is a header")
         require(x2[:4] == b"MCDW", "magic")
-        require(x2[4] == 2, "version")
+        require(x2[4] == 3, "version")
         require(zlib.crc32(x2[:44] + bytes(4) + x2[48 : self.header_size(x2)]) == self.number(x2, 44, 4), "checksum")
         require(x2[5] <= 1, "weight type")
         require(x2[6] <= 2, "profile")
@@ -99,10 +99,12 @@ class Header:
             most = self.direct + self.step * self.levels
             require(most <= 255, "T + A·D")
             require(ranks <= 128, "C")
+            require(ranks > 0 or self.step in (0, 2, 4, 8, 16, 32, 64, 128), "A without stored ranks")
         else:
             require(not any(x2[7:12]), "no code without coded tiles")
         stored = list(x2[64 : 64 + ranks])
-        self.ranks = stored_order(stored, extra) if stored else order_of_distance(extra)
+        self.ranks = stored_order(stored, extra) if stored else None
+        self.centre = extra
         self.end = self.header_size(x2)
         require(self.end + 64 <= len(x2), "header and tail fit")
         require(not any(x2[64 + ranks : self.end]), "padding of the header")
@@ -122,10 +124,6 @@ class Header:
             for f in range(fractal, min(fractal + self.tiling_k, self.fractals)):
                 for g in range(8):
                     yield p, f, g
-
-
-def order_of_distance(centre: int) -> list[int]:
-    return [(centre + (rank // 2 if rank % 2 == 0 else -(rank + 1) // 2)) % 256 for rank in range(256)]
 
 
 def stored_order(stored: list[int], mask: int) -> list[int]:
@@ -149,15 +147,22 @@ def decode_tile(header: Header, body: bytes, places: list[tuple[int, int, int]],
         position += size
         return body[position - size : position]
 
-    # Every weight's rank, in kernel order; first only as far as its root field says.
-    ranks = []
+    # In kernel order.
+    fields = []
     for _ in range(len(places) // 8):
         rows = take(64 * root_bits)
         numbers = [int.from_bytes(rows[lane::64], "little") for lane in range(64)]
         for group in range(8):
-            ranks += [number >> group * root_bits & (1 << root_bits) - 1 for number in numbers]
+            fields += [number >> group * root_bits & (1 << root_bits) - 1 for number in numbers]
+    if header.ranks is None:
+        roots = [field - (1 << root_bits) if field >> (root_bits - 1) else field for field in fields]
+        first, add = header.direct // 2, step // 2
+        going_on = [index for index, root in enumerate(roots) if step and not -first <= root < first]
+    else:
+        roots, add = fields, step
+        going_on = [index for index, root in enumerate(roots) if step and root >= header.direct]
 
-    going_on = [index for index, rank in enumerate(ranks) if step and rank >= header.direct]
+    sums = [0] * len(roots)
     require(int.from_bytes(take(2), "little") == len(going_on), "the count of continued weights")
     for level in range(levels):
         data = take((len(going_on) + 7) // 8)
@@ -166,9 +171,16 @@ def decode_tile(header: Header, body: bytes, places: list[tuple[int, int, int]],
         going_on = [index for index, bit in zip(going_on, bits, strict=False) if bit]
         if level < levels - 1:
             for index in going_on:
-                ranks[index] += step
+                sums[index] += add
     for index, escape in zip(going_on, take(len(going_on)), strict=True):
-        ranks[index] += escape
+        sums[index] += escape
+    if header.ranks is None:
+        weights = [
+            (header.centre + (root ^ (first + total) % 256 ^ first)) % 256
+            for root, total in zip(roots, sums, strict=True)
+        ]
+    else:
+        weights = [header.ranks[(root + total) % 256] for root, total in zip(roots, sums, strict=True)]
     for number, place in enumerate(places):
-        put(symbols, *place, [header.ranks[rank % 256] for rank in ranks[64 * number : 64 * number + 64]])
+        put(symbols, *place, weights[64 * number : 64 * number + 64])
     return position

@@ -50,7 +50,7 @@ fn peak<R>(run: impl FnOnce() -> R) -> (R, usize) {
 fn forged(tiling: [u16; 2], k: u64, n: u64, entries: usize) -> (Vec<u8>, Vec<u8>, [i64; 5]) {
     let index = [2, 0, 0, 0, 0, 0, 0, 0].repeat(entries);
     let mut x2 = vec![0; 128];
-    x2[..5].copy_from_slice(b"MCDW\x02");
+    x2[..5].copy_from_slice(b"MCDW\x03");
     x2[12..14].copy_from_slice(&tiling[0].to_le_bytes());
     x2[14..16].copy_from_slice(&tiling[1].to_le_bytes());
     x2[16..24].copy_from_slice(&k.to_le_bytes());

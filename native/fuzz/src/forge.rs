@@ -46,7 +46,7 @@ pub struct Forged {
 pub fn forge(fields: &Fields, tiles: &[Tile]) -> Forged {
     let mut x2 = vec![0; (FIXED + fields.ranks.len()).next_multiple_of(64)];
     x2[..4].copy_from_slice(b"MCDW");
-    x2[4] = 2;
+    x2[4] = 3;
     x2[5] = u8::from(fields.unsigned);
     x2[7..10].copy_from_slice(&fields.code);
     x2[10] = fields.ranks.len() as u8;

@@ -1,5 +1,6 @@
 //! The parameters of a code and how they are chosen from a histogram.
 
+use super::order::{fold, unfold};
 use super::{Histogram, Order, Profile};
 use crate::error::Error;
 
@@ -19,7 +20,8 @@ pub struct Code {
 }
 
 impl Code {
-    /// Checks what a header declares: 1 ≤ R ≤ 7, A ≤ 2^R, D ≤ 12, T + A·D ≤ 255; levels only where there is a step.
+    /// Checks what a header declares: 1 ≤ R ≤ 7, A ≤ 2^R, D ≤ 12, T + A·D ≤ 255; levels only where there is a step; for ranks by
+    /// distance A is a power of two, but not 1.
     pub fn new(root_bits: u8, step: u8, levels: u8, order: Order) -> Result<Self, Error> {
         let bad = |what: String| Err(Error::Header(what));
         if !(1..=7).contains(&root_bits) {
@@ -32,6 +34,9 @@ impl Code {
             return bad(format!("{levels} levels with step {step}"));
         }
         let code = Self { root_bits, step, levels, order };
+        if !code.order.admits(usize::from(step)) {
+            return bad(format!("step {step} with ranks by distance"));
+        }
         if code.capacity() > MAX_CAPACITY {
             return bad(format!("a code that reaches {} ranks", code.capacity()));
         }
@@ -59,15 +64,15 @@ impl Code {
         }
         // What a table, a level, and an entry of one, take to decode, in bits that they must save at least.
         let (max_levels, cost_of_a_table, cost_of_a_level, cost_of_an_entry) = match profile {
-            Profile::Fast => (0, 0.03, 0.0, 0.0),
-            Profile::Balanced => (8, 0.03, 0.01, 0.1),
+            Profile::Fast => (0, 0.06, 0.0, 0.0),
+            Profile::Balanced => (8, 0.06, 0.01, 0.1),
             Profile::Small => (MAX_LEVELS, 0.0, 0.0, 0.0),
         };
         let stored = order.stored_bytes();
         let table = 8.0 * stored as f64 / total + if stored > 0 { cost_of_a_table } else { 0.0 };
         let mut best: Option<(f64, u8, u8, u8)> = None;
         for root_bits in 1..=7u8 {
-            for step in 0..=1usize << root_bits {
+            for step in (0..=1usize << root_bits).filter(|&step| order.admits(step)) {
                 let direct = (1usize << root_bits) - step;
                 let mut bits = f64::from(root_bits);
                 for levels in 0..=max_levels {
@@ -99,7 +104,7 @@ impl Code {
     pub fn root_bits(&self) -> usize {
         usize::from(self.root_bits)
     }
-    /// A: root values that are continued, and what each continuation bit adds.
+    /// A: root values that are continued, and how many ranks further each continuation bit leads.
     pub fn step(&self) -> u8 {
         self.step
     }
@@ -115,9 +120,62 @@ impl Code {
     pub fn capacity(&self) -> usize {
         usize::from(self.direct()) + usize::from(self.step) * self.levels()
     }
-    /// What the continuations of an escape add besides its own byte, which takes the place of the last step.
+    /// What a continuation bit adds to a weight's *sum*: A, or for ranks by distance, whose sums are offsets, half of it.
+    pub fn sum_step(&self) -> u8 {
+        match self.order {
+            Order::Distance(_) => self.step / 2,
+            Order::Stored(_) => self.step,
+        }
+    }
+    /// The sum of an escape without its byte, which takes the place of the last step.
     pub fn escape_base(&self) -> u8 {
-        self.levels.saturating_sub(1).wrapping_mul(self.step)
+        self.levels.saturating_sub(1).wrapping_mul(self.sum_step())
+    }
+    /// What a sum is counted from for ranks by distance: T / 2, the first offset that is continued. As A is a power of two, and this
+    /// a multiple of its half, a sum changes bits of an offset that its root field leaves alone: with exclusive or it is right for
+    /// offsets of either sign.
+    pub fn first_continued(&self) -> u8 {
+        match self.order {
+            Order::Distance(_) => self.direct() / 2,
+            Order::Stored(_) => 0,
+        }
+    }
+    /// What the root field holds for a rank below 2^R.
+    pub fn root_field(&self, root: u8) -> u8 {
+        match self.order {
+            Order::Distance(_) => unfold(root) & ((1 << self.root_bits) - 1),
+            Order::Stored(_) => root,
+        }
+    }
+    /// The inverse of [`Self::root_field`].
+    pub fn root(&self, field: u8) -> u8 {
+        match self.order {
+            Order::Distance(_) => {
+                let unused = 8 - self.root_bits;
+                fold(((field << unused) as i8 >> unused) as u8)
+            }
+            Order::Stored(_) => field,
+        }
+    }
+    /// The rank of a weight with this root and sum.
+    pub fn rank(&self, root: u8, sum: u8) -> u8 {
+        match self.order {
+            Order::Distance(_) => {
+                let first = self.first_continued();
+                fold(unfold(root) ^ first.wrapping_add(sum) ^ first)
+            }
+            Order::Stored(_) => root.wrapping_add(sum),
+        }
+    }
+    /// The sum that makes this rank of this root.
+    pub fn sum(&self, root: u8, rank: u8) -> u8 {
+        match self.order {
+            Order::Distance(_) => {
+                let first = self.first_continued();
+                (unfold(root) ^ unfold(rank) ^ first).wrapping_sub(first)
+            }
+            Order::Stored(_) => rank.wrapping_sub(root),
+        }
     }
     /// Symbols by rank.
     pub fn order(&self) -> &Order {
@@ -131,15 +189,43 @@ impl Code {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Stored;
     use super::*;
 
     #[test]
     fn what_no_encoder_writes_is_refused() {
-        let ok = |r, a, d| Code::new(r, a, d, Order::Distance(7)).is_ok();
-        assert!(ok(5, 12, 4));
-        assert!(ok(7, 0, 0));
-        for (r, a, d) in [(0, 1, 0), (8, 1, 0), (2, 5, 0), (3, 0, 1), (5, 12, 13), (7, 60, 4)] {
-            assert!(!ok(r, a, d), "{r} {a} {d}");
+        let stored = Order::Stored(Stored::new(vec![7], 0).unwrap());
+        let ok = |r, a, d, order: &Order| Code::new(r, a, d, order.clone()).is_ok();
+        for order in [&stored, &Order::Distance(7)] {
+            assert!(ok(5, 16, 4, order));
+            assert!(ok(7, 0, 0, order));
+            assert!(ok(1, 2, 12, order));
+            for (r, a, d) in [(0, 2, 0), (8, 2, 0), (2, 8, 0), (3, 0, 1), (5, 8, 13), (7, 64, 4)] {
+                assert!(!ok(r, a, d, order), "{r} {a} {d}");
+            }
+        }
+        for (r, a, d) in [(5, 12, 4), (5, 1, 0), (5, 6, 0)] {
+            assert!(ok(r, a, d, &stored) && !ok(r, a, d, &Order::Distance(7)), "{r} {a} {d}");
+        }
+    }
+
+    #[test]
+    fn roots_and_sums_make_ranks() {
+        let stored = Order::Stored(Stored::new(vec![7], 0).unwrap());
+        for (r, a, d) in [(5, 8, 4), (1, 2, 12), (7, 64, 2), (3, 8, 5), (6, 0, 0), (4, 2, 0)] {
+            for order in [stored.clone(), Order::Distance(9)] {
+                let code = Code::new(r, a, d, order).unwrap();
+                for root in 0..1u16 << r {
+                    let root = root as u8;
+                    assert_eq!(code.root(code.root_field(root)), root);
+                    assert_eq!(code.rank(root, 0), root);
+                    assert!((0..=255).all(|rank| code.rank(root, code.sum(root, rank)) == rank));
+                    for steps in 0..if root >= code.direct() { d } else { 0 } {
+                        let expected = usize::from(root) + usize::from(a) * usize::from(steps);
+                        assert_eq!(usize::from(code.rank(root, code.sum_step() * steps)), expected);
+                    }
+                }
+            }
         }
     }
 

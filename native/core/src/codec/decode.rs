@@ -36,16 +36,17 @@ impl<'a> CodedTile<'a> {
     /// Decodes into `out` (whole fractals in kernel order) and checks that everything is consumed exactly.
     pub fn decode(&self, code: &Code, out: &mut [u8]) -> Result<(), &'static str> {
         let row = code.root_bits() * GROUP;
-        let (direct, step, table) = (code.direct(), code.step(), code.table());
+        let (direct, step, table) = (code.direct(), code.sum_step(), code.table());
         let mask = (1u64 << code.root_bits()) - 1;
         for (fractal, rows) in out.chunks_exact_mut(FRACTAL).zip(self.roots.chunks_exact(row)) {
             for lane in 0..GROUP {
                 let field = (0..code.root_bits()).fold(0, |f, b| f | u64::from(rows[b * GROUP + lane]) << (8 * b));
                 for (g, group) in fractal.chunks_exact_mut(GROUP).enumerate() {
-                    group[lane] = (field >> (g * code.root_bits()) & mask) as u8;
+                    group[lane] = code.root((field >> (g * code.root_bits()) & mask) as u8);
                 }
             }
         }
+        let mut sums = vec![0u8; out.len()];
         let mut open: Vec<usize> = (0..out.len()).filter(|&i| step > 0 && out[i] >= direct).collect();
         let Continuations { levels, escapes } = self.continuations(code)?;
         for (entries, bits) in levels {
@@ -53,7 +54,7 @@ impl<'a> CodedTile<'a> {
                 return Err(ANOTHER_NUMBER);
             }
             open = (0..entries).filter(|&i| bits[i / 8] >> (i % 8) & 1 == 1).map(|i| open[i]).collect();
-            open.iter().for_each(|&i| out[i] = out[i].wrapping_add(step));
+            open.iter().for_each(|&i| sums[i] = sums[i].wrapping_add(step));
         }
         if escapes.len() != open.len() {
             return Err(ANOTHER_NUMBER);
@@ -61,9 +62,9 @@ impl<'a> CodedTile<'a> {
         // An escape's byte takes the place of its last step.
         let last = if code.levels() == 0 { 0 } else { step };
         for (i, e) in open.into_iter().zip(escapes) {
-            out[i] = out[i].wrapping_sub(last).wrapping_add(*e);
+            sums[i] = sums[i].wrapping_sub(last).wrapping_add(*e);
         }
-        out.iter_mut().for_each(|rank| *rank = table[usize::from(*rank)]);
+        out.iter_mut().zip(sums).for_each(|(root, sum)| *root = table[usize::from(code.rank(*root, sum))]);
         Ok(())
     }
 

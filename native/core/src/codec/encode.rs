@@ -34,9 +34,9 @@ impl EncodeTable {
                 Some(_) => (direct, 1 + code.levels()),
             };
             let symbol = usize::from(symbol);
-            table.root[symbol] = root as u8;
+            table.root[symbol] = code.root_field(root as u8);
             table.class[symbol] = class as u8;
-            table.excess[symbol] = ((rank - root) as u8).wrapping_sub(code.escape_base());
+            table.excess[symbol] = code.sum(root as u8, rank as u8).wrapping_sub(code.escape_base());
         }
         table
     }

@@ -3,11 +3,15 @@
 //! Symbols (weight bytes, int8 shifted by 128) are ranked, the frequent ones first ([`Order`]). With `root_bits` R, `step` A and `levels` D, let
 //! T = 2^R − A:
 //!
-//! - rank < T: the root field holds the rank;
-//! - T ≤ rank < T + A·D: the root field holds T + (rank − T) mod A, and u = (rank − T) div A continuation bits of 1,
-//!   followed by a 0, say how many times A is to be added;
-//! - any other rank is an *escape*: a root field of T, D continuation bits of 1, and a byte that is added in place of the
+//! - rank < T: the root is the rank;
+//! - T ≤ rank < T + A·D: the root is T + (rank − T) mod A, and u = (rank − T) div A continuation bits of 1, followed by a 0,
+//!   say how many times A is to be added;
+//! - any other rank is an *escape*: a root of T, D continuation bits of 1, and a byte that is added in place of the
 //!   last step.
+//!
+//! The root field holds the root. Where ranks go by distance, it holds an offset from the centre instead, in two's complement,
+//! and A is a power of two: then adding A to a rank changes bits of the offset that the root leaves alone, and a decoder, which need not
+//! know the sign, has the offset by an exclusive or.
 //!
 //! It is a Golomb code over ranks whose unary part is stored level by level, each level *dense*: one bit for
 //! each weight that the level before continued, and nothing for the others. A decoder works from the deepest level up:

@@ -14,8 +14,8 @@ const MASKS: [u8; 2] = [0x40, 0x80];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
     /// By distance from a centre, modulo 256: centre, centre − 1, centre + 1, centre − 2, … Where symbols lie around one value,
-    /// as those of most weights do, that is nearly the order of their frequency, it needs no table in the header, and none in
-    /// a decoder: half the rank, its bits turned over if the rank is odd, and the centre added.
+    /// as those of most weights do, that is nearly the order of their frequency, and it needs no table: a code word gives the
+    /// [offset](unfold) from the centre.
     Distance(u8),
     /// As stored.
     Stored(Stored),
@@ -108,6 +108,14 @@ impl Order {
         }
     }
 
+    /// Whether a code with this order may have that step.
+    pub fn admits(&self, step: usize) -> bool {
+        match self {
+            Self::Distance(_) => step == 0 || step > 1 && step.is_power_of_two(),
+            Self::Stored(_) => true,
+        }
+    }
+
     /// Ranks that no other rank shares its symbol with, from the first on.
     pub fn distinct(&self) -> usize {
         match self {
@@ -119,13 +127,21 @@ impl Order {
     /// The symbol of each rank.
     pub fn table(&self) -> [u8; 256] {
         match self {
-            Self::Distance(centre) => std::array::from_fn(|rank| {
-                let half = rank as u8 >> 1;
-                centre.wrapping_add(if rank % 2 == 0 { half } else { !half })
-            }),
+            Self::Distance(centre) => std::array::from_fn(|rank| centre.wrapping_add(unfold(rank as u8))),
             Self::Stored(stored) => stored.table(),
         }
     }
+}
+
+/// The offset of a rank by distance, in two's complement: half of an even rank, and of an odd one that with all bits turned
+/// over: 0, −1, 1, −2, 2, …
+pub fn unfold(rank: u8) -> u8 {
+    (rank >> 1) ^ (rank & 1).wrapping_neg()
+}
+
+/// The rank of an offset: the inverse of [`unfold`].
+pub fn fold(offset: u8) -> u8 {
+    (offset << 1) ^ (offset >> 7).wrapping_neg()
 }
 
 /// Symbols of the first ranks: at most 128, and of two that the mask turns into each other one.
@@ -183,6 +199,12 @@ mod tests {
         // The order of distance from 128 is kept.
         let table = Stored::new(vec![128], 0x40).unwrap().table();
         assert!(table.iter().take(255).zip(&table[1..]).all(|(a, b)| a.abs_diff(128) <= b.abs_diff(128)));
+    }
+
+    #[test]
+    fn ranks_and_offsets() {
+        assert_eq!([0, 1, 2, 3, 4].map(|rank| unfold(rank) as i8), [0, -1, 1, -2, 2]);
+        assert!((0..=255).all(|rank| fold(unfold(rank)) == rank));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::codec::{Code, Order, Profile, Stored, WeightType};
 use crate::error::Error;
 
 /// Version of the format that this build reads and writes.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 const MAGIC: [u8; 4] = *b"MCDW";
 /// Fixed fields; the rank table follows, then zeros up to the first multiple of 64.
 const FIXED: usize = 64;

@@ -19,13 +19,14 @@
 //!
 //! ```text
 //! fields  = root field of every lane                      shifts and masks of the rows
+//!           as a rank                                     twice it, or the complement, if it holds an offset
 //! open    = fields >= T                                   compare, and collect the signs of 64 lanes
 //! digits  = pdep(next bits of each plane, open)
 //! ranks   = fields + A · digits                           a digit of 64 lanes becomes bytes by shuffle and compare
 //! symbols = centre + half the ranks, or their complement  shift, mask, exclusive or, addition
 //!     or    table[ranks mod 128]                          a shuffle for 16 ranks each, joined by exclusive or
 //!           ^ mask where ranks >= 128
-//! symbols of escapes = table[ranks + their bytes]         one by one, from a list of their positions
+//! symbols of escapes, from ranks and their bytes          one by one, from a list of their positions
 //! ```
 //!
 //! Products: `vpmaddubsw` saturates, so symbols are widened, those of even and those of odd k apart, and multiplied
@@ -215,6 +216,7 @@ fn decode_panels(
     escapes.resize(panel + ESCAPES_AT_ONCE, 0);
     let deltas = deltas(&code.table);
     let step = code.code.step();
+    let escape_steps = step.wrapping_mul(code.code.levels().saturating_sub(1) as u8);
     // The greatest rank that is not an escape's.
     let last = (1usize << code.code.root_bits()) - 1 + usize::from(step) * code.code.levels().saturating_sub(1);
     for (p, roots) in tile.roots.chunks_exact(extent.fractals * row).enumerate() {
@@ -226,6 +228,9 @@ fn decode_panels(
             5 => root_fields::<5>(roots, ranks),
             6 => root_fields::<6>(roots, ranks),
             _ => root_fields::<7>(roots, ranks),
+        }
+        if matches!(code.code.order(), Order::Distance(_)) {
+            fold(code.code.root_bits(), ranks);
         }
         let found = match continuations.count {
             0 => continuations.add::<0>(ranks, escapes),
@@ -252,7 +257,10 @@ fn decode_panels(
         };
         for (&at, byte) in escapes.iter().zip(bytes) {
             let at = usize::from(at);
-            symbols[at] = code.table[usize::from(ranks[at].wrapping_add(*byte))];
+            // The rank has the steps of the levels, and of the last one the byte takes the place.
+            let root = ranks[at].wrapping_sub(escape_steps);
+            let rank = code.code.rank(root, code.code.escape_base().wrapping_add(*byte));
+            symbols[at] = code.table[usize::from(rank)];
         }
         sink(p, symbols, x);
     }
@@ -515,6 +523,19 @@ fn root_fields<const R: usize>(roots: &[u8], fields: &mut [u8]) {
                 store(&mut fields[2 * g + half], field);
             }
         }
+    }
+}
+
+/// Ranks below 2^R from root fields that hold offsets.
+#[target_feature(enable = "avx2")]
+fn fold(root_bits: usize, fields: &mut [u8]) {
+    let most = _mm256_set1_epi8(((1u32 << (root_bits - 1)) - 1) as i8);
+    let mask = _mm256_set1_epi8(((1u32 << root_bits) - 1) as i8);
+    for fields in fields.as_chunks_mut().0 {
+        let field = load(fields);
+        let negative = _mm256_cmpgt_epi8(field, most);
+        let rank = _mm256_xor_si256(_mm256_add_epi8(field, field), negative);
+        store(fields, _mm256_and_si256(rank, mask));
     }
 }
 

@@ -5,17 +5,25 @@
 //! ```text
 //! sums = the escapes
 //! for each level, last first:
-//!     for 64 bits of the level: next sums = expand(sums) into the lanes of the ones, 0 elsewhere, + A
+//!     for 64 bits of the level: next sums = expand(sums) into the lanes of the ones, 0 elsewhere, + a step
 //! ```
 //!
-//! then its groups, a fractal's eight side by side (`panels`):
+//! then its groups, a fractal's eight side by side (`fractals`). Ranks by distance, whose root fields hold offsets from the centre:
 //!
 //! ```text
-//! rank   = root field of every lane         one or two GF(2) affine transforms of the rows
-//! open   = rank >= T                        compare into a mask
-//! rank  += expand(sums) in the lanes of open
-//! symbol = centre + half the rank, or its complement     a GF(2) affine transform, an addition
-//!     or   table[rank mod 128]                           two-register byte permute
+//! offset = root field of every lane, its sign extended   one or two GF(2) affine transforms of the rows
+//! open   = offset + T / 2 >= T                           addition, compare into a mask
+//! symbol = offset ^ expand(sums) in the lanes of open    exclusive or
+//!          + centre                                      addition; none for 128, the zero of int8
+//! ```
+//!
+//! Stored ranks:
+//!
+//! ```text
+//! rank   = root field of every lane                      the same
+//! open   = rank >= T                                     compare
+//! rank  += expand(sums) in the lanes of open             addition
+//! symbol = table[rank mod 128]                           two-register byte permute
 //!          ^ mask where rank >= 128                      a GF(2) affine transform, if the code has a mask
 //! ```
 //!
@@ -143,12 +151,24 @@ unsafe fn continuations<S: Sink>(
     if !tile.ends_at(start + escapes) {
         return None;
     }
+    let step = _mm512_set1_epi8(code.code.sum_step() as i8);
+    // Sums are at last counted from the first offset that is continued, and become what an offset differs by.
+    let first = _mm512_set1_epi8(code.code.first_continued() as i8);
+    let differing = |sums| _mm512_xor_si512(_mm512_add_epi8(sums, first), first);
     // Copied: should the file change while it is read, a level may have more ones than were counted, and what they take
     // must lie in memory of our own.
     // SAFETY: the escapes end inside of the tile, as was checked; they are no more than `total`, which fits both sums.
     unsafe { rest.add(start).copy_to_nonoverlapping(sums[levels % 2], escapes) };
-    let step = _mm512_set1_epi8(code.code.step() as i8);
     let mut below = sums[levels % 2];
+    if levels < 2 {
+        for at in (0..escapes).step_by(GROUP) {
+            // SAFETY: both sums have room for 64 more than they can have.
+            unsafe {
+                let at = below.add(at).cast();
+                _mm512_storeu_si512(at, differing(_mm512_loadu_si512(at)));
+            }
+        }
+    }
     let mut entries = 0;
     for d in (0..levels).rev() {
         let (start, count) = starts[d];
@@ -158,10 +178,10 @@ unsafe fn continuations<S: Sink>(
         unsafe {
             let bits = rest.add(start);
             // At level 0 a weight that goes no further keeps its root field.
-            if d == 0 {
-                expand_level(bits, count, below, own, |entries| entries);
-            } else {
-                expand_level(bits, count, below, own, |entries| _mm512_add_epi8(entries, step));
+            match d {
+                0 => expand_level(bits, count, below, own, |entries| entries),
+                1 => expand_level(bits, count, below, own, |entries| differing(_mm512_add_epi8(entries, step))),
+                _ => expand_level(bits, count, below, own, |entries| _mm512_add_epi8(entries, step)),
             }
         }
         below = own;
@@ -259,17 +279,16 @@ const fn move_bits(from: usize, to: usize, count: usize) -> i64 {
     m as i64
 }
 
-/// Matrix of GF2P8AFFINEQB that turns a rank into a distance: the upper seven bits move down, and the lowest is added to all.
-const UNFOLD: i64 = {
-    let mut m = 0u64;
-    let mut i = 0;
+/// As [`move_bits`], with the last of them in all bits above as well.
+const fn move_bits_signed(from: usize, to: usize, count: usize) -> i64 {
+    let mut m = move_bits(from, to, count) as u64;
+    let mut i = to + count;
     while i < 8 {
-        // Byte 7 − i of the matrix picks the input bits of output bit i.
-        m |= ((2 << i) & 0xff | 1) << (8 * (7 - i));
+        m |= 1 << (8 * (7 - i) + from + count - 1);
         i += 1;
     }
     m as i64
-};
+}
 
 /// Matrix of GF2P8AFFINEQB that turns bytes with their top bit set into `mask`, and others into 0.
 const fn spread_top(mask: u8) -> i64 {
@@ -285,32 +304,108 @@ const fn spread_top(mask: u8) -> i64 {
     m as i64
 }
 
-/// The eight root fields of every lane.
+/// What is done with root fields and sums.
+trait Ranks {
+    /// Root fields are offsets from the centre: signed, and given with the highest bit turned over, as 0 is 128.
+    const SIGNED: bool;
+    /// What reaches the threshold where a weight is continued.
+    ///
+    /// # Safety
+    /// AVX-512BW.
+    unsafe fn tested(&self, fields: __m512i) -> __m512i;
+    /// The symbols of root fields and sums, 0 for weights that are not continued.
+    ///
+    /// # Safety
+    /// All features of [`Avx512`](super::Avx512).
+    unsafe fn symbols(&self, fields: __m512i, sums: __m512i) -> __m512i;
+}
+
+/// Ranks by distance from a centre, which is 128 unless there is an addend.
+struct ByDistance<const ADDEND: bool> {
+    to_tested: __m512i,
+    addend: __m512i,
+}
+
+impl<const ADDEND: bool> Ranks for ByDistance<ADDEND> {
+    const SIGNED: bool = true;
+    #[inline(always)]
+    unsafe fn tested(&self, fields: __m512i) -> __m512i {
+        // SAFETY: the caller's contract.
+        unsafe { _mm512_add_epi8(fields, self.to_tested) }
+    }
+    #[inline(always)]
+    unsafe fn symbols(&self, fields: __m512i, sums: __m512i) -> __m512i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let symbols = _mm512_xor_si512(fields, sums);
+            if ADDEND { _mm512_add_epi8(symbols, self.addend) } else { symbols }
+        }
+    }
+}
+
+/// Ranks that are looked up; those of 128 and more with the mask.
+struct LookedUp<const MASK: bool> {
+    table: [__m512i; 2],
+    top_to_mask: __m512i,
+}
+
+impl<const MASK: bool> Ranks for LookedUp<MASK> {
+    const SIGNED: bool = false;
+    #[inline(always)]
+    unsafe fn tested(&self, fields: __m512i) -> __m512i {
+        fields
+    }
+    #[inline(always)]
+    unsafe fn symbols(&self, fields: __m512i, sums: __m512i) -> __m512i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let rank = _mm512_add_epi8(fields, sums);
+            let symbols = _mm512_permutex2var_epi8(self.table[0], rank, self.table[1]);
+            if MASK {
+                _mm512_xor_si512(symbols, _mm512_gf2p8affine_epi64_epi8::<0>(rank, self.top_to_mask))
+            } else {
+                symbols
+            }
+        }
+    }
+}
+
+/// The eight root fields of every lane; see [`Ranks::SIGNED`].
 ///
 /// # Safety
 /// AVX-512BW and GFNI; `rows` points to R · 64 readable bytes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,gfni")]
-unsafe fn root_fields<const R: usize>(rows: *const u8) -> [__m512i; GROUPS] {
+unsafe fn root_fields<const R: usize, const SIGNED: bool>(rows: *const u8) -> [__m512i; GROUPS] {
     let zero = _mm512_setzero_si512();
     // SAFETY: called with b < R only.
     let row = |b: usize| unsafe { _mm512_loadu_si512(rows.add(b * GROUP).cast()) };
+    // The bits of a field up to its highest, at the bottom of a byte or, of the byte behind it, above `to` others.
+    let last_bits = |row: __m512i, from: usize, to: usize, count: usize| {
+        if SIGNED {
+            _mm512_gf2p8affine_epi64_epi8::<0x80>(row, _mm512_set1_epi64(move_bits_signed(from, to, count)))
+        } else {
+            _mm512_gf2p8affine_epi64_epi8::<0>(row, _mm512_set1_epi64(move_bits(from, to, count)))
+        }
+    };
     let mut fields = [zero; GROUPS];
     each_group!(G => {
         let (byte, shift) = (G * R / 8, G * R % 8);
-        let first = if shift + R <= 8 { R } else { 8 - shift };
-        fields[G] = _mm512_gf2p8affine_epi64_epi8::<0>(row(byte), _mm512_set1_epi64(move_bits(shift, 0, first)));
-        if first < R {
-            let high = _mm512_set1_epi64(move_bits(0, first, R - first));
-            fields[G] = _mm512_or_si512(fields[G], _mm512_gf2p8affine_epi64_epi8::<0>(row(byte + 1), high));
-        }
+        fields[G] = if shift + R <= 8 {
+            last_bits(row(byte), shift, 0, R)
+        } else {
+            let first = 8 - shift;
+            let low = _mm512_set1_epi64(move_bits(shift, 0, first));
+            let low = _mm512_gf2p8affine_epi64_epi8::<0>(row(byte), low);
+            _mm512_or_si512(low, last_bits(row(byte + 1), 0, first, R - first))
+        };
     });
     fields
 }
 
 /// A fractal whose root fields are known, and which of its weights are continued.
 struct Opened {
-    roots: [__m512i; GROUPS],
+    fields: [__m512i; GROUPS],
     /// The lanes of those weights, and where their sums begin.
     lanes: [u64; GROUPS],
     sums: [usize; GROUPS],
@@ -322,30 +417,38 @@ struct Opened {
 /// AVX-512BW and GFNI; `rows` points to R · 64 readable bytes.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,gfni,popcnt")]
-unsafe fn open<const R: usize>(rows: *const u8, threshold: __m512i, taken: &mut usize) -> Opened {
+unsafe fn open<K: Ranks, const R: usize>(
+    rows: *const u8,
+    ranks: &K,
+    threshold: __m512i,
+    taken: &mut usize,
+) -> Opened {
     // SAFETY: the caller's contract.
-    let roots = unsafe { root_fields::<R>(rows) };
+    let fields = unsafe { if K::SIGNED { root_fields::<R, true>(rows) } else { root_fields::<R, false>(rows) } };
     let (mut lanes, mut sums) = ([0; GROUPS], [0; GROUPS]);
     each_group!(G => {
-        lanes[G] = _mm512_cmpge_epu8_mask(roots[G], threshold);
+        // SAFETY: as above.
+        lanes[G] = _mm512_cmpge_epu8_mask(unsafe { ranks.tested(fields[G]) }, threshold);
         sums[G] = *taken;
         *taken += lanes[G].count_ones() as usize;
     });
-    Opened { roots, lanes, sums }
+    Opened { fields, lanes, sums }
 }
 
 /// The symbols of a fractal.
 ///
 /// # Safety
-/// AVX-512 with VBMI2; all sums of the fractal, and 64 bytes more, are readable from `sums` on.
+/// All features of [`Avx512`](super::Avx512); all sums of the fractal, and 64 bytes more, are readable from `sums` on.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi2")]
-unsafe fn close(opened: &Opened, sums: *const u8, symbol: impl Fn(__m512i) -> __m512i) -> [__m512i; GROUPS] {
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,gfni")]
+unsafe fn close<K: Ranks>(opened: &Opened, ranks: &K, sums: *const u8) -> [__m512i; GROUPS] {
     let mut symbols = [_mm512_setzero_si512(); GROUPS];
     each_group!(G => {
         // SAFETY: the caller's contract.
-        let added = unsafe { _mm512_loadu_si512(sums.add(opened.sums[G]).cast()) };
-        symbols[G] = symbol(_mm512_add_epi8(opened.roots[G], expand_bytes(opened.lanes[G], added)));
+        symbols[G] = unsafe {
+            let sums = _mm512_loadu_si512(sums.add(opened.sums[G]).cast());
+            ranks.symbols(opened.fields[G], expand_bytes(opened.lanes[G], sums))
+        };
     });
     symbols
 }
@@ -371,24 +474,27 @@ unsafe fn panels<S: Sink, const R: usize>(
     let taken = unsafe {
         let sums = sums[0].cast_const();
         match code.code.order() {
-            Order::Distance(_) => {
-                let unfold = _mm512_set1_epi64(UNFOLD);
-                let centre = _mm512_set1_epi8(code.table[0] as i8);
-                fractals::<S, R>(code, tile, extent, sums, sink, |rank| {
-                    _mm512_add_epi8(_mm512_gf2p8affine_epi64_epi8::<0>(rank, unfold), centre)
-                })
+            Order::Distance(centre) => {
+                let to_tested = _mm512_set1_epi8(code.code.first_continued().wrapping_add(0x80) as i8);
+                let addend = _mm512_set1_epi8(centre.wrapping_sub(0x80) as i8);
+                if *centre == 0x80 {
+                    let ranks = ByDistance::<false> { to_tested, addend };
+                    fractals::<S, _, R>(code, tile, extent, sums, sink, &ranks)
+                } else {
+                    let ranks = ByDistance::<true> { to_tested, addend };
+                    fractals::<S, _, R>(code, tile, extent, sums, sink, &ranks)
+                }
             }
             Order::Stored(stored) => {
                 let row = code.table.as_ptr().cast::<__m512i>();
                 let table = [_mm512_loadu_si512(row), _mm512_loadu_si512(row.add(1))];
-                let look_up = |rank| _mm512_permutex2var_epi8(table[0], rank, table[1]);
+                let top_to_mask = _mm512_set1_epi64(spread_top(stored.mask()));
                 if stored.mask() == 0 {
-                    fractals::<S, R>(code, tile, extent, sums, sink, look_up)
+                    let ranks = LookedUp::<false> { table, top_to_mask };
+                    fractals::<S, _, R>(code, tile, extent, sums, sink, &ranks)
                 } else {
-                    let top_to_mask = _mm512_set1_epi64(spread_top(stored.mask()));
-                    fractals::<S, R>(code, tile, extent, sums, sink, |rank| {
-                        _mm512_xor_si512(look_up(rank), _mm512_gf2p8affine_epi64_epi8::<0>(rank, top_to_mask))
-                    })
+                    let ranks = LookedUp::<true> { table, top_to_mask };
+                    fractals::<S, _, R>(code, tile, extent, sums, sink, &ranks)
                 }
             }
         }
@@ -407,25 +513,25 @@ unsafe fn panels<S: Sink, const R: usize>(
 #[target_feature(
     enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vbmi,avx512vbmi2,gfni,bmi1,bmi2,popcnt"
 )]
-unsafe fn fractals<S: Sink, const R: usize>(
+unsafe fn fractals<S: Sink, K: Ranks, const R: usize>(
     code: &TileCode,
     tile: &CodedTile<'_>,
     extent: Extent,
     sums: *const u8,
     sink: &mut S,
-    symbol: impl Fn(__m512i) -> __m512i,
+    ranks: &K,
 ) -> usize {
-    // A code without a step continues nothing: no root field reaches the threshold.
-    let threshold = _mm512_set1_epi8(if code.code.step() == 0 { -1 } else { code.code.direct() as i8 });
+    // At most 128. A code without a step continues nothing: no root field is 2^R.
+    let threshold = _mm512_set1_epi8(code.code.direct() as i8);
     let mut ahead = tile.rest[tile.len..].as_ptr();
     let lines = (tile.roots.len() + tile.len).div_ceil(LINE * extent.weights() / FRACTAL);
     let mut rows = tile.roots.as_ptr();
     let last = rows.wrapping_add(tile.roots.len() - R * GROUP);
     let mut taken = 0;
     // SAFETY: the caller's roots have one fractal at least.
-    let first = unsafe { open::<R>(rows, threshold, &mut taken) };
+    let first = unsafe { open::<K, R>(rows, ranks, threshold, &mut taken) };
     // SAFETY: as for the others, below.
-    let mut symbols = unsafe { close(&first, sums, &symbol) };
+    let mut symbols = unsafe { close(&first, ranks, sums) };
     let mut all = taken;
     for panel in 0..extent.panels {
         for fractal in 0..extent.fractals {
@@ -441,9 +547,9 @@ unsafe fn fractals<S: Sink, const R: usize>(
             // SAFETY: the caller's roots and sink cover every fractal. No more sums are taken than there are weights, but for
             // the fractal that is opened twice: all are in `sums` or among those behind.
             symbols = unsafe {
-                let next = open::<R>(rows, threshold, &mut taken);
+                let next = open::<K, R>(rows, ranks, threshold, &mut taken);
                 sink.fractal(panel, fractal, &symbols);
-                close(&next, sums, &symbol)
+                close(&next, ranks, sums)
             };
         }
         // SAFETY: the caller's sink covers the extent.
