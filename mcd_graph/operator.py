@@ -173,7 +173,8 @@ def _dims(type_: onnx.TypeProto) -> list[_Dim] | None:
     """Return the dimensions of a type, if it has any."""
     if not type_.tensor_type.HasField("shape"):
         return None
-    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in type_.tensor_type.shape.dim]
+    dims = type_.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in dims]
 
 
 def _check_elementwise(context: Any, name: str) -> None:
@@ -335,9 +336,7 @@ class MatmulCompressDequant(OpRun):
             try:
                 y = np.asarray(step(y, beside))
             except ValueError:
-                raise ValueError(
-                    f"{name} has shape {beside.shape}, which does not broadcast with {y.shape}"
-                ) from None
+                raise ValueError(f"{name} has shape {beside.shape}, which does not broadcast with {y.shape}") from None
         return (y if y_shape is None else _reshape(y, y_shape).transpose(y_perm),)
 
     @staticmethod

@@ -8,6 +8,7 @@ what the node has                         what becomes of it
 ========================================  ====================================================================
 strict already, within the limits         nothing
 x1_shape, y_shape                         Transpose and Reshape in front, Reshape and Transpose behind
+gate, residual                            Mul and Add behind
 float x1                                  DynamicQuantizeLinear in front, which gives a uint8 x1
 uint8 x1                                  x1 - 128 as int8, which flips the top bit (Cast, Sub, Cast)
 more or fewer than 2 dimensions           Reshape to (m, k) and back
@@ -67,6 +68,7 @@ from mcd_graph.passes._common import (
     take_over,
 )
 from mcd_graph.passes._dynamic import quantiser_of
+from mcd_graph.passes._elementwise import expose_elementwise
 from mcd_graph.passes._layout import expose_layout
 
 from mcd_graph import _native
@@ -279,7 +281,8 @@ class _Run:
     # Looking
 
     def look(self, node: ir.Node) -> _Parts | Kept:
-        """Take a node apart, or say why it cannot be made strict; only Reshape and Transpose are out of it then."""
+        """Take a node apart, or say why it cannot be made strict; only what stood around it is out of it then."""
+        self.exposed |= expose_elementwise(node, self._names)
         try:
             self.exposed |= expose_layout(node, self._names)
         except AttributeUnknownError as error:

@@ -66,7 +66,9 @@ def test_registering_twice_changes_nothing() -> None:
 
 @pytest.mark.parametrize("x_type", [np.int8, np.uint8])
 @pytest.mark.parametrize("w_type", [np.int8, np.uint8])
-@pytest.mark.parametrize("form", ["int32", "float", "addend", "gate", "strict", "int8", "uint8", "float_int8", "float_uint8"])
+@pytest.mark.parametrize(
+    "form", ["int32", "float", "addend", "gate", "strict", "int8", "uint8", "float_int8", "float_uint8"]
+)
 @pytest.mark.parametrize("per_column", [False, True], ids=["per_tensor", "per_column"])
 def test_twin_and_kernel_agree(x_type: type, w_type: type, form: str, per_column: bool) -> None:
     k, n = 45, 21

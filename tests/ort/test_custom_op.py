@@ -235,7 +235,8 @@ def nodes(draw: st.DrawFn) -> tuple[Node, str, int]:
         inputs["addend"] = rng.normal(0, 100, draw(one_or_each)).astype(dtype)
     if form == "float":
         # As the result is, or of any shape that is broadcast with it.
-        shapes = st.sampled_from([(*leading, n), (*leading, n), (1, *leading, 1), (n,), (), (2, *[1] * len(leading), 1)])
+        full, other = (*leading, n), (2, *[1] * len(leading), 1)
+        shapes = st.sampled_from([full, full, full, (1, *leading, 1), (n,), (), other])
         for name in ("gate", "residual"):
             if draw(st.booleans()):
                 inputs[name] = rng.normal(0, 100, draw(shapes)).astype(np.float32)
@@ -383,9 +384,7 @@ def test_gates_and_residuals(threads: int, names: tuple[str, ...], dynamic: bool
         ((0, 1, 1, 1), (1,)),
     ],
 )
-def test_gates_and_residuals_are_broadcast(
-    gate: tuple[int, ...] | None, residual: tuple[int, ...] | None
-) -> None:
+def test_gates_and_residuals_are_broadcast(gate: tuple[int, ...] | None, residual: tuple[int, ...] | None) -> None:
     rng = np.random.default_rng(3)
     node = plain()
     node.inputs["x1"] = integers(rng, np.uint8, (2, 3, 70))
