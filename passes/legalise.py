@@ -282,14 +282,14 @@ class _Run:
 
     def look(self, node: ir.Node) -> _Parts | Kept:
         """Take a node apart, or say why it cannot be made strict; only what stood around it is out of it then."""
+        if self._opset < _MIN_OPSET:
+            return Kept(f"the model's opset is {self._opset}; from {_MIN_OPSET} on there is what it takes")
         self.exposed |= expose_elementwise(node, self._names)
         try:
             self.exposed |= expose_layout(node, self._names)
         except AttributeUnknownError as error:
             return Kept(str(error))
         value = {name: get_input(node, index) for index, name in enumerate(INPUT_NAMES)}
-        if self._opset < _MIN_OPSET:
-            return Kept(f"the model's opset is {self._opset}; from {_MIN_OPSET} on there is what it takes")
         x1, scale_value = value["x1"], value["deq_scale"]
         if scale_value is None:
             return Kept("its result is int32; the strict form's is float16")

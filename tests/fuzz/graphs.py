@@ -424,11 +424,11 @@ def gated() -> onnx.ModelProto:
     constants = {"w": weight((K, N)), "wz": np.array(1, np.int8), "ws": scales((N,), 1), "b": floats((N,), 2)}
     nodes = [
         *dynamic_nodes(),
-        helper.make_node("Mul", ["y", "g"], ["p"]),
-        helper.make_node("Add", ["r", "p"], ["o"]),
+        helper.make_node("Mul", ["y", "gate"], ["gated"]),
+        helper.make_node("Add", ["residual", "gated"], ["total"]),
     ]
-    inputs = {"x": (np.float32, ("m", K)), "g": (np.float32, ("m", N)), "r": (np.float32, ("m", N))}
-    return make_model(nodes, inputs, {"o": (np.float32, ("m", N))}, constants)
+    inputs = {"x": (np.float32, ("m", K)), "gate": (np.float32, ("m", N)), "residual": (np.float32, ("m", N))}
+    return make_model(nodes, inputs, {"total": (np.float32, ("m", N))}, constants)
 
 
 def attention() -> onnx.ModelProto:

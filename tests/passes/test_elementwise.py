@@ -382,6 +382,18 @@ def test_legalising_puts_them_back() -> None:
     assert not legalise(loaded).modified
 
 
+def test_nothing_comes_back_without_operators_to_come_back_as() -> None:
+    model = lower(model_of(BOTH)).proto
+    (opset,) = (opset for opset in model.opset_import if not opset.domain)
+    model.opset_import.remove(opset)
+    loaded = ir.from_proto(model)
+    legalise = LegalisePass()
+    assert not legalise(loaded).modified
+    assert legalise.sites[0].reason is not None
+    assert "opset is 0" in legalise.sites[0].reason
+    assert [node.op_type for node in loaded.graph] == ["MatmulCompressDequant"]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
