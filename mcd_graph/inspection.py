@@ -26,7 +26,7 @@ _FORMS = {
 }
 
 #: Inputs that tell what else a lowered node computes.
-_TELLING_INPUTS = ("bias", "deq_scale", "addend", "y_zero_point")
+_TELLING_INPUTS = ("bias", "deq_scale", "addend", "y_zero_point", "gate", "residual")
 
 
 def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None) -> Report:

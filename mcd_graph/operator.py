@@ -26,6 +26,8 @@ OP_DOMAIN = "mcd"
 OP_TYPE = "MatmulCompressDequant"
 OP_VERSION = 1
 
+_ELEMENTWISE_NEEDS = "needs a float32 deq_scale, and neither y_zero_point nor y_perm"
+
 #: A number, a symbol, or not known.
 _Dim = int | str | None
 
@@ -45,6 +47,8 @@ INPUT_NAMES = (
     "y_scale",
     "x1_shape",
     "y_shape",
+    "gate",
+    "residual",
 )
 
 _DOC = """
@@ -65,6 +69,10 @@ With x1_shape and x1_perm: x1 stands for Reshape(Transpose(x1, x1_perm), x1_shap
 With y_shape and y_perm: the result is Transpose(Reshape(y, y_shape), y_perm). Both reshape as ONNX's operator does
 with allowzero 0. They are how the heads of an attention are split and put together.
 
+With gate, residual or both, where deq_scale is float32 and y_zero_point and y_perm are absent:
+y = float32(acc) * deq_scale [+ addend] [* gate] [+ residual], each step rounded to nearest even, none fused. Both are
+broadcast as ONNX's Mul and Add do. They are how feed-forward layers are gated and residual streams go on.
+
 It is a superset of Ascend's aclnnMatmulCompressDequant, with that operator's argument names.
 """
 
@@ -83,6 +91,8 @@ _INPUT_DOCS: dict[str, tuple[str, str]] = {
     "y_scale": ("tensor(float)", "one value; present: a quantised output is made float32 again by it"),
     "x1_shape": ("tensor(int64)", "shape (..., k) that x1 is brought to; present just if x1_perm is, and x1 float32"),
     "y_shape": ("tensor(int64)", "shape that the result (..., n) is brought to; present just if y_perm is"),
+    "gate": ("tensor(float)", "the float32 result is multiplied with it, element by element"),
+    "residual": ("tensor(float)", "added to the float32 result at last, element by element"),
 }
 
 
@@ -99,7 +109,7 @@ def _schema() -> OpSchema:
         OP_VERSION,
         _DOC,
         inputs=inputs,
-        outputs=[OpSchema.FormalParameter("y", "TY", "result (..., n)")],
+        outputs=[OpSchema.FormalParameter("y", "TY", "result (..., n), broadcast with gate and residual")],
         type_constraints=[
             ("T1", ["tensor(int8)", "tensor(uint8)", "tensor(float)"], "activation"),
             ("TW", ["tensor(int8)", "tensor(uint8)"], "weight"),
@@ -141,11 +151,7 @@ def _infer(context: Any) -> None:
                 raise onnx.shape_inference.InferenceError(f"{name} must be absent where x1 is float32")
     result = onnx.TypeProto()
     result.tensor_type.elem_type = _output_type(context)
-    dims = None
-    if x1 is not None and x1.tensor_type.HasField("shape"):
-        dims = [
-            dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in x1.tensor_type.shape.dim
-        ]
+    dims = None if x1 is None else _dims(x1)
     if (perm := _perm(context, "x1")) is not None:
         dims = _reshaped(_permuted(dims, perm), _constant(context, "x1_shape"))
     if dims is not None:
@@ -154,9 +160,44 @@ def _infer(context: Any) -> None:
         dims = [*dims[:-1], n]
     if (perm := _perm(context, "y")) is not None:
         dims = _permuted(_reshaped(dims, _constant(context, "y_shape")), perm)
+    for name in ("gate", "residual"):
+        if _input_type(context, name) is not None:
+            _check_elementwise(context, name)
+            dims = _broadcast(dims, _dims(context.get_input_type(INPUT_NAMES.index(name))), name)
     if dims is not None:
         result.tensor_type.shape.CopyFrom(onnx.helper.make_tensor_type_proto(1, dims).tensor_type.shape)
     context.set_output_type(0, result)
+
+
+def _dims(type_: onnx.TypeProto) -> list[_Dim] | None:
+    """Return the dimensions of a type, if it has any."""
+    if not type_.tensor_type.HasField("shape"):
+        return None
+    dims = type_.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in dims]
+
+
+def _check_elementwise(context: Any, name: str) -> None:
+    """Refuse a gate or residual where the result is not float32, or is brought into another order."""
+    plain = _input_type(context, "y_zero_point") is None and _perm(context, "y") is None
+    if _input_type(context, "deq_scale") not in (TensorProto.FLOAT, None) or not plain:
+        raise onnx.shape_inference.InferenceError(f"{name} {_ELEMENTWISE_NEEDS}")
+
+
+def _broadcast(left: list[_Dim] | None, right: list[_Dim] | None, name: str) -> list[_Dim] | None:
+    """Return what Mul and Add make of two shapes, ``None`` for dimensions that are not known."""
+    if left is None or right is None:
+        return None
+    rank = max(len(left), len(right))
+    made: list[_Dim] = []
+    for one, other in zip([1] * (rank - len(left)) + left, [1] * (rank - len(right)) + right, strict=True):
+        if one == 1 or other == 1:
+            made.append(other if one == 1 else one)
+        elif isinstance(one, int) and isinstance(other, int) and one != other:
+            raise onnx.shape_inference.InferenceError(f"{name} of shape {right} does not broadcast with {left}")
+        else:
+            made.append(one if one == other or isinstance(one, int) else other if isinstance(other, int) else None)
+    return made
 
 
 def _perm(context: Any, of: str) -> list[int] | None:
@@ -257,6 +298,8 @@ class MatmulCompressDequant(OpRun):
         y_scale: np.ndarray | None = None,
         x1_shape: np.ndarray | None = None,
         y_shape: np.ndarray | None = None,
+        gate: np.ndarray | None = None,
+        residual: np.ndarray | None = None,
         compress_info: list[int] | None = None,
         offset_x: int | None = None,
         output_type: int | None = None,
@@ -269,7 +312,9 @@ class MatmulCompressDequant(OpRun):
             ValueError: ``offset_w`` or a nonzero ``offset_x`` is given, ``x1_scale`` or a float32 ``x1`` is given
                 without a float32 ``deq_scale``, a float32 ``x1`` is given with its scale or zero point,
                 ``y_scale`` is given without ``y_zero_point``, a shape without its order or the other way round, a
-                shape for an ``x1`` that is not float32, or the compressed weight is not valid.
+                shape for an ``x1`` that is not float32, ``gate`` or ``residual`` is not float32, is given for a result
+                that is not or that is brought into another order, or does not broadcast with the result, or the
+                compressed weight is not valid.
         """
         if (x1_shape is None) != (x1_perm is None) or (y_shape is None) != (y_perm is None):
             raise ValueError("x1_shape goes with x1_perm, y_shape with y_perm")
@@ -281,6 +326,17 @@ class MatmulCompressDequant(OpRun):
             x1, x2, compress_index, deq_scale, bias, offset_w, x1_zero_point, w_zero_point, addend, y_zero_point,
             x1_scale, y_scale, compress_info, offset_x, output_type,
         )  # fmt: skip
+        for name, beside, step in (("gate", gate, np.multiply), ("residual", residual, np.add)):
+            if beside is None:
+                continue
+            if deq_scale is None or deq_scale.dtype != np.float32 or y_zero_point is not None or y_perm is not None:
+                raise ValueError(f"{name} {_ELEMENTWISE_NEEDS}")
+            if beside.dtype != np.float32 or y.dtype != np.float32:
+                raise ValueError(f"{name} is {beside.dtype}, and the result {y.dtype}; both must be float32")
+            try:
+                y = np.asarray(step(y, beside))
+            except ValueError:
+                raise ValueError(f"{name} has shape {beside.shape}, which does not broadcast with {y.shape}") from None
         return (y if y_shape is None else _reshape(y, y_shape).transpose(y_perm),)
 
     @staticmethod

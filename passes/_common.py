@@ -65,6 +65,7 @@ __all__ = [
     "quantisation_column",
     "quantisation_vector",
     "remove_dead",
+    "set_input",
     "take_over",
 ]
 
@@ -96,9 +97,12 @@ _INPUT_TYPES = {
     "y_scale": (ir.DataType.FLOAT,),
     "x1_shape": (ir.DataType.INT64,),
     "y_shape": (ir.DataType.INT64,),
+    "gate": (ir.DataType.FLOAT,),
+    "residual": (ir.DataType.FLOAT,),
 }
 _PAIR = ("x1", "x1_zero_point")
 _SHAPES = ("x1_shape", "y_shape")
+_ELEMENTWISE = ("gate", "residual")
 _ONE_VALUE = ("x1_zero_point", "y_zero_point", "x1_scale", "y_scale")
 
 #: The first version of ONNX with MatMulInteger, QLinearMatMul, QuantizeLinear and DequantizeLinear.
@@ -595,7 +599,7 @@ def misfit(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.Dat
             continue
         if dtype is not None and dtype not in allowed:
             return Kept(f"its {name} {label} is {dtype.name.lower()}")
-        if shape is None or name in _SHAPES or (name == "x1" and inputs.get("x1_shape") is not None):
+        if shape is None or name in (*_SHAPES, *_ELEMENTWISE) or (name == "x1" and inputs.get("x1_shape") is not None):
             continue
         if name == "x1":
             if not shape or shape[-1] not in (k, None):
@@ -662,7 +666,16 @@ def node_misfit(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> K
     else:
         allowed = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
     output_type = int_attribute(node, "output_type", int(allowed[0]))
-    return None if output_type in allowed else Kept(f"its output_type {output_type} contradicts its inputs")
+    if output_type not in allowed:
+        return Kept(f"its output_type {output_type} contradicts its inputs")
+    for name in _ELEMENTWISE:
+        if inputs[name] is None:
+            continue
+        if scale_type not in (ir.DataType.FLOAT, None) or scale is None or y_zero_point is not None:
+            return Kept(f"it has a {name}, and its result is not a float32 product")
+        if inputs["y_shape"] is not None:
+            return Kept(f"it has a {name} and a y_perm")
+    return None
 
 
 def opset_misfit(owner: ir.Model | ir.Function, *, dynamic: bool = False) -> Kept | None:
@@ -754,6 +767,16 @@ def build(
 def metadata_beside_names(node: ir.Node) -> dict[str, str]:
     """Return a MatmulCompressDequant node's metadata but for the names of its inputs, which fit no other operator."""
     return {key: text for key, text in node.metadata_props.items() if (key, text) != INPUT_NAMES_ENTRY}
+
+
+def set_input(node: ir.Node, position: int, value: ir.Value | None) -> None:
+    """Set, or remove, an optional input; the list of inputs ends with one that is there."""
+    node.resize_inputs(max(len(node.inputs), position + 1))
+    node.replace_input_with(position, value)
+    count = len(node.inputs)
+    while node.inputs[count - 1] is None:
+        count -= 1
+    node.resize_inputs(count)
 
 
 def take_over(old: ir.Value, new: ir.Value) -> None:

@@ -20,6 +20,7 @@ from mcd_graph.passes._common import (
     is_op,
     known_dtype,
     only_consumer,
+    set_input,
     take_over,
 )
 
@@ -127,12 +128,7 @@ def expose_layout(node: ir.Node, names: Names) -> bool:
 
 def _set(node: ir.Node, position: int, shape: ir.Value | None, name: str, perm: tuple[int, ...] | None) -> None:
     """Set, or remove, a shape and the order that goes with it."""
-    node.resize_inputs(max(len(node.inputs), position + 1))
-    node.replace_input_with(position, shape)
-    count = len(node.inputs)
-    while node.inputs[count - 1] is None:
-        count -= 1
-    node.resize_inputs(count)
+    set_input(node, position, shape)
     if perm is None:
         del node.attributes[name]
     else:

@@ -38,6 +38,7 @@ from mcd_graph.passes._common import (
 )
 from mcd_graph.passes._dequantised import absorb_dequantizer
 from mcd_graph.passes._dynamic import absorb_quantiser
+from mcd_graph.passes._elementwise import absorb_elementwise
 from mcd_graph.passes._layout import absorb_layout
 from mcd_graph.passes._shapes import infer_shapes
 from mcd_graph.passes._unsigned import make_unsigned
@@ -259,6 +260,7 @@ class LoweringPlan:
                 remove_dead([dequantizer])
             if not in_function:
                 remove_dead(absorb_layout(node))
+                absorb_elementwise(node)
         return bool(dead)
 
 

@@ -8,6 +8,7 @@ what the node has                         what becomes of it
 ========================================  ====================================================================
 strict already, within the limits         nothing
 x1_shape, y_shape                         Transpose and Reshape in front, Reshape and Transpose behind
+gate, residual                            Mul and Add behind
 float x1                                  DynamicQuantizeLinear in front, which gives a uint8 x1
 uint8 x1                                  x1 - 128 as int8, which flips the top bit (Cast, Sub, Cast)
 more or fewer than 2 dimensions           Reshape to (m, k) and back
@@ -67,6 +68,7 @@ from mcd_graph.passes._common import (
     take_over,
 )
 from mcd_graph.passes._dynamic import quantiser_of
+from mcd_graph.passes._elementwise import expose_elementwise
 from mcd_graph.passes._layout import expose_layout
 
 from mcd_graph import _native
@@ -279,14 +281,15 @@ class _Run:
     # Looking
 
     def look(self, node: ir.Node) -> _Parts | Kept:
-        """Take a node apart, or say why it cannot be made strict; only Reshape and Transpose are out of it then."""
+        """Take a node apart, or say why it cannot be made strict; only what stood around it is out of it then."""
+        if self._opset < _MIN_OPSET:
+            return Kept(f"the model's opset is {self._opset}; from {_MIN_OPSET} on there is what it takes")
+        self.exposed |= expose_elementwise(node, self._names)
         try:
             self.exposed |= expose_layout(node, self._names)
         except AttributeUnknownError as error:
             return Kept(str(error))
         value = {name: get_input(node, index) for index, name in enumerate(INPUT_NAMES)}
-        if self._opset < _MIN_OPSET:
-            return Kept(f"the model's opset is {self._opset}; from {_MIN_OPSET} on there is what it takes")
         x1, scale_value = value["x1"], value["deq_scale"]
         if scale_value is None:
             return Kept("its result is int32; the strict form's is float16")

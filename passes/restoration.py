@@ -13,6 +13,7 @@ y_zero_point, y_scale                     the same, and DequantizeLinear behind
 y_zero_point, int32 bias                  com.microsoft's QGemm for matrices; for other ranks the operators that it
                                           consists of
 x1_shape, y_shape                         Transpose and Reshape in front, Reshape and Transpose behind
+gate, residual                            Mul and Add behind
 ========================================  ====================================================================
 
 The result computes the same bits as the node did. It need not be the graph that was compressed: a QLinearMatMul comes
@@ -59,6 +60,7 @@ from mcd_graph.passes._common import (
     take_over,
 )
 from mcd_graph.passes._dynamic import quantiser_of
+from mcd_graph.passes._elementwise import expose_elementwise
 from mcd_graph.passes._layout import expose_layout
 
 from mcd_graph import _native
@@ -118,6 +120,7 @@ class RestorePlan:
         values: dict[tuple[int, int], ir.Value] = {}
         for lowered in todo:
             node, key = lowered.node, lowered.key
+            expose_elementwise(node, names)
             expose_layout(node, names)
             if key not in tensors:
                 tensors[key] = lowered.weight(names.unique(lowered.weight_name))

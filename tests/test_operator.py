@@ -66,7 +66,9 @@ def test_registering_twice_changes_nothing() -> None:
 
 @pytest.mark.parametrize("x_type", [np.int8, np.uint8])
 @pytest.mark.parametrize("w_type", [np.int8, np.uint8])
-@pytest.mark.parametrize("form", ["int32", "float", "addend", "strict", "int8", "uint8", "float_int8", "float_uint8"])
+@pytest.mark.parametrize(
+    "form", ["int32", "float", "addend", "gate", "strict", "int8", "uint8", "float_int8", "float_uint8"]
+)
 @pytest.mark.parametrize("per_column", [False, True], ids=["per_tensor", "per_column"])
 def test_twin_and_kernel_agree(x_type: type, w_type: type, form: str, per_column: bool) -> None:
     k, n = 45, 21
@@ -88,6 +90,9 @@ def test_twin_and_kernel_agree(x_type: type, w_type: type, form: str, per_column
         constants["deq_scale"] = scale
     if form == "addend":
         constants["addend"] = rng.standard_normal(n).astype(np.float32)
+    if form == "gate":
+        constants["gate"] = rng.standard_normal((2, 3, n)).astype(np.float32)
+        constants["residual"] = rng.standard_normal((3, 1)).astype(np.float32)
     if form.endswith("int8") or form.startswith("float_"):
         kind = np.dtype(form.removeprefix("float_"))
         constants["y_zero_point"] = np.array(9, kind)
@@ -175,6 +180,10 @@ def test_twin_and_kernel_agree_on_any_shape(data: st.DataObject) -> None:
         output = TensorProto.FLOAT
         if data.draw(st.booleans()):
             constants["addend"] = rng.standard_normal(n).astype(np.float32)
+        for name in ("gate", "residual"):
+            if data.draw(st.booleans()):
+                shape = data.draw(st.sampled_from([(m, n), (m, n), (1, n), (m, 1), (n,), (3, 1, 1), ()]))
+                constants[name] = np.asarray(rng.standard_normal(shape), np.float32)
         if data.draw(st.booleans()):
             constants["x1_scale"] = np.asarray(rng.random(data.draw(st.sampled_from([(), (1,)]))), np.float32)
     x1 = random_matrix(x_type, (m, k), seed + 2)
@@ -182,6 +191,7 @@ def test_twin_and_kernel_agree_on_any_shape(data: st.DataObject) -> None:
         x1 = (rng.standard_normal((m, k)) * data.draw(st.sampled_from([0, 1e-44, 1, 1e30]))).astype(np.float32)
         constants = {name: array for name, array in constants.items() if name not in ("x1_scale", "x1_zero_point")}
     model = operator_model(random_matrix(w_type, (n, k), seed + 3), constants, x1, output)
+    model.graph.output[0].type.tensor_type.ClearField("shape")  # it may be broadcast
     assert_same_bytes(run(model, {"x1": x1}), twin(model, x1))
 
 
@@ -225,6 +235,39 @@ def test_twin_refuses_a_scale_of_the_result_without_a_zero_point() -> None:
         twin(operator_model(np.ones((1, 2), np.int8), constants, x1, TensorProto.FLOAT), x1)
 
 
+@pytest.mark.parametrize("name", ["gate", "residual"])
+@pytest.mark.parametrize(
+    ("constants", "shape", "message"),
+    [
+        ({}, (1, 1), "needs a float32 deq_scale"),
+        ({"deq_scale": np.ones(1, np.uint64)}, (1, 1), "needs a float32 deq_scale"),
+        ({"deq_scale": np.ones(1, np.float32), "y_zero_point": np.array(1, np.uint8)}, (1, 1), "neither y_zero_point"),
+        ({"deq_scale": np.ones(1, np.float32)}, (2, 3), r"of shape \[2, 3\] does not broadcast|has shape \(2, 3\)"),
+    ],
+)
+def test_twin_and_inference_refuse_a_gate_or_residual(
+    name: str, constants: dict[str, np.ndarray], shape: tuple[int, ...], message: str
+) -> None:
+    x1 = np.ones((1, 2), np.int8)
+    constants = {**constants, name: np.ones(shape, np.float32)}
+    model = operator_model(np.ones((2, 2), np.int8), constants, x1, TensorProto.FLOAT)
+    with pytest.raises(ValueError, match=f"{name} .*{message}"):
+        twin(model, x1)
+    if "deq_scale" not in constants:
+        return  # as far as inference knows, it may have one whose type is not known
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_empty_tensor_value_info("y"))
+    with pytest.raises(onnx.shape_inference.InferenceError, match=f"{name} .*{message}"):
+        onnx.shape_inference.infer_shapes(model, strict_mode=True)
+
+
+def test_twin_refuses_a_gate_that_is_not_float32() -> None:
+    x1 = np.ones((1, 2), np.int8)
+    constants = {"deq_scale": np.ones((), np.float32), "gate": np.ones((1, 1), np.float64)}
+    with pytest.raises(ValueError, match="gate is float64, and the result float32"):
+        twin(operator_model(np.ones((1, 2), np.int8), constants, x1, TensorProto.FLOAT), x1)
+
+
 def test_twin_refuses_a_scale_of_x1_without_a_float_scale() -> None:
     x1 = np.ones((1, 2), np.int8)
     constants = {"x1_scale": np.ones((), np.float32)}
@@ -260,6 +303,24 @@ def test_inference_of_type_and_shape(
     x1 = np.zeros((2, 3, 4), np.int8)
     model = operator_model(np.ones((5, 4), np.int8), constants, x1, expected, **attributes)
     assert inferred(model) == (expected, ["d0", "d1", 5])
+
+
+@pytest.mark.parametrize(
+    ("gate", "residual", "expected"),
+    [
+        ((2, 3, 5), None, [2, 3, 5]),
+        ((3, 1), None, ["d0", 3, 5]),
+        ((1,), (4, 1, 1, 1), [4, "d0", "d1", 5]),
+    ],
+)
+def test_inference_beside_other_shapes(
+    gate: tuple[int, ...], residual: tuple[int, ...] | None, expected: list[object]
+) -> None:
+    constants = {"deq_scale": np.ones(1, np.float32), "gate": np.ones(gate, np.float32)}
+    if residual is not None:
+        constants["residual"] = np.ones(residual, np.float32)
+    model = operator_model(np.ones((5, 4), np.int8), constants, np.zeros((2, 3, 4), np.int8), TensorProto.FLOAT)
+    assert inferred(model) == (TensorProto.FLOAT, expected)
 
 
 def test_inference_without_a_known_shape() -> None:

@@ -419,6 +419,18 @@ def qdq(op_type: str) -> onnx.ModelProto:
     return make_model(nodes, {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
 
 
+def gated() -> onnx.ModelProto:
+    """Multiply, gate the result, and add a residual."""
+    constants = {"w": weight((K, N)), "wz": np.array(1, np.int8), "ws": scales((N,), 1), "b": floats((N,), 2)}
+    nodes = [
+        *dynamic_nodes(),
+        helper.make_node("Mul", ["y", "gate"], ["gated"]),
+        helper.make_node("Add", ["residual", "gated"], ["total"]),
+    ]
+    inputs = {"x": (np.float32, ("m", K)), "gate": (np.float32, ("m", N)), "residual": (np.float32, ("m", N))}
+    return make_model(nodes, inputs, {"total": (np.float32, ("m", N))}, constants)
+
+
 def attention() -> onnx.ModelProto:
     """Merge the heads of x, multiply, and split the result."""
     nodes = [
@@ -473,6 +485,7 @@ def bases() -> list[bytes]:
     models = [
         dynamic(),
         attention(),
+        gated(),
         qdq("MatMul"),
         qdq("Gemm"),
         one_node(helper.make_node("QLinearMatMul", ["x", *table], ["y"]), w8, (np.uint8, ("m", N)), table),
@@ -487,7 +500,7 @@ def bases() -> list[bytes]:
         branching,
         quantised_weight(),
     ]  # fmt: skip
-    for model in models[:4]:
+    for model in models[:5]:
         loaded = ir.from_proto(model)
         plan = plan_lowering(loaded)
         plan.apply(pack_all(plan))

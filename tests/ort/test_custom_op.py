@@ -24,6 +24,7 @@ ORT_VERSION = tuple(int(part) for part in ort.__version__.split(".")[:2])
 NAMES = [
     *("x1", "x2", "compress_index", "deq_scale", "bias", "offset_w"),
     *("x1_zero_point", "w_zero_point", "addend", "y_zero_point", "x1_scale", "y_scale"),
+    *("x1_shape", "y_shape", "gate", "residual"),
 ]
 #: Form of the operator -> type of the output.
 FORMS = {
@@ -151,6 +152,8 @@ def expected(node: Node, form: str) -> np.ndarray:
             return q.astype(np.float32) * inputs["y_scale"].reshape(())
         if "addend" in inputs:
             y = y + inputs["addend"].reshape(-1).astype(np.float32)
+        y = y * inputs.get("gate", np.float32(1))
+        y = y + inputs.get("residual", np.float32(-0.0))
         return y.astype(node.output)
 
 
@@ -230,6 +233,13 @@ def nodes(draw: st.DrawFn) -> tuple[Node, str, int]:
     if form in {"float", "strict", "half"} and draw(st.booleans()):
         dtype = draw(st.sampled_from([np.float32, np.float16]))
         inputs["addend"] = rng.normal(0, 100, draw(one_or_each)).astype(dtype)
+    if form == "float":
+        # As the result is, or of any shape that is broadcast with it.
+        full, other = (*leading, n), (2, *[1] * len(leading), 1)
+        shapes = st.sampled_from([full, full, full, (1, *leading, 1), (n,), (), other])
+        for name in ("gate", "residual"):
+            if draw(st.booleans()):
+                inputs[name] = rng.normal(0, 100, draw(shapes)).astype(np.float32)
     if "quant" in form:
         inputs["y_zero_point"] = integers(rng, result_type(form), draw(st.sampled_from([(), (1,)])))
     if form.startswith("dequantised"):
@@ -321,6 +331,95 @@ def test_forms_over_rows(form: str, threads: int) -> None:
         (y,) = opened.run(None, node.feeds())
         assert_same(y, expected(node, form))
         assert_same(opened.run(None, node.feeds())[0], y)
+
+
+@pytest.mark.parametrize("dynamic", [False, True], ids=["quantised", "float"])
+@pytest.mark.parametrize("names", [("gate",), ("residual",), ("gate", "residual")], ids="+".join)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gates_and_residuals(threads: int, names: tuple[str, ...], dynamic: bool) -> None:
+    """As the formula, and as Mul and Add nodes behind."""
+    rng = np.random.default_rng(5)
+    n, k = 200, 520
+    node = plain(n=n, k=k)
+    if dynamic:
+        del node.inputs["x1_zero_point"]
+    for name in names:
+        node.inputs[name] = np.zeros((1, n), np.float32)
+    node.inputs["x1"] = np.zeros((1, k), np.float32 if dynamic else np.uint8)
+    node.computed = names
+    model = node.model(shapes={name: ["m", n] for name in names})
+    separate = onnx.ModelProto()
+    separate.CopyFrom(model)
+    (lowered,) = separate.graph.node
+    del lowered.input[NAMES.index("gate") :]
+    while not lowered.input[-1]:
+        lowered.input.pop()
+    lowered.output[0] = "product"
+    steps = [("Mul" if name == "gate" else "Add", name) for name in names]
+    for position, (op_type, name) in enumerate(steps):
+        inputs = ["product" if position == 0 else "first", name]
+        output = "y" if position == len(steps) - 1 else "first"
+        separate.graph.node.append(helper.make_node(op_type, inputs, [output]))
+    fused, unfused = session(model, threads), session(separate, threads)
+    for m in (1, 8, 13, 64, 200):
+        node.inputs["x1"] = activations(rng, (m, k), "around zero") if dynamic else integers(rng, np.uint8, (m, k))
+        for name in names:
+            node.inputs[name] = rng.normal(0, 3, (m, n)).astype(np.float32)
+        (y,) = fused.run(None, node.feeds())
+        assert_same(y, expected(node, "float"))
+        assert_same(y, unfused.run(None, node.feeds())[0])
+
+
+@pytest.mark.parametrize(
+    ("gate", "residual"),
+    [
+        ((), ()),
+        ((40,), (2, 3, 1)),
+        ((3, 1), (1, 40)),
+        ((2, 1, 40), (1, 1, 2, 3, 40)),
+        ((4, 2, 3, 40), (4, 1, 1, 1)),
+        ((1, 1, 1, 1), None),
+        (None, (5, 1, 1, 1)),
+        ((1, 2, 3, 40), (2, 3, 40)),
+        ((0, 1, 1, 1), (1,)),
+    ],
+)
+def test_gates_and_residuals_are_broadcast(gate: tuple[int, ...] | None, residual: tuple[int, ...] | None) -> None:
+    rng = np.random.default_rng(3)
+    node = plain()
+    node.inputs["x1"] = integers(rng, np.uint8, (2, 3, 70))
+    for name, shape in (("gate", gate), ("residual", residual)):
+        if shape is not None:
+            node.inputs[name] = np.asarray(rng.normal(0, 3, shape), np.float32)
+    assert_same(node.run(), expected(node, "float"))
+
+
+@pytest.mark.parametrize(("shape", "of_y"), [((1, 40), (0, 40)), ((0, 40), (0, 40)), ((3, 1, 1), (3, 0, 40))])
+def test_gates_and_residuals_of_nothing(shape: tuple[int, ...], of_y: tuple[int, ...]) -> None:
+    node = plain(m=0)
+    node.inputs |= dict.fromkeys(("gate", "residual"), np.ones(shape, np.float32))
+    assert node.run().shape == of_y
+
+
+@pytest.mark.parametrize("name", ["gate", "residual"])
+@pytest.mark.parametrize("shape", [(4, 40), (3, 39), (39,), (3, 40, 1), (0, 40), (2, 1, 3, 41), (40, 3)])
+def test_gates_and_residuals_that_do_not_fit(name: str, shape: tuple[int, ...]) -> None:
+    node = plain()
+    node.inputs[name] = np.ones(shape, np.float32)
+    node.computed = (name,)
+    with pytest.raises(Exception, match="layer/query") as caught:
+        session(node.model(shapes={name: None, "x1": None})).run(None, node.feeds())
+    assert f"{name}: has shape {list(shape)}, which does not broadcast with [3, 40]" in str(caught.value)
+
+
+@pytest.mark.parametrize("kernel", _native.kernels())
+def test_every_kernel_gates_and_adds(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCD_KERNEL", kernel)
+    rng = np.random.default_rng(4)
+    for m in (1, 5, 40):
+        node = plain(n=200, k=300, m=m)
+        node.inputs |= {name: rng.normal(0, 3, (m, 200)).astype(np.float32) for name in ("gate", "residual")}
+        assert_same(node.run(), expected(node, "float"))
 
 
 @pytest.mark.parametrize("leading", [(), (1,), (0,), (2, 3), (2, 0, 3), (1, 2, 1, 3), (1, 1, 2, 1, 1, 2, 1, 1, 1, 3)])
@@ -420,6 +519,27 @@ def test_constants_in_a_file_may_begin_anywhere(tmp_path: Path) -> None:
 )
 def test_output_shape_is_inferred(declared: list[int | str | None], inferred: list[int | str]) -> None:
     assert session(plain().model(shapes={"x1": declared})).get_outputs()[0].shape == inferred
+
+
+@pytest.mark.skipif(ORT_VERSION < (1, 24), reason="onnxruntime before 1.24 cannot infer past an absent input")
+@pytest.mark.parametrize(
+    ("gate", "residual", "inferred"),
+    [
+        (["batch", "length", 40], ["batch", "length", 40], ["batch", "length", 40]),
+        (["batch", 1, 40], [4, 1, 1, 40], [4, "batch", "length", 40]),
+        (["batch", 7, 40], [1], ["batch", 7, 40]),
+        (["batch", "else", 40], [1], []),
+        (None, [1], []),
+    ],
+)
+def test_output_shape_is_inferred_beside_other_shapes(
+    gate: list[int | str] | None, residual: list[int | str], inferred: list[int | str]
+) -> None:
+    node = plain()
+    node.inputs |= dict.fromkeys(("gate", "residual"), np.ones((1, 1, 40), np.float32))
+    node.computed = ("gate", "residual")
+    model = node.model(shapes={"x1": ["batch", "length", 70], "gate": gate, "residual": residual})
+    assert session(model).get_outputs()[0].shape == inferred
 
 
 @pytest.mark.parametrize("declared", [None, ["batch", None, 70]])
@@ -622,6 +742,14 @@ def test_a_weight_has_one_dimension() -> None:
         ("raw", {"x1_scale": np.ones((), np.float32)}, "x1_scale needs a float deq_scale"),
         ("strict", {"x1_scale": np.ones((), np.float32)}, "x1_scale needs a float deq_scale"),
         ("half", {"x1_scale": np.ones((), np.float32)}, "x1_scale needs a float deq_scale"),
+        *(
+            (form, {name: np.ones((3, 40), np.float32)}, f"{name}: needs a float deq_scale, and no y_zero_point")
+            for form in FORMS
+            for name in ("gate", "residual")
+            if form != "float"
+        ),
+        ("float", {"gate": np.ones((3, 40), np.float16)}, "gate: is float16 instead of float"),
+        ("float", {"residual": np.ones((3, 40), np.float64)}, "residual: is double instead of float"),
     ],
 )
 def test_inputs_are_checked(form: str, inputs: dict[str, np.ndarray | None], reason: str) -> None:

@@ -163,8 +163,8 @@ def qlinear(builder: Builder) -> None:
 
 def elementwise(builder: Builder) -> None:
     x, k = builder.pick()
-    op_type = builder.draw(st.sampled_from(["Neg", "Abs", "Sigmoid", "Relu", "Add", "Reshape"]))
-    if op_type == "Add":
+    op_type = builder.draw(st.sampled_from(["Neg", "Abs", "Sigmoid", "Relu", "Add", "Mul", "Reshape"]))
+    if op_type in ("Add", "Mul"):
         others = [name for name, width in builder.values if width == k]
         inputs = [x, builder.draw(st.sampled_from(others))]
     elif op_type == "Reshape":

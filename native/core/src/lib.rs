@@ -22,7 +22,8 @@ pub use container::{CompressedWeight, EncodedWeight, WeightView, encode};
 pub use dispatch::Kernel;
 pub use error::Error;
 pub use gemm::{
-    Activation, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Residency, Vector, ZeroPoint,
+    Activation, Elementwise, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Residency, Vector,
+    ZeroPoint,
 };
 pub use parallel::{Parallel, Serial};
 pub use quantize::quantize_dynamically;

@@ -2,8 +2,8 @@
 
 use mcd_core::parallel::Scoped;
 use mcd_core::{
-    Activation, Error, Heads, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight, Profile,
-    Residency, Serial, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode, unpack,
+    Activation, Elementwise, Error, Heads, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight,
+    Profile, Residency, Serial, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode, unpack,
 };
 
 /// A small deterministic generator (SplitMix64).
@@ -130,6 +130,12 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
                     let floats: Vec<f32> = (0..m * n)
                         .map(|i| expected[i] as f32 * scale(i % n) + addend.map_or(-0.0, |a| a[i % n]))
                         .collect();
+                    let gate: Vec<f32> = (0..m * n).map(|_| f32::from(rng.byte() as i8) * 0.013).collect();
+                    let residual: Vec<f32> = (0..m * n).map(|_| f32::from(rng.byte() as i8) * 7.3).collect();
+                    // Each step is rounded; a neutral number changes nothing.
+                    let finished = |i: usize, gated: bool, added: bool| {
+                        floats[i] * if gated { gate[i] } else { 1.0 } + if added { residual[i] } else { -0.0 }
+                    };
                     for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
                         let mut out = vec![0; m * n];
                         prepared.run(&encoded.x2, &call, Output::I32(&mut out), pool).unwrap();
@@ -137,22 +143,37 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
                         let mut out = vec![0.0; m * n];
                         let scale = if m % 7 < 4 { Vector::PerColumn(&scales) } else { Vector::Scalar(scales[0]) };
                         let addend = addend.map(Vector::PerColumn);
-                        let output = Output::F32 { out: &mut out, scale, addend };
-                        prepared.run(&encoded.x2, &call, output, pool).unwrap();
-                        let same = out.iter().zip(&floats).all(|(a, b)| a.to_bits() == b.to_bits());
-                        assert!(same, "floats {kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
+                        for (gated, added) in [(false, false), (true, false), (false, true), (true, true)] {
+                            let (gate, residual) = (gated.then_some(&gate[..]), added.then_some(&residual[..]));
+                            let elementwise = Elementwise { gate, residual };
+                            let output = Output::F32 { out: &mut out, scale, addend, elementwise };
+                            prepared.run(&encoded.x2, &call, output, pool).unwrap();
+                            let expected = (0..m * n).map(|i| finished(i, gated, added).to_bits());
+                            let same = expected.zip(&out).all(|(a, b)| a == b.to_bits());
+                            assert!(
+                                same,
+                                "floats {gated} {added} {kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}"
+                            );
+                        }
 
                         let heads = heads(m, n);
                         let call = MatmulCall { heads: Some(heads), ..call };
                         let mut out = vec![0.0; m * n];
-                        prepared.run(&encoded.x2, &call, Output::F32 { out: &mut out, scale, addend }, pool).unwrap();
                         let place = |i: usize| {
                             let (row, column) = (i / n, i % n);
                             let (batch, head) = (row / heads.rows, column / heads.columns);
                             ((batch * (n / heads.columns) + head) * heads.rows + row % heads.rows) * heads.columns
                                 + column % heads.columns
                         };
-                        let same = floats.iter().enumerate().all(|(i, v)| out[place(i)].to_bits() == v.to_bits());
+                        let mut moved = [vec![0.0; m * n], vec![0.0; m * n]];
+                        for i in 0..m * n {
+                            moved[0][place(i)] = gate[i];
+                            moved[1][place(i)] = residual[i];
+                        }
+                        let elementwise = Elementwise { gate: Some(&moved[0]), residual: Some(&moved[1]) };
+                        let output = Output::F32 { out: &mut out, scale, addend, elementwise };
+                        prepared.run(&encoded.x2, &call, output, pool).unwrap();
+                        let same = (0..m * n).all(|i| out[place(i)].to_bits() == finished(i, true, true).to_bits());
                         assert!(same, "{heads:?} {kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
                     }
                 }
@@ -189,6 +210,41 @@ fn heads_that_do_not_fit_are_refused() {
         };
         let result = prepared.run(&encoded.x2, &call, Output::I32(&mut [0; 24]), &Serial);
         assert_eq!(result.is_ok(), fits, "{rows} {columns}");
+    }
+}
+
+#[test]
+fn gates_and_residuals_of_another_size_are_refused() {
+    let view = WeightView::new(&[1; 60], (6, 10), (10, 1), WeightType::I8).unwrap();
+    let encoded = encode(&view, Profile::Balanced, Tiling::default()).unwrap();
+    let options = PrepareOptions { residency: Residency::Compressed, kernel: Kernel::available()[0], threads: 1 };
+    let prepared =
+        PreparedWeight::new(&encoded.x2, &encoded.compress_index, &encoded.compress_info, options).unwrap();
+    let call = MatmulCall {
+        x: Activation::U8(&[1; 40]),
+        m: 4,
+        x_zero_point: 0,
+        w_zero_point: ZeroPoint::None,
+        bias: None,
+        heads: None,
+    };
+    let values = [1.0; 25];
+    for (gate, residual, wrong) in [
+        (Some(24), Some(24), ""),
+        (Some(23), None, "gate"),
+        (None, Some(25), "residual"),
+        (None, Some(0), "residual"),
+    ] {
+        let elementwise =
+            Elementwise { gate: gate.map(|len| &values[..len]), residual: residual.map(|len| &values[..len]) };
+        let mut out = [0.0; 24];
+        let output = Output::F32 { out: &mut out, scale: Vector::Scalar(1.0), addend: None, elementwise };
+        let found = match prepared.run(&encoded.x2, &call, output, &Serial) {
+            Ok(()) => "",
+            Err(Error::Argument { what, .. }) => what,
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(found, wrong);
     }
 }
 

@@ -1,8 +1,8 @@
 //! The multiplication as its definition has it, and how the kernels are asked for theirs.
 
 use mcd_core::{
-    Activation, Error, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight, QuantOut, Residency,
-    Vector, WeightType, ZeroPoint,
+    Activation, Elementwise, Error, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight, QuantOut,
+    Residency, Vector, WeightType, ZeroPoint,
 };
 
 /// Pretends to have threads: the tasks run one after the other, the last one first.
@@ -56,7 +56,7 @@ pub fn sums(w: &[u8], of: WeightType, n: usize, k: usize, call: &MatmulCall<'_>)
 #[derive(Debug, Clone, Copy)]
 pub enum Wanted<'a> {
     I32,
-    F32(Vector<'a>, Option<Vector<'a>>),
+    F32(Vector<'a>, Option<Vector<'a>>, Elementwise<'a>),
     F16(Vector<'a>, Option<Vector<'a>>),
     U8(Vector<'a>, i32),
     I8(Vector<'a>, i32),
@@ -77,9 +77,9 @@ pub fn run(
             weight.run(x2, call, Output::I32(&mut out), pool)?;
             out.into_iter().map(|v| v as u32).collect()
         }
-        Wanted::F32(scale, addend) => {
+        Wanted::F32(scale, addend, elementwise) => {
             let mut out = vec![0.0; len];
-            weight.run(x2, call, Output::F32 { out: &mut out, scale, addend }, pool)?;
+            weight.run(x2, call, Output::F32 { out: &mut out, scale, addend, elementwise }, pool)?;
             out.into_iter().map(float_bits).collect()
         }
         Wanted::F16(scale, addend) => {
@@ -118,7 +118,16 @@ pub fn expected(sums: &[i32], n: usize, wanted: Wanted<'_>) -> Vec<Option<u32>> 
     (0..sums.len())
         .map(|i| match wanted {
             Wanted::I32 => Some(sums[i] as u32),
-            Wanted::F32(scale, addend) => Some(float_bits(scaled(i, scale, addend))),
+            Wanted::F32(scale, addend, Elementwise { gate, residual }) => {
+                let mut value = scaled(i, scale, addend);
+                if let Some(gate) = gate {
+                    value *= gate[i];
+                }
+                if let Some(residual) = residual {
+                    value += residual[i];
+                }
+                Some(float_bits(value))
+            }
             Wanted::F16(scale, addend) => Some(half_bits(half::f16::from_f32(scaled(i, scale, addend)))),
             Wanted::U8(scale, zero_point) => rounded(i, scale, zero_point, 0, 255),
             Wanted::I8(scale, zero_point) => rounded(i, scale, zero_point, -128, 127),

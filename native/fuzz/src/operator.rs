@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 
 use half::f16;
 use mcd_core::{
-    Activation, EncodedWeight, MatmulCall, Profile, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode,
+    Activation, Elementwise, EncodedWeight, MatmulCall, Profile, Tiling, Vector, WeightType, WeightView, ZeroPoint,
+    encode,
 };
 
 use crate::input::Input;
@@ -33,7 +34,9 @@ const X1_SCALE: usize = 10;
 const Y_SCALE: usize = 11;
 const X1_SHAPE: usize = 12;
 const Y_SHAPE: usize = 13;
-const INPUTS: usize = 14;
+const GATE: usize = 14;
+const RESIDUAL: usize = 15;
+const INPUTS: usize = 16;
 
 /// Elements of a tensor at the most.
 const LIMIT: usize = 1 << 14;
@@ -90,7 +93,7 @@ pub fn check(data: &[u8]) {
             if fits(form, types) {
                 assert_eq!(*inferred, element);
             }
-            let shape = |node: &Node| tensor(node, X1).map(|x| x.dims.clone());
+            let shape = |node: &Node| [X1, GATE, RESIDUAL].map(|index| tensor(node, index).map(|of| of.dims.clone()));
             let same =
                 dims.len() == output.dims.len() && dims.iter().zip(&output.dims).all(|(a, b)| *a < 0 || a == b);
             assert!(same || shape(&node) != shape(&original), "{dims:?} was inferred, not {:?}", output.dims);
@@ -208,6 +211,25 @@ fn valid(input: &mut Input<'_>, weight: &Weight, form: usize) -> Node {
         set(Y_SHAPE, INT64, &[4], &shape, has(22));
         y_perm = Some(if has(23) { vec![0, 2, 1, 3] } else { vec![0, 2, 3, 1] });
     }
+    let beside = input.byte();
+    for (index, which) in [(GATE, beside), (RESIDUAL, beside >> 4)] {
+        if form != 1 || which & 1 == 0 || y_perm.is_some() {
+            continue;
+        }
+        // Of the result's shape, or to be broadcast with it.
+        let rows = rows as i64;
+        let dims = match which >> 1 & 7 {
+            0 => vec![],
+            1 => vec![n as i64],
+            2 => vec![2, 1, 1, 1],
+            3 => vec![rows, 1],
+            _ if has(16) && dynamic => vec![rows, n as i64],
+            _ => dims[..dims.len() - 1].iter().copied().chain([n as i64]).collect(),
+        };
+        let count = dims.iter().product::<i64>() as usize;
+        let values: Vec<u8> = noise(count).iter().flat_map(|&v| float(f32::from(v) * 0.3 - 31.0)).collect();
+        inputs[index] = Some(NodeInput { tensor: Tensor::new(FLOAT, &dims, &values), constant: has(6) });
+    }
     let compress_info = Some(weight.encoded.compress_info.to_vec());
     let residency = has(15).then(|| c"decoded".to_owned());
     Node { inputs, compress_info, offset_x: None, output_type: None, x1_perm, y_perm, residency, device: None }
@@ -322,6 +344,40 @@ fn in_rows(node: &Node, form: usize, output: &Tensor) -> Tensor {
     Tensor::new(output.element, &output.dims, &bytes)
 }
 
+/// A float result that is multiplied with another tensor, or added to it, as ONNX broadcasts.
+fn met((dims, results): (&[i64], &[Option<u32>]), other: &Tensor, multiplied: bool) -> (Vec<i64>, Vec<Option<u32>>) {
+    let rank = dims.len().max(other.dims.len());
+    let size = |of: &[i64], i: usize| if i + of.len() < rank { 1 } else { of[i + of.len() - rank] };
+    let made: Vec<i64> = (0..rank)
+        .map(|i| match (size(dims, i), size(&other.dims, i)) {
+            (1, size) | (size, 1) => size,
+            (one, other) => {
+                assert_eq!(one, other, "what does not broadcast is refused");
+                one
+            }
+        })
+        .collect();
+    let place = |of: &[i64], at: usize| {
+        let (mut at, mut place, mut distance) = (at, 0, 1);
+        for i in (0..rank).rev() {
+            let (index, own) = (at % made[i] as usize, size(of, i) as usize);
+            place += if own == 1 { 0 } else { index * distance };
+            distance *= own;
+            at /= made[i] as usize;
+        }
+        place
+    };
+    let values = other.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four")));
+    let values: Vec<f32> = values.collect();
+    let results = (0..made.iter().product::<i64>() as usize)
+        .map(|at| {
+            let (ours, theirs) = (f32::from_bits(results[place(dims, at)]?), values[place(&other.dims, at)]);
+            Some(float_bits(if multiplied { ours * theirs } else { ours + theirs }))
+        })
+        .collect();
+    (made, results)
+}
+
 /// Holds an output against the definition.
 fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bool) {
     let (n, k) = (weight.n, weight.k);
@@ -337,7 +393,10 @@ fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bo
     let x = tensor(node, X1).expect("it was run");
     let held_elements = x.dims.iter().product::<i64>() as usize;
     let m = held_elements / k;
-    assert_eq!(output.dims.iter().product::<i64>() as usize, m * n);
+    let beside = [GATE, RESIDUAL].map(|index| tensor(node, index));
+    if beside.iter().all(Option::is_none) {
+        assert_eq!(output.dims.iter().product::<i64>() as usize, m * n);
+    }
     if m == 0 || x.element == FLOAT {
         return; // nothing, or quantised by the node: tests against onnxruntime hold that
     }
@@ -393,14 +452,23 @@ fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bo
     let unsigned = tensor(node, Y_ZERO_POINT).is_some_and(|of| of.element == UINT8);
     let wanted = match form {
         0 => Wanted::I32,
-        1 => Wanted::F32(scale, addend),
+        1 => Wanted::F32(scale, addend, Elementwise::default()),
         2 | 3 => Wanted::F16(scale, addend),
         4 => Wanted::U8(scale, zero),
         6 if unsigned => Wanted::U8(scale, zero),
         _ => Wanted::I8(scale, zero),
     };
     let y_scale = floats(Y_SCALE).filter(|_| form == 6).map_or(1.0, |values| values[0]);
-    let results = expected(&sums(&weight.w, weight.kind, n, k, &call), n, wanted);
+    let mut results = expected(&sums(&weight.w, weight.kind, n, k, &call), n, wanted);
+    let mut dims = x.dims.clone();
+    *dims.last_mut().expect("it was run") = n as i64;
+    for (index, beside) in beside.into_iter().enumerate().filter_map(|(i, of)| Some((i, of?))) {
+        (dims, results) = met((&dims, &results), beside, index == 0);
+        assert!(node.y_perm.is_none(), "a {index} and a y_perm");
+    }
+    if node.y_perm.is_none() {
+        assert_eq!(output.dims, dims);
+    }
     for (i, expected) in results.into_iter().enumerate() {
         let Some(expected) = expected else { continue };
         let bytes = |width: usize| &output.bytes[i * width..(i + 1) * width];

@@ -2,8 +2,8 @@
 //! number of threads multiplies it to the bits that the definition gives.
 
 use mcd_core::{
-    Activation, CompressedWeight, Kernel, MatmulCall, Parallel, PreparedWeight, Profile, Serial, Tiling, Vector,
-    WeightType, WeightView, ZeroPoint, encode, unpack,
+    Activation, CompressedWeight, Elementwise, Kernel, MatmulCall, Parallel, PreparedWeight, Profile, Serial, Tiling,
+    Vector, WeightType, WeightView, ZeroPoint, encode, unpack,
 };
 
 use crate::input::Input;
@@ -68,10 +68,18 @@ pub fn check(data: &[u8]) {
     let vector = |per_column: bool| if per_column { Vector::PerColumn(&columns) } else { Vector::Scalar(columns[0]) };
     let scale = vector(flags & 64 != 0);
     let addend = (flags & 128 != 0).then(|| vector(flags & 256 != 0));
+    let matrix = |step: usize| -> Vec<f32> {
+        (0..m * n).map(|i| floats.get(i * step % floats.len().max(1)).copied().unwrap_or(i as f32 * 0.3)).collect()
+    };
+    let (gate, residual) = (matrix(1), matrix(3));
+    let elementwise = Elementwise {
+        gate: (flags >> 12 & 1 != 0).then_some(&gate[..]),
+        residual: (flags >> 13 & 1 != 0).then_some(&residual[..]),
+    };
     let zero_point = i32::from(cycle(zeros, 1));
     let wanted = match flags >> 9 & 7 {
         0 | 1 => Wanted::I32,
-        2 | 3 => Wanted::F32(scale, addend),
+        2 | 3 => Wanted::F32(scale, addend, elementwise),
         4 | 5 => Wanted::F16(scale, addend),
         6 => Wanted::U8(scale, zero_point),
         _ => Wanted::I8(scale, zero_point - 128),

@@ -541,6 +541,25 @@ impl Threads<'_> {
     }
 }
 
+/// A dimension and the name of it, which is empty if it has none.
+type NamedDim<'a> = (i64, &'a CStr);
+
+/// What elementwise operators make of two shapes. None where they contradict each other, or where a dimension is not known
+/// and may be either of two.
+fn broadcast<'a>(left: &[NamedDim<'a>], right: &[NamedDim<'a>]) -> Option<SmallVec<[NamedDim<'a>; 8]>> {
+    let rank = left.len().max(right.len());
+    let at = |of: &[NamedDim<'a>], i: usize| (i + of.len()).checked_sub(rank).map_or((1, c""), |i| of[i]);
+    (0..rank)
+        .map(|i| match (at(left, i), at(right, i)) {
+            ((1, _), other) | (other, (1, _)) => Some(other),
+            (one, other) if one.0 >= 0 && one.0 == other.0 => Some(one),
+            (one, other) if one.0 < 0 && other.0 < 0 => (one.1 == other.1).then_some(one),
+            (one, other) if one.0 < 0 || other.0 < 0 => Some(if one.0 < 0 { other } else { one }),
+            _ => None,
+        })
+        .collect()
+}
+
 /// A node, while onnxruntime infers the type and shape of its output.
 pub struct ShapeContext<'a> {
     api: Api,
@@ -581,28 +600,22 @@ impl<'a> ShapeContext<'a> {
         (size == size_of_val(&values)).then_some(values)
     }
 
-    /// Declares output 0: the shape of input 0 with another last dimension. Leaves it as it is when that shape is not
-    /// known, or has an unknown dimension without a name, which onnxruntime would take for the number -1.
-    pub fn set_output(&self, element: ONNXTensorElementDataType, last: i64) -> Option<()> {
-        let input = self.input_info(0)?;
-        let mut rank = 0;
-        // SAFETY: `input` is live, and the first function exists where onnxruntime may infer; the buffers have the rank as
-        // length, and the names live as long as `input`.
+    /// Declares output 0: the shape of input 0 with another last dimension, broadcast with those of the inputs `beside`.
+    /// Leaves it as it is when one of them is not known, or when an unknown dimension remains without a name, which
+    /// onnxruntime would take for the number -1.
+    pub fn set_output(&self, element: ONNXTensorElementDataType, last: i64, beside: &[usize]) -> Option<()> {
+        let mut shape = self.shape(0)?;
+        *shape.last_mut()? = (last, c"");
+        for &index in beside {
+            shape = broadcast(&shape, &self.shape(index)?)?;
+        }
+        if shape.iter().any(|(dim, name)| *dim < 0 && name.is_empty()) {
+            return None;
+        }
+        let (rank, dims): (_, Dims) = (shape.len(), shape.iter().map(|(dim, _)| *dim).collect());
+        let mut names: SmallVec<[*const c_char; 8]> = shape.iter().map(|(_, name)| name.as_ptr()).collect();
+        // SAFETY: the buffers have the rank as length; the info is made here and released once.
         unsafe {
-            if !((*self.api.raw).TensorTypeAndShape_HasShape)(input) {
-                return None;
-            }
-            call!(self.api, GetDimensionsCount(input, &mut rank)).ok()?;
-            let mut dims = Dims::from_elem(0, rank);
-            let mut names: SmallVec<[*const c_char; 8]> = SmallVec::from_elem(ptr::null(), rank);
-            call!(self.api, GetDimensions(input, dims.as_mut_ptr(), rank)).ok()?;
-            call!(self.api, GetSymbolicDimensions(input, names.as_mut_ptr(), rank)).ok()?;
-            *dims.last_mut()? = last;
-            *names.last_mut()? = c"".as_ptr();
-            let nameless = |name: *const c_char| name.is_null() || CStr::from_ptr(name).is_empty();
-            if dims.iter().zip(&names).any(|(&dim, &name)| dim < 0 && nameless(name)) {
-                return None;
-            }
             let mut output = ptr::null_mut();
             call!(self.api, CreateTensorTypeAndShapeInfo(&mut output)).ok()?;
             let result = call!(self.api, SetTensorElementType(output, element))
@@ -611,6 +624,30 @@ impl<'a> ShapeContext<'a> {
                 .and_then(|()| call!(self.api, ShapeInferContext_SetOutputTypeShape(self.raw, 0, output)));
             ((*self.api.raw).ReleaseTensorTypeAndShapeInfo)(output);
             result.ok()
+        }
+    }
+
+    /// The dimensions of an input with their names; those that are not known are below zero. None when not even the rank
+    /// is known, and for scalars: onnxruntime tells of both the same.
+    fn shape(&self, index: usize) -> Option<SmallVec<[NamedDim<'a>; 8]>> {
+        let input = self.input_info(index)?;
+        let mut rank = 0;
+        // SAFETY: `input` is live, and the first function exists where onnxruntime may infer; the buffers have the rank as
+        // length, and the names live as long as `input`, which `raw` keeps.
+        unsafe {
+            if !((*self.api.raw).TensorTypeAndShape_HasShape)(input) {
+                return None;
+            }
+            call!(self.api, GetDimensionsCount(input, &mut rank)).ok()?;
+            if rank == 0 {
+                return None;
+            }
+            let mut dims = Dims::from_elem(0, rank);
+            let mut names: SmallVec<[*const c_char; 8]> = SmallVec::from_elem(ptr::null(), rank);
+            call!(self.api, GetDimensions(input, dims.as_mut_ptr(), rank)).ok()?;
+            call!(self.api, GetSymbolicDimensions(input, names.as_mut_ptr(), rank)).ok()?;
+            let name = |name: *const c_char| if name.is_null() { c"" } else { CStr::from_ptr(name) };
+            Some(dims.iter().zip(&names).map(|(&dim, &of)| (dim, name(of))).collect())
         }
     }
 
@@ -745,6 +782,25 @@ mod tests {
         assert_eq!(api_version("2.0.0"), u32::MAX);
         assert_eq!(api_version("0.9"), 0);
         assert_eq!(api_version("main"), 0);
+    }
+
+    #[test]
+    fn shapes_are_broadcast_as_far_as_they_are_known() {
+        let (b, s, none) = ((-1, c"b"), (-1, c"s"), (-1, c""));
+        let n = |dim: i64| (dim, c"");
+        for (left, right, expected) in [
+            (&[b, s, n(8)][..], &[b, s, n(8)][..], Some(&[b, s, n(8)][..])),
+            (&[b, n(1), n(8)], &[n(1), s, n(8)], Some(&[b, s, n(8)])),
+            (&[s, n(8)], &[b, s, n(1)], Some(&[b, s, n(8)])),
+            (&[b, n(8)], &[s, n(8)], None),
+            (&[b, n(8)], &[n(3), none], Some(&[n(3), n(8)])),
+            (&[none, n(8)], &[none, n(8)], Some(&[none, n(8)])),
+            (&[n(2), n(8)], &[n(3), n(8)], None),
+            (&[n(8)], &[], Some(&[n(8)])),
+        ] {
+            assert_eq!(broadcast(left, right).as_deref(), expected, "{left:?} {right:?}");
+            assert_eq!(broadcast(right, left).as_deref(), expected, "{right:?} {left:?}");
+        }
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
 
 use mcd_core::{
-    Activation, Heads, MatmulCall, Output, QuantOut, Vector, WeightType, ZeroPoint, quantize_dynamically,
+    Activation, Elementwise, Heads, MatmulCall, Output, QuantOut, Vector, WeightType, ZeroPoint, quantize_dynamically,
 };
 
 use crate::api::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
+use crate::elementwise::{Beside, spread};
 use crate::layout::{self, Layout, Moved, Order};
 use crate::operand::{Columns, Operand, Read, about, bias, float_bits, floats, halves, small_integers};
 use crate::operator::{Form, input};
@@ -42,6 +43,9 @@ pub struct Kernel {
     requantised: WeightType,
     x1_layout: Option<Layout>,
     y_layout: Option<Layout>,
+    /// Whether there is one, and which is in the place.
+    gate: bool,
+    residual: bool,
     helpers: Helpers,
 }
 
@@ -81,6 +85,19 @@ impl Kernel {
         }
         if inputs.has(input::ADDEND) && !matches!(form, Form::Float | Form::Strict | Form::Half) {
             return Err(Error::invalid("addend needs a deq_scale, and no y_zero_point"));
+        }
+        for index in [input::GATE, input::RESIDUAL] {
+            match inputs.element_type(index)? {
+                None => {}
+                Some(ElementType::FLOAT) if form == Form::Float && y_layout.is_none() => {}
+                Some(ElementType::FLOAT) if form == Form::Float => {
+                    return Err(about(index, Error::invalid("must be absent where y_perm is not")));
+                }
+                Some(ElementType::FLOAT) => {
+                    return Err(about(index, Error::invalid("needs a float deq_scale, and no y_zero_point")));
+                }
+                Some(other) => return Err(about(index, Error::invalid(format!("is {other} instead of float")))),
+            }
         }
         if inputs.has(input::X1_SCALE) && inputs.element_type(input::DEQ_SCALE)? != Some(ElementType::FLOAT) {
             return Err(Error::invalid("x1_scale needs a float deq_scale"));
@@ -147,6 +164,8 @@ impl Kernel {
             requantised,
             x1_layout,
             y_layout,
+            gate: has(input::GATE),
+            residual: has(input::RESIDUAL),
             helpers: Helpers::default(),
         })
     }
@@ -184,6 +203,11 @@ impl Kernel {
         let m = element_count(leading)?;
         let n = weight.n();
         *columns = i64::try_from(n).expect("a container's dimensions are small");
+        // Shapes are small; most nodes have neither of the two.
+        let rows_dims = dims.clone();
+        let gate = if self.gate { Some(Beside::read(context, input::GATE, &mut dims)?) } else { None };
+        let residual = if self.residual { Some(Beside::read(context, input::RESIDUAL, &mut dims)?) } else { None };
+        let count = element_count(&dims)?;
         let mut y_dims = None;
         let out = match &self.y_layout {
             None => context.output(&dims)?,
@@ -193,11 +217,12 @@ impl Kernel {
                 context.output(&layout::dims(layout.order.of(from)))?
             }
         };
-        if m == 0 {
+        if count == 0 {
             return Ok(());
         }
         check_output(out.addr(), self.form)?;
 
+        let y_shape = dims.clone();
         let dims = &mut dims;
         let mut pool = Pool::new(context.threads(), &self.helpers);
         let mut scratch = Scratch::take();
@@ -259,18 +284,27 @@ impl Kernel {
         if self.form == Form::Dequantised {
             results.resize(results.len().max(len), 0);
         }
-        let target = match y_dims {
-            None => out,
-            Some(_) => uninit(ordered, len).as_mut_ptr().cast(),
+        // Tensors with as many elements as the result have its order as well; others are met when all of it is there.
+        let beside = [&gate, &residual].map(|of| of.as_ref().map(|of| &of.values[..]));
+        let in_order = len == count && beside.iter().flatten().all(|values| values.len() == len);
+        let elementwise = match beside {
+            [gate, residual] if in_order => Elementwise { gate, residual },
+            _ => Elementwise::default(),
         };
+        let target = if in_order && y_dims.is_none() { out } else { uninit(ordered, len).as_mut_ptr().cast() };
         // SAFETY: the output has `len` elements of the type that `form` declares, at an address that `check_output` found
         // to be aligned and not null. It is fresh, or memory that the session's user bound to this output alone. It may be
-        // uninitialised: the core writes every element and reads none. Where the result is reordered, `target` is in `ordered`
-        // instead, which has `len` elements of four bytes, and is only lent to what follows. `results` has `len` initialised bytes at least.
+        // uninitialised: the core writes every element before it reads it. Where the result is reordered or broadcast, `target` is in
+        // `ordered` instead, which has `len` elements of four bytes, and is only lent to what follows. `results` has `len` initialised bytes at least.
         let output = unsafe {
             match self.form {
                 Form::Raw => Output::I32(std::slice::from_raw_parts_mut(target.cast(), len)),
-                Form::Float => Output::F32 { out: std::slice::from_raw_parts_mut(target.cast(), len), scale, addend },
+                Form::Float => Output::F32 {
+                    out: std::slice::from_raw_parts_mut(target.cast(), len),
+                    scale,
+                    addend,
+                    elementwise,
+                },
                 Form::Strict | Form::Half => {
                     Output::F16 { out: std::slice::from_raw_parts_mut(target.cast(), len), scale, addend }
                 }
@@ -305,6 +339,16 @@ impl Kernel {
                 WeightType::U8 => dequantize(results, i32::from, zero_point, y_scale, out),
                 WeightType::I8 => dequantize(results, |byte| i32::from(byte.cast_signed()), zero_point, y_scale, out),
             }
+        }
+        if !in_order {
+            // SAFETY: all of `target`'s `len` elements are written, and the output has room for `count`, as above.
+            let (from, to) = unsafe {
+                (
+                    std::slice::from_raw_parts(target.cast::<f32>(), len),
+                    std::slice::from_raw_parts_mut(out.cast::<MaybeUninit<f32>>(), count),
+                )
+            };
+            spread((from, &rows_dims), gate.as_ref(), residual.as_ref(), (to, &y_shape));
         }
         if let Some((order, from)) = y_dims {
             // SAFETY: all of `target`'s `len` elements are written, and as many fit into the output, as above.

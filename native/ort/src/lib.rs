@@ -11,12 +11,14 @@
 //! - [`place`]: a node on the CPU or on a device
 //! - [`ascend`]: nodes on an Ascend device
 //! - [`operand`]: scalars and per-column vectors, constant or read anew each call
+//! - [`layout`], [`elementwise`]: what stood around the multiplication
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
 //! - [`scratch`]: memory that a thread keeps from call to call
 //! - [`options`]: session config entries
 
 mod api;
 mod ascend;
+mod elementwise;
 #[cfg(test)]
 mod fake;
 mod kernel;

@@ -16,6 +16,7 @@ use ort_sys::{
     ONNXTensorElementDataType as Type, OrtApi, OrtCustomOp, OrtCustomOpDomain, OrtCustomOpInputOutputCharacteristic,
     OrtKernelContext, OrtKernelInfo, OrtMemType, OrtSessionOptions, OrtShapeInferContext, OrtStatusPtr,
 };
+use smallvec::SmallVec;
 
 use crate::api::{API_VERSION, Api, ElementType, Error, KernelContext, KernelInfo, ShapeContext};
 use crate::guard;
@@ -56,8 +57,12 @@ pub mod input {
     pub const X1_SHAPE: usize = 12;
     /// Shape that the result is brought to, before its dimensions get another order.
     pub const Y_SHAPE: usize = 13;
+    /// What the float result is multiplied with, element by element.
+    pub const GATE: usize = 14;
+    /// What is added to the float result then, element by element.
+    pub const RESIDUAL: usize = 15;
     /// How many there are.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 16;
     /// The names in the schema, for messages.
     pub const NAMES: [&str; COUNT] = [
         "x1",
@@ -74,6 +79,8 @@ pub mod input {
         "y_scale",
         "x1_shape",
         "y_shape",
+        "gate",
+        "residual",
     ];
 }
 
@@ -326,7 +333,10 @@ fn infer_output(context: &ShapeContext<'_>) -> Option<()> {
     if n < 0 {
         return None;
     }
-    context.set_output(form.output(), n)
+    let beside = [input::GATE, input::RESIDUAL];
+    let beside: SmallVec<[usize; 2]> =
+        beside.into_iter().filter(|&index| context.input_type(index).is_some()).collect();
+    context.set_output(form.output(), n, &beside)
 }
 
 unsafe extern "system" fn create_kernel(

@@ -45,6 +45,29 @@ impl<'a> Vector<'a> {
     }
 }
 
+/// Matrices as the output is, whose elements the float results are multiplied with and then added to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Elementwise<'a> {
+    /// Factors.
+    pub gate: Option<&'a [f32]>,
+    /// Added behind that.
+    pub residual: Option<&'a [f32]>,
+}
+
+impl<'a> Elementwise<'a> {
+    /// Those from element `at` on.
+    pub fn from(&self, at: usize) -> Self {
+        let from = |all: &'a [f32]| &all[at..];
+        Self { gate: self.gate.map(from), residual: self.residual.map(from) }
+    }
+
+    /// Whether each that is there reaches over `rows` rows of `columns` elements, `stride` apart.
+    pub fn covers(&self, rows: usize, columns: usize, stride: usize) -> bool {
+        let len = if rows == 0 { 0 } else { (rows - 1) * stride + columns };
+        [self.gate, self.residual].into_iter().flatten().all(|of| of.len() >= len)
+    }
+}
+
 /// What turns the sums of a block into Σ (x − x₀)(w − w₀) + bias: `columns[j] − weight[j] · row_sums[i]` is added.
 #[derive(Debug, Clone, Copy)]
 pub struct Terms<'a> {
@@ -107,13 +130,13 @@ impl<T> Part<'_, T> {
     }
 }
 
-/// A block of the output; scales and addends are those of its columns.
+/// A block of the output; scales and addends are those of its columns, gate and residual begin at its first element.
 #[derive(Debug)]
 pub enum OutputBlock<'a> {
     /// The sums.
     I32(Part<'a, i32>),
-    /// fp32(sum) · scale (+ addend).
-    F32(Part<'a, f32>, Vector<'a>, Option<Vector<'a>>),
+    /// fp32(sum) · scale (+ addend) (· gate) (+ residual).
+    F32(Part<'a, f32>, Vector<'a>, Option<Vector<'a>>, Elementwise<'a>),
     /// As `F32`, rounded to fp16 (bits) at the end.
     F16(Part<'a, u16>, Vector<'a>, Option<Vector<'a>>),
     /// Requantised to uint8, with the zero point.
@@ -173,7 +196,7 @@ fn finish_chunk(sums: &[i32], stride: usize, terms: &Terms<'_>, j0: usize, count
     let mut added = false;
     match out {
         OutputBlock::I32(_) => {}
-        OutputBlock::F32(_, scale, addend) | OutputBlock::F16(_, scale, addend) => {
+        OutputBlock::F32(_, scale, addend, _) | OutputBlock::F16(_, scale, addend) => {
             scale.copy_to(j0, &mut scales[..count]);
             if let Some(addend) = addend {
                 addend.copy_to(j0, &mut addends[..count]);
@@ -197,12 +220,19 @@ fn finish_chunk(sums: &[i32], stride: usize, terms: &Terms<'_>, j0: usize, count
             OutputBlock::I32(out) => {
                 out.row(i)[j0..j0 + count].iter_mut().zip(corrected).for_each(|(out, sum)| *out = sum);
             }
-            OutputBlock::F32(out, ..) => {
+            OutputBlock::F32(out, .., elementwise) => {
+                let at = i * out.stride() + j0;
                 let out = &mut out.row(i)[j0..j0 + count];
                 if added {
                     out.iter_mut().zip(scaled).zip(addends).for_each(|((out, v), addend)| *out = v + addend);
                 } else {
                     out.iter_mut().zip(scaled).for_each(|(out, v)| *out = v);
+                }
+                if let Some(gate) = elementwise.gate {
+                    out.iter_mut().zip(&gate[at..][..count]).for_each(|(out, gate)| *out *= gate);
+                }
+                if let Some(residual) = elementwise.residual {
+                    out.iter_mut().zip(&residual[at..][..count]).for_each(|(out, residual)| *out += residual);
                 }
             }
             OutputBlock::F16(out, ..) => {

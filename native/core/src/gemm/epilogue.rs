@@ -1,7 +1,7 @@
-//! From integer sums to the output: zero points, bias, scale, addend, rounding.
+//! From integer sums to the output: zero points, bias, scale, addend, gate, residual, rounding.
 
 use super::{Heads, ZeroPoint};
-use crate::arch::rows::{OutputBlock, Part, Terms, Vector, WeightTerm};
+use crate::arch::rows::{Elementwise, OutputBlock, Part, Terms, Vector, WeightTerm};
 use std::ops::Range;
 
 /// Requantised output.
@@ -18,7 +18,7 @@ pub enum QuantOut<'a> {
 pub enum Output<'a> {
     /// The integer sums.
     I32(&'a mut [i32]),
-    /// `fp32(acc) · scale (+ addend)`.
+    /// `fp32(acc) · scale (+ addend) (· gate) (+ residual)`.
     F32 {
         /// (m, n).
         out: &'a mut [f32],
@@ -26,8 +26,10 @@ pub enum Output<'a> {
         scale: Vector<'a>,
         /// Added behind the multiplication.
         addend: Option<Vector<'a>>,
+        /// (m, n), in the order of `out`.
+        elementwise: Elementwise<'a>,
     },
-    /// As `F32`, rounded to fp16 at the end (bits).
+    /// `fp32(acc) · scale (+ addend)`, rounded to fp16 at the end (bits).
     F16 {
         /// (m, n).
         out: &'a mut [u16],
@@ -58,6 +60,16 @@ impl Output<'_> {
         }
     }
 
+    /// Elements of gate and residual.
+    pub(super) fn elementwise(&self) -> [Option<usize>; 2] {
+        match self {
+            Self::F32 { elementwise: Elementwise { gate, residual }, .. } => {
+                [gate.map(<[_]>::len), residual.map(<[_]>::len)]
+            }
+            _ => [None, None],
+        }
+    }
+
     pub(super) fn vectors(&self) -> [Option<usize>; 2] {
         match self {
             Self::I32(_) => [None, None],
@@ -79,7 +91,7 @@ pub(super) struct SharedOutput<'a> {
 
 enum Target<'a> {
     I32(*mut i32),
-    F32(*mut f32, Vector<'a>, Option<Vector<'a>>),
+    F32(*mut f32, Vector<'a>, Option<Vector<'a>>, Elementwise<'a>),
     F16(*mut u16, Vector<'a>, Option<Vector<'a>>),
     U8(*mut u8, Vector<'a>, i32),
     I8(*mut i8, Vector<'a>, i32),
@@ -94,7 +106,9 @@ impl<'a> SharedOutput<'a> {
     pub fn new(output: Output<'a>, (m, n): (usize, usize), heads: Option<Heads>) -> Self {
         let target = match output {
             Output::I32(out) => Target::I32(out.as_mut_ptr()),
-            Output::F32 { out, scale, addend } => Target::F32(out.as_mut_ptr(), scale, addend),
+            Output::F32 { out, scale, addend, elementwise } => {
+                Target::F32(out.as_mut_ptr(), scale, addend, elementwise)
+            }
             Output::F16 { out, scale, addend } => Target::F16(out.as_mut_ptr(), scale, addend),
             Output::Requant { out: QuantOut::U8(out), scale, zero_point } => {
                 Target::U8(out.as_mut_ptr(), scale, zero_point)
@@ -134,10 +148,11 @@ impl<'a> SharedOutput<'a> {
         unsafe {
             match &self.target {
                 Target::I32(out) => OutputBlock::I32(Part::new(out.add(at), stride, rows.len(), count)),
-                Target::F32(out, scale, addend) => OutputBlock::F32(
+                Target::F32(out, scale, addend, elementwise) => OutputBlock::F32(
                     Part::new(out.add(at), stride, rows.len(), count),
                     scale.columns(j0, count),
                     addend.map(|a| a.columns(j0, count)),
+                    elementwise.from(at),
                 ),
                 Target::F16(out, scale, addend) => OutputBlock::F16(
                     Part::new(out.add(at), stride, rows.len(), count),

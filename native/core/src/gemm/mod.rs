@@ -11,7 +11,7 @@ mod few;
 mod many;
 mod prepared;
 
-pub use crate::arch::rows::Vector;
+pub use crate::arch::rows::{Elementwise, Vector};
 pub use activation::Activation;
 pub use epilogue::{Output, QuantOut};
 pub use prepared::{PrepareOptions, PreparedWeight, Residency};

@@ -110,6 +110,9 @@ impl PreparedWeight {
         for (what, len) in ["deq_scale", "addend"].into_iter().zip(output.vectors()) {
             expect(what, Some(n), len.unwrap_or(n))?;
         }
+        for (what, len) in ["gate", "residual"].into_iter().zip(output.elementwise()) {
+            expect(what, Some(output.len()), len.unwrap_or(output.len()))?;
+        }
         if let Some(Heads { rows, columns }) = call.heads
             && call.m > 0
         {
