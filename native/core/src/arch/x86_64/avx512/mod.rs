@@ -15,8 +15,9 @@ use std::arch::x86_64::*;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Rows up to which each visits the groups while they are in registers; more are multiplied from decoded strips.
-const FUSED_ROWS: usize = 12;
+/// Rows up to which each visits the groups while they are in registers, so that products fill the gaps of decoding; more are
+/// multiplied from decoded strips, for their sums of a tile's columns would leave the first cache.
+const FUSED_ROWS: usize = 64;
 
 /// Proof that the processor has the instructions.
 #[derive(Debug)]
