@@ -190,44 +190,41 @@ fn the_expected_kernels_run() {
     assert!(matches!(Kernel::by_name("sse9"), Err(Error::Kernel(_))));
 }
 
-#[test]
-fn heads_that_do_not_fit_are_refused() {
+/// A weight of six columns, k = 10, and its stream.
+fn ones() -> (Vec<u8>, PreparedWeight) {
     let view = WeightView::new(&[1; 60], (6, 10), (10, 1), WeightType::I8).unwrap();
     let encoded = encode(&view, Profile::Balanced, Tiling::default()).unwrap();
     let options = PrepareOptions { residency: Residency::Compressed, kernel: Kernel::available()[0], threads: 1 };
     let prepared =
         PreparedWeight::new(&encoded.x2, &encoded.compress_index, &encoded.compress_info, options).unwrap();
+    (encoded.x2, prepared)
+}
+
+/// Four rows for it.
+const FOUR_ROWS: MatmulCall<'_> = MatmulCall {
+    x: Activation::U8(&[1; 40]),
+    m: 4,
+    x_zero_point: 0,
+    w_zero_point: ZeroPoint::None,
+    bias: None,
+    heads: None,
+};
+
+#[test]
+fn heads_that_do_not_fit_are_refused() {
+    let (x2, prepared) = ones();
     for (rows, columns, fits) in
         [(4, 3, true), (2, 6, true), (3, 3, false), (4, 4, false), (0, 3, false), (4, 0, false)]
     {
-        let call = MatmulCall {
-            x: Activation::U8(&[1; 40]),
-            m: 4,
-            x_zero_point: 0,
-            w_zero_point: ZeroPoint::None,
-            bias: None,
-            heads: Some(Heads { rows, columns }),
-        };
-        let result = prepared.run(&encoded.x2, &call, Output::I32(&mut [0; 24]), &Serial);
+        let call = MatmulCall { heads: Some(Heads { rows, columns }), ..FOUR_ROWS };
+        let result = prepared.run(&x2, &call, Output::I32(&mut [0; 24]), &Serial);
         assert_eq!(result.is_ok(), fits, "{rows} {columns}");
     }
 }
 
 #[test]
 fn gates_and_residuals_of_another_size_are_refused() {
-    let view = WeightView::new(&[1; 60], (6, 10), (10, 1), WeightType::I8).unwrap();
-    let encoded = encode(&view, Profile::Balanced, Tiling::default()).unwrap();
-    let options = PrepareOptions { residency: Residency::Compressed, kernel: Kernel::available()[0], threads: 1 };
-    let prepared =
-        PreparedWeight::new(&encoded.x2, &encoded.compress_index, &encoded.compress_info, options).unwrap();
-    let call = MatmulCall {
-        x: Activation::U8(&[1; 40]),
-        m: 4,
-        x_zero_point: 0,
-        w_zero_point: ZeroPoint::None,
-        bias: None,
-        heads: None,
-    };
+    let (x2, prepared) = ones();
     let values = [1.0; 25];
     for (gate, residual, wrong) in [
         (Some(24), Some(24), ""),
@@ -239,7 +236,7 @@ fn gates_and_residuals_of_another_size_are_refused() {
             Elementwise { gate: gate.map(|len| &values[..len]), residual: residual.map(|len| &values[..len]) };
         let mut out = [0.0; 24];
         let output = Output::F32 { out: &mut out, scale: Vector::Scalar(1.0), addend: None, elementwise };
-        let found = match prepared.run(&encoded.x2, &call, output, &Serial) {
+        let found = match prepared.run(&x2, &FOUR_ROWS, output, &Serial) {
             Ok(()) => "",
             Err(Error::Argument { what, .. }) => what,
             Err(error) => panic!("{error}"),

@@ -59,10 +59,8 @@ impl<'a> CodedTile<'a> {
         if escapes.len() != open.len() {
             return Err(ANOTHER_NUMBER);
         }
-        // An escape's byte takes the place of its last step.
-        let last = if code.levels() == 0 { 0 } else { step };
         for (i, e) in open.into_iter().zip(escapes) {
-            sums[i] = sums[i].wrapping_sub(last).wrapping_add(*e);
+            sums[i] = code.escape_base().wrapping_add(*e);
         }
         out.iter_mut().zip(sums).for_each(|(root, sum)| *root = table[usize::from(code.rank(*root, sum))]);
         Ok(())

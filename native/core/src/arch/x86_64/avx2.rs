@@ -215,10 +215,10 @@ fn decode_panels(
     symbols.resize(panel, 0);
     escapes.resize(panel + ESCAPES_AT_ONCE, 0);
     let deltas = deltas(&code.table);
-    let step = code.code.step();
-    let escape_steps = step.wrapping_mul(code.code.levels().saturating_sub(1) as u8);
+    // What levels add to a rank at the most: an escape's byte takes the place of the last step.
+    let most_added = usize::from(code.code.step()) * code.code.levels().saturating_sub(1);
     // The greatest rank that is not an escape's.
-    let last = (1usize << code.code.root_bits()) - 1 + usize::from(step) * code.code.levels().saturating_sub(1);
+    let last = (1usize << code.code.root_bits()) - 1 + most_added;
     for (p, roots) in tile.roots.chunks_exact(extent.fractals * row).enumerate() {
         match code.code.root_bits() {
             1 => root_fields::<1>(roots, ranks),
@@ -257,8 +257,7 @@ fn decode_panels(
         };
         for (&at, byte) in escapes.iter().zip(bytes) {
             let at = usize::from(at);
-            // The rank has the steps of the levels, and of the last one the byte takes the place.
-            let root = ranks[at].wrapping_sub(escape_steps);
+            let root = ranks[at].wrapping_sub(most_added as u8);
             let rank = code.code.rank(root, code.code.escape_base().wrapping_add(*byte));
             symbols[at] = code.table[usize::from(rank)];
         }
