@@ -19,6 +19,7 @@ from mcd_graph.passes._common import (
     known_dtype,
     known_shape,
     only_consumer,
+    set_input,
     take_over,
 )
 
@@ -58,8 +59,7 @@ def absorb_dequantizer(node: ir.Node) -> ir.Node | None:
             return None
     except AttributeUnknownError:
         return None
-    node.resize_inputs(_Y_SCALE + 1)
-    node.replace_input_with(_Y_SCALE, scale)
+    set_input(node, _Y_SCALE, scale)
     node.attributes.add(ir.AttrInt64("output_type", int(ir.DataType.FLOAT)))
     take_over(user.outputs[0], y)
     return user

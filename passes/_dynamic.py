@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-from mcd_graph.passes._common import NewNode, get_input, is_op, known_dtype
+from mcd_graph.passes._common import NewNode, get_input, is_op, known_dtype, set_input
 
 from mcd_graph.operator import INPUT_NAMES
 
@@ -50,13 +50,8 @@ def absorb_quantiser(node: ir.Node, *, in_function: bool) -> ir.Node | None:
         if in_function:
             return None
         x.dtype = ir.DataType.FLOAT
-    inputs = list(node.inputs)
     for position, value in zip(_POSITIONS, (x, None, None), strict=True):
-        inputs[position] = value
-        node.replace_input_with(position, value)
-    while inputs[-1] is None:
-        inputs.pop()
-    node.resize_inputs(len(inputs))
+        set_input(node, position, value)
     return quantiser
 
 

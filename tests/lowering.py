@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
-from mcd_graph.passes import LoweringPlan, plan_lowering, plan_restoration, reproduces_optimised
+from mcd_graph.passes import LegalisePass, LoweringPlan, plan_lowering, plan_restoration, reproduces_optimised
 from onnx import TensorProto, helper, numpy_helper
 
 import mcd_graph
@@ -114,6 +114,18 @@ def lower(model: onnx.ModelProto, **options: object) -> Lowered:
     assert not again.apply(pack_all(again))
     assert ir.to_proto(loaded).SerializeToString(deterministic=True) == after, "a second run changed something"
     return Lowered(loaded, plan, modified)
+
+
+def legal(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model with one lowered node in the strict form, which there is no more to be done for."""
+    loaded = ir.from_proto(model)
+    legalise = LegalisePass()
+    assert legalise(loaded).modified
+    assert [site.reason for site in legalise.sites] == [None]
+    strict = ir.to_proto(loaded)
+    onnx.checker.check_model(strict, full_check=True)
+    assert not legalise(loaded).modified
+    return strict
 
 
 def check(model: onnx.ModelProto) -> None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lowering import assert_same_bytes, check, floats, integers, lower, make_model, run, scales
+from lowering import assert_same_bytes, check, floats, integers, legal, lower, make_model, run, scales
 from mcd_graph.passes import LegalisePass, plan_restoration
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -368,18 +368,12 @@ def test_a_subgraph_keeps_to_itself() -> None:
 
 def test_legalising_puts_them_back() -> None:
     model = model_of(BOTH)
-    loaded = ir.from_proto(lower(model).proto)
-    legalise = LegalisePass()
-    assert legalise(loaded).modified
-    assert [site.reason for site in legalise.sites] == [None]
-    strict = ir.to_proto(loaded)
-    onnx.checker.check_model(strict, full_check=True)
+    strict = legal(lower(model).proto)
     assert elementwise(strict) == [set()]
     assert [(node.op_type, node.input[-1]) for node in strict.graph.node][-2:] == [("Mul", "g"), ("Add", "r")]
     feeds = feeds_of(model, 1, 5)
     (found,), (expected,) = run(strict, feeds), run(model, feeds)
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=1e-2)  # noqa: TID251 - it went through float16
-    assert not legalise(loaded).modified
 
 
 def test_nothing_comes_back_without_operators_to_come_back_as() -> None:
