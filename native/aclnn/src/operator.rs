@@ -471,6 +471,7 @@ unsafe fn execute(plan: &Plan) -> Checked<()> {
         x: Activation::I8(x1),
         m: plan.m,
         x_zero_point: 0,
+        x_scale: None,
         w_zero_point: ZeroPoint::None,
         bias,
         heads: None,

@@ -41,6 +41,7 @@ fn benchmarks(c: &mut Criterion) {
                 x: Activation::U8(&x),
                 m,
                 x_zero_point: 3,
+                x_scale: None,
                 w_zero_point: ZeroPoint::None,
                 bias: None,
                 heads: None,

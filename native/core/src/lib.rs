@@ -22,10 +22,9 @@ pub use container::{CompressedWeight, EncodedWeight, WeightView, encode};
 pub use dispatch::Kernel;
 pub use error::Error;
 pub use gemm::{
-    Activation, Elementwise, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Residency, Vector,
-    ZeroPoint,
+    Activation, Elementwise, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Residency,
+    SplitHeads, Vector, ZeroPoint,
 };
 pub use parallel::{Parallel, Serial};
-pub use quantize::quantize_dynamically;
 pub use transpose::{Matrix, transpose, transpose_words};
 pub use unpack::unpack;

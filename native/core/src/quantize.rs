@@ -6,57 +6,13 @@
 //! of every finite value, a scale of zero an infinity, and NaN counts as the lowest value. Only for the range does NaN
 //! differ: it is left out here, while onnxruntime's answer depends on where it stands and on the number of threads.
 
-use crate::parallel::Parallel;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-
-/// Values that make a second thread worth waking.
-const PER_THREAD: usize = 1 << 15;
 
 /// Values that are compared side by side; enough for four vectors of the widest kind.
 const LANES: usize = 64;
 
 /// 1.5 · 2²³: a sum with it has no room for fractions, so that it is rounded to even, and its low byte is 0.
 const ROUND: f32 = 12_582_912.0;
-
-/// Quantises `x` into the memory of `out`, by the range that `x` has.
-pub fn quantize_dynamically(x: &[f32], out: &mut Vec<u8>, pool: &dyn Parallel) -> Quantizer {
-    out.clear();
-    out.reserve(x.len());
-    let spare = &mut out.spare_capacity_mut()[..x.len()];
-    let parts = if x.len() < 2 * PER_THREAD { 1 } else { pool.threads().min(x.len() / PER_THREAD) };
-    let quantizer = if parts == 1 {
-        let quantizer = Quantizer::from(Range::of(x));
-        quantizer.quantize(x, spare);
-        quantizer
-    } else {
-        let len = x.len().div_ceil(parts).next_multiple_of(LANES);
-        let tasks = x.len().div_ceil(len);
-        let range = Mutex::new(Range::EMPTY);
-        pool.run(tasks, &|part| {
-            let found = Range::of(&x[part * len..x.len().min((part + 1) * len)]);
-            let mut range = range.lock().unwrap_or_else(PoisonError::into_inner);
-            *range = range.with(found);
-        });
-        let quantizer = Quantizer::from(range.into_inner().unwrap_or_else(PoisonError::into_inner));
-        let pairs = Mutex::new(x.chunks(len).zip(spare.chunks_mut(len)));
-        let written = AtomicUsize::new(0);
-        pool.run(tasks, &|_| {
-            let pair = pairs.lock().unwrap_or_else(PoisonError::into_inner).next();
-            if let Some((x, out)) = pair {
-                written.fetch_add(quantizer.quantize(x, out).len(), Ordering::Relaxed);
-            }
-        });
-        if written.into_inner() != x.len() {
-            return quantizer; // A pool that failed to run its tasks has said so.
-        }
-        quantizer
-    };
-    // SAFETY: `quantize` has written every element of every part.
-    unsafe { out.set_len(x.len()) };
-    quantizer
-}
 
 /// The lowest and the highest of a number of values, and zero.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -189,7 +145,6 @@ fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parallel::Scoped;
 
     type Way = (&'static str, fn(&[f32]) -> Range, fn(Quantizer, &[f32]) -> Vec<u8>);
 
@@ -307,33 +262,6 @@ mod tests {
             check(x);
             check(&x.repeat(40));
         }
-    }
-
-    #[test]
-    fn threads_change_nothing() {
-        let x: Vec<f32> = (0..200_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 - 9e6).collect();
-        let (quantizer, bytes) = reference(&x);
-        let mut out = vec![3; 7];
-        for threads in [1, 2, 3, 5] {
-            assert_eq!(quantize_dynamically(&x, &mut out, &Scoped(threads)), quantizer);
-            assert_eq!(out, bytes, "{threads}");
-        }
-        quantize_dynamically(&x[..5], &mut out, &Scoped(2));
-        assert_eq!(out.len(), 5);
-    }
-
-    #[test]
-    fn a_pool_that_runs_nothing_leaves_nothing() {
-        struct Idle;
-        impl Parallel for Idle {
-            fn threads(&self) -> usize {
-                2
-            }
-            fn run(&self, _: usize, _: &(dyn Fn(usize) + Sync)) {}
-        }
-        let mut out = vec![3; 7];
-        quantize_dynamically(&vec![1.0; 4 * PER_THREAD], &mut out, &Idle);
-        assert!(out.is_empty());
     }
 
     #[test]

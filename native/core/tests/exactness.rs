@@ -1,10 +1,12 @@
 //! Every kernel against the sum as written in the operator's definition, on shapes that straddle every block size.
 
 use mcd_core::parallel::Scoped;
+use mcd_core::quantize::{Quantizer, Range};
 use mcd_core::{
     Activation, Elementwise, Error, Heads, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight,
-    Profile, Residency, Serial, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode, unpack,
+    Profile, Residency, Serial, SplitHeads, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode, unpack,
 };
+use std::mem::MaybeUninit;
 
 /// A small deterministic generator (SplitMix64).
 struct Rng(u64);
@@ -57,6 +59,7 @@ fn reference(w: &[u8], t: WeightType, n: usize, k: usize, call: &MatmulCall<'_>)
     let x = |i: usize| match call.x {
         Activation::U8(x) => i32::from(x[i]),
         Activation::I8(x) => i32::from(x[i]),
+        Activation::F32(..) => panic!("quantise it first"),
     };
     let w = |i: usize| match t {
         WeightType::I8 => i32::from(w[i] as i8),
@@ -114,6 +117,7 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
                         x: if signed { Activation::I8(&xi) } else { Activation::U8(&x) },
                         m,
                         x_zero_point: if signed { -7 } else { 131 },
+                        x_scale: None,
                         w_zero_point: match m % 3 {
                             0 => ZeroPoint::None,
                             1 => ZeroPoint::Scalar(5),
@@ -176,8 +180,33 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
                         let same = (0..m * n).all(|i| out[place(i)].to_bits() == finished(i, true, true).to_bits());
                         assert!(same, "{heads:?} {kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
                     }
+                    check_floats(&prepared, &encoded.x2, &w, MatmulCall { heads: None, ..call }, &x);
                 }
             }
+        }
+    }
+}
+
+/// Floats, and their bytes with a scale, against the definition.
+fn check_floats(prepared: &PreparedWeight, x2: &[u8], w: &[u8], call: MatmulCall<'_>, x: &[u8]) {
+    let (n, k) = (prepared.n(), prepared.k());
+    let floats: Vec<f32> = x.iter().map(|&x| (f32::from(x) - 91.3) * 0.37).collect();
+    let quantizer = Quantizer::from(Range::of(&floats));
+    let mut bytes = vec![MaybeUninit::uninit(); x.len()];
+    let bytes = quantizer.quantize(&floats, &mut bytes);
+    let (x_zero_point, x_scale) = (i32::from(quantizer.zero_point), Some(quantizer.scale));
+    let quantised = MatmulCall { x: Activation::U8(bytes), x_zero_point, x_scale, ..call };
+    let scales: Vec<f32> = (0..n).map(|j| 0.37 / (j + 3) as f32).collect();
+    let sums = reference(w, prepared.weight_type(), n, k, &quantised);
+    let expected = |i: usize| sums[i] as f32 * (quantizer.scale * scales[i % n]);
+    for call in [quantised, MatmulCall { x: Activation::F32(&floats, None), ..call }] {
+        for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
+            let mut out = vec![0.0; call.m * n];
+            let scale = Vector::PerColumn(&scales);
+            let output = Output::F32 { out: &mut out, scale, addend: None, elementwise: Elementwise::default() };
+            prepared.run(x2, &call, output, pool).unwrap();
+            let same = (0..out.len()).all(|i| out[i].to_bits() == expected(i).to_bits());
+            assert!(same, "floats {:?} m={} n={n} k={k}", prepared.kernel(), call.m);
         }
     }
 }
@@ -205,6 +234,7 @@ const FOUR_ROWS: MatmulCall<'_> = MatmulCall {
     x: Activation::U8(&[1; 40]),
     m: 4,
     x_zero_point: 0,
+    x_scale: None,
     w_zero_point: ZeroPoint::None,
     bias: None,
     heads: None,
@@ -219,6 +249,19 @@ fn heads_that_do_not_fit_are_refused() {
         let call = MatmulCall { heads: Some(Heads { rows, columns }), ..FOUR_ROWS };
         let result = prepared.run(&x2, &call, Output::I32(&mut [0; 24]), &Serial);
         assert_eq!(result.is_ok(), fits, "{rows} {columns}");
+    }
+}
+
+#[test]
+fn activations_whose_heads_do_not_fit_are_refused() {
+    let (x2, prepared) = ones();
+    for (heads, rows, columns, fits) in
+        [(2, 4, 5, true), (1, 2, 10, true), (3, 4, 5, false), (0, 4, 5, false), (usize::MAX, 2, 5, false)]
+    {
+        let split = SplitHeads { heads, rows, columns };
+        let call = MatmulCall { x: Activation::F32(&[1.0; 40], Some(split)), ..FOUR_ROWS };
+        let result = prepared.run(&x2, &call, Output::I32(&mut [0; 24]), &Serial);
+        assert_eq!(result.is_ok(), fits, "{split:?}");
     }
 }
 
@@ -267,9 +310,9 @@ fn rows_around_every_edge() {
     for k in [96, 320] {
         check(Content::Bell(15), 80, k, &[31, 32, 33, 47, 48, 49, 63, 64, 65, 97], Profile::Small, Tiling::default());
     }
-    // Fewer blocks of columns than threads: rows are shared out as well.
+    // Several groups of rows.
     check(Content::Bell(15), 80, 96, &[70, 130], Profile::Fast, Tiling::default());
-    // Strips so wide that they are decoded in two chunks.
+    // Strips so wide that they are decoded in two chunks, with one group of rows and with several.
     check(Content::Bell(15), 1000, 600, &[13, 25, 70], Profile::Balanced, Tiling { k: 1, n: 127 });
     // So many activations that threads pack them together.
     check(Content::Bell(15), 40, 600, &[230], Profile::Fast, Tiling::default());

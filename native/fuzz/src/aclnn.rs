@@ -268,6 +268,7 @@ fn compare([x1, x2, index, bias, scale, out]: &[Tensor; 6], info: &[i64], done: 
         x: Activation::I8(&x),
         m,
         x_zero_point: 0,
+        x_scale: None,
         w_zero_point: ZeroPoint::None,
         bias: biases.as_deref(),
         heads: None,

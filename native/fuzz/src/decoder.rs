@@ -32,6 +32,7 @@ pub fn check(data: &[u8]) {
         x: Activation::U8(&x),
         m,
         x_zero_point: i32::from(flips[0] as u8),
+        x_scale: None,
         w_zero_point: ZeroPoint::None,
         bias: None,
         heads: None,

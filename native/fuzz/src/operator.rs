@@ -430,6 +430,7 @@ fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bo
         x: if x.element == INT8 { Activation::I8(&signed) } else { Activation::U8(x.data()) },
         m,
         x_zero_point: scalar(X1_ZERO_POINT),
+        x_scale: None,
         w_zero_point: match &w_zeros {
             None => ZeroPoint::None,
             Some(zeros) if zeros.len() == 1 => ZeroPoint::Scalar(zeros[0]),

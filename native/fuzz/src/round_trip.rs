@@ -56,6 +56,7 @@ pub fn check(data: &[u8]) {
         x: if signed { Activation::I8(&xi) } else { Activation::U8(&x) },
         m,
         x_zero_point: if signed { i32::from(cycle(zeros, 3) as i8) } else { i32::from(cycle(zeros, 3)) },
+        x_scale: None,
         w_zero_point: match flags >> 3 & 3 {
             0 => ZeroPoint::None,
             1 => ZeroPoint::Scalar(w_zeros[0]),

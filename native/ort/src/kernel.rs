@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_void};
 use std::mem::MaybeUninit;
 
 use mcd_core::{
-    Activation, Elementwise, Heads, MatmulCall, Output, QuantOut, Vector, WeightType, ZeroPoint, quantize_dynamically,
+    Activation, Elementwise, Heads, MatmulCall, Output, QuantOut, SplitHeads, Vector, WeightType, ZeroPoint,
 };
 
 use crate::api::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
@@ -188,11 +188,12 @@ impl Kernel {
             .map_err(|error| about(input::X1, error))?;
         let (weight, x2) = self.weight.get(context)?;
         weight.prefetch(x2);
-        let mut x1_dims = None;
+        let mut split = None;
         if let Some(layout) = &self.x1_layout {
             let from = layout::four(&dims).map_err(|error| about(input::X1, error))?;
             dims = layout.shape(context, &layout::dims(layout.order.of(from)))?;
-            x1_dims = Some((layout.order, from));
+            let [_, heads, rows, columns] = from;
+            split = Some(SplitHeads { heads, rows, columns });
         }
 
         // The result has the shape of x1, with n in the place of k.
@@ -226,23 +227,12 @@ impl Kernel {
         let dims = &mut dims;
         let mut pool = Pool::new(context.threads(), &self.helpers);
         let mut scratch = Scratch::take();
-        let Buffers { scales, activations, results, reordered, ordered } = &mut scratch.0;
-        let (x, x_zero_point, x1_scale) = match &x1 {
+        let Buffers { results, ordered } = &mut scratch.0;
+        let (x, x_zero_point, x_scale) = match &x1 {
             Values::Quantised(x) => {
                 (*x, self.x1_zero_point.scalar(context, dims)?.unwrap_or(0), self.x1_scale.scalar(context, dims)?)
             }
-            Values::Float(values) => {
-                let quantizer = quantize_dynamically(values, activations, &pool);
-                let activations = match x1_dims {
-                    // After a failure of the pool there are activations missing.
-                    Some((order, from)) if activations.len() == values.len() => {
-                        order.permute(activations, from, uninit(reordered, values.len()), &pool);
-                        &reordered[..values.len()]
-                    }
-                    _ => &activations[..],
-                };
-                (Activation::U8(activations), i32::from(quantizer.zero_point), Some(quantizer.scale))
-            }
+            Values::Float(values) => (Activation::F32(values, split), 0, None),
         };
         // Written where it belongs, or, transposed or in other heads than the columns', in rows first.
         let heads = match y_dims {
@@ -256,6 +246,7 @@ impl Kernel {
             x,
             m,
             x_zero_point,
+            x_scale,
             w_zero_point: match &w_zero_point {
                 None => ZeroPoint::None,
                 Some(Columns::All(zero_point)) => ZeroPoint::Scalar(*zero_point),
@@ -268,15 +259,7 @@ impl Kernel {
             heads,
         };
         let deq_scale = self.deq_scale.get(context, dims)?;
-        let scale = match (&deq_scale, x1_scale) {
-            (None, _) => Vector::Scalar(1.0),
-            (Some(scale), None) => vector(scale),
-            (Some(Columns::All(scale)), Some(factor)) => Vector::Scalar(factor * scale),
-            (Some(Columns::Each(each)), Some(factor)) => {
-                scales.extend(each.iter().map(|scale| factor * scale));
-                Vector::PerColumn(scales)
-            }
-        };
+        let scale = deq_scale.as_ref().map_or(Vector::Scalar(1.0), vector);
         let addend = self.addend.get(context, dims)?;
         let addend = addend.as_ref().map(vector);
         let zero_point = self.y_zero_point.scalar(context, dims)?.unwrap_or(0);
@@ -328,7 +311,7 @@ impl Kernel {
                 }
             }
         };
-        // Where the pool failed to quantise, there are activations missing, and its own error says why.
+        // Where the pool failed, that says why.
         let result = weight.run(x2, &call, output, &pool).map_err(|error| Error::invalid(error.to_string()));
         pool.finish().and(result)?;
         if self.form == Form::Dequantised {

@@ -70,7 +70,7 @@ impl Order {
 }
 
 /// Elements that make a second thread worth waking.
-const PER_THREAD: usize = 1 << 14;
+const PER_THREAD: usize = 1 << 17;
 
 /// What a result consists of.
 pub trait Moved: Copy + Send + Sync {

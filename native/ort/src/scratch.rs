@@ -2,18 +2,12 @@
 
 use std::cell::RefCell;
 
-/// The buffers of one call; empty when they are taken, but for one.
+/// The buffers of one call; they hold what they held before.
 #[derive(Debug, Default)]
 pub struct Buffers {
-    /// Scales of one call.
-    pub scales: Vec<f32>,
-    /// Activations that the call has quantised.
-    pub activations: Vec<u8>,
-    /// Requantised results that are made float again; holds what it held before.
+    /// Requantised results that are made float again.
     pub results: Vec<u8>,
-    /// Activations that the call has quantised, in another order; holds what it held before.
-    pub reordered: Vec<u8>,
-    /// Results that are about to be brought into another order; holds what it held before.
+    /// Results that are about to be brought into another order.
     pub ordered: Vec<u32>,
 }
 
@@ -27,10 +21,7 @@ pub struct Scratch(pub Buffers);
 
 impl Scratch {
     pub fn take() -> Self {
-        let mut buffers = KEPT.take();
-        buffers.scales.clear();
-        buffers.activations.clear();
-        Self(buffers)
+        Self(KEPT.take())
     }
 }
 
@@ -45,16 +36,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_kept_and_its_contents_are_not() {
+    fn memory_is_kept_and_no_two_calls_have_the_same() {
         let mut scratch = Scratch::take();
-        scratch.0.scales.extend([1.0; 100]);
-        let address = scratch.0.scales.as_ptr();
+        scratch.0.results.extend([1; 100]);
+        let address = scratch.0.results.as_ptr();
         let nested = Scratch::take();
-        assert_eq!(nested.0.scales.capacity(), 0);
+        assert_eq!(nested.0.results.capacity(), 0);
         drop(nested);
         drop(scratch);
-        let scratch = Scratch::take();
-        assert!(scratch.0.scales.is_empty());
-        assert_eq!(scratch.0.scales.as_ptr(), address);
+        assert_eq!(Scratch::take().0.results.as_ptr(), address);
     }
 }

@@ -1,10 +1,14 @@
 //! Activations as the kernels take them: int8, rows padded with zeros to whole fractals, and the sum of each row.
 
+use super::epilogue::pieces;
+use super::stage::Stage;
 use crate::aligned::Aligned;
 use crate::arch::TileKernel;
 use crate::arch::rows::ActivationRow;
 use crate::container::geometry::FRACTAL_K;
-use crate::parallel::Parallel;
+use crate::quantize::{Quantizer, Range};
+use std::cell::RefCell;
+use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
 
 /// (m, k) activations, row-major.
@@ -14,14 +18,30 @@ pub enum Activation<'a> {
     U8(&'a [u8]),
     /// int8.
     I8(&'a [i8]),
+    /// Floats, quantised to uint8 by the range that they have, as `DynamicQuantizeLinear` does it: see
+    /// [`quantize`](crate::quantize).
+    F32(&'a [f32], Option<SplitHeads>),
 }
 
-impl<'a> Activation<'a> {
+/// Activations as attention leaves them: (batch, heads, rows, columns), of which (batch, rows, heads, columns) is
+/// multiplied, its elements cut into rows of k.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SplitHeads {
+    /// Heads of an element of the batch.
+    pub heads: usize,
+    /// Rows of a head.
+    pub rows: usize,
+    /// Columns of a head.
+    pub columns: usize,
+}
+
+impl Activation<'_> {
     /// Elements.
     pub fn len(&self) -> usize {
         match self {
             Self::U8(x) => x.len(),
             Self::I8(x) => x.len(),
+            Self::F32(x, _) => x.len(),
         }
     }
 
@@ -33,27 +53,26 @@ impl<'a> Activation<'a> {
     /// What the kernels' operand falls short of the activation by.
     pub fn shift(&self) -> i32 {
         match self {
-            Self::U8(_) => 128,
+            Self::U8(_) | Self::F32(..) => 128,
             Self::I8(_) => 0,
-        }
-    }
-
-    /// Row `i` of rows of `k`.
-    fn row(&self, i: usize, k: usize) -> ActivationRow<'a> {
-        match self {
-            Self::U8(x) => ActivationRow::U8(&x[i * k..(i + 1) * k]),
-            Self::I8(x) => ActivationRow::I8(&x[i * k..(i + 1) * k]),
         }
     }
 }
 
-/// Packed rows.
+/// Memory for packed rows, kept from call to call.
 #[derive(Debug, Default)]
-pub struct Packed {
+pub(super) struct Memory {
+    data: Aligned<i8>,
+    sums: Vec<i32>,
+}
+
+/// Packed rows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packed<'a> {
     /// (m, padded k), rows `stride` apart.
-    pub data: Aligned<i8>,
+    pub data: &'a [i8],
     /// Σₖ of each packed row.
-    pub sums: Vec<i32>,
+    pub sums: &'a [i32],
     /// Distance of rows.
     pub stride: usize,
 }
@@ -61,8 +80,8 @@ pub struct Packed {
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Activations that make a second thread worth waking.
-const PER_THREAD: usize = 1 << 16;
+/// Activations of a unit of the work.
+const UNIT: usize = 1 << 14;
 
 /// Bytes from row to row, for rows of `len`: an odd number of cache lines, so that neighbouring rows lie in different
 /// sets of the first cache whatever their length.
@@ -70,33 +89,209 @@ fn apart(len: usize) -> usize {
     (len.div_ceil(LINE) | 1) * LINE
 }
 
-impl Packed {
-    /// Packs (m, k) activations, reusing the memory of the last call.
-    pub fn pack(
-        &mut self,
-        kernel: &dyn TileKernel,
-        x: &Activation<'_>,
-        (m, k): (usize, usize),
-        threads: usize,
-        pool: &dyn Parallel,
-    ) {
-        let padded = k.next_multiple_of(FRACTAL_K);
-        let stride = apart(padded);
-        self.stride = stride;
-        self.data.reset(m * stride);
-        self.sums.resize(m, 0);
-        let tasks = threads.min(m * k / PER_THREAD).max(1);
-        let rows = m.div_ceil(tasks).max(1);
-        let parts = self.data.chunks_mut(rows * stride).zip(self.sums.chunks_mut(rows)).enumerate();
-        let parts = Mutex::new(parts);
-        pool.run(tasks, &|_| {
-            let part = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
-            let Some((part, (data, sums))) = part else { return };
-            for ((i, row), sum) in data.chunks_exact_mut(stride).enumerate().zip(sums) {
-                let (body, pad) = row.split_at_mut(k);
-                *sum = kernel.pack(x.row(part * rows + i, k), body);
-                pad[..padded - k].fill(0);
+thread_local! {
+    /// A row that is quantised and not packed yet.
+    static ROW: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Packing of (m, k) activations, shared by the threads that come.
+pub(super) struct Packing<'a> {
+    x: Activation<'a>,
+    k: usize,
+    /// Values of floats, whose range must be known first.
+    ranging: Stage,
+    range: Mutex<Range>,
+    packing: Stage,
+    /// Rows of a unit.
+    rows: usize,
+    data: *mut i8,
+    sums: *mut i32,
+    m: usize,
+    stride: usize,
+    memory: PhantomData<&'a mut Memory>,
+}
+
+// SAFETY: rows and their sums are written by the one thread that has their unit of `packing`, and read by no one before
+// all of it is done.
+unsafe impl Sync for Packing<'_> {}
+
+impl<'a> Packing<'a> {
+    /// # Panics
+    /// If there are not m · k activations.
+    pub fn new(memory: &'a mut Memory, x: Activation<'a>, (m, k): (usize, usize)) -> Self {
+        assert_eq!(x.len(), m * k);
+        let stride = apart(k.next_multiple_of(FRACTAL_K));
+        memory.data.reset(m * stride);
+        memory.sums.resize(m, 0);
+        let rows = (UNIT / k).clamp(1, m.max(1));
+        let values = if let Activation::F32(values, _) = x { values.len() } else { 0 };
+        Self {
+            x,
+            k,
+            ranging: Stage::new(values.div_ceil(UNIT)),
+            range: Mutex::new(Range::EMPTY),
+            packing: Stage::new(m.div_ceil(rows)),
+            rows,
+            data: memory.data.as_mut_ptr(),
+            sums: memory.sums.as_mut_ptr(),
+            m,
+            stride,
+            memory: PhantomData,
+        }
+    }
+
+    /// Does a thread's share. Gives all rows, and what they were quantised by if they were floats.
+    pub fn share(&self, kernel: &dyn TileKernel) -> (Packed<'_>, Option<Quantizer>) {
+        let quantizer = match self.x {
+            Activation::F32(values, _) => {
+                self.ranging.share(|unit| {
+                    let found = Range::of(&values[unit * UNIT..values.len().min((unit + 1) * UNIT)]);
+                    let mut range = self.range.lock().unwrap_or_else(PoisonError::into_inner);
+                    *range = range.with(found);
+                });
+                Some(Quantizer::from(*self.range.lock().unwrap_or_else(PoisonError::into_inner)))
+            }
+            _ => None,
+        };
+        self.packing.share(|unit| {
+            for i in unit * self.rows..self.m.min((unit + 1) * self.rows) {
+                // SAFETY: row i, of m, is in this unit alone; the memory has m rows and m sums, and outlives this.
+                let (row, sum) = unsafe {
+                    let row = self.data.add(i * self.stride);
+                    (std::slice::from_raw_parts_mut(row, self.stride), &mut *self.sums.add(i))
+                };
+                let (body, pad) = row.split_at_mut(self.k);
+                *sum = self.row(kernel, i, quantizer, body);
+                pad.fill(0);
             }
         });
+        // SAFETY: all units are done, and nothing writes any more. `new` has made the memory that long.
+        let packed = unsafe {
+            Packed {
+                data: std::slice::from_raw_parts(self.data, self.m * self.stride),
+                sums: std::slice::from_raw_parts(self.sums, self.m),
+                stride: self.stride,
+            }
+        };
+        (packed, quantizer)
+    }
+
+    /// Packs row `i`; its sum.
+    fn row(&self, kernel: &dyn TileKernel, i: usize, quantizer: Option<Quantizer>, to: &mut [i8]) -> i32 {
+        let elements = i * self.k..(i + 1) * self.k;
+        match (self.x, quantizer) {
+            (Activation::U8(x), _) => kernel.pack(ActivationRow::U8(&x[elements]), to),
+            (Activation::I8(x), _) => kernel.pack(ActivationRow::I8(&x[elements]), to),
+            (Activation::F32(x, heads), quantizer) => ROW.with_borrow_mut(|row| {
+                let quantizer = quantizer.expect("floats have one");
+                row.clear();
+                row.reserve(self.k);
+                let mut spare = &mut row.spare_capacity_mut()[..self.k];
+                let mut quantize = |x: &[f32]| {
+                    let (to, rest) = std::mem::take(&mut spare).split_at_mut(x.len());
+                    quantizer.quantize(x, to);
+                    spare = rest;
+                };
+                match heads {
+                    None => quantize(&x[elements]),
+                    Some(split) => pieces(elements, split.columns).for_each(|piece| {
+                        quantize(&x[split.source(piece.start)..][..piece.len()]);
+                    }),
+                }
+                debug_assert!(spare.is_empty());
+                // SAFETY: the pieces are k elements in all, and each was written.
+                unsafe { row.set_len(self.k) };
+                kernel.pack(ActivationRow::U8(row), to)
+            }),
+        }
+    }
+}
+
+impl SplitHeads {
+    /// Elements of an element of the batch, unless they are too many.
+    pub(super) fn elements(&self) -> Option<usize> {
+        self.heads.checked_mul(self.rows)?.checked_mul(self.columns)
+    }
+
+    /// Where element `at` of (batch, rows, heads, columns) is.
+    fn source(&self, at: usize) -> usize {
+        let Self { heads, rows, columns } = *self;
+        let (line, column) = (at / columns, at % columns);
+        let (batch, row, head) = (line / heads / rows, line / heads % rows, line % heads);
+        ((batch * heads + head) * rows + row) * columns + column
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::portable::Portable;
+    use crate::parallel::{Parallel, Scoped};
+    use std::mem::MaybeUninit;
+
+    /// Packed by several threads: rows without their padding, sums, and the quantisation.
+    fn packed(x: Activation<'_>, (m, k): (usize, usize), threads: usize) -> (Vec<i8>, Vec<i32>, Option<Quantizer>) {
+        let mut memory = Memory::default();
+        memory.data.reset(m * apart(k.next_multiple_of(FRACTAL_K)));
+        memory.data.fill(77);
+        let packing = Packing::new(&mut memory, x, (m, k));
+        let found = Mutex::new(None);
+        Scoped(threads).run(threads, &|_| {
+            let (packed, quantizer) = packing.share(&Portable);
+            let rows = (0..m).flat_map(|i| &packed.data[i * packed.stride..][..k]).copied().collect();
+            let pads = (0..m).flat_map(|i| &packed.data[i * packed.stride..][k..k.next_multiple_of(FRACTAL_K)]);
+            assert!(pads.copied().all(|pad| pad == 0));
+            *found.lock().unwrap() = Some((rows, packed.sums.to_vec(), quantizer));
+        });
+        found.into_inner().unwrap().unwrap()
+    }
+
+    fn values(len: usize) -> Vec<f32> {
+        (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 - 9e6).collect()
+    }
+
+    /// What `values` should become.
+    fn quantised(values: &[f32]) -> (Vec<u8>, Quantizer) {
+        let quantizer = Quantizer::from(Range::of(values));
+        let mut out = vec![MaybeUninit::uninit(); values.len()];
+        (quantizer.quantize(values, &mut out).to_vec(), quantizer)
+    }
+
+    #[test]
+    fn floats_are_packed_as_their_quantised_bytes_are() {
+        for (m, k) in [(1, 1), (3, 31), (5, 33), (7, 64), (300, 1000)] {
+            let x = values(m * k);
+            let (bytes, quantizer) = quantised(&x);
+            for threads in [1, 2, 5] {
+                let (rows, sums, found) = packed(Activation::F32(&x, None), (m, k), threads);
+                assert_eq!(found, Some(quantizer));
+                assert_eq!((rows, sums, None), packed(Activation::U8(&bytes), (m, k), threads), "{m} × {k}");
+            }
+        }
+    }
+
+    #[test]
+    fn heads_are_put_side_by_side() {
+        // Rows of k that are whole lines of all heads, parts of them, and neither.
+        for (batch, split, k) in [
+            (2, SplitHeads { heads: 3, rows: 5, columns: 8 }, 24),
+            (1, SplitHeads { heads: 4, rows: 6, columns: 8 }, 16),
+            (1, SplitHeads { heads: 3, rows: 4, columns: 6 }, 9),
+            (1, SplitHeads { heads: 1, rows: 1, columns: 1 }, 1),
+        ] {
+            let SplitHeads { heads, rows, columns } = split;
+            let x = values(batch * heads * rows * columns);
+            let mut moved = Vec::new();
+            for b in 0..batch {
+                for row in 0..rows {
+                    for head in 0..heads {
+                        moved.extend_from_slice(&x[((b * heads + head) * rows + row) * columns..][..columns]);
+                    }
+                }
+            }
+            let shape = (x.len() / k, k);
+            let expected = packed(Activation::F32(&moved, None), shape, 1);
+            assert_eq!(packed(Activation::F32(&x, Some(split)), shape, 2), expected, "{split:?}");
+        }
     }
 }

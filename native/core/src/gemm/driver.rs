@@ -1,15 +1,16 @@
 //! One multiplication: activations are packed, then few rows take one way through the tiles and many another.
 
-use super::activation::Packed;
+use super::activation::{Memory, Packed, Packing};
 use super::epilogue::{Correction, Output, SharedOutput, pieces};
 use super::prepared::PreparedWeight;
 use super::{MatmulCall, few, many};
 use crate::arch::TileKernel;
-use crate::arch::rows::{OutputBlock, Terms};
+use crate::arch::rows::{OutputBlock, Terms, Vector};
 use crate::error::Error;
 use crate::parallel::Parallel;
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Columns that are finished at a time, where a block begins with a multiple of them: as many as a kernel's fast way takes.
 const FINISH_COLUMNS: usize = 64;
@@ -19,17 +20,18 @@ const WORK_PER_THREAD: usize = 1 << 17;
 
 thread_local! {
     /// Packed activations of the last call, kept for their memory.
-    static PACKED: RefCell<Packed> = RefCell::default();
+    static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
-/// What all threads of a multiplication know.
+/// What all threads of a multiplication know once the activations are packed.
 pub(super) struct Job<'a> {
     pub weight: &'a PreparedWeight,
     pub x2: &'a [u8],
     pub m: usize,
-    pub packed: &'a Packed,
-    correction: Correction,
-    output: SharedOutput<'a>,
+    pub packed: Packed<'a>,
+    correction: &'a Correction,
+    scale: Vector<'a>,
+    output: &'a SharedOutput<'a>,
 }
 
 pub(super) fn run(
@@ -40,27 +42,84 @@ pub(super) fn run(
     pool: &dyn Parallel,
 ) -> Result<(), Error> {
     let (m, k, n) = (call.m, weight.k(), weight.n());
-    let correction = Correction::new(
-        &weight.column_sums,
-        k,
-        call.x_zero_point.wrapping_sub(call.x.shift()),
-        weight.weight_type().offset(),
-        &call.w_zero_point,
-        call.bias,
-    );
-    // Taken out, not borrowed: a pool may run its first task on this thread.
-    let mut packed = PACKED.take();
+    let kernel = weight.kernel.tile();
     let threads = pool.threads().min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
-    packed.pack(weight.kernel.tile(), &call.x, (m, k), threads, pool);
-    let job =
-        Job { weight, x2, m, packed: &packed, correction, output: SharedOutput::new(output, (m, n), call.heads) };
-    let result = if weight.decoded.is_none() && m <= weight.kernel.tile().fused_rows() {
-        few::run(&job, threads, pool)
+    // Taken out, not borrowed: a pool may run its first task on this thread.
+    let mut memory = MEMORY.take();
+    let packing = Packing::new(&mut memory, call.x, (m, k));
+    let scale = output.scale();
+    let output = SharedOutput::new(output, (m, n), call.heads);
+    let plan = if weight.decoded.is_none() && m <= kernel.fused_rows() {
+        Plan::Few(few::Work::new(weight, threads))
     } else {
-        many::run(&job, threads, pool)
+        Plan::Many(many::Work::new(weight, m, threads))
     };
-    PACKED.set(packed);
+    let known = OnceLock::new();
+    // Threads are woken once, and the first to be there begins.
+    let result = visit(kernel, plan.threads(), pool, |thread| {
+        let (packed, quantizer) = packing.share(kernel);
+        let (correction, scales) = known.get_or_init(|| {
+            let x_zero = quantizer.map_or(call.x_zero_point, |by| i32::from(by.zero_point));
+            let correction = Correction::new(
+                &weight.column_sums,
+                k,
+                x_zero.wrapping_sub(call.x.shift()),
+                weight.weight_type().offset(),
+                &call.w_zero_point,
+                call.bias,
+            );
+            (correction, Scales::new(scale, quantizer.map(|by| by.scale).or(call.x_scale)))
+        });
+        let job = Job { weight, x2, m, packed, correction, scale: scales.vector(scale), output: &output };
+        match &plan {
+            Plan::Few(work) => job.few(work, thread),
+            Plan::Many(work) => job.many(work, thread),
+        }
+    });
+    MEMORY.set(memory);
     result
+}
+
+/// How the products are come by.
+enum Plan {
+    Few(few::Work),
+    Many(many::Work),
+}
+
+impl Plan {
+    fn threads(&self) -> usize {
+        match self {
+            Self::Few(work) => work.threads(),
+            Self::Many(work) => work.threads(),
+        }
+    }
+}
+
+/// The output's scales, multiplied with that of the activations if they have one.
+enum Scales {
+    AsTheyAre,
+    All(f32),
+    PerColumn(Vec<f32>),
+}
+
+impl Scales {
+    fn new(scale: Vector<'_>, factor: Option<f32>) -> Self {
+        match (scale, factor) {
+            (_, None) => Self::AsTheyAre,
+            (Vector::Scalar(scale), Some(factor)) => Self::All(factor * scale),
+            (Vector::PerColumn(scales), Some(factor)) => {
+                Self::PerColumn(scales.iter().map(|scale| factor * scale).collect())
+            }
+        }
+    }
+
+    fn vector<'a>(&'a self, scale: Vector<'a>) -> Vector<'a> {
+        match self {
+            Self::AsTheyAre => scale,
+            Self::All(scale) => Vector::Scalar(*scale),
+            Self::PerColumn(scales) => Vector::PerColumn(scales),
+        }
+    }
 }
 
 impl Job<'_> {
@@ -102,7 +161,7 @@ impl Job<'_> {
         debug_assert!(rows.end <= self.m && !columns.is_empty());
         // SAFETY: row and columns exist, for `PreparedWeight::run` checked the output against m and n; the caller
         // promises the rest.
-        (terms, unsafe { self.output.block(rows, columns) })
+        (terms, unsafe { self.output.block(rows, columns, &self.scale) })
     }
 }
 
@@ -111,25 +170,26 @@ pub(super) fn changed(tile: usize) -> Error {
     Error::Tile { tile, reason: "has changed since it was checked" }
 }
 
-/// Runs `part(0)` to `part(parts − 1)` of a kernel's work, at the same time if there are several, and collects what they
-/// give.
-pub(super) fn collect<T: Send>(
+/// Runs `part(0)` to `part(threads − 1)` of a kernel's work, at the same time if there are several. The first error that one of
+/// them met.
+fn visit(
     kernel: &dyn TileKernel,
-    parts: usize,
+    threads: usize,
     pool: &dyn Parallel,
-    part: impl Fn(usize) -> Result<T, Error> + Sync,
-) -> Result<Vec<T>, Error> {
-    let results = std::sync::Mutex::new(Vec::with_capacity(parts));
-    let run = |p| {
+    part: impl Fn(usize) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
+    let error = Mutex::new(None);
+    let run = |thread| {
         kernel.within(&mut || {
-            let result = part(p);
-            results.lock().expect("no panic while held").push(result);
+            if let Err(found) = part(thread) {
+                error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(found);
+            }
         });
     };
-    if parts == 1 {
+    if threads == 1 {
         run(0);
     } else {
-        pool.run(parts, &run);
+        pool.run(threads, &run);
     }
-    results.into_inner().expect("no panic while held").into_iter().collect()
+    error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }

@@ -49,7 +49,7 @@ pub enum Output<'a> {
     },
 }
 
-impl Output<'_> {
+impl<'a> Output<'a> {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::I32(out) => out.len(),
@@ -57,6 +57,14 @@ impl Output<'_> {
             Self::F16 { out, .. } => out.len(),
             Self::Requant { out: QuantOut::U8(out), .. } => out.len(),
             Self::Requant { out: QuantOut::I8(out), .. } => out.len(),
+        }
+    }
+
+    /// What the sums are multiplied with; 1 where they are the output.
+    pub(super) fn scale(&self) -> Vector<'a> {
+        match self {
+            Self::I32(_) => Vector::Scalar(1.0),
+            Self::F32 { scale, .. } | Self::F16 { scale, .. } | Self::Requant { scale, .. } => *scale,
         }
     }
 
@@ -91,10 +99,10 @@ pub(super) struct SharedOutput<'a> {
 
 enum Target<'a> {
     I32(*mut i32),
-    F32(*mut f32, Vector<'a>, Option<Vector<'a>>, Elementwise<'a>),
-    F16(*mut u16, Vector<'a>, Option<Vector<'a>>),
-    U8(*mut u8, Vector<'a>, i32),
-    I8(*mut i8, Vector<'a>, i32),
+    F32(*mut f32, Option<Vector<'a>>, Elementwise<'a>),
+    F16(*mut u16, Option<Vector<'a>>),
+    U8(*mut u8, i32),
+    I8(*mut i8, i32),
 }
 
 // SAFETY: the pointers come from exclusive borrows that last for 'a; `block` is told by its contract to be called for
@@ -102,20 +110,14 @@ enum Target<'a> {
 unsafe impl Sync for SharedOutput<'_> {}
 
 impl<'a> SharedOutput<'a> {
-    /// Takes over the borrow of `output`, (m, n) or as `heads` say.
+    /// Takes over the borrow of `output`, (m, n) or as `heads` say, but for its scale.
     pub fn new(output: Output<'a>, (m, n): (usize, usize), heads: Option<Heads>) -> Self {
         let target = match output {
             Output::I32(out) => Target::I32(out.as_mut_ptr()),
-            Output::F32 { out, scale, addend, elementwise } => {
-                Target::F32(out.as_mut_ptr(), scale, addend, elementwise)
-            }
-            Output::F16 { out, scale, addend } => Target::F16(out.as_mut_ptr(), scale, addend),
-            Output::Requant { out: QuantOut::U8(out), scale, zero_point } => {
-                Target::U8(out.as_mut_ptr(), scale, zero_point)
-            }
-            Output::Requant { out: QuantOut::I8(out), scale, zero_point } => {
-                Target::I8(out.as_mut_ptr(), scale, zero_point)
-            }
+            Output::F32 { out, addend, elementwise, .. } => Target::F32(out.as_mut_ptr(), addend, elementwise),
+            Output::F16 { out, addend, .. } => Target::F16(out.as_mut_ptr(), addend),
+            Output::Requant { out: QuantOut::U8(out), zero_point, .. } => Target::U8(out.as_mut_ptr(), zero_point),
+            Output::Requant { out: QuantOut::I8(out), zero_point, .. } => Target::I8(out.as_mut_ptr(), zero_point),
         };
         Self { target, n, piece: heads.unwrap_or(Heads { rows: m, columns: n }) }
     }
@@ -130,14 +132,19 @@ impl<'a> SharedOutput<'a> {
         pieces(columns, self.piece.columns)
     }
 
-    /// A block of rows and columns, of one element of the batch and of one head.
+    /// A block of rows and columns, of one element of the batch and of one head; `scale` is that of all columns.
     ///
     /// # Safety
     /// They lie inside the output, and no one else has them meanwhile.
     ///
     /// # Panics
     /// If they are of several.
-    pub unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>) -> OutputBlock<'_> {
+    pub unsafe fn block<'b>(
+        &'b self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        scale: &Vector<'b>,
+    ) -> OutputBlock<'b> {
         let (j0, count) = (columns.start, columns.len());
         let stride = self.piece.columns;
         let (batch, i) = (rows.start / self.piece.rows, rows.start % self.piece.rows);
@@ -148,22 +155,22 @@ impl<'a> SharedOutput<'a> {
         unsafe {
             match &self.target {
                 Target::I32(out) => OutputBlock::I32(Part::new(out.add(at), stride, rows.len(), count)),
-                Target::F32(out, scale, addend, elementwise) => OutputBlock::F32(
+                Target::F32(out, addend, elementwise) => OutputBlock::F32(
                     Part::new(out.add(at), stride, rows.len(), count),
                     scale.columns(j0, count),
                     addend.map(|a| a.columns(j0, count)),
                     elementwise.from(at),
                 ),
-                Target::F16(out, scale, addend) => OutputBlock::F16(
+                Target::F16(out, addend) => OutputBlock::F16(
                     Part::new(out.add(at), stride, rows.len(), count),
                     scale.columns(j0, count),
                     addend.map(|a| a.columns(j0, count)),
                 ),
-                Target::U8(out, scale, zero) => {
+                Target::U8(out, zero) => {
                     let part = Part::new(out.add(at), stride, rows.len(), count);
                     OutputBlock::U8(part, scale.columns(j0, count), *zero)
                 }
-                Target::I8(out, scale, zero) => {
+                Target::I8(out, zero) => {
                     let part = Part::new(out.add(at), stride, rows.len(), count);
                     OutputBlock::I8(part, scale.columns(j0, count), *zero)
                 }

@@ -1,65 +1,90 @@
 //! Few rows: every tile is multiplied while it is being decoded.
 //!
-//! The tiles, n outer and k inner, are cut into as many runs of equal length as there are threads. A run covers whole
-//! rows of tiles (a *strip* of a tile's columns over all of k), whose columns it finishes at once, and at most two parts
-//! of strips, at its ends: their sums are set aside, added up and finished when all runs are done. Sums are integers, so
-//! the cut changes no bit.
+//! The tiles, n outer and k inner, are shared out among the threads in runs. A run covers whole rows of tiles (a *strip* of a
+//! tile's columns over all of k), whose columns it finishes at once, and parts of strips at its ends: their sums are set
+//! aside until another thread has the rest, which adds them to its own. Sums are integers, so the cut changes no bit.
 
-use super::driver::{Job, changed, collect};
+use super::driver::{Job, changed};
+use super::prepared::PreparedWeight;
+use super::shares::Shares;
 use crate::aligned::Aligned;
 use crate::arch::{Accumulators, Extent, Rows};
 use crate::container::Tile;
 use crate::container::geometry::FRACTAL_K;
 use crate::error::Error;
-use crate::parallel::Parallel;
 use std::cell::RefCell;
-use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 thread_local! {
     /// Sums of a strip.
     static SUMS: RefCell<Aligned<i32>> = const { RefCell::new(Aligned::new()) };
 }
 
-/// Sums of a part of a strip.
+/// Some tiles of a strip, and their sums.
 struct Part {
     strip: usize,
+    tiles: usize,
     sums: Aligned<i32>,
 }
 
-pub(super) fn run(job: &Job<'_>, threads: usize, pool: &dyn Parallel) -> Result<(), Error> {
-    let tiles = job.weight.weight.geometry().tiles();
-    let runs = threads.min(tiles);
-    let parts =
-        collect(job.weight.kernel.tile(), runs, pool, |r| job.run_tiles(tiles * r / runs..tiles * (r + 1) / runs))?;
-    job.finish_parts(parts.into_iter().flatten().collect());
-    Ok(())
+/// The tiles that are to be multiplied.
+pub(super) struct Work {
+    shares: Shares,
+    set_aside: Mutex<Vec<Part>>,
+}
+
+impl Work {
+    pub fn new(weight: &PreparedWeight, threads: usize) -> Self {
+        let tiles = weight.weight.geometry().tiles();
+        Self { shares: Shares::new(tiles, threads.min(tiles)), set_aside: Mutex::default() }
+    }
+
+    pub fn threads(&self) -> usize {
+        self.shares.threads()
+    }
 }
 
 impl Job<'_> {
-    /// Multiplies a run of tiles; what is left of strips that it has only parts of.
-    fn run_tiles(&self, tiles: Range<usize>) -> Result<Vec<Part>, Error> {
+    /// Multiplies the tiles that a thread is given.
+    pub fn few(&self, work: &Work, thread: usize) -> Result<(), Error> {
         let geometry = self.weight.weight.geometry();
-        let per_strip = geometry.tiles_k();
-        let columns = geometry.tile_columns();
-        let mut parts = Vec::new();
-        let mut sums = SUMS.take();
-        let mut at = tiles.start;
-        while at < tiles.end {
-            let strip = at / per_strip;
-            let end = tiles.end.min((strip + 1) * per_strip);
-            sums.reset(self.m * columns);
-            for t in at..end {
-                self.tile(t, &mut sums, t == at)?;
+        let len = self.m * geometry.tile_columns();
+        let mut part = Part { strip: 0, tiles: 0, sums: SUMS.take() };
+        while let Some(t) = work.shares.next(thread) {
+            let strip = t / geometry.tiles_k();
+            if strip != part.strip {
+                self.end_part(&mut part, &work.set_aside);
+                part.strip = strip;
             }
-            if end - at < per_strip {
-                parts.push(Part { strip, sums: std::mem::take(&mut sums) });
-            } else {
-                self.finish_strip(strip, &sums);
-            }
-            at = end;
+            part.sums.reset(len);
+            self.tile(t, &mut part.sums, part.tiles == 0)?;
+            part.tiles += 1;
         }
-        SUMS.set(sums);
-        Ok(parts)
+        self.end_part(&mut part, &work.set_aside);
+        SUMS.set(part.sums);
+        Ok(())
+    }
+
+    /// Finishes the strip of a part with all others that there are of it; if some are still missing, sets it aside for them.
+    fn end_part(&self, part: &mut Part, set_aside: &Mutex<Vec<Part>>) {
+        let per_strip = self.weight.weight.geometry().tiles_k();
+        while part.tiles != 0 {
+            if part.tiles == per_strip {
+                self.finish_strip(part.strip, &part.sums);
+                part.tiles = 0;
+                return;
+            }
+            let mut others = set_aside.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(at) = others.iter().position(|other| other.strip == part.strip) else {
+                let (strip, sums) = (part.strip, std::mem::take(&mut part.sums));
+                others.push(Part { strip, tiles: std::mem::take(&mut part.tiles), sums });
+                return;
+            };
+            let other = others.swap_remove(at);
+            drop(others);
+            part.tiles += other.tiles;
+            part.sums.iter_mut().zip(other.sums.iter()).for_each(|(a, b)| *a = a.wrapping_add(*b));
+        }
     }
 
     /// Adds the products of tile `t` to sums that count as zero if it is the first.
@@ -96,17 +121,5 @@ impl Job<'_> {
         let columns = self.weight.weight.geometry().tile_columns();
         // SAFETY: a strip is finished once, by the one thread that has all of its sums.
         unsafe { self.finish(sums, columns, 0..self.m, strip * columns..(strip + 1) * columns) };
-    }
-
-    /// Adds up the parts of each strip that was cut, and finishes it.
-    fn finish_parts(&self, mut parts: Vec<Part>) {
-        parts.sort_by_key(|p| p.strip);
-        let mut parts = parts.into_iter().peekable();
-        while let Some(mut sum) = parts.next() {
-            while let Some(part) = parts.next_if(|p| p.strip == sum.strip) {
-                sum.sums.iter_mut().zip(part.sums.iter()).for_each(|(a, b)| *a = a.wrapping_add(*b));
-            }
-            self.finish_strip(sum.strip, &sum.sums);
-        }
     }
 }

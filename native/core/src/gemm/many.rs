@@ -1,16 +1,16 @@
 //! Many rows, or a weight that is decoded already: symbols in memory are multiplied block by block.
 //!
-//! A *strip* (the columns of a tile over all of k) is decoded once, into the second cache, as panels that reach over all
-//! of it. A *block* is some of its panels by some rows: its sums never leave the first cache before they are finished,
-//! unless k is so long that a strip is decoded in several chunks. Threads share out blocks of columns, and rows as well
-//! where there are fewer such blocks than threads; a strip that two threads need is decoded by both.
+//! A *strip* (the columns of a tile over all of k) is decoded into the second cache, as panels that reach over all of it. A
+//! *block* is some of its panels by some rows: its sums never leave the first cache before they are finished, unless k is
+//! so long that a strip is decoded in several chunks. Threads share out blocks, and each decodes the strips of its own.
 
-use super::driver::{Job, changed, collect};
+use super::driver::{Job, changed};
+use super::prepared::PreparedWeight;
+use super::shares::Shares;
 use crate::aligned::Aligned;
 use crate::arch::{Accumulators, Extent, Rows};
 use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use crate::error::Error;
-use crate::parallel::Parallel;
 use crate::unpack::decode_tile;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -35,69 +35,92 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-pub(super) fn run(job: &Job<'_>, threads: usize, pool: &dyn Parallel) -> Result<(), Error> {
-    let geometry = job.weight.weight.geometry();
-    let per_strip = geometry.tiling().n.div_ceil(BLOCK_PANELS);
-    let last = geometry.tile(geometry.tiles() - 1).panels.div_ceil(BLOCK_PANELS);
-    let blocks = (geometry.tiles_n() - 1) * per_strip + last;
-    let groups = threads.div_ceil(blocks).min(job.m / GROUP_ROWS).max(1);
-    let cells = groups * blocks;
-    // More parts than threads, where that costs nothing: a thread that wakes up late then does less.
-    let runs = if threads == 1 {
-        1
-    } else if job.weight.decoded.is_some() {
-        (4 * threads).min(cells)
-    } else if groups == 1 && geometry.tiles_n().is_multiple_of(threads) {
-        geometry.tiles_n()
-    } else {
-        threads.min(cells)
-    };
-    collect(job.weight.kernel.tile(), runs, pool, |r| {
-        let mut scratch = SCRATCH.take();
-        let mut at = cells * r / runs;
-        let end = cells * (r + 1) / runs;
-        while at < end {
-            let (group, block) = (at / blocks, at % blocks);
-            let rows = job.m * group / groups..job.m * (group + 1) / groups;
-            let (strip, first) = (block / per_strip, block % per_strip);
-            let count = (end - at).min(per_strip - first).min(blocks - block);
-            job.strip(strip, first..first + count, rows, &mut scratch)?;
-            at += count;
-        }
-        SCRATCH.set(scratch);
-        Ok(())
-    })?;
-    Ok(())
+/// The work in units: cut by strips, by rows and, where strips are not cut into chunks, by blocks of panels, in this order from the
+/// outermost.
+pub(super) struct Work {
+    shares: Shares,
+    /// Tiles that are decoded at a time.
+    chunk: usize,
+    groups: usize,
+    /// Rows of each group but the last.
+    rows: usize,
+    blocks: usize,
+}
+
+impl Work {
+    pub fn new(weight: &PreparedWeight, m: usize, threads: usize) -> Self {
+        let geometry = weight.weight.geometry();
+        let tiling = geometry.tiling();
+        let (strips, tiles_k) = (geometry.tiles_n(), geometry.tiles_k());
+        let chunk = (CHUNK_BYTES / (tiling.n * tiling.k * FRACTAL)).clamp(1, tiles_k);
+        let (blocks, groups) = if weight.decoded.is_some() || chunk == tiles_k {
+            (tiling.n.div_ceil(BLOCK_PANELS), m.div_ceil(CACHED_ROWS))
+        } else {
+            (1, threads.div_ceil(strips).min(m / GROUP_ROWS).max(1))
+        };
+        let rows = m.div_ceil(groups).next_multiple_of(weight.kernel.tile().block_rows());
+        let groups = m.div_ceil(rows);
+        let units = strips * groups * blocks;
+        Self { shares: Shares::new(units, threads.min(units)), chunk, groups, rows, blocks }
+    }
+
+    pub fn threads(&self) -> usize {
+        self.shares.threads()
+    }
 }
 
 impl Job<'_> {
-    /// Multiplies some blocks of a strip with some rows.
-    fn strip(
+    /// Does the units that a thread is given.
+    pub fn many(&self, work: &Work, thread: usize) -> Result<(), Error> {
+        let mut scratch = SCRATCH.take();
+        let mut decoded = None;
+        while let Some(unit) = work.shares.next(thread) {
+            self.unit(work, unit, &mut decoded, &mut scratch)?;
+        }
+        SCRATCH.set(scratch);
+        Ok(())
+    }
+
+    /// Does a unit of the work. Where a whole strip is decoded at a time, `decoded` is the one that scratch holds.
+    fn unit(
         &self,
-        strip: usize,
-        blocks: Range<usize>,
-        rows: Range<usize>,
+        work: &Work,
+        unit: usize,
+        decoded: &mut Option<usize>,
         scratch: &mut Scratch,
     ) -> Result<(), Error> {
         let geometry = self.weight.weight.geometry();
         let tiles_k = geometry.tiles_k();
+        let (strip, group, block) =
+            (unit / work.blocks / work.groups, unit / work.blocks % work.groups, unit % work.blocks);
         let shape = geometry.tile(strip * tiles_k);
-        let panels = blocks.start * BLOCK_PANELS..(blocks.end * BLOCK_PANELS).min(shape.panels);
+        let rows = group * work.rows..self.m.min((group + 1) * work.rows);
+        let panels = match work.blocks {
+            1 => 0..shape.panels,
+            _ => block * BLOCK_PANELS..((block + 1) * BLOCK_PANELS).min(shape.panels),
+        };
+        if panels.is_empty() {
+            return Ok(()); // The last strip has fewer.
+        }
         if let Some(decoded) = &self.weight.decoded {
             let fractals = geometry.padded_k() / FRACTAL_K;
             let strip = Strip { panel: shape.panel, panels, fractal: 0, fractals, first: true, last: true };
             self.blocks(&decoded[self.weight.decoded_start(&shape)..], &strip, rows, &mut scratch.sums);
             return Ok(());
         }
-        let chunk = (CHUNK_BYTES / (shape.panels * geometry.tiling().k * FRACTAL)).clamp(1, tiles_k);
-        for start in (0..tiles_k).step_by(chunk) {
-            let tiles = start..(start + chunk).min(tiles_k);
+        for start in (0..tiles_k).step_by(work.chunk) {
+            let tiles = start..(start + work.chunk).min(tiles_k);
             let last = geometry.tile(strip * tiles_k + tiles.end - 1);
             let fractal = geometry.tile(strip * tiles_k + start).fractal;
             let fractals = last.fractal + last.fractals - fractal;
-            scratch.symbols.reset(shape.panels * fractals * FRACTAL);
-            for t in tiles.clone() {
-                self.decode(strip * tiles_k + t, fractal, fractals * FRACTAL, &mut scratch.symbols)?;
+            let whole = tiles.len() == tiles_k;
+            if !whole || *decoded != Some(strip) {
+                *decoded = None;
+                scratch.symbols.reset(shape.panels * fractals * FRACTAL);
+                for t in tiles.clone() {
+                    self.decode(strip * tiles_k + t, fractal, fractals * FRACTAL, &mut scratch.symbols)?;
+                }
+                *decoded = whole.then_some(strip);
             }
             let (first, last) = (start == 0, tiles.end == tiles_k);
             let strip = Strip { panel: shape.panel, panels: panels.clone(), fractal, fractals, first, last };

@@ -10,9 +10,11 @@ mod epilogue;
 mod few;
 mod many;
 mod prepared;
+mod shares;
+mod stage;
 
 pub use crate::arch::rows::{Elementwise, Vector};
-pub use activation::Activation;
+pub use activation::{Activation, SplitHeads};
 pub use epilogue::{Output, QuantOut};
 pub use prepared::{PrepareOptions, PreparedWeight, Residency};
 
@@ -34,8 +36,10 @@ pub struct MatmulCall<'a> {
     pub x: Activation<'a>,
     /// Rows.
     pub m: usize,
-    /// In the activation's own type.
+    /// In the activation's own type. Floats have that of their quantisation instead.
     pub x_zero_point: i32,
+    /// Multiplied with the output's scale first, where the activation has one. Floats have that of their quantisation instead.
+    pub x_scale: Option<f32>,
     /// In the weight's own type.
     pub w_zero_point: ZeroPoint<'a>,
     /// (n,), added to the integer sums.

@@ -2,7 +2,7 @@
 
 use super::MatmulCall;
 use super::epilogue::Output;
-use super::{Heads, ZeroPoint, driver};
+use super::{Activation, Heads, ZeroPoint, driver};
 use crate::aligned::Aligned;
 use crate::arch::{Accumulators, Extent, Rows, TileCode};
 use crate::codec::WeightType;
@@ -112,6 +112,12 @@ impl PreparedWeight {
         }
         for (what, len) in ["gate", "residual"].into_iter().zip(output.elementwise()) {
             expect(what, Some(output.len()), len.unwrap_or(output.len()))?;
+        }
+        if let Activation::F32(x, Some(split)) = call.x
+            && !split.elements().is_some_and(|batch| x.is_empty() || batch > 0 && x.len().is_multiple_of(batch))
+        {
+            let found = split.elements().unwrap_or(usize::MAX);
+            return Err(Error::Argument { what: "an element of the batch", expected: x.len(), found });
         }
         if let Some(Heads { rows, columns }) = call.heads
             && call.m > 0
