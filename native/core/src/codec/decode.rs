@@ -15,6 +15,8 @@ pub struct CodedTile<'a> {
     pub rest: &'a [u8],
     /// Bytes of `rest` that belong to the tile.
     pub len: usize,
+    /// What [`Self::check`] found, if that is known.
+    pub counts: Option<&'a [u16]>,
 }
 
 impl<'a> CodedTile<'a> {
@@ -25,7 +27,7 @@ impl<'a> CodedTile<'a> {
             return Err("is shorter than its root fields");
         }
         let (roots, rest) = x2[start..].split_at(roots);
-        Ok(Self { roots, rest, len: end - start - roots.len() })
+        Ok(Self { roots, rest, len: end - start - roots.len(), counts: None })
     }
 
     /// Whether `used` bytes of `rest` and less than 64 bytes of padding make up the tile.
@@ -67,9 +69,12 @@ impl<'a> CodedTile<'a> {
     }
 
     /// Checks all that can be told without the root fields: that the counts fit, the parts fill the tile, and what is
-    /// unused is zero. Kernels need no more than the counts, so this is asked for once, when a weight is loaded.
-    pub fn check(&self, code: &Code) -> Result<(), &'static str> {
-        self.continuations(code).map(|_| ())
+    /// unused is zero. Kernels need no more than the counts, so this is asked for once, when a weight is loaded. Gives the number
+    /// of entries of each level, and of escapes.
+    pub fn check(&self, code: &Code) -> Result<Vec<u16>, &'static str> {
+        let Continuations { levels, escapes } = self.continuations(code)?;
+        let counts = levels.iter().map(|(entries, _)| *entries).chain([escapes.len()]);
+        counts.map(|count| u16::try_from(count).map_err(|_| ANOTHER_NUMBER)).collect()
     }
 
     /// Cuts the continuations into their levels.

@@ -27,6 +27,8 @@ pub struct CompressedWeight {
     entries: Vec<Entry>,
     /// Extent of each tile in `x2`; empty for constants.
     extents: Vec<Range<usize>>,
+    /// Entries of each level, and escapes, of all tiles, where they were counted.
+    counts: Vec<u16>,
 }
 
 /// What `inspect` tells of a weight.
@@ -100,7 +102,7 @@ impl CompressedWeight {
             return Err(Error::Index(format!("leaves {} bytes unused", next - header.len())));
         }
         debug_assert!(extents.iter().all(|e| e.start % ALIGN == 0));
-        Ok(Self { header, entries, extents })
+        Ok(Self { header, entries, extents, counts: Vec::new() })
     }
 
     /// Shape and tiling.
@@ -125,7 +127,7 @@ impl CompressedWeight {
     }
 
     /// Tile `t` cut into its parts, its checksum not yet checked. `x2` must be as long as when parsed.
-    pub fn tile<'a>(&self, x2: &'a [u8], t: usize) -> Result<Tile<'a>, Error> {
+    pub fn tile<'a>(&'a self, x2: &'a [u8], t: usize) -> Result<Tile<'a>, Error> {
         if x2.len() != self.header.total {
             return Err(Error::Length { expected: self.header.total, found: x2.len() });
         }
@@ -137,17 +139,29 @@ impl CompressedWeight {
         }
         let code = self.header.code.as_ref().expect("checked by parse");
         let shape = self.header.geometry.tile(t);
+        let counts = self.counts.chunks_exact(self.counts_of_a_tile()).nth(t);
         CodedTile::parse(x2, extent.start, extent.end, code, shape.panels * shape.fractals)
-            .map(Tile::Coded)
+            .map(|tile| Tile::Coded(CodedTile { counts, ..tile }))
             .map_err(|reason| Error::Tile { tile: t, reason })
     }
 
+    /// How many counts [`Self::verify_tile`] gives for a coded tile.
+    pub(crate) fn counts_of_a_tile(&self) -> usize {
+        self.code().map_or(0, Code::levels) + 1
+    }
+
+    /// Remembers what [`Self::verify_tile`] gave for all tiles, one after another, and anything for those that are not coded:
+    /// decoders need not count again.
+    pub(crate) fn remember_counts(&mut self, counts: Vec<u16>) {
+        self.counts = counts;
+    }
+
     /// Checks the checksum of tile `t`, and of a coded one that it is laid out as an encoder would: what kernels pass over,
-    /// such as its padding, is seen here.
-    pub fn verify_tile(&self, x2: &[u8], t: usize) -> Result<(), Error> {
+    /// such as its padding, is seen here. Gives the number of entries of each of its levels, and of its escapes; none of others.
+    pub fn verify_tile(&self, x2: &[u8], t: usize) -> Result<Vec<u16>, Error> {
         let entry = &self.entries[t];
         if matches!(entry.kind, Kind::Constant(_)) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let found = x2.get(self.extents[t].clone()).map(crc32fast::hash);
         let found = found.ok_or(Error::Length { expected: self.header.total, found: x2.len() })?;
@@ -156,7 +170,7 @@ impl CompressedWeight {
         }
         match (self.tile(x2, t)?, self.code()) {
             (Tile::Coded(tile), Some(code)) => tile.check(code).map_err(|reason| Error::Tile { tile: t, reason }),
-            _ => Ok(()),
+            _ => Ok(Vec::new()),
         }
     }
 

@@ -171,9 +171,12 @@ impl PreparedWeight {
         // The decoded symbols of each strip, or nothing.
         let mut strips: Vec<&mut [u8]> = decoded.chunks_mut(geometry.tiling().n * panel).collect();
         strips.resize_with(geometry.tiles_n(), Default::default);
-        let strips: Vec<_> = strips.into_iter().map(|symbols| Mutex::new((symbols, Ok(Vec::new())))).collect();
-        let strip = |tn: usize, symbols: &mut [u8]| -> Result<Vec<i32>, Error> {
+        let strips: Vec<_> =
+            strips.into_iter().map(|symbols| Mutex::new((symbols, Ok(Default::default())))).collect();
+        let counts_of_a_tile = self.weight.counts_of_a_tile();
+        let strip = |tn: usize, symbols: &mut [u8]| -> Result<(Vec<i32>, Vec<u16>), Error> {
             let mut sums = vec![0; columns];
+            let mut counts = Vec::with_capacity(geometry.tiles_k() * counts_of_a_tile);
             for tk in 0..geometry.tiles_k() {
                 let t = tn * geometry.tiles_k() + tk;
                 let shape = geometry.tile(t);
@@ -181,7 +184,8 @@ impl PreparedWeight {
                 let at = shape.fractal * FRACTAL_K;
                 let rows = Rows::new(&ones[at..], ones.len(), 1, extent.k());
                 let mut acc = Accumulators::new(&mut sums, columns, 1, extent.columns());
-                self.weight.verify_tile(x2, t)?;
+                counts.extend(self.weight.verify_tile(x2, t)?);
+                counts.resize((tk + 1) * counts_of_a_tile, 0);
                 let ok = match self.weight.tile(x2, t)? {
                     _ if !symbols.is_empty() => {
                         let out = &mut symbols[shape.fractal * FRACTAL..];
@@ -216,7 +220,7 @@ impl PreparedWeight {
                     &mut Accumulators::new(&mut sums, columns, 1, extent.columns()),
                 );
             }
-            Ok(sums)
+            Ok((sums, counts))
         };
         let pool: &dyn Parallel = match options.threads {
             0 | 1 => &Serial,
@@ -225,14 +229,20 @@ impl PreparedWeight {
         };
         pool.run(geometry.tiles_n(), &|tn| {
             let mut guard = strips[tn].lock().expect("no panics above");
-            let (symbols, sums) = &mut *guard;
-            *sums = strip(tn, symbols);
+            let (symbols, found) = &mut *guard;
+            *found = strip(tn, symbols);
         });
+        let mut counts = with_room(geometry.tiles() * counts_of_a_tile, "counts of tiles")?;
         for strip in strips {
-            column_sums.extend(strip.into_inner().expect("no panics above").1?);
+            let (sums, counts_of_strip) = strip.into_inner().expect("no panics above").1?;
+            column_sums.extend(sums);
+            counts.extend(counts_of_strip);
         }
         column_sums.truncate(geometry.n());
         self.column_sums = column_sums;
+        if options.residency == Residency::Compressed && self.code.is_some() {
+            self.weight.remember_counts(counts);
+        }
         self.decoded = (options.residency == Residency::Decoded).then_some(decoded);
         Ok(())
     }

@@ -45,6 +45,9 @@ const PAGE: usize = 4096;
 /// opened twice.
 const BEHIND: usize = FRACTAL;
 
+/// Begin and number of entries of each level, and of the escapes.
+type Starts = [(usize, usize); MAX_LEVELS + 1];
+
 /// Entries of levels after which the sink gets its turn: some 100 ns.
 const MEANWHILE_ENTRIES: usize = 4096;
 
@@ -109,6 +112,52 @@ pub(in crate::arch::x86_64) fn decode_tile<S: Sink>(
     })
 }
 
+/// Where each level begins, and how many entries it has; the last are the escapes. `None` if they do not make up the tile, or
+/// there are more than `limit` anywhere.
+///
+/// # Safety
+/// The features; 8 bytes behind `tile.len` are readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,popcnt")]
+unsafe fn starts_of_levels(levels: usize, tile: &CodedTile<'_>, limit: usize) -> Option<Starts> {
+    let mut starts = Starts::default();
+    let first = tile.rest[..tile.len].first_chunk()?;
+    let (mut at, mut count) = (first.len(), usize::from(u16::from_le_bytes(*first)));
+    if let Some(counts) = tile.counts {
+        for (d, &count) in counts[..=levels].iter().enumerate() {
+            let count = usize::from(count);
+            starts[d] = (at, count);
+            at += if d < levels { count.div_ceil(8) } else { count };
+            if count > limit {
+                return None;
+            }
+        }
+        return tile.ends_at(at).then_some(starts);
+    }
+    if count > limit {
+        return None;
+    }
+    let rest = tile.rest.as_ptr();
+    for start in &mut starts[..levels] {
+        *start = (at, count);
+        if at + count.div_ceil(8) > tile.len {
+            return None;
+        }
+        let mut ones = 0;
+        for word in 0..count / 64 {
+            // SAFETY: inside of the level, which is inside of the tile.
+            ones += unsafe { rest.add(at + word * 8).cast::<u64>().read_unaligned() }.count_ones();
+        }
+        // SAFETY: at most 7 bytes behind the level's end.
+        let last = unsafe { rest.add(at + count / 64 * 8).cast::<u64>().read_unaligned() };
+        ones += _bzhi_u64(last, (count % 64) as u32).count_ones();
+        at += count.div_ceil(8);
+        count = ones as usize;
+    }
+    starts[levels] = (at, count);
+    tile.ends_at(at + count).then_some(starts)
+}
+
 /// Builds the sums of a tile's continued weights in `sums[0]`, at most `limit` of them. Gives their number, or `None` if
 /// the tile is damaged.
 ///
@@ -123,41 +172,17 @@ unsafe fn continuations<S: Sink>(
     sink: &mut S,
 ) -> Option<usize> {
     let levels = code.code.levels();
-    let count = tile.rest[..tile.len].first_chunk()?;
-    let total = usize::from(u16::from_le_bytes(*count));
-    if total > limit {
-        return None;
-    }
-    // Where each level begins, and how many entries it has; the last are the escapes.
-    let mut starts = [(0, 0); MAX_LEVELS + 1];
-    starts[0] = (count.len(), total);
     let rest = tile.rest.as_ptr();
-    for d in 0..levels {
-        let (start, count) = starts[d];
-        if start + count.div_ceil(8) > tile.len {
-            return None;
-        }
-        let mut ones = 0;
-        for word in 0..count / 64 {
-            // SAFETY: inside of the level, which is inside of the tile.
-            ones += unsafe { rest.add(start + word * 8).cast::<u64>().read_unaligned() }.count_ones();
-        }
-        // SAFETY: at most 7 bytes behind the level's end.
-        let last = unsafe { rest.add(start + count / 64 * 8).cast::<u64>().read_unaligned() };
-        ones += _bzhi_u64(last, (count % 64) as u32).count_ones();
-        starts[d + 1] = (start + count.div_ceil(8), ones as usize);
-    }
+    // SAFETY: the caller's contract.
+    let starts = unsafe { starts_of_levels(levels, tile, limit) }?;
     let (start, escapes) = starts[levels];
-    if !tile.ends_at(start + escapes) {
-        return None;
-    }
     let step = _mm512_set1_epi8(code.code.sum_step() as i8);
     // Sums are at last counted from the first offset that is continued, and become what an offset differs by.
     let first = _mm512_set1_epi8(code.code.first_continued() as i8);
     let differing = |sums| _mm512_xor_si512(_mm512_add_epi8(sums, first), first);
-    // Copied: should the file change while it is read, a level may have more ones than were counted, and what they take
-    // must lie in memory of our own.
-    // SAFETY: the escapes end inside of the tile, as was checked; they are no more than `total`, which fits both sums.
+    // Copied: should the file have changed, a level may have more ones than were counted, and what they take must lie in
+    // memory of our own.
+    // SAFETY: the escapes end inside of the tile, as was checked; they are no more than `limit`, which fits both sums.
     unsafe { rest.add(start).copy_to_nonoverlapping(sums[levels % 2], escapes) };
     let mut below = sums[levels % 2];
     if levels < 2 {
@@ -178,10 +203,13 @@ unsafe fn continuations<S: Sink>(
         unsafe {
             let bits = rest.add(start);
             // At level 0 a weight that goes no further keeps its root field.
-            match d {
+            let taken = match d {
                 0 => expand_level(bits, count, below, own, |entries| entries),
                 1 => expand_level(bits, count, below, own, |entries| differing(_mm512_add_epi8(entries, step))),
                 _ => expand_level(bits, count, below, own, |entries| _mm512_add_epi8(entries, step)),
+            };
+            if taken != starts[d + 1].1 {
+                return None;
             }
         }
         below = own;
@@ -192,11 +220,11 @@ unsafe fn continuations<S: Sink>(
             unsafe { sink.meanwhile() };
         }
     }
-    Some(total)
+    Some(starts[0].1)
 }
 
 /// Builds a level's sums in `own` from those of the level below: the entries whose bits are ones take the next of them each,
-/// and `add` is done to all.
+/// and `add` is done to all. Gives the number of ones.
 ///
 /// # Safety
 /// AVX-512 with VBMI2; `bits` and 7 bytes behind them are readable; as many sums as there are ones, and 64 bytes more, are
@@ -209,7 +237,7 @@ unsafe fn expand_level(
     below: *const u8,
     own: *mut u8,
     add: impl Fn(__m512i) -> __m512i,
-) {
+) -> usize {
     let mut taken = 0;
     let mut expand = |block: usize, bits: u64| {
         // SAFETY: the caller's contract.
@@ -226,6 +254,7 @@ unsafe fn expand_level(
     // SAFETY: at most 7 bytes behind the level's end; ones there are cut off.
     let last = unsafe { bits.add(count / 64 * 8).cast::<u64>().read_unaligned() };
     expand(count / 64, _bzhi_u64(last, (count % 64) as u32));
+    taken
 }
 
 /// The first bytes of `from`, one after another, in the lanes whose bits are ones; 0 elsewhere.
