@@ -17,8 +17,10 @@ use std::ops::Range;
 
 /// Panels of a block.
 const BLOCK_PANELS: usize = 4;
-/// Rows that stay in the second cache, beside a strip, while they meet the panels of it.
-const CACHED_ROWS: usize = 96;
+/// Bytes of activations that stay in the second cache, beside a strip, while they meet the panels of it; but at least so
+/// many rows, and at most so many, for there should be something to share out.
+const CACHED_BYTES: usize = 384 << 10;
+const CACHED_ROWS: (usize, usize) = (96, 264);
 /// Rows that are worth decoding a strip for once more.
 const GROUP_ROWS: usize = 32;
 /// Bytes of a strip that are decoded at a time; they share the second cache with activations and outputs.
@@ -33,6 +35,11 @@ struct Scratch {
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Rows that meet the panels of a strip one after the other.
+fn cached_rows(k: usize) -> usize {
+    (CACHED_BYTES / k).clamp(CACHED_ROWS.0, CACHED_ROWS.1)
 }
 
 /// The work in units: cut by strips, by rows and, where strips are not cut into chunks, by blocks of panels, in this order from the
@@ -54,7 +61,7 @@ impl Work {
         let (strips, tiles_k) = (geometry.tiles_n(), geometry.tiles_k());
         let chunk = (CHUNK_BYTES / (tiling.n * tiling.k * FRACTAL)).clamp(1, tiles_k);
         let (blocks, groups) = if weight.decoded.is_some() || chunk == tiles_k {
-            (tiling.n.div_ceil(BLOCK_PANELS), m.div_ceil(CACHED_ROWS))
+            (tiling.n.div_ceil(BLOCK_PANELS), m.div_ceil(cached_rows(geometry.padded_k())))
         } else {
             (1, threads.div_ceil(strips).min(m / GROUP_ROWS).max(1))
         };
@@ -145,9 +152,10 @@ impl Job<'_> {
         // Sums of one block, or those of all blocks until the last chunk.
         let stride = if whole { BLOCK_PANELS * PANEL } else { strip.panels.len() * PANEL };
         sums.reset(stride * if whole { block_rows } else { rows.len() });
-        // Some rows meet all panels while they are in the second cache.
-        for group in rows.clone().step_by(CACHED_ROWS) {
-            let group = group..rows.end.min(group + CACHED_ROWS);
+        // Some rows meet all panels while they are in the second cache; where strips are not cut, a unit has no more.
+        let cached = if whole { rows.len() } else { cached_rows(strip.fractals * FRACTAL_K) };
+        for group in rows.clone().step_by(cached) {
+            let group = group..rows.end.min(group + cached);
             for panel in strip.panels.clone().step_by(BLOCK_PANELS) {
                 let panels = panel..strip.panels.end.min(panel + BLOCK_PANELS);
                 if whole && self.finished_in_registers(symbols, strip, panels.clone(), group.clone()) {

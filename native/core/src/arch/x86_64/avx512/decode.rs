@@ -117,8 +117,7 @@ pub(in crate::arch::x86_64) fn decode_tile<S: Sink>(
 ///
 /// # Safety
 /// The features; 8 bytes behind `tile.len` are readable.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,bmi1,bmi2,popcnt")]
+#[inline(always)]
 unsafe fn starts_of_levels(levels: usize, tile: &CodedTile<'_>, limit: usize) -> Option<Starts> {
     let mut starts = Starts::default();
     let first = tile.rest[..tile.len].first_chunk()?;
@@ -148,9 +147,11 @@ unsafe fn starts_of_levels(levels: usize, tile: &CodedTile<'_>, limit: usize) ->
             // SAFETY: inside of the level, which is inside of the tile.
             ones += unsafe { rest.add(at + word * 8).cast::<u64>().read_unaligned() }.count_ones();
         }
-        // SAFETY: at most 7 bytes behind the level's end.
-        let last = unsafe { rest.add(at + count / 64 * 8).cast::<u64>().read_unaligned() };
-        ones += _bzhi_u64(last, (count % 64) as u32).count_ones();
+        // SAFETY: at most 7 bytes behind the level's end; the features are the caller's.
+        ones += unsafe {
+            let last = rest.add(at + count / 64 * 8).cast::<u64>().read_unaligned();
+            _bzhi_u64(last, (count % 64) as u32).count_ones()
+        };
         at += count.div_ceil(8);
         count = ones as usize;
     }
@@ -182,16 +183,18 @@ unsafe fn continuations<S: Sink>(
     let differing = |sums| _mm512_xor_si512(_mm512_add_epi8(sums, first), first);
     // Copied: should the file have changed, a level may have more ones than were counted, and what they take must lie in
     // memory of our own.
-    // SAFETY: the escapes end inside of the tile, as was checked; they are no more than `limit`, which fits both sums.
-    unsafe { rest.add(start).copy_to_nonoverlapping(sums[levels % 2], escapes) };
     let mut below = sums[levels % 2];
-    if levels < 2 {
-        for at in (0..escapes).step_by(GROUP) {
-            // SAFETY: both sums have room for 64 more than they can have.
-            unsafe {
-                let at = below.add(at).cast();
-                _mm512_storeu_si512(at, differing(_mm512_loadu_si512(at)));
+    // SAFETY: the escapes end inside of the tile, as was checked, behind which 64 bytes are readable; they are no more than
+    // `limit`, and both sums have room for 64 more.
+    unsafe {
+        let escaped = rest.add(start);
+        if levels < 2 {
+            for at in (0..escapes).step_by(GROUP) {
+                let sums = differing(_mm512_loadu_si512(escaped.add(at).cast()));
+                _mm512_storeu_si512(below.add(at).cast(), sums);
             }
+        } else {
+            escaped.copy_to_nonoverlapping(below, escapes);
         }
     }
     let mut entries = 0;
