@@ -3,6 +3,7 @@
 use super::activation::{Memory, Packed, Packing};
 use super::epilogue::{Correction, Output, SharedOutput, pieces};
 use super::prepared::PreparedWeight;
+use super::stage::Stage;
 use super::{MatmulCall, few, many};
 use crate::arch::TileKernel;
 use crate::arch::rows::{OutputBlock, Terms, Vector};
@@ -54,11 +55,12 @@ pub(super) fn run(
     } else {
         Plan::Many(many::Work::new(weight, m, threads))
     };
-    let known = OnceLock::new();
+    // By one of the threads; the others wait a moment, which the system must not take for a rest.
+    let (knowing, known) = (Stage::new(1), OnceLock::new());
     // Threads are woken once, and the first to be there begins.
     let result = visit(kernel, plan.threads(), pool, |thread| {
         let (packed, quantizer) = packing.share(kernel);
-        let (correction, scales) = known.get_or_init(|| {
+        knowing.share(|_| {
             let x_zero = quantizer.map_or(call.x_zero_point, |by| i32::from(by.zero_point));
             let correction = Correction::new(
                 &weight.column_sums,
@@ -68,8 +70,9 @@ pub(super) fn run(
                 &call.w_zero_point,
                 call.bias,
             );
-            (correction, Scales::new(scale, quantizer.map(|by| by.scale).or(call.x_scale)))
+            known.get_or_init(|| (correction, Scales::new(scale, quantizer.map(|by| by.scale).or(call.x_scale))));
         });
+        let (correction, scales) = known.get().expect("a thread that fails here has unwound, and so have the others");
         let job = Job { weight, x2, m, packed, correction, scale: scales.vector(scale), output: &output };
         match &plan {
             Plan::Few(work) => job.few(work, thread),
