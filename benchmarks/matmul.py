@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -53,12 +54,15 @@ def layers_model(path: Path, *, layers: int, k: int, n: int, sigma: float, activ
     onnx.save(model, path, save_as_external_data=True, location=path.name + ".data")
 
 
-def session(path: Path, threads: int, residency: str = "compressed") -> ort.InferenceSession:
-    """A session with all optimisations on and `threads` intra-op threads."""
+def session(path: Path, threads: int, residency: str = "compressed", *, spinning: bool = False) -> ort.InferenceSession:
+    """A session with all optimisations on and `threads` intra-op threads.
+
+    Idle threads that spin are onnxruntime's default, but those of one contestant would take the cores that the other
+    one needs: contestants with such threads must run `in_bursts`.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    # Idle threads of one contestant must not spin on the cores that the other one needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.add_session_config_entry("mcd.residency", residency)
     options.register_custom_ops_library(mcd_graph.get_library_path())
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
@@ -70,6 +74,25 @@ def interleaved(
     """Median seconds of a run of each session; they take turns until the time is up, at least five each."""
     times = bench.interleaved(list(sessions.values()), feed, repeats=5, seconds=seconds)
     return dict(zip(sessions, (np.median(times, axis=1) / 1e3).tolist(), strict=True))
+
+
+def in_bursts(
+    sessions: dict[str, ort.InferenceSession], feed: dict[str, npt.NDArray[np.generic]], seconds: float
+) -> dict[str, float]:
+    """As `interleaved`, in turns of many runs, before each of which the others' threads have stopped spinning."""
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    deadline = time.perf_counter() + seconds * len(sessions)
+    while not all(times.values()) or time.perf_counter() < deadline:
+        for name, contestant in sessions.items():
+            time.sleep(0.05)
+            for _ in range(3):
+                contestant.run(None, feed)
+            end = time.perf_counter() + 0.3
+            while time.perf_counter() < end:
+                start = time.perf_counter()
+                contestant.run(None, feed)
+                times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(taken)) for name, taken in times.items()}
 
 
 def processor() -> str:
