@@ -162,7 +162,8 @@ impl<'a> Packing<'a> {
                 };
                 let (body, pad) = row.split_at_mut(self.k);
                 *sum = self.row(kernel, i, quantizer, body);
-                pad.fill(0);
+                // What is behind whole fractals is never read; to clear it would cost as much as packing the row.
+                pad[..self.k.next_multiple_of(FRACTAL_K) - self.k].fill(0);
             }
         });
         // SAFETY: all units are done, and nothing writes any more. `new` has made the memory that long.
