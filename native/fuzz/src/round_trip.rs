@@ -1,9 +1,12 @@
 //! Any weight, tiling and profile: what is encoded decodes to itself on every kernel, and every kernel, residency and
 //! number of threads multiplies it to the bits that the definition gives.
 
+use std::mem::MaybeUninit;
+
+use mcd_core::quantize::{Quantizer, Range};
 use mcd_core::{
-    Activation, CompressedWeight, Elementwise, Kernel, MatmulCall, Parallel, PreparedWeight, Profile, Serial, Tiling,
-    Vector, WeightType, WeightView, ZeroPoint, encode, unpack,
+    Activation, CompressedWeight, Elementwise, Kernel, MatmulCall, Parallel, PreparedWeight, Profile, Serial,
+    SplitHeads, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode, unpack,
 };
 
 use crate::input::Input;
@@ -52,6 +55,23 @@ pub fn check(data: &[u8]) {
         .collect();
     let biases: Vec<i32> = (0..n).map(|j| i32::from(cycle(bias, j)) << (cycle(bias, j + 1) % 25)).collect();
     let signed = flags & 4 == 0;
+    // Floats, in heads or not, and the bytes that they are quantised to.
+    let heads = [2, 3, 1].into_iter().find(|heads| k.is_multiple_of(*heads)).expect("1 divides everything");
+    let split = (flags & 1 << 15 != 0).then_some(SplitHeads { heads, rows: m, columns: k / heads });
+    let x_floats: Vec<f32> = (0..m * k)
+        .map(|i| f32::from(xi[i]) * floats.get(i * 7 % floats.len().max(1)).copied().unwrap_or(0.5))
+        .collect();
+    let quantizer = Quantizer::from(Range::of(&x_floats));
+    let mut quantised = vec![MaybeUninit::uninit(); m * k];
+    let quantised: Vec<u8> = match split {
+        None => quantizer.quantize(&x_floats, &mut quantised).to_vec(),
+        Some(SplitHeads { heads, rows, columns }) => {
+            let quantised = quantizer.quantize(&x_floats, &mut quantised);
+            let place = |row: usize, head: usize| (head * rows + row) * columns;
+            let places = (0..rows).flat_map(|row| (0..heads).map(move |head| place(row, head)));
+            places.flat_map(|at| quantised[at..at + columns].to_vec()).collect()
+        }
+    };
     let call = MatmulCall {
         x: if signed { Activation::I8(&xi) } else { Activation::U8(&x) },
         m,
@@ -67,7 +87,6 @@ pub fn check(data: &[u8]) {
     };
     let columns: Vec<f32> = (0..n).map(|j| floats.get(j % floats.len().max(1)).copied().unwrap_or(0.5)).collect();
     let vector = |per_column: bool| if per_column { Vector::PerColumn(&columns) } else { Vector::Scalar(columns[0]) };
-    let scale = vector(flags & 64 != 0);
     let addend = (flags & 128 != 0).then(|| vector(flags & 256 != 0));
     let matrix = |step: usize| -> Vec<f32> {
         (0..m * n).map(|i| floats.get(i * step % floats.len().max(1)).copied().unwrap_or(i as f32 * 0.3)).collect()
@@ -78,14 +97,24 @@ pub fn check(data: &[u8]) {
         residual: (flags >> 13 & 1 != 0).then_some(&residual[..]),
     };
     let zero_point = i32::from(cycle(zeros, 1));
-    let wanted = match flags >> 9 & 7 {
+    let wanted = |scale| match flags >> 9 & 7 {
         0 | 1 => Wanted::I32,
         2 | 3 => Wanted::F32(scale, addend, elementwise),
         4 | 5 => Wanted::F16(scale, addend),
         6 => Wanted::U8(scale, zero_point),
         _ => Wanted::I8(scale, zero_point - 128),
     };
-    let expected = expected(&sums(&w, kind, n, k, &call), n, wanted);
+    let per_column = flags & 64 != 0;
+    let scales: Vec<f32> = columns.iter().map(|scale| quantizer.scale * scale).collect();
+    let (call, expected) = if flags & 1 << 14 == 0 {
+        (call, expected(&sums(&w, kind, n, k, &call), n, wanted(vector(per_column))))
+    } else {
+        let bytes = MatmulCall { x: Activation::U8(&quantised), x_zero_point: quantizer.zero_point.into(), ..call };
+        let scale = if per_column { Vector::PerColumn(&scales) } else { Vector::Scalar(scales[0]) };
+        let floats = MatmulCall { x: Activation::F32(&x_floats, split), ..call };
+        (floats, expected(&sums(&w, kind, n, k, &bytes), n, wanted(scale)))
+    };
+    let wanted = wanted(vector(per_column));
     let mut first: Option<Vec<u32>> = None;
     for options in ways() {
         let prepared = PreparedWeight::new(x2, index, info, options).expect("what is written is readable");
