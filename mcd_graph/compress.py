@@ -192,8 +192,7 @@ def _node_report(site: Site, stats: WeightStats | None) -> NodeReport:
 def _why_nothing(plan: LoweringPlan) -> str:
     sites = plan.sites
     if not sites:
-        compressed = OP_DOMAIN in plan.model.opset_imports
-        if compressed:
+        if any(node.domain == OP_DOMAIN for node in plan.model.graph.all_nodes()):
             return "it is compressed already"
         return "it has no quantised matrix multiplication; quantise it to int8 first"
     reasons = Counter(site.reason for site in sites)

@@ -231,14 +231,25 @@ def _called(node: onnx.NodeProto | onnx.FunctionProto) -> tuple[str, str, str]:
 
 
 def _check_imports(proto: onnx.ModelProto) -> None:
-    """Raise InputError for two versions of one domain, and for our operator in a version that is not known here."""
+    """Raise InputError for two versions of one domain, and where our operator is used in a version unknown here."""
     for imports in (proto.opset_import, *(function.opset_import for function in proto.functions)):
         domains = ["" if opset.domain == "ai.onnx" else opset.domain for opset in imports]
         if len(set(domains)) < len({(domain, opset.version) for domain, opset in zip(domains, imports, strict=True)}):
             raise InputError("it imports several versions of one domain")
-    for opset in (*proto.opset_import, *(opset for function in proto.functions for opset in function.opset_import)):
-        if opset.domain == OP_DOMAIN and opset.version != OP_VERSION:
-            raise InputError(f"it imports version {opset.version} of domain {OP_DOMAIN!r}; known is {OP_VERSION}")
+    # onnxruntime writes imports of all domains that it knows, with a version of its own for those of custom operators: one
+    # that no node uses says nothing.
+    for imports, nodes in (
+        (proto.opset_import, proto.graph.node),
+        *((function.opset_import, function.node) for function in proto.functions),
+    ):
+        for opset in imports:
+            if opset.domain == OP_DOMAIN and opset.version != OP_VERSION and _uses_operator(nodes):
+                raise InputError(f"it imports version {opset.version} of domain {OP_DOMAIN!r}; known is {OP_VERSION}")
+
+
+def _uses_operator(nodes: Iterable[onnx.NodeProto]) -> bool:
+    """Return whether any of the nodes, or of those inside of them, is of our domain."""
+    return any(node.domain == OP_DOMAIN for node in _nodes_of(nodes))
 
 
 def _check_names(proto: onnx.ModelProto) -> None:

@@ -247,7 +247,7 @@ class LoweringPlan:
             dead.update(dict.fromkeys(match.nodes))
             for owner in (self.model, function):
                 if owner is not None:
-                    owner.opset_imports.setdefault(OP_DOMAIN, OP_VERSION)
+                    owner.opset_imports[OP_DOMAIN] = OP_VERSION
         remove_dead(dead)
         for node, candidate in built:
             in_function = candidate.function is not None

@@ -625,8 +625,19 @@ def test_references_to_arguments_beside_a_value() -> None:
 def test_another_version_of_our_operators(version: int) -> None:
     model = integer_model()
     model.opset_import.add(domain="mcd", version=version)
+    node_of(model, "MatMulInteger").domain = "mcd"
     with pytest.raises(InputError, match=f"it imports version {version} of domain 'mcd'; known is 1"):
         load_model(model)
+
+
+def test_an_import_of_our_domain_that_nothing_uses() -> None:
+    """onnxruntime writes version 1000 into the models that it saves while the operator is registered."""
+    model = integer_model()
+    model.opset_import.add(domain="mcd", version=1000)
+    plan = plan_lowering(load_model(model))
+    plan.apply(pack_all(plan))
+    versions = {opset.domain: opset.version for opset in ir.to_proto(plan.model).opset_import}
+    assert versions["mcd"] == 1
 
 
 def test_a_weight_in_a_constant_of_another_type() -> None:
