@@ -236,8 +236,8 @@ def _check_imports(proto: onnx.ModelProto) -> None:
         domains = ["" if opset.domain == "ai.onnx" else opset.domain for opset in imports]
         if len(set(domains)) < len({(domain, opset.version) for domain, opset in zip(domains, imports, strict=True)}):
             raise InputError("it imports several versions of one domain")
-    # onnxruntime writes imports of all domains that it knows, with a version of its own for those of custom operators: one
-    # that no node uses says nothing.
+    # onnxruntime writes imports of all domains that it knows, with a version of its own for those of custom operators:
+    # one that no node uses says nothing.
     for imports, nodes in (
         (proto.opset_import, proto.graph.node),
         *((function.opset_import, function.node) for function in proto.functions),
