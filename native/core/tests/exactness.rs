@@ -4,7 +4,8 @@ use mcd_core::parallel::Scoped;
 use mcd_core::quantize::{Quantizer, Range};
 use mcd_core::{
     Activation, Elementwise, Error, Heads, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight,
-    Profile, Residency, Serial, SplitHeads, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode, unpack,
+    Profile, QuantOut, Residency, Serial, SplitHeads, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode,
+    unpack,
 };
 use std::mem::MaybeUninit;
 
@@ -180,9 +181,41 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
                         let same = (0..m * n).all(|i| out[place(i)].to_bits() == finished(i, true, true).to_bits());
                         assert!(same, "{heads:?} {kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
                     }
+                    check_bytes(&prepared, &encoded.x2, &call, &expected);
                     check_floats(&prepared, &encoded.x2, &w, MatmulCall { heads: None, ..call }, &x);
                 }
             }
+        }
+    }
+}
+
+/// Requantised outputs of these sums against the definition.
+fn check_bytes(prepared: &PreparedWeight, x2: &[u8], call: &MatmulCall<'_>, sums: &[i32]) {
+    let n = prepared.n();
+    // So that many results lie on either side of the limits, and a few columns give NaN.
+    let spread = sums.iter().map(|sum| sum.unsigned_abs()).max().unwrap_or(1).max(1) as f32;
+    let scales: Vec<f32> =
+        (0..n).map(|j| if j % 7 == 6 { f32::NAN } else { (100 + j % 300) as f32 / spread }).collect();
+    for (scale, zero_point) in [(Vector::PerColumn(&scales), 3), (Vector::Scalar(190.5 / spread), 120)] {
+        let expected = |i: usize, lowest: i32| {
+            let scale = match scale {
+                Vector::Scalar(scale) => scale,
+                Vector::PerColumn(scales) => scales[i % n],
+            };
+            let value = (sums[i] as f32 * scale).max((lowest - zero_point) as f32);
+            value.min((lowest + 255 - zero_point) as f32).round_ties_even() as i32 + zero_point
+        };
+        for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
+            let mut out = vec![77; sums.len()];
+            let output = Output::Requant { out: QuantOut::U8(&mut out), scale, zero_point };
+            prepared.run(x2, call, output, pool).unwrap();
+            let same = (0..out.len()).all(|i| i32::from(out[i]) == expected(i, 0));
+            assert!(same, "uint8 {:?} m={} n={n}", prepared.kernel(), call.m);
+            let mut out = vec![77; sums.len()];
+            let output = Output::Requant { out: QuantOut::I8(&mut out), scale, zero_point };
+            prepared.run(x2, call, output, pool).unwrap();
+            let same = (0..out.len()).all(|i| i32::from(out[i]) == expected(i, -128));
+            assert!(same, "int8 {:?} m={} n={n}", prepared.kernel(), call.m);
         }
     }
 }

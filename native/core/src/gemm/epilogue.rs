@@ -221,6 +221,10 @@ impl Correction {
         let weight = match w_zero {
             ZeroPoint::None => WeightZero::Scalar(w_offset),
             ZeroPoint::Scalar(z) => WeightZero::Scalar(w_offset.wrapping_add(*z)),
+            // Quantisers write a zero for each column of symmetric weights; kernels are faster with one for all.
+            ZeroPoint::PerColumn([z, rest @ ..]) if rest.iter().all(|other| other == z) => {
+                WeightZero::Scalar(w_offset.wrapping_add(*z))
+            }
             ZeroPoint::PerColumn(z) => WeightZero::PerColumn(z.iter().map(|z| w_offset.wrapping_add(*z)).collect()),
         };
         let kx = (k as i32).wrapping_mul(x_zero);

@@ -12,7 +12,8 @@
 
 use super::STEP;
 use super::registers::{HEIGHT, Heights, WIDTH, configure};
-use crate::arch::x86_64::avx512::block::{self as avx512, Accumulate, FinishColumns};
+use crate::arch::x86_64::avx512::block::{self as avx512, Accumulate};
+use crate::arch::x86_64::avx512::finish::{FinishColumns, finish_rows};
 use crate::arch::{Extent, Rows};
 use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use std::arch::asm;
@@ -120,7 +121,7 @@ pub unsafe fn multiply_finish(symbols: *const u8, extent: Extent, rows: &Rows<'_
         // SAFETY: the buffer has room for a chunk of four panels; the rest is the caller's contract.
         unsafe {
             multiply(symbols, extent, &x, to);
-            finish.rows(row, height, sums.0.as_ptr(), stride);
+            finish_rows(finish.first_row(), row..row + height, sums.0.as_ptr(), stride);
         }
     }
 }

@@ -14,8 +14,9 @@ mod block;
 mod fused;
 mod registers;
 
-use super::avx512::block::{Accumulate, FinishColumns};
+use super::avx512::block::Accumulate;
 use super::avx512::decode::decode_tile;
+use super::avx512::finish::FinishColumns;
 use super::avx512::{Avx512, check_operands};
 use crate::aligned::Aligned;
 use crate::arch::rows::{ActivationRow, OutputBlock, Terms};

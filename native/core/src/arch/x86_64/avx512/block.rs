@@ -4,15 +4,12 @@
 //! they leave the registers. Outputs are seldom in the first cache: their lines are fetched for writing one by one while
 //! the tile is multiplied, for all at once at its end would fill the store queue and stop the products behind it.
 
-use crate::arch::rows::{Elementwise, OutputBlock, Terms, Vector, WeightTerm};
 use crate::arch::{Extent, Rows};
 use crate::container::geometry::{GROUP, GROUPS, PANEL};
 use std::arch::x86_64::*;
 
 /// Panels that a register tile spans.
-const TILE_PANELS: usize = 4;
-/// Columns that a register tile spans.
-const TILE_COLUMNS: usize = TILE_PANELS * PANEL;
+pub(super) const TILE_PANELS: usize = 4;
 
 /// Where the sums of register tiles go. Addresses are those of the first row and column of the first tile.
 pub(in crate::arch::x86_64) trait Destination: Copy {
@@ -60,136 +57,6 @@ impl Destination for Accumulate {
                     let at = self.at.add(i * self.stride + j * PANEL).cast();
                     let before = if self.fresh { _mm512_setzero_si512() } else { _mm512_loadu_si512(at) };
                     _mm512_storeu_si512(at, _mm512_add_epi32(before, *sum));
-                }
-            }
-        }
-    }
-}
-
-/// What turns the sums of one tile's columns into floats.
-pub(in crate::arch::x86_64) struct FinishColumns<'a> {
-    out: *mut f32,
-    stride: usize,
-    /// What does not depend on the row.
-    columns: [i32; TILE_COLUMNS],
-    scales: [f32; TILE_COLUMNS],
-    addends: Option<[f32; TILE_COLUMNS]>,
-    /// For all rows, in lines as those of the output.
-    elementwise: Elementwise<'a>,
-    /// What the kernels' weights exceed the true ones by.
-    weight: i32,
-    row_sums: &'a [i32],
-}
-
-impl<'a> FinishColumns<'a> {
-    /// If the block is of this kind: float, one tile wide, one zero point for all columns of the weight.
-    ///
-    /// # Panics
-    /// If the output or the terms have other rows or columns than the block.
-    pub fn new<'b: 'a>(columns: usize, m: usize, terms: &Terms<'a>, out: &mut OutputBlock<'b>) -> Option<Self> {
-        let OutputBlock::F32(out, scale, addend, elementwise) = out else { return None };
-        let WeightTerm::Scalar(weight) = terms.weight else { return None };
-        if columns != TILE_COLUMNS {
-            return None;
-        }
-        let columns = terms.columns.try_into().ok()?;
-        assert!(out.rows() == m && out.columns() == TILE_COLUMNS && terms.row_sums.len() == m);
-        assert!(elementwise.covers(m, TILE_COLUMNS, out.stride()));
-        let copied = |vector: &Vector<'_>| {
-            let mut values = [0.0; TILE_COLUMNS];
-            vector.copy_to(0, &mut values);
-            values
-        };
-        let (addends, scales) = (addend.as_ref().map(copied), copied(scale));
-        let (out, stride) = (out.as_mut_ptr(), out.stride());
-        let (elementwise, row_sums) = (*elementwise, terms.row_sums);
-        Some(Self { out, stride, columns, scales, addends, elementwise, weight, row_sums })
-    }
-
-    /// The destination of the first tile.
-    pub fn first_row(&self) -> Finish<'_> {
-        Finish { columns: self, out: self.out, row: 0 }
-    }
-
-    /// Finishes some rows whose sums are in memory, `stride` apart.
-    ///
-    /// # Safety
-    /// AVX-512; the block has rows `row` to `row + count`, and there are sums for them.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub unsafe fn rows(&self, row: usize, count: usize, sums: *const i32, stride: usize) {
-        for i in 0..count {
-            // SAFETY: the caller's contract.
-            unsafe {
-                let at = sums.add(i * stride);
-                let sums = [0, 1, 2, 3].map(|j| _mm512_loadu_si512(at.add(j * PANEL).cast()));
-                self.first_row().at(row + i, 0).store::<1, TILE_PANELS>(&[sums]);
-            }
-        }
-    }
-}
-
-/// Sums become floats: `fp32(sum + column − weight · row sum) · scale (+ addend) (· gate) (+ residual)`, each an operation
-/// of its own.
-#[derive(Clone, Copy)]
-pub(in crate::arch::x86_64) struct Finish<'a> {
-    columns: &'a FinishColumns<'a>,
-    out: *mut f32,
-    row: usize,
-}
-
-impl Destination for Finish<'_> {
-    #[inline(always)]
-    unsafe fn at(self, row: usize, panel: usize) -> Self {
-        debug_assert!(panel == 0, "a block is one tile wide");
-        // SAFETY: the caller's contract.
-        Self { out: unsafe { self.out.add(row * self.columns.stride) }, row: self.row + row, ..self }
-    }
-    #[inline(always)]
-    unsafe fn prefetch<const MR: usize, const NR: usize>(self, part: usize, parts: usize) {
-        let count = (MR * NR).div_ceil(parts);
-        for line in part * count..((part + 1) * count).min(MR * NR) {
-            let at = self.out.wrapping_add(line / NR * self.columns.stride + line % NR * PANEL);
-            // SAFETY: a hint, which accepts any address.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
-            for of in [self.columns.elementwise.gate, self.columns.elementwise.residual].into_iter().flatten() {
-                let at = of.as_ptr().wrapping_add((self.row + line / NR) * self.columns.stride + line % NR * PANEL);
-                // SAFETY: as above.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn store<const MR: usize, const NR: usize>(self, sums: &[[__m512i; NR]; MR]) {
-        let of = self.columns;
-        for (i, row) in sums.iter().enumerate() {
-            // SAFETY: `new` has checked that there is a sum for each row, and that gate and residual cover the output;
-            // arrays of 64 hold NR vectors; the caller promises the outputs.
-            unsafe {
-                let row_sum = *of.row_sums.get_unchecked(self.row + i);
-                let row_term = _mm512_set1_epi32(of.weight.wrapping_mul(row_sum));
-                let mut values = [_mm512_setzero_ps(); NR];
-                for (j, (value, sum)) in values.iter_mut().zip(row).enumerate() {
-                    let column = _mm512_loadu_si512(of.columns.as_ptr().add(j * PANEL).cast());
-                    let sum = _mm512_add_epi32(*sum, _mm512_sub_epi32(column, row_term));
-                    let scale = _mm512_loadu_ps(of.scales.as_ptr().add(j * PANEL));
-                    *value = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale);
-                    if let Some(addends) = &of.addends {
-                        *value = _mm512_add_ps(*value, _mm512_loadu_ps(addends.as_ptr().add(j * PANEL)));
-                    }
-                }
-                let at = (self.row + i) * of.stride;
-                if let Some(gate) = of.elementwise.gate {
-                    for (j, value) in values.iter_mut().enumerate() {
-                        *value = _mm512_mul_ps(*value, _mm512_loadu_ps(gate.as_ptr().add(at + j * PANEL)));
-                    }
-                }
-                if let Some(residual) = of.elementwise.residual {
-                    for (j, value) in values.iter_mut().enumerate() {
-                        *value = _mm512_add_ps(*value, _mm512_loadu_ps(residual.as_ptr().add(at + j * PANEL)));
-                    }
-                }
-                for (j, value) in values.iter().enumerate() {
-                    _mm512_storeu_ps(self.out.add(i * of.stride + j * PANEL), *value);
                 }
             }
         }

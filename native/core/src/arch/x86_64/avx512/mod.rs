@@ -3,13 +3,15 @@
 
 pub(super) mod block;
 pub(super) mod decode;
+pub(super) mod finish;
 
 use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
 use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
 use crate::codec::decode::CodedTile;
 use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
-use block::{Accumulate, FinishColumns, multiply};
+use block::{Accumulate, multiply};
 use decode::{Sink, decode_tile, each_group, unrolled};
+use finish::{FinishColumns, RequantColumns, finish_rows};
 use std::arch::x86_64::*;
 
 /// Bytes of a cache line.
@@ -107,9 +109,17 @@ impl TileKernel for Avx512 {
         out: &mut OutputBlock<'_>,
     ) -> bool {
         assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
-        let Some(finish) = FinishColumns::new(extent.columns(), rows.m(), terms, out) else { return false };
+        let (columns, m, panel) = (extent.columns(), rows.m(), extent.fractals * FRACTAL);
         // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
-        unsafe { multiply(symbols.as_ptr(), extent.fractals * FRACTAL, extent, &rows, finish.first_row()) };
+        unsafe {
+            if let Some(finish) = FinishColumns::new(columns, m, terms, out) {
+                multiply(symbols.as_ptr(), panel, extent, &rows, finish.first_row());
+            } else if let Some(requant) = RequantColumns::new(columns, m, terms, out) {
+                multiply(symbols.as_ptr(), panel, extent, &rows, requant.first_row());
+            } else {
+                return false;
+            }
+        }
         true
     }
 
@@ -120,11 +130,18 @@ impl TileKernel for Avx512 {
 
     fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: OutputBlock<'_>) {
         let m = terms.row_sums.len();
-        if let Some(finish) = FinishColumns::new(terms.columns.len(), m, terms, &mut out) {
-            assert!(m == 0 || (m - 1) * stride + terms.columns.len() <= sums.len());
-            // SAFETY: `self` proves the features; `new` has checked the block, and the line above the sums.
-            unsafe { finish.rows(0, m, sums.as_ptr(), stride) };
-            return;
+        let columns = terms.columns.len();
+        let has_sums = || assert!(m == 0 || (m - 1) * stride + columns <= sums.len());
+        // SAFETY: `self` proves the features; `new` has checked the block, and `has_sums` the sums.
+        unsafe {
+            if let Some(finish) = FinishColumns::new(columns, m, terms, &mut out) {
+                has_sums();
+                return finish_rows(finish.first_row(), 0..m, sums.as_ptr(), stride);
+            }
+            if let Some(requant) = RequantColumns::new(columns, m, terms, &mut out) {
+                has_sums();
+                return finish_rows(requant.first_row(), 0..m, sums.as_ptr(), stride);
+            }
         }
         // SAFETY: `self` proves the features.
         unsafe { finish(sums, stride, terms, out) }

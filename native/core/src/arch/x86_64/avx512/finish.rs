@@ -1,0 +1,265 @@
+//! From the sums of a register tile to outputs, 64 columns at a time: floats, or bytes that are requantised.
+//!
+//! Both begin with `fp32(sum + column − weight · row sum) · scale`; every step is an operation of its own.
+
+use super::block::{Destination, TILE_PANELS};
+use crate::arch::rows::{Elementwise, OutputBlock, Terms, Vector, WeightTerm};
+use crate::container::geometry::PANEL;
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+/// Columns that a register tile spans.
+const TILE_COLUMNS: usize = TILE_PANELS * PANEL;
+
+/// Finishes some rows whose sums are in memory, `stride` apart.
+///
+/// # Safety
+/// AVX-512; the rows are among those of the block that `to` begins, and there are sums for them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(in crate::arch::x86_64) unsafe fn finish_rows<D: Destination>(
+    to: D,
+    rows: Range<usize>,
+    sums: *const i32,
+    stride: usize,
+) {
+    for (i, row) in rows.enumerate() {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let at = sums.add(i * stride);
+            let sums = [0, 1, 2, 3].map(|j| _mm512_loadu_si512(at.add(j * PANEL).cast()));
+            to.at(row, 0).store::<1, TILE_PANELS>(&[sums]);
+        }
+    }
+}
+
+/// What turns the sums of one tile's columns into floats.
+struct Scaling<'a> {
+    /// What does not depend on the row.
+    columns: [i32; TILE_COLUMNS],
+    scales: [f32; TILE_COLUMNS],
+    /// What the kernels' weights exceed the true ones by.
+    weight: i32,
+    row_sums: &'a [i32],
+}
+
+impl<'a> Scaling<'a> {
+    /// If there is one tile of columns, and one zero point for all columns of the weight.
+    fn new(terms: &Terms<'a>, scale: &Vector<'_>) -> Option<Self> {
+        let WeightTerm::Scalar(weight) = terms.weight else { return None };
+        let columns = terms.columns.try_into().ok()?;
+        Some(Self { columns, scales: copied(scale), weight, row_sums: terms.row_sums })
+    }
+
+    /// What is subtracted from the sums of a row.
+    ///
+    /// # Safety
+    /// AVX-512; the row exists.
+    #[inline(always)]
+    unsafe fn row_term(&self, row: usize) -> __m512i {
+        // SAFETY: the caller's contract.
+        unsafe { _mm512_set1_epi32(self.weight.wrapping_mul(*self.row_sums.get_unchecked(row))) }
+    }
+
+    /// Some sums of panel `j`, scaled.
+    ///
+    /// # Safety
+    /// AVX-512; j < 4.
+    #[inline(always)]
+    unsafe fn scaled(&self, sum: __m512i, row_term: __m512i, j: usize) -> __m512 {
+        // SAFETY: arrays of 64 hold four vectors.
+        unsafe {
+            let column = _mm512_loadu_si512(self.columns.as_ptr().add(j * PANEL).cast());
+            let sum = _mm512_add_epi32(sum, _mm512_sub_epi32(column, row_term));
+            _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(self.scales.as_ptr().add(j * PANEL)))
+        }
+    }
+}
+
+fn copied(vector: &Vector<'_>) -> [f32; TILE_COLUMNS] {
+    let mut values = [0.0; TILE_COLUMNS];
+    vector.copy_to(0, &mut values);
+    values
+}
+
+/// Columns of float outputs.
+pub(in crate::arch::x86_64) struct FinishColumns<'a> {
+    scaling: Scaling<'a>,
+    out: *mut f32,
+    stride: usize,
+    addends: Option<[f32; TILE_COLUMNS]>,
+    /// For all rows, in lines as those of the output.
+    elementwise: Elementwise<'a>,
+}
+
+impl<'a> FinishColumns<'a> {
+    /// If the block is of this kind.
+    ///
+    /// # Panics
+    /// If the output or the terms have other rows or columns than the block.
+    pub fn new<'b: 'a>(columns: usize, m: usize, terms: &Terms<'a>, out: &mut OutputBlock<'b>) -> Option<Self> {
+        let OutputBlock::F32(out, scale, addend, elementwise) = out else { return None };
+        if columns != TILE_COLUMNS {
+            return None;
+        }
+        let scaling = Scaling::new(terms, scale)?;
+        assert!(out.rows() == m && out.columns() == TILE_COLUMNS && terms.row_sums.len() == m);
+        assert!(elementwise.covers(m, TILE_COLUMNS, out.stride()));
+        let (addends, elementwise) = (addend.as_ref().map(copied), *elementwise);
+        Some(Self { scaling, out: out.as_mut_ptr(), stride: out.stride(), addends, elementwise })
+    }
+
+    /// The destination of the first tile.
+    pub fn first_row(&self) -> Finish<'_> {
+        Finish { columns: self, out: self.out, row: 0 }
+    }
+}
+
+/// Sums become floats: `scaled (+ addend) (· gate) (+ residual)`.
+#[derive(Clone, Copy)]
+pub(in crate::arch::x86_64) struct Finish<'a> {
+    columns: &'a FinishColumns<'a>,
+    out: *mut f32,
+    row: usize,
+}
+
+impl Destination for Finish<'_> {
+    #[inline(always)]
+    unsafe fn at(self, row: usize, panel: usize) -> Self {
+        debug_assert!(panel == 0, "a block is one tile wide");
+        // SAFETY: the caller's contract.
+        Self { out: unsafe { self.out.add(row * self.columns.stride) }, row: self.row + row, ..self }
+    }
+    #[inline(always)]
+    unsafe fn prefetch<const MR: usize, const NR: usize>(self, part: usize, parts: usize) {
+        let count = (MR * NR).div_ceil(parts);
+        for line in part * count..((part + 1) * count).min(MR * NR) {
+            let at = self.out.wrapping_add(line / NR * self.columns.stride + line % NR * PANEL);
+            // SAFETY: a hint, which accepts any address.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
+            for of in [self.columns.elementwise.gate, self.columns.elementwise.residual].into_iter().flatten() {
+                let at = of.as_ptr().wrapping_add((self.row + line / NR) * self.columns.stride + line % NR * PANEL);
+                // SAFETY: as above.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store<const MR: usize, const NR: usize>(self, sums: &[[__m512i; NR]; MR]) {
+        let of = self.columns;
+        for (i, row) in sums.iter().enumerate() {
+            // SAFETY: `new` has checked that there is a sum for each row, and that gate and residual cover the output;
+            // arrays of 64 hold NR vectors; the caller promises the outputs.
+            unsafe {
+                let row_term = of.scaling.row_term(self.row + i);
+                let mut values = [_mm512_setzero_ps(); NR];
+                for (j, (value, sum)) in values.iter_mut().zip(row).enumerate() {
+                    *value = of.scaling.scaled(*sum, row_term, j);
+                    if let Some(addends) = &of.addends {
+                        *value = _mm512_add_ps(*value, _mm512_loadu_ps(addends.as_ptr().add(j * PANEL)));
+                    }
+                }
+                let at = (self.row + i) * of.stride;
+                if let Some(gate) = of.elementwise.gate {
+                    for (j, value) in values.iter_mut().enumerate() {
+                        *value = _mm512_mul_ps(*value, _mm512_loadu_ps(gate.as_ptr().add(at + j * PANEL)));
+                    }
+                }
+                if let Some(residual) = of.elementwise.residual {
+                    for (j, value) in values.iter_mut().enumerate() {
+                        *value = _mm512_add_ps(*value, _mm512_loadu_ps(residual.as_ptr().add(at + j * PANEL)));
+                    }
+                }
+                for (j, value) in values.iter().enumerate() {
+                    _mm512_storeu_ps(self.out.add(i * of.stride + j * PANEL), *value);
+                }
+            }
+        }
+    }
+}
+
+/// Columns of outputs that are bytes.
+pub(in crate::arch::x86_64) struct RequantColumns<'a> {
+    scaling: Scaling<'a>,
+    out: *mut u8,
+    stride: usize,
+    /// Of the output type, and what they are less the zero point.
+    zero_point: i32,
+    lowest: f32,
+    highest: f32,
+}
+
+impl<'a> RequantColumns<'a> {
+    /// If the block is of this kind.
+    ///
+    /// # Panics
+    /// If the output or the terms have other rows or columns than the block.
+    pub fn new(columns: usize, m: usize, terms: &Terms<'a>, out: &mut OutputBlock<'_>) -> Option<Self> {
+        let (out, stride, shape, scale, zero_point, lowest) = match out {
+            OutputBlock::U8(out, scale, zero_point) => {
+                (out.as_mut_ptr(), out.stride(), (out.rows(), out.columns()), scale, *zero_point, 0)
+            }
+            OutputBlock::I8(out, scale, zero_point) => {
+                (out.as_mut_ptr().cast(), out.stride(), (out.rows(), out.columns()), scale, *zero_point, -128)
+            }
+            _ => return None,
+        };
+        if columns != TILE_COLUMNS {
+            return None;
+        }
+        let scaling = Scaling::new(terms, scale)?;
+        assert!(shape == (m, TILE_COLUMNS) && terms.row_sums.len() == m);
+        let (lowest, highest) = ((lowest - zero_point) as f32, (lowest + 255 - zero_point) as f32);
+        Some(Self { scaling, out, stride, zero_point, lowest, highest })
+    }
+
+    /// The destination of the first tile.
+    pub fn first_row(&self) -> Requant<'_> {
+        Requant { columns: self, out: self.out, row: 0 }
+    }
+}
+
+/// Sums become bytes: scaled, clamped, rounded half to even, and the zero point added. NaN becomes the lowest value.
+#[derive(Clone, Copy)]
+pub(in crate::arch::x86_64) struct Requant<'a> {
+    columns: &'a RequantColumns<'a>,
+    out: *mut u8,
+    row: usize,
+}
+
+impl Destination for Requant<'_> {
+    #[inline(always)]
+    unsafe fn at(self, row: usize, panel: usize) -> Self {
+        debug_assert!(panel == 0, "a block is one tile wide");
+        // SAFETY: the caller's contract.
+        Self { out: unsafe { self.out.add(row * self.columns.stride) }, row: self.row + row, ..self }
+    }
+    #[inline(always)]
+    unsafe fn prefetch<const MR: usize, const NR: usize>(self, part: usize, parts: usize) {
+        // A row is a line, or parts of two.
+        let count = MR.div_ceil(parts);
+        for i in part * count..((part + 1) * count).min(MR) {
+            let at = self.out.wrapping_add(i * self.columns.stride);
+            // SAFETY: a hint, which accepts any address.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
+        }
+    }
+    #[inline(always)]
+    unsafe fn store<const MR: usize, const NR: usize>(self, sums: &[[__m512i; NR]; MR]) {
+        let of = self.columns;
+        // SAFETY: `new` has checked that there is a sum for each row; the caller promises the outputs, and the features.
+        unsafe {
+            let (lowest, highest) = (_mm512_set1_ps(of.lowest), _mm512_set1_ps(of.highest));
+            let zero_point = _mm512_set1_epi32(of.zero_point);
+            for (i, row) in sums.iter().enumerate() {
+                let row_term = of.scaling.row_term(self.row + i);
+                for (j, sum) in row.iter().enumerate() {
+                    let value = of.scaling.scaled(*sum, row_term, j);
+                    // Of a NaN and a number, the instruction gives the second operand.
+                    let value = _mm512_min_ps(_mm512_max_ps(value, lowest), highest);
+                    let bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(value), zero_point));
+                    _mm_storeu_si128(self.out.add(i * of.stride + j * PANEL).cast(), bytes);
+                }
+            }
+        }
+    }
+}
