@@ -4,7 +4,8 @@
 pub trait Parallel: Sync {
     /// Tasks that can run at the same time, at least 1.
     fn threads(&self) -> usize;
-    /// Calls `task(0)` to `task(tasks − 1)`, each once, in any order, and returns when all have returned.
+    /// Calls `task(0)` to `task(tasks − 1)`, each once, in any order, and returns when all have returned. A task may wait for
+    /// what one that has begun on another thread has in hand: once begun, each must be left to run.
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
 }
 
