@@ -13,7 +13,7 @@
 use super::STEP;
 use super::registers::{HEIGHT, Heights, WIDTH, configure};
 use crate::arch::x86_64::avx512::block::{self as avx512, Accumulate};
-use crate::arch::x86_64::avx512::finish::{FinishColumns, finish_rows};
+use crate::arch::x86_64::avx512::finish::{Columns, FinishColumns, finish_rows};
 use crate::arch::{Extent, Rows};
 use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use std::arch::asm;

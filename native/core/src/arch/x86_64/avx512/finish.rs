@@ -32,6 +32,57 @@ pub(in crate::arch::x86_64) unsafe fn finish_rows<D: Destination>(
     }
 }
 
+/// Columns of a block that is one tile wide, whose sums become outputs.
+pub(in crate::arch::x86_64) trait Columns: Sized {
+    /// Fetches some of the vectors of a tile that begins at `row`, as [`Destination::prefetch`] says.
+    ///
+    /// # Safety
+    /// As for [`Self::store`].
+    unsafe fn prefetch<const MR: usize, const NR: usize>(&self, row: usize, part: usize, parts: usize);
+    /// Takes the sums of a tile that begins at `row`.
+    ///
+    /// # Safety
+    /// AVX-512; the block has those rows.
+    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, sums: &[[__m512i; NR]; MR]);
+    /// The destination of the first tile.
+    fn first_row(&self) -> Finish<'_, Self> {
+        Finish { columns: self, row: 0 }
+    }
+}
+
+/// A tile of such columns.
+pub(in crate::arch::x86_64) struct Finish<'a, C> {
+    columns: &'a C,
+    row: usize,
+}
+
+// Derived, it would ask for columns that are `Copy`.
+impl<C> Clone for Finish<'_, C> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<C> Copy for Finish<'_, C> {}
+
+impl<C: Columns> Destination for Finish<'_, C> {
+    #[inline(always)]
+    unsafe fn at(self, row: usize, panel: usize) -> Self {
+        debug_assert!(panel == 0, "a block is one tile wide");
+        Self { row: self.row + row, ..self }
+    }
+    #[inline(always)]
+    unsafe fn prefetch<const MR: usize, const NR: usize>(self, part: usize, parts: usize) {
+        // SAFETY: the caller's contract.
+        unsafe { self.columns.prefetch::<MR, NR>(self.row, part, parts) };
+    }
+    #[inline(always)]
+    unsafe fn store<const MR: usize, const NR: usize>(self, sums: &[[__m512i; NR]; MR]) {
+        // SAFETY: the caller's contract.
+        unsafe { self.columns.store(self.row, sums) };
+    }
+}
+
 /// What turns the sums of one tile's columns into floats.
 struct Scaling<'a> {
     /// What does not depend on the row.
@@ -107,70 +158,50 @@ impl<'a> FinishColumns<'a> {
         let (addends, elementwise) = (addend.as_ref().map(copied), *elementwise);
         Some(Self { scaling, out: out.as_mut_ptr(), stride: out.stride(), addends, elementwise })
     }
-
-    /// The destination of the first tile.
-    pub fn first_row(&self) -> Finish<'_> {
-        Finish { columns: self, out: self.out, row: 0 }
-    }
 }
 
 /// Sums become floats: `scaled (+ addend) (· gate) (+ residual)`.
-#[derive(Clone, Copy)]
-pub(in crate::arch::x86_64) struct Finish<'a> {
-    columns: &'a FinishColumns<'a>,
-    out: *mut f32,
-    row: usize,
-}
-
-impl Destination for Finish<'_> {
+impl Columns for FinishColumns<'_> {
     #[inline(always)]
-    unsafe fn at(self, row: usize, panel: usize) -> Self {
-        debug_assert!(panel == 0, "a block is one tile wide");
-        // SAFETY: the caller's contract.
-        Self { out: unsafe { self.out.add(row * self.columns.stride) }, row: self.row + row, ..self }
-    }
-    #[inline(always)]
-    unsafe fn prefetch<const MR: usize, const NR: usize>(self, part: usize, parts: usize) {
+    unsafe fn prefetch<const MR: usize, const NR: usize>(&self, row: usize, part: usize, parts: usize) {
         let count = (MR * NR).div_ceil(parts);
         for line in part * count..((part + 1) * count).min(MR * NR) {
-            let at = self.out.wrapping_add(line / NR * self.columns.stride + line % NR * PANEL);
+            let at = (row + line / NR) * self.stride + line % NR * PANEL;
             // SAFETY: a hint, which accepts any address.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
-            for of in [self.columns.elementwise.gate, self.columns.elementwise.residual].into_iter().flatten() {
-                let at = of.as_ptr().wrapping_add((self.row + line / NR) * self.columns.stride + line % NR * PANEL);
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.out.wrapping_add(at).cast()) };
+            for of in [self.elementwise.gate, self.elementwise.residual].into_iter().flatten() {
                 // SAFETY: as above.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(of.as_ptr().wrapping_add(at).cast()) };
             }
         }
     }
     #[inline(always)]
-    unsafe fn store<const MR: usize, const NR: usize>(self, sums: &[[__m512i; NR]; MR]) {
-        let of = self.columns;
-        for (i, row) in sums.iter().enumerate() {
+    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, sums: &[[__m512i; NR]; MR]) {
+        for (i, sums) in sums.iter().enumerate() {
             // SAFETY: `new` has checked that there is a sum for each row, and that gate and residual cover the output;
             // arrays of 64 hold NR vectors; the caller promises the outputs.
             unsafe {
-                let row_term = of.scaling.row_term(self.row + i);
+                let row_term = self.scaling.row_term(row + i);
                 let mut values = [_mm512_setzero_ps(); NR];
-                for (j, (value, sum)) in values.iter_mut().zip(row).enumerate() {
-                    *value = of.scaling.scaled(*sum, row_term, j);
-                    if let Some(addends) = &of.addends {
+                for (j, (value, sum)) in values.iter_mut().zip(sums).enumerate() {
+                    *value = self.scaling.scaled(*sum, row_term, j);
+                    if let Some(addends) = &self.addends {
                         *value = _mm512_add_ps(*value, _mm512_loadu_ps(addends.as_ptr().add(j * PANEL)));
                     }
                 }
-                let at = (self.row + i) * of.stride;
-                if let Some(gate) = of.elementwise.gate {
+                let at = (row + i) * self.stride;
+                if let Some(gate) = self.elementwise.gate {
                     for (j, value) in values.iter_mut().enumerate() {
                         *value = _mm512_mul_ps(*value, _mm512_loadu_ps(gate.as_ptr().add(at + j * PANEL)));
                     }
                 }
-                if let Some(residual) = of.elementwise.residual {
+                if let Some(residual) = self.elementwise.residual {
                     for (j, value) in values.iter_mut().enumerate() {
                         *value = _mm512_add_ps(*value, _mm512_loadu_ps(residual.as_ptr().add(at + j * PANEL)));
                     }
                 }
                 for (j, value) in values.iter().enumerate() {
-                    _mm512_storeu_ps(self.out.add(i * of.stride + j * PANEL), *value);
+                    _mm512_storeu_ps(self.out.add(at + j * PANEL), *value);
                 }
             }
         }
@@ -211,53 +242,34 @@ impl<'a> RequantColumns<'a> {
         let (lowest, highest) = ((lowest - zero_point) as f32, (lowest + 255 - zero_point) as f32);
         Some(Self { scaling, out, stride, zero_point, lowest, highest })
     }
-
-    /// The destination of the first tile.
-    pub fn first_row(&self) -> Requant<'_> {
-        Requant { columns: self, out: self.out, row: 0 }
-    }
 }
 
 /// Sums become bytes: scaled, clamped, rounded half to even, and the zero point added. NaN becomes the lowest value.
-#[derive(Clone, Copy)]
-pub(in crate::arch::x86_64) struct Requant<'a> {
-    columns: &'a RequantColumns<'a>,
-    out: *mut u8,
-    row: usize,
-}
-
-impl Destination for Requant<'_> {
+impl Columns for RequantColumns<'_> {
     #[inline(always)]
-    unsafe fn at(self, row: usize, panel: usize) -> Self {
-        debug_assert!(panel == 0, "a block is one tile wide");
-        // SAFETY: the caller's contract.
-        Self { out: unsafe { self.out.add(row * self.columns.stride) }, row: self.row + row, ..self }
-    }
-    #[inline(always)]
-    unsafe fn prefetch<const MR: usize, const NR: usize>(self, part: usize, parts: usize) {
+    unsafe fn prefetch<const MR: usize, const NR: usize>(&self, row: usize, part: usize, parts: usize) {
         // A row is a line, or parts of two.
         let count = MR.div_ceil(parts);
         for i in part * count..((part + 1) * count).min(MR) {
-            let at = self.out.wrapping_add(i * self.columns.stride);
+            let at = self.out.wrapping_add((row + i) * self.stride);
             // SAFETY: a hint, which accepts any address.
             unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
         }
     }
     #[inline(always)]
-    unsafe fn store<const MR: usize, const NR: usize>(self, sums: &[[__m512i; NR]; MR]) {
-        let of = self.columns;
+    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, sums: &[[__m512i; NR]; MR]) {
         // SAFETY: `new` has checked that there is a sum for each row; the caller promises the outputs, and the features.
         unsafe {
-            let (lowest, highest) = (_mm512_set1_ps(of.lowest), _mm512_set1_ps(of.highest));
-            let zero_point = _mm512_set1_epi32(of.zero_point);
-            for (i, row) in sums.iter().enumerate() {
-                let row_term = of.scaling.row_term(self.row + i);
-                for (j, sum) in row.iter().enumerate() {
-                    let value = of.scaling.scaled(*sum, row_term, j);
+            let (lowest, highest) = (_mm512_set1_ps(self.lowest), _mm512_set1_ps(self.highest));
+            let zero_point = _mm512_set1_epi32(self.zero_point);
+            for (i, sums) in sums.iter().enumerate() {
+                let row_term = self.scaling.row_term(row + i);
+                for (j, sum) in sums.iter().enumerate() {
+                    let value = self.scaling.scaled(*sum, row_term, j);
                     // Of a NaN and a number, the instruction gives the second operand.
                     let value = _mm512_min_ps(_mm512_max_ps(value, lowest), highest);
                     let bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(value), zero_point));
-                    _mm_storeu_si128(self.out.add(i * of.stride + j * PANEL).cast(), bytes);
+                    _mm_storeu_si128(self.out.add((row + i) * self.stride + j * PANEL).cast(), bytes);
                 }
             }
         }

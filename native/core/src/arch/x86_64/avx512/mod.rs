@@ -11,7 +11,7 @@ use crate::codec::decode::CodedTile;
 use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
 use block::{Accumulate, multiply};
 use decode::{Sink, decode_tile, each_group, unrolled};
-use finish::{FinishColumns, RequantColumns, finish_rows};
+use finish::{Columns, FinishColumns, RequantColumns, finish_rows};
 use std::arch::x86_64::*;
 
 /// Bytes of a cache line.
