@@ -6,6 +6,7 @@ use super::{Activation, Heads, ZeroPoint, driver};
 use crate::aligned::Aligned;
 use crate::arch::{Accumulators, Extent, Rows, TileCode};
 use crate::codec::WeightType;
+use crate::codec::decode::CodedTile;
 use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL, TileShape};
 use crate::container::{CompressedWeight, Tile};
 use crate::dispatch::Kernel;
@@ -184,8 +185,7 @@ impl PreparedWeight {
                 let at = shape.fractal * FRACTAL_K;
                 let rows = Rows::new(&ones[at..], ones.len(), 1, extent.k());
                 let mut acc = Accumulators::new(&mut sums, columns, 1, extent.columns());
-                counts.extend(self.weight.verify_tile(x2, t)?);
-                counts.resize((tk + 1) * counts_of_a_tile, 0);
+                let found = self.weight.verify_tile(x2, t)?;
                 let ok = match self.weight.tile(x2, t)? {
                     _ if !symbols.is_empty() => {
                         let out = &mut symbols[shape.fractal * FRACTAL..];
@@ -193,6 +193,7 @@ impl PreparedWeight {
                     }
                     Tile::Coded(tile) => {
                         let code = self.code.as_ref().expect("a coded tile has a code");
+                        let tile = CodedTile { counts: Some(&found), ..tile };
                         kernel.multiply_coded(code, &tile, extent, rows, &mut acc)
                     }
                     Tile::Raw(raw) => {
@@ -209,6 +210,8 @@ impl PreparedWeight {
                 if !ok {
                     return Err(refusal(&self.weight, x2, t));
                 }
+                counts.extend(found);
+                counts.resize((tk + 1) * counts_of_a_tile, 0);
             }
             if !symbols.is_empty() {
                 let extent = Extent { panels: symbols.len() / panel, fractals: panel / FRACTAL };

@@ -120,43 +120,39 @@ pub(in crate::arch::x86_64) fn decode_tile<S: Sink>(
 #[inline(always)]
 unsafe fn starts_of_levels(levels: usize, tile: &CodedTile<'_>, limit: usize) -> Option<Starts> {
     let mut starts = Starts::default();
-    let first = tile.rest[..tile.len].first_chunk()?;
-    let (mut at, mut count) = (first.len(), usize::from(u16::from_le_bytes(*first)));
-    if let Some(counts) = tile.counts {
-        for (d, &count) in counts[..=levels].iter().enumerate() {
-            let count = usize::from(count);
-            starts[d] = (at, count);
-            at += if d < levels { count.div_ceil(8) } else { count };
-            if count > limit {
-                return None;
-            }
-        }
-        return tile.ends_at(at).then_some(starts);
-    }
-    if count > limit {
-        return None;
-    }
     let rest = tile.rest.as_ptr();
-    for start in &mut starts[..levels] {
-        *start = (at, count);
-        if at + count.div_ceil(8) > tile.len {
+    let first = tile.rest[..tile.len].first_chunk()?;
+    let mut at = first.len();
+    let mut count = tile.counts.map_or(u16::from_le_bytes(*first), |counts| counts[0]).into();
+    for d in 0..levels {
+        starts[d] = (at, count);
+        if count > limit || at + count.div_ceil(8) > tile.len {
             return None;
         }
-        let mut ones = 0;
-        for word in 0..count / 64 {
-            // SAFETY: inside of the level, which is inside of the tile.
-            ones += unsafe { rest.add(at + word * 8).cast::<u64>().read_unaligned() }.count_ones();
-        }
-        // SAFETY: at most 7 bytes behind the level's end; the features are the caller's.
-        ones += unsafe {
-            let last = rest.add(at + count / 64 * 8).cast::<u64>().read_unaligned();
-            _bzhi_u64(last, (count % 64) as u32).count_ones()
+        let next = match tile.counts {
+            Some(counts) => counts[d + 1].into(),
+            // SAFETY: the level is inside of the tile; the features are the caller's.
+            None => unsafe { ones(rest.add(at), count) },
         };
         at += count.div_ceil(8);
-        count = ones as usize;
+        count = next;
     }
     starts[levels] = (at, count);
-    tile.ends_at(at + count).then_some(starts)
+    (count <= limit && tile.ends_at(at + count)).then_some(starts)
+}
+
+/// How many of the first `count` bits are ones.
+///
+/// # Safety
+/// The features; the bits, and 7 bytes behind them, are readable.
+#[inline(always)]
+unsafe fn ones(bits: *const u8, count: usize) -> usize {
+    // SAFETY: the caller's contract.
+    let word = |at: usize| unsafe { bits.add(at * 8).cast::<u64>().read_unaligned() };
+    let whole: u32 = (0..count / 64).map(|at| word(at).count_ones()).sum();
+    // SAFETY: as above.
+    let last = unsafe { _bzhi_u64(word(count / 64), (count % 64) as u32) };
+    (whole + last.count_ones()) as usize
 }
 
 /// Builds the sums of a tile's continued weights in `sums[0]`, at most `limit` of them. Gives their number, or `None` if
