@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -192,7 +193,8 @@ def _node_report(site: Site, stats: WeightStats | None) -> NodeReport:
 def _why_nothing(plan: LoweringPlan) -> str:
     sites = plan.sites
     if not sites:
-        if any(node.domain == OP_DOMAIN for node in plan.model.graph.all_nodes()):
+        functions = (function.all_nodes() for function in plan.model.functions.values())
+        if any(node.domain == OP_DOMAIN for node in chain(plan.model.graph.all_nodes(), *functions)):
             return "it is compressed already"
         return "it has no quantised matrix multiplication; quantise it to int8 first"
     reasons = Counter(site.reason for site in sites)

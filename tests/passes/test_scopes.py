@@ -1,11 +1,15 @@
 """Weights and multiplications in the bodies of If, Loop and Scan, and in local functions."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from lowering import assert_exact, assert_same_bytes, check, floats, integers, lower, make_model, run, scales
 from onnx import TensorProto, helper, numpy_helper
+
+from mcd_graph import NothingToCompressError, compress_model
 
 K = 40
 """Weights are square here, so that results can go round a loop."""
@@ -189,6 +193,12 @@ def test_constant_inside_a_function() -> None:
     assert function.opset_imports["mcd"] == 1
     assert not function.graph.initializers
     assert [node.op_type for node in function].count("Constant") == 3
+
+
+def test_a_model_that_is_compressed_in_a_function_only_is_compressed_already(tmp_path: Path) -> None:
+    compress_model(function_model(weight_inside=True), tmp_path / "m.onnx", min_saving=-1e9)
+    with pytest.raises(NothingToCompressError, match="it is compressed already"):
+        compress_model(tmp_path / "m.onnx", tmp_path / "n.onnx")
 
 
 def test_weight_that_is_an_argument_of_a_function_is_kept() -> None:
