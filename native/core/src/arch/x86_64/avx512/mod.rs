@@ -1,9 +1,12 @@
 //! AVX-512 with VNNI, VBMI, VBMI2 and GFNI (Ice Lake, Zen 4 and later), and BMI2. `decode` has the decoder, `block` the
 //! products of symbols in memory; products of what is just being decoded are here.
 
+mod ahead;
 pub(super) mod block;
 pub(super) mod decode;
 pub(super) mod finish;
+mod levels;
+mod roots;
 
 use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
 use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
