@@ -1,0 +1,103 @@
+//! Decoding of a tile, panel by panel, in passes over a few kilobytes that stay in the first cache:
+//!
+//! ```text
+//! fields  = root field of every lane                      shifts and masks of the rows
+//! open    = fields that are continued                     compare, and collect the signs of 64 lanes
+//! digits  = pdep(next bits of each plane, open)           see `planes`
+//!
+//! ranks by distance, whose fields hold offsets:
+//! sums    = T / 2 + A / 2 · digits                        a digit of 64 lanes becomes bytes by shuffle and compare
+//! symbols = (offset ^ sums ^ T / 2) + centre
+//!
+//! stored ranks:
+//! ranks   = fields + A · digits                           the same
+//! symbols = table[ranks mod 128]                          a shuffle for 16 ranks each, joined by exclusive or
+//!           ^ mask where ranks >= 128
+//!
+//! symbols of escapes, with their bytes                    one by one, from a list of their positions
+//! ```
+
+use super::Scratch;
+use super::planes::{Continuations, ESCAPES_AT_ONCE};
+use super::symbols::{ByDistance, Stored, deltas, look_up, look_up_all, root_fields};
+use crate::arch::{Extent, TileCode};
+use crate::codec::Order;
+use crate::codec::decode::CodedTile;
+use crate::container::geometry::{FRACTAL, GROUP};
+
+/// Decodes all panels of a tile, one after the other, and hands each to `sink` with the widened activations; whether
+/// everything was consumed exactly.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+pub(super) fn decode_panels(
+    code: &TileCode,
+    tile: &CodedTile<'_>,
+    extent: Extent,
+    scratch: &mut Scratch,
+    mut sink: impl FnMut(usize, &[u8], &[[i32; 2]]),
+) -> bool {
+    let row = code.code.root_bits() * GROUP;
+    assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * row);
+    let Scratch { planes, fields, ranks, symbols, escapes, x } = scratch;
+    let Some(mut continuations) = Continuations::new(code, tile, extent.weights(), planes) else {
+        return false;
+    };
+    let panel = extent.fractals * FRACTAL;
+    for buffer in [&mut *fields, ranks, symbols] {
+        buffer.resize(panel, 0);
+    }
+    escapes.resize(panel + ESCAPES_AT_ONCE, 0);
+    let deltas = deltas(&code.table);
+    let by_distance = |centre| ByDistance::new(code, centre);
+    let stored = Stored::new(code);
+    // What levels add at the most: an escape's byte takes the place of the last step.
+    let most_added = code.code.escape_base();
+    // The greatest rank that is not an escape's.
+    let last =
+        (1usize << code.code.root_bits()) - 1 + usize::from(code.code.step()) * code.code.levels().saturating_sub(1);
+    for (p, roots) in tile.roots.chunks_exact(extent.fractals * row).enumerate() {
+        match code.code.root_bits() {
+            1 => root_fields::<1>(roots, fields),
+            2 => root_fields::<2>(roots, fields),
+            3 => root_fields::<3>(roots, fields),
+            4 => root_fields::<4>(roots, fields),
+            5 => root_fields::<5>(roots, fields),
+            6 => root_fields::<6>(roots, fields),
+            _ => root_fields::<7>(roots, fields),
+        }
+        let found = match code.code.order() {
+            Order::Distance(centre) => continuations.apply_all(by_distance(*centre), fields, symbols, escapes),
+            Order::Stored(_) => continuations.apply_all(stored, fields, ranks, escapes),
+        };
+        match (code.code.order(), last / 16) {
+            (Order::Distance(_), _) => {}
+            (_, 0) => look_up::<1>(ranks, &deltas, symbols),
+            (_, 1) => look_up::<2>(ranks, &deltas, symbols),
+            (_, 2) => look_up::<3>(ranks, &deltas, symbols),
+            (_, 3) => look_up::<4>(ranks, &deltas, symbols),
+            (_, 4) => look_up::<5>(ranks, &deltas, symbols),
+            (_, 5) => look_up::<6>(ranks, &deltas, symbols),
+            (_, 6) => look_up::<7>(ranks, &deltas, symbols),
+            (_, 7) => look_up::<8>(ranks, &deltas, symbols),
+            (Order::Stored(stored), _) => look_up_all(ranks, &deltas, stored.mask(), symbols),
+        }
+        let Some(bytes) = continuations.escape_bytes(found) else {
+            return false;
+        };
+        let escaped = escapes.iter().map(|&at| usize::from(at)).zip(bytes);
+        match code.code.order() {
+            Order::Distance(centre) => {
+                let base = code.code.first_continued().wrapping_add(most_added);
+                for (at, byte) in escaped {
+                    let symbol = &mut symbols[at];
+                    let differing = base ^ base.wrapping_add(*byte);
+                    *symbol = (symbol.wrapping_sub(*centre) ^ differing).wrapping_add(*centre);
+                }
+            }
+            Order::Stored(_) => {
+                escaped.for_each(|(at, byte)| symbols[at] = code.table[usize::from(ranks[at].wrapping_add(*byte))]);
+            }
+        }
+        sink(p, symbols, x);
+    }
+    continuations.is_finished()
+}

@@ -1,0 +1,232 @@
+//! AVX2 with BMI1, BMI2 and POPCNT (Haswell and later; bit deposits are slow before Zen 3).
+//!
+//! AVX2 can neither expand bytes by a mask nor look bytes up across 16 of them, so the work is cut differently from
+//! the AVX-512 kernel's: what a continued weight gains is not a byte but a number in *bit planes*, for bits are what
+//! BMI2 expands, 64 at a time.
+//!
+//! `planes` has those of a tile's continued weights, `symbols` what becomes of root fields, `decode` the passes over a panel,
+//! `products` the multiplications.
+
+mod decode;
+mod planes;
+mod products;
+mod symbols;
+
+use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
+use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
+use crate::codec::decode::CodedTile;
+use crate::container::geometry::{FRACTAL, PANEL};
+use decode::decode_panels;
+use planes::{MAX_PLANES, PLANE, Planes};
+use products::{multiply_panel, widen};
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+
+/// Lanes of a register.
+const LANES: usize = 32;
+
+/// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
+const FUSED_ROWS: usize = 12;
+
+/// Proof that the processor has the instructions.
+#[derive(Debug)]
+pub struct Avx2(());
+
+static AVX2: Avx2 = Avx2(());
+
+impl Avx2 {
+    /// The kernel, if the processor has all that it uses.
+    pub fn new() -> Option<&'static Self> {
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("popcnt");
+        has.then_some(&AVX2)
+    }
+}
+
+impl TileKernel for Avx2 {
+    fn name(&self) -> &'static str {
+        "x86_64-u8i8i32-avx2"
+    }
+
+    fn fused_rows(&self) -> usize {
+        FUSED_ROWS
+    }
+
+    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
+        let panel = extent.fractals * FRACTAL;
+        SCRATCH.with_borrow_mut(|scratch| {
+            // SAFETY: `self` proves the features.
+            unsafe {
+                decode_panels(code, tile, extent, scratch, |p, symbols, _| {
+                    out[p * stride..][..panel].copy_from_slice(symbols);
+                })
+            }
+        })
+    }
+
+    fn multiply_coded(
+        &self,
+        code: &TileCode,
+        tile: &CodedTile<'_>,
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+    ) -> bool {
+        let stride = acc.stride();
+        SCRATCH.with_borrow_mut(|scratch| {
+            // SAFETY: `self` proves the features.
+            unsafe {
+                widen(&rows, extent.k(), &mut scratch.x);
+                decode_panels(code, tile, extent, scratch, |p, symbols, x| {
+                    multiply_panel(symbols, x, &mut acc.data()[p * PANEL..], stride);
+                })
+            }
+        })
+    }
+
+    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
+        let stride = acc.stride();
+        SCRATCH.with_borrow_mut(|scratch| {
+            // SAFETY: `self` proves the features.
+            unsafe {
+                widen(&rows, extent.k(), &mut scratch.x);
+                for (p, panel) in symbols[..extent.weights()].chunks_exact(extent.fractals * FRACTAL).enumerate() {
+                    multiply_panel(panel, &scratch.x, &mut acc.data()[p * PANEL..], stride);
+                }
+            }
+        });
+    }
+
+    fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
+        // SAFETY: `self` proves the features.
+        unsafe { pack(from, to) }
+    }
+
+    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
+        // SAFETY: `self` proves the features.
+        unsafe { finish(sums, stride, terms, out) }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
+    rows::pack(from, to)
+}
+
+#[target_feature(enable = "avx2")]
+fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
+    rows::finish(sums, stride, terms, out);
+}
+
+/// Memory that a thread keeps from tile to tile.
+struct Scratch {
+    /// Planes of the level that is being built, and of the one below it.
+    planes: [Box<Planes>; 2],
+    /// Root fields of a panel.
+    fields: Vec<u8>,
+    /// Ranks of a panel, if they are stored.
+    ranks: Vec<u8>,
+    /// Symbols of a panel.
+    symbols: Vec<u8>,
+    /// Positions of a panel's escapes.
+    escapes: Vec<u16>,
+    /// Widened activations.
+    x: Vec<[i32; 2]>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            planes: std::array::from_fn(|_| Box::new([[0; PLANE]; MAX_PLANES])),
+            fields: Vec::new(),
+            ranks: Vec::new(),
+            symbols: Vec::new(),
+            escapes: Vec::new(),
+            x: Vec::new(),
+        }
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// A load that cannot leave its operand.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(from: &[u8; LANES]) -> __m256i {
+    // SAFETY: the reference covers the register.
+    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+}
+
+/// A store that cannot leave its operand.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn store(to: &mut [u8; LANES], value: __m256i) {
+    // SAFETY: the reference covers the register.
+    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::portable::Portable;
+    use crate::{CompressedWeight, Profile, Tiling, WeightType, WeightView, container::Tile, encode};
+
+    struct Rng(u64);
+
+    impl Rng {
+        fn next(&mut self) -> u64 {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            self.0
+        }
+    }
+
+    /// Whatever the reference accepts must decode to the same symbols; the rest must do no harm.
+    #[test]
+    fn damaged_tiles() {
+        let Some(kernel) = Avx2::new() else { return };
+        let (n, k) = (48, 96);
+        let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+        let mut accepted = 0;
+        for width in [3, 9, 40, 100] {
+            let bell = |rng: &mut Rng| (0..4).map(|_| rng.next() as i64 % width).sum::<i64>() as u8;
+            let w: Vec<u8> = (0..n * k).map(|_| bell(&mut rng)).collect();
+            let view = WeightView::new(&w, (n, k), (k, 1), WeightType::I8).unwrap();
+            for profile in [Profile::Fast, Profile::Balanced, Profile::Small] {
+                let encoded = encode(&view, profile, Tiling { k: 2, n: 3 }).unwrap();
+                let weight =
+                    CompressedWeight::parse(&encoded.x2, &encoded.compress_index, &encoded.compress_info).unwrap();
+                let Some(code) = weight.code().cloned().map(TileCode::from) else { continue };
+                for trial in 0..200 {
+                    let mut x2 = encoded.x2.clone();
+                    for _ in 0..trial % 8 {
+                        let at = rng.next() as usize % x2.len();
+                        x2[at] = rng.next() as u8;
+                    }
+                    for t in 0..weight.geometry().tiles() {
+                        let Ok(Tile::Coded(tile)) = weight.tile(&x2, t) else { continue };
+                        let shape = weight.geometry().tile(t);
+                        let extent = Extent { panels: shape.panels, fractals: shape.fractals };
+                        let (mut expected, mut found) = (vec![0; extent.weights()], vec![0; extent.weights()]);
+                        let panel = extent.fractals * FRACTAL;
+                        let valid = Portable.decode(&code, &tile, extent, &mut expected, panel);
+                        let decodes = kernel.decode(&code, &tile, extent, &mut found, panel);
+                        assert!(!valid || decodes && expected == found, "{width} {profile:?} {trial} {t}");
+                        accepted += usize::from(valid);
+                        let (x, mut acc) = (vec![-128; 5 * extent.k()], vec![0; 5 * extent.columns()]);
+                        let rows = Rows::new(&x, extent.k(), 5, extent.k());
+                        let mut acc = Accumulators::new(&mut acc, extent.columns(), 5, extent.columns());
+                        let multiplies = kernel.multiply_coded(&code, &tile, extent, rows, &mut acc);
+                        assert_eq!(multiplies, decodes);
+                    }
+                }
+            }
+        }
+        assert!(accepted > 100);
+    }
+}

@@ -1,0 +1,296 @@
+//! What continued weights gain, as numbers in bit planes.
+//!
+//! For each level there are planes with a bit for each of its entries: one tells which are escapes, the others are the digits of how
+//! many steps an entry is worth (an escape's last step left out, for its byte takes that place):
+//!
+//! ```text
+//! planes = escapes: all bits of the deepest level; digits: none
+//! for each level, last first:
+//!     for 64 bits of the level: each plane of this level = pdep(next bits of that plane of the level below, bits)
+//!     but in level 0: digits += 1, for to have come here is a step
+//! ```
+
+use super::symbols::Ranks;
+use super::{LANES, load, store};
+use crate::arch::TileCode;
+use crate::codec::MAX_LEVELS;
+use crate::codec::decode::CodedTile;
+use crate::container::geometry::{FRACTAL, GROUP, MAX_TILE_FRACTALS};
+use std::arch::x86_64::*;
+
+/// Planes at the most: escapes, and the digits of `MAX_LEVELS` − 1.
+pub(super) const MAX_PLANES: usize = 5;
+const _: () = assert!(MAX_LEVELS <= 1 << (MAX_PLANES - 1));
+
+/// Words of a plane: a bit for each weight of the largest tile, and two words for what is read behind the last one.
+pub(super) const PLANE: usize = MAX_TILE_FRACTALS * FRACTAL / 64 + 3;
+
+/// The planes of a level: escapes, then digits from the least.
+pub(super) type Planes = [[u64; PLANE]; MAX_PLANES];
+
+/// Positions written at once for a group that has escapes, at the most.
+pub(super) const ESCAPES_AT_ONCE: usize = 4;
+
+/// What continued weights gain, read from the front.
+pub(super) struct Continuations<'a> {
+    /// Planes of level 0: a bit for each continued weight.
+    planes: &'a Planes,
+    /// How many of them are used. None if there are no levels: all that is continued is an escape.
+    count: usize,
+    /// Continued weights, and those met so far.
+    total: usize,
+    taken: usize,
+    /// Bytes of the escapes still to come.
+    escapes: &'a [u8],
+    /// What comes behind the tile, and how many bytes of it to fetch with each group.
+    ahead: *const u8,
+    pace: usize,
+}
+
+/// Deposits the next bits of each of the first Q planes, `taken` of which were taken, at the ones of `mask`.
+///
+/// # Safety
+/// BMI2 and POPCNT; `taken` is at most the number of weights in the largest tile.
+// Inlined into functions that have the features: as a function of its own it would cost more than it does.
+#[inline(always)]
+unsafe fn deposit<const Q: usize>(planes: &Planes, taken: usize, mask: u64) -> [u64; Q] {
+    let mut out = [0; Q];
+    // SAFETY: of the 16 bytes from that of bit `taken` on, the last is in the word after the next, which a plane has.
+    unsafe {
+        if mask.count_ones() <= 57 {
+            for q in 0..Q {
+                let bits = planes[q].as_ptr().cast::<u8>().add(taken / 8).cast::<u64>().read_unaligned();
+                out[q] = _pdep_u64(bits >> (taken % 8), mask);
+            }
+        } else {
+            for q in 0..Q {
+                let low = *planes[q].get_unchecked(taken / 64) >> (taken % 64);
+                let high = *planes[q].get_unchecked(taken / 64 + 1) << 1 << (63 - taken % 64);
+                out[q] = _pdep_u64(low | high, mask);
+            }
+        }
+    }
+    out
+}
+
+/// The low `count` bits are ones.
+fn ones(count: usize) -> u64 {
+    if count >= 64 { !0 } else { (1 << count) - 1 }
+}
+
+impl<'a> Continuations<'a> {
+    /// Builds the planes of a tile with at most `limit` continued weights; `None` if the tile is damaged.
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    pub(super) fn new(
+        code: &TileCode,
+        tile: &CodedTile<'a>,
+        limit: usize,
+        planes: &'a mut [Box<Planes>; 2],
+    ) -> Option<Self> {
+        let levels = code.code.levels();
+        let count = tile.rest[..tile.len].first_chunk()?;
+        let total = usize::from(u16::from_le_bytes(*count));
+        if total > limit || limit > MAX_TILE_FRACTALS * FRACTAL {
+            return None;
+        }
+        // Where each level begins, and how many entries it has; the last are the escapes.
+        let mut starts = [(0, 0); MAX_LEVELS + 1];
+        starts[0] = (count.len(), total);
+        for d in 0..levels {
+            let (start, count) = starts[d];
+            let end = start + count.div_ceil(8);
+            let bits = tile.rest[..tile.len].get(start..end)?;
+            let words = bits.chunks(8).enumerate().map(|(w, _)| level_word(tile.rest, start, count, w).count_ones());
+            starts[d + 1] = (end, words.sum::<u32>() as usize);
+        }
+        let (start, escapes) = starts[levels];
+        if !tile.ends_at(start + escapes) {
+            return None;
+        }
+        let count = match levels {
+            0 => 0,
+            1.. => 1 + levels.ilog2() as usize + usize::from(!levels.is_power_of_two()),
+        };
+        let [even, odd] = planes;
+        for d in (0..levels).rev() {
+            let (own, below) = if d % 2 == 0 { (&mut *even, &*odd) } else { (&mut *odd, &*even) };
+            let lift = Lift { rest: tile.rest, level: starts[d], top: d == 0, deepest: d + 1 == levels };
+            // SAFETY: the features are this function's; `starts` has counted that a level has as many ones as the one
+            // below has entries, of which no level has more than `limit`.
+            unsafe {
+                match count {
+                    1 => lift.planes::<1>(below, own),
+                    2 => lift.planes::<2>(below, own),
+                    3 => lift.planes::<3>(below, own),
+                    4 => lift.planes::<4>(below, own),
+                    _ => lift.planes::<5>(below, own),
+                }
+            }
+        }
+        Some(Self {
+            planes: even,
+            count,
+            total,
+            taken: 0,
+            escapes: &tile.rest[start..start + escapes],
+            ahead: tile.rest[tile.len..].as_ptr(),
+            pace: (tile.roots.len() + tile.len) * GROUP / limit.max(1),
+        })
+    }
+
+    /// [`Self::apply`] with the number of planes as a constant.
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    pub(super) fn apply_all<K: Ranks>(
+        &mut self,
+        ranks: K,
+        fields: &[u8],
+        out: &mut [u8],
+        escapes: &mut [u16],
+    ) -> usize {
+        match self.count {
+            0 => self.apply::<K, 0>(ranks, fields, out, escapes),
+            1 => self.apply::<K, 1>(ranks, fields, out, escapes),
+            2 => self.apply::<K, 2>(ranks, fields, out, escapes),
+            3 => self.apply::<K, 3>(ranks, fields, out, escapes),
+            4 => self.apply::<K, 4>(ranks, fields, out, escapes),
+            _ => self.apply::<K, 5>(ranks, fields, out, escapes),
+        }
+    }
+
+    /// Makes of the root fields of a panel what [`Ranks`] says, except that escapes lack their bytes; writes the positions of
+    /// these, and gives their number.
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    fn apply<K: Ranks, const Q: usize>(
+        &mut self,
+        ranks: K,
+        fields: &[u8],
+        out: &mut [u8],
+        escapes: &mut [u16],
+    ) -> usize {
+        assert!(escapes.len() >= fields.len() + ESCAPES_AT_ONCE && fields.len() <= usize::from(u16::MAX));
+        assert!(out.len() == fields.len() && self.taken + fields.len() <= MAX_TILE_FRACTALS * FRACTAL);
+        let digits: [__m256i; MAX_PLANES] = std::array::from_fn(|q| {
+            _mm256_set1_epi8(if q == 0 { 0 } else { ranks.digit().wrapping_shl(q as u32 - 1) as i8 })
+        });
+        let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+        // Each byte of a mask to the eight lanes that it tells of.
+        let spread = [0, 4].map(|first: i64| {
+            let of = |byte: i64| (first + byte) * 0x0101_0101_0101_0101;
+            _mm256_setr_epi64x(of(0), of(1), of(2), of(3))
+        });
+        let mut found = 0;
+        let mut taken = self.taken;
+        for (g, (group, out)) in fields.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP)).enumerate() {
+            // A tile's parts are too short for the hardware prefetcher to find its pace, so the next tile, which lies
+            // behind this one, is fetched evenly while this one is decoded.
+            _mm_prefetch::<_MM_HINT_T1>(self.ahead.cast());
+            self.ahead = self.ahead.wrapping_add(self.pace);
+            let (halves, _) = group.as_chunks::<LANES>();
+            let fields = [load(&halves[0]), load(&halves[1])];
+            // SAFETY: the features are this function's.
+            let open = fields.map(|f| _mm256_movemask_epi8(unsafe { ranks.open(f) }) as u32);
+            let open = u64::from(open[0]) | u64::from(open[1]) << 32;
+            // SAFETY: the features are this function's; no more is taken than weights are passed, as many as asserted
+            // above.
+            let masks = unsafe { deposit::<Q>(self.planes, taken, open) };
+            taken += open.count_ones() as usize;
+            for ((fields, spread), out) in fields.into_iter().zip(spread).zip(out.as_chunks_mut().0) {
+                // SAFETY: the features are this function's.
+                unsafe {
+                    if Q < 2 {
+                        store(out, ranks.unchanged(fields));
+                        continue;
+                    }
+                    let mut sums = ranks.sums(fields);
+                    for q in 1..Q {
+                        let mask = _mm256_set1_epi64x(masks[q] as i64);
+                        let digit = _mm256_and_si256(_mm256_shuffle_epi8(mask, spread), bit);
+                        let digit = _mm256_cmpeq_epi8(digit, bit);
+                        sums = _mm256_add_epi8(sums, _mm256_and_si256(digit, digits[q]));
+                    }
+                    store(out, ranks.finished(fields, sums));
+                }
+            }
+            let mut escaped = if Q == 0 { open } else { masks[0] };
+            // Without levels every other group has some: to ask would be to guess wrong too often.
+            if Q == 0 || escaped != 0 {
+                let at_once = if Q == 0 { 2 } else { ESCAPES_AT_ONCE };
+                let end = found + escaped.count_ones() as usize;
+                loop {
+                    // All at once, without asking how many there are: what is too much is overwritten.
+                    for to in &mut escapes[found..found + at_once] {
+                        *to = (g * GROUP) as u16 + escaped.trailing_zeros() as u16;
+                        escaped = _blsr_u64(escaped);
+                    }
+                    found += at_once;
+                    if found >= end {
+                        break;
+                    }
+                }
+                found = end;
+            }
+        }
+        self.taken = taken;
+        found
+    }
+
+    /// The bytes of the next `count` escapes, if there are so many.
+    pub(super) fn escape_bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (bytes, rest) = self.escapes.split_at_checked(count)?;
+        self.escapes = rest;
+        Some(bytes)
+    }
+
+    /// Whether all was used.
+    pub(super) fn is_finished(&self) -> bool {
+        self.taken == self.total && self.escapes.is_empty()
+    }
+}
+
+/// Word `w` of a level that begins at byte `start` and has `count` bits, without what lies behind them.
+fn level_word(rest: &[u8], start: usize, count: usize, w: usize) -> u64 {
+    let bytes = rest[start + w * 8..].first_chunk().expect("64 bytes follow every tile");
+    u64::from_le_bytes(*bytes) & ones(count - w * 64)
+}
+
+/// One level's planes from those of the level below it.
+struct Lift<'a> {
+    rest: &'a [u8],
+    /// Where the level begins, and how many entries it has.
+    level: (usize, usize),
+    top: bool,
+    deepest: bool,
+}
+
+impl Lift<'_> {
+    /// # Safety
+    /// The level has as many ones as the one below has entries; neither has more entries than the largest tile has
+    /// weights.
+    #[target_feature(enable = "bmi1,bmi2,popcnt")]
+    unsafe fn planes<const Q: usize>(&self, below: &Planes, own: &mut Planes) {
+        let (start, count) = self.level;
+        let mut taken = 0;
+        for w in 0..count.div_ceil(64) {
+            let bits = level_word(self.rest, start, count, w);
+            let mut planes = if self.deepest {
+                let mut planes = [0; Q];
+                planes[0] = bits;
+                planes
+            } else {
+                // SAFETY: `taken` counts ones of this level, so it is at most the number of entries below.
+                unsafe { deposit::<Q>(below, taken, bits) }
+            };
+            taken += bits.count_ones() as usize;
+            if !self.top {
+                let mut carry = !0;
+                for digit in &mut planes[1..] {
+                    (*digit, carry) = (*digit ^ carry, *digit & carry);
+                }
+            }
+            for (own, plane) in own.iter_mut().zip(planes) {
+                own[w] = plane;
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Root fields, and what becomes of them.
+
+use super::{LANES, load, store};
+use crate::arch::TileCode;
+use crate::container::geometry::{FRACTAL, GROUP, GROUPS};
+use std::arch::x86_64::*;
+
+/// The root fields of a panel's lanes.
+#[target_feature(enable = "avx2")]
+pub(super) fn root_fields<const R: usize>(roots: &[u8], fields: &mut [u8]) {
+    for (rows, fields) in roots.chunks_exact(R * GROUP).zip(fields.chunks_exact_mut(FRACTAL)) {
+        let (rows, _) = rows.as_chunks::<LANES>();
+        let (fields, _) = fields.as_chunks_mut::<LANES>();
+        for half in 0..2 {
+            let rows: [__m256i; R] = std::array::from_fn(|b| load(&rows[2 * b + half]));
+            for g in 0..GROUPS {
+                let (byte, shift) = (g * R / 8, g * R % 8);
+                // Shifts are of 16 bits: what crosses from byte to byte is masked.
+                let mask = |bits: usize| _mm256_set1_epi8(((1u32 << bits) - 1) as i8);
+                let low = _mm256_srl_epi16(rows[byte], _mm_cvtsi64_si128(shift as i64));
+                let field = if shift + R <= 8 {
+                    _mm256_and_si256(low, mask(R))
+                } else {
+                    let first = 8 - shift;
+                    let high = _mm256_sll_epi16(rows[byte + 1], _mm_cvtsi64_si128(first as i64));
+                    let high = _mm256_andnot_si256(mask(first), _mm256_and_si256(high, mask(R)));
+                    _mm256_or_si256(_mm256_and_si256(low, mask(first)), high)
+                };
+                store(&mut fields[2 * g + half], field);
+            }
+        }
+    }
+}
+
+/// What is done with the root fields of 32 lanes, and with the digits of those that are continued.
+pub(super) trait Ranks: Copy {
+    /// What the least digit is worth.
+    fn digit(&self) -> u8;
+    /// Lanes whose weights are continued: all ones there.
+    ///
+    /// # Safety
+    /// AVX2.
+    unsafe fn open(&self, fields: __m256i) -> __m256i;
+    /// What digits are added to.
+    ///
+    /// # Safety
+    /// AVX2.
+    unsafe fn sums(&self, fields: __m256i) -> __m256i;
+    /// What fields and sums make.
+    ///
+    /// # Safety
+    /// AVX2.
+    unsafe fn finished(&self, fields: __m256i, sums: __m256i) -> __m256i;
+    /// What fields make by themselves.
+    ///
+    /// # Safety
+    /// AVX2.
+    unsafe fn unchanged(&self, fields: __m256i) -> __m256i;
+}
+
+/// Ranks by distance: root fields hold offsets, and symbols are made.
+#[derive(Clone, Copy)]
+pub(super) struct ByDistance {
+    /// The sign bit of a root field.
+    sign: __m256i,
+    /// From there to what is `threshold` or more if a weight is continued.
+    to_tested: __m256i,
+    threshold: __m256i,
+    first: __m256i,
+    to_offset: __m256i,
+    centre: __m256i,
+    to_symbol: __m256i,
+    step: u8,
+}
+
+impl ByDistance {
+    /// # Safety
+    /// AVX2.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn new(code: &TileCode, centre: u8) -> Self {
+        let code = &code.code;
+        let all = |byte: u8| _mm256_set1_epi8(byte as i8);
+        let sign = 1u8 << (code.root_bits() - 1);
+        Self {
+            sign: all(sign),
+            // A root is continued if its offset and T / 2 make T or more.
+            to_tested: all(code.first_continued().wrapping_sub(sign)),
+            threshold: all(code.direct()),
+            first: all(code.first_continued()),
+            to_offset: all(sign.wrapping_neg()),
+            centre: all(centre),
+            to_symbol: all(centre.wrapping_sub(sign)),
+            step: code.sum_step(),
+        }
+    }
+}
+
+impl Ranks for ByDistance {
+    fn digit(&self) -> u8 {
+        self.step
+    }
+    #[inline(always)]
+    unsafe fn open(&self, fields: __m256i) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let tested = _mm256_add_epi8(_mm256_xor_si256(fields, self.sign), self.to_tested);
+            _mm256_cmpeq_epi8(_mm256_max_epu8(tested, self.threshold), tested)
+        }
+    }
+    #[inline(always)]
+    unsafe fn sums(&self, _: __m256i) -> __m256i {
+        self.first
+    }
+    #[inline(always)]
+    unsafe fn finished(&self, fields: __m256i, sums: __m256i) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let offset = _mm256_add_epi8(_mm256_xor_si256(fields, self.sign), self.to_offset);
+            let differing = _mm256_xor_si256(sums, self.first);
+            _mm256_add_epi8(_mm256_xor_si256(offset, differing), self.centre)
+        }
+    }
+    #[inline(always)]
+    unsafe fn unchanged(&self, fields: __m256i) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe { _mm256_add_epi8(_mm256_xor_si256(fields, self.sign), self.to_symbol) }
+    }
+}
+
+/// Stored ranks: root fields hold ranks, and ranks are made, which are looked up later.
+#[derive(Clone, Copy)]
+pub(super) struct Stored {
+    closed: __m256i,
+    step: u8,
+}
+
+impl Stored {
+    /// # Safety
+    /// AVX2.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    pub(super) fn new(code: &TileCode) -> Self {
+        // No field is above 127: without a step, none is continued.
+        Self { closed: _mm256_set1_epi8(code.code.direct().wrapping_sub(1) as i8), step: code.code.sum_step() }
+    }
+}
+
+impl Ranks for Stored {
+    fn digit(&self) -> u8 {
+        self.step
+    }
+    #[inline(always)]
+    unsafe fn open(&self, fields: __m256i) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe { _mm256_cmpgt_epi8(fields, self.closed) }
+    }
+    #[inline(always)]
+    unsafe fn sums(&self, fields: __m256i) -> __m256i {
+        fields
+    }
+    #[inline(always)]
+    unsafe fn finished(&self, _: __m256i, sums: __m256i) -> __m256i {
+        sums
+    }
+    #[inline(always)]
+    unsafe fn unchanged(&self, fields: __m256i) -> __m256i {
+        fields
+    }
+}
+
+/// The first half of a table as rows for `look_up`: row b has what the symbols of ranks 16 b to 16 b + 15 differ by, in
+/// the sense of exclusive or, from those 16 ranks before, the first row excepted.
+#[target_feature(enable = "avx2")]
+pub(super) fn deltas(table: &[u8; 256]) -> [__m256i; 8] {
+    let (rows, _) = table.as_chunks::<16>();
+    // SAFETY: a row has the 16 bytes that are read.
+    let row = |b: usize| unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(rows[b].as_ptr().cast())) };
+    std::array::from_fn(|b| if b == 0 { row(b) } else { _mm256_xor_si256(row(b), row(b - 1)) })
+}
+
+/// The symbols of ranks below 16 N ≤ 128.
+///
+/// A byte shuffle looks up 16 ranks by the low four bits of an index, and gives 0 if its top bit is set. Ranks of
+/// which 16 is taken away again and again, with saturation, get their top bit once they are used up, so a lane adds
+/// up the rows of its own 16 ranks and all before; those are stored as differences.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn shuffles<const N: usize>(mut ranks: __m256i, rows: &[__m256i]) -> __m256i {
+    let mut symbols = _mm256_shuffle_epi8(rows[0], ranks);
+    for row in &rows[1..N] {
+        ranks = _mm256_subs_epi8(ranks, _mm256_set1_epi8(16));
+        symbols = _mm256_xor_si256(symbols, _mm256_shuffle_epi8(*row, ranks));
+    }
+    symbols
+}
+
+/// Symbols of ranks below 16 N ≤ 128.
+#[target_feature(enable = "avx2")]
+pub(super) fn look_up<const N: usize>(ranks: &[u8], rows: &[__m256i; 8], symbols: &mut [u8]) {
+    for (ranks, symbols) in ranks.as_chunks().0.iter().zip(symbols.as_chunks_mut().0) {
+        store(symbols, shuffles::<N>(load(ranks), rows));
+    }
+}
+
+/// Symbols of any ranks: for those of 128 and more the bits of `mask` are turned over.
+#[target_feature(enable = "avx2")]
+pub(super) fn look_up_all(ranks: &[u8], rows: &[__m256i; 8], mask: u8, symbols: &mut [u8]) {
+    for (ranks, symbols) in ranks.as_chunks().0.iter().zip(symbols.as_chunks_mut().0) {
+        let ranks = load(ranks);
+        let low = _mm256_and_si256(ranks, _mm256_set1_epi8(i8::MAX));
+        let above = _mm256_cmpgt_epi8(_mm256_setzero_si256(), ranks);
+        let flipped = _mm256_and_si256(above, _mm256_set1_epi8(mask as i8));
+        store(symbols, _mm256_xor_si256(shuffles::<8>(low, rows), flipped));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Avx2;
+    use super::*;
+    use crate::codec::{self, Code, Order};
+
+    #[test]
+    fn every_root_is_told_apart() {
+        if Avx2::new().is_none() {
+            return;
+        }
+        let stored = || Order::Stored(codec::Stored::new((0..128).collect(), 0).unwrap());
+        for root_bits in 1..=7u8 {
+            for step in (0..=1u32 << root_bits).map(|step| step as u8) {
+                for order in [Order::Distance(77), stored()] {
+                    let Ok(code) = Code::new(root_bits, step, 0, order) else { continue };
+                    let code = TileCode::from(code);
+                    for root in 0..=((1u16 << root_bits) - 1) as u8 {
+                        // SAFETY: the processor has the features.
+                        let (open, symbols) = unsafe { told(&code, &[code.code.root_field(root); LANES]) };
+                        assert_eq!(open, root >= code.code.direct(), "{:?} {root}", code.code);
+                        let unchanged = match code.code.order() {
+                            Order::Distance(_) => code.table[usize::from(root)],
+                            Order::Stored(_) => root,
+                        };
+                        assert_eq!(symbols, [unchanged; LANES], "{:?} {root}", code.code);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a field is continued, and what it is if not.
+    #[target_feature(enable = "avx2")]
+    fn told(code: &TileCode, fields: &[u8; LANES]) -> (bool, [u8; LANES]) {
+        let fields = load(fields);
+        let mut symbols = [0; LANES];
+        // SAFETY: this function has the features.
+        let open = unsafe {
+            match code.code.order() {
+                Order::Distance(centre) => {
+                    let ranks = ByDistance::new(code, *centre);
+                    store(&mut symbols, ranks.unchanged(fields));
+                    ranks.open(fields)
+                }
+                Order::Stored(_) => {
+                    let ranks = Stored::new(code);
+                    store(&mut symbols, ranks.unchanged(fields));
+                    ranks.open(fields)
+                }
+            }
+        };
+        let mask = _mm256_movemask_epi8(open);
+        assert!(mask == 0 || mask == -1);
+        (mask != 0, symbols)
+    }
+
+    #[test]
+    fn every_rank_finds_its_symbol() {
+        if Avx2::new().is_none() {
+            return;
+        }
+        let mask = 0x51;
+        let table: [u8; 256] = std::array::from_fn(|i| (i % 128 * 167 + 13) as u8 ^ if i < 128 { 0 } else { mask });
+        let ranks: Vec<u8> = (0..=255).collect();
+        let mut symbols = [0; 256];
+        // SAFETY: the processor has the features.
+        unsafe { look_up_all(&ranks, &deltas(&table), mask, &mut symbols) };
+        assert_eq!(symbols, table);
+        symbols.fill(0);
+        // SAFETY: as above.
+        unsafe { look_up::<5>(&ranks[..80 / 32 * 32], &deltas(&table), &mut symbols) };
+        assert_eq!(symbols[..64], table[..64]);
+    }
+}
