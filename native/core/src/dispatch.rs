@@ -1,6 +1,8 @@
 //! Which kernel runs: the best that the processor has, or the one that is asked for.
 
 use crate::arch::TileKernel;
+#[cfg(target_arch = "aarch64")]
+use crate::arch::aarch64::neon::Neon;
 use crate::arch::portable::Portable;
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86_64::{amx::Amx, avx2::Avx2, avx512::Avx512};
@@ -35,6 +37,8 @@ impl Kernel {
                 kernels.push(Self { short: "avx2", tile });
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        kernels.extend(Neon::all().map(|tile| Self { short: tile.short_name(), tile }));
         kernels.push(Self { short: "scalar", tile: &Portable });
         kernels
     }
@@ -44,7 +48,7 @@ impl Kernel {
         Self::available()[0]
     }
 
-    /// The one called `name`: scalar, avx2, avx512 or amx.
+    /// The one called `name`: scalar, avx2, avx512 or amx; on ARM scalar, neon or neon-dot.
     pub fn by_name(name: &str) -> Result<Self, Error> {
         Self::available().into_iter().find(|k| k.short == name).ok_or_else(|| Error::Kernel(name.into()))
     }

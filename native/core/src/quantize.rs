@@ -159,6 +159,7 @@ mod tests {
 
     /// Every way that this processor has.
     fn ways() -> Vec<Way> {
+        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
         let mut ways: Vec<Way> = vec![
             ("plain", range, |by, x| collect(quantize, by, x)),
             ("best", Range::of, |by, x| collect(|by, x, out| by.quantize(x, out), by, x)),

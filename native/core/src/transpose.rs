@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 
 /// Rows and columns that are transposed in registers.
+#[cfg(target_arch = "x86_64")]
 const PIECE: usize = 8;
 
 /// A matrix in memory, row by row.

@@ -1,7 +1,11 @@
 //! One kernel a processor family, all with the same results.
 
+#[cfg(target_arch = "aarch64")]
+pub mod aarch64;
 pub mod portable;
 pub mod rows;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 

@@ -2,7 +2,7 @@
 //!
 //! It trusts nothing: a tile that no encoder writes gives a reason.
 
-use super::Code;
+use super::{Code, MAX_LEVELS};
 use crate::container::geometry::{FRACTAL, GROUP};
 
 /// A coded tile cut into its parts.
@@ -33,6 +33,29 @@ impl<'a> CodedTile<'a> {
     /// Whether `used` bytes of `rest` and less than 64 bytes of padding make up the tile.
     pub fn ends_at(&self, used: usize) -> bool {
         used <= self.len && self.len - used < 64
+    }
+
+    /// Where in `rest` each level begins, and how many entries it has; the last are the escapes. `None` if they do not make up the
+    /// tile, or there are more than `limit` anywhere. Inlined, so that each kernel compiles it with its own instructions.
+    #[inline(always)]
+    pub fn starts(&self, levels: usize, limit: usize) -> Option<Starts> {
+        let bytes = &self.rest[..self.len];
+        let first = bytes.first_chunk()?;
+        let mut at = first.len();
+        let mut count = self.counts.map_or(u16::from_le_bytes(*first), |counts| counts[0]).into();
+        let mut starts = Starts::default();
+        for d in 0..levels {
+            starts[d] = (at, count);
+            let end = at + count.div_ceil(8);
+            let bits = bytes.get(at..end).filter(|_| count <= limit)?;
+            at = end;
+            count = match self.counts {
+                Some(counts) => counts[d + 1].into(),
+                None => ones(bits, count),
+            };
+        }
+        starts[levels] = (at, count);
+        (count <= limit && self.ends_at(at + count)).then_some(starts)
     }
 
     /// Decodes into `out` (whole fractals in kernel order) and checks that everything is consumed exactly.
@@ -97,6 +120,20 @@ impl<'a> CodedTile<'a> {
         }
         Ok(Continuations { levels, escapes })
     }
+}
+
+/// Begin and number of entries of each level, and of the escapes.
+pub type Starts = [(usize, usize); MAX_LEVELS + 1];
+
+/// How many of the first `count` bits are ones.
+#[inline(always)]
+fn ones(bits: &[u8], count: usize) -> usize {
+    let (whole, last) = bits.split_at(count / 64 * 8);
+    let mut word = [0; 8];
+    word[..last.len()].copy_from_slice(last);
+    let last = u64::from_le_bytes(word) & ((1 << (count % 64)) - 1);
+    let whole = whole.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word).count_ones()).sum::<u32>();
+    (whole + last.count_ones()) as usize
 }
 
 const ANOTHER_NUMBER: &str = "has another number of continued weights";

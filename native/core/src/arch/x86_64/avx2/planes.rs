@@ -88,25 +88,11 @@ impl<'a> Continuations<'a> {
         planes: &'a mut [Box<Planes>; 2],
     ) -> Option<Self> {
         let levels = code.code.levels();
-        let count = tile.rest[..tile.len].first_chunk()?;
-        let total = usize::from(u16::from_le_bytes(*count));
-        if total > limit || limit > MAX_TILE_FRACTALS * FRACTAL {
+        if limit > MAX_TILE_FRACTALS * FRACTAL {
             return None;
         }
-        // Where each level begins, and how many entries it has; the last are the escapes.
-        let mut starts = [(0, 0); MAX_LEVELS + 1];
-        starts[0] = (count.len(), total);
-        for d in 0..levels {
-            let (start, count) = starts[d];
-            let end = start + count.div_ceil(8);
-            let bits = tile.rest[..tile.len].get(start..end)?;
-            let words = bits.chunks(8).enumerate().map(|(w, _)| level_word(tile.rest, start, count, w).count_ones());
-            starts[d + 1] = (end, words.sum::<u32>() as usize);
-        }
+        let starts = tile.starts(levels, limit)?;
         let (start, escapes) = starts[levels];
-        if !tile.ends_at(start + escapes) {
-            return None;
-        }
         let count = match levels {
             0 => 0,
             1.. => 1 + levels.ilog2() as usize + usize::from(!levels.is_power_of_two()),
@@ -130,7 +116,7 @@ impl<'a> Continuations<'a> {
         Some(Self {
             planes: even,
             count,
-            total,
+            total: starts[0].1,
             taken: 0,
             escapes: &tile.rest[start..start + escapes],
             ahead: tile.rest[tile.len..].as_ptr(),

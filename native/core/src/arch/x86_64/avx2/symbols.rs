@@ -219,58 +219,6 @@ pub(super) fn look_up_all(ranks: &[u8], rows: &[__m256i; 8], mask: u8, symbols: 
 mod tests {
     use super::super::Avx2;
     use super::*;
-    use crate::codec::{self, Code, Order};
-
-    #[test]
-    fn every_root_is_told_apart() {
-        if Avx2::new().is_none() {
-            return;
-        }
-        let stored = || Order::Stored(codec::Stored::new((0..128).collect(), 0).unwrap());
-        for root_bits in 1..=7u8 {
-            for step in (0..=1u32 << root_bits).map(|step| step as u8) {
-                for order in [Order::Distance(77), stored()] {
-                    let Ok(code) = Code::new(root_bits, step, 0, order) else { continue };
-                    let code = TileCode::from(code);
-                    for root in 0..=((1u16 << root_bits) - 1) as u8 {
-                        // SAFETY: the processor has the features.
-                        let (open, symbols) = unsafe { told(&code, &[code.code.root_field(root); LANES]) };
-                        assert_eq!(open, root >= code.code.direct(), "{:?} {root}", code.code);
-                        let unchanged = match code.code.order() {
-                            Order::Distance(_) => code.table[usize::from(root)],
-                            Order::Stored(_) => root,
-                        };
-                        assert_eq!(symbols, [unchanged; LANES], "{:?} {root}", code.code);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Whether a field is continued, and what it is if not.
-    #[target_feature(enable = "avx2")]
-    fn told(code: &TileCode, fields: &[u8; LANES]) -> (bool, [u8; LANES]) {
-        let fields = load(fields);
-        let mut symbols = [0; LANES];
-        // SAFETY: this function has the features.
-        let open = unsafe {
-            match code.code.order() {
-                Order::Distance(centre) => {
-                    let ranks = ByDistance::new(code, *centre);
-                    store(&mut symbols, ranks.unchanged(fields));
-                    ranks.open(fields)
-                }
-                Order::Stored(_) => {
-                    let ranks = Stored::new(code);
-                    store(&mut symbols, ranks.unchanged(fields));
-                    ranks.open(fields)
-                }
-            }
-        };
-        let mask = _mm256_movemask_epi8(open);
-        assert!(mask == 0 || mask == -1);
-        (mask != 0, symbols)
-    }
 
     #[test]
     fn every_rank_finds_its_symbol() {

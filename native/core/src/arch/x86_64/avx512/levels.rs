@@ -9,63 +9,16 @@
 use super::ahead::Ahead;
 use super::decode::Sink;
 use crate::arch::TileCode;
-use crate::codec::MAX_LEVELS;
 use crate::codec::decode::CodedTile;
 use crate::container::geometry::GROUP;
 use std::arch::asm;
 use std::arch::x86_64::*;
-
-/// Begin and number of entries of each level, and of the escapes.
-type Starts = [(usize, usize); MAX_LEVELS + 1];
 
 /// Entries of levels after which the sink gets its turn: some 100 ns.
 const MEANWHILE_ENTRIES: usize = 4096;
 
 /// Blocks of 64 entries of a level for each line of the next tile that is fetched.
 const BLOCKS_A_LINE: usize = 4;
-
-/// Where each level begins, and how many entries it has; the last are the escapes. `None` if they do not make up the tile, or
-/// there are more than `limit` anywhere.
-///
-/// # Safety
-/// The features; 8 bytes behind `tile.len` are readable.
-#[inline(always)]
-unsafe fn starts_of_levels(levels: usize, tile: &CodedTile<'_>, limit: usize) -> Option<Starts> {
-    let mut starts = Starts::default();
-    let rest = tile.rest.as_ptr();
-    let first = tile.rest[..tile.len].first_chunk()?;
-    let mut at = first.len();
-    let mut count = tile.counts.map_or(u16::from_le_bytes(*first), |counts| counts[0]).into();
-    for d in 0..levels {
-        starts[d] = (at, count);
-        if count > limit || at + count.div_ceil(8) > tile.len {
-            return None;
-        }
-        let next = match tile.counts {
-            Some(counts) => counts[d + 1].into(),
-            // SAFETY: the level is inside of the tile; the features are the caller's.
-            None => unsafe { ones(rest.add(at), count) },
-        };
-        at += count.div_ceil(8);
-        count = next;
-    }
-    starts[levels] = (at, count);
-    (count <= limit && tile.ends_at(at + count)).then_some(starts)
-}
-
-/// How many of the first `count` bits are ones.
-///
-/// # Safety
-/// The features; the bits, and 7 bytes behind them, are readable.
-#[inline(always)]
-unsafe fn ones(bits: *const u8, count: usize) -> usize {
-    // SAFETY: the caller's contract.
-    let word = |at: usize| unsafe { bits.add(at * 8).cast::<u64>().read_unaligned() };
-    let whole: u32 = (0..count / 64).map(|at| word(at).count_ones()).sum();
-    // SAFETY: as above.
-    let last = unsafe { _bzhi_u64(word(count / 64), (count % 64) as u32) };
-    (whole + last.count_ones()) as usize
-}
 
 /// Builds the sums of a tile's continued weights in `sums[0]`, at most `limit` of them. Gives their number, or `None` if
 /// the tile is damaged.
@@ -83,8 +36,7 @@ pub(super) unsafe fn continuations<S: Sink>(
 ) -> Option<usize> {
     let levels = code.code.levels();
     let rest = tile.rest.as_ptr();
-    // SAFETY: the caller's contract.
-    let starts = unsafe { starts_of_levels(levels, tile, limit) }?;
+    let starts = tile.starts(levels, limit)?;
     let (start, escapes) = starts[levels];
     let step = _mm512_set1_epi8(code.code.sum_step() as i8);
     // Sums are at last counted from the first offset that is continued, and become what an offset differs by.

@@ -1,0 +1,3 @@
+//! ARM, 64 bits.
+
+pub mod neon;

@@ -1,0 +1,109 @@
+//! Every kernel that runs here against the scalar one, tile by tile: codes that no profile chooses, and damaged tiles. Whole weights
+//! are compared in `tests/exactness.rs`.
+
+use super::portable::Portable;
+use super::{Accumulators, Extent, Rows, TileCode, TileKernel};
+use crate::codec::decode::CodedTile;
+use crate::codec::encode::EncodeTable;
+use crate::codec::{Code, Order, Stored};
+use crate::container::Tile;
+use crate::container::geometry::{FRACTAL, GROUP};
+use crate::dispatch::Kernel;
+use crate::{CompressedWeight, Profile, Tiling, WeightType, WeightView, encode};
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+#[test]
+fn every_code_decodes_alike() {
+    let extent = Extent { panels: 2, fractals: 3 };
+    let mut rng = Rng(0x2545_f491_4f6c_dd1d);
+    let orders = |rng: &mut Rng| {
+        let rotated = (rng.next() % 256) as u8;
+        let stored = |mask| Stored::new((0..128).map(|rank: u8| rank.wrapping_add(rotated & 0x80)).collect(), mask);
+        [Order::Distance(0x80), Order::Distance(rotated), Order::Stored(stored(0x80).unwrap())]
+    };
+    let mut codes = 0;
+    for root_bits in 1..=7u8 {
+        for step in (0..=1u32 << root_bits).filter(|step| root_bits < 5 || step.is_power_of_two() || step % 7 == 0) {
+            for levels in [0, 1, 2, 3, 5, 12] {
+                for order in orders(&mut rng) {
+                    let centre = order.first();
+                    let Ok(code) = Code::new(root_bits, step as u8, levels, order) else { continue };
+                    // Without a step only roots have a code word.
+                    let reach = if step == 0 { 1 << root_bits } else { 256 };
+                    let table = code.table();
+                    let symbols: Vec<u8> = (0..extent.weights())
+                        .map(|_| table[(rng.next() % 256 * (rng.next() % 256) / 256 % reach) as usize])
+                        .collect();
+                    let mut x2 = EncodeTable::new(&code).encode(&symbols);
+                    let end = x2.len().next_multiple_of(GROUP);
+                    x2.resize(end + GROUP, 0);
+                    let tile = CodedTile::parse(&x2, 0, end, &code, extent.weights() / FRACTAL).unwrap();
+                    let (code, panel) = (TileCode::from(code), extent.fractals * FRACTAL);
+                    for kernel in Kernel::available() {
+                        let mut found = vec![centre; extent.weights()];
+                        assert!(kernel.tile().decode(&code, &tile, extent, &mut found, panel), "{kernel:?} {code:?}");
+                        assert!(found == symbols, "{kernel:?} {code:?}");
+                    }
+                    codes += 1;
+                }
+            }
+        }
+    }
+    assert!(codes > 500);
+}
+
+/// Whatever the reference accepts must decode to the same symbols; the rest must do no harm.
+#[test]
+fn damaged_tiles() {
+    let (n, k) = (48, 96);
+    let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+    let mut accepted = 0;
+    for width in [3, 9, 40, 100] {
+        let bell = |rng: &mut Rng| (0..4).map(|_| rng.next() as i64 % width).sum::<i64>() as u8;
+        let w: Vec<u8> = (0..n * k).map(|_| bell(&mut rng)).collect();
+        let view = WeightView::new(&w, (n, k), (k, 1), WeightType::I8).unwrap();
+        for profile in [Profile::Fast, Profile::Balanced, Profile::Small] {
+            let encoded = encode(&view, profile, Tiling { k: 2, n: 3 }).unwrap();
+            let weight =
+                CompressedWeight::parse(&encoded.x2, &encoded.compress_index, &encoded.compress_info).unwrap();
+            let Some(code) = weight.code().cloned().map(TileCode::from) else { continue };
+            for trial in 0..200 {
+                let mut x2 = encoded.x2.clone();
+                for _ in 0..trial % 8 {
+                    let at = rng.next() as usize % x2.len();
+                    x2[at] = rng.next() as u8;
+                }
+                for t in 0..weight.geometry().tiles() {
+                    let Ok(Tile::Coded(tile)) = weight.tile(&x2, t) else { continue };
+                    let shape = weight.geometry().tile(t);
+                    let extent = Extent { panels: shape.panels, fractals: shape.fractals };
+                    let panel = extent.fractals * FRACTAL;
+                    let mut expected = vec![0; extent.weights()];
+                    let valid = Portable.decode(&code, &tile, extent, &mut expected, panel);
+                    accepted += usize::from(valid);
+                    for kernel in Kernel::available() {
+                        let mut found = vec![0; extent.weights()];
+                        let decodes = kernel.tile().decode(&code, &tile, extent, &mut found, panel);
+                        assert!(!valid || decodes && expected == found, "{kernel:?} {width} {profile:?} {trial} {t}");
+                        let (x, mut acc) = (vec![-128; 5 * extent.k()], vec![0; 5 * extent.columns()]);
+                        let rows = Rows::new(&x, extent.k(), 5, extent.k());
+                        let mut acc = Accumulators::new(&mut acc, extent.columns(), 5, extent.columns());
+                        let multiplies = kernel.tile().multiply_coded(&code, &tile, extent, rows, &mut acc);
+                        assert_eq!(multiplies, decodes, "{kernel:?}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(accepted > 100);
+}
