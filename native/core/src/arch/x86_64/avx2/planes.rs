@@ -101,9 +101,8 @@ impl<'a> Continuations<'a> {
         for d in (0..levels).rev() {
             let (own, below) = if d % 2 == 0 { (&mut *even, &*odd) } else { (&mut *odd, &*even) };
             let lift = Lift { rest: tile.rest, level: starts[d], top: d == 0, deepest: d + 1 == levels };
-            // SAFETY: the features are this function's; `starts` has counted that a level has as many ones as the one
-            // below has entries, of which no level has more than `limit`.
-            unsafe {
+            // SAFETY: the features are this function's; no level has more than `limit` entries.
+            let ones = unsafe {
                 match count {
                     1 => lift.planes::<1>(below, own),
                     2 => lift.planes::<2>(below, own),
@@ -111,6 +110,10 @@ impl<'a> Continuations<'a> {
                     4 => lift.planes::<4>(below, own),
                     _ => lift.planes::<5>(below, own),
                 }
+            };
+            // Counts that were remembered are no longer right if the file has changed.
+            if ones != starts[d + 1].1 {
+                return None;
             }
         }
         Some(Self {
@@ -250,11 +253,12 @@ struct Lift<'a> {
 }
 
 impl Lift<'_> {
+    /// Gives the number of ones, and with it that of the entries taken from below.
+    ///
     /// # Safety
-    /// The level has as many ones as the one below has entries; neither has more entries than the largest tile has
-    /// weights.
+    /// The level has no more entries than the largest tile has weights.
     #[target_feature(enable = "bmi1,bmi2,popcnt")]
-    unsafe fn planes<const Q: usize>(&self, below: &Planes, own: &mut Planes) {
+    unsafe fn planes<const Q: usize>(&self, below: &Planes, own: &mut Planes) -> usize {
         let (start, count) = self.level;
         let mut taken = 0;
         for w in 0..count.div_ceil(64) {
@@ -264,7 +268,7 @@ impl Lift<'_> {
                 planes[0] = bits;
                 planes
             } else {
-                // SAFETY: `taken` counts ones of this level, so it is at most the number of entries below.
+                // SAFETY: `taken` counts ones of this level, so it is at most the number of its entries.
                 unsafe { deposit::<Q>(below, taken, bits) }
             };
             taken += bits.count_ones() as usize;
@@ -278,5 +282,6 @@ impl Lift<'_> {
                 own[w] = plane;
             }
         }
+        taken
     }
 }
