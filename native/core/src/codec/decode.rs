@@ -39,23 +39,33 @@ impl<'a> CodedTile<'a> {
     /// tile, or there are more than `limit` anywhere. Inlined, so that each kernel compiles it with its own instructions.
     #[inline(always)]
     pub fn starts(&self, levels: usize, limit: usize) -> Option<Starts> {
-        let bytes = &self.rest[..self.len];
-        let first = bytes.first_chunk()?;
+        let first = self.rest[..self.len].first_chunk()?;
         let mut at = first.len();
         let mut count = self.counts.map_or(u16::from_le_bytes(*first), |counts| counts[0]).into();
         let mut starts = Starts::default();
         for d in 0..levels {
             starts[d] = (at, count);
-            let end = at + count.div_ceil(8);
-            let bits = bytes.get(at..end).filter(|_| count <= limit)?;
-            at = end;
+            at += count.div_ceil(8);
+            if count > limit || at > self.len {
+                return None;
+            }
             count = match self.counts {
                 Some(counts) => counts[d + 1].into(),
-                None => ones(bits, count),
+                None => self.words(starts[d]).map(|word| word.count_ones() as usize).sum(),
             };
         }
         starts[levels] = (at, count);
         (count <= limit && self.ends_at(at + count)).then_some(starts)
+    }
+
+    /// The bits of a level that begins in `rest` and has that many entries, 64 at a time, without what lies behind them.
+    #[inline(always)]
+    pub fn words(&self, (start, entries): (usize, usize)) -> impl Iterator<Item = u64> {
+        (0..entries).step_by(64).map(move |at| {
+            let word = self.rest[start + at / 8..].first_chunk().expect("64 bytes follow every tile");
+            let behind = 64usize.saturating_sub(entries - at);
+            u64::from_le_bytes(*word) << behind >> behind
+        })
     }
 
     /// Decodes into `out` (whole fractals in kernel order) and checks that everything is consumed exactly.
@@ -124,17 +134,6 @@ impl<'a> CodedTile<'a> {
 
 /// Begin and number of entries of each level, and of the escapes.
 pub type Starts = [(usize, usize); MAX_LEVELS + 1];
-
-/// How many of the first `count` bits are ones.
-#[inline(always)]
-fn ones(bits: &[u8], count: usize) -> usize {
-    let (whole, last) = bits.split_at(count / 64 * 8);
-    let mut word = [0; 8];
-    word[..last.len()].copy_from_slice(last);
-    let last = u64::from_le_bytes(word) & ((1 << (count % 64)) - 1);
-    let whole = whole.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word).count_ones()).sum::<u32>();
-    (whole + last.count_ones()) as usize
-}
 
 const ANOTHER_NUMBER: &str = "has another number of continued weights";
 

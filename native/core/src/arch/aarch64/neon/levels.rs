@@ -37,8 +37,7 @@ pub fn continuations(code: &TileCode, tile: &CodedTile<'_>, limit: usize, sums: 
     }
     for d in (0..levels).rev() {
         let (own, below) = if d % 2 == 0 { (&mut *even, &*odd) } else { (&mut *odd, &*even) };
-        let (start, count) = starts[d];
-        let level = (&tile.rest[start..], count);
+        let level = tile.words(starts[d]);
         // At level 0 a weight that goes no further keeps its root field.
         let taken = match d {
             0 => expand_level(level, below, own, |entries| entries),
@@ -57,20 +56,17 @@ pub fn continuations(code: &TileCode, tile: &CodedTile<'_>, limit: usize, sums: 
 #[inline]
 #[target_feature(enable = "neon")]
 fn expand_level(
-    (bits, count): (&[u8], usize),
+    words: impl Iterator<Item = u64>,
     below: &[u8],
     own: &mut [u8],
     add: impl Fn(uint8x16_t) -> uint8x16_t,
 ) -> usize {
     let mut taken = 0;
-    for at in (0..count).step_by(GROUP) {
-        let word = bits[at / 8..].first_chunk().expect("64 bytes follow every tile");
-        let cut = if count - at < GROUP { (1 << (count - at)) - 1 } else { u64::MAX };
-        // Should the file have changed, a level may have more ones than were counted: they are not to reach over the end.
-        let (entries, ones) =
-            expand(u64::from_le_bytes(*word) & cut, &below[taken.min(below.len() - GROUP - BEHIND)..]);
+    for (w, bits) in words.enumerate() {
+        // No more is taken than entries are passed, of which no level has more than the buffers are made for.
+        let (entries, ones) = expand(bits, &below[taken..]);
         for (i, entries) in entries.into_iter().enumerate() {
-            store(own, at + 16 * i, add(entries));
+            store(own, GROUP * w + 16 * i, add(entries));
         }
         taken += ones;
     }

@@ -24,6 +24,7 @@ use crate::arch::{Extent, TileCode};
 use crate::codec::Order;
 use crate::codec::decode::CodedTile;
 use crate::container::geometry::{FRACTAL, GROUP};
+use std::arch::x86_64::__m256i;
 
 /// Decodes all panels of a tile, one after the other, and hands each to `sink` with the widened activations; whether
 /// everything was consumed exactly.
@@ -46,11 +47,12 @@ pub(super) fn decode_panels(
         buffer.resize(panel, 0);
     }
     escapes.resize(panel + ESCAPES_AT_ONCE, 0);
-    let deltas = deltas(&code.table);
-    let by_distance = |centre| ByDistance::new(code, centre);
-    let stored = Stored::new(code);
-    // What levels add at the most: an escape's byte takes the place of the last step.
-    let most_added = code.code.escape_base();
+    let way = match code.code.order() {
+        Order::Distance(centre) => Way::Distance(ByDistance::new(code, *centre), *centre),
+        Order::Stored(order) => Way::Stored(Stored::new(code), deltas(&code.table), order.mask()),
+    };
+    // What an escape's byte is added to: it takes the place of the last step.
+    let base = code.code.first_continued().wrapping_add(code.code.escape_base());
     // The greatest rank that is not an escape's.
     let last =
         (1usize << code.code.root_bits()) - 1 + usize::from(code.code.step()) * code.code.levels().saturating_sub(1);
@@ -64,40 +66,46 @@ pub(super) fn decode_panels(
             6 => root_fields::<6>(roots, fields),
             _ => root_fields::<7>(roots, fields),
         }
-        let found = match code.code.order() {
-            Order::Distance(centre) => continuations.apply_all(by_distance(*centre), fields, symbols, escapes),
-            Order::Stored(_) => continuations.apply_all(stored, fields, ranks, escapes),
+        let found = match &way {
+            Way::Distance(offsets, _) => continuations.apply_all(*offsets, fields, symbols, escapes),
+            Way::Stored(stored, ..) => continuations.apply_all(*stored, fields, ranks, escapes),
         };
-        match (code.code.order(), last / 16) {
-            (Order::Distance(_), _) => {}
-            (_, 0) => look_up::<1>(ranks, &deltas, symbols),
-            (_, 1) => look_up::<2>(ranks, &deltas, symbols),
-            (_, 2) => look_up::<3>(ranks, &deltas, symbols),
-            (_, 3) => look_up::<4>(ranks, &deltas, symbols),
-            (_, 4) => look_up::<5>(ranks, &deltas, symbols),
-            (_, 5) => look_up::<6>(ranks, &deltas, symbols),
-            (_, 6) => look_up::<7>(ranks, &deltas, symbols),
-            (_, 7) => look_up::<8>(ranks, &deltas, symbols),
-            (Order::Stored(stored), _) => look_up_all(ranks, &deltas, stored.mask(), symbols),
-        }
         let Some(bytes) = continuations.escape_bytes(found) else {
             return false;
         };
         let escaped = escapes.iter().map(|&at| usize::from(at)).zip(bytes);
-        match code.code.order() {
-            Order::Distance(centre) => {
-                let base = code.code.first_continued().wrapping_add(most_added);
+        match &way {
+            Way::Distance(_, centre) => {
                 for (at, byte) in escaped {
                     let symbol = &mut symbols[at];
                     let differing = base ^ base.wrapping_add(*byte);
                     *symbol = (symbol.wrapping_sub(*centre) ^ differing).wrapping_add(*centre);
                 }
             }
-            Order::Stored(_) => {
+            Way::Stored(_, deltas, mask) => {
+                match last / 16 {
+                    0 => look_up::<1>(ranks, deltas, symbols),
+                    1 => look_up::<2>(ranks, deltas, symbols),
+                    2 => look_up::<3>(ranks, deltas, symbols),
+                    3 => look_up::<4>(ranks, deltas, symbols),
+                    4 => look_up::<5>(ranks, deltas, symbols),
+                    5 => look_up::<6>(ranks, deltas, symbols),
+                    6 => look_up::<7>(ranks, deltas, symbols),
+                    7 => look_up::<8>(ranks, deltas, symbols),
+                    _ => look_up_all(ranks, deltas, *mask, symbols),
+                }
                 escaped.for_each(|(at, byte)| symbols[at] = code.table[usize::from(ranks[at].wrapping_add(*byte))]);
             }
         }
         sink(p, symbols, x);
     }
     continuations.is_finished()
+}
+
+/// How root fields become symbols, and what that needs: made once a tile.
+enum Way {
+    /// At once, around a centre.
+    Distance(ByDistance, u8),
+    /// By way of ranks, which are looked up in a table given by differences, with a mask for the upper half.
+    Stored(Stored, [__m256i; 8], u8),
 }

@@ -73,11 +73,6 @@ unsafe fn deposit<const Q: usize>(planes: &Planes, taken: usize, mask: u64) -> [
     out
 }
 
-/// The low `count` bits are ones.
-fn ones(count: usize) -> u64 {
-    if count >= 64 { !0 } else { (1 << count) - 1 }
-}
-
 impl<'a> Continuations<'a> {
     /// Builds the planes of a tile with at most `limit` continued weights; `None` if the tile is damaged.
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
@@ -100,7 +95,7 @@ impl<'a> Continuations<'a> {
         let [even, odd] = planes;
         for d in (0..levels).rev() {
             let (own, below) = if d % 2 == 0 { (&mut *even, &*odd) } else { (&mut *odd, &*even) };
-            let lift = Lift { rest: tile.rest, level: starts[d], top: d == 0, deepest: d + 1 == levels };
+            let lift = Lift { tile, level: starts[d], top: d == 0, deepest: d + 1 == levels };
             // SAFETY: the features are this function's; no level has more than `limit` entries.
             let ones = unsafe {
                 match count {
@@ -237,15 +232,9 @@ impl<'a> Continuations<'a> {
     }
 }
 
-/// Word `w` of a level that begins at byte `start` and has `count` bits, without what lies behind them.
-fn level_word(rest: &[u8], start: usize, count: usize, w: usize) -> u64 {
-    let bytes = rest[start + w * 8..].first_chunk().expect("64 bytes follow every tile");
-    u64::from_le_bytes(*bytes) & ones(count - w * 64)
-}
-
 /// One level's planes from those of the level below it.
 struct Lift<'a> {
-    rest: &'a [u8],
+    tile: &'a CodedTile<'a>,
     /// Where the level begins, and how many entries it has.
     level: (usize, usize),
     top: bool,
@@ -259,10 +248,8 @@ impl Lift<'_> {
     /// The level has no more entries than the largest tile has weights.
     #[target_feature(enable = "bmi1,bmi2,popcnt")]
     unsafe fn planes<const Q: usize>(&self, below: &Planes, own: &mut Planes) -> usize {
-        let (start, count) = self.level;
         let mut taken = 0;
-        for w in 0..count.div_ceil(64) {
-            let bits = level_word(self.rest, start, count, w);
+        for (w, bits) in self.tile.words(self.level).enumerate() {
             let mut planes = if self.deepest {
                 let mut planes = [0; Q];
                 planes[0] = bits;

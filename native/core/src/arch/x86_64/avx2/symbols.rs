@@ -67,7 +67,6 @@ pub(super) struct ByDistance {
     to_tested: __m256i,
     threshold: __m256i,
     first: __m256i,
-    to_offset: __m256i,
     centre: __m256i,
     to_symbol: __m256i,
     step: u8,
@@ -88,7 +87,6 @@ impl ByDistance {
             to_tested: all(code.first_continued().wrapping_sub(sign)),
             threshold: all(code.direct()),
             first: all(code.first_continued()),
-            to_offset: all(sign.wrapping_neg()),
             centre: all(centre),
             to_symbol: all(centre.wrapping_sub(sign)),
             step: code.sum_step(),
@@ -116,7 +114,7 @@ impl Ranks for ByDistance {
     unsafe fn finished(&self, fields: __m256i, sums: __m256i) -> __m256i {
         // SAFETY: the caller's contract.
         unsafe {
-            let offset = _mm256_add_epi8(_mm256_xor_si256(fields, self.sign), self.to_offset);
+            let offset = _mm256_sub_epi8(_mm256_xor_si256(fields, self.sign), self.sign);
             let differing = _mm256_xor_si256(sums, self.first);
             _mm256_add_epi8(_mm256_xor_si256(offset, differing), self.centre)
         }
