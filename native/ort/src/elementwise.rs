@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
-use crate::api::{Dims, Error, KernelContext, element_count};
+use crate::ffi::{Dims, Error, KernelContext, element_count};
 use crate::operand::about;
 
 /// A float tensor that meets the result element by element.

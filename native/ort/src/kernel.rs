@@ -8,8 +8,8 @@ use mcd_core::{
     Activation, Elementwise, Heads, MatmulCall, Output, QuantOut, SplitHeads, Vector, WeightType, ZeroPoint,
 };
 
-use crate::api::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
 use crate::elementwise::{Beside, spread};
+use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
 use crate::layout::{self, Layout, Moved, Order};
 use crate::operand::{Columns, Operand, Read, about, bias, float_bits, floats, halves, small_integers};
 use crate::operator::{Form, input};

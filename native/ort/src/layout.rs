@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use mcd_core::{Matrix, Parallel, transpose, transpose_words};
 
-use crate::api::{Dims, Error, KernelContext, KernelInfo, Value, element_count};
+use crate::ffi::{Dims, Error, KernelContext, KernelInfo, Value, element_count};
 use crate::operand::about;
 
 /// How four dimensions are reordered.

@@ -4,7 +4,7 @@
 //! and its counterparts in other languages look up. Everything that the library needs of onnxruntime reaches it
 //! through the pointers given there, so it links against neither onnxruntime nor Python.
 //!
-//! - [`api`]: the C API behind safe types; the only file that dereferences onnxruntime's pointers
+//! - [`ffi`]: the C API behind safe types; nothing else dereferences onnxruntime's pointers
 //! - [`operator`]: what the operator accepts, told to onnxruntime as one overload per type of the output
 //! - [`kernel`]: a node's attributes and inputs, checked, and the call
 //! - [`weight`]: its weight, verified once
@@ -16,11 +16,11 @@
 //! - [`scratch`]: memory that a thread keeps from call to call
 //! - [`options`]: session config entries
 
-mod api;
 mod ascend;
 mod elementwise;
 #[cfg(test)]
 mod fake;
+mod ffi;
 mod kernel;
 mod layout;
 mod operand;
@@ -35,7 +35,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ort_sys::{OrtApiBase, OrtSessionOptions, OrtStatusPtr};
 
-use crate::api::{Api, Error};
+use crate::ffi::{Api, Error};
 
 /// Adds the domain `mcd` to a session's options.
 ///

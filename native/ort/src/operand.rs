@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::api::{Dims, Element, Error, KernelContext, KernelInfo, Value};
+use crate::ffi::{Dims, Element, Error, KernelContext, KernelInfo, Value};
 use crate::operator::input;
 
 /// One value for all columns, or one each.

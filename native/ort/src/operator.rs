@@ -18,7 +18,7 @@ use ort_sys::{
 };
 use smallvec::SmallVec;
 
-use crate::api::{API_VERSION, Api, ElementType, Error, KernelContext, KernelInfo, ShapeContext};
+use crate::ffi::{API_VERSION, Api, ElementType, Error, KernelContext, KernelInfo, ShapeContext};
 use crate::guard;
 use crate::options::Options;
 use crate::place::Place;

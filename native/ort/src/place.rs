@@ -1,7 +1,7 @@
 //! A node where it runs: on the CPU, or on the device that the session asks for.
 
-use crate::api::{Api, Error, KernelContext, KernelInfo};
 use crate::ascend;
+use crate::ffi::{Api, Error, KernelContext, KernelInfo};
 use crate::kernel::Kernel;
 use crate::operator::Form;
 use crate::options::{Device, Options};

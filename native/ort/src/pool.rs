@@ -8,7 +8,7 @@ use std::thread;
 
 use mcd_core::Parallel;
 
-use crate::api::{Error, Threads};
+use crate::ffi::{Error, Threads};
 use crate::panic_message;
 
 /// What earlier calls of a node tell about the session's threads.

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use mcd_core::{PrepareOptions, PreparedWeight, Residency, WeightType};
 
-use crate::api::{Api, Dims, Error, KernelContext, KernelInfo, Value};
+use crate::ffi::{Api, Dims, Error, KernelContext, KernelInfo, Value};
 use crate::operand::about;
 use crate::operator::input;
 use crate::options::Options;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
-use crate::api::Error;
+use crate::ffi::Error;
 
 /// Libraries to open instead of searching, colons between.
 pub const LIBRARY_VARIABLE: &str = "MCD_ASCEND_LIBRARY";

@@ -6,7 +6,7 @@ use super::library::{DataType, Runtime};
 use super::queue::{Constants, Operand, Queue};
 use mcd_core::WeightType;
 
-use crate::api::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
+use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
 use crate::kernel::check_attributes;
 use crate::operand::{Columns, about, bias, float_bits};
 use crate::operator::{Form, input};

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::library::{Arguments, DataType, Executor, IntArray, Memory, Runtime, Stream, Tensor};
-use crate::api::Error;
+use crate::ffi::Error;
 
 /// Rows of one launch, the operator's documented limit.
 const ROWS: usize = 256;
