@@ -235,6 +235,10 @@ pub unsafe fn register(api: Api, session_options: *mut OrtSessionOptions) -> Res
 
     // SAFETY: the caller's contract.
     let options = unsafe { Options::at_registration(api, session_options) }?;
+    // SAFETY: the caller's contract.
+    if unsafe { is_registered(api, session_options, &options) }? {
+        return Ok(());
+    }
     let mut domains = DOMAINS.lock().unwrap_or_else(PoisonError::into_inner);
     let known = domains.iter().find(|domain| domain.api == api && domain.options == options);
     let raw = match known {
@@ -250,7 +254,47 @@ pub unsafe fn register(api: Api, session_options: *mut OrtSessionOptions) -> Res
         }
     };
     // SAFETY: the options are live, and the domain lives for good.
-    unsafe { api.add_domain(session_options, raw) }
+    unsafe {
+        api.add_domain(session_options, raw)?;
+        // The options have the domain. Without the mark, only a second registration would come to grief.
+        let _ = api.set_session_config_entry(session_options, REGISTERED, &mark(session_options, &options));
+    }
+    Ok(())
+}
+
+/// Session config entry that marks options which have the domain: onnxruntime tells nobody which domains there are, and
+/// refuses to create a session where one is there twice.
+const REGISTERED: &CStr = c"mcd.registered";
+
+/// What the mark says. Options that were cloned have the entries of the original, but not its domains, so it names the
+/// options that it was put on.
+fn mark(session_options: *const OrtSessionOptions, options: &Options) -> String {
+    format!("{session_options:p} {options:?}")
+}
+
+/// Whether the options have the domain already.
+///
+/// # Safety
+///
+/// `session_options` is live and belongs to `api`.
+unsafe fn is_registered(
+    api: Api,
+    session_options: *const OrtSessionOptions,
+    options: &Options,
+) -> Result<bool, Error> {
+    // SAFETY: the caller's contract.
+    let Some(found) = unsafe { api.session_config_entry(session_options, REGISTERED) }? else { return Ok(false) };
+    if !found.starts_with(&format!("{session_options:p} ")) {
+        return Ok(false);
+    }
+    // Where kernels are not told the entries, those of the first registration hold.
+    if !api.tells_config_entries() && found != mark(session_options, options) {
+        return Err(Error::invalid(
+            "the library is registered with these session options already, and session config entries mcd.* have changed \
+             since; before onnxruntime 1.24 they must be set before the library is registered",
+        ));
+    }
+    Ok(true)
 }
 
 /// # Safety
