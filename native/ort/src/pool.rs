@@ -9,7 +9,7 @@ use std::thread;
 use mcd_core::Parallel;
 
 use crate::ffi::{Error, Threads};
-use crate::panic_message;
+use crate::guard::panic_message;
 
 /// What earlier calls of a node tell about the session's threads.
 ///

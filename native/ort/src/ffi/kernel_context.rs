@@ -26,7 +26,8 @@ impl<'a> KernelContext<'a> {
     }
 
     /// A present input.
-    pub fn input(&self, index: usize) -> Result<Value<'a>, Error> {
+    pub fn input(&self, index: impl Into<usize>) -> Result<Value<'a>, Error> {
+        let index = index.into();
         let mut value: *const OrtValue = ptr::null();
         // SAFETY: `raw` is live.
         unsafe { call!(self.api, KernelContext_GetInput(self.raw, index, &mut value)) }?;

@@ -41,13 +41,15 @@ impl<'a> KernelInfo<'a> {
     }
 
     /// The name of an input that the node lists; empty when it is absent.
-    pub fn input_name(&self, index: usize) -> Result<String, Error> {
+    pub fn input_name(&self, index: impl Into<usize>) -> Result<String, Error> {
+        let index = index.into();
         // SAFETY: as in `node_name`.
         read_string(|out, size| unsafe { call!(self.api, KernelInfo_GetInputName(self.raw, index, out, size)) })
     }
 
     /// The element type of a present input.
-    pub fn input_type(&self, index: usize) -> Result<ElementType, Error> {
+    pub fn input_type(&self, index: impl Into<usize>) -> Result<ElementType, Error> {
+        let index = index.into();
         let mut info: *mut OrtTypeInfo = ptr::null_mut();
         // SAFETY: `raw` is live; the info is released below, once.
         unsafe { call!(self.api, KernelInfo_GetInputTypeInfo(self.raw, index, &mut info)) }?;
@@ -118,7 +120,8 @@ impl<'a> KernelInfo<'a> {
     }
 
     /// An input that is an initializer, in place; it lives as long as the session. None when it is computed.
-    pub fn constant_input(&self, index: usize) -> Result<Option<Value<'a>>, Error> {
+    pub fn constant_input(&self, index: impl Into<usize>) -> Result<Option<Value<'a>>, Error> {
+        let index = index.into();
         let mut constant: c_int = 0;
         let mut value: *const OrtValue = ptr::null();
         // SAFETY: `raw` is live.
@@ -127,9 +130,9 @@ impl<'a> KernelInfo<'a> {
     }
 
     /// Tells the session's log of something that its user may not expect.
-    pub fn warn(&self, message: &str) -> Result<(), Error> {
+    pub fn warn(&self, operator: &CStr, message: &str) -> Result<(), Error> {
         let message = CString::new(message.replace('\0', "")).unwrap_or_default();
-        let (file, function) = (c"mcd", c"MatmulCompressDequant");
+        let (file, function) = (c"mcd", operator);
         let level = OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING;
         let mut logger = ptr::null();
         // SAFETY: `raw` is live and keeps the logger; the texts are zero-terminated and copied.

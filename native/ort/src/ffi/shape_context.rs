@@ -45,7 +45,8 @@ impl<'a> ShapeContext<'a> {
     }
 
     /// The element type of an input; None when it is absent.
-    pub fn input_type(&self, index: usize) -> Option<ElementType> {
+    pub fn input_type(&self, index: impl Into<usize>) -> Option<ElementType> {
+        let index = index.into();
         let mut element = ElementType(0);
         // SAFETY: the info is live. The element type is written as a plain number, as in `KernelInfo::input_type`.
         unsafe {
