@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::library::{DataType, Runtime};
-use super::queue::{Constants, Operand, Queue};
+use super::queue::{Constants, Queue, upload};
 use mcd_core::WeightType;
 
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
@@ -53,17 +53,17 @@ impl Node {
         let constants = Constants {
             k: k as usize,
             n: n as usize,
-            x2: Operand::upload(runtime, strict.x2, &[strict.x2.len() as i64], DataType::Int8)?,
-            compress_index: Operand::upload(runtime, strict.index, &[strict.index.len() as i64], DataType::Int8)?,
+            x2: upload(runtime, strict.x2, &[strict.x2.len() as i64], DataType::Int8)?,
+            compress_index: upload(runtime, strict.index, &[strict.index.len() as i64], DataType::Int8)?,
             bias: match strict.bias {
                 None => None,
                 Some(values) => {
                     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-                    Some(Operand::upload(runtime, &bytes, &[n], DataType::Int32)?)
+                    Some(upload(runtime, &bytes, &[n], DataType::Int32)?)
                 }
             },
-            deq_scale: Operand::upload(runtime, &bytes(&strict.scale), &[1, n], DataType::Uint64)?,
-            compress_info: runtime.int_array(&strict.info)?,
+            deq_scale: upload(runtime, &bytes(&strict.scale), &[1, n], DataType::Uint64)?,
+            compress_info: Arc::new(runtime.int_array(&strict.info)?),
         };
         Ok(Self { constants, queue })
     }
