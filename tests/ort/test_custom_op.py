@@ -490,6 +490,35 @@ def test_several_sessions_of_one_set_of_options() -> None:
         assert_same(opened.run(None, node.feeds())[0], expected(node, "float"))
 
 
+def test_the_library_may_be_registered_again() -> None:
+    node = plain()
+    options = session_options()
+    for _ in range(3):
+        options.register_custom_ops_library(mcd_graph.get_library_path())
+    opened = ort.InferenceSession(node.model().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert_same(opened.run(None, node.feeds())[0], expected(node, "float"))
+
+
+@pytest.mark.skipif(ORT_VERSION < (1, 24), reason="onnxruntime before 1.24 tells kernels no session config entries")
+def test_entries_that_change_between_two_registrations_hold() -> None:
+    node = plain()
+    options = session_options()
+    options.register_custom_ops_library(mcd_graph.get_library_path())
+    options.add_session_config_entry("mcd.residency", "decoded")
+    options.register_custom_ops_library(mcd_graph.get_library_path())
+    opened = ort.InferenceSession(node.model().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    assert_same(opened.run(None, node.feeds())[0], expected(node, "float"))
+
+
+@pytest.mark.skipif(ORT_VERSION >= (1, 24), reason="onnxruntime 1.24 tells kernels the session config entries")
+def test_entries_that_change_between_two_registrations_are_refused() -> None:
+    options = session_options()
+    options.register_custom_ops_library(mcd_graph.get_library_path())
+    options.add_session_config_entry("mcd.residency", "decoded")
+    with pytest.raises(Exception, match="registered with these session options already"):
+        options.register_custom_ops_library(mcd_graph.get_library_path())
+
+
 def test_constants_in_a_file_may_begin_anywhere(tmp_path: Path) -> None:
     node = plain()
     node.inputs["bias"] = np.arange(40, dtype=np.int32)
@@ -674,6 +703,9 @@ def test_compress_info_must_fit_the_weight(info: list[int]) -> None:
         ({"compress_info": 5}, "compress_info"),
         ({"offset_x": 1}, "offset_x is 1 instead of 0"),
         ({"offset_x": 0.5}, "offset_x"),
+        ({"offset_x": [0]}, "offset_x"),
+        ({"offset_x": [0.5]}, "offset_x"),
+        ({"offset_x": "0"}, "offset_x"),
         ({"output_type": TensorProto.FLOAT16}, "output_type is 10"),
     ],
 )

@@ -13,14 +13,14 @@ use std::{ptr, slice};
 
 use half::f16;
 
+use crate::guard::{guard, guard_object};
 use crate::inject;
 use crate::memory::{Access, Place};
 use crate::mode::strict;
 use crate::operator::{self, Arguments};
 use crate::state::{Kind, Object, State, report_at_exit, with_state};
 use crate::status::{
-    self, Checked, Family, INVALID_PARAM, NO_EXECUTOR, PARAM_INVALID, PARAM_NULLPTR, REPEAT_INITIALIZE, fail, guard,
-    guard_object, report,
+    self, Checked, Family, INVALID_PARAM, NO_EXECUTOR, PARAM_INVALID, PARAM_NULLPTR, REPEAT_INITIALIZE, fail, report,
 };
 use crate::stream::Stream;
 use crate::tensor::{DataType, MAX_RANK, Tensor, check_list};

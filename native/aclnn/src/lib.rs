@@ -7,19 +7,23 @@
 //!
 //! - [`abi`]: the exported functions; the only file that touches a caller's pointers
 //! - [`status`]: status codes, and the text that `aclGetRecentErrMsg` returns
+//! - [`guard`]: what stands around every exported function
 //! - [`mode`]: whether the document or the public implementation is followed where they differ
 //! - [`state`]: all live objects, handles that are never used twice, leaks
 //! - [`memory`]: allocations, and which queued work uses them
 //! - [`stream`]: work in order on a thread of its own
 //! - [`tensor`]: descriptions of memory
+//! - [`plan`]: what the first phase settles for the second
 //! - [`operator`]: the checks of the first phase, the launch of the second, the computation
 //! - [`inject`]: failures on request, for tests of a program's own error handling
 
 pub mod abi;
+mod guard;
 mod inject;
 mod memory;
 mod mode;
 mod operator;
+mod plan;
 mod state;
 mod status;
 mod stream;

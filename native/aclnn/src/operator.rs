@@ -17,6 +17,7 @@ use mcd_core::{
 use crate::inject;
 use crate::memory::{Access, Place};
 use crate::mode::strict;
+use crate::plan::{Executor, Plan, Span, Work};
 use crate::state::{Kind, Object, State};
 use crate::status::{
     Checked, FAILURE, Failure, Family, NO_EXECUTOR, PARAM_INVALID, PARAM_NULLPTR, RUNTIME_ERROR, fail, report,
@@ -45,54 +46,6 @@ pub struct Arguments {
     pub out: usize,
 }
 
-/// Bytes of a tensor.
-#[derive(Debug, Clone, Copy)]
-struct Span {
-    what: &'static str,
-    address: usize,
-    len: usize,
-    access: Access,
-}
-
-/// What the second phase does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Work {
-    /// The output has no elements.
-    Nothing,
-    /// The output is zeros.
-    Zeros,
-    /// The sums are empty: the output is bias · scale.
-    BiasOnly,
-    /// The formula.
-    Multiply,
-}
-
-/// Checked arguments.
-#[derive(Debug)]
-struct Plan {
-    work: Work,
-    m: usize,
-    n: usize,
-    info: [i64; 5],
-    x1: Span,
-    x2: Span,
-    index: Span,
-    bias: Option<Span>,
-    scale: Span,
-    out: Span,
-    /// Descriptors that have to live until the second phase.
-    tensors: Vec<(&'static str, usize)>,
-    workspace: usize,
-}
-
-/// `aclOpExecutor`: what the first phase settled.
-#[derive(Debug)]
-pub struct Executor {
-    plan: Arc<Plan>,
-    /// Lives on after the second phase.
-    pub repeatable: bool,
-}
-
 /// The first phase: an executor and the workspace that it needs.
 pub fn prepare(state: &State, arguments: &Arguments) -> Checked<(Executor, u64)> {
     let plan = check(state, arguments)?;
@@ -101,117 +54,25 @@ pub fn prepare(state: &State, arguments: &Arguments) -> Checked<(Executor, u64)>
 }
 
 fn check(state: &State, arguments: &Arguments) -> Checked<Plan> {
-    let required = [
-        ("x1", arguments.x1),
-        ("x2", arguments.x2),
-        ("compressIndex", arguments.compress_index),
-        ("deqScale", arguments.deq_scale),
-        ("compressInfo", arguments.compress_info),
-        ("out", arguments.out),
-    ];
-    if let Some((what, _)) = required.iter().find(|(_, handle)| *handle == 0) {
-        return fail(PARAM_NULLPTR, format!("{what} is null"));
-    }
-    if arguments.bias == 0 && strict() {
-        return fail(
-            PARAM_NULLPTR,
-            "bias is null: the document makes it optional, the implementation does not; give zeros",
-        );
-    }
-    let x1 = state.tensor("x1", arguments.x1)?;
-    let x2 = state.tensor("x2", arguments.x2)?;
-    let index = state.tensor("compressIndex", arguments.compress_index)?;
-    let bias = match arguments.bias {
-        0 => None,
-        handle => Some(state.tensor("bias", handle)?),
-    };
-    let scale = state.tensor("deqScale", arguments.deq_scale)?;
-    let out = state.tensor("out", arguments.out)?;
-    let info = state.int_array("compressInfo", arguments.compress_info)?;
-
-    check_type("x1", &x1, DataType::INT8)?;
-    check_type("x2", &x2, DataType::INT8)?;
-    check_type("compressIndex", &index, DataType::INT8)?;
-    if let Some(bias) = &bias {
-        check_type("bias", bias, DataType::INT32)?;
-    }
-    check_type("deqScale", &scale, DataType::UINT64)?;
-    check_type("out", &out, DataType::FLOAT16)?;
-
-    let [m, k] = x1.dims[..] else {
-        return fail(PARAM_INVALID, format!("x1 has shape {:?} instead of (m, k)", x1.dims));
-    };
-    if x2.dims.len() != 1 {
-        return fail(PARAM_INVALID, format!("x2 has shape {:?} instead of one dimension", x2.dims));
-    }
-    let info = check_info(&info)?;
-    if k != info[2] {
-        return fail(
-            PARAM_INVALID,
-            format!("x1 has shape {:?}, and compressInfo[2], which is k, is {}", x1.dims, info[2]),
-        );
-    }
-    let n = info[3];
-    if !strict() {
-        if arguments.offset_x != 0 {
-            return fail(PARAM_INVALID, format!("offsetX is {} instead of 0", arguments.offset_x));
-        }
-        if arguments.offset_w != 0 {
-            return fail(PARAM_INVALID, "offsetW is not null");
-        }
-    }
-    check_limits(k, n)?;
-    let mut described =
-        vec![("x1", &x1), ("x2", &x2), ("compressIndex", &index), ("deqScale", &scale), ("out", &out)];
-    described.extend(bias.as_ref().map(|bias| ("bias", bias)));
-    for (what, tensor) in described {
-        check_layout(what, tensor)?;
-    }
-    if out.dims != [m, n] {
-        return fail(PARAM_INVALID, format!("out has shape {:?} instead of {:?}", out.dims, [m, n]));
-    }
-    if let Some(bias) = &bias
-        && bias.dims != [n]
-        && bias.dims != [1, n]
-    {
-        return fail(PARAM_INVALID, format!("bias has shape {:?} instead of {:?} or {:?}", bias.dims, [n], [1, n]));
-    }
-    let tiles = (k as usize).div_ceil(256) * (n as usize).div_ceil(128);
-    if index.dims != [(tiles * INDEX_ENTRY) as i64] {
-        return fail(
-            PARAM_INVALID,
-            format!(
-                "compressIndex has shape {:?} instead of {:?}, 8 for each tile",
-                index.dims,
-                [tiles * INDEX_ENTRY]
-            ),
-        );
-    }
-    let zeros = check_scale_shape(&scale, n)?;
-
-    let work = if out.len() == 0 {
-        Work::Nothing
-    } else if zeros || (strict() && (x1.len() == 0 || x2.len() == 0)) {
-        Work::Zeros
-    } else if k == 0 {
-        Work::BiasOnly
-    } else if x2.len() == 0 {
-        return fail(PARAM_INVALID, format!("x2 is empty, and the weight is ({n}, {k})"));
-    } else {
-        Work::Multiply
-    };
+    let tensors = Tensors::look_up(state, arguments)?;
+    tensors.check_types()?;
+    let [m, k, n] = tensors.check_shape(arguments)?;
+    tensors.check_layouts()?;
+    let zeros = tensors.check_operands([m, k, n])?;
+    let work = tensors.work(zeros, k, n)?;
     let plan = Plan {
         work,
         m: m as usize,
         n: n as usize,
-        info,
-        x1: span("x1", &x1, 1, Access::Read)?,
-        x2: span("x2", &x2, 1, Access::Read)?,
-        index: span("compressIndex", &index, 1, Access::Read)?,
-        bias: bias.as_ref().map(|bias| span("bias", bias, 4, Access::Read)).transpose()?,
-        scale: span("deqScale", &scale, 8, Access::Read)?,
-        out: span("out", &out, 2, Access::Write)?,
-        tensors: required
+        info: check_info(&tensors.info)?,
+        x1: span("x1", &tensors.x1, 1, Access::Read)?,
+        x2: span("x2", &tensors.x2, 1, Access::Read)?,
+        index: span("compressIndex", &tensors.index, 1, Access::Read)?,
+        bias: tensors.bias.as_ref().map(|bias| span("bias", bias, 4, Access::Read)).transpose()?,
+        scale: span("deqScale", &tensors.scale, 8, Access::Read)?,
+        out: span("out", &tensors.out, 2, Access::Write)?,
+        tensors: arguments
+            .required()
             .into_iter()
             .filter(|(what, _)| *what != "compressInfo")
             .chain((arguments.bias != 0).then_some(("bias", arguments.bias)))
@@ -229,6 +90,143 @@ fn check(state: &State, arguments: &Arguments) -> Checked<Plan> {
         }
     }
     Ok(plan)
+}
+
+impl Arguments {
+    /// What may not be null, by name.
+    fn required(&self) -> [(&'static str, usize); 6] {
+        [
+            ("x1", self.x1),
+            ("x2", self.x2),
+            ("compressIndex", self.compress_index),
+            ("deqScale", self.deq_scale),
+            ("compressInfo", self.compress_info),
+            ("out", self.out),
+        ]
+    }
+}
+
+/// The tensors behind the arguments.
+struct Tensors {
+    x1: Arc<Tensor>,
+    x2: Arc<Tensor>,
+    index: Arc<Tensor>,
+    bias: Option<Arc<Tensor>>,
+    scale: Arc<Tensor>,
+    out: Arc<Tensor>,
+    info: Arc<[i64]>,
+}
+
+impl Tensors {
+    fn look_up(state: &State, arguments: &Arguments) -> Checked<Self> {
+        if let Some((what, _)) = arguments.required().iter().find(|(_, handle)| *handle == 0) {
+            return fail(PARAM_NULLPTR, format!("{what} is null"));
+        }
+        if arguments.bias == 0 && strict() {
+            return fail(
+                PARAM_NULLPTR,
+                "bias is null: the document makes it optional, the implementation does not; give zeros",
+            );
+        }
+        Ok(Self {
+            x1: state.tensor("x1", arguments.x1)?,
+            x2: state.tensor("x2", arguments.x2)?,
+            index: state.tensor("compressIndex", arguments.compress_index)?,
+            bias: match arguments.bias {
+                0 => None,
+                handle => Some(state.tensor("bias", handle)?),
+            },
+            scale: state.tensor("deqScale", arguments.deq_scale)?,
+            out: state.tensor("out", arguments.out)?,
+            info: state.int_array("compressInfo", arguments.compress_info)?,
+        })
+    }
+
+    fn check_types(&self) -> Checked<()> {
+        check_type("x1", &self.x1, DataType::INT8)?;
+        check_type("x2", &self.x2, DataType::INT8)?;
+        check_type("compressIndex", &self.index, DataType::INT8)?;
+        if let Some(bias) = &self.bias {
+            check_type("bias", bias, DataType::INT32)?;
+        }
+        check_type("deqScale", &self.scale, DataType::UINT64)?;
+        check_type("out", &self.out, DataType::FLOAT16)
+    }
+
+    /// The sizes [m, k, n] of the multiplication.
+    fn check_shape(&self, arguments: &Arguments) -> Checked<[i64; 3]> {
+        let [m, k] = self.x1.dims[..] else {
+            return fail(PARAM_INVALID, format!("x1 has shape {:?} instead of (m, k)", self.x1.dims));
+        };
+        if self.x2.dims.len() != 1 {
+            return fail(PARAM_INVALID, format!("x2 has shape {:?} instead of one dimension", self.x2.dims));
+        }
+        let [_, _, info_k, n, _] = check_info(&self.info)?;
+        if k != info_k {
+            let found = &self.x1.dims;
+            return fail(
+                PARAM_INVALID,
+                format!("x1 has shape {found:?}, and compressInfo[2], which is k, is {info_k}"),
+            );
+        }
+        if !strict() {
+            if arguments.offset_x != 0 {
+                return fail(PARAM_INVALID, format!("offsetX is {} instead of 0", arguments.offset_x));
+            }
+            if arguments.offset_w != 0 {
+                return fail(PARAM_INVALID, "offsetW is not null");
+            }
+        }
+        check_limits(k, n)?;
+        Ok([m, k, n])
+    }
+
+    fn check_layouts(&self) -> Checked<()> {
+        let Self { x1, x2, index, scale, out, .. } = self;
+        let described = [("x1", x1), ("x2", x2), ("compressIndex", index), ("deqScale", scale), ("out", out)];
+        let bias = self.bias.as_ref().map(|bias| ("bias", bias));
+        described.into_iter().chain(bias).try_for_each(|(what, tensor)| check_layout(what, tensor))
+    }
+
+    /// Checks the shapes of all but x1 and x2; whether the implementation would answer with zeros.
+    fn check_operands(&self, [m, k, n]: [i64; 3]) -> Checked<bool> {
+        if self.out.dims != [m, n] {
+            return fail(PARAM_INVALID, format!("out has shape {:?} instead of {:?}", self.out.dims, [m, n]));
+        }
+        if let Some(bias) = &self.bias
+            && bias.dims != [n]
+            && bias.dims != [1, n]
+        {
+            return fail(
+                PARAM_INVALID,
+                format!("bias has shape {:?} instead of {:?} or {:?}", bias.dims, [n], [1, n]),
+            );
+        }
+        let tiles = (k as usize).div_ceil(256) * (n as usize).div_ceil(128);
+        let entries = [(tiles * INDEX_ENTRY) as i64];
+        if self.index.dims != entries {
+            let found = &self.index.dims;
+            return fail(
+                PARAM_INVALID,
+                format!("compressIndex has shape {found:?} instead of {entries:?}, 8 for each tile"),
+            );
+        }
+        check_scale_shape(&self.scale, n)
+    }
+
+    fn work(&self, zeros: bool, k: i64, n: i64) -> Checked<Work> {
+        Ok(if self.out.len() == 0 {
+            Work::Nothing
+        } else if zeros || (strict() && (self.x1.len() == 0 || self.x2.len() == 0)) {
+            Work::Zeros
+        } else if k == 0 {
+            Work::BiasOnly
+        } else if self.x2.len() == 0 {
+            return fail(PARAM_INVALID, format!("x2 is empty, and the weight is ({n}, {k})"));
+        } else {
+            Work::Multiply
+        })
+    }
 }
 
 fn padded(size: i64, unit: usize) -> usize {
@@ -400,12 +398,6 @@ fn queue(state: &mut State, plan: &Arc<Plan>, workspace: usize, size: u64, strea
     Ok(())
 }
 
-impl Plan {
-    fn inputs(&self) -> impl Iterator<Item = Span> {
-        [self.x1, self.x2, self.index, self.scale].into_iter().chain(self.bias)
-    }
-}
-
 /// # Safety
 ///
 /// The span lies in live memory that is aligned for `T`, of which any bits are a value, and nobody writes meanwhile.
@@ -443,22 +435,13 @@ unsafe fn execute(plan: &Plan) -> Checked<()> {
             plan.bias.map(|bias| elements::<i32>(&bias)),
         )
     };
-    let used = if words.len() == 1 { 1 } else { plan.n };
-    let scales = words[..used]
-        .iter()
-        .enumerate()
-        .map(|(j, &word)| scale(word).map_err(|reason| failure(format!("deqScale[{j}] is {word:#018x}: {reason}"))))
-        .collect::<Checked<Vec<f32>>>()?;
+    let scales = scales(if words.len() == 1 { words } else { &words[..plan.n] })?;
     let scale = match scales[..] {
         [only] => Vector::Scalar(only),
         _ => Vector::PerColumn(&scales),
     };
     if plan.work == Work::BiasOnly {
-        for (at, value) in out.iter_mut().enumerate() {
-            let j = at % plan.n;
-            let factor = if scales.len() == 1 { scales[0] } else { scales[j] };
-            *value = f16::from_f32(bias.map_or(0, |bias| bias[j]) as f32 * factor).to_bits();
-        }
+        bias_only(out, plan.n, bias, &scales);
         return Ok(());
     }
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -479,6 +462,24 @@ unsafe fn execute(plan: &Plan) -> Checked<()> {
     let pool: &dyn Parallel =
         if x1.len().saturating_mul(plan.n) < PARALLEL_FROM { &Serial } else { &Scoped(threads) };
     weight.run(x2, &call, Output::F16 { out, scale, addend: None }, pool).map_err(|error| refused(&error))
+}
+
+/// The scales that words stand for.
+fn scales(words: &[u64]) -> Checked<Vec<f32>> {
+    words
+        .iter()
+        .enumerate()
+        .map(|(j, &word)| scale(word).map_err(|reason| failure(format!("deqScale[{j}] is {word:#018x}: {reason}"))))
+        .collect()
+}
+
+/// What the operator gives for sums without a term.
+fn bias_only(out: &mut [u16], n: usize, bias: Option<&[i32]>, scales: &[f32]) {
+    for (at, value) in out.iter_mut().enumerate() {
+        let j = at % n;
+        let factor = if scales.len() == 1 { scales[0] } else { scales[j] };
+        *value = f16::from_f32(bias.map_or(0, |bias| bias[j]) as f32 * factor).to_bits();
+    }
 }
 
 fn failure(message: String) -> Failure {

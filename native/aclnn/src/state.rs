@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::memory::Memory;
 use crate::mode::strict;
-use crate::operator::Executor;
+use crate::plan::Executor;
 use crate::status::{Checked, Family, RUNTIME_ERROR, UNINITIALIZE, fail, report};
 use crate::stream::Stream;
 use crate::tensor::Tensor;

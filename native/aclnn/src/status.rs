@@ -2,10 +2,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
-
-use crate::inject;
 
 /// Success, of both families of functions.
 pub const SUCCESS: i32 = 0;
@@ -88,7 +85,7 @@ thread_local! {
 }
 
 /// Keeps a failure's text for `aclGetRecentErrMsg` on this thread.
-fn record(function: &str, failure: &Failure) {
+pub fn record(function: &str, failure: &Failure) {
     let text = format!("{function}: {} (status {})", failure.message, failure.code).replace('\0', "");
     RECENT.with_borrow_mut(|recent| recent.pending = CString::new(text).ok());
 }
@@ -104,26 +101,6 @@ pub fn take_recent() -> *const c_char {
 /// Reports what no return value can tell.
 pub fn report(message: &str) {
     eprintln!("libmcd_aclnn: {message}");
-}
-
-/// Runs the body of a function that returns a status; nothing unwinds out of it.
-pub fn guard(family: Family, function: &'static str, body: impl FnOnce() -> Checked<()>) -> i32 {
-    outcome(family, function, body).err().unwrap_or(SUCCESS)
-}
-
-/// Runs the body of a function that returns an object; null when it fails.
-pub fn guard_object<T>(function: &'static str, body: impl FnOnce() -> Checked<*mut T>) -> *mut T {
-    outcome(Family::Aclnn, function, body).unwrap_or(ptr::null_mut())
-}
-
-fn outcome<T>(family: Family, function: &'static str, body: impl FnOnce() -> Checked<T>) -> Result<T, i32> {
-    let run = || inject::check(family, function).and_then(|()| body());
-    let result = catch_unwind(AssertUnwindSafe(run))
-        .unwrap_or_else(|payload| fail(family.inner(), format!("internal error: {}", panic_text(payload.as_ref()))));
-    result.map_err(|failure| {
-        record(function, &failure);
-        failure.code
-    })
 }
 
 /// The text of a panic.

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_void};
 use ort_sys::stub::{self, Error};
 use ort_sys::{OrtApi, OrtApiBase, OrtErrorCode, OrtKernelContext, OrtStatusPtr};
 
-use crate::api::{Api, KernelContext};
+use crate::ffi::{Api, KernelContext};
 
 /// A function that stands for `KernelContext_ParallelFor`.
 type ParallelFor = unsafe extern "system" fn(

@@ -1,41 +1,36 @@
-//! `libmcd_ort.so`: the operator `mcd::MatmulCompressDequant` for onnxruntime's CPU provider.
+//! `libmcd_ort.so`: the operators of the domain `mcd` for onnxruntime's CPU provider.
 //!
 //! The one exported symbol is [`RegisterCustomOps`], the entry point that `SessionOptions.register_custom_ops_library`
 //! and its counterparts in other languages look up. Everything that the library needs of onnxruntime reaches it
 //! through the pointers given there, so it links against neither onnxruntime nor Python.
 //!
-//! - [`api`]: the C API behind safe types; the only file that dereferences onnxruntime's pointers
-//! - [`operator`]: what the operator accepts, told to onnxruntime as one overload per type of the output
-//! - [`kernel`]: a node's attributes and inputs, checked, and the call
-//! - [`weight`]: its weight, verified once
-//! - [`place`]: a node on the CPU or on a device
+//! - [`ffi`]: the C API behind safe types; nothing else dereferences onnxruntime's pointers
+//! - [`operator`]: what an operator is to the rest of the library
+//! - [`operators`]: the operators, a folder each
+//! - [`registration`]: the operators told to onnxruntime
+//! - [`backend`]: a node on the CPU or on a device
 //! - [`ascend`]: nodes on an Ascend device
-//! - [`operand`]: scalars and per-column vectors, constant or read anew each call
-//! - [`layout`], [`elementwise`]: what stood around the multiplication
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
 //! - [`scratch`]: memory that a thread keeps from call to call
 //! - [`options`]: session config entries
 
-mod api;
 mod ascend;
-mod elementwise;
+mod backend;
 #[cfg(test)]
 mod fake;
-mod kernel;
-mod layout;
-mod operand;
+mod ffi;
+mod guard;
 mod operator;
+mod operators;
 mod options;
-mod place;
 mod pool;
+mod registration;
 mod scratch;
-mod weight;
-
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ort_sys::{OrtApiBase, OrtSessionOptions, OrtStatusPtr};
 
-use crate::api::{Api, Error};
+use crate::ffi::Api;
+use crate::guard::guard;
 
 /// Adds the domain `mcd` to a session's options.
 ///
@@ -56,31 +51,13 @@ pub unsafe extern "system" fn RegisterCustomOps(
         Err(status) => return status,
     };
     // SAFETY: the caller's contract.
-    guard(api, || unsafe { operator::register(api, options) })
-}
-
-/// Runs a callback's body; an error or a panic becomes a status, so that nothing unwinds into onnxruntime.
-fn guard(api: Api, body: impl FnOnce() -> Result<(), Error>) -> OrtStatusPtr {
-    let error = match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => return OrtStatusPtr::default(),
-        Ok(Err(error)) => error,
-        Err(payload) => Error::internal(panic_message(payload.as_ref())),
-    };
-    api.status(&error)
-}
-
-/// The text of a panic.
-fn panic_message(payload: &(dyn std::any::Any + Send)) -> &str {
-    payload
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("panic without a message")
+    guard(api, || unsafe { registration::register(api, options) })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ffi::Error;
     use std::ffi::c_char;
     use std::ptr;
 

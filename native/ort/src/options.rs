@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use mcd_core::Residency;
 use ort_sys::OrtSessionOptions;
 
-use crate::api::{Api, Error, KernelInfo};
+use crate::ffi::{Api, Error, KernelInfo};
 
 /// What a weight occupies while the session lives: `compressed` (default) or `decoded`.
 const RESIDENCY: &CStr = c"mcd.residency";

@@ -8,8 +8,8 @@ use std::thread;
 
 use mcd_core::Parallel;
 
-use crate::api::{Error, Threads};
-use crate::panic_message;
+use crate::ffi::{Error, Threads};
+use crate::guard::panic_message;
 
 /// What earlier calls of a node tell about the session's threads.
 ///

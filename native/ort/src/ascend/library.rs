@@ -4,12 +4,15 @@
 //! moved from `libopapi.so` to `libopapi_math.so` to `libopapi_nn.so`. All that are there are opened, and each function is
 //! taken from the first that has it.
 
-use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
+use std::ffi::{CStr, OsString, c_char, c_int, c_void};
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::api::Error;
+use libloading::os::unix;
+
+use crate::ffi::Error;
 
 /// Libraries to open instead of searching, colons between.
 pub const LIBRARY_VARIABLE: &str = "MCD_ASCEND_LIBRARY";
@@ -55,13 +58,8 @@ macro_rules! functions {
         impl Functions {
             fn find(libraries: &[Library]) -> Result<Self, Error> {
                 Ok(Self {
-                    $($field: {
-                        let address = symbol(libraries, $symbol)?;
-                        // SAFETY: the function of that name has this type.
-                        unsafe {
-                            std::mem::transmute::<*mut c_void, unsafe extern "C" fn($($argument),*) -> $result>(address)
-                        }
-                    },)*
+                    // SAFETY: the function of that name has this type.
+                    $($field: unsafe { symbol(libraries, $symbol) }?,)*
                 })
             }
         }
@@ -93,39 +91,48 @@ functions! {
     execute = EXECUTE, fn(*mut c_void, u64, *mut c_void, *mut c_void) -> c_int;
 }
 
-/// An open library; stays open.
+/// An open library; stays open, for functions of it are called for as long as the process lives.
 struct Library {
     name: String,
-    handle: *mut c_void,
+    handle: ManuallyDrop<unix::Library>,
 }
 
 impl Library {
     fn open(name: &str) -> Result<Self, String> {
-        let path = CString::new(name).map_err(|_| format!("{name:?} is no file name"))?;
-        // SAFETY: a zero-terminated string; what a library does when it is loaded is its own affair.
-        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-        if handle.is_null() {
-            // SAFETY: after a failure there is a message, valid until the next call on this thread.
-            let reason = unsafe { CStr::from_ptr(libc::dlerror()) }.to_string_lossy().into_owned();
-            return Err(reason);
-        }
-        Ok(Self { name: name.to_owned(), handle })
+        // SAFETY: what a library does when it is loaded is its own affair; the user or the system has named it.
+        let handle = unsafe { unix::Library::open(Some(name), unix::RTLD_NOW | unix::RTLD_LOCAL) };
+        let handle = handle.map_err(|error| error.to_string())?;
+        Ok(Self { name: name.to_owned(), handle: ManuallyDrop::new(handle) })
     }
 
-    fn symbol(&self, name: &CStr) -> Option<*mut c_void> {
-        // SAFETY: the library is open and the name zero-terminated.
-        let address = unsafe { libc::dlsym(self.handle, name.as_ptr()) };
-        (!address.is_null()).then_some(address)
+    /// A function, if the library has it.
+    ///
+    /// # Safety
+    ///
+    /// The function of that name has the type `F`, which is one of a function pointer.
+    unsafe fn symbol<F: Copy>(&self, name: &CStr) -> Option<F> {
+        // SAFETY: the caller's contract.
+        unsafe { self.handle.get::<F>(name) }.ok().map(|found| *found)
+    }
+
+    fn has(&self, name: &CStr) -> bool {
+        // SAFETY: the function is not called.
+        unsafe { self.symbol::<unsafe extern "C" fn()>(name) }.is_some()
     }
 }
 
-/// A function's address. Both phases of the operator come from the same library, for several may have them.
-fn symbol(libraries: &[Library], name: &CStr) -> Result<*mut c_void, Error> {
+/// A function of the first library that has it. Both phases of the operator come from the same library, for several may
+/// have them.
+///
+/// # Safety
+///
+/// As for [`Library::symbol`].
+unsafe fn symbol<F: Copy>(libraries: &[Library], name: &CStr) -> Result<F, Error> {
     let phase = name == EXECUTE || name == GET_WORKSPACE_SIZE;
-    let complete = |library: &&Library| {
-        !phase || (library.symbol(EXECUTE).is_some() && library.symbol(GET_WORKSPACE_SIZE).is_some())
-    };
-    libraries.iter().filter(complete).find_map(|library| library.symbol(name)).ok_or_else(|| {
+    let complete = |library: &&Library| !phase || (library.has(EXECUTE) && library.has(GET_WORKSPACE_SIZE));
+    // SAFETY: the caller's contract.
+    let found = libraries.iter().filter(complete).find_map(|library| unsafe { library.symbol(name) });
+    found.ok_or_else(|| {
         let names: Vec<&str> = libraries.iter().map(|library| library.name.as_str()).collect();
         Error::device(format!("none of {} has the function {}", names.join(", "), name.to_string_lossy()))
     })
@@ -199,7 +206,7 @@ impl Runtime {
             return Ok(known);
         }
         let libraries = open_libraries()?;
-        let is_stand_in = libraries.iter().any(|library| library.symbol(STAND_IN_MARK).is_some());
+        let is_stand_in = libraries.iter().any(|library| library.has(STAND_IN_MARK));
         let runtime = Self { source, functions: Functions::find(&libraries)?, is_stand_in };
         // SAFETY: null asks for the default configuration.
         let status = unsafe { (runtime.functions.init)(ptr::null()) };
@@ -239,16 +246,16 @@ impl Runtime {
     }
 
     /// New memory on the device of this thread.
-    pub fn allocate(&'static self, len: usize) -> Result<Memory, Error> {
+    pub fn allocate(&'static self, len: usize) -> Result<Arc<Memory>, Error> {
         let mut address = ptr::null_mut();
         // SAFETY: a place for the address.
         let status = unsafe { (self.functions.malloc)(&mut address, len, HUGE_FIRST) };
         self.check("aclrtMalloc", status)?;
-        Ok(Memory { runtime: self, address, len })
+        Ok(Arc::new(Memory { runtime: self, address, len }))
     }
 
     /// New memory with bytes in it.
-    pub fn upload(&'static self, bytes: &[u8]) -> Result<Memory, Error> {
+    pub fn upload(&'static self, bytes: &[u8]) -> Result<Arc<Memory>, Error> {
         let memory = self.allocate(bytes.len())?;
         memory.write(bytes)?;
         Ok(memory)
@@ -318,8 +325,8 @@ impl Memory {
         self.runtime.check("aclrtMemcpy", status)
     }
 
-    /// Describes memory from a byte offset on. The memory has to outlive the description.
-    pub fn tensor(&self, offset: usize, dims: &[i64], data_type: DataType) -> Result<Tensor, Error> {
+    /// Describes memory from a byte offset on.
+    pub fn tensor(self: &Arc<Self>, offset: usize, dims: &[i64], data_type: DataType) -> Result<Arc<Tensor>, Error> {
         let mut strides = vec![1_i64; dims.len()];
         for at in (1..dims.len()).rev() {
             strides[at - 1] = strides[at] * dims[at];
@@ -342,17 +349,19 @@ impl Memory {
         if raw.is_null() {
             return Err(Error::device(format!("aclCreateTensor returned null: {}", self.runtime.message())));
         }
-        Ok(Tensor { runtime: self.runtime, raw })
+        Ok(Arc::new(Tensor { runtime: self.runtime, raw, _memory: Arc::clone(self) }))
     }
 }
 
 /// Declares handles that are given back when dropped. A failure to do so has nobody to go to.
 macro_rules! handles {
-    ($($(#[$doc:meta])* $name:ident, $destroy:ident;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident { $($keeps:ident: $kept:ty)? }, $destroy:ident;)*) => {$(
         $(#[$doc])*
         pub struct $name {
             runtime: &'static Runtime,
             raw: *mut c_void,
+            // Given back after the handle, which refers to it.
+            $($keeps: $kept,)?
         }
 
         // SAFETY: handles belong to the runtime, not to a thread.
@@ -371,13 +380,13 @@ macro_rules! handles {
 
 handles! {
     /// A description of memory.
-    Tensor, destroy_tensor;
+    Tensor { _memory: Arc<Memory> }, destroy_tensor;
     /// A list of integers.
-    IntArray, destroy_int_array;
+    IntArray {}, destroy_int_array;
     /// A stream; giving it back finishes its work.
-    Stream, destroy_stream;
+    Stream {}, destroy_stream;
     /// What the first phase of the operator made, to be launched.
-    Executor, destroy_executor;
+    Executor { _arguments: Arguments }, destroy_executor;
 }
 
 impl Drop for Memory {
@@ -388,19 +397,19 @@ impl Drop for Memory {
 }
 
 /// The operator's arguments.
-pub struct Arguments<'a> {
-    pub x1: &'a Tensor,
-    pub x2: &'a Tensor,
-    pub compress_index: &'a Tensor,
-    pub bias: &'a Tensor,
-    pub deq_scale: &'a Tensor,
-    pub compress_info: &'a IntArray,
-    pub out: &'a Tensor,
+pub struct Arguments {
+    pub x1: Arc<Tensor>,
+    pub x2: Arc<Tensor>,
+    pub compress_index: Arc<Tensor>,
+    pub bias: Arc<Tensor>,
+    pub deq_scale: Arc<Tensor>,
+    pub compress_info: Arc<IntArray>,
+    pub out: Arc<Tensor>,
 }
 
 impl Executor {
     /// The first phase: an executor, and the bytes of workspace that it needs.
-    pub fn new(arguments: &Arguments<'_>) -> Result<(Self, usize), Error> {
+    pub fn new(arguments: Arguments) -> Result<(Self, usize), Error> {
         let runtime = arguments.x1.runtime;
         let mut workspace = 0_u64;
         let mut raw = ptr::null_mut();
@@ -422,7 +431,7 @@ impl Executor {
         };
         runtime.check(&GET_WORKSPACE_SIZE.to_string_lossy(), status)?;
         // Ours from here on. One that is not repeatable would be the second phase's to give back, unless that fails.
-        let executor = Self { runtime, raw };
+        let executor = Self { runtime, raw, _arguments: arguments };
         // SAFETY: the handle is live.
         runtime.check("aclSetAclOpExecutorRepeatable", unsafe { (runtime.functions.set_repeatable)(raw) })?;
         let workspace = usize::try_from(workspace)
@@ -430,11 +439,15 @@ impl Executor {
         Ok((executor, workspace))
     }
 
-    /// The second phase: queues the work. Everything that the arguments describe, the workspace and the executor have to
-    /// live until the stream is synchronised.
-    pub fn launch(&self, workspace: Option<&Memory>, stream: &Stream) -> Result<(), Error> {
+    /// The second phase: queues the work.
+    ///
+    /// # Safety
+    ///
+    /// The executor and the workspace, of as many bytes as it needs, live until the stream has been synchronised, and
+    /// nothing else uses the workspace and the output until then.
+    pub unsafe fn launch(&self, workspace: Option<&Memory>, stream: &Stream) -> Result<(), Error> {
         let (address, len) = workspace.map_or((ptr::null_mut(), 0), |memory| (memory.address, memory.len as u64));
-        // SAFETY: all handles are live.
+        // SAFETY: all handles are live; the rest is the caller's contract.
         let status = unsafe { (self.runtime.functions.execute)(address, len, self.raw, stream.raw) };
         self.runtime.check(&EXECUTE.to_string_lossy(), status)
     }

@@ -3,24 +3,22 @@
 use std::sync::Arc;
 
 use super::library::{DataType, Runtime};
-use super::queue::{Constants, Operand, Queue};
+use super::queue::{Constants, Queue, upload};
 use mcd_core::WeightType;
 
-use crate::api::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
-use crate::kernel::check_attributes;
-use crate::operand::{Columns, about, bias, float_bits};
-use crate::operator::{Form, input};
+use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
+use crate::operator::{Input, Kernel, about};
+use crate::operators::matmul_compress_dequant::bind::{WEIGHT, check_attributes};
+use crate::operators::matmul_compress_dequant::spec::{Form, input};
+use crate::operators::operand::{Columns, bias, float_bits};
+use crate::operators::weight::{COMPRESS_INFO, Weight, tensor_bytes};
 use crate::options::Options;
-use crate::weight::{COMPRESS_INFO, Weight, tensor_bytes};
 
 /// First bytes of a stream of the open codec.
 const OPEN_CODEC: &[u8] = b"MCDW";
 
 /// A node whose constants are on the device.
 pub struct Node {
-    api: Api,
-    /// What errors are about: the operator and the node's name.
-    label: String,
     constants: Constants,
     queue: Arc<Queue>,
 }
@@ -28,27 +26,13 @@ pub struct Node {
 impl Node {
     /// Checks a node and uploads its constants.
     pub fn new(api: Api, form: Form, options: Options, info: &KernelInfo<'_>, device: i32) -> Result<Self, Error> {
-        let label = format!("MatmulCompressDequant node {:?}", info.node_name()?);
-        match Self::uploaded(api, form, options, info, device) {
-            Ok((constants, queue)) => Ok(Self { api, label, constants, queue }),
-            Err(error) => Err(error.within(&format!("on ascend:{device}")).within(&label)),
-        }
-    }
-
-    fn uploaded(
-        api: Api,
-        form: Form,
-        options: Options,
-        info: &KernelInfo<'_>,
-        device: i32,
-    ) -> Result<(Constants, Arc<Queue>), Error> {
         let strict = Strict::read(form, info)?;
         let runtime = Runtime::get()?;
         let open = strict.x2.starts_with(OPEN_CODEC);
         match (open, runtime.is_stand_in) {
             (true, true) => {
                 // Finds what is wrong with the weight here rather than at the first run.
-                Weight::new(api, options, info, Some(WeightType::I8))?;
+                Weight::new(api, options, info, WEIGHT, Some(WeightType::I8))?;
             }
             (false, false) => {}
             (true, false) => {
@@ -69,32 +53,24 @@ impl Node {
         let constants = Constants {
             k: k as usize,
             n: n as usize,
-            x2: Operand::upload(runtime, strict.x2, &[strict.x2.len() as i64], DataType::Int8)?,
-            compress_index: Operand::upload(runtime, strict.index, &[strict.index.len() as i64], DataType::Int8)?,
+            x2: upload(runtime, strict.x2, &[strict.x2.len() as i64], DataType::Int8)?,
+            compress_index: upload(runtime, strict.index, &[strict.index.len() as i64], DataType::Int8)?,
             bias: match strict.bias {
                 None => None,
                 Some(values) => {
                     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_ne_bytes()).collect();
-                    Some(Operand::upload(runtime, &bytes, &[n], DataType::Int32)?)
+                    Some(upload(runtime, &bytes, &[n], DataType::Int32)?)
                 }
             },
-            deq_scale: Operand::upload(runtime, &bytes(&strict.scale), &[1, n], DataType::Uint64)?,
-            compress_info: runtime.int_array(&strict.info)?,
+            deq_scale: upload(runtime, &bytes(&strict.scale), &[1, n], DataType::Uint64)?,
+            compress_info: Arc::new(runtime.int_array(&strict.info)?),
         };
-        Ok((constants, queue))
+        Ok(Self { constants, queue })
     }
+}
 
-    /// The onnxruntime that the node belongs to.
-    pub fn api(&self) -> Api {
-        self.api
-    }
-
-    /// One call.
-    pub fn compute(&self, context: &KernelContext<'_>) -> Result<(), Error> {
-        self.multiply(context).map_err(|error| error.within(&self.label))
-    }
-
-    fn multiply(&self, context: &KernelContext<'_>) -> Result<(), Error> {
+impl Kernel for Node {
+    fn compute(&self, context: &KernelContext<'_>) -> Result<(), Error> {
         let Constants { k, n, .. } = self.constants;
         let mut dims = Dims::new();
         let value = context.input(input::X1)?;
@@ -148,10 +124,11 @@ impl<'a> Strict<'a> {
             return Err(Error::invalid("only nodes with a uint64 deq_scale run there, and float16 output"));
         }
         let count = info.input_count()?;
-        let has = |index: usize| -> Result<bool, Error> { Ok(index < count && !info.input_name(index)?.is_empty()) };
-        for index in input::OFFSET_W..input::COUNT {
-            if has(index)? {
-                return Err(about(index, Error::invalid("must be absent there")));
+        let has =
+            |input: Input| -> Result<bool, Error> { Ok(input.index < count && !info.input_name(input)?.is_empty()) };
+        for &other in &input::ALL[input::OFFSET_W.index..] {
+            if has(other)? {
+                return Err(about(other, Error::invalid("must be absent there")));
             }
         }
         let x1 = info.input_type(input::X1)?;
@@ -183,11 +160,11 @@ impl<'a> Strict<'a> {
         } else {
             Some(each(constant(info, input::BIAS, |value, dims| bias(value, columns, dims))?, columns))
         };
-        let bytes = |index: usize| {
-            let value = info.constant_input(index)?;
+        let bytes = |input: Input| {
+            let value = info.constant_input(input)?;
             value
-                .ok_or_else(|| about(index, Error::invalid("must be an initializer there")))
-                .and_then(|value| tensor_bytes(&value, index))
+                .ok_or_else(|| about(input, Error::invalid("must be an initializer there")))
+                .and_then(|value| tensor_bytes(&value, input))
         };
         let index = bytes(input::COMPRESS_INDEX)?;
         let entries = 8 * (k as usize).div_ceil(256) * columns.div_ceil(128);
@@ -219,12 +196,12 @@ fn each<T: Clone>(values: Columns<'_, T>, columns: usize) -> Vec<T> {
 /// Reads an input that has to be an initializer.
 fn constant<'a, T: Clone>(
     info: &KernelInfo<'a>,
-    index: usize,
+    input: Input,
     read: impl FnOnce(&Value<'a>, &mut Dims) -> Result<Columns<'a, T>, Error>,
 ) -> Result<Columns<'a, T>, Error> {
-    let value = info.constant_input(index)?;
+    let value = info.constant_input(input)?;
     value
         .ok_or_else(|| Error::invalid("must be an initializer there"))
         .and_then(|value| read(&value, &mut Dims::new()))
-        .map_err(|error| about(index, error))
+        .map_err(|error| about(input, error))
 }

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::library::{Arguments, DataType, Executor, IntArray, Memory, Runtime, Stream, Tensor};
-use crate::api::Error;
+use crate::ffi::Error;
 
 /// Rows of one launch, the operator's documented limit.
 const ROWS: usize = 256;
@@ -15,36 +15,31 @@ const ATTEMPTS: usize = 3;
 pub struct Constants {
     pub k: usize,
     pub n: usize,
-    pub x2: Operand,
-    pub compress_index: Operand,
+    pub x2: Arc<Tensor>,
+    pub compress_index: Arc<Tensor>,
     /// `None` where it is computed at run time.
-    pub bias: Option<Operand>,
-    pub deq_scale: Operand,
-    pub compress_info: IntArray,
+    pub bias: Option<Arc<Tensor>>,
+    pub deq_scale: Arc<Tensor>,
+    pub compress_info: Arc<IntArray>,
 }
 
-/// Memory with its description.
-pub struct Operand {
-    tensor: Tensor,
-    /// Freed after the description is given back.
-    _memory: Memory,
-}
-
-impl Operand {
-    /// Puts bytes on the device.
-    pub fn upload(runtime: &'static Runtime, bytes: &[u8], dims: &[i64], data_type: DataType) -> Result<Self, Error> {
-        let memory = runtime.upload(bytes)?;
-        Ok(Self { tensor: memory.tensor(0, dims, data_type)?, _memory: memory })
-    }
+/// Puts bytes on the device, and describes them.
+pub fn upload(
+    runtime: &'static Runtime,
+    bytes: &[u8],
+    dims: &[i64],
+    data_type: DataType,
+) -> Result<Arc<Tensor>, Error> {
+    runtime.upload(bytes)?.tensor(0, dims, data_type)
 }
 
 /// Memory that is used again, and grows.
 #[derive(Default)]
-struct Buffer(Option<Memory>);
+struct Buffer(Option<Arc<Memory>>);
 
 impl Buffer {
     /// At least `len` bytes; what was in them is lost when they grow.
-    fn at_least(&mut self, runtime: &'static Runtime, len: usize) -> Result<&Memory, Error> {
+    fn at_least(&mut self, runtime: &'static Runtime, len: usize) -> Result<&Arc<Memory>, Error> {
         if self.0.as_ref().is_none_or(|memory| memory.len() < len) {
             self.0 = None; // freed before more is asked for
             self.0 = Some(runtime.allocate(len)?);
@@ -112,37 +107,42 @@ impl Queue {
         let rows = buffers.x1.at_least(self.runtime, x1.len())?;
         let result = buffers.out.at_least(self.runtime, len)?;
         rows.write(x1)?;
-        let given; // given back after the chunks, which refer to it
         let bias = match &constants.bias {
-            Some(bias) => &bias.tensor,
+            Some(bias) => Arc::clone(bias),
             None => {
                 let bytes: Vec<u8> = bias.iter().flat_map(|value| value.to_ne_bytes()).collect();
                 let memory = buffers.bias.at_least(self.runtime, bytes.len())?;
                 memory.write(&bytes)?;
-                given = memory.tensor(0, &[constants.n as i64], DataType::Int32)?;
-                &given
+                memory.tensor(0, &[constants.n as i64], DataType::Int32)?
             }
         };
 
         let mut chunks = Vec::with_capacity(m.div_ceil(ROWS));
         let mut workspace = 0;
         for start in (0..m).step_by(ROWS) {
-            let chunk = Chunk::new(constants, rows, bias, result, start, ROWS.min(m - start))?;
+            let chunk = Chunk::new(constants, rows, &bias, result, start, ROWS.min(m - start))?;
             workspace = workspace.max(chunk.workspace);
             chunks.push(chunk);
         }
         let workspace = match workspace {
             0 => None,
-            len => Some(buffers.workspace.at_least(self.runtime, len)?),
+            len => Some(&**buffers.workspace.at_least(self.runtime, len)?),
         };
         buffers.busy = true;
-        let launched = chunks.iter().try_for_each(|chunk| chunk.executor.launch(workspace, &self.stream));
+        // SAFETY: the chunks and the buffers, which the lock keeps to this call, outlive the wait below. Where that fails,
+        // the chunks are not given back, and `busy` keeps the buffers from being used before the stream is at rest.
+        let launch = |chunk: &Chunk| unsafe { chunk.executor.launch(workspace, &self.stream) };
+        let launched = chunks.iter().try_for_each(launch);
         let finished = self.stream.synchronize();
         if finished.is_ok() {
             buffers.busy = false;
         } else {
             // What failed is told below. Whether the work is at rest decides over the buffers, now and at the next run.
             let _ = self.settle(buffers);
+            if buffers.busy {
+                // Work that does not come to rest may still use them: lost rather than given back.
+                std::mem::forget(chunks);
+            }
         }
         launched.and(finished)?;
         let result = buffers.out.at_least(self.runtime, len)?;
@@ -179,19 +179,16 @@ impl Drop for Queue {
 
 /// One launch: some rows.
 struct Chunk {
-    // Given back first: it refers to the descriptions.
     executor: Executor,
     workspace: usize,
-    _x1: Tensor,
-    _out: Tensor,
 }
 
 impl Chunk {
     fn new(
         constants: &Constants,
-        x1: &Memory,
-        bias: &Tensor,
-        out: &Memory,
+        x1: &Arc<Memory>,
+        bias: &Arc<Tensor>,
+        out: &Arc<Memory>,
         start: usize,
         rows: usize,
     ) -> Result<Self, Error> {
@@ -199,15 +196,15 @@ impl Chunk {
         let dims = |columns: usize| [rows as i64, columns as i64];
         let x1 = x1.tensor(start * k, &dims(k), DataType::Int8)?;
         let out = out.tensor(start * n * size_of::<u16>(), &dims(n), DataType::Float16)?;
-        let (executor, workspace) = Executor::new(&Arguments {
-            x1: &x1,
-            x2: &constants.x2.tensor,
-            compress_index: &constants.compress_index.tensor,
-            bias,
-            deq_scale: &constants.deq_scale.tensor,
-            compress_info: &constants.compress_info,
-            out: &out,
+        let (executor, workspace) = Executor::new(Arguments {
+            x1,
+            x2: Arc::clone(&constants.x2),
+            compress_index: Arc::clone(&constants.compress_index),
+            bias: Arc::clone(bias),
+            deq_scale: Arc::clone(&constants.deq_scale),
+            compress_info: Arc::clone(&constants.compress_info),
+            out,
         })?;
-        Ok(Self { executor, workspace, _x1: x1, _out: out })
+        Ok(Self { executor, workspace })
     }
 }

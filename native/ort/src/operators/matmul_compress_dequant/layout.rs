@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 
 use mcd_core::{Matrix, Parallel, transpose, transpose_words};
 
-use crate::api::{Dims, Error, KernelContext, KernelInfo, Value, element_count};
-use crate::operand::about;
+use crate::ffi::{Dims, Error, KernelContext, KernelInfo, Value, element_count};
+use crate::operator::{Input, about};
 
 /// How four dimensions are reordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl Moved for u32 {
 
 /// A shape to bring a tensor to, and an order that goes with it.
 pub struct Layout {
-    index: usize,
+    input: Input,
     pub order: Order,
     /// The shape, if it is an initializer.
     constant: Option<Vec<i64>>,
@@ -100,7 +100,7 @@ impl Layout {
     /// What a node has of the input `index` and the attribute `name`; the order must be one of `orders`.
     pub fn new(
         info: &KernelInfo<'_>,
-        index: usize,
+        input: Input,
         present: bool,
         name: &CStr,
         orders: &[Order],
@@ -109,28 +109,28 @@ impl Layout {
         let name = name.to_string_lossy();
         let order = match (perm, present) {
             (None, false) => return Ok(None),
-            (None, true) => return Err(about(index, Error::invalid(format!("needs {name}")))),
-            (Some(_), false) => return Err(about(index, Error::invalid(format!("is absent, and {name} is not")))),
+            (None, true) => return Err(about(input, Error::invalid(format!("needs {name}")))),
+            (Some(_), false) => return Err(about(input, Error::invalid(format!("is absent, and {name} is not")))),
             (Some(perm), true) => orders
                 .iter()
                 .copied()
                 .find(|order| order.perm() == perm[..])
                 .ok_or_else(|| Error::invalid(format!("{name} is {perm:?}, which is not supported")))?,
         };
-        let constant = match info.constant_input(index)? {
+        let constant = match info.constant_input(input)? {
             None => None,
-            Some(value) => Some(numbers(&value).map_err(|error| about(index, error))?.into_owned()),
+            Some(value) => Some(numbers(&value).map_err(|error| about(input, error))?.into_owned()),
         };
-        Ok(Some(Self { index, order, constant }))
+        Ok(Some(Self { input, order, constant }))
     }
 
     /// The shape that a tensor of shape `from` is brought to in this call.
     pub fn shape(&self, context: &KernelContext<'_>, from: &[i64]) -> Result<Dims, Error> {
         match &self.constant {
             Some(shape) => reshape(from, shape),
-            None => context.input(self.index).and_then(|value| reshape(from, &numbers(&value)?)),
+            None => context.input(self.input).and_then(|value| reshape(from, &numbers(&value)?)),
         }
-        .map_err(|error| about(self.index, error))
+        .map_err(|error| about(self.input, error))
     }
 }
 

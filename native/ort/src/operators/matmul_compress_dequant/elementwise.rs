@@ -3,27 +3,27 @@
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
-use crate::api::{Dims, Error, KernelContext, element_count};
-use crate::operand::about;
+use crate::ffi::{Dims, Error, KernelContext, element_count};
+use crate::operator::{Input, about};
 
 /// A float tensor that meets the result element by element.
-pub struct Beside<'a> {
+pub struct Operand<'a> {
     pub values: Cow<'a, [f32]>,
     dims: Dims,
 }
 
-impl<'a> Beside<'a> {
+impl<'a> Operand<'a> {
     /// Reads the input `index`, and broadcasts the result's shape with its own.
-    pub fn read(context: &KernelContext<'a>, index: usize, result: &mut Dims) -> Result<Self, Error> {
+    pub fn read(context: &KernelContext<'a>, input: Input, result: &mut Dims) -> Result<Self, Error> {
         let mut read = || {
             let mut dims = Dims::new();
-            let values = context.input(index)?.read::<f32>(&mut dims)?;
+            let values = context.input(input)?.read::<f32>(&mut dims)?;
             *result = broadcast(result, &dims).ok_or_else(|| {
                 Error::invalid(format!("has shape {dims:?}, which does not broadcast with {result:?}"))
             })?;
             Ok(Self { values, dims })
         };
-        read().map_err(|error| about(index, error))
+        read().map_err(|error| about(input, error))
     }
 }
 
@@ -43,10 +43,10 @@ fn broadcast(left: &[i64], right: &[i64]) -> Option<Dims> {
 ///
 /// # Panics
 /// If the shapes of operands do not broadcast to that of the result, or elements are missing.
-pub fn spread(
+pub fn broadcast_into(
     (products, dims): (&[f32], &[i64]),
-    gate: Option<&Beside<'_>>,
-    residual: Option<&Beside<'_>>,
+    gate: Option<&Operand<'_>>,
+    residual: Option<&Operand<'_>>,
     (out, result): (&mut [MaybeUninit<f32>], &[i64]),
 ) {
     assert_eq!(element_count(result).ok(), Some(out.len()), "elements for {result:?}");
@@ -54,8 +54,8 @@ pub fn spread(
     if out.is_empty() {
         return;
     }
-    let products = Walk::new(products, dims, result);
-    let [gate, residual] = [gate, residual].map(|of| of.map(|of| Walk::new(&of.values, &of.dims, result)));
+    let products = StridedView::new(products, dims, result);
+    let [gate, residual] = [gate, residual].map(|of| of.map(|of| StridedView::new(&of.values, &of.dims, result)));
     for (row, out) in out.chunks_exact_mut(columns).enumerate() {
         let products = products.row(row);
         let [gate, residual] = [&gate, &residual].map(|of| of.as_ref().map(|of| of.row(row)));
@@ -73,7 +73,7 @@ pub fn spread(
 }
 
 /// The elements of a tensor in the order of a shape that it is broadcast to.
-struct Walk<'a> {
+struct StridedView<'a> {
     values: &'a [f32],
     /// Of the result's dimensions from the last but one on: their size, and the distance of their elements.
     outer: Vec<(usize, usize)>,
@@ -81,7 +81,7 @@ struct Walk<'a> {
     step: usize,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> StridedView<'a> {
     fn new(values: &'a [f32], dims: &[i64], result: &[i64]) -> Self {
         let mut distance = 1;
         let mut all = Vec::with_capacity(result.len());
@@ -129,19 +129,19 @@ mod tests {
 
     #[test]
     fn every_element_meets_its_own() {
-        let beside = |dims: &[i64], from: f32| Beside {
+        let operand = |dims: &[i64], from: f32| Operand {
             values: (0..dims.iter().product::<i64>()).map(|i| from + i as f32).collect(),
             dims: dims.into(),
         };
-        let (gate, residual) = (beside(&[2, 1, 1], 2.0), beside(&[2, 1], 100.0));
+        let (gate, residual) = (operand(&[2, 1, 1], 2.0), operand(&[2, 1], 100.0));
         let products = [1.0, 2.0, 3.0];
         let mut out = [MaybeUninit::new(f32::NAN); 12];
-        spread((&products, &[1, 3]), Some(&gate), Some(&residual), (&mut out, &[2, 2, 3]));
+        broadcast_into((&products, &[1, 3]), Some(&gate), Some(&residual), (&mut out, &[2, 2, 3]));
         // SAFETY: they were initialised above.
         let out = out.map(|value| unsafe { value.assume_init() });
         assert_eq!(out, [102.0, 104.0, 106.0, 103.0, 105.0, 107.0, 103.0, 106.0, 109.0, 104.0, 107.0, 110.0]);
         let mut out = [MaybeUninit::new(f32::NAN); 1];
-        spread((&[3.0], &[]), Some(&beside(&[], 4.0)), None, (&mut out, &[]));
+        broadcast_into((&[3.0], &[]), Some(&operand(&[], 4.0)), None, (&mut out, &[]));
         // SAFETY: as above.
         assert_eq!(unsafe { out[0].assume_init() }, 12.0);
     }

@@ -5,9 +5,8 @@ use std::sync::OnceLock;
 
 use mcd_core::{PrepareOptions, PreparedWeight, Residency, WeightType};
 
-use crate::api::{Api, Dims, Error, KernelContext, KernelInfo, Value};
-use crate::operand::about;
-use crate::operator::input;
+use crate::ffi::{Api, Dims, Error, KernelContext, KernelInfo, Value};
+use crate::operator::{Input, about};
 use crate::options::Options;
 use crate::pool::processors;
 
@@ -15,10 +14,20 @@ use crate::pool::processors;
 pub const COMPRESS_INFO: &CStr = c"compress_info";
 
 /// Bytes at the beginning of `x2` that hold the checksums of all others.
-const SEAL: usize = 64;
+const FINGERPRINT: usize = 64;
+
+/// Where an operator has its weight.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs {
+    pub x2: Input,
+    pub index: Input,
+    /// What tells the type that the weight must have, where the operator has such an input.
+    pub zero_point: Input,
+}
 
 /// A weight; the compressed bytes stay with onnxruntime.
 pub struct Weight {
+    inputs: Inputs,
     /// The name of `x2`, for messages.
     name: String,
     info: Vec<i64>,
@@ -41,7 +50,7 @@ struct Verified {
     /// Length of `x2`.
     len: usize,
     /// The first bytes of `x2`.
-    seal: [u8; SEAL],
+    fingerprint: [u8; FINGERPRINT],
 }
 
 impl Weight {
@@ -50,24 +59,26 @@ impl Weight {
         api: Api,
         options: Options,
         info: &KernelInfo<'_>,
+        inputs: Inputs,
         expected: Option<WeightType>,
     ) -> Result<Self, Error> {
-        let name = info.input_name(input::X2)?;
+        let name = info.input_name(inputs.x2)?;
         let mut weight = Self {
+            inputs,
             info: info.ints(COMPRESS_INFO)?,
             name,
             residency: options.residency,
             expected,
             state: State::Deferred(OnceLock::new()),
         };
-        let (x2, index) = (info.constant_input(input::X2)?, info.constant_input(input::COMPRESS_INDEX)?);
+        let (x2, index) = (info.constant_input(inputs.x2)?, info.constant_input(inputs.index)?);
         match (x2, index) {
             (Some(x2), Some(index)) => {
                 weight.state = State::Constant(weight.verify(&x2, &index, processors())?);
             }
             _ if api.hides_outer_constants() => {}
             (x2, _) => {
-                let missing = if x2.is_none() { input::X2 } else { input::COMPRESS_INDEX };
+                let missing = if x2.is_none() { inputs.x2 } else { inputs.index };
                 return Err(about(missing, Error::invalid("must be an initializer")));
             }
         }
@@ -87,7 +98,7 @@ impl Weight {
 
     /// The weight and the bytes to run it with.
     pub fn get<'a>(&'a self, context: &KernelContext<'a>) -> Result<(&'a PreparedWeight, &'a [u8]), Error> {
-        let x2 = context.input(input::X2)?;
+        let x2 = context.input(self.inputs.x2)?;
         match &self.state {
             // SAFETY: a constant input is the same tensor at every call, so it has the length it had at creation.
             State::Constant(verified) => Ok((&verified.weight, unsafe { x2.bytes(verified.len) }?)),
@@ -95,14 +106,14 @@ impl Weight {
                 let verified = match cell.get() {
                     Some(verified) => verified,
                     None => {
-                        let index = context.input(input::COMPRESS_INDEX)?;
+                        let index = context.input(self.inputs.index)?;
                         let verified = self.verify(&x2, &index, 1)?;
                         cell.get_or_init(|| verified)
                     }
                 };
-                let bytes = tensor_bytes(&x2, input::X2)?;
-                if bytes.len() != verified.len || !bytes.starts_with(&verified.seal) {
-                    return Err(about(input::X2, Error::invalid("has changed since the first run")));
+                let bytes = tensor_bytes(&x2, self.inputs.x2)?;
+                if bytes.len() != verified.len || !bytes.starts_with(&verified.fingerprint) {
+                    return Err(about(self.inputs.x2, Error::invalid("has changed since the first run")));
                 }
                 Ok((&verified.weight, bytes))
             }
@@ -111,19 +122,20 @@ impl Weight {
 
     fn verify(&self, x2: &Value<'_>, index: &Value<'_>, threads: usize) -> Result<Verified, Error> {
         let checked = || {
-            let x2 = tensor_bytes(x2, input::X2)?;
-            let index = tensor_bytes(index, input::COMPRESS_INDEX)?;
+            let x2 = tensor_bytes(x2, self.inputs.x2)?;
+            let index = tensor_bytes(index, self.inputs.index)?;
             let refused = |error: mcd_core::Error| Error::invalid(error.to_string());
             let defaults = PrepareOptions::from_env().map_err(refused)?;
             let options = PrepareOptions { residency: self.residency, threads, ..defaults };
             let weight = PreparedWeight::new(x2, index, &self.info, options).map_err(refused)?;
-            let seal = x2.first_chunk().copied().ok_or_else(|| Error::internal("a weight without a header"))?;
-            Ok(Verified { weight, len: x2.len(), seal })
+            let fingerprint =
+                x2.first_chunk().copied().ok_or_else(|| Error::internal("a weight without a header"))?;
+            Ok(Verified { weight, len: x2.len(), fingerprint })
         };
         let verified = checked().map_err(|error: Error| error.within(&format!("weight {:?}", self.name)))?;
         match (self.expected, verified.weight.weight_type()) {
             (Some(expected), found) if expected != found => Err(about(
-                input::W_ZERO_POINT,
+                self.inputs.zero_point,
                 Error::invalid(format!("is {} instead of {}", name(expected), name(found))),
             )),
             _ => Ok(verified),
@@ -139,7 +151,7 @@ fn name(of: WeightType) -> &'static str {
 }
 
 /// The bytes of an int8 tensor of one dimension, in place.
-pub fn tensor_bytes<'a>(value: &Value<'a>, index: usize) -> Result<&'a [u8], Error> {
+pub fn tensor_bytes<'a>(value: &Value<'a>, input: Input) -> Result<&'a [u8], Error> {
     let mut dims = Dims::new();
     let mut read = || {
         let len = value.read_bytes::<i8>(&mut dims)?.len();
@@ -149,5 +161,5 @@ pub fn tensor_bytes<'a>(value: &Value<'a>, index: usize) -> Result<&'a [u8], Err
         // SAFETY: int8 elements are bytes, and there are `len`.
         unsafe { value.bytes(len) }
     };
-    read().map_err(|error| about(index, error))
+    read().map_err(|error| about(input, error))
 }

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::api::{Dims, Element, Error, KernelContext, KernelInfo, Value};
-use crate::operator::input;
+use crate::ffi::{Dims, Element, Error, KernelContext, KernelInfo, Value};
+use crate::operator::{Input, about};
 
 /// One value for all columns, or one each.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,7 +51,7 @@ pub type Read<T> = for<'a> fn(&Value<'a>, n: usize, &mut Dims) -> Result<Columns
 
 /// An optional input.
 pub struct Operand<T: Clone + 'static> {
-    index: usize,
+    input: Input,
     n: usize,
     state: State<T>,
 }
@@ -64,20 +64,20 @@ enum State<T: Clone + 'static> {
 
 impl<T: Clone> Operand<T> {
     /// An input that the node does not have.
-    pub fn absent(index: usize) -> Self {
-        Self { index, n: 1, state: State::Absent }
+    pub fn absent(input: Input) -> Self {
+        Self { input, n: 1, state: State::Absent }
     }
 
     /// An input of the node, with one value or `n`; a constant is read and checked here.
-    pub fn present(info: &KernelInfo<'_>, index: usize, n: usize, read: Read<T>) -> Result<Self, Error> {
-        let state = match info.constant_input(index)? {
+    pub fn present(info: &KernelInfo<'_>, input: Input, n: usize, read: Read<T>) -> Result<Self, Error> {
+        let state = match info.constant_input(input)? {
             None => State::Computed(read),
             Some(value) => {
-                let columns = read(&value, n, &mut Dims::new()).map_err(|error| about(index, error))?;
+                let columns = read(&value, n, &mut Dims::new()).map_err(|error| about(input, error))?;
                 State::Constant(columns.into_owned())
             }
         };
-        Ok(Self { index, n, state })
+        Ok(Self { input, n, state })
     }
 
     /// The values for this call.
@@ -87,10 +87,10 @@ impl<T: Clone> Operand<T> {
             State::Absent => Ok(None),
             State::Constant(columns) => Ok(Some(columns.borrowed())),
             State::Computed(read) => context
-                .input(self.index)
+                .input(self.input)
                 .and_then(|value| read(&value, self.n, dims))
                 .map(Some)
-                .map_err(|error| about(self.index, error)),
+                .map_err(|error| about(self.input, error)),
         }
     }
 
@@ -102,11 +102,6 @@ impl<T: Clone> Operand<T> {
             Columns::Each(values) => values[0].clone(),
         }))
     }
-}
-
-/// Names the input that an error is about.
-pub fn about(index: usize, error: Error) -> Error {
-    error.within(input::NAMES[index])
 }
 
 /// Whether a tensor holds one value for all columns.

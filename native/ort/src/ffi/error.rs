@@ -1,0 +1,41 @@
+//! Why a session cannot be created or a run cannot go on.
+
+use std::fmt;
+
+use ort_sys::OrtErrorCode;
+
+/// Why a session cannot be created or a run cannot go on.
+#[derive(Debug)]
+pub struct Error {
+    pub(super) code: OrtErrorCode,
+    pub(super) message: String,
+}
+
+impl Error {
+    /// The model or its inputs are not what the operator accepts.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self { code: OrtErrorCode::ORT_INVALID_ARGUMENT, message: message.into() }
+    }
+
+    /// A device or its runtime does not do what it is asked to. Not `ORT_EP_FAIL`: at that, onnxruntime's Python face makes
+    /// another session and tries again.
+    pub fn device(message: impl Into<String>) -> Self {
+        Self { code: OrtErrorCode::ORT_FAIL, message: message.into() }
+    }
+
+    /// A defect of this library.
+    pub fn internal(message: &str) -> Self {
+        Self { code: OrtErrorCode::ORT_RUNTIME_EXCEPTION, message: format!("internal error: {message}") }
+    }
+
+    /// The same error, with what it is about in front.
+    pub fn within(self, what: &str) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}

@@ -1,0 +1,18 @@
+//! `mcd::MatmulCompressDequant`: `(x1 @ unzip(x2) + bias) * deq_scale`, and what stood around it.
+//!
+//! - [`spec`]: inputs, attributes, forms
+//! - [`overload`]: an overload for each form, told to onnxruntime
+//! - [`bind`]: a node's attributes and inputs, checked when its session is created
+//! - [`compute`]: one call
+//! - [`postprocess`]: what becomes of the products afterwards
+//! - [`layout`], [`elementwise`]: Transpose and Reshape, Mul and Add around the multiplication
+
+pub mod bind;
+mod compute;
+mod elementwise;
+mod layout;
+mod overload;
+mod postprocess;
+pub mod spec;
+
+pub use overload::OVERLOADS;

@@ -1,0 +1,15 @@
+//! The operators of the domain, a folder each.
+
+pub mod matmul_compress_dequant;
+pub mod operand;
+pub mod weight;
+
+use crate::operator::Overload;
+
+/// All of them: a line for each operator.
+const OPERATORS: &[&[&dyn Overload]] = &[matmul_compress_dequant::OVERLOADS];
+
+/// The overloads of all operators, in the order in which onnxruntime is to try them.
+pub fn overloads() -> impl Iterator<Item = &'static dyn Overload> {
+    OPERATORS.iter().flat_map(|overloads| overloads.iter().copied())
+}
