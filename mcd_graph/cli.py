@@ -155,7 +155,8 @@ def compress(
     Example: [bold]mcd compress model.onnx model.mcd.onnx[/bold]
     """
     from mcd_graph.compress import compress_model  # noqa: PLC0415
-    from mcd_graph.saving import refuse_existing, write_text  # noqa: PLC0415
+    from mcd_graph.replacement import refuse_existing  # noqa: PLC0415
+    from mcd_graph.saving import write_text  # noqa: PLC0415
 
     if report is not None:
         refuse_existing(report, force=force)
@@ -472,7 +473,8 @@ def _steps() -> "Iterator[Callable[[str, int, int], None]]":
 def _page(path: Path, *, force: bool) -> "Callable[..., None]":
     """Return what writes the HTML report, once it is known that this can be done: the work before takes minutes."""
     from mcd_graph.html import render_report, require  # noqa: PLC0415
-    from mcd_graph.saving import refuse_existing, write_text  # noqa: PLC0415
+    from mcd_graph.replacement import refuse_existing  # noqa: PLC0415
+    from mcd_graph.saving import write_text  # noqa: PLC0415
 
     require()
     refuse_existing(path, force=force)

@@ -1,9 +1,12 @@
 """Writes a model and its data file: both whole, or neither.
 
 Everything goes to temporaries beside the destination first. They are synced, and then renamed in an order that
-leaves a whole model at every moment: first the data file, under a name that the present model at the destination
-does not use, then the model file, which is what makes the new data count. So ``model.onnx`` has its data in
-``model.data``, and after it was overwritten in ``model.2.data``, and then in ``model.data`` again.
+leaves a whole model at every moment: first the data file, under a name that nothing has, then the model file, which
+is what makes the new data count. So ``model.onnx`` has its data in ``model.data``, and after it was overwritten in
+``model.2.data``, and then in ``model.data`` again; ``model.3.data`` where ``model.2.data`` is somebody else's.
+
+A data file is removed only when it is certainly ours and no longer used: the model that was replaced says in its
+metadata that it was written with it (:data:`DATA_FILE_KEY`), and no other model of the directory mentions it.
 
 What a killed run left behind is removed by the next one that writes there (:mod:`mcd_graph.temporaries`).
 """
@@ -11,10 +14,13 @@ What a killed run left behind is removed by the next one that writes there (:mod
 import contextlib
 import errno
 import fcntl
+import itertools
+import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import BinaryIO, Self
 
@@ -27,12 +33,16 @@ from mcd_graph.errors import InputError
 from mcd_graph.fidelity import to_proto
 from mcd_graph.loading import external_files, read_proto
 from mcd_graph.progress import Progress
+from mcd_graph.replacement import copy_attributes, put_new, refuse_existing, replace
 from mcd_graph.temporaries import MARK, is_locked, temporary_file
 
-__all__ = ["ALIGNMENT", "ModelWriter", "refuse_existing", "write_bytes", "write_text"]
+__all__ = ["ALIGNMENT", "DATA_FILE_KEY", "ModelWriter", "write_bytes", "write_text"]
 
 ALIGNMENT = 4096
 """Tensors in the data file start at multiples of this many bytes (a page), and smaller ones stay in the model file."""
+
+DATA_FILE_KEY = "mcd.data_file"
+"""Metadata of a model that was written with a data file: its name. What a model says there is ours to remove."""
 
 MODEL_BYTES_LIMIT = (1 << 31) - 1
 """What a protobuf message may hold, and so a model file."""
@@ -55,7 +65,7 @@ class ModelWriter:
 
     Raises (on entering):
         FileExistsError: something is at the destination and ``force`` is not set.
-        InputError: the destination is one of the sources.
+        InputError: the destination is one of the sources, or its name is not UTF-8.
         OSError: the directory is missing or cannot be written.
     """
 
@@ -73,13 +83,19 @@ class ModelWriter:
         self._sources = tuple(sources)
         self._inline = inline
         self._inline_bytes = 0
-        self._data_names = (f"{self._destination.stem}.data", f"{self._destination.stem}.2.data")
+        self._data_pattern = re.compile(re.escape(self._destination.stem) + r"(\.[1-9][0-9]*)?\.data")
+        self._data_name = next(self._data_names())
 
     def __enter__(self) -> Self:
         if self._destination.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self._destination))
+        if not self._inline and not _is_text(self._destination.name):
+            raise InputError(
+                f"{os.fspath(self._destination)!r} is not a name in UTF-8, which a model needs to name its data file: "
+                "choose another name, or --inline"
+            )
         for source in self._sources:
-            for name in (self._destination.name, *self._data_names):
+            for name in (self._destination.name, self._data_name):
                 target = self._directory / name
                 if target.exists() and source.exists() and target.samefile(source):
                     raise InputError(f"writing {self._destination} would overwrite the input {source}")
@@ -87,8 +103,9 @@ class ModelWriter:
             self._remove_leftovers()
             self._refuse_existing()
             # Created under the directory's lock, so that nobody takes them for leftovers before they are locked.
-            self._model_file = stack.enter_context(self._temporary("onnx"))
-            self._data_file = stack.enter_context(self._temporary("data"))
+            self._token = secrets.token_hex(6)
+            self._model_file = stack.enter_context(self._temporary(self._token, "onnx"))
+            self._data_file = stack.enter_context(self._temporary(self._token, "data"))
             self._files = stack.pop_all()
         return self
 
@@ -129,18 +146,19 @@ class ModelWriter:
         """
         with _locked(self._directory):
             self._refuse_existing()
-            used = self._data_in_use(self._destination)
-            data_name = self._data_names[1 if self._data_names[0] in used else 0]
+            old = self._own_data(self._destination)
+            data_name = next(name for name in self._data_names() if name not in old and not self._exists(name))
             self._place_all(model, data_name, progress)
+            self._set_data_file(model, data_name)
             self._model_file.write(_serialised(model))
+            self._keep_attributes(old)
             _sync(self._data_file)
             _sync(self._model_file)
             if self._data_file.tell():
-                Path(self._data_file.name).replace(self._directory / data_name)
-            Path(self._model_file.name).replace(self._destination)
+                self._put_data(data_name, old)
+            replace(Path(self._model_file.name), self._destination, force=self._force)
             _sync_directory(self._directory)
-            for name in used if self._inline else used - {data_name}:
-                (self._directory / name).unlink(missing_ok=True)
+            self._remove_unused(old)
 
     @property
     def _temporary_name(self) -> str:
@@ -204,37 +222,78 @@ class ModelWriter:
                     if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
                         node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
 
-    def _temporary(self, kind: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        path = self._directory / f".{self._destination.name}{MARK}{secrets.token_hex(6)}.{kind}"
-        return temporary_file(path)
+    def _temporary(self, token: str, kind: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        return temporary_file(self._directory / f".{self._destination.name}{MARK}{token}.{kind}")
 
     def _refuse_existing(self) -> None:
-        """Raise FileExistsError if a file of ours is in the way."""
-        for name in (self._destination.name, *(() if self._inline else self._data_names[:1])):
-            refuse_existing(self._destination.with_name(name), force=self._force)
+        """Raise FileExistsError if a file is in the way."""
+        refuse_existing(self._destination, force=self._force)
+        if not self._inline and not self._force:
+            refuse_existing(self._destination.with_name(self._data_name), force=False)
 
-    def _data_in_use(self, model: Path) -> set[str]:
-        """Return which of our data file names the model file at ``model`` refers to."""
+    def _data_names(self) -> Iterator[str]:
+        """Yield the names that the data file may have, best first."""
+        stem = self._destination.stem
+        names = itertools.chain([f"{stem}.data"], (f"{stem}.{number}.data" for number in itertools.count(2)))
+        return (name for name in names if name != self._destination.name)
+
+    def _exists(self, name: str) -> bool:
+        return os.path.lexists(self._directory / name)
+
+    def _put_data(self, name: str, old: set[str]) -> None:
+        """Give the data file its name, and until the end leave proof of which data files are ours, for the next run."""
+        files = {name: os.fstat(self._data_file.fileno())}
+        files |= {each: (self._directory / each).lstat() for each in old if self._exists(each)}
+        proof = self._files.enter_context(self._temporary(self._token, "proof"))
+        proof.write(json.dumps([[each, *_identity(status)] for each, status in files.items()]).encode())
+        _sync(proof)
+        put_new(Path(self._data_file.name), self._directory / name)
+
+    def _set_data_file(self, model: ir.Model, name: str) -> None:
+        """Say in the model's metadata which data file was written with it."""
+        model.metadata_props.pop(DATA_FILE_KEY, None)
+        if self._data_file.tell():
+            model.metadata_props[DATA_FILE_KEY] = name
+
+    def _keep_attributes(self, old: set[str]) -> None:
+        """Hand on permissions, owner and attributes of the files that are replaced."""
+        data = next((self._directory / name for name in sorted(old) if self._exists(name)), self._destination)
+        copy_attributes(self._destination, self._model_file.fileno())
+        copy_attributes(data, self._data_file.fileno())
+
+    def _own_data(self, model: Path) -> set[str]:
+        """Return the data file that was written with the model at ``model``, if that is one of ours."""
         try:
-            return external_files(read_proto(model)) & set(self._data_names)
+            proto = read_proto(model)
         except (OSError, InputError):
             return set()
+        own = {entry.value for entry in proto.metadata_props if entry.key == DATA_FILE_KEY}
+        return {name for name in own & external_files(proto) if self._data_pattern.fullmatch(name)}
+
+    def _remove_unused(self, names: set[str]) -> None:
+        """Remove data files that are ours, unless a model of the directory still mentions them."""
+        for name in names:
+            if self._data_pattern.fullmatch(name) and not self._is_mentioned(name):
+                (self._directory / name).unlink(missing_ok=True)
+
+    def _is_mentioned(self, name: str) -> bool:
+        """Tell whether a model of the directory holds the name of a data file: a copy of the replaced one, say."""
+        return any(
+            _holds(path, name.encode())
+            for path in self._directory.glob("*.onnx")
+            if path.is_file() and MARK not in path.name
+        )
 
     def _remove_leftovers(self) -> None:
-        """Remove the temporaries of dead runs, and a data file that was renamed just before its run died."""
-        in_use = self._data_in_use(self._destination)
+        """Remove the temporaries of dead runs, and a data file that was put in place just before its run died."""
         prefix = f".{self._destination.name}{MARK}"
-        for path in sorted(self._directory.iterdir()):
-            if path.name.startswith(prefix) and not is_locked(path):
-                for name in self._data_in_use(path) - in_use:
-                    (self._directory / name).unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
-
-
-def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise FileExistsError if there is anything at ``path`` that may not be replaced."""
-    if os.path.lexists(path) and not force:
-        raise FileExistsError(errno.EEXIST, "already exists (--force replaces it)", str(path))
+        dead = [path for path in sorted(self._directory.iterdir()) if path.name.startswith(prefix)]
+        dead = [path for path in dead if not is_locked(path)]
+        in_use = self._own_data(self._destination)
+        for proof in (path for path in dead if path.suffix == ".proof"):
+            self._remove_unused(set(_proved(proof)) - in_use)
+        for path in dead:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) -> None:
@@ -261,11 +320,11 @@ def write_bytes(
     temporary = path.with_name(f".{path.name}{MARK}{secrets.token_hex(6)}")
     with temporary_file(temporary) as file:
         file.write(data)
+        copy_attributes(path, file.fileno())
         if mode is not None:
             os.fchmod(file.fileno(), mode)
         _sync(file)
-        refuse_existing(path, force=force)
-        temporary.replace(path)
+        replace(temporary, path, force=force)
 
 
 @contextlib.contextmanager
@@ -290,6 +349,46 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _proved(proof: Path) -> list[str]:
+    """Return the data files that a dead run proves to be its own, without those whose names others have now."""
+    try:
+        files = [(str(name), tuple(identity)) for name, *identity in json.loads(proof.read_bytes())]
+    except (OSError, ValueError, TypeError):
+        return []
+    own = []
+    for name, identity in files:
+        with contextlib.suppress(OSError, ValueError):
+            if PurePath(name).name == name and _identity((proof.parent / name).lstat()) == identity:
+                own.append(name)
+    return own
+
+
+def _holds(path: Path, text: bytes) -> bool:
+    """Tell whether a file holds some bytes; what cannot be read might."""
+    try:
+        with path.open("rb") as file:
+            end = b""
+            while piece := file.read(_PIECE_BYTES):
+                if text in end + piece:
+                    return True
+                end = piece[-len(text) :]
+    except OSError:
+        return True
+    return False
 
 
 def _constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:

@@ -24,6 +24,7 @@ from mcd_graph import (
 )
 from mcd_graph.loading import read_proto
 from mcd_graph.report import SCHEMA_VERSION
+from mcd_graph.saving import DATA_FILE_KEY
 
 
 def test_report(model: Path, out: Path) -> None:
@@ -81,6 +82,7 @@ def test_streams_are_page_aligned(model: Path, out: Path) -> None:
 def test_metadata_and_names_stay(model: Path, out: Path) -> None:
     compress_model(model, out / "m.mcd.onnx")
     before, after = read_proto(model), read_proto(out / "m.mcd.onnx")
+    before.metadata_props.add(key=DATA_FILE_KEY, value="m.mcd.data")
     for field in ("ir_version", "producer_name", "metadata_props", "doc_string"):
         assert getattr(before, field) == getattr(after, field)
     assert (before.graph.name, before.graph.input, before.graph.output) == (

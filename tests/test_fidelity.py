@@ -12,7 +12,7 @@ from samples import write, write_external
 from mcd_graph import compress_model, restore_model
 from mcd_graph.loading import load_model, read_proto
 from mcd_graph.operator import OP_DOMAIN
-from mcd_graph.saving import ModelWriter
+from mcd_graph.saving import DATA_FILE_KEY, ModelWriter
 
 
 @pytest.fixture(params=["inline", "external"])
@@ -30,8 +30,15 @@ def rich(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def plain(path: Path) -> onnx.ModelProto:
-    """Return a saved model with its tensors' bytes inside; all of its external data must be one file beside it."""
+    """Return a saved model with its tensors' bytes inside; all of its external data must be one file beside it.
+
+    That file's name is all that saving adds to the model.
+    """
     proto = read_proto(path)
+    locations = {entry.value for t in proto.graph.initializer for entry in t.external_data if entry.key == "location"}
+    if locations:
+        added = proto.metadata_props.pop()
+        assert (added.key, {added.value}) == (DATA_FILE_KEY, locations)
     for tensor in proto.graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue

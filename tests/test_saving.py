@@ -2,10 +2,11 @@
 
 import contextlib
 import os
+import stat
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from samples import digests, text_model, write, write_external
 
 from mcd_graph import InputError
 from mcd_graph.loading import load_model, read_proto
-from mcd_graph.saving import ALIGNMENT, ModelWriter, write_text
+from mcd_graph.saving import ALIGNMENT, DATA_FILE_KEY, ModelWriter, write_text
 
 
 def save(source: Path, destination: Path, **options: bool) -> None:
@@ -62,6 +63,8 @@ def test_layout(model: Path, out: Path, external: bool) -> None:
 def test_everything_else_is_untouched(model: Path, out: Path) -> None:
     save(model, out / "m.onnx")
     before, after = read_proto(model), read_proto(out / "m.onnx")
+    added = after.metadata_props.pop()
+    assert (added.key, added.value) == (DATA_FILE_KEY, "m.data")
     for proto in (before, after):
         proto.graph.ClearField("initializer")
     assert before == after
@@ -158,20 +161,24 @@ from mcd_graph.loading import load_model
 
 source, destination, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 steps = 0
+depth = 0
 
 def count(function):
     def call(*arguments, **options):
-        global steps
-        if steps == step:
+        global steps, depth
+        if steps == step and not depth:
             os.kill(os.getpid(), signal.SIGKILL)
+        depth += 1
         result = function(*arguments, **options)
-        steps += 1
+        depth -= 1
+        steps += not depth
         return result
     return call
 
 with saving.ModelWriter(destination, force=True) as writer:
     model = load_model(source)
-    Path.replace = count(Path.replace)
+    saving.put_new = count(saving.put_new)
+    saving.replace = count(saving.replace)
     Path.unlink = count(Path.unlink)
     writer.commit(model)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -217,6 +224,7 @@ def test_a_living_writer_is_left_alone(model: Path, out: Path) -> None:
 
 
 def test_links_at_the_destination_are_replaced_not_followed(model: Path, out: Path, tmp_path: Path) -> None:
+    """A link that is named like our data file is nobody's that we know: it stays, and another name is taken."""
     victims = [tmp_path / name for name in ("victim.onnx", "victim.data")]
     for victim, name in zip(victims, ("m.onnx", "m.data"), strict=True):
         victim.write_text("not yours")
@@ -226,7 +234,8 @@ def test_links_at_the_destination_are_replaced_not_followed(model: Path, out: Pa
     save(model, out / "m.onnx", force=True)
     assert [victim.read_text() for victim in victims] == ["not yours"] * 2
     assert not (out / "m.onnx").is_symlink()
-    assert not (out / "m.data").is_symlink()
+    assert (out / "m.data").readlink() == victims[1]
+    assert data_name(out / "m.onnx") == "m.2.data"
 
 
 def test_data_of_another_place_is_not_removed(model: Path, out: Path) -> None:
@@ -243,6 +252,125 @@ def test_data_of_another_place_is_not_removed(model: Path, out: Path) -> None:
         save(model, out / "m.onnx", force=True)
         assert (out / "notes.txt").read_text() == "mine"
         assert (out.parent / "m.data").read_text() == "mine too"
+
+
+@pytest.mark.parametrize("name", ["m.data", "m.2.data", "m.3.data"])
+def test_a_file_that_no_output_of_ours_refers_to_stays(model: Path, out: Path, name: str) -> None:
+    save(model, out / "m.onnx")
+    (out / "m.data").rename(out / "kept")  # so that any of the names may be somebody else's
+    proto = read_proto(out / "m.onnx")
+    (out / name).write_text("mine")
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            entry.value = "kept" if entry.key == "location" else entry.value
+    write(proto, out / "m.onnx")
+    for _ in range(4):
+        save(model, out / "m.onnx", force=True)
+        assert (out / name).read_text() == "mine"
+        assert tensors(out / "m.onnx") == tensors(model)
+        assert digests(out).keys() == {"m.onnx", "kept", name, data_name(out / "m.onnx")}
+
+
+def test_the_data_of_a_neighbour_stays(model: Path, out: Path) -> None:
+    """``m.2.onnx`` has its data in ``m.2.data``, which the data of ``m.onnx`` may be named, too."""
+    save(model, out / "m.onnx")
+    save(model, out / "m.2.onnx")
+    neighbour = digests(out)["m.2.data"]
+    for _ in range(3):
+        save(model, out / "m.onnx", force=True)
+        assert digests(out)["m.2.data"] == neighbour
+        assert tensors(out / "m.2.onnx") == tensors(out / "m.onnx") == tensors(model)
+
+
+def test_the_data_of_a_model_that_others_wrote_stays(model: Path, out: Path) -> None:
+    write_external(text_model(), out / "m.onnx", "m.data")
+    before = digests(out)["m.data"]
+    save(model, out / "m.onnx", force=True)
+    assert digests(out)["m.data"] == before
+    assert data_name(out / "m.onnx") == "m.2.data"
+
+
+def test_the_data_of_a_copied_model_stays(model: Path, out: Path) -> None:
+    save(model, out / "m.onnx")
+    (out / "copy.onnx").write_bytes((out / "m.onnx").read_bytes())
+    save(model, out / "m.onnx", force=True)
+    assert tensors(out / "copy.onnx") == tensors(model)
+    assert digests(out).keys() == {"m.onnx", "m.2.data", "copy.onnx", "m.data"}
+
+
+def test_a_dead_run_whose_data_name_somebody_took(model: Path, out: Path) -> None:
+    """Killed before its data file was in place; the file that has that name since is not its own."""
+    script = [sys.executable, "-c", textwrap.dedent(DYING), str(model), str(out / "m.onnx"), "0"]
+    assert subprocess.run(script, check=False, cwd=out.parent).returncode == -9
+    (out / "m.data").write_text("mine")
+    save(model, out / "m.onnx", force=True)
+    assert (out / "m.data").read_text() == "mine"
+    assert digests(out).keys() == {"m.onnx", "m.data", "m.2.data"}
+
+
+@pytest.mark.parametrize("name", ["m.data", "m.2.data"])
+def test_a_model_that_is_named_like_a_data_file(model: Path, out: Path, name: str) -> None:
+    save(model, out / name)
+    assert data_name(out / name) != name
+    assert tensors(out / name) == tensors(model)
+
+
+def test_a_name_that_no_model_can_hold(model: Path, out: Path) -> None:
+    destination = Path(os.fsdecode(os.fsencode(out) + b"/c\xff.onnx"))
+    with pytest.raises(InputError, match="UTF-8"):
+        save(model, destination)
+    assert digests(out) == {}
+    save(model, destination, inline=True)
+    assert tensors(destination) == tensors(model)
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_device(path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a device node")
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+
+
+def make_socket(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def make_broken_link(path: Path) -> None:
+    path.symlink_to("nothing")
+
+
+@pytest.mark.parametrize("make", [make_pipe, make_device, make_socket, make_broken_link])
+def test_only_regular_files_are_replaced(model: Path, out: Path, make: Callable[[Path], None]) -> None:
+    make(out / "m.onnx")
+    before = (out / "m.onnx").lstat()
+    with pytest.raises(FileExistsError, match="not a regular file"):
+        save(model, out / "m.onnx", force=True)
+    with pytest.raises(FileExistsError, match="not a regular file"):
+        write_text(out / "m.onnx", "text", force=True)
+    assert (out / "m.onnx").lstat() == before
+    assert [path.name for path in out.iterdir()] == ["m.onnx"]
+
+
+def test_permissions_owner_and_attributes_of_a_replaced_file_are_kept(model: Path, out: Path) -> None:
+    save(model, out / "m.onnx")
+    write_text(out / "r.json", "one")
+    owner = (1234, 1235) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    for path, mode in ((out / "m.onnx", 0o640), (out / "m.data", 0o600), (out / "r.json", 0o604)):
+        path.chmod(mode)
+        os.chown(path, *owner)
+        with contextlib.suppress(OSError):  # not every file system has them
+            os.setxattr(path, "user.note", path.name.encode())
+    attributes = os.listxattr(out / "m.onnx")
+    save(model, out / "m.onnx", force=True)
+    write_text(out / "r.json", "two", force=True)
+    for path, mode, old in (("m.onnx", 0o640, "m.onnx"), ("m.2.data", 0o600, "m.data"), ("r.json", 0o604, "r.json")):
+        status = (out / path).stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (mode, *owner)
+        assert os.listxattr(out / path) == attributes
+        assert not attributes or os.getxattr(out / path, "user.note") == old.encode()
 
 
 def test_a_pipe_that_is_named_like_a_leftover(model: Path, out: Path) -> None:

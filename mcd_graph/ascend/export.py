@@ -25,7 +25,8 @@ from mcd_graph.errors import InputError
 from mcd_graph.loading import ModelSource, load_model
 from mcd_graph.operator import OP_DOMAIN, OP_TYPE
 from mcd_graph.passes import LegalisePass, LegalSite, plan_lowering
-from mcd_graph.saving import ModelWriter, refuse_existing, write_text
+from mcd_graph.replacement import refuse_existing
+from mcd_graph.saving import ModelWriter, write_text
 from mcd_graph.weights import pack_weight
 
 __all__ = ["DEFAULT_SOC", "AscendExport", "export_model"]
