@@ -50,7 +50,11 @@ impl Kernel {
 
     /// The one called `name`: scalar, avx2, avx512 or amx; on ARM scalar, neon or neon-dot.
     pub fn by_name(name: &str) -> Result<Self, Error> {
-        Self::available().into_iter().find(|k| k.short == name).ok_or_else(|| Error::Kernel(name.into()))
+        let available = Self::available();
+        available.iter().copied().find(|k| k.short == name).ok_or_else(|| {
+            let names = available.iter().map(Self::short_name).collect::<Vec<_>>().join(", ");
+            Error::Kernel(format!("{name:?} is not available here (available: {names})"))
+        })
     }
 
     /// What the environment variable `MCD_KERNEL` names, or the best one.
@@ -70,9 +74,4 @@ impl Kernel {
     pub fn tile(&self) -> &'static dyn TileKernel {
         self.tile
     }
-}
-
-/// Short names of the kernels that run here, for messages.
-pub fn available_names() -> String {
-    Kernel::available().iter().map(Kernel::short_name).collect::<Vec<_>>().join(", ")
 }

@@ -36,8 +36,13 @@ pub enum Error {
     #[error("x2 is not an mcd stream: it begins with {0:02x?} instead of \"MCDW\"")]
     Magic([u8; 4]),
     /// The stream was written by another version of the format.
-    #[error("x2 has format version {0}; this build reads version {version}", version = crate::container::VERSION)]
-    Version(u8),
+    #[error("x2 has format version {found}; this build reads version {supported}")]
+    Version {
+        /// As stored.
+        found: u8,
+        /// The one that can be read.
+        supported: u8,
+    },
     /// A header field has a value that no encoder writes.
     #[error("x2 header: {0}")]
     Header(String),
@@ -85,8 +90,8 @@ pub enum Error {
         /// How many.
         bytes: usize,
     },
-    /// The kernel asked for does not exist or cannot run on this processor.
-    #[error("kernel {0:?} is not available here (available: {available})", available = crate::dispatch::available_names())]
+    /// The kernel asked for does not exist or cannot run on this processor: its name, and those that can.
+    #[error("kernel {0}")]
     Kernel(String),
 }
 

@@ -11,13 +11,13 @@ pub mod container;
 pub mod dispatch;
 pub mod error;
 pub mod gemm;
+pub mod geometry;
 pub mod parallel;
 pub mod quantize;
 mod transpose;
 mod unpack;
 
 pub use codec::{Histogram, Profile, WeightType};
-pub use container::geometry::Tiling;
 pub use container::{CompressedWeight, EncodedWeight, WeightView, encode};
 pub use dispatch::Kernel;
 pub use error::Error;
@@ -25,6 +25,7 @@ pub use gemm::{
     Activation, Elementwise, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Residency,
     SplitHeads, Vector, ZeroPoint,
 };
+pub use geometry::Tiling;
 pub use parallel::{Parallel, Serial};
 pub use transpose::{Matrix, transpose, transpose_words};
 pub use unpack::unpack;

@@ -1,10 +1,10 @@
 //! Decoding with the kernel's decoder: of a tile, and of a whole weight.
 
 use crate::arch::{Extent, TileCode};
-use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, PANEL};
 use crate::container::{CompressedWeight, Tile};
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
+use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, PANEL};
 
 /// The weight (n, k), row-major; checks every checksum and every code word.
 pub fn unpack(weight: &CompressedWeight, x2: &[u8], kernel: Kernel) -> Result<Vec<u8>, Error> {

@@ -1,8 +1,9 @@
 //! The scalar kernel: what all others are compared with.
 
-use super::{Accumulators, Extent, Rows, TileCode, TileKernel};
+use crate::arch::kernel::TileKernel;
+use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
 use crate::codec::decode::CodedTile;
-use crate::container::geometry::{FRACTAL, GROUP, PANEL};
+use crate::geometry::{FRACTAL, GROUP, PANEL};
 
 /// Plain Rust, any processor.
 #[derive(Debug, Clone, Copy, Default)]

@@ -7,8 +7,8 @@ use crate::codec::decode::CodedTile;
 use crate::codec::encode::EncodeTable;
 use crate::codec::{Code, Order, Stored};
 use crate::container::Tile;
-use crate::container::geometry::{FRACTAL, GROUP};
 use crate::dispatch::Kernel;
+use crate::geometry::{FRACTAL, GROUP};
 use crate::{CompressedWeight, Profile, Tiling, WeightType, WeightView, encode};
 
 struct Rng(u64);

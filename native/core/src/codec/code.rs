@@ -1,7 +1,9 @@
 //! The parameters of a code and how they are chosen from a histogram.
 
+use super::histogram::Histogram;
+use super::order::Order;
 use super::order::{fold, unfold};
-use super::{Histogram, Order, Profile};
+use super::types::Profile;
 use crate::error::Error;
 
 /// Continuation levels at the most.

@@ -2,8 +2,8 @@
 //!
 //! It trusts nothing: a tile that no encoder writes gives a reason.
 
-use super::{Code, MAX_LEVELS};
-use crate::container::geometry::{FRACTAL, GROUP};
+use super::code::{Code, MAX_LEVELS};
+use crate::geometry::{FRACTAL, GROUP};
 
 /// A coded tile cut into its parts.
 #[derive(Debug, Clone, Copy)]

@@ -1,7 +1,7 @@
 //! Encoder of one tile.
 
-use super::Code;
-use crate::container::geometry::{FRACTAL, GROUP};
+use super::code::Code;
+use crate::geometry::{FRACTAL, GROUP};
 
 /// What the encoder knows of each symbol.
 pub struct EncodeTable {

@@ -1,6 +1,6 @@
 //! Which symbol has which rank.
 
-use super::Histogram;
+use super::histogram::Histogram;
 use crate::error::Error;
 
 /// Ranks that have an entry in the look-up table of a decoder; those above share them.

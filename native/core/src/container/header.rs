@@ -1,9 +1,9 @@
 //! The fixed part of `x2`.
 
-use super::geometry::{Geometry, Tiling};
-use super::{ALIGN, TAIL};
+use super::layout::{ALIGN, TAIL};
 use crate::codec::{Code, Order, Profile, Stored, WeightType};
 use crate::error::Error;
+use crate::geometry::{Geometry, Tiling};
 
 /// Version of the format that this build reads and writes.
 pub const VERSION: u8 = 3;
@@ -74,7 +74,7 @@ impl Header {
         }
         let fixed: &[u8; FIXED] = x2.get(..FIXED).ok_or(short(FIXED))?.try_into().expect("64 bytes");
         if fixed[4] != VERSION {
-            return Err(Error::Version(fixed[4]));
+            return Err(Error::Version { found: fixed[4], supported: VERSION });
         }
         let count = usize::from(fixed[10]);
         let len = (FIXED + count).next_multiple_of(ALIGN);

@@ -1,6 +1,6 @@
 //! `compress_index`: 8 bytes a tile.
 
-use super::ALIGN;
+use super::layout::ALIGN;
 
 /// Bytes of an entry.
 pub const ENTRY: usize = 8;

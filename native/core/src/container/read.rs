@@ -1,12 +1,12 @@
 //! Parsing and checking of the three tensors.
 
-use super::geometry::Geometry;
 use super::header::Header;
 use super::index::{ENTRY, Entry, Kind};
-use super::{ALIGN, TAIL};
+use super::layout::{ALIGN, TAIL};
 use crate::codec::decode::CodedTile;
 use crate::codec::{Code, Profile, WeightType};
 use crate::error::Error;
+use crate::geometry::Geometry;
 use std::ops::Range;
 
 /// A tile as the kernels take it.

@@ -1,12 +1,12 @@
 //! Encoder of a whole weight.
 
-use super::geometry::{FRACTAL_K, GROUP, Geometry, PANEL, TileShape, Tiling};
 use super::header::Header;
 use super::index::{ENTRY, Entry, Kind, MAX_OFFSET};
-use super::{ALIGN, TAIL};
+use super::layout::{ALIGN, TAIL};
 use crate::codec::encode::EncodeTable;
 use crate::codec::{Code, Histogram, Profile, WeightType};
 use crate::error::Error;
+use crate::geometry::{FRACTAL_K, GROUP, Geometry, PANEL, TileShape, Tiling};
 
 /// A weight of shape (n, k) anywhere in memory: element (i, j) is `data[i * stride_n + j * stride_k]`.
 #[derive(Debug, Clone, Copy)]

@@ -1,11 +1,11 @@
 //! Activations as the kernels take them: int8, rows padded with zeros to whole fractals, and the sum of each row.
 
-use super::epilogue::pieces;
-use super::stage::Stage;
+use super::ranges::pieces;
 use crate::aligned::Aligned;
 use crate::arch::TileKernel;
 use crate::arch::rows::ActivationRow;
-use crate::container::geometry::FRACTAL_K;
+use crate::geometry::FRACTAL_K;
+use crate::parallel::Barrier;
 use crate::quantize::{Quantizer, Range};
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -99,9 +99,9 @@ pub(super) struct Packing<'a> {
     x: Activation<'a>,
     k: usize,
     /// Values of floats, whose range must be known first.
-    ranging: Stage,
+    ranging: Barrier,
     range: Mutex<Range>,
-    packing: Stage,
+    packing: Barrier,
     /// Rows of a unit.
     rows: usize,
     data: *mut i8,
@@ -128,9 +128,9 @@ impl<'a> Packing<'a> {
         Self {
             x,
             k,
-            ranging: Stage::new(values.div_ceil(UNIT)),
+            ranging: Barrier::new(values.div_ceil(UNIT)),
             range: Mutex::new(Range::EMPTY),
-            packing: Stage::new(m.div_ceil(rows)),
+            packing: Barrier::new(m.div_ceil(rows)),
             rows,
             data: memory.data.as_mut_ptr(),
             sums: memory.sums.as_mut_ptr(),

@@ -1,6 +1,7 @@
 //! From integer sums to the output: zero points, bias, scale, addend, gate, residual, rounding.
 
-use super::{Heads, ZeroPoint};
+use super::call::{Heads, ZeroPoint};
+use super::ranges::pieces;
 use crate::arch::rows::{Elementwise, OutputBlock, Part, Terms, Vector, WeightTerm};
 use std::ops::Range;
 
@@ -177,15 +178,6 @@ impl<'a> SharedOutput<'a> {
             }
         }
     }
-}
-
-/// Cuts a range at the multiples of `length`.
-pub(super) fn pieces(range: Range<usize>, length: usize) -> impl Iterator<Item = Range<usize>> {
-    let mut start = range.start;
-    std::iter::from_fn(move || {
-        let end = range.end.min((start / length + 1) * length);
-        (start < range.end).then(|| std::mem::replace(&mut start, end)..end)
-    })
 }
 
 fn columns(vector: &Vector<'_>) -> Option<usize> {

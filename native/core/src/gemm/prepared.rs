@@ -1,16 +1,13 @@
 //! A weight made ready for many multiplications.
 
-use super::MatmulCall;
-use super::epilogue::Output;
-use super::{Activation, Heads, ZeroPoint, driver};
 use crate::aligned::Aligned;
 use crate::arch::{Accumulators, Extent, Rows, TileCode};
 use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
-use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL, TileShape};
 use crate::container::{CompressedWeight, Tile};
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
+use crate::geometry::{FRACTAL, FRACTAL_K, PANEL, TileShape};
 use crate::parallel::{Parallel, Scoped, Serial};
 use crate::unpack::{decode_tile, refusal};
 use std::sync::Mutex;
@@ -86,58 +83,6 @@ impl PreparedWeight {
     pub fn kernel(&self) -> Kernel {
         self.kernel
     }
-    /// Multiplies. `x2` must be the bytes this was prepared from; the call is memory-safe whatever they are, and wrong
-    /// ones give an error where they do not decode.
-    pub fn run(
-        &self,
-        x2: &[u8],
-        call: &MatmulCall<'_>,
-        output: Output<'_>,
-        pool: &dyn Parallel,
-    ) -> Result<(), Error> {
-        let (k, n) = (self.k(), self.n());
-        let expect = |what, expected: Option<usize>, found: usize| match expected {
-            Some(expected) if expected == found => Ok(()),
-            expected => Err(Error::Argument { what, expected: expected.unwrap_or(usize::MAX), found }),
-        };
-        expect("x1", call.m.checked_mul(k), call.x.len())?;
-        expect("the output", call.m.checked_mul(n), output.len())?;
-        if let ZeroPoint::PerColumn(z) = call.w_zero_point {
-            expect("the weight's zero point", Some(n), z.len())?;
-        }
-        if let Some(bias) = call.bias {
-            expect("bias", Some(n), bias.len())?;
-        }
-        for (what, len) in ["deq_scale", "addend"].into_iter().zip(output.vectors()) {
-            expect(what, Some(n), len.unwrap_or(n))?;
-        }
-        for (what, len) in ["gate", "residual"].into_iter().zip(output.elementwise()) {
-            expect(what, Some(output.len()), len.unwrap_or(output.len()))?;
-        }
-        if let Activation::F32(x, Some(split)) = call.x
-            && !split.elements().is_some_and(|batch| x.is_empty() || batch > 0 && x.len().is_multiple_of(batch))
-        {
-            let found = split.elements().unwrap_or(usize::MAX);
-            return Err(Error::Argument { what: "an element of the batch", expected: x.len(), found });
-        }
-        if let Some(Heads { rows, columns }) = call.heads
-            && call.m > 0
-        {
-            for (what, part, whole) in [("rows of a batch", rows, call.m), ("columns of a head", columns, n)] {
-                if !whole.is_multiple_of(part) {
-                    return Err(Error::Argument { what, expected: whole, found: part });
-                }
-            }
-        }
-        if self.decoded.is_none() && x2.len() != self.weight.x2_len() {
-            return Err(Error::Length { expected: self.weight.x2_len(), found: x2.len() });
-        }
-        if call.m == 0 {
-            return Ok(());
-        }
-        driver::run(self, x2, call, output, pool)
-    }
-
     /// Has the processor fetch what a multiplication begins with, while the caller still prepares it.
     pub fn prefetch(&self, x2: &[u8]) {
         let bytes = match &self.decoded {

@@ -15,10 +15,10 @@
 
 use super::expand::{expand, mask};
 use super::levels::continuations;
-use crate::arch::{Extent, TileCode};
+use crate::arch::operands::{Extent, TileCode};
 use crate::codec::Order;
 use crate::codec::decode::CodedTile;
-use crate::container::geometry::{FRACTAL, GROUP, GROUPS};
+use crate::geometry::{FRACTAL, GROUP, GROUPS};
 use std::arch::aarch64::*;
 
 /// Lanes of a register, and registers of a group.

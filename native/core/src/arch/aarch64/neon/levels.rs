@@ -7,9 +7,9 @@
 //! ```
 
 use super::expand::{BEHIND, expand};
-use crate::arch::TileCode;
+use crate::arch::operands::TileCode;
 use crate::codec::decode::CodedTile;
-use crate::container::geometry::GROUP;
+use crate::geometry::GROUP;
 use std::arch::aarch64::*;
 
 /// Builds the sums of a tile's continued weights in the first of `sums`, `limit` of them at the most, with what is read behind them.

@@ -8,9 +8,10 @@ mod expand;
 mod levels;
 mod products;
 
-use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
+use crate::arch::kernel::TileKernel;
+use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
 use crate::codec::decode::CodedTile;
-use crate::container::geometry::FRACTAL;
+use crate::geometry::FRACTAL;
 use decode::decode_panels;
 use products::{Products, multiply_panels};
 use std::arch::is_aarch64_feature_detected;

@@ -1,7 +1,7 @@
 //! Products of symbols in memory. They are taken as signed, 128 less, and the rows' sums make up for it.
 
-use crate::arch::{Extent, Rows};
-use crate::container::geometry::{FRACTAL, GROUP, PANEL};
+use crate::arch::operands::{Extent, Rows};
+use crate::geometry::{FRACTAL, GROUP, PANEL};
 use std::arch::aarch64::*;
 use std::arch::asm;
 

@@ -10,12 +10,11 @@
 //!
 //! Where k ends in a single fractal, that one is multiplied as the AVX-512 kernel does it.
 
-use super::STEP;
-use super::registers::{HEIGHT, Heights, WIDTH, configure};
+use super::registers::{HEIGHT, Heights, STEP, WIDTH, configure};
+use crate::arch::operands::{Extent, Rows};
 use crate::arch::x86_64::avx512::block::{self as avx512, Accumulate};
 use crate::arch::x86_64::avx512::finish::{Columns, FinishColumns, finish_rows};
-use crate::arch::{Extent, Rows};
-use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
+use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use std::arch::asm;
 use std::mem::MaybeUninit;
 

@@ -7,13 +7,13 @@
 //! The processor turns off the units of products and of stores from tile registers after some 400 ns without use, and
 //! takes 300 ns to wake each. So they are used now and then while there are no products, see [`Sink::meanwhile`].
 
-use super::STEP;
 use super::block::last_fractal;
-use super::registers::{HEIGHT, Heights, WIDTH, configure};
+use super::registers::{HEIGHT, Heights, STEP, WIDTH, configure};
+use crate::arch::operands::{Extent, Rows};
 use crate::arch::x86_64::avx512::block::Accumulate;
-use crate::arch::x86_64::avx512::decode::{Sink, each_group, unrolled};
-use crate::arch::{Extent, Rows};
-use crate::container::geometry::{FRACTAL, GROUP, GROUPS, PANEL};
+use crate::arch::x86_64::avx512::sink::Sink;
+use crate::arch::x86_64::avx512::unroll::{each_group, unrolled};
+use crate::geometry::{FRACTAL, GROUP, GROUPS, PANEL};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;

@@ -19,15 +19,14 @@ use super::avx512::decode::decode_tile;
 use super::avx512::finish::FinishColumns;
 use super::avx512::{Avx512, check_operands};
 use crate::aligned::Aligned;
+use crate::arch::kernel::TileKernel;
+use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
 use crate::arch::rows::{ActivationRow, OutputBlock, Terms};
-use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
 use crate::codec::decode::CodedTile;
-use crate::container::geometry::FRACTAL;
+use crate::geometry::FRACTAL;
+use registers::STEP;
 use std::cell::RefCell;
 use std::sync::OnceLock;
-
-/// Length along k of a tile register of weights or activations, in fractals.
-const STEP: usize = 2;
 
 /// Proof that the processor has the instructions, and that the system lets this process use them.
 #[derive(Debug)]

@@ -8,6 +8,8 @@ use std::cell::Cell;
 pub const HEIGHT: usize = 16;
 /// Bytes of a row of a tile register.
 pub const WIDTH: usize = 64;
+/// Length along k of a tile register of weights or activations, in fractals.
+pub const STEP: usize = 2;
 /// Tile registers.
 const COUNT: usize = 8;
 

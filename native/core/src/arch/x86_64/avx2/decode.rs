@@ -17,14 +17,42 @@
 //! symbols of escapes, with their bytes                    one by one, from a list of their positions
 //! ```
 
-use super::Scratch;
-use super::planes::{Continuations, ESCAPES_AT_ONCE};
+use super::planes::{Continuations, ESCAPES_AT_ONCE, MAX_PLANES, PLANE, Planes};
 use super::symbols::{ByDistance, Stored, deltas, look_up, look_up_all, root_fields};
-use crate::arch::{Extent, TileCode};
+use crate::arch::operands::{Extent, TileCode};
 use crate::codec::Order;
 use crate::codec::decode::CodedTile;
-use crate::container::geometry::{FRACTAL, GROUP};
+use crate::geometry::{FRACTAL, GROUP};
 use std::arch::x86_64::__m256i;
+
+/// Memory that a thread keeps from tile to tile.
+pub(super) struct Scratch {
+    /// Planes of the level that is being built, and of the one below it.
+    planes: [Box<Planes>; 2],
+    /// Root fields of a panel.
+    fields: Vec<u8>,
+    /// Ranks of a panel, if they are stored.
+    ranks: Vec<u8>,
+    /// Symbols of a panel.
+    symbols: Vec<u8>,
+    /// Positions of a panel's escapes.
+    escapes: Vec<u16>,
+    /// Widened activations.
+    pub(super) x: Vec<[i32; 2]>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            planes: std::array::from_fn(|_| Box::new([[0; PLANE]; MAX_PLANES])),
+            fields: Vec::new(),
+            ranks: Vec::new(),
+            symbols: Vec::new(),
+            escapes: Vec::new(),
+            x: Vec::new(),
+        }
+    }
+}
 
 /// Decodes all panels of a tile, one after the other, and hands each to `sink` with the widened activations; whether
 /// everything was consumed exactly.

@@ -11,19 +11,16 @@ mod decode;
 mod planes;
 mod products;
 mod symbols;
+mod vectors;
 
+use crate::arch::kernel::TileKernel;
+use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
 use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
-use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
 use crate::codec::decode::CodedTile;
-use crate::container::geometry::{FRACTAL, PANEL};
-use decode::decode_panels;
-use planes::{MAX_PLANES, PLANE, Planes};
+use crate::geometry::{FRACTAL, PANEL};
+use decode::{Scratch, decode_panels};
 use products::{multiply_panel, widen};
-use std::arch::x86_64::*;
 use std::cell::RefCell;
-
-/// Lanes of a register.
-const LANES: usize = 32;
 
 /// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
@@ -120,51 +117,6 @@ fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) 
     rows::finish(sums, stride, terms, out);
 }
 
-/// Memory that a thread keeps from tile to tile.
-struct Scratch {
-    /// Planes of the level that is being built, and of the one below it.
-    planes: [Box<Planes>; 2],
-    /// Root fields of a panel.
-    fields: Vec<u8>,
-    /// Ranks of a panel, if they are stored.
-    ranks: Vec<u8>,
-    /// Symbols of a panel.
-    symbols: Vec<u8>,
-    /// Positions of a panel's escapes.
-    escapes: Vec<u16>,
-    /// Widened activations.
-    x: Vec<[i32; 2]>,
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self {
-            planes: std::array::from_fn(|_| Box::new([[0; PLANE]; MAX_PLANES])),
-            fields: Vec::new(),
-            ranks: Vec::new(),
-            symbols: Vec::new(),
-            escapes: Vec::new(),
-            x: Vec::new(),
-        }
-    }
-}
-
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
-
-/// A load that cannot leave its operand.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load(from: &[u8; LANES]) -> __m256i {
-    // SAFETY: the reference covers the register.
-    unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
-}
-
-/// A store that cannot leave its operand.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn store(to: &mut [u8; LANES], value: __m256i) {
-    // SAFETY: the reference covers the register.
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), value) }
 }

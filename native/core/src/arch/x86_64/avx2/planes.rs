@@ -11,11 +11,11 @@
 //! ```
 
 use super::symbols::Ranks;
-use super::{LANES, load, store};
-use crate::arch::TileCode;
+use super::vectors::{LANES, load, store};
+use crate::arch::operands::TileCode;
 use crate::codec::MAX_LEVELS;
 use crate::codec::decode::CodedTile;
-use crate::container::geometry::{FRACTAL, GROUP, MAX_TILE_FRACTALS};
+use crate::geometry::{FRACTAL, GROUP, MAX_TILE_FRACTALS};
 use std::arch::x86_64::*;
 
 /// Planes at the most: escapes, and the digits of `MAX_LEVELS` − 1.

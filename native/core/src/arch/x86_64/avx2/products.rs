@@ -1,9 +1,9 @@
 //! Products of symbols in memory. `vpmaddubsw` saturates, so symbols are widened, those of even and those of odd k apart, and
 //! multiplied by `vpmaddwd`, which is exact.
 
-use super::{LANES, load};
-use crate::arch::Rows;
-use crate::container::geometry::{GROUP, PANEL};
+use super::vectors::{LANES, load};
+use crate::arch::operands::Rows;
+use crate::geometry::{GROUP, PANEL};
 use std::arch::x86_64::*;
 
 /// Widens rows of `k` activations to 16 bits; of the four of a group, first the even ones, then the odd ones.

@@ -1,8 +1,8 @@
 //! Root fields, and what becomes of them.
 
-use super::{LANES, load, store};
-use crate::arch::TileCode;
-use crate::container::geometry::{FRACTAL, GROUP, GROUPS};
+use super::vectors::{LANES, load, store};
+use crate::arch::operands::TileCode;
+use crate::geometry::{FRACTAL, GROUP, GROUPS};
 use std::arch::x86_64::*;
 
 /// The root fields of a panel's lanes.

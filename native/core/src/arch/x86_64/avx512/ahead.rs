@@ -1,8 +1,10 @@
 //! Fetching what is decoded next.
 
-use super::LINE;
 use crate::codec::decode::CodedTile;
 use std::arch::x86_64::*;
+
+/// Bytes of a cache line.
+pub(super) const LINE: usize = 64;
 
 /// Fetches the tile behind the one that is decoded, line by line: a tile's parts are too short for the hardware prefetcher to
 /// find its pace.

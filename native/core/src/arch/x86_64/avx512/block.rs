@@ -4,8 +4,8 @@
 //! they leave the registers. Outputs are seldom in the first cache: their lines are fetched for writing one by one while
 //! the tile is multiplied, for all at once at its end would fill the store queue and stop the products behind it.
 
-use crate::arch::{Extent, Rows};
-use crate::container::geometry::{GROUP, GROUPS, PANEL};
+use crate::arch::operands::{Extent, Rows};
+use crate::geometry::{GROUP, GROUPS, PANEL};
 use std::arch::x86_64::*;
 
 /// Panels that a register tile spans.

@@ -21,14 +21,15 @@
 //!
 //! Counts of ones are all that leads from one step to the next, so the processor overlaps them freely.
 
-use super::LINE;
-use super::ahead::Ahead;
+use super::ahead::{Ahead, LINE};
 use super::levels::{continuations, expand_bytes};
 use super::roots::{ByDistance, LookedUp, Ranks, root_fields, spread_top};
-use crate::arch::{Extent, TileCode};
+use super::sink::Sink;
+use super::unroll::{each_group, unrolled};
+use crate::arch::operands::{Extent, TileCode};
 use crate::codec::Order;
 use crate::codec::decode::CodedTile;
-use crate::container::geometry::{FRACTAL, GROUP, GROUPS};
+use crate::geometry::{FRACTAL, GROUP, GROUPS};
 use std::arch::x86_64::*;
 use std::cell::RefCell;
 
@@ -38,22 +39,6 @@ const PAGE: usize = 4096;
 /// Sums behind those of all weights that are read, for nothing: a load of 64 may begin behind the last one, and the last fractal is
 /// opened twice.
 const BEHIND: usize = FRACTAL;
-
-/// What is done with the eight groups of a fractal once they are symbols.
-pub(in crate::arch::x86_64) trait Sink {
-    /// # Safety
-    /// The processor must have the features of [`Avx512`](super::Avx512), and the sink's own pointers must cover the fractal.
-    unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]);
-    /// # Safety
-    /// As for [`Self::fractal`].
-    unsafe fn panel_end(&mut self, panel: usize);
-    /// Called now and then while there are no fractals.
-    ///
-    /// # Safety
-    /// As for [`Self::fractal`].
-    #[inline(always)]
-    unsafe fn meanwhile(&mut self) {}
-}
 
 /// A 64-byte load or store.
 #[derive(Clone, Copy)]
@@ -99,25 +84,6 @@ pub(in crate::arch::x86_64) fn decode_tile<S: Sink>(
         }
     })
 }
-
-/// Writes a block out for each value of a constant: left as a loop, arrays of registers end up in memory.
-macro_rules! unrolled {
-    ($name:ident in [$($value:literal)*] $body:block) => {
-        $({
-            const $name: usize = $value;
-            $body
-        })*
-    };
-}
-pub(in crate::arch::x86_64) use unrolled;
-
-/// Writes a block out for each of the eight groups.
-macro_rules! each_group {
-    ($g:ident => $body:block) => {
-        unrolled!($g in [0 1 2 3 4 5 6 7] $body)
-    };
-}
-pub(in crate::arch::x86_64) use each_group;
 
 /// A fractal whose root fields are known, and which of its weights are continued.
 struct Opened {

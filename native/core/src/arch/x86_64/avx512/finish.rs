@@ -4,7 +4,7 @@
 
 use super::block::{Destination, TILE_PANELS};
 use crate::arch::rows::{Elementwise, OutputBlock, Terms, Vector, WeightTerm};
-use crate::container::geometry::PANEL;
+use crate::geometry::PANEL;
 use std::arch::x86_64::*;
 use std::ops::Range;
 

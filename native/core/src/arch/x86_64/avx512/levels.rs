@@ -7,10 +7,10 @@
 //! ```
 
 use super::ahead::Ahead;
-use super::decode::Sink;
-use crate::arch::TileCode;
+use super::sink::Sink;
+use crate::arch::operands::TileCode;
 use crate::codec::decode::CodedTile;
-use crate::container::geometry::GROUP;
+use crate::geometry::GROUP;
 use std::arch::asm;
 use std::arch::x86_64::*;
 

@@ -7,18 +7,21 @@ pub(super) mod decode;
 pub(super) mod finish;
 mod levels;
 mod roots;
+pub(super) mod sink;
+pub(super) mod unroll;
 
+use crate::arch::kernel::TileKernel;
+use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
 use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
-use crate::arch::{Accumulators, Extent, Rows, TileCode, TileKernel};
 use crate::codec::decode::CodedTile;
-use crate::container::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
+use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
+use ahead::LINE;
 use block::{Accumulate, multiply};
-use decode::{Sink, decode_tile, each_group, unrolled};
+use decode::decode_tile;
 use finish::{Columns, FinishColumns, RequantColumns, finish_rows};
+use sink::Sink;
 use std::arch::x86_64::*;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
+use unroll::{each_group, unrolled};
 
 /// Rows up to which each visits the groups while they are in registers, so that products fill the gaps of decoding; more are
 /// multiplied from decoded strips, for their sums of a tile's columns would leave the first cache.

@@ -1,7 +1,7 @@
 //! Root fields, and what becomes of them.
 
-use super::decode::{each_group, unrolled};
-use crate::container::geometry::{GROUP, GROUPS};
+use super::unroll::{each_group, unrolled};
+use crate::geometry::{GROUP, GROUPS};
 use std::arch::x86_64::*;
 
 /// Matrices of GF2P8AFFINEQB that move bits `from..` of a byte to `to..`, `count` of them, and clear the rest.

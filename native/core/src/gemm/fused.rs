@@ -1,17 +1,17 @@
-//! Few rows: every tile is multiplied while it is being decoded.
+//! The fused path, for few rows: every tile is multiplied while it is being decoded.
 //!
 //! The tiles, n outer and k inner, are shared out among the threads in runs. A run covers whole rows of tiles (a *strip* of a
 //! tile's columns over all of k), whose columns it finishes at once, and parts of strips at its ends: their sums are set
 //! aside until another thread has the rest, which adds them to its own. Sums are integers, so the cut changes no bit.
 
-use super::driver::{Job, changed};
+use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
-use super::shares::Shares;
 use crate::aligned::Aligned;
 use crate::arch::{Accumulators, Extent, Rows};
 use crate::container::Tile;
-use crate::container::geometry::FRACTAL_K;
 use crate::error::Error;
+use crate::geometry::FRACTAL_K;
+use crate::parallel::WorkQueue;
 use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 
@@ -29,28 +29,28 @@ struct Part {
 
 /// The tiles that are to be multiplied.
 pub(super) struct Work {
-    shares: Shares,
+    queue: WorkQueue,
     set_aside: Mutex<Vec<Part>>,
 }
 
 impl Work {
     pub fn new(weight: &PreparedWeight, threads: usize) -> Self {
         let tiles = weight.weight.geometry().tiles();
-        Self { shares: Shares::new(tiles, threads.min(tiles)), set_aside: Mutex::default() }
+        Self { queue: WorkQueue::new(tiles, threads.min(tiles)), set_aside: Mutex::default() }
     }
 
     pub fn threads(&self) -> usize {
-        self.shares.threads()
+        self.queue.threads()
     }
 }
 
 impl Job<'_> {
     /// Multiplies the tiles that a thread is given.
-    pub fn few(&self, work: &Work, thread: usize) -> Result<(), Error> {
+    pub fn fused(&self, work: &Work, thread: usize) -> Result<(), Error> {
         let geometry = self.weight.weight.geometry();
         let len = self.m * geometry.tile_columns();
         let mut part = Part { strip: 0, tiles: 0, sums: SUMS.take() };
-        while let Some(t) = work.shares.next(thread) {
+        while let Some(t) = work.queue.next(thread) {
             let strip = t / geometry.tiles_k();
             if strip != part.strip {
                 self.end_part(&mut part, &work.set_aside);

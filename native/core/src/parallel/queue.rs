@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The units that are left to do.
 #[derive(Debug)]
-pub(super) struct Shares {
+pub(crate) struct WorkQueue {
     /// Those of each thread: the first in the high half, the one behind the last in the low half.
     runs: Vec<AtomicU64>,
 }
@@ -22,7 +22,7 @@ fn unpacked(run: u64) -> Range<u32> {
     (run >> 32) as u32..run as u32
 }
 
-impl Shares {
+impl WorkQueue {
     /// Units 0 to `units` − 1 for some threads, in runs of about the same length.
     ///
     /// # Panics
@@ -70,13 +70,13 @@ impl Shares {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parallel::{Parallel, Scoped};
+    use crate::parallel::pool::{Parallel, Scoped};
 
     #[test]
     fn every_unit_is_given_once() {
         for units in [0, 1, 2, 7, 1000] {
             for threads in [1, 2, 3, 8] {
-                let shares = Shares::new(units, threads);
+                let shares = WorkQueue::new(units, threads);
                 let given: Vec<AtomicU64> = (0..units).map(|_| AtomicU64::new(0)).collect();
                 Scoped(threads).run(threads, &|thread| {
                     while let Some(unit) = shares.next(thread) {
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_thread_begins_with_its_own_and_takes_half_of_another_s() {
-        let shares = Shares::new(8, 2);
+        let shares = WorkQueue::new(8, 2);
         assert_eq!(shares.next(1), Some(4));
         let first: Vec<usize> = (0..4).filter_map(|_| shares.next(0)).collect();
         assert_eq!(first, [0, 1, 2, 3]);
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn one_thread_does_what_the_others_never_come_for() {
-        let shares = Shares::new(100, 4);
+        let shares = WorkQueue::new(100, 4);
         let mut given: Vec<usize> = std::iter::from_fn(|| shares.next(2)).collect();
         given.sort_unstable();
         assert!(given.into_iter().eq(0..100));

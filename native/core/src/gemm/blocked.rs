@@ -1,16 +1,16 @@
-//! Many rows, or a weight that is decoded already: symbols in memory are multiplied block by block.
+//! The blocked path, for many rows or a weight that is decoded already: symbols in memory are multiplied block by block.
 //!
 //! A *strip* (the columns of a tile over all of k) is decoded into the second cache, as panels that reach over all of it. A
 //! *block* is some of its panels by some rows: its sums never leave the first cache before they are finished, unless k is
 //! so long that a strip is decoded in several chunks. Threads share out blocks, and each decodes the strips of its own.
 
-use super::driver::{Job, changed};
+use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
-use super::shares::Shares;
 use crate::aligned::Aligned;
 use crate::arch::{Accumulators, Extent, Rows};
-use crate::container::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use crate::error::Error;
+use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
+use crate::parallel::WorkQueue;
 use crate::unpack::decode_tile;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -45,7 +45,7 @@ fn cached_rows(k: usize) -> usize {
 /// The work in units: cut by strips, by rows and, where strips are not cut into chunks, by blocks of panels, in this order from the
 /// outermost.
 pub(super) struct Work {
-    shares: Shares,
+    queue: WorkQueue,
     /// Tiles that are decoded at a time.
     chunk: usize,
     groups: usize,
@@ -68,20 +68,20 @@ impl Work {
         let rows = m.div_ceil(groups).next_multiple_of(weight.kernel.tile().block_rows());
         let groups = m.div_ceil(rows);
         let units = strips * groups * blocks;
-        Self { shares: Shares::new(units, threads.min(units)), chunk, groups, rows, blocks }
+        Self { queue: WorkQueue::new(units, threads.min(units)), chunk, groups, rows, blocks }
     }
 
     pub fn threads(&self) -> usize {
-        self.shares.threads()
+        self.queue.threads()
     }
 }
 
 impl Job<'_> {
     /// Does the units that a thread is given.
-    pub fn many(&self, work: &Work, thread: usize) -> Result<(), Error> {
+    pub fn blocked(&self, work: &Work, thread: usize) -> Result<(), Error> {
         let mut scratch = SCRATCH.take();
         let mut decoded = None;
-        while let Some(unit) = work.shares.next(thread) {
+        while let Some(unit) = work.queue.next(thread) {
             self.unit(work, unit, &mut decoded, &mut scratch)?;
         }
         SCRATCH.set(scratch);

@@ -4,11 +4,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Looks at an unfinished unit before a thread lets others have its processor: some microseconds.
-const PATIENCE: usize = 1 << 10;
+const SPIN_LIMIT: usize = 1 << 10;
 
 /// The units of a step, done by whichever threads are there.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(crate) struct Barrier {
     units: usize,
     next: AtomicUsize,
     done: AtomicUsize,
@@ -23,7 +23,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-impl Stage {
+impl Barrier {
     pub fn new(units: usize) -> Self {
         Self { units, next: AtomicUsize::new(0), done: AtomicUsize::new(0) }
     }
@@ -42,7 +42,7 @@ impl Stage {
         let mut looks = 0;
         while self.done.load(Ordering::Acquire) < self.units {
             looks += 1;
-            if looks < PATIENCE {
+            if looks < SPIN_LIMIT {
                 std::hint::spin_loop();
             } else {
                 std::thread::yield_now();
@@ -54,13 +54,13 @@ impl Stage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::parallel::{Parallel, Scoped};
+    use crate::parallel::pool::{Parallel, Scoped};
 
     #[test]
     fn a_step_ends_when_all_of_it_is_done() {
         for units in [0, 1, 5, 100] {
             for threads in [1, 2, 5] {
-                let (first, second) = (Stage::new(units), Stage::new(units));
+                let (first, second) = (Barrier::new(units), Barrier::new(units));
                 let done: Vec<AtomicUsize> = (0..units).map(|_| AtomicUsize::new(0)).collect();
                 Scoped(threads).run(threads, &|_| {
                     first.share(|unit| _ = done[unit].fetch_add(1, Ordering::Relaxed));
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_unit_that_panics_keeps_no_one_waiting() {
-        let stage = Stage::new(3);
+        let stage = Barrier::new(3);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             stage.share(|unit| assert!(unit != 1, "unit 1 is unlucky"));
         }));

@@ -1,20 +1,18 @@
-//! One multiplication: activations are packed, then few rows take one way through the tiles and many another.
+//! One multiplication: activations are packed, then a fused path decodes and multiplies at once, or a blocked one decodes strips first.
 
-use super::activation::{Memory, Packed, Packing};
-use super::epilogue::{Correction, Output, SharedOutput, pieces};
+use super::activation::{Memory, Packing};
+use super::call::MatmulCall;
+use super::epilogue::{Correction, Output, SharedOutput};
+use super::job::Job;
 use super::prepared::PreparedWeight;
-use super::stage::Stage;
-use super::{MatmulCall, few, many};
+use super::validate::validate;
+use super::{blocked, fused};
 use crate::arch::TileKernel;
-use crate::arch::rows::{OutputBlock, Terms, Vector};
+use crate::arch::rows::Vector;
 use crate::error::Error;
-use crate::parallel::Parallel;
+use crate::parallel::{Barrier, Parallel};
 use std::cell::RefCell;
-use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
-
-/// Columns that are finished at a time, where a block begins with a multiple of them: as many as a kernel's fast way takes.
-const FINISH_COLUMNS: usize = 64;
 
 /// Multiply-adds that make a second thread worth waking.
 const WORK_PER_THREAD: usize = 1 << 17;
@@ -24,18 +22,25 @@ thread_local! {
     static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
-/// What all threads of a multiplication know once the activations are packed.
-pub(super) struct Job<'a> {
-    pub weight: &'a PreparedWeight,
-    pub x2: &'a [u8],
-    pub m: usize,
-    pub packed: Packed<'a>,
-    correction: &'a Correction,
-    scale: Vector<'a>,
-    output: &'a SharedOutput<'a>,
+impl PreparedWeight {
+    /// Multiplies. `x2` must be the bytes this was prepared from; the call is memory-safe whatever they are, and wrong
+    /// ones give an error where they do not decode.
+    pub fn run(
+        &self,
+        x2: &[u8],
+        call: &MatmulCall<'_>,
+        output: Output<'_>,
+        pool: &dyn Parallel,
+    ) -> Result<(), Error> {
+        validate(self, x2, call, &output)?;
+        if call.m == 0 {
+            return Ok(());
+        }
+        run(self, x2, call, output, pool)
+    }
 }
 
-pub(super) fn run(
+fn run(
     weight: &PreparedWeight,
     x2: &[u8],
     call: &MatmulCall<'_>,
@@ -51,12 +56,12 @@ pub(super) fn run(
     let scale = output.scale();
     let output = SharedOutput::new(output, (m, n), call.heads);
     let plan = if weight.decoded.is_none() && m <= kernel.fused_rows() {
-        Plan::Few(few::Work::new(weight, threads))
+        Plan::Fused(fused::Work::new(weight, threads))
     } else {
-        Plan::Many(many::Work::new(weight, m, threads))
+        Plan::Blocked(blocked::Work::new(weight, m, threads))
     };
     // By one of the threads; the others wait a moment, which the system must not take for a rest.
-    let (knowing, known) = (Stage::new(1), OnceLock::new());
+    let (knowing, known) = (Barrier::new(1), OnceLock::new());
     // Threads are woken once, and the first to be there begins.
     let result = visit(kernel, plan.threads(), pool, |thread| {
         let (packed, quantizer) = packing.share(kernel);
@@ -75,8 +80,8 @@ pub(super) fn run(
         let (correction, scales) = known.get().expect("a thread that fails here has unwound, and so have the others");
         let job = Job { weight, x2, m, packed, correction, scale: scales.vector(scale), output: &output };
         match &plan {
-            Plan::Few(work) => job.few(work, thread),
-            Plan::Many(work) => job.many(work, thread),
+            Plan::Fused(work) => job.fused(work, thread),
+            Plan::Blocked(work) => job.blocked(work, thread),
         }
     });
     MEMORY.set(memory);
@@ -85,15 +90,15 @@ pub(super) fn run(
 
 /// How the products are come by.
 enum Plan {
-    Few(few::Work),
-    Many(many::Work),
+    Fused(fused::Work),
+    Blocked(blocked::Work),
 }
 
 impl Plan {
     fn threads(&self) -> usize {
         match self {
-            Self::Few(work) => work.threads(),
-            Self::Many(work) => work.threads(),
+            Self::Fused(work) => work.threads(),
+            Self::Blocked(work) => work.threads(),
         }
     }
 }
@@ -123,54 +128,6 @@ impl Scales {
             Self::PerColumn(scales) => Vector::PerColumn(scales),
         }
     }
-}
-
-impl Job<'_> {
-    /// Writes the outputs of a block whose sums, rows `stride` apart, are complete. Columns in the padding are left out.
-    ///
-    /// # Safety
-    /// No one else finishes any of the block's outputs.
-    pub unsafe fn finish(&self, sums: &[i32], stride: usize, rows: Range<usize>, columns: Range<usize>) {
-        let real = columns.start..columns.end.min(self.weight.n());
-        for rows_of_one in self.output.row_pieces(rows.clone()) {
-            for columns_of_one in
-                self.output.column_pieces(real.clone()).flat_map(|piece| pieces(piece, FINISH_COLUMNS))
-            {
-                let at = (rows_of_one.start - rows.start) * stride + columns_of_one.start - columns.start;
-                // SAFETY: the caller's contract.
-                let (terms, out) = unsafe { self.block(rows_of_one.clone(), columns_of_one) };
-                self.weight.kernel.tile().finish(&sums[at..], stride, &terms, out);
-            }
-        }
-    }
-
-    /// Rows of a block that are finished in one, where its columns can be: those of each element of the batch.
-    pub fn runs_of_rows(
-        &self,
-        rows: Range<usize>,
-        columns: Range<usize>,
-    ) -> Option<impl Iterator<Item = Range<usize>>> {
-        let real = columns.start..columns.end.min(self.weight.n());
-        (self.output.column_pieces(real).count() == 1).then(|| self.output.row_pieces(rows))
-    }
-
-    /// The output of a block of one head, without columns in the padding, and what its sums are corrected by.
-    ///
-    /// # Safety
-    /// No one else has any of the block's outputs meanwhile.
-    pub unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>) -> (Terms<'_>, OutputBlock<'_>) {
-        let columns = columns.start..columns.end.min(self.weight.n());
-        let terms = self.correction.terms(columns.clone(), &self.packed.sums[rows.clone()]);
-        debug_assert!(rows.end <= self.m && !columns.is_empty());
-        // SAFETY: row and columns exist, for `PreparedWeight::run` checked the output against m and n; the caller
-        // promises the rest.
-        (terms, unsafe { self.output.block(rows, columns, &self.scale) })
-    }
-}
-
-/// The damage of a tile that was sound when the weight was prepared.
-pub(super) fn changed(tile: usize) -> Error {
-    Error::Tile { tile, reason: "has changed since it was checked" }
 }
 
 /// Runs `part(0)` to `part(threads − 1)` of a kernel's work, at the same time if there are several. The first error that one of

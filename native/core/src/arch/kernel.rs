@@ -1,0 +1,76 @@
+//! What a kernel can do.
+
+use super::operands::{Accumulators, Extent, Rows, TileCode};
+use super::rows::{self, ActivationRow, OutputBlock, Terms};
+use crate::codec::decode::CodedTile;
+
+/// Decoding and multiplication of one tile. Symbols are unsigned, activations signed; sums are exact int32 and wrap.
+///
+/// Every method is safe to call with any bytes: a tile that does not decode as its lengths say gives `false`, and
+/// then the output is unspecified.
+pub trait TileKernel: Sync {
+    /// Architecture, operand types, instruction set.
+    fn name(&self) -> &'static str;
+
+    /// Does a thread's part of the work, many calls of the methods below, between what the kernel has to do before and
+    /// after. Outside of it each call does that for itself.
+    fn within(&self, work: &mut dyn FnMut()) {
+        work();
+    }
+
+    /// Asks for bytes to be brought into a cache.
+    fn prefetch(&self, _bytes: &[u8]) {}
+
+    /// Rows of a block whose sums stay in the first cache: a multiple of the rows that are multiplied at a time.
+    fn block_rows(&self) -> usize {
+        24
+    }
+
+    /// Rows up to which [`Self::multiply_coded`] is the better way; more are multiplied from decoded strips.
+    fn fused_rows(&self) -> usize;
+
+    /// Decodes a coded tile into kernel order, its panels `stride` bytes apart.
+    ///
+    /// # Panics
+    /// If the tile does not fit.
+    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool;
+
+    /// Adds the products of a coded tile.
+    fn multiply_coded(
+        &self,
+        code: &TileCode,
+        tile: &CodedTile<'_>,
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+    ) -> bool;
+
+    /// Adds the products of symbols in kernel order.
+    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>);
+
+    /// Multiplies symbols of panels that reach over all of k and finishes the sums before they are in memory. Where the
+    /// kernel has no such way for this block, nothing is done and the answer is `false`.
+    ///
+    /// # Panics
+    /// If operands, terms and output are not of one extent.
+    fn multiply_finish(
+        &self,
+        _symbols: &[u8],
+        _extent: Extent,
+        _rows: Rows<'_>,
+        _terms: &Terms<'_>,
+        _out: &mut OutputBlock<'_>,
+    ) -> bool {
+        false
+    }
+
+    /// Packs a row of activations; its sum.
+    fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
+        rows::pack(from, to)
+    }
+
+    /// Turns the sums of a block, its rows `stride` apart, into outputs.
+    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
+        rows::finish(sums, stride, terms, out);
+    }
+}

@@ -1,0 +1,71 @@
+//! What the threads of a multiplication share, and where their sums become outputs.
+
+use super::activation::Packed;
+use super::epilogue::{Correction, SharedOutput};
+use super::prepared::PreparedWeight;
+use super::ranges::pieces;
+use crate::arch::rows::{OutputBlock, Terms, Vector};
+use crate::error::Error;
+use std::ops::Range;
+
+/// Columns that are finished at a time, where a block begins with a multiple of them: as many as a kernel's fast way takes.
+const FINISH_COLUMNS: usize = 64;
+
+/// What all threads of a multiplication know once the activations are packed.
+pub(super) struct Job<'a> {
+    pub weight: &'a PreparedWeight,
+    pub x2: &'a [u8],
+    pub m: usize,
+    pub packed: Packed<'a>,
+    pub correction: &'a Correction,
+    pub scale: Vector<'a>,
+    pub output: &'a SharedOutput<'a>,
+}
+
+impl Job<'_> {
+    /// Writes the outputs of a block whose sums, rows `stride` apart, are complete. Columns in the padding are left out.
+    ///
+    /// # Safety
+    /// No one else finishes any of the block's outputs.
+    pub unsafe fn finish(&self, sums: &[i32], stride: usize, rows: Range<usize>, columns: Range<usize>) {
+        let real = columns.start..columns.end.min(self.weight.n());
+        for rows_of_one in self.output.row_pieces(rows.clone()) {
+            for columns_of_one in
+                self.output.column_pieces(real.clone()).flat_map(|piece| pieces(piece, FINISH_COLUMNS))
+            {
+                let at = (rows_of_one.start - rows.start) * stride + columns_of_one.start - columns.start;
+                // SAFETY: the caller's contract.
+                let (terms, out) = unsafe { self.block(rows_of_one.clone(), columns_of_one) };
+                self.weight.kernel.tile().finish(&sums[at..], stride, &terms, out);
+            }
+        }
+    }
+
+    /// Rows of a block that are finished in one, where its columns can be: those of each element of the batch.
+    pub fn runs_of_rows(
+        &self,
+        rows: Range<usize>,
+        columns: Range<usize>,
+    ) -> Option<impl Iterator<Item = Range<usize>>> {
+        let real = columns.start..columns.end.min(self.weight.n());
+        (self.output.column_pieces(real).count() == 1).then(|| self.output.row_pieces(rows))
+    }
+
+    /// The output of a block of one head, without columns in the padding, and what its sums are corrected by.
+    ///
+    /// # Safety
+    /// No one else has any of the block's outputs meanwhile.
+    pub unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>) -> (Terms<'_>, OutputBlock<'_>) {
+        let columns = columns.start..columns.end.min(self.weight.n());
+        let terms = self.correction.terms(columns.clone(), &self.packed.sums[rows.clone()]);
+        debug_assert!(rows.end <= self.m && !columns.is_empty());
+        // SAFETY: row and columns exist, for `PreparedWeight::run` checked the output against m and n; the caller
+        // promises the rest.
+        (terms, unsafe { self.output.block(rows, columns, &self.scale) })
+    }
+}
+
+/// The damage of a tile that was sound when the weight was prepared.
+pub(super) fn changed(tile: usize) -> Error {
+    Error::Tile { tile, reason: "has changed since it was checked" }
+}
