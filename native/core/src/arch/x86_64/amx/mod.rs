@@ -24,8 +24,11 @@ use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
 use crate::arch::rows::{ActivationRow, OutputBlock, Terms};
 use crate::codec::decode::CodedTile;
 use crate::geometry::FRACTAL;
+use crate::quantize::{Quantizer, Range};
+use crate::transpose::Matrix;
 use registers::STEP;
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 /// Proof that the processor has the instructions, and that the system lets this process use them.
@@ -127,6 +130,18 @@ impl TileKernel for Amx {
         // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
         self.within(&mut || unsafe { block::multiply_finish(symbols.as_ptr(), extent, &rows, &finish) });
         true
+    }
+
+    fn range(&self, x: &[f32]) -> Range {
+        self.0.range(x)
+    }
+
+    fn quantize<'a>(&self, by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
+        self.0.quantize(by, x, out)
+    }
+
+    fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
+        self.0.transpose_words(from, to);
     }
 
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
