@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.errors import InputError
-from mcd_graph.loading import load_model
+from mcd_graph.loading import graphs_of, load_model, read_proto
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 from mcd_graph.progress import Progress
 
@@ -145,7 +145,7 @@ def check_model(model_input: str | os.PathLike[str], *, progress: Callable[[Prog
     except InputError as error:
         return Check(source, 0, 0, 0, (Problem(None, None, str(error).removeprefix(f"{source}: ")),))
     try:
-        onnx.checker.check_model(source)
+        onnx.checker.check_model(_for_checker(read_proto(source)))
     except _CHECKER_ERRORS as error:
         problems.append(Problem(None, None, f"onnx's checker: {_first_line(error)}"))
 
@@ -156,6 +156,25 @@ def check_model(model_input: str | os.PathLike[str], *, progress: Callable[[Prog
         if reason is not None:
             problems.extend(Problem(name_of(node), stream.tensor, reason) for node in stream.nodes)
     return Check(source, len(nodes), len(streams), sum(stream.nbytes for stream in streams), tuple(problems))
+
+
+def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Change a model so that onnx's checker finds no fault with what onnxruntime accepts.
+
+    The checker wants a shape of every input and output, and refuses data behind links. :func:`load_model` has looked at
+    the data already, so that constants count as inputs here.
+    """
+    for graph in graphs_of(proto.graph):
+        external = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
+        inputs = {value.name for value in graph.input}
+        for tensor in external:
+            graph.initializer.remove(tensor)
+            if tensor.name not in inputs:
+                graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        for value in (*graph.input, *graph.output):
+            if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+                value.type.tensor_type.shape.SetInParent()
+    return proto
 
 
 def compressed_nodes(model: ir.Model) -> Iterator[ir.Node]:

@@ -13,7 +13,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath
 
 import onnx
 import onnx_ir as ir
@@ -50,6 +50,10 @@ ModelSource = str | os.PathLike[str] | onnx.ModelProto
 """A model is given by its path, or as a proto that holds all its data itself."""
 
 
+_CONSTANTS_IR_VERSION = 4
+"""The first version of the IR in which an initialiser that is not among the graph's inputs is a constant."""
+
+
 def load_model(source: ModelSource) -> ir.Model:
     """Load a model; external data stays on disk and is memory-mapped when it is looked at.
 
@@ -72,6 +76,7 @@ def load_model(source: ModelSource) -> ir.Model:
         name, proto, base = "the given ModelProto", source, None
     else:
         name, proto, base = os.fspath(source), read_proto(source), Path(source).absolute().parent
+    proto = _with_constants(proto)
     try:
         _check_depth(proto)
         _check_texts(proto)
@@ -82,8 +87,9 @@ def load_model(source: ModelSource) -> ir.Model:
         _check_outputs(proto)
         _check_attributes(proto)
         _check_names(proto)
+        folders = None if base is None else _Folders(base, Path(name))
         for tensor in _tensors_of_model(proto):
-            _check_tensor(tensor, base)
+            _check_tensor(tensor, folders)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     try:
@@ -95,6 +101,7 @@ def load_model(source: ModelSource) -> ir.Model:
     if base is not None:
         for graph in (model.graph, *(function.graph for function in model.functions.values())):
             ir.external_data.set_base_dir(graph, base)
+        _follow_links(model)
     return model
 
 
@@ -116,6 +123,23 @@ def read_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
     if not proto.ir_version or not proto.opset_import or not (proto.graph.node or proto.graph.output):
         raise InputError(f"{os.fspath(path)} is not an ONNX model")
     return proto
+
+
+def _with_constants(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with its initialisers as constants if it is of an IR version that has no others.
+
+    Below version 4 each initialiser has to be listed among the inputs as well, and onnxruntime takes it for a constant;
+    from version 4 on the list means that callers may override it. So the list goes, and the version is 4 then.
+    """
+    if proto.ir_version >= _CONSTANTS_IR_VERSION:
+        return proto
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    changed.ir_version = _CONSTANTS_IR_VERSION
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    del changed.graph.input[:]
+    changed.graph.input.extend(value for value in proto.graph.input if value.name not in constants)
+    return changed
 
 
 def _read_regular(path: Path) -> bytes:
@@ -390,12 +414,32 @@ def _check_kept_whole(proto: onnx.ModelProto) -> None:
         raise InputError("sparse initialisers are not supported")
 
 
-def _check_tensor(tensor: onnx.TensorProto, base: Path | None) -> None:
+class _Folders:
+    """Where a model's external data may lie, which is where onnxruntime looks for it.
+
+    Data is named from the model's folder, and with all links followed lies below that folder, or below the folder of
+    the model file itself if that is a link: so a hub's cache opens, whose files are links into a folder of blobs.
+
+    Attributes:
+        base: the model's folder, from which locations count.
+    """
+
+    def __init__(self, base: Path, model: Path) -> None:
+        self.base = base
+        self._allowed = (base.resolve(), model.resolve().parent)
+
+    def hold(self, path: Path) -> bool:
+        """Tell whether a file lies in the folders with all links followed; OSError if there is none."""
+        real = path.resolve(strict=True)
+        return any(real.is_relative_to(folder) for folder in self._allowed)
+
+
+def _check_tensor(tensor: onnx.TensorProto, folders: _Folders | None) -> None:
     """Raise InputError unless the tensor has as many bytes as its type and shape need."""
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        if base is None:
+        if folders is None:
             raise InputError(f"tensor {tensor.name!r} is in another file; give the model's path instead of a proto")
-        _check_external(tensor, base)
+        _check_external(tensor, folders)
     elif not tensor.HasField("raw_data"):
         _check_entries(tensor)
     elif len(tensor.raw_data) != _byte_size(tensor):
@@ -438,8 +482,8 @@ def _external_entries(tensor: onnx.TensorProto) -> dict[str, str]:
     return {entry.key: entry.value for entry in tensor.external_data}
 
 
-def _check_external(tensor: onnx.TensorProto, base: Path) -> None:
-    """Raise InputError unless the tensor's bytes lie within a regular file below ``base``."""
+def _check_external(tensor: onnx.TensorProto, folders: _Folders) -> None:
+    """Raise InputError unless the tensor's bytes lie within a regular file where external data may lie."""
     entries = _external_entries(tensor)
     location = entries.get("location", "")
 
@@ -448,22 +492,19 @@ def _check_external(tensor: onnx.TensorProto, base: Path) -> None:
 
     if not location or "\0" in location:
         raise refuse("is not a file name")
-    if PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor:
+    if PurePath(location).is_absolute():
         raise refuse("is an absolute path, which is refused")
-    if ".." in PurePosixPath(location).parts or ".." in PureWindowsPath(location).parts:
+    if Path(os.path.normpath(location)).is_relative_to(".."):
         raise refuse("leads out of the model's directory, which is refused")
-    path = base / location
+    path = folders.base / location
     try:
-        if not path.resolve(strict=True).is_relative_to(base.resolve()):
+        if not folders.hold(path):
             raise refuse("is a link out of the model's directory, which is refused")
         status = path.stat()
     except (OSError, RuntimeError) as error:
         raise refuse(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not stat.S_ISREG(status.st_mode):
         raise refuse("is not a regular file")
-    if status.st_nlink > 1:
-        # onnx and onnx_ir refuse it as well: a hard link can smuggle any file of the same disk into the directory.
-        raise refuse("has several hard links, which is refused; copy it")
     numbers = {}
     for key in ("offset", "length"):
         text = entries.get(key) or "0"
@@ -507,6 +548,36 @@ def _forget_negative_sizes(model: ir.Model) -> None:
         for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
             if value.shape is not None and any(isinstance(dim, int) and dim < 0 for dim in value.shape):
                 value.shape = ir.Shape([None if isinstance(dim, int) and dim < 0 else dim for dim in value.shape])
+
+
+def _follow_links(model: ir.Model) -> None:
+    """Let tensors whose data lies behind links be read: onnx_ir refuses what onnxruntime opens and we have checked."""
+    graphs = [*model.graphs(), *(function.graph for function in model.functions.values())]
+    for graph in graphs:
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = _without_links(value.const_value)
+        for node in graph:
+            for name, attribute in node.attributes.items():
+                if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+                    node.attributes[name] = ir.AttrTensor(name, _without_links(attribute.value))
+
+
+def _without_links(tensor: ir.ExternalTensor) -> ir.ExternalTensor:
+    """Return the same tensor by its real path; onnx_ir checks only those that are below a base directory."""
+    path = Path(tensor.path)
+    if path.stat().st_nlink == 1 and path.resolve().is_relative_to(Path(tensor.base_dir).resolve()):
+        return tensor
+    return ir.ExternalTensor(
+        str(path.resolve()),
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name or "",
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from mcd_graph.cli import main
 from mcd_graph.inspection import inspect_model
 from mcd_graph.integrity import check_model
 from mcd_graph.layer_tables import layer_tables
+from mcd_graph.loading import read_proto
 
 
 def inspect(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 0) -> str:
@@ -124,3 +125,17 @@ def test_layers_of_an_original(out: Path) -> None:
     assert any(line.startswith("1 kept: MatMulInteger, because ") for line in lines)
     assert "/second/MatMul 128 x 256" in lines or "/second/MatMul" in lines
     assert any(line.startswith("/first/MatMul 256 x 128 ") for line in lines)
+
+
+def test_what_onnxruntime_accepts_is_not_called_damaged(model: Path, out: Path) -> None:
+    """An output without a shape, and data behind a link, of which onnx's checker wants to know nothing."""
+    proto = read_proto(model)
+    for value in proto.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    mcd_graph.compress_model(write(proto, out / "plain.onnx"), out / "m.onnx")
+    (out / "another name").hardlink_to(out / "m.data")
+    assert check_model(out / "m.onnx").problems == ()
+    damage = bytearray((out / "m.data").read_bytes())
+    damage[::1000] = bytes(byte ^ 1 for byte in damage[::1000])
+    (out / "m.data").write_bytes(damage)
+    assert not check_model(out / "m.onnx").intact
