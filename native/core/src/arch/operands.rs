@@ -174,7 +174,7 @@ mod tests {
         // (3 − 1) · (2⁶³ + 1) is 2 where it wraps.
         let stride = usize::MAX / 2 + 2;
         assert!(std::panic::catch_unwind(|| Rows::new(&[0; 40], stride, 3, 32)).is_err());
-        assert!(std::panic::catch_unwind(|| drop(Accumulators::new(&mut [0; 40], stride, 3, 16))).is_err());
+        assert!(std::panic::catch_unwind(|| _ = Accumulators::new(&mut [0; 40], stride, 3, 16)).is_err());
         assert!(std::panic::catch_unwind(|| Extent { panels: 3, fractals: 1 }.span(stride)).is_err());
         assert!(std::panic::catch_unwind(|| Extent { panels: usize::MAX, fractals: 3 }.weights()).is_err());
         assert!(!Rows::new(&[0; 40], 1, 3, 32).covers(usize::MAX));
