@@ -74,7 +74,7 @@ pub struct Accumulators<'a> {
     stride: usize,
     columns: usize,
     /// Nothing was added yet: they hold anything, and count as zero.
-    fresh: bool,
+    overwrite: bool,
 }
 
 impl<'a> Accumulators<'a> {
@@ -82,15 +82,15 @@ impl<'a> Accumulators<'a> {
     /// If `m` rows of `columns` do not fit.
     pub fn new(data: &'a mut [i32], stride: usize, m: usize, columns: usize) -> Self {
         assert!(m > 0 && columns <= stride && reach(m, stride, columns).is_some_and(|reach| reach <= data.len()));
-        Self { data, stride, columns, fresh: false }
+        Self { data, stride, columns, overwrite: false }
     }
     /// The same, to count as zero whatever they hold.
-    pub fn fresh(self) -> Self {
-        Self { fresh: true, ..self }
+    pub fn overwrite(self) -> Self {
+        Self { overwrite: true, ..self }
     }
     /// All of them, to be added to.
     pub fn data(&mut self) -> &mut [i32] {
-        if std::mem::take(&mut self.fresh) {
+        if std::mem::take(&mut self.overwrite) {
             self.data.chunks_mut(self.stride).for_each(|row| {
                 let columns = self.columns.min(row.len());
                 row[..columns].fill(0);
@@ -99,8 +99,8 @@ impl<'a> Accumulators<'a> {
         self.data
     }
     /// All of them, and whether they are to be overwritten instead of added to.
-    pub fn data_or_fresh(&mut self) -> (&mut [i32], bool) {
-        (self.data, std::mem::take(&mut self.fresh))
+    pub fn data_or_overwrite(&mut self) -> (&mut [i32], bool) {
+        (self.data, std::mem::take(&mut self.overwrite))
     }
     /// Distance of rows.
     pub fn stride(&self) -> usize {

@@ -86,8 +86,8 @@ impl TileKernel for Amx {
         }
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
-        let (data, fresh) = acc.data_or_fresh();
-        let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
+        let (data, overwrite) = acc.data_or_overwrite();
+        let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         let mut ok = false;
         self.within(&mut || {
             BUFFER.with_borrow_mut(|buffer| {
@@ -95,7 +95,7 @@ impl TileKernel for Amx {
                 // SAFETY: `self` proves the features; the buffer begins on a line, and the check above covers the rest. The
                 // decoder uses no tile registers.
                 unsafe {
-                    let mut sink = fused::Behind::new(buffer.as_mut_ptr(), extent, rows, to);
+                    let mut sink = fused::PipelinedSink::new(buffer.as_mut_ptr(), extent, rows, to);
                     ok = decode_tile(code, tile, extent, &mut sink);
                     sink.finish();
                 }
@@ -108,8 +108,8 @@ impl TileKernel for Amx {
         assert!(symbols.len() >= extent.weights());
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
-        let (data, fresh) = acc.data_or_fresh();
-        let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
+        let (data, overwrite) = acc.data_or_overwrite();
+        let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
         self.within(&mut || unsafe { block::multiply(symbols.as_ptr(), extent, &rows, to) });
     }

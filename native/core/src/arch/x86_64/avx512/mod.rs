@@ -107,8 +107,8 @@ impl TileKernel for Avx512 {
         assert!(symbols.len() >= extent.weights());
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
-        let (data, fresh) = acc.data_or_fresh();
-        let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
+        let (data, overwrite) = acc.data_or_overwrite();
+        let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
         unsafe { multiply(symbols.as_ptr(), extent.fractals * FRACTAL, extent, &rows, to) };
     }
