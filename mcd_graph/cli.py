@@ -147,6 +147,9 @@ def compress(
     report: Annotated[Path | None, typer.Option(metavar="R.json", help="Write the report as JSON.")] = None,
     html: Html = None,
     force: Force = False,
+    force_larger: Annotated[
+        bool, typer.Option("--force-larger", help="Write the model even if its files are not smaller.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -177,6 +180,7 @@ def compress(
             progress=progress,
             inline=inline,
             force=force,
+            force_larger=force_larger,
         )
     if report is not None:
         write_text(report, result.to_json(), force=force)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from mcd_graph.errors import InputError, NothingToCompressError
 from mcd_graph.loading import ModelSource, external_files, load_model, read_proto
@@ -20,10 +21,14 @@ from mcd_graph.packing import Submits, pack_all
 from mcd_graph.passes import Kept, LoweringPlan, Site, WeightJob, plan_lowering
 from mcd_graph.progress import Progress
 from mcd_graph.report import NodeReport, Report
-from mcd_graph.saving import ModelWriter
+from mcd_graph.saving import ModelWriter, NotSmallerError
 from mcd_graph.weights import CompressedWeight, Profile, WeightStats
 
 __all__ = ["compress_model", "files_of", "size_of"]
+
+_EIGHT_BIT = (ir.DataType.INT8, ir.DataType.UINT8)
+_WORTH_NAMING = 1024
+"""Smaller constants, in bytes, are scales and zero points rather than weights."""
 
 _BYTES_UNDER_WAY = 256 << 20
 """Weights compressed at a time on this machine: with their streams, maps and copies that is below 1 GiB."""
@@ -43,6 +48,7 @@ def compress_model(
     progress: Callable[[Progress], None] | None = None,
     inline: bool = False,
     force: bool = False,
+    force_larger: bool = False,
 ) -> Report:
     """Write a smaller model that computes the same bits.
 
@@ -70,6 +76,8 @@ def compress_model(
         inline: keep all weights inside of the model file, which stays below 2 GiB then, for runtimes that take a
             model as bytes.
         force: replace a model that is already there.
+        force_larger: write the model even if its files are no smaller than the input's, because padding eats what many
+            small weights save.
 
     Returns:
         What was done to each multiplication.
@@ -77,7 +85,7 @@ def compress_model(
     Raises:
         FileNotFoundError: there is no such model.
         FileExistsError: the output exists and ``force`` is not set.
-        NothingToCompressError: no weight could be made smaller; nothing is written.
+        NothingToCompressError: no weight could be made smaller, or the files would not be; nothing is written.
         InputError: the model or an argument cannot be used, or the result is too large for ``inline``.
         OSError: the output cannot be written.
         WorkerError: the executor failed.
@@ -125,13 +133,17 @@ def compress_model(
             tell(key)
         if not plan.apply(packed):
             raise NothingToCompressError(f"{source}: nothing to compress: {_why_nothing(plan)}")
-        writer.commit(model)
+        before = size_of(model_input)
+        try:
+            writer.commit(model, below=None if force_larger else before)
+        except NotSmallerError as error:
+            raise NothingToCompressError(_why_not_smaller(source, before, error.args[0], inline=inline)) from None
     return Report.of(
         tuple(_node_report(site, stats.get(weight_of[id(site)])) for site in plan.sites),
         source=source,
         output=os.fspath(model_output),
         profile=profile,
-        file_bytes_before=size_of(model_input),
+        file_bytes_before=before,
         file_bytes_after=size_of(model_output),
     )
 
@@ -196,10 +208,39 @@ def _why_nothing(plan: LoweringPlan) -> str:
         functions = (function.all_nodes() for function in plan.model.functions.values())
         if any(node.domain == OP_DOMAIN for node in chain(plan.model.graph.all_nodes(), *functions)):
             return "it is compressed already"
-        return "it has no quantised matrix multiplication; quantise it to int8 first"
+        held = _int8_constants(plan)
+        return held or "it has no quantised matrix multiplication; quantise it to int8 first"
     reasons = Counter(site.reason for site in sites)
     reason, count = reasons.most_common(1)[0]
     return f"all {len(sites)} quantised matrix multiplications are kept, {count} because {reason}"
+
+
+def _int8_constants(plan: LoweringPlan) -> str | None:
+    """Say which operators read the int8 constants of a model without a multiplication that could be compressed."""
+    readers: Counter[str] = Counter()
+    size = 0
+    for graph in plan.model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.dtype not in _EIGHT_BIT or tensor.nbytes < _WORTH_NAMING:
+                continue
+            size += tensor.nbytes
+            readers.update({user.op_type for user in value.consumers()})
+    if not size:
+        return None
+    names = ", ".join(f"{name} ({count})" for name, count in readers.most_common())
+    hint = (
+        "; --convolutions compresses those with a 1x1 kernel" if {"ConvInteger", "QLinearConv"} & readers.keys() else ""
+    )
+    return f"its int8 and uint8 constants, {size:,} bytes, are read by operators that are not compressed: {names}{hint}"
+
+
+def _why_not_smaller(source: str, before: int, after: int, *, inline: bool) -> str:
+    hint = "" if inline else "; with --inline nothing is padded to pages"
+    return (
+        f"{source}: nothing to gain: the files would have {after:,} bytes instead of {before:,}, because tables and "
+        f"padding eat what the weights save{hint}; --force-larger writes them all the same"
+    )
 
 
 def _name(model: ModelSource) -> str:

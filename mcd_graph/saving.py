@@ -36,7 +36,7 @@ from mcd_graph.progress import Progress
 from mcd_graph.replacement import copy_attributes, put_new, refuse_existing, replace
 from mcd_graph.temporaries import MARK, is_locked, temporary_file
 
-__all__ = ["ALIGNMENT", "DATA_FILE_KEY", "ModelWriter", "write_bytes", "write_text"]
+__all__ = ["ALIGNMENT", "DATA_FILE_KEY", "ModelWriter", "NotSmallerError", "write_bytes", "write_text"]
 
 ALIGNMENT = 4096
 """Tensors in the data file start at multiples of this many bytes (a page), and smaller ones stay in the model file."""
@@ -50,6 +50,10 @@ MODEL_BYTES_LIMIT = (1 << 31) - 1
 _PIECE_BYTES = 16 << 20
 
 _TOO_LARGE = "the model would be larger than 2 GiB, which no ONNX file can be: its weights need a file of their own"
+
+
+class NotSmallerError(Exception):
+    """A model was not written because its files would be too large; the argument is their size in bytes."""
 
 
 class ModelWriter:
@@ -130,16 +134,20 @@ class ModelWriter:
         """
         return self._place(ir.tensor(data, name=name), self._temporary_name)
 
-    def commit(self, model: ir.Model, *, progress: Callable[[Progress], None] | None = None) -> None:
+    def commit(
+        self, model: ir.Model, *, below: int | None = None, progress: Callable[[Progress], None] | None = None
+    ) -> None:
         """Move the model's other large tensors to the data file, and put both files in place.
 
         The model is not to be used afterwards: its tensors belong to the saved one.
 
         Args:
             model: the model.
+            below: write nothing unless both files together have fewer bytes than this.
             progress: called after each initialiser.
 
         Raises:
+            NotSmallerError: they have as many or more.
             FileExistsError: something has appeared at the destination meanwhile and ``force`` is not set.
             InputError: the model is too large for one file.
             OSError: writing failed; the destination is what it was.
@@ -151,6 +159,9 @@ class ModelWriter:
             self._place_all(model, data_name, progress)
             self._set_data_file(model, data_name)
             self._model_file.write(_serialised(model))
+            size = self._model_file.tell() + self._data_file.tell()
+            if below is not None and size >= below:
+                raise NotSmallerError(size)
             self._keep_attributes(old)
             _sync(self._data_file)
             _sync(self._model_file)

@@ -246,6 +246,52 @@ def test_nothing_to_compress(out: Path, source: onnx.ModelProto, options: dict[s
     assert digests(out) == {}
 
 
+def many_small_layers(layers: int = 30, size: int = 80) -> onnx.ModelProto:
+    """Return multiplications whose streams each need a little more than a page of the data file."""
+    rng = np.random.default_rng(5)
+    nodes, constants, x = [], [onnx.numpy_helper.from_array(np.float32(0.002), "scale")], "x"
+    for index in range(layers):
+        weight = rng.normal(0, 12, (size, size)).round().clip(-128, 127).astype(np.int8)
+        constants.append(onnx.numpy_helper.from_array(weight, f"w{index}"))
+        nodes += [
+            onnx.helper.make_node("DynamicQuantizeLinear", [x], [f"q{index}", f"s{index}", f"z{index}"]),
+            onnx.helper.make_node("MatMulInteger", [f"q{index}", f"w{index}", f"z{index}"], [f"a{index}"]),
+            onnx.helper.make_node("Cast", [f"a{index}"], [f"f{index}"], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("Mul", [f"s{index}", "scale"], [f"m{index}"]),
+            onnx.helper.make_node("Mul", [f"f{index}", f"m{index}"], [f"y{index}"]),
+        ]
+        x = f"y{index}"
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["m", size]) for name in ("x", x)]
+    graph = onnx.helper.make_graph(nodes, "layers", values[:1], values[1:], constants)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_files_that_would_not_be_smaller_are_not_written(out: Path, tmp_path: Path) -> None:
+    source = write(many_small_layers(), tmp_path / "m.onnx")
+    with pytest.raises(NothingToCompressError, match=r"the files would have .* --inline .* --force-larger"):
+        compress_model(source, out / "m.onnx")
+    assert digests(out) == {}
+    assert compress_model(source, out / "inline.onnx", inline=True).totals.file_bytes_after < source.stat().st_size
+    report = compress_model(source, out / "m.onnx", force_larger=True)
+    assert report.totals.file_bytes_after > source.stat().st_size
+    assert verify_model(source, out / "m.onnx").identical
+
+
+def test_int8_constants_of_other_operators_are_named(out: Path) -> None:
+    """A model that is int8 already is not told to become that."""
+    weight = onnx.numpy_helper.from_array(np.ones((64, 64), np.int8), "w")
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["w", "scale"], ["wd"]),
+        onnx.helper.make_node("Add", ["x", "wd"], ["y"]),
+    ]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [64, 64]) for name in ("x", "y")]
+    scale = onnx.numpy_helper.from_array(np.float32(0.01), "scale")
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:], [weight, scale])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(NothingToCompressError, match=r"4,096 bytes, are read by .*: DequantizeLinear \(1\)"):
+        compress_model(model, out / "m.onnx")
+
+
 def test_compressing_twice_says_so(model: Path, out: Path) -> None:
     compress_model(model, out / "m.onnx")
     before = digests(out)
