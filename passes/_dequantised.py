@@ -9,6 +9,8 @@ values. There it stays, so that both models go on to change alike.
 from __future__ import annotations
 
 import onnx_ir as ir
+
+from mcd_graph.operator import INPUT_NAMES
 from mcd_graph.passes._common import (
     MS_DOMAIN,
     AttributeUnknownError,
@@ -22,8 +24,6 @@ from mcd_graph.passes._common import (
     set_input,
     take_over,
 )
-
-from mcd_graph.operator import INPUT_NAMES
 
 __all__ = ["absorb_dequantizer"]
 
