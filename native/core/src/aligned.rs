@@ -1,5 +1,7 @@
 //! Elements that begin on a cache line, for kernels that load whole lines.
 
+use crate::error::Error;
+use std::alloc::{Layout, alloc_zeroed};
 use std::ops::{Deref, DerefMut};
 
 /// Bytes of a cache line.
@@ -27,6 +29,24 @@ impl<T: Copy + Default> Aligned<T> {
             self.start = self.elements.as_ptr().align_offset(LINE);
         }
         self.len = len;
+    }
+}
+
+impl Aligned<u8> {
+    /// `len` zeros for `what`, from pages that the system has not touched yet; an error where they cannot be had.
+    pub fn zeroed(len: usize, what: &'static str) -> Result<Self, Error> {
+        let refused = Error::Memory { what, bytes: len };
+        let Some(all) = len.checked_add(LINE) else { return Err(refused) };
+        let Ok(layout) = Layout::array::<u8>(all) else { return Err(refused) };
+        // SAFETY: the layout is of LINE bytes at least.
+        let first = unsafe { alloc_zeroed(layout) };
+        if first.is_null() {
+            return Err(refused);
+        }
+        // SAFETY: the global allocator gave these bytes, all of them zero, for the layout that a vector of this capacity has.
+        let elements = unsafe { Vec::from_raw_parts(first, all, all) };
+        let start = elements.as_ptr().align_offset(LINE);
+        Ok(Self { elements, start, len })
     }
 }
 
@@ -62,5 +82,15 @@ mod tests {
     fn they_begin_on_a_line_wherever_they_are_moved() {
         check::<u8>();
         check::<i32>();
+    }
+
+    #[test]
+    fn zeros_that_cannot_be_had_are_an_error() {
+        let zeros = Aligned::zeroed(1000, "zeros").unwrap();
+        assert_eq!((zeros.len(), zeros.as_ptr() as usize % LINE), (1000, 0));
+        assert!(zeros.iter().all(|&byte| byte == 0));
+        for len in [usize::MAX, isize::MAX as usize] {
+            assert_eq!(Aligned::zeroed(len, "zeros").unwrap_err(), Error::Memory { what: "zeros", bytes: len });
+        }
     }
 }

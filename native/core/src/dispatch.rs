@@ -7,6 +7,9 @@ use crate::arch::portable::Portable;
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86_64::{amx::Amx, avx2::Avx2, avx512::Avx512};
 use crate::error::Error;
+use crate::transpose::Matrix;
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
 
 /// A kernel that this processor can run.
 #[derive(Clone, Copy)]
@@ -65,13 +68,28 @@ impl Kernel {
         }
     }
 
+    /// The one that [`Self::from_env`] gave this process first, for work that belongs to no weight; the best one where
+    /// `MCD_KERNEL` names none that runs here, for that is an error of whoever prepares a weight.
+    pub fn of_process() -> Self {
+        static KERNEL: OnceLock<Kernel> = OnceLock::new();
+        *KERNEL.get_or_init(|| Self::from_env().unwrap_or_else(|_| Self::best()))
+    }
+
+    /// Writes the transpose of `from`, as [`transpose`](crate::transpose()) does it.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
+        self.tile.transpose_words(from, to);
+    }
+
     /// As `MCD_KERNEL` takes it.
     pub fn short_name(&self) -> &'static str {
         self.short
     }
 
     /// The kernel itself.
-    pub fn tile(&self) -> &'static dyn TileKernel {
+    pub(crate) fn tile(&self) -> &'static dyn TileKernel {
         self.tile
     }
 }

@@ -82,6 +82,16 @@ pub enum Error {
         /// Elements given.
         found: usize,
     },
+    /// A length of the call is no multiple of what it is cut into.
+    #[error("{whole} {what} cannot be cut evenly into pieces of {part}")]
+    Divisibility {
+        /// What is cut.
+        what: &'static str,
+        /// How many there are.
+        whole: usize,
+        /// How many make a piece.
+        part: usize,
+    },
     /// What the shape calls for cannot be allocated.
     #[error("out of memory: {bytes} bytes for {what}")]
     Memory {

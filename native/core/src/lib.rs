@@ -5,7 +5,7 @@
 //! [`dispatch`] chooses among them. The crate knows neither Python nor onnxruntime.
 
 mod aligned;
-pub mod arch;
+mod arch;
 pub mod codec;
 pub mod container;
 pub mod dispatch;
@@ -27,5 +27,5 @@ pub use gemm::{
 };
 pub use geometry::Tiling;
 pub use parallel::{Parallel, Serial};
-pub use transpose::{Matrix, transpose, transpose_words};
+pub use transpose::{Matrix, transpose};
 pub use unpack::unpack;

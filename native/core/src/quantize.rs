@@ -25,20 +25,21 @@ impl Range {
     /// No values.
     pub const EMPTY: Self = Self { min: 0.0, max: 0.0 };
 
-    /// The range of `x`.
+    /// The range of `x`: a plain loop, written so that the compiler makes vectors of it, of the width that the caller's
+    /// features have.
+    #[inline(always)]
     pub fn of(x: &[f32]) -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                // SAFETY: the processor has the feature.
-                return unsafe { range_avx512(x) };
+        let (mut min, mut max) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        let (blocks, rest) = x.as_chunks::<LANES>();
+        let mut take = |values: &[f32]| {
+            for ((min, max), &x) in min.iter_mut().zip(&mut max).zip(values) {
+                *min = if x < *min { x } else { *min };
+                *max = if x > *max { x } else { *max };
             }
-            if is_x86_feature_detected!("avx2") {
-                // SAFETY: as above.
-                return unsafe { range_avx2(x) };
-            }
-        }
-        range(x)
+        };
+        blocks.iter().for_each(|block| take(block));
+        take(rest);
+        Self { min: min.into_iter().fold(0.0, f32::min), max: max.into_iter().fold(0.0, f32::max) }
     }
 
     /// The range of all values of both.
@@ -67,124 +68,29 @@ impl From<Range> for Quantizer {
 }
 
 impl Quantizer {
-    /// Quantises `x`.
+    /// Quantises `x`; as [`Range::of`], for the compiler to make vectors of.
     ///
     /// # Panics
     /// If the lengths differ.
+    #[inline(always)]
     pub fn quantize<'a>(&self, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
         assert_eq!(x.len(), out.len(), "a byte for each value");
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-                // SAFETY: the processor has the features.
-                return unsafe { quantize_avx512(*self, x, out) };
-            }
-            if is_x86_feature_detected!("avx2") {
-                // SAFETY: as above.
-                return unsafe { quantize_avx2(*self, x, out) };
-            }
+        let (low, high) = (0.0 - f32::from(self.zero_point), 255.0 - f32::from(self.zero_point));
+        for (&x, out) in x.iter().zip(out.iter_mut()) {
+            let y = x / self.scale;
+            let y = if y > low { y } else { low };
+            let y = if y < high { y } else { high };
+            out.write(((y + ROUND).to_bits() as u8).wrapping_add(self.zero_point));
         }
-        quantize(*self, x, out)
+        // SAFETY: every element was written above, for the lengths are equal, and the layout is the same.
+        unsafe { &mut *(std::ptr::from_mut(out) as *mut [u8]) }
     }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn range_avx512(x: &[f32]) -> Range {
-    range(x)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn range_avx2(x: &[f32]) -> Range {
-    range(x)
-}
-
-/// Written so that the compiler makes vectors of it, of the width that the caller's features have.
-#[inline(always)]
-fn range(x: &[f32]) -> Range {
-    let (mut min, mut max) = ([0.0_f32; LANES], [0.0_f32; LANES]);
-    let (blocks, rest) = x.as_chunks::<LANES>();
-    let mut take = |values: &[f32]| {
-        for ((min, max), &x) in min.iter_mut().zip(&mut max).zip(values) {
-            *min = if x < *min { x } else { *min };
-            *max = if x > *max { x } else { *max };
-        }
-    };
-    blocks.iter().for_each(|block| take(block));
-    take(rest);
-    Range { min: min.into_iter().fold(0.0, f32::min), max: max.into_iter().fold(0.0, f32::max) }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw")]
-fn quantize_avx512<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
-    quantize(by, x, out)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn quantize_avx2<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
-    quantize(by, x, out)
-}
-
-/// As [`range`], for the compiler to make vectors of.
-#[inline(always)]
-fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
-    let (low, high) = (0.0 - f32::from(by.zero_point), 255.0 - f32::from(by.zero_point));
-    for (&x, out) in x.iter().zip(out.iter_mut()) {
-        let y = x / by.scale;
-        let y = if y > low { y } else { low };
-        let y = if y < high { y } else { high };
-        out.write(((y + ROUND).to_bits() as u8).wrapping_add(by.zero_point));
-    }
-    // SAFETY: every element was written above, for the lengths are equal, and the layout is the same.
-    unsafe { &mut *(std::ptr::from_mut(out) as *mut [u8]) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    type Way = (&'static str, fn(&[f32]) -> Range, fn(Quantizer, &[f32]) -> Vec<u8>);
-
-    fn collect(
-        run: impl for<'a> Fn(Quantizer, &[f32], &'a mut [MaybeUninit<u8>]) -> &'a mut [u8],
-        by: Quantizer,
-        x: &[f32],
-    ) -> Vec<u8> {
-        let mut out = vec![MaybeUninit::new(77); x.len()];
-        run(by, x, &mut out).to_vec()
-    }
-
-    /// Every way that this processor has.
-    fn ways() -> Vec<Way> {
-        #[cfg_attr(not(target_arch = "x86_64"), expect(unused_mut))]
-        let mut ways: Vec<Way> = vec![
-            ("plain", range, |by, x| collect(quantize, by, x)),
-            ("best", Range::of, |by, x| collect(|by, x, out| by.quantize(x, out), by, x)),
-        ];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") {
-                // SAFETY: the processor has the feature.
-                ways.push((
-                    "avx2",
-                    |x| unsafe { range_avx2(x) },
-                    |by, x| collect(|by, x, out| unsafe { quantize_avx2(by, x, out) }, by, x),
-                ));
-            }
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-                // SAFETY: as above.
-                ways.push((
-                    "avx512",
-                    |x| unsafe { range_avx512(x) },
-                    |by, x| collect(|by, x, out| unsafe { quantize_avx512(by, x, out) }, by, x),
-                ));
-            }
-        }
-        ways
-    }
+    use crate::dispatch::Kernel;
 
     /// The definition, one value at a time.
     fn reference(x: &[f32]) -> (Quantizer, Vec<u8>) {
@@ -203,14 +109,15 @@ mod tests {
 
     fn check(x: &[f32]) {
         let (quantizer, bytes) = reference(x);
-        for (name, range, quantize) in ways() {
-            let found = Quantizer::from(range(x));
+        for kernel in Kernel::available() {
+            let found = Quantizer::from(kernel.tile().range(x));
             assert_eq!(
                 (found.scale.to_bits(), found.zero_point),
                 (quantizer.scale.to_bits(), quantizer.zero_point),
-                "{name}"
+                "{kernel:?}"
             );
-            assert_eq!(quantize(found, x), bytes, "{name}");
+            let mut out = vec![MaybeUninit::new(77); x.len()];
+            assert_eq!(kernel.tile().quantize(found, x, &mut out), bytes, "{kernel:?}");
         }
     }
 

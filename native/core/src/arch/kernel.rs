@@ -3,6 +3,9 @@
 use super::operands::{Accumulators, Extent, Rows, TileCode};
 use super::rows::{self, ActivationRow, OutputBlock, Terms};
 use crate::codec::decode::CodedTile;
+use crate::quantize::{Quantizer, Range};
+use crate::transpose::{Matrix, transpose};
+use std::mem::MaybeUninit;
 
 /// Decoding and multiplication of one tile. Symbols are unsigned, activations signed; sums are exact int32 and wrap.
 ///
@@ -62,6 +65,27 @@ pub trait TileKernel: Sync {
         _out: &mut OutputBlock<'_>,
     ) -> bool {
         false
+    }
+
+    /// The range of `x`, as [`Range::of`].
+    fn range(&self, x: &[f32]) -> Range {
+        Range::of(x)
+    }
+
+    /// Quantises `x`, as [`Quantizer::quantize`].
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    fn quantize<'a>(&self, by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
+        by.quantize(x, out)
+    }
+
+    /// Writes the transpose of `from`, as [`transpose`].
+    ///
+    /// # Panics
+    /// As [`transpose`].
+    fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
+        transpose(from, to);
     }
 
     /// Packs a row of activations; its sum.

@@ -3,8 +3,10 @@
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
 pub mod kernel;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other kernels need less of it"))]
 pub mod operands;
 pub mod portable;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other kernels need less of it"))]
 pub mod rows;
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,16 @@ impl From<Code> for TileCode {
     }
 }
 
+/// Elements from the first of `rows` rows to the end of the last, where rows of `len` are `stride` apart; none of no rows.
+/// `None` where they are more than can be counted: raw pointers rely on it, so nothing here may wrap.
+#[inline(always)]
+pub fn reach(rows: usize, stride: usize, len: usize) -> Option<usize> {
+    match rows.checked_sub(1) {
+        Some(before) => before.checked_mul(stride)?.checked_add(len),
+        None => Some(0),
+    }
+}
+
 /// Rows of activations against one tile: (m, fractals · 32) of int8.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
@@ -32,12 +42,12 @@ impl<'a> Rows<'a> {
     /// # Panics
     /// If the last row ends behind `data`.
     pub fn new(data: &'a [i8], stride: usize, m: usize, k: usize) -> Self {
-        assert!(m > 0 && (m - 1) * stride + k <= data.len());
+        assert!(m > 0 && reach(m, stride, k).is_some_and(|reach| reach <= data.len()));
         Self { data, stride, m }
     }
     /// Whether every row has `k` elements.
     pub fn covers(&self, k: usize) -> bool {
-        (self.m - 1) * self.stride + k <= self.data.len()
+        reach(self.m, self.stride, k).is_some_and(|reach| reach <= self.data.len())
     }
     /// Number of rows.
     pub fn m(&self) -> usize {
@@ -64,23 +74,23 @@ pub struct Accumulators<'a> {
     stride: usize,
     columns: usize,
     /// Nothing was added yet: they hold anything, and count as zero.
-    fresh: bool,
+    overwrite: bool,
 }
 
 impl<'a> Accumulators<'a> {
     /// # Panics
     /// If `m` rows of `columns` do not fit.
     pub fn new(data: &'a mut [i32], stride: usize, m: usize, columns: usize) -> Self {
-        assert!(m > 0 && columns <= stride && (m - 1) * stride + columns <= data.len());
-        Self { data, stride, columns, fresh: false }
+        assert!(m > 0 && columns <= stride && reach(m, stride, columns).is_some_and(|reach| reach <= data.len()));
+        Self { data, stride, columns, overwrite: false }
     }
     /// The same, to count as zero whatever they hold.
-    pub fn fresh(self) -> Self {
-        Self { fresh: true, ..self }
+    pub fn overwrite(self) -> Self {
+        Self { overwrite: true, ..self }
     }
     /// All of them, to be added to.
     pub fn data(&mut self) -> &mut [i32] {
-        if std::mem::take(&mut self.fresh) {
+        if std::mem::take(&mut self.overwrite) {
             self.data.chunks_mut(self.stride).for_each(|row| {
                 let columns = self.columns.min(row.len());
                 row[..columns].fill(0);
@@ -89,20 +99,16 @@ impl<'a> Accumulators<'a> {
         self.data
     }
     /// All of them, and whether they are to be overwritten instead of added to.
-    pub fn data_or_fresh(&mut self) -> (&mut [i32], bool) {
-        (self.data, std::mem::take(&mut self.fresh))
+    pub fn data_or_overwrite(&mut self) -> (&mut [i32], bool) {
+        (self.data, std::mem::take(&mut self.overwrite))
     }
     /// Distance of rows.
     pub fn stride(&self) -> usize {
         self.stride
     }
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.data.len()
-    }
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
+    /// Whether there are `m` rows of `columns`.
+    pub fn covers(&self, m: usize, columns: usize) -> bool {
+        reach(m, self.stride, columns).is_some_and(|reach| reach <= self.data.len())
     }
 }
 
@@ -117,8 +123,12 @@ pub struct Extent {
 
 impl Extent {
     /// Weights, padding included.
+    ///
+    /// # Panics
+    /// If they are more than can be counted.
     pub fn weights(&self) -> usize {
-        self.panels * self.fractals * FRACTAL
+        let weights = self.panels.checked_mul(self.fractals).and_then(|fractals| fractals.checked_mul(FRACTAL));
+        weights.expect("an extent that can be counted")
     }
     /// Length of the dot products.
     pub fn k(&self) -> usize {
@@ -129,8 +139,12 @@ impl Extent {
         self.panels * PANEL
     }
     /// Bytes that its symbols reach over in panels that are `stride` apart.
+    ///
+    /// # Panics
+    /// If they are more than can be counted.
     pub fn span(&self, stride: usize) -> usize {
-        (self.panels - 1) * stride + self.fractals * FRACTAL
+        let panel = self.fractals.checked_mul(FRACTAL);
+        panel.and_then(|panel| reach(self.panels, stride, panel)).expect("an extent that can be counted")
     }
     /// Copies symbols in kernel order to panels that are `stride` apart.
     ///
@@ -141,5 +155,28 @@ impl Extent {
         for (p, symbols) in symbols[..self.weights()].chunks_exact(panel).enumerate() {
             out[p * stride..][..panel].copy_from_slice(symbols);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reach_that_cannot_be_counted_is_none() {
+        assert_eq!(reach(0, usize::MAX, usize::MAX), Some(0));
+        assert_eq!((reach(1, usize::MAX, 7), reach(3, 10, 7)), (Some(7), Some(27)));
+        assert_eq!((reach(3, usize::MAX, 1), reach(2, usize::MAX, 1)), (None, None));
+    }
+
+    #[test]
+    fn strides_that_wrap_cover_nothing() {
+        // (3 − 1) · (2⁶³ + 1) is 2 where it wraps.
+        let stride = usize::MAX / 2 + 2;
+        assert!(std::panic::catch_unwind(|| Rows::new(&[0; 40], stride, 3, 32)).is_err());
+        assert!(std::panic::catch_unwind(|| _ = Accumulators::new(&mut [0; 40], stride, 3, 16)).is_err());
+        assert!(std::panic::catch_unwind(|| Extent { panels: 3, fractals: 1 }.span(stride)).is_err());
+        assert!(std::panic::catch_unwind(|| Extent { panels: usize::MAX, fractals: 3 }.weights()).is_err());
+        assert!(!Rows::new(&[0; 40], 1, 3, 32).covers(usize::MAX));
     }
 }

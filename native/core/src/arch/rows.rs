@@ -4,6 +4,7 @@
 //! operation is one IEEE-754 fp32 operation, rounded to nearest even; none are fused, for the graph that was lowered did
 //! them one by one.
 
+use super::operands::reach;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use std::marker::PhantomData;
@@ -63,8 +64,8 @@ impl<'a> Elementwise<'a> {
 
     /// Whether each that is there reaches over `rows` rows of `columns` elements, `stride` apart.
     pub fn covers(&self, rows: usize, columns: usize, stride: usize) -> bool {
-        let len = if rows == 0 { 0 } else { (rows - 1) * stride + columns };
-        [self.gate, self.residual].into_iter().flatten().all(|of| of.len() >= len)
+        let covers = |of: &[f32]| reach(rows, stride, columns).is_some_and(|reach| reach <= of.len());
+        [self.gate, self.residual].into_iter().flatten().all(covers)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::histogram::Histogram;
 use super::order::Order;
-use super::order::{fold, unfold};
+use super::order::{zigzag_decode, zigzag_encode};
 use super::types::Profile;
 use crate::error::Error;
 
@@ -145,7 +145,7 @@ impl Code {
     /// What the root field holds for a rank below 2^R.
     pub fn root_field(&self, root: u8) -> u8 {
         match self.order {
-            Order::Distance(_) => unfold(root) & ((1 << self.root_bits) - 1),
+            Order::Distance(_) => zigzag_decode(root) & ((1 << self.root_bits) - 1),
             Order::Stored(_) => root,
         }
     }
@@ -154,7 +154,7 @@ impl Code {
         match self.order {
             Order::Distance(_) => {
                 let unused = 8 - self.root_bits;
-                fold(((field << unused) as i8 >> unused) as u8)
+                zigzag_encode(((field << unused) as i8 >> unused) as u8)
             }
             Order::Stored(_) => field,
         }
@@ -164,7 +164,7 @@ impl Code {
         match self.order {
             Order::Distance(_) => {
                 let first = self.first_continued();
-                fold(unfold(root) ^ first.wrapping_add(sum) ^ first)
+                zigzag_encode(zigzag_decode(root) ^ first.wrapping_add(sum) ^ first)
             }
             Order::Stored(_) => root.wrapping_add(sum),
         }
@@ -174,7 +174,7 @@ impl Code {
         match self.order {
             Order::Distance(_) => {
                 let first = self.first_continued();
-                (unfold(root) ^ unfold(rank) ^ first).wrapping_sub(first)
+                (zigzag_decode(root) ^ zigzag_decode(rank) ^ first).wrapping_sub(first)
             }
             Order::Stored(_) => rank.wrapping_sub(root),
         }

@@ -86,13 +86,13 @@ impl<'a> CodedTile<'a> {
         let Continuations { levels, escapes } = self.continuations(code)?;
         for (entries, bits) in levels {
             if entries != open.len() {
-                return Err(ANOTHER_NUMBER);
+                return Err(LEVEL_COUNT_MISMATCH);
             }
             open = (0..entries).filter(|&i| bits[i / 8] >> (i % 8) & 1 == 1).map(|i| open[i]).collect();
             open.iter().for_each(|&i| sums[i] = sums[i].wrapping_add(step));
         }
         if escapes.len() != open.len() {
-            return Err(ANOTHER_NUMBER);
+            return Err(LEVEL_COUNT_MISMATCH);
         }
         for (i, e) in open.into_iter().zip(escapes) {
             sums[i] = code.escape_base().wrapping_add(*e);
@@ -107,7 +107,7 @@ impl<'a> CodedTile<'a> {
     pub fn check(&self, code: &Code) -> Result<Vec<u16>, &'static str> {
         let Continuations { levels, escapes } = self.continuations(code)?;
         let counts = levels.iter().map(|(entries, _)| *entries).chain([escapes.len()]);
-        counts.map(|count| u16::try_from(count).map_err(|_| ANOTHER_NUMBER)).collect()
+        counts.map(|count| u16::try_from(count).map_err(|_| LEVEL_COUNT_MISMATCH)).collect()
     }
 
     /// Cuts the continuations into their levels.
@@ -135,7 +135,7 @@ impl<'a> CodedTile<'a> {
 /// Begin and number of entries of each level, and of the escapes.
 pub type Starts = [(usize, usize); MAX_LEVELS + 1];
 
-const ANOTHER_NUMBER: &str = "has another number of continued weights";
+const LEVEL_COUNT_MISMATCH: &str = "has a level count mismatch";
 
 struct Continuations<'a> {
     /// Entries, and a bit for each.

@@ -15,7 +15,7 @@ const MASKS: [u8; 2] = [0x40, 0x80];
 pub enum Order {
     /// By distance from a centre, modulo 256: centre, centre − 1, centre + 1, centre − 2, … Where symbols lie around one value,
     /// as those of most weights do, that is nearly the order of their frequency, and it needs no table: a code word gives the
-    /// [offset](unfold) from the centre.
+    /// [offset](zigzag_decode) from the centre.
     Distance(u8),
     /// As stored.
     Stored(Stored),
@@ -127,7 +127,7 @@ impl Order {
     /// The symbol of each rank.
     pub fn table(&self) -> [u8; 256] {
         match self {
-            Self::Distance(centre) => std::array::from_fn(|rank| centre.wrapping_add(unfold(rank as u8))),
+            Self::Distance(centre) => std::array::from_fn(|rank| centre.wrapping_add(zigzag_decode(rank as u8))),
             Self::Stored(stored) => stored.table(),
         }
     }
@@ -135,12 +135,12 @@ impl Order {
 
 /// The offset of a rank by distance, in two's complement: half of an even rank, and of an odd one that with all bits turned
 /// over: 0, −1, 1, −2, 2, …
-pub fn unfold(rank: u8) -> u8 {
+pub fn zigzag_decode(rank: u8) -> u8 {
     (rank >> 1) ^ (rank & 1).wrapping_neg()
 }
 
-/// The rank of an offset: the inverse of [`unfold`].
-pub fn fold(offset: u8) -> u8 {
+/// The rank of an offset: the inverse of [`zigzag_decode`].
+pub fn zigzag_encode(offset: u8) -> u8 {
     (offset << 1) ^ (offset >> 7).wrapping_neg()
 }
 
@@ -203,8 +203,8 @@ mod tests {
 
     #[test]
     fn ranks_and_offsets() {
-        assert_eq!([0, 1, 2, 3, 4].map(|rank| unfold(rank) as i8), [0, -1, 1, -2, 2]);
-        assert!((0..=255).all(|rank| fold(unfold(rank)) == rank));
+        assert_eq!([0, 1, 2, 3, 4].map(|rank| zigzag_decode(rank) as i8), [0, -1, 1, -2, 2]);
+        assert!((0..=255).all(|rank| zigzag_encode(zigzag_decode(rank)) == rank));
     }
 
     #[test]

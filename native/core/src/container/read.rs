@@ -87,7 +87,9 @@ impl CompressedWeight {
             }
             let start = entry.offset as usize;
             if start >= next || start < header.len() {
-                return Err(Error::Index(format!("entry {t} points to {start}, outside of its place")));
+                return Err(Error::Index(format!(
+                    "entry {t} points to {start}: offset out of range or out of order"
+                )));
             }
             if entry.kind == Kind::Coded && header.code.is_none() {
                 return Err(Error::Index(format!("entry {t} is coded, but x2 has no code")));

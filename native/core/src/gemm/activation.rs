@@ -145,7 +145,7 @@ impl<'a> Packing<'a> {
         let quantizer = match self.x {
             Activation::F32(values, _) => {
                 self.ranging.share(|unit| {
-                    let found = Range::of(&values[unit * UNIT..values.len().min((unit + 1) * UNIT)]);
+                    let found = kernel.range(&values[unit * UNIT..values.len().min((unit + 1) * UNIT)]);
                     let mut range = self.range.lock().unwrap_or_else(PoisonError::into_inner);
                     *range = range.with(found);
                 });
@@ -190,7 +190,7 @@ impl<'a> Packing<'a> {
                 let mut spare = &mut row.spare_capacity_mut()[..self.k];
                 let mut quantize = |x: &[f32]| {
                     let (to, rest) = std::mem::take(&mut spare).split_at_mut(x.len());
-                    quantizer.quantize(x, to);
+                    kernel.quantize(quantizer, x, to);
                     spare = rest;
                 };
                 match heads {

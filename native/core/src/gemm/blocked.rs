@@ -196,7 +196,7 @@ impl Job<'_> {
     ) {
         let (symbols, extent, x) = self.operands(symbols, strip, &panels, &rows);
         let acc = Accumulators::new(sums, stride, rows.len(), extent.columns());
-        let mut acc = if strip.first { acc.fresh() } else { acc };
+        let mut acc = if strip.first { acc.overwrite() } else { acc };
         self.weight.kernel.tile().multiply(symbols, extent, x, &mut acc);
         if strip.last {
             // SAFETY: every block of columns and rows is in one run, and there finished once.

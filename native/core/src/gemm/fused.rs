@@ -30,13 +30,13 @@ struct Part {
 /// The tiles that are to be multiplied.
 pub(super) struct Work {
     queue: WorkQueue,
-    set_aside: Mutex<Vec<Part>>,
+    partial_sums: Mutex<Vec<Part>>,
 }
 
 impl Work {
     pub fn new(weight: &PreparedWeight, threads: usize) -> Self {
         let tiles = weight.weight.geometry().tiles();
-        Self { queue: WorkQueue::new(tiles, threads.min(tiles)), set_aside: Mutex::default() }
+        Self { queue: WorkQueue::new(tiles, threads.min(tiles)), partial_sums: Mutex::default() }
     }
 
     pub fn threads(&self) -> usize {
@@ -53,20 +53,20 @@ impl Job<'_> {
         while let Some(t) = work.queue.next(thread) {
             let strip = t / geometry.tiles_k();
             if strip != part.strip {
-                self.end_part(&mut part, &work.set_aside);
+                self.end_part(&mut part, &work.partial_sums);
                 part.strip = strip;
             }
             part.sums.reset(len);
             self.tile(t, &mut part.sums, part.tiles == 0)?;
             part.tiles += 1;
         }
-        self.end_part(&mut part, &work.set_aside);
+        self.end_part(&mut part, &work.partial_sums);
         SUMS.set(part.sums);
         Ok(())
     }
 
     /// Finishes the strip of a part with all others that there are of it; if some are still missing, sets it aside for them.
-    fn end_part(&self, part: &mut Part, set_aside: &Mutex<Vec<Part>>) {
+    fn end_part(&self, part: &mut Part, partial_sums: &Mutex<Vec<Part>>) {
         let per_strip = self.weight.weight.geometry().tiles_k();
         while part.tiles != 0 {
             if part.tiles == per_strip {
@@ -74,7 +74,7 @@ impl Job<'_> {
                 part.tiles = 0;
                 return;
             }
-            let mut others = set_aside.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut others = partial_sums.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(at) = others.iter().position(|other| other.strip == part.strip) else {
                 let (strip, sums) = (part.strip, std::mem::take(&mut part.sums));
                 others.push(Part { strip, tiles: std::mem::take(&mut part.tiles), sums });
@@ -96,7 +96,7 @@ impl Job<'_> {
         let rows = Rows::new(x, self.packed.stride, self.m, extent.k());
         let stride = geometry.tile_columns();
         let acc = Accumulators::new(sums, stride, self.m, extent.columns());
-        let mut acc = if first { acc.fresh() } else { acc };
+        let mut acc = if first { acc.overwrite() } else { acc };
         let kernel = self.weight.kernel.tile();
         match self.weight.weight.tile(self.x2, t)? {
             Tile::Coded(tile) => {

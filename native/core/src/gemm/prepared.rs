@@ -100,76 +100,23 @@ impl PreparedWeight {
     /// Verifies every tile; fills column sums and, if asked for, the decoded symbols.
     fn check(&mut self, x2: &[u8], options: PrepareOptions) -> Result<(), Error> {
         let geometry = *self.weight.geometry();
-        let columns = geometry.tile_columns();
         // One where k is real, zero in the padding: a product with it is the column sum.
         let mut ones = with_room(geometry.padded_k(), "a row of activations")?;
         ones.resize(geometry.padded_k(), 1i8);
         ones[geometry.k()..].fill(0);
-        let mut column_sums = with_room(geometry.tiles_n() * columns, "column sums")?;
-        let kernel = self.kernel.tile();
-        let mut decoded = Aligned::default();
-        if options.residency == Residency::Decoded {
-            let len = geometry.padded_n() * geometry.padded_k();
-            drop(with_room::<u8>(len, "a decoded weight")?);
-            decoded.reset(len);
-        }
-        let panel = geometry.padded_k() * PANEL;
-        // The decoded symbols of each strip, or nothing.
-        let mut strips: Vec<&mut [u8]> = decoded.chunks_mut(geometry.tiling().n * panel).collect();
-        strips.resize_with(geometry.tiles_n(), Default::default);
-        let strips: Vec<_> =
-            strips.into_iter().map(|symbols| Mutex::new((symbols, Ok(Default::default())))).collect();
-        let counts_of_a_tile = self.weight.counts_of_a_tile();
-        let strip = |tn: usize, symbols: &mut [u8]| -> Result<(Vec<i32>, Vec<u16>), Error> {
-            let mut sums = vec![0; columns];
-            let mut counts = Vec::with_capacity(geometry.tiles_k() * counts_of_a_tile);
-            for tk in 0..geometry.tiles_k() {
-                let t = tn * geometry.tiles_k() + tk;
-                let shape = geometry.tile(t);
-                let extent = Extent { panels: shape.panels, fractals: shape.fractals };
-                let at = shape.fractal * FRACTAL_K;
-                let rows = Rows::new(&ones[at..], ones.len(), 1, extent.k());
-                let mut acc = Accumulators::new(&mut sums, columns, 1, extent.columns());
-                let found = self.weight.verify_tile(x2, t)?;
-                let ok = match self.weight.tile(x2, t)? {
-                    _ if !symbols.is_empty() => {
-                        let out = &mut symbols[shape.fractal * FRACTAL..];
-                        decode_tile(&self.weight, self.code.as_ref(), options.kernel, x2, t, out, panel)?
-                    }
-                    Tile::Coded(tile) => {
-                        let code = self.code.as_ref().expect("a coded tile has a code");
-                        let tile = CodedTile { counts: Some(&found), ..tile };
-                        kernel.multiply_coded(code, &tile, extent, rows, &mut acc)
-                    }
-                    Tile::Raw(raw) => {
-                        kernel.multiply(raw, extent, rows, &mut acc);
-                        true
-                    }
-                    Tile::Constant(symbol) => {
-                        let one = rows.data()[..extent.k()].iter().map(|&v| i32::from(v)).sum::<i32>();
-                        let sum = i32::from(symbol).wrapping_mul(one);
-                        sums.iter_mut().for_each(|s| *s = s.wrapping_add(sum));
-                        true
-                    }
-                };
-                if !ok {
-                    return Err(refusal(&self.weight, x2, t));
-                }
-                counts.extend(found);
-                counts.resize((tk + 1) * counts_of_a_tile, 0);
-            }
-            if !symbols.is_empty() {
-                let extent = Extent { panels: symbols.len() / panel, fractals: panel / FRACTAL };
-                let rows = Rows::new(&ones, ones.len(), 1, extent.k());
-                kernel.multiply(
-                    symbols,
-                    extent,
-                    rows,
-                    &mut Accumulators::new(&mut sums, columns, 1, extent.columns()),
-                );
-            }
-            Ok((sums, counts))
+        let mut column_sums = with_room(geometry.tiles_n() * geometry.tile_columns(), "column sums")?;
+        let mut decoded = match options.residency {
+            Residency::Decoded => Aligned::zeroed(geometry.padded_n() * geometry.padded_k(), "a decoded weight")?,
+            Residency::Compressed => Aligned::new(),
         };
+        let check = Check { weight: &self.weight, code: self.code.as_ref(), kernel: self.kernel, x2, ones: &ones };
+        // The decoded symbols of each strip, or nothing.
+        let mut symbols = decoded.chunks_mut(geometry.tiling().n * geometry.padded_k() * PANEL);
+        let mut strips = with_room(geometry.tiles_n(), "strips")?;
+        strips.extend((0..geometry.tiles_n()).map(|_| {
+            let symbols: &mut [u8] = symbols.next().unwrap_or_default();
+            Mutex::new((symbols, Ok(Checked::default())))
+        }));
         let pool: &dyn Parallel = match options.threads {
             0 | 1 => &Serial,
             _ if geometry.k() * geometry.n() < PARALLEL_FROM => &Serial,
@@ -178,13 +125,13 @@ impl PreparedWeight {
         pool.run(geometry.tiles_n(), &|tn| {
             let mut guard = strips[tn].lock().expect("no panics above");
             let (symbols, found) = &mut *guard;
-            *found = strip(tn, symbols);
+            *found = check.strip(tn, symbols);
         });
-        let mut counts = with_room(geometry.tiles() * counts_of_a_tile, "counts of tiles")?;
+        let mut counts = with_room(geometry.tiles() * self.weight.counts_of_a_tile(), "counts of tiles")?;
         for strip in strips {
-            let (sums, counts_of_strip) = strip.into_inner().expect("no panics above").1?;
-            column_sums.extend(sums);
-            counts.extend(counts_of_strip);
+            let found = strip.into_inner().expect("no panics above").1?;
+            column_sums.extend(found.sums);
+            counts.extend(found.counts);
         }
         column_sums.truncate(geometry.n());
         self.column_sums = column_sums;
@@ -193,5 +140,81 @@ impl PreparedWeight {
         }
         self.decoded = (options.residency == Residency::Decoded).then_some(decoded);
         Ok(())
+    }
+}
+
+/// What all threads know that check a weight.
+struct Check<'a> {
+    weight: &'a CompressedWeight,
+    code: Option<&'a TileCode>,
+    kernel: Kernel,
+    x2: &'a [u8],
+    /// A row of activations: one where k is real.
+    ones: &'a [i8],
+}
+
+/// What is known of a strip once it is checked.
+#[derive(Default)]
+struct Checked {
+    /// Of its columns.
+    sums: Vec<i32>,
+    /// Of each tile, as [`CompressedWeight::verify_tile`] gives them.
+    counts: Vec<u16>,
+}
+
+impl Check<'_> {
+    /// Checks a strip; its symbols go where there is room for them.
+    fn strip(&self, tn: usize, symbols: &mut [u8]) -> Result<Checked, Error> {
+        let geometry = self.weight.geometry();
+        let counts_of_a_tile = self.weight.counts_of_a_tile();
+        let mut sums = vec![0; geometry.tile_columns()];
+        let mut counts = with_room(geometry.tiles_k() * counts_of_a_tile, "counts of a strip's tiles")?;
+        for tk in 0..geometry.tiles_k() {
+            let found = self.tile(tn * geometry.tiles_k() + tk, symbols, &mut sums)?;
+            counts.extend(found);
+            counts.resize((tk + 1) * counts_of_a_tile, 0);
+        }
+        if !symbols.is_empty() {
+            let panel = geometry.padded_k() * PANEL;
+            let extent = Extent { panels: symbols.len() / panel, fractals: panel / FRACTAL };
+            let rows = Rows::new(self.ones, self.ones.len(), 1, extent.k());
+            let mut acc = Accumulators::new(&mut sums, geometry.tile_columns(), 1, extent.columns());
+            self.kernel.tile().multiply(symbols, extent, rows, &mut acc);
+        }
+        Ok(Checked { sums, counts })
+    }
+
+    /// Checks tile `t` and decodes it to its strip's symbols or, where there is no room for them, adds its columns to `sums`.
+    /// Gives its counts.
+    fn tile(&self, t: usize, symbols: &mut [u8], sums: &mut [i32]) -> Result<Vec<u16>, Error> {
+        let geometry = self.weight.geometry();
+        let shape = geometry.tile(t);
+        let extent = Extent { panels: shape.panels, fractals: shape.fractals };
+        let rows = Rows::new(&self.ones[shape.fractal * FRACTAL_K..], self.ones.len(), 1, extent.k());
+        let found = self.weight.verify_tile(self.x2, t)?;
+        let mut acc = Accumulators::new(sums, geometry.tile_columns(), 1, extent.columns());
+        let ok = match self.weight.tile(self.x2, t)? {
+            _ if !symbols.is_empty() => {
+                let out = &mut symbols[shape.fractal * FRACTAL..];
+                let stride = geometry.padded_k() * PANEL;
+                decode_tile(self.weight, self.code, self.kernel, self.x2, t, out, stride)?
+            }
+            Tile::Coded(tile) => {
+                let code = self.code.expect("a coded tile has a code");
+                let tile = CodedTile { counts: Some(&found), ..tile };
+                self.kernel.tile().multiply_coded(code, &tile, extent, rows, &mut acc)
+            }
+            Tile::Raw(raw) => {
+                self.kernel.tile().multiply(raw, extent, rows, &mut acc);
+                true
+            }
+            Tile::Constant(symbol) => {
+                let one = rows.data()[..extent.k()].iter().map(|&v| i32::from(v)).sum::<i32>();
+                let sum = i32::from(symbol).wrapping_mul(one);
+                sums.iter_mut().for_each(|s| *s = s.wrapping_add(sum));
+                true
+            }
+        };
+        if ok { Ok(found) } else { Err(refusal(self.weight, self.x2, t)) }
     }
 }

@@ -35,15 +35,15 @@ pub(super) fn validate(
     if let Activation::F32(x, Some(split)) = call.x
         && !split.elements().is_some_and(|batch| x.is_empty() || batch > 0 && x.len().is_multiple_of(batch))
     {
-        let found = split.elements().unwrap_or(usize::MAX);
-        return Err(Error::Argument { what: "an element of the batch", expected: x.len(), found });
+        let part = split.elements().unwrap_or(usize::MAX);
+        return Err(Error::Divisibility { what: "activations", whole: x.len(), part });
     }
     if let Some(Heads { rows, columns }) = call.heads
         && call.m > 0
     {
-        for (what, part, whole) in [("rows of a batch", rows, call.m), ("columns of a head", columns, n)] {
+        for (what, part, whole) in [("rows", rows, call.m), ("columns", columns, n)] {
             if !whole.is_multiple_of(part) {
-                return Err(Error::Argument { what, expected: whole, found: part });
+                return Err(Error::Divisibility { what, whole, part });
             }
         }
     }

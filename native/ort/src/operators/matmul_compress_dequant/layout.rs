@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
-use mcd_core::{Matrix, Parallel, transpose, transpose_words};
+use mcd_core::{Kernel, Matrix, Parallel, transpose};
 
 use crate::ffi::{Dims, Error, KernelContext, KernelInfo, Value, element_count};
 use crate::operator::{Input, about};
@@ -84,7 +84,7 @@ impl Moved for u8 {}
 impl Moved for u16 {}
 impl Moved for u32 {
     fn transpose(from: Matrix<'_, Self>, to: &mut [MaybeUninit<Self>]) {
-        transpose_words(from, to);
+        Kernel::of_process().transpose_words(from, to);
     }
 }
 

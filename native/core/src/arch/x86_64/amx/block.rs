@@ -74,7 +74,7 @@ pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: 
                     steps,
                     to: to.at.add(row * to.stride + panel * PANEL),
                     stride: to.stride,
-                    fresh: to.fresh,
+                    overwrite: to.overwrite,
                 };
                 match (second, wide) {
                     (0, QUAD) => block.one_by_four(),
@@ -87,7 +87,7 @@ pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: 
         panel += wide;
     }
     // SAFETY: the caller's contract.
-    unsafe { last_fractal(symbols, extent, rows, Accumulate { fresh: to.fresh && steps == 0, ..to }) };
+    unsafe { last_fractal(symbols, extent, rows, Accumulate { overwrite: to.overwrite && steps == 0, ..to }) };
 }
 
 /// Adds the products of the fractal that is left where panels have an odd number of them.
@@ -116,7 +116,7 @@ pub unsafe fn multiply_finish(symbols: *const u8, extent: Extent, rows: &Rows<'_
     let stride = QUAD * PANEL;
     for (row, height) in chunks(rows.m()) {
         let x = Rows::new(&rows.data()[row * rows.stride()..], rows.stride(), height, extent.k());
-        let to = Accumulate { at: sums.0.as_mut_ptr(), stride, fresh: true };
+        let to = Accumulate { at: sums.0.as_mut_ptr(), stride, overwrite: true };
         // SAFETY: the buffer has room for a chunk of four panels; the rest is the caller's contract.
         unsafe {
             multiply(symbols, extent, &x, to);
@@ -135,13 +135,13 @@ struct Block {
     steps: usize,
     to: *mut i32,
     stride: usize,
-    fresh: bool,
+    overwrite: bool,
 }
 
 /// Loads the sums that there are already, or clears them.
 macro_rules! begin {
     ($block:ident, $($tile:literal at $address:expr),*) => {
-        if $block.fresh {
+        if $block.overwrite {
             asm!($(concat!("tilezero tmm", $tile),)* options(nostack, nomem, preserves_flags));
         } else {
             let stride = $block.stride * size_of::<i32>();
@@ -174,7 +174,7 @@ macro_rules! run {
     ($block:ident, $text:expr, { $($pointer:ident = $from:expr, $by:literal;)* }) => {
         $(let mut $pointer = $from;)*
         let mut left = $block.steps;
-        let mut nowhere = MaybeUninit::<[u8; HEIGHT * WIDTH]>::uninit();
+        let mut discard = MaybeUninit::<[u8; HEIGHT * WIDTH]>::uninit();
         while left > 0 {
             let steps = left.min(AWAKE_STEPS);
             left -= steps;
@@ -184,12 +184,12 @@ macro_rules! run {
                 $(concat!("add {", stringify!($pointer), "}, ", $by),)*
                 "dec {steps}",
                 "jnz 2b",
-                "tilestored [{nowhere} + {width}*1], tmm4",
+                "tilestored [{discard} + {width}*1], tmm4",
                 $($pointer = inout(reg) $pointer,)*
                 x_stride = in(reg) $block.x_stride,
                 width = in(reg) WIDTH,
                 steps = inout(reg) steps => _,
-                nowhere = in(reg) nowhere.as_mut_ptr(),
+                discard = in(reg) discard.as_mut_ptr(),
                 options(nostack),
             );
         }

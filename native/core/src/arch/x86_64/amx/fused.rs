@@ -5,7 +5,7 @@
 //! nothing waits for stores or sums. Sums of the panel stay in registers 0 to 3 meanwhile, 16 rows in each.
 //!
 //! The processor turns off the units of products and of stores from tile registers after some 400 ns without use, and
-//! takes 300 ns to wake each. So they are used now and then while there are no products, see [`Sink::meanwhile`].
+//! takes 300 ns to wake each. So they are used now and then while there are no products, see [`Sink::keep_warm`].
 
 use super::block::last_fractal;
 use super::registers::{HEIGHT, Heights, STEP, WIDTH, configure};
@@ -24,7 +24,7 @@ pub const ROWS: usize = 4 * HEIGHT;
 pub const PANELS: usize = 2;
 
 /// Multiplies each panel while the next one is decoded.
-pub struct Behind<'a> {
+pub struct PipelinedSink<'a> {
     buffer: *mut u8,
     extent: Extent,
     rows: Rows<'a>,
@@ -50,7 +50,7 @@ fn heights(m: usize) -> (usize, Heights) {
     (blocks, heights)
 }
 
-impl<'a> Behind<'a> {
+impl<'a> PipelinedSink<'a> {
     /// # Safety
     /// AMX and the features of the AVX-512 kernel; inside of [`within`](super::registers::within), as all calls that follow,
     /// and nothing else uses tile registers meanwhile; `buffer` has room for [`PANELS`] panels and begins on a line; rows
@@ -148,7 +148,7 @@ impl<'a> Behind<'a> {
         }
         // SAFETY: the accumulators cover the panel, as was promised.
         unsafe {
-            if self.to.fresh {
+            if self.to.overwrite {
                 asm!(
                     "tilezero tmm0",
                     "tilezero tmm1",
@@ -186,7 +186,7 @@ impl<'a> Behind<'a> {
         // SAFETY: the panel is in the buffer, and the accumulators cover it, as was promised.
         unsafe {
             store!(0, 1, 2, 3);
-            last_fractal(self.symbols(panel), extent, &self.rows, Accumulate { at, fresh: false, ..self.to });
+            last_fractal(self.symbols(panel), extent, &self.rows, Accumulate { at, overwrite: false, ..self.to });
         }
     }
 
@@ -207,7 +207,7 @@ impl<'a> Behind<'a> {
     }
 }
 
-impl Sink for Behind<'_> {
+impl Sink for PipelinedSink<'_> {
     #[inline(always)]
     unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
         let at = self.symbols(panel).wrapping_add(fractal * FRACTAL);
@@ -235,15 +235,15 @@ impl Sink for Behind<'_> {
     }
 
     #[inline(always)]
-    unsafe fn meanwhile(&mut self) {
-        let mut nowhere = MaybeUninit::<[u8; HEIGHT * WIDTH]>::uninit();
+    unsafe fn keep_warm(&mut self) {
+        let mut discard = MaybeUninit::<[u8; HEIGHT * WIDTH]>::uninit();
         // The store does not wait for the product.
         // SAFETY: registers 4 to 6 have 16 rows, and nothing of use between two steps, as 7; the tile fits its place.
         unsafe {
             asm!(
                 "tdpbsud tmm5, tmm4, tmm6",
-                "tilestored [{nowhere} + {width}*1], tmm7",
-                nowhere = in(reg) nowhere.as_mut_ptr(),
+                "tilestored [{discard} + {width}*1], tmm7",
+                discard = in(reg) discard.as_mut_ptr(),
                 width = in(reg) WIDTH,
                 options(nostack, preserves_flags),
             );

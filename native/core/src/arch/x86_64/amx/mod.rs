@@ -24,8 +24,11 @@ use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
 use crate::arch::rows::{ActivationRow, OutputBlock, Terms};
 use crate::codec::decode::CodedTile;
 use crate::geometry::FRACTAL;
+use crate::quantize::{Quantizer, Range};
+use crate::transpose::Matrix;
 use registers::STEP;
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 /// Proof that the processor has the instructions, and that the system lets this process use them.
@@ -83,8 +86,8 @@ impl TileKernel for Amx {
         }
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
-        let (data, fresh) = acc.data_or_fresh();
-        let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
+        let (data, overwrite) = acc.data_or_overwrite();
+        let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         let mut ok = false;
         self.within(&mut || {
             BUFFER.with_borrow_mut(|buffer| {
@@ -92,7 +95,7 @@ impl TileKernel for Amx {
                 // SAFETY: `self` proves the features; the buffer begins on a line, and the check above covers the rest. The
                 // decoder uses no tile registers.
                 unsafe {
-                    let mut sink = fused::Behind::new(buffer.as_mut_ptr(), extent, rows, to);
+                    let mut sink = fused::PipelinedSink::new(buffer.as_mut_ptr(), extent, rows, to);
                     ok = decode_tile(code, tile, extent, &mut sink);
                     sink.finish();
                 }
@@ -105,8 +108,8 @@ impl TileKernel for Amx {
         assert!(symbols.len() >= extent.weights());
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
-        let (data, fresh) = acc.data_or_fresh();
-        let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
+        let (data, overwrite) = acc.data_or_overwrite();
+        let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
         self.within(&mut || unsafe { block::multiply(symbols.as_ptr(), extent, &rows, to) });
     }
@@ -127,6 +130,18 @@ impl TileKernel for Amx {
         // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
         self.within(&mut || unsafe { block::multiply_finish(symbols.as_ptr(), extent, &rows, &finish) });
         true
+    }
+
+    fn range(&self, x: &[f32]) -> Range {
+        self.0.range(x)
+    }
+
+    fn quantize<'a>(&self, by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
+        self.0.quantize(by, x, out)
+    }
+
+    fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
+        self.0.transpose_words(from, to);
     }
 
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {

@@ -10,17 +10,21 @@
 mod decode;
 mod planes;
 mod products;
+pub(super) mod rows;
 mod symbols;
 mod vectors;
 
 use crate::arch::kernel::TileKernel;
 use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
-use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
+use crate::arch::rows::{ActivationRow, OutputBlock, Terms};
 use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, PANEL};
+use crate::quantize::{Quantizer, Range};
+use crate::transpose::Matrix;
 use decode::{Scratch, decode_panels};
 use products::{multiply_panel, widen};
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 
 /// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
@@ -96,25 +100,30 @@ impl TileKernel for Avx2 {
         });
     }
 
+    fn range(&self, x: &[f32]) -> Range {
+        // SAFETY: `self` proves the features.
+        unsafe { rows::range(x) }
+    }
+
+    fn quantize<'a>(&self, by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
+        // SAFETY: `self` proves the features.
+        unsafe { rows::quantize(by, x, out) }
+    }
+
+    fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
+        // SAFETY: `self` proves the features.
+        unsafe { rows::transpose_words(from, to) }
+    }
+
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         // SAFETY: `self` proves the features.
-        unsafe { pack(from, to) }
+        unsafe { rows::pack(from, to) }
     }
 
     fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
         // SAFETY: `self` proves the features.
-        unsafe { finish(sums, stride, terms, out) }
+        unsafe { rows::finish(sums, stride, terms, out) }
     }
-}
-
-#[target_feature(enable = "avx2")]
-fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
-    rows::pack(from, to)
-}
-
-#[target_feature(enable = "avx2")]
-fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
-    rows::finish(sums, stride, terms, out);
 }
 
 thread_local! {

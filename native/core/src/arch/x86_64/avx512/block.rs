@@ -37,7 +37,7 @@ pub(in crate::arch::x86_64) struct Accumulate {
     /// Distance of rows.
     pub stride: usize,
     /// Overwrite instead of adding.
-    pub fresh: bool,
+    pub overwrite: bool,
 }
 
 impl Destination for Accumulate {
@@ -55,7 +55,7 @@ impl Destination for Accumulate {
                 // SAFETY: i < MR, j < NR.
                 unsafe {
                     let at = self.at.add(i * self.stride + j * PANEL).cast();
-                    let before = if self.fresh { _mm512_setzero_si512() } else { _mm512_loadu_si512(at) };
+                    let before = if self.overwrite { _mm512_setzero_si512() } else { _mm512_loadu_si512(at) };
                     _mm512_storeu_si512(at, _mm512_add_epi32(before, *sum));
                 }
             }

@@ -50,8 +50,11 @@ thread_local! {
     static SUMS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Decodes all of a tile into `sink`, which must cover `extent`; whether everything was consumed exactly.
-pub(in crate::arch::x86_64) fn decode_tile<S: Sink>(
+/// Decodes all of a tile into `sink`; whether everything was consumed exactly.
+///
+/// # Safety
+/// The processor must have the features of [`Avx512`](super::Avx512), and the sink's own pointers must cover `extent`.
+pub(in crate::arch::x86_64) unsafe fn decode_tile<S: Sink>(
     code: &TileCode,
     tile: &CodedTile<'_>,
     extent: Extent,
@@ -69,7 +72,7 @@ pub(in crate::arch::x86_64) fn decode_tile<S: Sink>(
         }
         let sums = lines.as_mut_ptr().cast::<u8>();
         let sums = [sums, sums.wrapping_add(second)];
-        // SAFETY: a kernel exists only where the features do; the assertions above cover the roots and the rest, both
+        // SAFETY: the caller answers for the features; the assertions above cover the roots and the rest, both
         // sums have room for all weights and `BEHIND` more, and the caller answers for the sink.
         unsafe {
             match code.code.root_bits() {

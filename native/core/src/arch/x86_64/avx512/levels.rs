@@ -83,7 +83,7 @@ pub(super) unsafe fn continuations<S: Sink>(
         if d == 0 || entries > MEANWHILE_ENTRIES {
             entries = 0;
             // SAFETY: the caller's contract.
-            unsafe { sink.meanwhile() };
+            unsafe { sink.keep_warm() };
         }
     }
     Some(starts[0].1)

@@ -11,16 +11,20 @@ pub(super) mod sink;
 pub(super) mod unroll;
 
 use crate::arch::kernel::TileKernel;
-use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
+use crate::arch::operands::{Accumulators, Extent, Rows, TileCode, reach};
 use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
+use crate::arch::x86_64::avx2::rows as avx2;
 use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
+use crate::quantize::{Quantizer, Range};
+use crate::transpose::Matrix;
 use ahead::LINE;
 use block::{Accumulate, multiply};
 use decode::decode_tile;
 use finish::{Columns, FinishColumns, RequantColumns, finish_rows};
 use sink::Sink;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 use unroll::{each_group, unrolled};
 
 /// Rows up to which each visits the groups while they are in registers, so that products fill the gaps of decoding; more are
@@ -70,7 +74,8 @@ impl TileKernel for Avx512 {
     fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
         assert!(out.len() >= extent.span(stride));
         let mut sink = Store { out: out.as_mut_ptr(), stride };
-        decode_tile(code, tile, extent, &mut sink)
+        // SAFETY: `self` proves the features, and the check above covers what the sink writes.
+        unsafe { decode_tile(code, tile, extent, &mut sink) }
     }
 
     fn multiply_coded(
@@ -88,11 +93,13 @@ impl TileKernel for Avx512 {
             // SAFETY: setting a register to zero needs nothing but the feature, which `self` proves.
             let sums = unsafe { [_mm512_setzero_si512(); 2] };
             let mut sink = DotOne { x: rows.data().as_ptr(), acc: data, sums };
-            decode_tile(code, tile, extent, &mut sink)
+            // SAFETY: `self` proves the features, and the check above covers the sink's row and sums.
+            unsafe { decode_tile(code, tile, extent, &mut sink) }
         } else {
             let mut sink =
                 DotMany { x: rows.data().as_ptr(), x_stride: rows.stride(), m: rows.m(), acc: data, stride };
-            decode_tile(code, tile, extent, &mut sink)
+            // SAFETY: `self` proves the features, and the check above covers the sink's rows and sums.
+            unsafe { decode_tile(code, tile, extent, &mut sink) }
         }
     }
 
@@ -100,8 +107,8 @@ impl TileKernel for Avx512 {
         assert!(symbols.len() >= extent.weights());
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
-        let (data, fresh) = acc.data_or_fresh();
-        let to = Accumulate { at: data.as_mut_ptr(), stride, fresh };
+        let (data, overwrite) = acc.data_or_overwrite();
+        let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
         unsafe { multiply(symbols.as_ptr(), extent.fractals * FRACTAL, extent, &rows, to) };
     }
@@ -129,6 +136,21 @@ impl TileKernel for Avx512 {
         true
     }
 
+    fn range(&self, x: &[f32]) -> Range {
+        // SAFETY: `self` proves the features.
+        unsafe { range(x) }
+    }
+
+    fn quantize<'a>(&self, by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
+        // SAFETY: `self` proves the features.
+        unsafe { quantize(by, x, out) }
+    }
+
+    fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
+        // SAFETY: `self` proves the features, and AVX2 comes with AVX-512.
+        unsafe { avx2::transpose_words(from, to) }
+    }
+
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         // SAFETY: `self` proves the features.
         unsafe { pack(from, to) }
@@ -137,7 +159,7 @@ impl TileKernel for Avx512 {
     fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: OutputBlock<'_>) {
         let m = terms.row_sums.len();
         let columns = terms.columns.len();
-        let has_sums = || assert!(m == 0 || (m - 1) * stride + columns <= sums.len());
+        let has_sums = || assert!(reach(m, stride, columns).is_some_and(|reach| reach <= sums.len()));
         // SAFETY: `self` proves the features; `new` has checked the block, and `has_sums` the sums.
         unsafe {
             if let Some(finish) = FinishColumns::new(columns, m, terms, &mut out) {
@@ -176,6 +198,16 @@ fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
     _mm512_reduce_add_epi32(sum)
 }
 
+#[target_feature(enable = "avx512f")]
+fn range(x: &[f32]) -> Range {
+    Range::of(x)
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
+    by.quantize(x, out)
+}
+
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
     rows::finish(sums, stride, terms, out);
@@ -185,7 +217,7 @@ fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) 
 /// If the rows or accumulators do not cover the tile.
 pub(super) fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &Accumulators<'_>) {
     assert!(rows.covers(extent.k()));
-    assert!((rows.m() - 1) * acc.stride() + extent.columns() <= acc.len());
+    assert!(acc.covers(rows.m(), extent.columns()));
 }
 
 /// Writes the symbols in kernel order, panels `stride` apart.

@@ -16,5 +16,5 @@ pub(in crate::arch::x86_64) trait Sink {
     /// # Safety
     /// As for [`Self::fractal`].
     #[inline(always)]
-    unsafe fn meanwhile(&mut self) {}
+    unsafe fn keep_warm(&mut self) {}
 }

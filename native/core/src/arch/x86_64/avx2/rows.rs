@@ -1,0 +1,81 @@
+//! Work on whole rows, by this kernel's instructions.
+
+use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
+use crate::quantize::{Quantizer, Range};
+use crate::transpose::{Matrix, transpose_from};
+use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
+
+/// Rows and columns that are transposed in registers.
+const PIECE: usize = 8;
+
+#[target_feature(enable = "avx2")]
+pub(super) fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
+    rows::pack(from, to)
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
+    rows::finish(sums, stride, terms, out);
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn range(x: &[f32]) -> Range {
+    Range::of(x)
+}
+
+#[target_feature(enable = "avx2")]
+pub(super) fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
+    by.quantize(x, out)
+}
+
+/// As [`transpose`](crate::transpose::transpose).
+#[target_feature(enable = "avx2")]
+pub(in crate::arch::x86_64) fn transpose_words(from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
+    from.check(to.len());
+    let (rows, columns) = (from.rows - from.rows % PIECE, from.columns - from.columns % PIECE);
+    // Rows of the transpose outside, so that it is written in order.
+    for j in (0..columns).step_by(PIECE) {
+        for i in (0..rows).step_by(PIECE) {
+            // SAFETY: the piece's rows and columns exist, as `check` has seen: it reads 8 words from each of 8 rows, and
+            // writes as many to rows j to j + 7 of the transpose.
+            unsafe {
+                let piece = from.elements.as_ptr().add(i * from.stride + j);
+                let to = to.as_mut_ptr().cast::<u32>().add(j * from.rows + i);
+                transpose_piece(piece, from.stride, to, from.rows);
+            }
+        }
+    }
+    transpose_from(from, to, rows, columns);
+}
+
+/// # Safety
+/// The processor has AVX2. 8 words can be read from each of 8 rows, `stride` apart from `from` on, and written to as
+/// many rows, `to_stride` apart from `to` on.
+#[target_feature(enable = "avx2")]
+unsafe fn transpose_piece(from: *const u32, stride: usize, to: *mut u32, to_stride: usize) {
+    // SAFETY: the caller's contract.
+    let row = |i: usize| unsafe { _mm256_loadu_si256(from.add(i * stride).cast()) };
+    let mut r: [__m256i; 8] = [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)];
+    // Pairs of rows, then fours, within halves of 128 bits.
+    let mut t = r;
+    for i in (0..8).step_by(2) {
+        t[i] = _mm256_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(r[i], r[i + 1]);
+    }
+    for i in (0..8).step_by(4) {
+        r[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    for i in 0..4 {
+        let (low, high) =
+            (_mm256_permute2x128_si256(r[i], r[i + 4], 0x20), _mm256_permute2x128_si256(r[i], r[i + 4], 0x31));
+        // SAFETY: the caller's contract.
+        unsafe {
+            _mm256_storeu_si256(to.add(i * to_stride).cast(), low);
+            _mm256_storeu_si256(to.add((i + 4) * to_stride).cast(), high);
+        }
+    }
+}
