@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-from mcd_graph.passes._shapes import infer_shapes, inferred_dtype, inferred_shape
 
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.passes._shapes import infer_shapes, inferred_dtype, inferred_shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -11,6 +11,8 @@ the like behind it, whose readers have to share one value.
 from __future__ import annotations
 
 import onnx_ir as ir
+
+from mcd_graph.operator import INPUT_NAMES
 from mcd_graph.passes._common import (
     MS_DOMAIN,
     AttributeUnknownError,
@@ -24,8 +26,6 @@ from mcd_graph.passes._common import (
     set_input,
     take_over,
 )
-
-from mcd_graph.operator import INPUT_NAMES
 
 __all__ = ["absorb_dequantizer"]
 

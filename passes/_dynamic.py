@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-from mcd_graph.passes._common import NewNode, get_input, is_op, known_dtype, set_input
 
 from mcd_graph.operator import INPUT_NAMES
+from mcd_graph.passes._common import NewNode, get_input, is_op, known_dtype, set_input
 
 if TYPE_CHECKING:
     from mcd_graph.passes._common import Operand

@@ -14,6 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+
+from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 from mcd_graph.passes._common import (
     AttributeUnknownError,
     constant_tensor,
@@ -26,8 +28,6 @@ from mcd_graph.passes._common import (
     set_input,
     take_over,
 )
-
-from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 
 if TYPE_CHECKING:
     from mcd_graph.passes._common import Names

@@ -12,6 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+
+from mcd_graph.operator import INPUT_NAMES
 from mcd_graph.passes._common import (
     AttributeUnknownError,
     get_input,
@@ -23,8 +25,6 @@ from mcd_graph.passes._common import (
     set_input,
     take_over,
 )
-
-from mcd_graph.operator import INPUT_NAMES
 
 if TYPE_CHECKING:
     from mcd_graph.passes._common import Names

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx_ir as ir
 import onnxruntime as ort
+
+from mcd_graph.operator import OP_DOMAIN, OP_VERSION
 from mcd_graph.passes._common import (
     OPTIMISED,
     OPTIMISED_KEY,
@@ -50,8 +52,6 @@ from mcd_graph.passes.pointwise_conv import conv_integer_rule, qlinear_conv_rule
 from mcd_graph.passes.qdq_matmul import gemm_qdq_rule, matmul_qdq_rule
 from mcd_graph.passes.qgemm import qgemm_rule
 from mcd_graph.passes.qlinear_matmul import qlinear_matmul_rule
-
-from mcd_graph.operator import OP_DOMAIN, OP_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,6 +17,7 @@ import dataclasses
 
 import numpy as np
 import onnx_ir as ir
+
 from mcd_graph.passes._common import (
     Fused,
     Kept,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-from mcd_graph.passes._common import MS_DOMAIN, constant_array, get_input, is_op, place_constant
 
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN
+from mcd_graph.passes._common import MS_DOMAIN, constant_array, get_input, is_op, place_constant
 
 if TYPE_CHECKING:
     from mcd_graph.passes._common import Names

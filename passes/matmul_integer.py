@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+
 from mcd_graph.passes._common import (
     Fused,
     Kept,

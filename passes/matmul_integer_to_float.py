@@ -26,6 +26,7 @@ onnxruntime rounds the product and the sum with the bias separately, and quantis
 from __future__ import annotations
 
 import onnx_ir as ir
+
 from mcd_graph.passes._common import (
     MS_DOMAIN,
     Kept,

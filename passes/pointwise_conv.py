@@ -21,6 +21,7 @@ hence the option.
 from __future__ import annotations
 
 import onnx_ir as ir
+
 from mcd_graph.passes._common import (
     Fused,
     Kept,

@@ -32,6 +32,7 @@ import dataclasses
 
 import numpy as np
 import onnx_ir as ir
+
 from mcd_graph.passes._common import (
     MS_DOMAIN,
     Fused,

@@ -30,6 +30,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
+
+from mcd_graph import _native
+from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 from mcd_graph.passes._common import (
     MS_DOMAIN,
     RULE_KEY,
@@ -62,9 +65,6 @@ from mcd_graph.passes._common import (
 from mcd_graph.passes._dynamic import quantiser_of
 from mcd_graph.passes._elementwise import expose_elementwise
 from mcd_graph.passes._layout import expose_layout
-
-from mcd_graph import _native
-from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

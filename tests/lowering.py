@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
-from mcd_graph.passes import LegalisePass, LoweringPlan, plan_lowering, plan_restoration, reproduces_optimised
 from onnx import TensorProto, helper, numpy_helper
 
 import mcd_graph
+from mcd_graph.passes import LegalisePass, LoweringPlan, plan_lowering, plan_restoration, reproduces_optimised
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

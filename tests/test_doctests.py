@@ -8,7 +8,6 @@ import inspect
 from pathlib import Path
 from types import ModuleType
 
-import mcd_graph.passes
 import pytest
 from samples import ROOT
 
@@ -17,6 +16,7 @@ import mcd_graph.ascend
 import mcd_graph.inspection
 import mcd_graph.integrity
 import mcd_graph.loading
+import mcd_graph.passes
 import mcd_graph.session
 
 PUBLIC = [

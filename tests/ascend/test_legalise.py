@@ -7,13 +7,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 from lowering import assert_same_bytes, check, integers, lower, make_model, run, scales
-from mcd_graph.passes.legalise import MAX_ROWS, LegalisePass
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import mcd_graph
 from mcd_graph import _native
 from mcd_graph.operator import INPUT_NAMES, MatmulCompressDequant
+from mcd_graph.passes.legalise import MAX_ROWS, LegalisePass
 
 Inputs = dict[str, np.ndarray]
 

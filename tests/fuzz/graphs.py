@@ -11,12 +11,12 @@ import onnx
 import onnx_ir as ir
 from cursor import Cursor
 from lowering import MS_DOMAIN, assert_same_bytes, dynamic_nodes, floats, integers, make_model, pack_all, run, scales
-from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
 from onnx import TensorProto, helper, numpy_helper
 
 from mcd_graph import InputError
 from mcd_graph._native import FormatError
 from mcd_graph.loading import load_model
+from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
 
 K, N = 40, 36
 STEPS = 5

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lowering import assert_same_bytes, check, floats, integers, legal, lower, make_model, run, scales
-from mcd_graph.passes import LegalisePass, plan_restoration
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from mcd_graph.operator import INPUT_NAMES, MatmulCompressDequant
+from mcd_graph.passes import LegalisePass, plan_restoration
 
 K, N = 40, 48
 

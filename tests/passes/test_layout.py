@@ -7,11 +7,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 from lowering import assert_same_bytes, floats, integers, legal, lower, make_model, run, scales
-from mcd_graph.passes import plan_restoration
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from mcd_graph.operator import MatmulCompressDequant
+from mcd_graph.passes import plan_restoration
 
 HEADS, SIZE = 3, 16
 K, N = 40, HEADS * SIZE

@@ -8,12 +8,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 from lowering import MS_DOMAIN, assert_exact, dynamic_nodes, floats, integers, make_model, pack_all, scales
-from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
 from onnx import TensorProto, helper, numpy_helper
 
 from mcd_graph import InputError, _native
 from mcd_graph.loading import load_model
 from mcd_graph.operator import INPUT_NAMES
+from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
 
 K, N = 8, 6
 

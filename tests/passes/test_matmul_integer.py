@@ -7,10 +7,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 from lowering import assert_exact, assert_same_bytes, check, lower, make_model, pack_all, run
-from mcd_graph.passes import Kept, plan_lowering, plan_restoration
 from onnx import TensorProto, helper
 
 from mcd_graph.operator import INPUT_NAMES
+from mcd_graph.passes import Kept, plan_lowering, plan_restoration
 
 K, N = 70, 40
 

@@ -8,8 +8,9 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from lowering import Lowered, assert_same_bytes, floats, integers, lower, make_model, run, scales
-from mcd_graph.passes._plan import ONNXRUNTIME_KEY
 from onnx import helper
+
+from mcd_graph.passes._plan import ONNXRUNTIME_KEY
 
 K, N = 52, 36
 Nodes = list[onnx.NodeProto]

@@ -7,12 +7,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 from lowering import assert_exact, floats, integers, lower, make_model, pack_all, scales
-from mcd_graph.passes import plan_lowering
 from onnx import helper
 
 import mcd_graph
 from mcd_graph.cli import main
 from mcd_graph.loading import load_model
+from mcd_graph.passes import plan_lowering
 
 K, N = 30, 22
 """Channels in and out."""

@@ -5,10 +5,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 from lowering import assert_same_bytes, check, integers, lower, make_model, run
-from mcd_graph.passes import plan_restoration
 from onnx import helper, numpy_helper
 
 import mcd_graph
+from mcd_graph.passes import plan_restoration
 
 K, N = 48, 32
 

@@ -9,10 +9,10 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from lowering import make_model
-from mcd_graph.passes import plan_lowering
 from samples import layer
 
 import mcd_graph
+from mcd_graph.passes import plan_lowering
 
 K, N = 64, 32
 X = np.random.default_rng(1).standard_normal((3, K)).astype(np.float32)
