@@ -3,7 +3,9 @@
 QLinearMatMul and DequantizeLinear become one MatmulCompressDequant with ``y_scale``: it rounds to eight bits and
 widens again, to the same floats. onnxruntime, when it optimises, may make something else of a DequantizeLinear: an
 integer operator together with a QuantizeLinear further on, or one that is moved behind operators that only move
-values. There it stays, so that both models go on to change alike.
+values. There it stays, so that both models go on to change alike. It stays as well where several nodes read it:
+onnxruntime gives each reader a DequantizeLinear of its own, which keeps it from fusing GELU, LayerNormalization and
+the like behind it, whose readers have to share one value.
 """
 
 from __future__ import annotations
@@ -52,7 +54,10 @@ def absorb_dequantizer(node: ir.Node) -> ir.Node | None:
     scale = get_input(user, 1)
     if scale is None or known_shape(scale) not in ((), (1,)) or known_dtype(scale) != ir.DataType.FLOAT:
         return None
-    if not _same_zero_point(zero_point, get_input(user, 2)) or _joined(user.outputs[0]):
+    floats = user.outputs[0]
+    if len(floats.uses()) + floats.is_graph_output() > 1:
+        return None
+    if not _same_zero_point(zero_point, get_input(user, 2)) or _joined(floats):
         return None
     try:
         if int_attribute(user, "block_size", 0) or int_attribute(user, "output_dtype", 0) not in (0, ir.DataType.FLOAT):
@@ -61,7 +66,7 @@ def absorb_dequantizer(node: ir.Node) -> ir.Node | None:
         return None
     set_input(node, _Y_SCALE, scale)
     node.attributes.add(ir.AttrInt64("output_type", int(ir.DataType.FLOAT)))
-    take_over(user.outputs[0], y)
+    take_over(floats, y)
     return user
 
 

@@ -16,6 +16,7 @@ import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 import onnx_ir as ir
+import onnxruntime as ort
 from mcd_graph.passes._common import (
     OPTIMISED,
     OPTIMISED_KEY,
@@ -40,6 +41,7 @@ from mcd_graph.passes._dequantised import absorb_dequantizer
 from mcd_graph.passes._dynamic import absorb_quantiser
 from mcd_graph.passes._elementwise import absorb_elementwise
 from mcd_graph.passes._layout import absorb_layout
+from mcd_graph.passes._optimized import ask_onnxruntime
 from mcd_graph.passes._shapes import infer_shapes
 from mcd_graph.passes._unsigned import make_unsigned
 from mcd_graph.passes.matmul_integer import matmul_integer_rule
@@ -67,6 +69,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+#: Metadata of a model with lowered QDQ multiplications: the version of onnxruntime that was asked how it computes them.
+ONNXRUNTIME_KEY = "mcd.onnxruntime"
 
 #: Every rule, in the order in which the families are described. No two start from the same operator.
 ALL_RULES: tuple[Rule, ...] = (
@@ -248,6 +253,8 @@ class LoweringPlan:
             for owner in (self.model, function):
                 if owner is not None:
                     owner.opset_imports[OP_DOMAIN] = OP_VERSION
+        if any(candidate.match.optimised for _, candidate in built):
+            self.model.metadata_props[ONNXRUNTIME_KEY] = ort.__version__
         remove_dead(dead)
         for node, candidate in built:
             in_function = candidate.function is not None
@@ -359,8 +366,15 @@ def plan_lowering(
             candidates.append(_Candidate(site, answer, rule, function))
             results.add(answer.output)
 
+    _keep_where_onnxruntime_does_otherwise(model, candidates)
+    candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
     _keep_weights_used_elsewhere(candidates)
     candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
+    return LoweringPlan(model, sites, candidates, _weights_of(candidates))
+
+
+def _weights_of(candidates: Sequence[_Candidate]) -> dict[str, WeightJob]:
+    """Return the different weights of some sites, by key, and tell each site its key."""
     weights: dict[str, WeightJob] = {}
     keys: dict[tuple[ir.Value, bool], str] = {}
     for candidate in candidates:
@@ -370,7 +384,7 @@ def plan_lowering(
             keys[identity] = _unused_key(weight.value.name or "weight", weights)
             weights[keys[identity]] = WeightJob(keys[identity], weight)
         candidate.site.weight = keys[identity]
-    return LoweringPlan(model, sites, candidates, weights)
+    return weights
 
 
 def _misfit(match: Match) -> Kept | None:
@@ -417,6 +431,31 @@ def _unused_key(base: str, taken: Mapping[str, WeightJob]) -> str:
         count += 1
         key = f"{base}#{count}"
     return key
+
+
+def _keep_where_onnxruntime_does_otherwise(model: ir.Model, candidates: Sequence[_Candidate]) -> None:
+    """Keep the sites for which the installed onnxruntime's optimiser makes something else than the rule expects.
+
+    Those in functions are not asked about: onnxruntime puts functions in place of their calls, under other names.
+    """
+    unsure = [candidate for candidate in candidates if candidate.match.optimised and candidate.function is None]
+    if not unsure:
+        return
+    answer = ask_onnxruntime(model, [candidate.match.nodes[0] for candidate in unsure])
+    if isinstance(answer, str):
+        for candidate in unsure:
+            candidate.site.keep(f"onnxruntime cannot be asked how it computes it: {answer}")
+        return
+    results = {name for node in answer for name in node.outputs}
+    # An int8 result becomes uint8, and one whose quantisation is moved up is new: both have other names.
+    requantised = {node.site for node in answer if node.requantises}
+    for number, candidate in enumerate(unsure):
+        match = candidate.match
+        renamed = match.fused.y_zero_point is not None and number in requantised
+        if match.output.name not in results and not renamed:
+            candidate.site.keep(
+                f"onnxruntime {ort.__version__} does not compute this result in integers when it optimises"
+            )
 
 
 def _keep_weights_used_elsewhere(candidates: Sequence[_Candidate]) -> None:

@@ -1,0 +1,141 @@
+"""Asks the installed onnxruntime what it makes of a model's multiplications when it optimises.
+
+Whether QDQ multiplications are computed in integers, and which nodes go into them, is decided by onnxruntime's graph
+optimiser, after it has removed no-ops, folded constants and merged nodes. The rules say what they expect of it, and
+its answer decides: a multiplication is lowered only where the two agree.
+
+The model is asked about without its large tensors: each is all zeros in one sparse file, of the same type and shape.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from mcd_graph.library import get_library_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["IntegerNode", "ask_onnxruntime"]
+
+_SITE = "mcd.site."
+
+#: Tensors of more bytes are replaced by zeros; scales, zero points and biases, whose values decide, are smaller.
+_KEPT_BYTES = 64 << 10
+
+#: Operators that multiply integers, as onnxruntime's optimiser makes them.
+_INTEGER_OPERATORS = frozenset(
+    ("QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulInteger", "DynamicQuantizeMatMul")
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegerNode:
+    """A multiplication that onnxruntime computes in integers.
+
+    Attributes:
+        site: which of the nodes that were asked about became it, as far as its name tells; else ``None``.
+        outputs: names of its results.
+        requantises: its result is int8 or uint8, not float or int32.
+    """
+
+    site: int | None
+    outputs: tuple[str, ...]
+    requantises: bool
+
+
+def ask_onnxruntime(model: ir.Model, sites: Sequence[ir.Node]) -> list[IntegerNode] | str:
+    """Return what the installed onnxruntime makes of some nodes at its default settings, or why it cannot be asked.
+
+    Args:
+        model: the model; it is as before afterwards.
+        sites: the nodes to look for by name.
+    """
+    with tempfile.TemporaryDirectory(prefix="mcd-") as folder:
+        path = Path(folder)
+        try:
+            with _named(sites), _emptied(model, path / "zeros.bin"):
+                content = ir.to_proto(model).SerializeToString()
+            (path / "model.onnx").write_bytes(content)
+            _optimize(path / "model.onnx", path / "optimized.onnx")
+            optimized = onnx.ModelProto.FromString((path / "optimized.onnx").read_bytes())
+        except Exception as error:  # noqa: BLE001 - onnxruntime's and protobuf's exceptions have no common base
+            return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return [_integer_node(node) for node in _nodes(optimized.graph) if node.op_type in _INTEGER_OPERATORS]
+
+
+def _integer_node(node: onnx.NodeProto) -> IntegerNode:
+    """Describe an integer multiplication; onnxruntime appends to the name of a node that it replaces."""
+    name = re.match(re.escape(_SITE) + r"([0-9]+)(/|$)", node.name)
+    requantises = node.op_type == "QLinearMatMul" or (node.op_type == "QGemm" and any(node.input[7:9]))
+    return IntegerNode(int(name[1]) if name else None, tuple(node.output), requantises)
+
+
+@contextlib.contextmanager
+def _named(sites: Sequence[ir.Node]) -> Iterator[None]:
+    """Give nodes names by which they are found again, for a while."""
+    names = [site.name for site in sites]
+    try:
+        for number, site in enumerate(sites):
+            site.name = f"{_SITE}{number}"
+        yield
+    finally:
+        for name, site in zip(names, sites, strict=True):
+            site.name = name
+
+
+@contextlib.contextmanager
+def _emptied(model: ir.Model, zeros: Path) -> Iterator[None]:
+    """Replace a model's large initialisers, for a while, by zeros in a file that takes no room on the disk."""
+    graphs = (*model.graphs(), *(function.graph for function in model.functions.values()))
+    values = [value for graph in graphs for value in graph.initializers.values()]
+    tensors = [value.const_value for value in values]
+    size = 0
+    try:
+        for value, tensor in zip(values, tensors, strict=True):
+            if tensor is not None and tensor.dtype != ir.DataType.STRING and tensor.nbytes > _KEPT_BYTES:
+                value.const_value = ir.ExternalTensor(
+                    zeros.name,
+                    0,
+                    tensor.nbytes,
+                    tensor.dtype,
+                    shape=ir.Shape(tensor.shape.numpy()),
+                    name=value.name or "",
+                )
+                size = max(size, tensor.nbytes)
+            elif isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
+        with zeros.open("wb") as file:
+            file.truncate(size)
+        yield
+    finally:
+        for value, tensor in zip(values, tensors, strict=True):
+            value.const_value = tensor
+
+
+def _optimize(source: Path, destination: Path) -> None:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.optimized_model_filepath = str(destination)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.bin")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.register_custom_ops_library(get_library_path())
+    ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
