@@ -65,9 +65,6 @@ _EIGHT_BIT = (ir.DataType.INT8, ir.DataType.UINT8)
 #: Operators past which onnxruntime moves a QuantizeLinear up towards the multiplication.
 _MOVABLE = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")
 
-#: What an operator does nothing with, where it is one of the inputs.
-_NEUTRAL = (("Mul", 1), ("Div", 1), ("Add", 0), ("Sub", 0))
-
 
 @dataclasses.dataclass(frozen=True)
 class _Dequantised:
@@ -181,9 +178,6 @@ def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Deq
     transpose = None if value is None else value.producer()
     if transpose is not None and is_op(transpose, "Transpose") and ints_attribute(transpose, "perm") in (None, (1, 0)):
         transpose_w, value, path = not transpose_w, get_input(transpose, 0), (transpose,)
-        if len(transpose.outputs[0].uses()) + transpose.outputs[0].is_graph_output() > 1:
-            shared = _dequantised(value, node) is not None
-            return Kept("its transposed weight is shared, so onnxruntime computes in float") if shared else None
     w = _dequantised(value, node)
     if w is None:
         producer = None if value is None else value.producer()
@@ -196,8 +190,6 @@ def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Deq
         return weight
     if x is None:
         return Kept("its activation is not quantised, so onnxruntime computes in float")
-    if w.zero_point is None and (path or node.op_type == "Gemm"):
-        return Kept("its weight's DequantizeLinear has no zero point, so onnxruntime computes in float")
     if int_attribute(w.node, "block_size", 0):
         return Kept("its weight is quantised in blocks, so onnxruntime computes in float")
     if any(int_attribute(each.node, "output_dtype", 0) not in (0, ir.DataType.FLOAT) for each in (x, w)):
@@ -296,8 +288,6 @@ def _behind(output: ir.Value, op_type: str) -> _Quantised | Kept | None:
         return _behind_clip(output, user)
     if output.is_graph_output():
         return None
-    if _noops_lead_to_fusion(user):
-        return Kept(f"onnxruntime removes the {user.op_type} behind it first, and may fuse what follows")
     if op_type == "Gemm" and (is_op(user, "Transpose") or is_op(user, "Sum")):
         return Kept(f"onnxruntime fuses the {user.op_type} behind it first")
     return _moved_up(user)
@@ -352,26 +342,6 @@ def _may_become_gemm(node: ir.Node, add: ir.Node, n: int) -> bool:
         return True
     vector = len(bias) == 1 and bias[0] in (n, None)
     return vector or len(bias) == 2 if len(x) == 2 else vector and None not in x
-
-
-def _noops_lead_to_fusion(user: ir.Node) -> bool:
-    """Tell whether ``user`` is the first of some no-ops behind which a fusion with the multiplication may be."""
-    first = user
-    while _is_noop(user) and len(user.outputs[0].uses()) == 1 and not user.outputs[0].is_graph_output():
-        user = user.outputs[0].consumers()[0]
-    fused = ("QuantizeLinear", "Add", "Sum", "Relu", "Clip", *_MOVABLE)
-    return user is not first and (_is_qdq(user, "QuantizeLinear") or any(is_op(user, op_type) for op_type in fused))
-
-
-def _is_noop(node: ir.Node) -> bool:
-    """Tell whether onnxruntime may take this node for one that hands its float input on unchanged."""
-    if is_op(node, "Identity") or is_op(node, "Dropout"):
-        return True
-    if is_op(node, "Cast"):
-        return int_attribute(node, "to", 0) == ir.DataType.FLOAT
-    neutral = next((value for op_type, value in _NEUTRAL if is_op(node, op_type)), None)
-    arrays = [constant_array(value) for value in node.inputs]
-    return neutral is not None and any(array is not None and bool(np.all(array == neutral)) for array in arrays)
 
 
 def _moved_up(user: ir.Node) -> _Quantised | None:
