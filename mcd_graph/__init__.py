@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from mcd_graph.progress import Progress
     from mcd_graph.report import Report
     from mcd_graph.restore import restore_model
+    from mcd_graph.runtime import InferenceSession, disable, enable, session_options
     from mcd_graph.verify import Verification, verify_model
     from mcd_graph.weights import CompressedWeight, pack_weight, unpack_weight
 
 __all__ = [
     "CompressedWeight",
+    "InferenceSession",
     "InputError",
     "NothingToCompressError",
     "Progress",
@@ -22,9 +24,12 @@ __all__ = [
     "Verification",
     "WorkerError",
     "compress_model",
+    "disable",
+    "enable",
     "get_library_path",
     "pack_weight",
     "restore_model",
+    "session_options",
     "unpack_weight",
     "verify_model",
 ]
@@ -32,6 +37,7 @@ __all__ = [
 # Imported when first asked for: a program that only wants the library's path should not wait for onnx.
 _HOMES = {
     "CompressedWeight": "weights",
+    "InferenceSession": "runtime",
     "InputError": "errors",
     "NothingToCompressError": "errors",
     "Progress": "progress",
@@ -39,9 +45,12 @@ _HOMES = {
     "Verification": "verify",
     "WorkerError": "errors",
     "compress_model": "compress",
+    "disable": "runtime",
+    "enable": "runtime",
     "get_library_path": "library",
     "pack_weight": "weights",
     "restore_model": "restore",
+    "session_options": "runtime",
     "unpack_weight": "weights",
     "verify_model": "verify",
 }

@@ -17,6 +17,7 @@ def test_public_names() -> None:
     """A name becomes public on purpose only."""
     assert sorted(mcd_graph.__all__) == [
         "CompressedWeight",
+        "InferenceSession",
         "InputError",
         "NothingToCompressError",
         "Progress",
@@ -24,9 +25,12 @@ def test_public_names() -> None:
         "Verification",
         "WorkerError",
         "compress_model",
+        "disable",
+        "enable",
         "get_library_path",
         "pack_weight",
         "restore_model",
+        "session_options",
         "unpack_weight",
         "verify_model",
     ]

@@ -1,0 +1,57 @@
+"""Lets every session of this process open compressed models, whichever library creates it."""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import onnxruntime as ort
+
+from mcd_graph.runtime.sessions import session_options
+
+__all__ = ["disable", "enable"]
+
+_lock = threading.Lock()
+_original: Callable[..., None] | None = None
+
+
+def enable() -> None:
+    """Let every ``onnxruntime.InferenceSession`` of this process know the operators of compressed models.
+
+    For libraries that create their sessions themselves. It holds for sessions that are created from now on, also where
+    the class was imported before. A session of a plain model computes as ever. Calling it again does nothing.
+
+    Examples:
+        >>> import onnxruntime, mcd_graph
+        >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
+        >>> mcd_graph.enable()
+        >>> session = onnxruntime.InferenceSession("model.mcd.onnx")
+        >>> mcd_graph.disable()
+    """
+    global _original  # noqa: PLW0603 - the class that is changed is the process's own, too
+    with _lock:
+        if _original is not None:
+            return
+        original: Callable[..., None] = ort.InferenceSession.__init__
+
+        @functools.wraps(original)
+        def init(self: Any, path_or_bytes: Any, sess_options: Any = None, *args: Any, **kwargs: Any) -> None:
+            original(self, path_or_bytes, session_options(sess_options), *args, **kwargs)
+
+        ort.InferenceSession.__init__ = init
+        _original = original
+
+
+def disable() -> None:
+    """Undo :func:`enable`; sessions that are open stay as they are. Without :func:`enable` before, do nothing.
+
+    Examples:
+        >>> import mcd_graph
+        >>> mcd_graph.enable()
+        >>> mcd_graph.disable()
+    """
+    global _original  # noqa: PLW0603 - as above
+    with _lock:
+        if _original is not None:
+            ort.InferenceSession.__init__ = _original
+            _original = None

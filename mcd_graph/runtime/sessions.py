@@ -1,0 +1,73 @@
+"""Session options and sessions with the operator library registered."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import onnxruntime as ort
+
+from mcd_graph.library import get_library_path
+
+__all__ = ["InferenceSession", "session_options"]
+
+
+def session_options(
+    options: ort.SessionOptions | None = None,
+    *,
+    residency: Literal["compressed", "decoded"] | None = None,
+    device: str | None = None,
+) -> ort.SessionOptions:
+    """Return session options that open compressed models as well as plain ones.
+
+    Args:
+        options: your own options, which are changed in place and returned; new ones by default. They may have been
+            given here before.
+        residency: what a weight occupies while the session lives: ``compressed`` (it is decoded in each
+            multiplication, from the mapped file) or ``decoded`` (once, at opening). ``mcd.residency``.
+        device: where compressed multiplications run, ``cpu`` or ``ascend:N``. ``mcd.device``.
+
+    Raises:
+        FileNotFoundError: the package was installed without the library.
+        RuntimeError: onnxruntime cannot load the library, or the options were given here before with other settings.
+
+    Examples:
+        >>> import onnxruntime, mcd_graph
+        >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
+        >>> session = onnxruntime.InferenceSession("model.mcd.onnx", mcd_graph.session_options())
+    """
+    options = ort.SessionOptions() if options is None else options
+    # Before the library is registered, which reads them.
+    for key, value in (("mcd.residency", residency), ("mcd.device", device)):
+        if value is not None:
+            options.add_session_config_entry(key, value)
+    options.register_custom_ops_library(get_library_path())
+    return options
+
+
+class InferenceSession(ort.InferenceSession):  # type: ignore[misc] # onnxruntime brings no types
+    """``onnxruntime.InferenceSession`` that opens compressed models; arguments and methods are the same.
+
+    Args:
+        path_or_bytes: path of a model, or a model in bytes.
+        sess_options: as onnxruntime takes them; they are given to :func:`session_options`.
+        providers: execution providers, best first.
+        provider_options: their options.
+        **kwargs: whatever else onnxruntime takes.
+
+    Examples:
+        >>> import mcd_graph
+        >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
+        >>> session = mcd_graph.InferenceSession("model.mcd.onnx")
+        >>> [value.name for value in session.get_inputs()]
+        ['ids', 'mask']
+    """
+
+    def __init__(
+        self,
+        path_or_bytes: str | bytes | os.PathLike[str],
+        sess_options: ort.SessionOptions | None = None,
+        providers: Sequence[Any] | None = None,
+        provider_options: Sequence[Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(path_or_bytes, session_options(sess_options), providers, provider_options, **kwargs)

@@ -1,0 +1,93 @@
+"""Sessions of applications: options, a session class, and every session of the process at once."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import mcd_graph
+
+FEED = {"ids": np.array([[1, 2, 3]]), "mask": np.ones((1, 3), np.int64)}
+
+
+@pytest.fixture
+def compressed(model: Path, out: Path) -> Path:
+    mcd_graph.compress_model(model, out / "m.onnx")
+    return out / "m.onnx"
+
+
+@pytest.fixture(autouse=True)
+def disabled() -> Iterator[None]:
+    yield
+    mcd_graph.disable()
+
+
+def run(session: onnxruntime.InferenceSession) -> bytes:
+    return session.run(None, FEED)[0].tobytes()
+
+
+def test_options(model: Path, compressed: Path) -> None:
+    expected = run(onnxruntime.InferenceSession(model))
+    assert run(onnxruntime.InferenceSession(compressed, mcd_graph.session_options())) == expected
+    own = onnxruntime.SessionOptions()
+    own.intra_op_num_threads = 1
+    assert mcd_graph.session_options(own, residency="decoded") is own
+    assert own.get_session_config_entry("mcd.residency") == "decoded"
+    assert mcd_graph.session_options(own) is own, "once more does no harm"
+    assert run(onnxruntime.InferenceSession(compressed, own)) == expected
+    assert run(onnxruntime.InferenceSession(model, own)) == expected, "plain models open as well"
+
+
+def test_session(model: Path, compressed: Path, out: Path) -> None:
+    expected = run(onnxruntime.InferenceSession(model))
+    own = onnxruntime.SessionOptions()
+    providers = ["CPUExecutionProvider"]
+    for session in (
+        mcd_graph.InferenceSession(compressed),
+        mcd_graph.InferenceSession(str(compressed), own, providers),
+        mcd_graph.InferenceSession(compressed, sess_options=own, providers=providers),
+        mcd_graph.InferenceSession(model),
+    ):
+        assert isinstance(session, onnxruntime.InferenceSession)
+        assert run(session) == expected
+    mcd_graph.compress_model(model, out / "inline.onnx", inline=True)
+    assert run(mcd_graph.InferenceSession((out / "inline.onnx").read_bytes())) == expected
+
+
+def test_every_session_of_the_process(model: Path, compressed: Path) -> None:
+    from onnxruntime import InferenceSession  # noqa: PLC0415 - as libraries have it, imported before
+
+    original = InferenceSession.__init__
+    expected = run(InferenceSession(model))
+    with pytest.raises(Exception, match="MatmulCompressDequant"):
+        InferenceSession(compressed)
+    threads = [threading.Thread(target=mcd_graph.enable) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    own = onnxruntime.SessionOptions()
+    mcd_graph.session_options(own)
+    for session in (
+        InferenceSession(compressed),
+        InferenceSession(compressed, own, ["CPUExecutionProvider"]),
+        InferenceSession(compressed, providers=["CPUExecutionProvider"], sess_options=own),
+        mcd_graph.InferenceSession(compressed),
+        InferenceSession(model),
+    ):
+        assert run(session) == expected
+    mcd_graph.disable()
+    mcd_graph.disable()
+    assert InferenceSession.__init__ is original
+    with pytest.raises(Exception, match="MatmulCompressDequant"):
+        InferenceSession(compressed)
+
+
+def test_errors_are_those_of_onnxruntime(tmp_path: Path) -> None:
+    mcd_graph.enable()
+    (tmp_path / "x.onnx").write_bytes(b"not a model")
+    with pytest.raises(Exception, match=r"x\.onnx"):
+        onnxruntime.InferenceSession(tmp_path / "x.onnx")
