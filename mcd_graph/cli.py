@@ -517,15 +517,25 @@ def _print_kept(nodes: "tuple[NodeReport, ...]") -> None:
 
 
 def _print_verification(result: "Verification") -> None:
+    settings = " and ".join("at default settings" if each else "without optimisations" for each in result.optimised)
     if result.identical:
         _out.print(
             f"identical: {result.values:,} output values in {len(result.shapes)} runs "
-            f"on {' and '.join(str(count) for count in result.threads)} threads",
+            f"on {' and '.join(str(count) for count in result.threads)} threads, {settings}",
             style="green",
         )
     for difference in result.differences:
+        setting = "default settings" if difference.optimised else "no optimisations"
         _out.print(
-            f"different: run {difference.run}, {difference.threads} threads, {difference.output}: {difference.what}",
+            f"different: run {difference.run}, {difference.threads} threads, {setting}, {difference.output}: "
+            f"{difference.what}",
+            style="red",
+            markup=False,
+        )
+    for name in result.not_deterministic:
+        _out.print(
+            f"not deterministic: the original computes {name} otherwise each time (a random operator without a seed, "
+            "say), so nothing is proved for it",
             style="red",
             markup=False,
         )

@@ -30,12 +30,14 @@ class Difference:
     Attributes:
         run: number of the run, from 0.
         threads: threads that the compressed model ran on.
+        optimised: graph optimisations were on.
         output: name of the output.
         what: how it differs.
     """
 
     run: int
     threads: int
+    optimised: bool
     output: str
     what: str
 
@@ -47,27 +49,34 @@ class Verification:
     Attributes:
         shapes: for each run, the shape of each input.
         threads: numbers of threads that the compressed model ran on.
+        optimised: whether graph optimisations were on, for each setting that both models were run at.
         values: numbers compared in all.
         differences: every output that differs; empty when all bytes are the same.
+        not_deterministic: outputs that the original itself computes otherwise from one run to the next, which
+            therefore prove nothing.
 
     Examples:
         >>> import mcd_graph
         >>> result = mcd_graph.verify_model("model.onnx", "model.onnx", runs=1, threads=[1])
         >>> result.shapes
         ({'ids': (1, 7), 'mask': (1, 7)},)
-        >>> result.values == 1 * 7 * 128
+        >>> result.optimised  # the default settings, and none
+        (True, False)
+        >>> result.values == 2 * 1 * 7 * 128
         True
     """
 
     shapes: tuple[dict[str, tuple[int, ...]], ...]
     threads: tuple[int, ...]
+    optimised: tuple[bool, ...]
     values: int
     differences: tuple[Difference, ...]
+    not_deterministic: tuple[str, ...] = ()
 
     @property
     def identical(self) -> bool:
-        """Whether every output of every run is the same to the byte."""
-        return not self.differences
+        """Whether every output of every run is the same to the byte, and the original gives the same twice."""
+        return not self.differences and not self.not_deterministic
 
 
 def verify_model(
@@ -81,8 +90,9 @@ def verify_model(
 ) -> Verification:
     """Run both models on the same inputs and compare the outputs' bytes.
 
-    Graph optimisations are off, unless the compressed model reproduces what onnxruntime makes of the original when it
-    optimises (QDQ models).
+    Both run with graph optimisations as onnxruntime has them by default, and without; with them only where the
+    compressed model reproduces what onnxruntime makes of the original when it optimises (QDQ models). The original is
+    compared with itself first, for a model with unseeded random operators proves nothing.
 
     Not-a-number equals itself here, and zero does not equal minus zero: what counts are the bytes.
 
@@ -109,35 +119,77 @@ def verify_model(
         raise InputError(f"runs must be at least 1, not {runs}")
     # Read here first: what a file from a stranger claims is checked before onnxruntime follows it.
     model, compressed_model = load_model(original), load_model(compressed)
-    optimise = reproduces_optimised(compressed_model)
-    reference = create_session(original, threads=1, optimise=optimise)
+    settings = (True,) if reproduces_optimised(compressed_model) else (True, False)
+    feeds = None if inputs is None else [dict(inputs)]
+    found = []
+    for optimise in settings:
+        reference = create_session(original, threads=1, optimise=optimise)
+        if feeds is None:
+            feeds = _random_feeds(model, runs, seed)
+        elif inputs is not None:
+            feeds = [_given_feed(reference, inputs)]
+        found.append(_compare(original, compressed, reference, feeds, threads, optimise=optimise))
+    return Verification(
+        tuple({name: np.shape(array) for name, array in feed.items()} for feed in feeds or ()),
+        tuple(threads),
+        settings,
+        sum(result.values for result in found),
+        tuple(difference for result in found for difference in result.differences),
+        tuple(sorted({name for result in found for name in result.not_deterministic})),
+    )
+
+
+@dataclasses.dataclass
+class _Comparison:
+    values: int = 0
+    differences: list[Difference] = dataclasses.field(default_factory=list)
+    not_deterministic: set[str] = dataclasses.field(default_factory=set)
+
+
+def _given_feed(
+    reference: ort.InferenceSession, inputs: Mapping[str, npt.NDArray[np.generic]]
+) -> dict[str, npt.NDArray[np.generic]]:
+    names = {value.name for value in reference.get_inputs()}
+    if names - inputs.keys():
+        raise InputError(f"the inputs lack {', '.join(sorted(names - inputs.keys()))}")
+    return {name: inputs[name] for name in names}
+
+
+def _compare(
+    original: str | os.PathLike[str],
+    compressed: str | os.PathLike[str],
+    reference: ort.InferenceSession,
+    feeds: Sequence[Mapping[str, npt.NDArray[np.generic]]],
+    threads: Sequence[int],
+    *,
+    optimise: bool,
+) -> _Comparison:
+    """Compare the models at one setting of graph optimisations; ``reference`` is the original at it on one thread."""
     candidates = {count: create_session(compressed, threads=count, optimise=optimise) for count in threads}
     for session in candidates.values():
         _check_same_interface(reference, session)
-    if inputs is None:
-        feeds = _random_feeds(model, runs, seed)
-    else:
-        names = {value.name for value in reference.get_inputs()}
-        if names - inputs.keys():
-            raise InputError(f"the inputs lack {', '.join(sorted(names - inputs.keys()))}")
-        feeds = [{name: inputs[name] for name in names}]
-    names_out = [value.name for value in reference.get_outputs()]
-    differences = []
-    values = 0
+    names = [value.name for value in reference.get_outputs()]
+    result = _Comparison()
     for run, feed in enumerate(feeds):
         expected = _run(reference, original, feed)
+        # In the same session: a new one would begin with the same seeds, which depend on the order of the nodes.
+        twice = _run(reference, original, feed)
+        result.not_deterministic |= {
+            name for name, one, two in zip(names, expected, twice, strict=True) if _difference(one, two) is not None
+        }
         for count, session in candidates.items():
-            for name, ours, theirs in zip(names_out, _run(session, compressed, feed), expected, strict=True):
-                values += theirs.size if isinstance(theirs, np.ndarray) else 1
+            for name, ours, theirs in zip(names, _run(session, compressed, feed), expected, strict=True):
+                if name in result.not_deterministic:
+                    continue
+                result.values += theirs.size if isinstance(theirs, np.ndarray) else 1
                 what = _difference(ours, theirs)
                 if what is not None and count != 1:
                     # Some operators (DynamicQuantizeLSTM) compute other bits on more threads: then so may we.
-                    again = create_session(original, threads=count, optimise=optimise)
-                    what = _difference(ours, _run(again, original, feed)[names_out.index(name)])
+                    threaded = create_session(original, threads=count, optimise=optimise)
+                    what = _difference(ours, _run(threaded, original, feed)[names.index(name)])
                 if what is not None:
-                    differences.append(Difference(run, count, name, what))
-    shapes = tuple({name: np.shape(array) for name, array in feed.items()} for feed in feeds)
-    return Verification(shapes, tuple(threads), values, tuple(differences))
+                    result.differences.append(Difference(run, count, optimise, name, what))
+    return result
 
 
 def _random_feeds(model: ir.Model, runs: int, seed: int) -> list[dict[str, npt.NDArray[np.generic]]]:

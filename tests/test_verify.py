@@ -25,7 +25,8 @@ def test_identical(model: Path, out: Path) -> None:
     assert result.identical
     assert len(result.shapes) == 4
     assert len({shapes["ids"] for shapes in result.shapes}) == 4, "every run has a shape of its own"
-    assert result.values == 3 * sum(batch * length * N for batch, length in (s["ids"] for s in result.shapes))
+    assert result.optimised == (True, False)
+    assert result.values == 2 * 3 * sum(batch * length * N for batch, length in (s["ids"] for s in result.shapes))
 
 
 def test_one_changed_weight_is_found(model: Path, out: Path) -> None:
@@ -34,7 +35,8 @@ def test_one_changed_weight_is_found(model: Path, out: Path) -> None:
     other = write(text_model(w1=weight), out / "other.onnx")
     result = verify_model(model, other)
     assert not result.identical
-    assert {(d.run, d.threads, d.output) for d in result.differences} == {(r, t, "y") for r in range(3) for t in (1, 2)}
+    expected = {(r, t, o, "y") for r in range(3) for t in (1, 2) for o in (True, False)}
+    assert {(d.run, d.threads, d.optimised, d.output) for d in result.differences} == expected
     assert "values differ, the first at" in result.differences[0].what
 
 
@@ -188,3 +190,22 @@ def test_inputs_with_defaults_are_left_out() -> None:
     model = text_model()
     model.graph.input.append(helper.make_tensor_value_info("w_scale", 1, ()))
     assert [spec.name for spec in specs_of(model)] == ["ids", "mask"]
+
+
+def test_a_model_that_is_not_deterministic_proves_nothing(tmp_path: Path) -> None:
+    """The output behind an unseeded random operator is named; the other one is compared as ever."""
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["m", 4]) for name in ("x", "noise", "y")
+    ]
+    nodes = [
+        onnx.helper.make_node("RandomNormalLike", ["x"], ["noise"]),
+        onnx.helper.make_node("Neg", ["x"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", values[:1], values[1:])
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    path = write(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
+    result = verify_model(path, path, runs=1)
+    assert result.not_deterministic == ("noise",)
+    assert result.differences == ()
+    assert not result.identical
+    assert result.values > 0

@@ -9,6 +9,7 @@ use mcd_core::{
 use crate::forge::{Fields, Forged, Tile, forge};
 use crate::input::Input;
 use crate::multiply::{Wanted, run, sums, ways};
+use crate::reached;
 
 /// Masks of codes, none and those that encoders use, or centres; and another one.
 const EXTRAS: [u8; 4] = [0, 0x40, 0x80, 0x2b];
@@ -38,6 +39,9 @@ pub fn check(data: &[u8]) {
         heads: None,
     };
     let kind = if fields.unsigned { WeightType::U8 } else { WeightType::I8 };
+    if decoded.is_ok() {
+        reached();
+    }
     let expected = decoded.as_ref().ok().map(|w| sums(w, kind, n, k, &call));
     let mut others = Vec::new();
     for options in ways() {

@@ -2,6 +2,8 @@
 //!
 //! Written apart from the encoder, which only makes what is well-formed.
 
+use mcd_core::container::VERSION;
+
 /// Bytes of the fixed part of the header.
 pub const FIXED: usize = 64;
 
@@ -46,7 +48,7 @@ pub struct Forged {
 pub fn forge(fields: &Fields, tiles: &[Tile]) -> Forged {
     let mut x2 = vec![0; (FIXED + fields.ranks.len()).next_multiple_of(64)];
     x2[..4].copy_from_slice(b"MCDW");
-    x2[4] = 3;
+    x2[4] = VERSION;
     x2[5] = u8::from(fields.unsigned);
     x2[7..10].copy_from_slice(&fields.code);
     x2[10] = fields.ranks.len() as u8;

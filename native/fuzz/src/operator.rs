@@ -10,6 +10,7 @@ use mcd_core::{
 
 use crate::input::Input;
 use crate::multiply::{Wanted, expected, float_bits, half_bits, sums};
+use crate::reached;
 use crate::runtime::{Node, NodeInput, Tensor, operators, size_of_element};
 
 const FLOAT: i32 = 1;
@@ -99,6 +100,7 @@ pub fn check(data: &[u8]) {
             assert!(same || shape(&node) != shape(&original), "{dims:?} was inferred, not {:?}", output.dims);
         }
         compare(&node, weight, form, &output, run == 0);
+        reached();
         // Other values for the next run, in a tensor that was computed.
         let index = usize::from(input.byte()) % node.inputs.len();
         if let Some(computed) = node.inputs[index].as_mut().filter(|of| !of.constant) {

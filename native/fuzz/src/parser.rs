@@ -1,10 +1,11 @@
 //! Any bytes for header, index and shape: an error or a weight whose tiles lie in its bytes.
 
 use mcd_core::CompressedWeight;
-use mcd_core::container::{EncodedWeight, Tile};
+use mcd_core::container::{EncodedWeight, Tile, VERSION};
 
 use crate::forge::{crc32, seal_header};
 use crate::input::Input;
+use crate::reached;
 
 /// Runs one input: flags, the length of `x2` in 64 bytes and what is over, `x2`, `compress_index`.
 pub fn check(data: &[u8]) {
@@ -15,7 +16,8 @@ pub fn check(data: &[u8]) {
     let index = input.0;
     if x2.len() >= 64 {
         if flags & 1 == 0 {
-            x2[..5].copy_from_slice(b"MCDW\x02");
+            x2[..4].copy_from_slice(b"MCDW");
+            x2[4] = VERSION;
         }
         if flags & 2 == 0 {
             let total = (x2.len() as u64).to_le_bytes();
@@ -41,6 +43,7 @@ pub fn check(data: &[u8]) {
     }
     let given = &info[..if flags & 32 != 0 && flags & 16 == 0 { 4 } else { 5 }];
     let Ok(weight) = CompressedWeight::parse(&x2, index, given) else { return };
+    reached();
 
     let geometry = weight.geometry();
     assert_eq!((geometry.k() as i64, geometry.n() as i64), (info[2], info[3]));
