@@ -13,7 +13,7 @@ from mcd_graph.integrity import Stream, compressed_nodes, name_of, over_streams,
 from mcd_graph.loading import load_model
 from mcd_graph.operator import INPUT_NAMES
 from mcd_graph.passes import plan_lowering
-from mcd_graph.passes._plan import ALL_RULES, CONVOLUTION_RULES
+from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
 from mcd_graph.progress import Progress
 from mcd_graph.report import NodeReport, Report
 

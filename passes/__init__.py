@@ -1,13 +1,13 @@
 """Graph rewrites: which quantised matrix multiplications become MatmulCompressDequant nodes, and back.
 
-One file a family of patterns; ``_common.py`` is what they share, ``_scales.py`` how onnxruntime folds scales,
-``_dynamic.py`` and ``_dequantised.py`` take in what stands around a node, ``_plan.py`` finds and carries out,
-``restoration.py`` is the way back, ``legalise.py`` the way on to Ascend's operator, ``ir_passes.py`` the onnx_ir
-passes.
+``rules/`` has one file a family of patterns, and ``registry.py``, which lists them. ``engine/`` is what they share:
+matches, facts of a model, validation, planning, onnxruntime's answer, changing the model. ``fusions/`` take in what
+stands around a lowered node, and put it back. ``restore.py`` restores standard operators, ``legalize/`` makes the nodes
+those of Ascend, ``ir_passes.py`` has the onnx_ir passes.
 """
 
-from mcd_graph.passes._common import Kept
-from mcd_graph.passes._plan import LoweringPlan, Site, WeightJob, plan_lowering, reproduces_optimised
+from mcd_graph.passes.engine.match import Kept
+from mcd_graph.passes.engine.plan import LoweringPlan, Site, WeightJob, plan_lowering, reproduces_optimised
 from mcd_graph.passes.ir_passes import (
     CompressMatMulIntegerPass,
     CompressMatMulIntegerToFloatPass,
@@ -18,8 +18,8 @@ from mcd_graph.passes.ir_passes import (
     CompressQLinearMatMulPass,
     RestorePass,
 )
-from mcd_graph.passes.legalise import LegalisePass, LegalSite
-from mcd_graph.passes.restoration import RestorationSite, RestorePlan, plan_restoration
+from mcd_graph.passes.legalize import LegalisePass, LegalSite
+from mcd_graph.passes.restore import RestorationSite, RestorePlan, plan_restoration
 
 __all__ = [
     "CompressMatMulIntegerPass",

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 import onnx_ir as ir
 
-from mcd_graph.passes._plan import ALL_RULES, CONVOLUTION_RULES, plan_lowering
-from mcd_graph.passes.matmul_integer import matmul_integer_rule
-from mcd_graph.passes.matmul_integer_to_float import dynamic_quantize_matmul_rule, matmul_integer_to_float_rule
-from mcd_graph.passes.qdq_matmul import gemm_qdq_rule, matmul_qdq_rule
-from mcd_graph.passes.qgemm import qgemm_rule
-from mcd_graph.passes.qlinear_matmul import qlinear_matmul_rule
-from mcd_graph.passes.restoration import plan_restoration
+from mcd_graph.passes.engine.plan import plan_lowering
+from mcd_graph.passes.restore import plan_restoration
+from mcd_graph.passes.rules.matmul_integer import matmul_integer_rule
+from mcd_graph.passes.rules.matmul_integer_to_float import dynamic_quantize_matmul_rule, matmul_integer_to_float_rule
+from mcd_graph.passes.rules.qdq_matmul import gemm_qdq_rule, matmul_qdq_rule
+from mcd_graph.passes.rules.qgemm import qgemm_rule
+from mcd_graph.passes.rules.qlinear_matmul import qlinear_matmul_rule
+from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
 from mcd_graph.weights import pack_weight
 
 if TYPE_CHECKING:
-    from mcd_graph.passes._common import Rule
+    from mcd_graph.passes.engine.match import Rule
     from mcd_graph.weights import Profile
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Legalisation: each case of passes/legalise.py, and that the strict model computes what it should to the bit."""
+"""Legalisation: each case of passes/legalize/, and that the strict model computes what it should to the bit."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 import mcd_graph
 from mcd_graph import _native
 from mcd_graph.operator import INPUT_NAMES, MatmulCompressDequant
-from mcd_graph.passes.legalise import MAX_ROWS, LegalisePass
+from mcd_graph.passes.legalize import MAX_ROWS, LegalisePass
 
 Inputs = dict[str, np.ndarray]
 

@@ -10,7 +10,7 @@ import pytest
 from lowering import Lowered, assert_same_bytes, floats, integers, lower, make_model, run, scales
 from onnx import helper
 
-from mcd_graph.passes._plan import ONNXRUNTIME_KEY
+from mcd_graph.passes.engine.plan import ONNXRUNTIME_KEY
 
 K, N = 52, 36
 Nodes = list[onnx.NodeProto]

@@ -27,20 +27,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mcd_graph.passes._common import (
-    MS_DOMAIN,
-    Kept,
-    Match,
-    NewNode,
-    NewOutput,
-    Rule,
-    find_weight,
-    get_input,
-    known_dtype,
-    known_rank,
-    quantisation_vector,
-)
-from mcd_graph.passes._scales import Scale, fold_scales, fuse
+from mcd_graph.passes.engine.facts import MS_DOMAIN, get_input, known_dtype, known_rank
+from mcd_graph.passes.engine.match import Kept, Match, NewNode, NewOutput, Rule
+from mcd_graph.passes.engine.operands import find_weight, quantisation_vector
+from mcd_graph.passes.rules.scales import Scale, fold_scales, fuse
 
 __all__ = ["dynamic_quantize_matmul_rule", "matmul_integer_to_float_rule"]
 

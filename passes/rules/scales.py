@@ -18,20 +18,9 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 
-from mcd_graph.passes._common import (
-    Fused,
-    Kept,
-    NewConstant,
-    NewNode,
-    NewOutput,
-    Operand,
-    Weight,
-    constant_array,
-    is_op,
-    known_dtype,
-    known_shape,
-    quantisation_vector,
-)
+from mcd_graph.passes.engine.facts import constant_array, is_op, known_dtype, known_shape
+from mcd_graph.passes.engine.match import Fused, Kept, NewConstant, NewNode, NewOutput, Operand, Weight
+from mcd_graph.passes.engine.operands import quantisation_vector
 
 __all__ = ["Scale", "fold_scales", "fuse", "one_value", "split_product"]
 

@@ -33,8 +33,19 @@ import dataclasses
 import numpy as np
 import onnx_ir as ir
 
-from mcd_graph.passes._common import (
+from mcd_graph.passes.engine.facts import (
     MS_DOMAIN,
+    constant_array,
+    float_attribute,
+    get_input,
+    int_attribute,
+    ints_attribute,
+    is_op,
+    known_dtype,
+    known_rank,
+    known_shape,
+)
+from mcd_graph.passes.engine.match import (
     Fused,
     Kept,
     Match,
@@ -45,19 +56,9 @@ from mcd_graph.passes._common import (
     Result,
     Rule,
     Weight,
-    constant_array,
-    find_weight,
-    float_attribute,
-    get_input,
-    int_attribute,
-    ints_attribute,
-    is_op,
-    known_dtype,
-    known_rank,
-    known_shape,
-    quantisation_column,
 )
-from mcd_graph.passes._scales import fold_scales, fuse, one_value
+from mcd_graph.passes.engine.operands import find_weight, quantisation_column
+from mcd_graph.passes.rules.scales import fold_scales, fuse, one_value
 
 __all__ = ["gemm_qdq_rule", "matmul_qdq_rule"]
 

@@ -40,62 +40,62 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
-from mcd_graph.passes._common import (
-    AttributeUnknownError,
-    Kept,
+from mcd_graph.passes.engine.emit import (
     Names,
-    NewConstant,
-    NewNode,
-    NewOutput,
-    Operand,
-    all_nodes,
-    constant_array,
-    constant_tensor,
-    get_input,
-    graph_of,
-    infer_inputs,
-    known_dtype,
-    known_shape,
     metadata_beside_names,
-    node_misfit,
     place_constant,
     place_operands,
     remove_dead,
     take_over,
 )
-from mcd_graph.passes._dynamic import quantiser_of
-from mcd_graph.passes._elementwise import expose_elementwise
-from mcd_graph.passes._layout import expose_layout
+from mcd_graph.passes.engine.facts import (
+    AttributeUnknownError,
+    all_nodes,
+    constant_array,
+    constant_tensor,
+    get_input,
+    graph_of,
+    known_dtype,
+    known_shape,
+)
+from mcd_graph.passes.engine.match import Kept, NewConstant, NewNode, NewOutput
+from mcd_graph.passes.engine.validate import infer_inputs, node_misfit
+from mcd_graph.passes.fusions.dynamic_quantizer import quantiser_of
+from mcd_graph.passes.fusions.elementwise import expose_elementwise
+from mcd_graph.passes.fusions.layout import expose_layout
+from mcd_graph.passes.legalize.limits import FLIP, MIN_OPSET, TILING
+from mcd_graph.passes.legalize.parts import (
+    Parts,
+    absent_flip,
+    compress_info,
+    constant_scale,
+    output_type_of,
+    run_time_scale_of,
+    shrunk_scale,
+    stored_weight,
+    without_zero_point,
+)
+from mcd_graph.passes.legalize.strict import as_tensor, pad, rows_of, strict_bias, strict_tail
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from mcd_graph.passes.engine.match import Operand
 
     Packed = tuple[np.ndarray | ir.TensorProtocol, np.ndarray | ir.TensorProtocol, Sequence[int] | np.ndarray]
     Pack = Callable[[str, np.ndarray], Packed]
 
-__all__ = ["MAX_ROWS", "LegalSite", "LegalisePass"]
+__all__ = ["LegalSite", "LegalisePass"]
 
 logger = logging.getLogger(__name__)
-
-#: The most rows that CANN's document allows. Its published code does not check it.
-MAX_ROWS = 256
-
-_MIN_N, _N_STEP = 128, 64
-_K_ABOVE, _K_STEP = 256, 64
-_TILING = (8, 8)
-_FLIP = 128
-_MAX_FLOAT16 = 65504.0
-_MAX_ACCUMULATOR = 2.0**31
-_MIN_OPSET = 11  # Pad takes its pads as an input from here on
-_ALLOW_ZERO_OPSET = 14
-_INT8 = np.iinfo(np.int8)
 
 
 @dataclasses.dataclass
@@ -163,7 +163,7 @@ class LegalisePass(ir.passes.InPlacePass):
             site = LegalSite(node.name or node.outputs[0].name or "")
             self.sites.append(site)
             answer = Kept("it is in a function; inline that first") if function is not None else run.look(node)
-            if isinstance(answer, _Parts):
+            if isinstance(answer, Parts):
                 site.k, site.n = answer.k, answer.n
                 if run.legalise(answer):
                     dead.append(node)
@@ -172,96 +172,6 @@ class LegalisePass(ir.passes.InPlacePass):
                 logger.info("%s is kept: %s", site.name, answer.reason)
         remove_dead(dead)
         return ir.passes.PassResult(model, modified=bool(dead) or run.exposed)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Parts:
-    """A node that can be made strict, taken apart.
-
-    Attributes:
-        node: the node.
-        x1: its activations.
-        unsigned: they are uint8.
-        dims: their shape as far as it is known; ``None`` if not even the rank is.
-        weight: int8 (n, k), its zero point subtracted.
-        changed: ``weight`` is not what the stream holds.
-        scale: constant scale, float32 (n,); ``None`` when it is computed at run time.
-        run_time_scale: that one, float32.
-        bias: constant bias, int32 (n,).
-        run_time_bias: one that is computed at run time.
-        zero_point: constant zero point of x1, after the flip.
-        run_time_zero_point: one that is computed at run time.
-        addend: float bias.
-        y_zero_point: of a quantised result.
-        output_type: of the result.
-        quantiser: what quantises ``x1``, which is float then, and gives its scale and zero point.
-    """
-
-    node: ir.Node
-    x1: ir.Value
-    unsigned: bool
-    dims: tuple[int | None, ...] | None
-    weight: np.ndarray
-    changed: bool
-    scale: np.ndarray | None
-    run_time_scale: Operand
-    bias: np.ndarray
-    run_time_bias: ir.Value | None
-    zero_point: int
-    run_time_zero_point: ir.Value | None
-    addend: ir.Value | None
-    y_zero_point: ir.Value | None
-    output_type: ir.DataType
-    quantiser: NewNode | None
-
-    @property
-    def n(self) -> int:
-        """Columns."""
-        return int(self.weight.shape[0])
-
-    @property
-    def k(self) -> int:
-        """Length of the dot products."""
-        return int(self.weight.shape[1])
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        """(n, k) within the limits."""
-        n = max(_MIN_N, _round_up(self.n, _N_STEP))
-        return n, max(_K_ABOVE + _K_STEP, _round_up(self.k, _K_STEP))
-
-    @property
-    def plain_float16(self) -> bool:
-        """The node's float16 is the result as it is, so its overflow is the original's as well."""
-        return (
-            self.output_type == ir.DataType.FLOAT16
-            and self.scale is not None
-            and self.addend is None
-            and self.y_zero_point is None
-        )
-
-    @property
-    def rows(self) -> int | None:
-        """Number of rows of the activations, if it is known."""
-        if self.dims is None:
-            return None
-        rows = 1
-        for size in self.dims[:-1]:
-            if size is None:
-                return None
-            rows *= size
-        return rows
-
-    def bound(self) -> np.ndarray:
-        """Return the largest magnitude that each column's accumulator can reach, float64 (n,)."""
-        signed_only = not self.unsigned and self.run_time_zero_point is None and not self.zero_point
-        largest = _FLIP if signed_only else 2 * _FLIP - 1
-        bound = np.abs(self.weight.astype(np.int64)).sum(axis=1) * float(largest)
-        bound += np.abs(self.bias.astype(np.float64))
-        if self.run_time_bias is not None:
-            bound += _MAX_ACCUMULATOR
-        limited: np.ndarray = np.minimum(bound, _MAX_ACCUMULATOR)
-        return limited
 
 
 class _Run:
@@ -280,10 +190,10 @@ class _Run:
     # -----------------------------------------------------------------------------------------------------------------
     # Looking
 
-    def look(self, node: ir.Node) -> _Parts | Kept:
+    def look(self, node: ir.Node) -> Parts | Kept:
         """Take a node apart, or say why it cannot be made strict; only what stood around it is out of it then."""
-        if self._opset < _MIN_OPSET:
-            return Kept(f"the model's opset is {self._opset}; from {_MIN_OPSET} on there is what it takes")
+        if self._opset < MIN_OPSET:
+            return Kept(f"the model's opset is {self._opset}; from {MIN_OPSET} on there is what it takes")
         self.exposed |= expose_elementwise(node, self._names)
         try:
             self.exposed |= expose_layout(node, self._names)
@@ -299,7 +209,7 @@ class _Run:
             return Kept("its x1 is not known to be int8, uint8 or float")
         if value["w_zero_point"] is not None and constant_array(value["w_zero_point"]) is None:
             return Kept(f"zero point {value['w_zero_point'].name} of its weight is computed at run time")
-        stored = _stored_weight(node)
+        stored = stored_weight(node)
         if isinstance(stored, Kept):
             return stored
         try:
@@ -310,16 +220,16 @@ class _Run:
             reason = Kept(str(error))
         if reason is not None:
             return reason
-        weight = _without_zero_point(stored, constant_array(value["w_zero_point"]))
+        weight = without_zero_point(stored, constant_array(value["w_zero_point"]))
         if isinstance(weight, Kept):
             return weight
-        scale = None if quantiser else _constant_scale(scale_value, value["x1_scale"], weight.shape[0])
+        scale = None if quantiser else constant_scale(scale_value, value["x1_scale"], weight.shape[0])
         if isinstance(scale, Kept):
             return scale
         dims = known_shape(x1)
         unsigned = quantiser is not None or x1_type == ir.DataType.UINT8
         bias, zero_point = constant_array(value["bias"]), constant_array(value["x1_zero_point"])
-        parts = _Parts(
+        parts = Parts(
             node=node,
             x1=x1,
             unsigned=unsigned,
@@ -327,26 +237,26 @@ class _Run:
             weight=weight,
             changed=weight is not stored,
             scale=scale,
-            run_time_scale=_run_time_scale(scale_value, value["x1_scale"]) if scale is None else None,
+            run_time_scale=run_time_scale_of(scale_value, value["x1_scale"]) if scale is None else None,
             bias=np.zeros(weight.shape[0], np.int32) if bias is None else bias.reshape(-1),
             run_time_bias=value["bias"] if bias is None else None,
-            zero_point=(0 if zero_point is None else int(zero_point.reshape(()))) - _absent_flip(unsigned, value),
+            zero_point=(0 if zero_point is None else int(zero_point.reshape(()))) - absent_flip(unsigned, value),
             run_time_zero_point=value["x1_zero_point"] if zero_point is None else None,
             addend=value["addend"],
             y_zero_point=value["y_zero_point"],
-            output_type=_output_type(node, scale_value, value["y_zero_point"]),
+            output_type=output_type_of(node, scale_value, value["y_zero_point"]),
             quantiser=quantiser,
         )
         if self._max_rows is not None and parts.rows is None:
             return Kept("its number of rows is not known, so it cannot be cut into chunks")
-        if _shrunk(parts) is None:
+        if shrunk_scale(parts) is None:
             return Kept("its scale is no normal float32 once its result fits float16")
         return parts
 
     # -----------------------------------------------------------------------------------------------------------------
     # Rewriting
 
-    def legalise(self, parts: _Parts) -> bool:
+    def legalise(self, parts: Parts) -> bool:
         """Put the strict form in the place of a node; return ``False`` if it has that form already."""
         rows = parts.rows
         step = self._max_rows if self._max_rows is not None and rows is not None and rows > self._max_rows else None
@@ -358,16 +268,16 @@ class _Run:
             parts = self._quantised(parts, parts.quantiser, base)
         x2, index, info = self._weight(parts)
         activation = self._activation(parts)
-        shrunk = _shrunk(parts)
+        shrunk = shrunk_scale(parts)
         if shrunk is None:
             raise AssertionError("a scale that cannot be shrunk is kept")
         scale, factor = shrunk
-        word = _pad(scale, parts.padded[0], 1.0).view(np.uint32).astype(np.uint64).reshape(1, -1)
-        deq_scale, bias = self._place((NewConstant(word, f"{base}.deq_scale"), _strict_bias(parts, base)), parts, base)
+        word = pad(scale, parts.padded[0], 1.0).view(np.uint32).astype(np.uint64).reshape(1, -1)
+        deq_scale, bias = self._place((NewConstant(word, f"{base}.deq_scale"), strict_bias(parts, base)), parts, base)
         if rows is None or step is None:
             chunks: list[Operand] = [activation]
         else:
-            chunks = [_rows(activation, start, min(start + step, rows), base) for start in range(0, rows, step)]
+            chunks = [rows_of(activation, start, min(start + step, rows), base) for start in range(0, rows, step)]
         placed = self._place(tuple(chunks), parts, base)
         results = []
         for start, chunk in zip(range(0, max(rows or 0, 1), step or max(rows or 0, 1)), placed, strict=True):
@@ -384,11 +294,11 @@ class _Run:
                 producer.name = names.unique(f"{base}.rows_{start}") if step is not None else node.name
                 producer.doc_string = node.doc_string
                 producer.metadata_props.update(node.metadata_props)
-        (final,) = self._place((_tail(parts, results, factor, base, self._opset),), parts, base)
+        (final,) = self._place((strict_tail(parts, results, factor, base, self._opset),), parts, base)
         take_over(node.outputs[0], final)
         return True
 
-    def _quantised(self, parts: _Parts, quantiser: NewNode, base: str) -> _Parts:
+    def _quantised(self, parts: Parts, quantiser: NewNode, base: str) -> Parts:
         """Put a quantiser in front of a node, and return the node's parts with what it gives."""
         x1, scale, zero_point = self._place(tuple(NewOutput(quantiser, index) for index in range(3)), parts, base)
         deq_scale = get_input(parts.node, INPUT_NAMES.index("deq_scale"))
@@ -397,13 +307,13 @@ class _Run:
             parts, x1=x1, run_time_scale=product, zero_point=0, run_time_zero_point=zero_point, quantiser=None
         )
 
-    def _place(self, operands: tuple[Operand, ...], parts: _Parts, base: str) -> list[ir.Value]:
+    def _place(self, operands: tuple[Operand, ...], parts: Parts, base: str) -> list[ir.Value]:
         node = parts.node
         metadata = metadata_beside_names(node)
         values = place_operands(operands, node, self._names, in_function=False, base=base, metadata=metadata)
         return [value for value in values if value is not None]
 
-    def _is_strict(self, parts: _Parts) -> bool:
+    def _is_strict(self, parts: Parts) -> bool:
         node = parts.node
         deq_scale = get_input(node, INPUT_NAMES.index("deq_scale"))
         return (
@@ -418,10 +328,10 @@ class _Run:
             and math.prod(known_shape(deq_scale) or ()) == parts.n  # type: ignore[arg-type]  # a constant's
             and all(get_input(node, position) is None for position in range(5, len(INPUT_NAMES)))
             and get_input(node, INPUT_NAMES.index("bias")) is not None
-            and _compress_info(node)[:2] == _TILING
+            and compress_info(node)[:2] == TILING
         )
 
-    def _weight(self, parts: _Parts) -> tuple[ir.Value, ir.Value, tuple[int, ...]]:
+    def _weight(self, parts: Parts) -> tuple[ir.Value, ir.Value, tuple[int, ...]]:
         """Return the values x2 and compress_index and the five integers of the strict node's weight."""
         node = parts.node
         x2, index = (get_input(node, INPUT_NAMES.index(name)) for name in ("x2", "compress_index"))
@@ -429,8 +339,8 @@ class _Run:
         tensors = (constant_tensor(x2), constant_tensor(index))
         if x2 is None or index is None or tensors[0] is None or tensors[1] is None:
             raise AssertionError("a weight that is not constant is kept")
-        info = _compress_info(node)
-        fits = not parts.changed and parts.padded == (parts.n, parts.k) and info[:2] == _TILING
+        info = compress_info(node)
+        fits = not parts.changed and parts.padded == (parts.n, parts.k) and info[:2] == TILING
         if self._pack is None and fits:
             return x2, index, info
         key = (id(tensors[0]), id(tensors[1]), b"" if zero_point is None else zero_point.tobytes())
@@ -442,7 +352,7 @@ class _Run:
             pack = self._pack or (lambda _name, weight: _native.encode(weight))
             *arrays, numbers = pack(name, padded)
             new = [
-                _tensor(array, f"{name}.strict.{part}")
+                as_tensor(array, f"{name}.strict.{part}")
                 for array, part in zip(arrays, ("x2", "compress_index"), strict=True)
             ]
             self._packed[key] = ((new[0], new[1]), tuple(int(number) for number in numbers))
@@ -457,7 +367,7 @@ class _Run:
             self._weights[place] = (first, second)
         return (*self._weights[place], info)
 
-    def _activation(self, parts: _Parts) -> ir.Value:
+    def _activation(self, parts: Parts) -> ir.Value:
         """Return x1 as int8 (m, k) with k within the limits; several nodes may share it."""
         k = parts.padded[1]
         key = (id(graph_of(parts.node)), parts.x1, k)
@@ -469,7 +379,7 @@ class _Run:
             x = NewOutput(NewNode("Reshape", (x, NewConstant(np.array([-1, parts.k]), f"{base}.matrix"))))
         if parts.unsigned:
             x = NewOutput(NewNode("Cast", (x,), {"to": int(ir.DataType.INT32)}))
-            x = NewOutput(NewNode("Sub", (x, NewConstant(np.array(_FLIP, np.int32), f"{base}.flip"))))
+            x = NewOutput(NewNode("Sub", (x, NewConstant(np.array(FLIP, np.int32), f"{base}.flip"))))
             x = NewOutput(NewNode("Cast", (x,), {"to": int(ir.DataType.INT8)}))
         if k > parts.k:
             pads = NewConstant(np.array([0, 0, 0, k - parts.k]), f"{base}.pads")
@@ -479,199 +389,3 @@ class _Run:
             value.dtype, value.shape = ir.DataType.INT8, ir.Shape((parts.rows, k))
         self._activations[key] = value
         return value
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Parts of a node
-
-
-def _stored_weight(node: ir.Node) -> np.ndarray | Kept:
-    """Return the weight (n, k) as its stream holds it."""
-    x2, index = (constant_array(get_input(node, INPUT_NAMES.index(name))) for name in ("x2", "compress_index"))
-    if x2 is None or index is None:
-        return Kept("its compressed weight is not constant")
-    try:
-        weight: np.ndarray = _native.decode(x2, index, np.asarray(_compress_info(node), np.int64))
-    except (_native.FormatError, TypeError) as error:  # the latter of a compress_info that is no list of integers
-        raise _native.FormatError(f"node {node.name or node.outputs[0].name}: {error}") from None
-    return weight
-
-
-def _compress_info(node: ir.Node) -> tuple[int, ...]:
-    attribute = node.attributes.get("compress_info")
-    return () if attribute is None else tuple(attribute.as_ints())
-
-
-def _without_zero_point(stored: np.ndarray, zero_point: np.ndarray | None) -> np.ndarray | Kept:
-    """Return the weight as int8 with its zero point subtracted; ``stored`` itself if that changes nothing."""
-    if stored.dtype == np.int8 and (zero_point is None or not zero_point.any()):
-        return stored
-    offset = np.zeros(1, np.int16) if zero_point is None else zero_point.reshape(-1).astype(np.int16)
-    shifted = stored.astype(np.int16) - offset[:, np.newaxis]
-    outside = (shifted < _INT8.min) | (shifted > _INT8.max)
-    if outside.any():
-        column = int(np.flatnonzero(outside.any(axis=1))[0])
-        return Kept(f"its weight less its zero point does not fit int8 in column {column}")
-    return shifted.astype(np.int8)
-
-
-def _constant_scale(value: ir.Value, x1_scale: ir.Value | None, n: int) -> np.ndarray | Kept | None:
-    """Return a constant scale, multiplied by x1's, as float32 (n,); ``None`` if it is computed at run time."""
-    scale = constant_array(value)
-    factor = np.ones((), np.float32) if x1_scale is None else constant_array(x1_scale)
-    if scale is None or factor is None:
-        if known_dtype(value) == ir.DataType.UINT64:
-            return Kept("its uint64 deq_scale is computed at run time")
-        return None
-    if scale.dtype == np.uint64:
-        if (scale >> np.uint64(32)).any():
-            return Kept("a deq_scale word has bits above the 32 of a float")
-        scale = np.asarray(scale.astype(np.uint32)).view(np.float32)
-    with np.errstate(over="ignore"):  # that is infinity, and refused below
-        product = factor.reshape(()) * scale.reshape(-1).astype(np.float32)
-    scale = np.broadcast_to(product, (n,))
-    bad = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
-    if bad.size:
-        return Kept(f"its scale is {scale[bad[0]]} in column {bad[0]}, not finite and above zero")
-    return scale
-
-
-def _run_time_scale(value: ir.Value, x1_scale: ir.Value | None) -> Operand:
-    """Return a scale that is computed at run time, as float32."""
-    if x1_scale is not None:
-        return NewOutput(NewNode("Mul", (x1_scale, value)))
-    return NewOutput(NewNode("Cast", (value,), {"to": int(ir.DataType.FLOAT)})) if _is_half(value) else value
-
-
-def _is_half(value: ir.Value) -> bool:
-    return known_dtype(value) == ir.DataType.FLOAT16
-
-
-def _absent_flip(unsigned: bool, value: dict[str, ir.Value | None]) -> int:
-    """Return what flipping the top bit of x1 adds to a zero point that is constant or absent."""
-    run_time = value["x1_zero_point"] is not None and constant_array(value["x1_zero_point"]) is None
-    return _FLIP if unsigned and not run_time else 0
-
-
-def _output_type(node: ir.Node, scale: ir.Value, y_zero_point: ir.Value | None) -> ir.DataType:
-    attribute = node.attributes.get("output_type")
-    if attribute is not None:
-        return ir.DataType(attribute.as_int())
-    if y_zero_point is not None:
-        return known_dtype(y_zero_point) or ir.DataType.UINT8
-    return ir.DataType.FLOAT if known_dtype(scale) in (None, ir.DataType.FLOAT) else ir.DataType.FLOAT16
-
-
-def _shrunk(parts: _Parts) -> tuple[np.ndarray, float] | None:
-    """Return the strict node's scale, float32 (n,), and the power of two that it was divided by.
-
-    ``None`` if that power, or the scale once it is divided, is no normal number.
-    """
-    scale = np.ones(parts.n, np.float32) if parts.scale is None else parts.scale
-    factor = 1.0
-    if not parts.plain_float16:
-        largest = float((parts.bound() * scale.astype(np.float64)).max())
-        if largest > _MAX_FLOAT16:
-            factor = 2.0 ** math.ceil(math.log2(largest / _MAX_FLOAT16))
-    if factor > float(np.finfo(np.float32).max):
-        return None
-    shrunk = (scale / np.float32(factor)).astype(np.float32)
-    return None if factor > 1 and float(shrunk.min()) < np.finfo(np.float32).tiny else (shrunk, factor)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Parts of the strict form
-
-
-def _strict_bias(parts: _Parts, base: str) -> Operand:
-    """Return the int32 bias (n,), padded, with the zero point of x1 folded in."""
-    n = parts.padded[0]
-    sums = parts.weight.sum(axis=1, dtype=np.int64)
-    constant = parts.bias.astype(np.int64) - parts.zero_point * sums
-    bias: Operand = NewConstant(_pad(constant.astype(np.int32), n, 0), f"{base}.bias")
-    if parts.run_time_zero_point is not None:
-        zero = NewOutput(NewNode("Cast", (parts.run_time_zero_point,), {"to": int(ir.DataType.INT32)}))
-        if parts.unsigned:
-            zero = NewOutput(NewNode("Sub", (zero, NewConstant(np.array(_FLIP, np.int32), f"{base}.flip"))))
-        columns = NewConstant(_pad(sums.astype(np.int32), n, 0), f"{base}.column_sums")
-        bias = NewOutput(NewNode("Sub", (bias, NewOutput(NewNode("Mul", (zero, columns))))))
-    if parts.run_time_bias is not None:
-        vector = NewConstant(np.array([-1]), f"{base}.vector")
-        given = NewOutput(NewNode("Reshape", (parts.run_time_bias, vector)))
-        if n > parts.n:
-            given = NewOutput(NewNode("Pad", (given, NewConstant(np.array([0, n - parts.n]), f"{base}.pads"))))
-        bias = NewOutput(NewNode("Add", (bias, given)))
-    return bias
-
-
-def _tail(parts: _Parts, results: list[ir.Value], factor: float, base: str, opset: int) -> Operand:
-    """Return what takes the place of the node's result, made from the float16 that strict nodes give."""
-    y: Operand = results[0]
-    if len(results) > 1:
-        y = NewOutput(NewNode("Concat", tuple(results), {"axis": 0}))
-    if parts.padded[0] > parts.n:
-        bounds = (
-            NewConstant(np.array([number]), f"{base}.{what}")
-            for what, number in (("start", 0), ("end", parts.n), ("axis", 1))
-        )
-        y = NewOutput(NewNode("Slice", (y, *bounds)))
-    if parts.dims is None or len(parts.dims) != 2:
-        # Before opset 14 a 0 in a shape always means "as it was", so that empty batches may be refused there.
-        attributes = {"allowzero": 1} if opset >= _ALLOW_ZERO_OPSET else {}
-        y = NewOutput(NewNode("Reshape", (y, _result_shape(parts, base)), attributes))
-    if parts.plain_float16:
-        return y
-    y = NewOutput(NewNode("Cast", (y,), {"to": int(ir.DataType.FLOAT)}))
-    times: Operand = NewConstant(np.array(factor, np.float32), f"{base}.factor") if factor > 1 else None
-    if parts.run_time_scale is not None:
-        scale = parts.run_time_scale
-        times = scale if times is None else NewOutput(NewNode("Mul", (scale, times)))
-    if times is not None:
-        y = NewOutput(NewNode("Mul", (y, times)))
-    if parts.y_zero_point is not None:
-        one = NewConstant(np.array(1, np.float32), f"{base}.one")
-        y = NewOutput(NewNode("QuantizeLinear", (y, one, parts.y_zero_point)))
-        y_scale = get_input(parts.node, INPUT_NAMES.index("y_scale"))
-        return y if y_scale is None else NewOutput(NewNode("DequantizeLinear", (y, y_scale, parts.y_zero_point)))
-    if parts.addend is not None:
-        addend: Operand = parts.addend
-        if _is_half(parts.addend):
-            addend = NewOutput(NewNode("Cast", (addend,), {"to": int(ir.DataType.FLOAT)}))
-        y = NewOutput(NewNode("Add", (y, addend)))
-    if parts.output_type == ir.DataType.FLOAT16:
-        y = NewOutput(NewNode("Cast", (y,), {"to": int(ir.DataType.FLOAT16)}))
-    return y
-
-
-def _result_shape(parts: _Parts, base: str) -> Operand:
-    """Return the shape (..., n) of the original result."""
-    leading = None if parts.dims is None else parts.dims[:-1]
-    if leading is not None and sum(size is None for size in leading) <= 1 and 0 not in leading:
-        sizes = [-1 if size is None else size for size in leading]
-        return NewConstant(np.array([*sizes, parts.n]), f"{base}.shape")
-    all_sizes = NewOutput(NewNode("Shape", (parts.x1,)))
-    bounds = (NewConstant(np.array([number]), f"{base}.{what}") for what, number in (("start", 0), ("end", -1)))
-    sizes_of_rows = NewOutput(NewNode("Slice", (all_sizes, *bounds)))
-    columns = NewConstant(np.array([parts.n]), f"{base}.columns")
-    return NewOutput(NewNode("Concat", (sizes_of_rows, columns), {"axis": 0}))
-
-
-def _rows(activation: ir.Value, start: int, end: int, base: str) -> Operand:
-    bounds = (
-        NewConstant(np.array([number]), f"{base}.{what}")
-        for what, number in (("start", start), ("end", end), ("axis", 0))
-    )
-    return NewOutput(NewNode("Slice", (activation, *bounds)))
-
-
-def _tensor(data: np.ndarray | ir.TensorProtocol, name: str) -> ir.TensorProtocol:
-    return ir.tensor(data, name=name) if isinstance(data, np.ndarray) else data
-
-
-def _pad(vector: np.ndarray, length: int, value: float) -> np.ndarray:
-    """Return ``vector`` with ``value`` behind it up to ``length``."""
-    return np.concatenate([vector, np.full(length - vector.size, value, vector.dtype)])
-
-
-def _round_up(number: int, step: int) -> int:
-    return -(-number // step) * step

@@ -19,39 +19,18 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from mcd_graph.operator import OP_DOMAIN, OP_VERSION
-from mcd_graph.passes._common import (
-    OPTIMISED,
-    OPTIMISED_KEY,
-    AttributeUnknownError,
-    Kept,
-    Match,
-    Names,
-    Rule,
-    Weight,
-    all_nodes,
-    build,
-    get_input,
-    graph_of,
-    is_op,
-    known_dtype,
-    misfit,
-    opset_misfit,
-    place_constant,
-    remove_dead,
-)
-from mcd_graph.passes._dequantised import absorb_dequantizer
-from mcd_graph.passes._dynamic import absorb_quantiser
-from mcd_graph.passes._elementwise import absorb_elementwise
-from mcd_graph.passes._layout import absorb_layout
-from mcd_graph.passes._optimized import ask_onnxruntime
-from mcd_graph.passes._shapes import infer_shapes
-from mcd_graph.passes._unsigned import make_unsigned
-from mcd_graph.passes.matmul_integer import matmul_integer_rule
-from mcd_graph.passes.matmul_integer_to_float import dynamic_quantize_matmul_rule, matmul_integer_to_float_rule
-from mcd_graph.passes.pointwise_conv import conv_integer_rule, qlinear_conv_rule
-from mcd_graph.passes.qdq_matmul import gemm_qdq_rule, matmul_qdq_rule
-from mcd_graph.passes.qgemm import qgemm_rule
-from mcd_graph.passes.qlinear_matmul import qlinear_matmul_rule
+from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
+from mcd_graph.passes.engine.facts import AttributeUnknownError, all_nodes, get_input, graph_of, is_op, known_dtype
+from mcd_graph.passes.engine.match import Kept, Match, Rule, Weight
+from mcd_graph.passes.engine.optimized import ask_onnxruntime
+from mcd_graph.passes.engine.shapes import infer_shapes
+from mcd_graph.passes.engine.unsigned import make_unsigned
+from mcd_graph.passes.engine.validate import misfit, opset_misfit
+from mcd_graph.passes.fusions.dequantized_result import absorb_dequantizer
+from mcd_graph.passes.fusions.dynamic_quantizer import absorb_quantiser
+from mcd_graph.passes.fusions.elementwise import absorb_elementwise
+from mcd_graph.passes.fusions.layout import absorb_layout
+from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,8 +38,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
-    "ALL_RULES",
-    "CONVOLUTION_RULES",
     "LoweringPlan",
     "Site",
     "WeightJob",
@@ -73,24 +50,9 @@ logger = logging.getLogger(__name__)
 #: Metadata of a model with lowered QDQ multiplications: the version of onnxruntime that was asked how it computes them.
 ONNXRUNTIME_KEY = "mcd.onnxruntime"
 
-#: Every rule, in the order in which the families are described. No two start from the same operator.
-ALL_RULES: tuple[Rule, ...] = (
-    matmul_integer_rule,
-    qlinear_matmul_rule,
-    matmul_integer_to_float_rule,
-    dynamic_quantize_matmul_rule,
-    qgemm_rule,
-    matmul_qdq_rule,
-    gemm_qdq_rule,
-)
-
 
 #: Nodes that may stand between a weight and its multiplications; what counts is who reads their results.
 _LOOKED_THROUGH = ("DequantizeLinear", "Identity", "QuantizeLinear", "Reshape", "Transpose")
-
-
-#: Convolutions that are multiplications, for those who ask for them.
-CONVOLUTION_RULES: tuple[Rule, ...] = (conv_integer_rule, qlinear_conv_rule)
 
 
 class PackedWeight(Protocol):

@@ -18,21 +18,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mcd_graph.passes._common import (
-    MS_DOMAIN,
-    Kept,
-    Match,
-    NewNode,
-    NewOutput,
-    Operand,
-    Rule,
-    find_weight,
-    float_attribute,
-    get_input,
-    int_attribute,
-    quantisation_column,
-)
-from mcd_graph.passes._scales import fold_scales, fuse
+from mcd_graph.passes.engine.facts import MS_DOMAIN, float_attribute, get_input, int_attribute
+from mcd_graph.passes.engine.match import Kept, Match, NewNode, NewOutput, Operand, Rule
+from mcd_graph.passes.engine.operands import find_weight, quantisation_column
+from mcd_graph.passes.rules.scales import fold_scales, fuse
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from mcd_graph.operator import INPUT_NAMES
-from mcd_graph.passes._common import (
+from mcd_graph.passes.engine.emit import set_input, take_over
+from mcd_graph.passes.engine.facts import (
     AttributeUnknownError,
     get_input,
     int_attribute,
@@ -22,12 +23,10 @@ from mcd_graph.passes._common import (
     is_op,
     known_dtype,
     only_consumer,
-    set_input,
-    take_over,
 )
 
 if TYPE_CHECKING:
-    from mcd_graph.passes._common import Names
+    from mcd_graph.passes.engine.emit import Names
 
 __all__ = ["absorb_layout", "expose_layout"]
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
-from mcd_graph.passes._common import (
+from mcd_graph.passes.engine.emit import set_input, take_over
+from mcd_graph.passes.engine.facts import (
     AttributeUnknownError,
     constant_tensor,
     get_input,
@@ -25,12 +26,10 @@ from mcd_graph.passes._common import (
     known_dtype,
     known_shape,
     only_consumer,
-    set_input,
-    take_over,
 )
 
 if TYPE_CHECKING:
-    from mcd_graph.passes._common import Names
+    from mcd_graph.passes.engine.emit import Names
 
 __all__ = ["absorb_elementwise", "expose_elementwise"]
 

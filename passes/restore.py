@@ -33,38 +33,34 @@ import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
-from mcd_graph.passes._common import (
-    MS_DOMAIN,
+from mcd_graph.passes.engine.emit import (
     RULE_KEY,
-    AttributeUnknownError,
-    Kept,
     Names,
-    NewConstant,
-    NewNode,
-    NewOutput,
-    Operand,
-    all_nodes,
-    constant_array,
-    constant_tensor,
-    get_input,
-    graph_of,
-    infer_inputs,
-    int_attribute,
-    ints_attribute,
-    known_dtype,
-    known_rank,
-    known_shape,
     metadata_beside_names,
-    node_misfit,
-    opset_misfit,
     place_constant,
     place_operands,
     remove_dead,
     take_over,
 )
-from mcd_graph.passes._dynamic import quantiser_of
-from mcd_graph.passes._elementwise import expose_elementwise
-from mcd_graph.passes._layout import expose_layout
+from mcd_graph.passes.engine.facts import (
+    MS_DOMAIN,
+    AttributeUnknownError,
+    all_nodes,
+    constant_array,
+    constant_tensor,
+    get_input,
+    graph_of,
+    int_attribute,
+    ints_attribute,
+    known_dtype,
+    known_rank,
+    known_shape,
+)
+from mcd_graph.passes.engine.match import Kept, NewConstant, NewNode, NewOutput, Operand
+from mcd_graph.passes.engine.validate import infer_inputs, node_misfit, opset_misfit
+from mcd_graph.passes.fusions.dynamic_quantizer import quantiser_of
+from mcd_graph.passes.fusions.elementwise import expose_elementwise
+from mcd_graph.passes.fusions.layout import expose_layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

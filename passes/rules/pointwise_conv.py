@@ -22,25 +22,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mcd_graph.passes._common import (
-    Fused,
-    Kept,
-    Match,
-    NewNode,
-    NewOutput,
-    Result,
-    Rule,
-    Weight,
-    dimensions,
-    find_weight,
-    get_input,
-    int_attribute,
-    ints_attribute,
-    known_shape,
-    quantisation_column,
-    quantisation_vector,
-)
-from mcd_graph.passes._scales import fold_scales, fuse
+from mcd_graph.passes.engine.facts import dimensions, get_input, int_attribute, ints_attribute, known_shape
+from mcd_graph.passes.engine.match import Fused, Kept, Match, NewNode, NewOutput, Result, Rule, Weight
+from mcd_graph.passes.engine.operands import find_weight, quantisation_column, quantisation_vector
+from mcd_graph.passes.rules.scales import fold_scales, fuse
 
 __all__ = ["conv_integer_rule", "qlinear_conv_rule"]
 

@@ -30,27 +30,18 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mcd_graph.passes._common import (
-    Fused,
-    Kept,
-    Match,
-    NewConstant,
-    NewNode,
-    NewOutput,
-    Operand,
-    Result,
-    Rule,
+from mcd_graph.passes.engine.facts import (
     constant_array,
-    find_weight,
     get_input,
     int_attribute,
     is_op,
     known_rank,
     known_shape,
     only_consumer,
-    quantisation_vector,
 )
-from mcd_graph.passes._scales import Scale, split_product
+from mcd_graph.passes.engine.match import Fused, Kept, Match, NewConstant, NewNode, NewOutput, Operand, Result, Rule
+from mcd_graph.passes.engine.operands import find_weight, quantisation_vector
+from mcd_graph.passes.rules.scales import Scale, split_product
 
 __all__ = ["matmul_integer_rule"]
 

@@ -14,10 +14,11 @@ import numpy as np
 import onnx_ir as ir
 
 from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN
-from mcd_graph.passes._common import MS_DOMAIN, constant_array, get_input, is_op, place_constant
+from mcd_graph.passes.engine.emit import place_constant
+from mcd_graph.passes.engine.facts import MS_DOMAIN, constant_array, get_input, is_op
 
 if TYPE_CHECKING:
-    from mcd_graph.passes._common import Names
+    from mcd_graph.passes.engine.emit import Names
 
 __all__ = ["make_unsigned"]
 

@@ -22,8 +22,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mcd_graph.passes._common import Kept, Match, Rule, find_weight, get_input
-from mcd_graph.passes._scales import fold_scales, fuse
+from mcd_graph.passes.engine.facts import get_input
+from mcd_graph.passes.engine.match import Kept, Match, Rule
+from mcd_graph.passes.engine.operands import find_weight
+from mcd_graph.passes.rules.scales import fold_scales, fuse
 
 if TYPE_CHECKING:
     import onnx_ir as ir

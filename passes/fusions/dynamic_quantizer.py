@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from mcd_graph.operator import INPUT_NAMES
-from mcd_graph.passes._common import NewNode, get_input, is_op, known_dtype, set_input
+from mcd_graph.passes.engine.emit import set_input
+from mcd_graph.passes.engine.facts import get_input, is_op, known_dtype
+from mcd_graph.passes.engine.match import NewNode
 
 if TYPE_CHECKING:
-    from mcd_graph.passes._common import Operand
+    from mcd_graph.passes.engine.match import Operand
 
 __all__ = ["absorb_quantiser", "quantiser_of"]
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mcd_graph.operator import INPUT_NAMES
-from mcd_graph.passes._common import (
+from mcd_graph.passes.engine.emit import set_input, take_over
+from mcd_graph.passes.engine.facts import (
     MS_DOMAIN,
     AttributeUnknownError,
     constant_array,
@@ -23,8 +24,6 @@ from mcd_graph.passes._common import (
     known_dtype,
     known_shape,
     only_consumer,
-    set_input,
-    take_over,
 )
 
 __all__ = ["absorb_dequantizer"]

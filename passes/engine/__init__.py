@@ -1,0 +1,1 @@
+"""What every rule shares: matching, facts of a model, validation, planning, and changing a model."""

@@ -1,0 +1,156 @@
+"""What a rule answers: a :class:`Match`, plain data that says what to replace, or :class:`Kept` with the reason.
+
+A rule (one file a family) looks at a quantised matrix multiplication. A match says which constant is the weight,
+which values feed the new node, which value the new node computes. Nothing is changed while matching, because the
+weight has to be compressed first, maybe in another process; ``plan.py`` carries the matches out afterwards. (That
+pause between matching and rewriting is why the rules are not onnxscript rewrite rules, which match and rewrite in
+one go.)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from mcd_graph.passes.engine.facts import dimensions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any, TypeAlias
+
+    import numpy as np
+
+__all__ = ["Fused", "Kept", "Match", "NewConstant", "NewNode", "NewOutput", "Operand", "Result", "Rule", "Weight"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Why a matrix multiplication stays as it was: one sentence without a full stop.
+
+    Attributes:
+        reason: the sentence.
+    """
+
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """A constant weight matrix as a rule found it.
+
+    Attributes:
+        value: the initialiser, or the output of the Constant node, that holds the bytes.
+        tensor: its tensor, int8 or uint8, of shape (k, n), or (n, k) when ``transposed``; more dimensions, all 1, may
+            follow (convolution kernels).
+        transposed: the constant is stored as (n, k).
+        path: constant nodes between ``value`` and the multiplication, the one nearest to ``value`` first.
+    """
+
+    value: ir.Value
+    tensor: ir.TensorProtocol
+    transposed: bool = False
+    path: tuple[ir.Node, ...] = ()
+
+    @property
+    def k(self) -> int:
+        """Number of rows of the multiplication's right-hand side."""
+        return dimensions(self.tensor)[1 if self.transposed else 0]
+
+    @property
+    def n(self) -> int:
+        """Number of columns of the multiplication's right-hand side."""
+        return dimensions(self.tensor)[0 if self.transposed else 1]
+
+    def array(self) -> np.ndarray:
+        """Return the weight as an (n, k) view of its own memory."""
+        stored = self.tensor.numpy().reshape(dimensions(self.tensor)[:2])
+        return stored if self.transposed else stored.T
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NewConstant:
+    """A small constant that a rewrite adds; ``hint`` becomes its name."""
+
+    array: np.ndarray
+    hint: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NewNode:
+    """A node that a rewrite adds in front of the new MatmulCompressDequant."""
+
+    op_type: str
+    inputs: tuple[Operand, ...]
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    domain: str = ""
+    num_outputs: int = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NewOutput:
+    """Output ``index`` of a :class:`NewNode`."""
+
+    node: NewNode
+    index: int = 0
+
+
+class Result:
+    """Stands, among the inputs of a :class:`NewNode`, for what the new MatmulCompressDequant computes."""
+
+
+Operand: TypeAlias = ir.Value | NewConstant | NewOutput | Result | None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fused:
+    """Inputs and attributes of the MatmulCompressDequant to be, but for the three that hold the weight."""
+
+    x1: Operand
+    deq_scale: Operand = None
+    bias: Operand = None
+    x1_zero_point: Operand = None
+    w_zero_point: Operand = None
+    addend: Operand = None
+    y_zero_point: Operand = None
+    x1_scale: Operand = None
+    y_scale: Operand = None
+    output_type: ir.DataType | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Match:
+    """A matrix multiplication that can be lowered.
+
+    Attributes:
+        pattern: what was found, for the report, e.g. ``MatMulInteger+Cast+Mul``.
+        weight: the constant right-hand side.
+        fused: the new node's inputs.
+        output: the value that is computed instead.
+        nodes: the nodes that go away, the multiplication first, the one that produces ``output`` last.
+        result: what takes the place of ``output``, when that is not the new node's result itself.
+        optimised: the original is reproduced as onnxruntime runs it with graph optimisations on (QDQ forms), not
+            as it runs without.
+    """
+
+    pattern: str
+    weight: Weight
+    fused: Fused
+    output: ir.Value
+    nodes: tuple[ir.Node, ...]
+    result: NewOutput | Result = dataclasses.field(default_factory=Result)
+    optimised: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One family of patterns: the operator it starts from and the function that looks at such a node.
+
+    The function answers ``None`` for a node that is no quantised matrix multiplication at all.
+    """
+
+    name: str
+    domain: str
+    op_type: str
+    match: Callable[[ir.Node], Match | Kept | None]

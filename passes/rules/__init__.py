@@ -1,0 +1,1 @@
+"""One file a family of forms; ``registry.py`` lists them."""
