@@ -100,7 +100,7 @@ def test_command_line_option(tmp_path: Path) -> None:
     )
     source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
     source.write_bytes(model.SerializeToString())
-    arguments = ["compress", str(source), str(target), "--min-saving", "-10"]
+    arguments = ["compress", str(source), str(target), "--min-saving", "-10", "--force-larger"]
     assert main(arguments) == 2
     assert main([*arguments, "--convolutions"]) == 0
     assert mcd_graph.verify_model(source, target).identical
