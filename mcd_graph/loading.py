@@ -274,7 +274,7 @@ def _check_imports(proto: onnx.ModelProto) -> None:
 
 
 def _check_operators(proto: onnx.ModelProto) -> None:
-    """Raise InputError for an operator of our domain that is not known here: taken for another's, it would be skipped."""
+    """Raise InputError for an operator of our domain that is not known here: its weight would be overlooked."""
     local = {(function.domain, function.name) for function in proto.functions}
     nodes = itertools.chain(proto.graph.node, *(function.node for function in proto.functions))
     for node in _nodes_of(nodes):
