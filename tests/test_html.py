@@ -109,8 +109,8 @@ def test_sections_without_figures_are_left_out(compressed: tuple[Report, list[Hi
 
 
 def test_differences_are_shown() -> None:
-    difference = Difference(0, 2, "y", "3 of 9 values differ")
-    page = render_report(title="t", verification=Verification(({"x": (1,)},), (1, 2), 9, (difference,)))
+    difference = Difference(0, 2, True, "y", "3 of 9 values differ")
+    page = render_report(title="t", verification=Verification(({"x": (1,)},), (1, 2), (True,), 9, (difference,)))
     assert headings(page) == ["Differences"]
     assert "3 of 9 values differ" in page
     assert ">identical<" not in page
@@ -131,7 +131,7 @@ def hostile_page(report: Report) -> str:
         for index, node in enumerate(report.nodes)
     )
     counts = np.arange(256)
-    verification = Verification(({HOSTILE: (1,)},), (1,), 9, (Difference(0, 1, HOSTILE, HOSTILE),))
+    verification = Verification(({HOSTILE: (1,)},), (1,), (True,), 9, (Difference(0, 1, True, HOSTILE, HOSTILE),))
     attacked = bench(name=HOSTILE)
     attacked = dataclasses.replace(
         attacked, machine=Machine(HOSTILE, 1, HOSTILE, HOSTILE), rows=(*attacked.rows, *bench((16,), HOSTILE).rows)
