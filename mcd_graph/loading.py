@@ -8,6 +8,7 @@ into more nodes than a program can hold.
 
 import errno
 import graphlib
+import itertools
 import math
 import os
 import stat
@@ -21,7 +22,7 @@ from google.protobuf.message import DecodeError, Message
 
 from mcd_graph.errors import InputError
 from mcd_graph.fidelity import remember_order
-from mcd_graph.operator import OP_DOMAIN, OP_VERSION
+from mcd_graph.operator import OP_DOMAIN, OP_TYPE, OP_VERSION
 
 __all__ = ["ModelSource", "external_files", "graphs_of", "load_model", "read_proto"]
 
@@ -81,6 +82,7 @@ def load_model(source: ModelSource) -> ir.Model:
         _check_depth(proto)
         _check_texts(proto)
         _check_imports(proto)
+        _check_operators(proto)
         _check_circles(proto)
         _check_functions(proto)
         _check_kept_whole(proto)
@@ -269,6 +271,20 @@ def _check_imports(proto: onnx.ModelProto) -> None:
         for opset in imports:
             if opset.domain == OP_DOMAIN and opset.version != OP_VERSION and _uses_operator(nodes):
                 raise InputError(f"it imports version {opset.version} of domain {OP_DOMAIN!r}; known is {OP_VERSION}")
+
+
+def _check_operators(proto: onnx.ModelProto) -> None:
+    """Raise InputError for an operator of our domain that is not known here: its weight would be overlooked."""
+    local = {(function.domain, function.name) for function in proto.functions}
+    nodes = itertools.chain(proto.graph.node, *(function.node for function in proto.functions))
+    for node in _nodes_of(nodes):
+        name = (node.domain, node.op_type)
+        if node.domain == OP_DOMAIN and node.op_type != OP_TYPE and name not in local:
+            called = node.name or next(iter(node.output), "")
+            raise InputError(
+                f"node {called!r} is {OP_DOMAIN}::{node.op_type}, which this version of mcd-graph does not know: "
+                "use the version that wrote the model, or a newer one"
+            )
 
 
 def _uses_operator(nodes: Iterable[onnx.NodeProto]) -> bool:

@@ -233,8 +233,11 @@ class ModelWriter:
                     if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
                         node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
 
+    def _temporary_path(self, token: str, kind: str) -> Path:
+        return self._directory / f".{self._destination.name}{MARK}{token}.{kind}"
+
     def _temporary(self, token: str, kind: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        return temporary_file(self._directory / f".{self._destination.name}{MARK}{token}.{kind}")
+        return temporary_file(self._temporary_path(token, kind))
 
     def _refuse_existing(self) -> None:
         """Raise FileExistsError if a file is in the way."""
@@ -255,7 +258,9 @@ class ModelWriter:
         """Give the data file its name, and until the end leave proof of which data files are ours, for the next run."""
         files = {name: os.fstat(self._data_file.fileno())}
         files |= {each: (self._directory / each).lstat() for each in old if self._exists(each)}
-        proof = self._files.enter_context(self._temporary(self._token, "proof"))
+        path = self._temporary_path(self._token, "proof")
+        # However the commit ends, the files that no model uses then are removed before the proof is.
+        proof = self._files.enter_context(temporary_file(path, lambda: self._remove_proved([path])))
         proof.write(json.dumps([[each, *_identity(status)] for each, status in files.items()]).encode())
         _sync(proof)
         put_new(Path(self._data_file.name), self._directory / name)
@@ -281,6 +286,12 @@ class ModelWriter:
         own = {entry.value for entry in proto.metadata_props if entry.key == DATA_FILE_KEY}
         return {name for name in own & external_files(proto) if self._data_pattern.fullmatch(name)}
 
+    def _remove_proved(self, proofs: Iterable[Path]) -> None:
+        """Remove the data files that proofs call ours, unless a model uses them."""
+        in_use = self._own_data(self._destination)
+        for proof in proofs:
+            self._remove_unused(set(_proved(proof)) - in_use)
+
     def _remove_unused(self, names: set[str]) -> None:
         """Remove data files that are ours, unless a model of the directory still mentions them."""
         for name in names:
@@ -300,9 +311,7 @@ class ModelWriter:
         prefix = f".{self._destination.name}{MARK}"
         dead = [path for path in sorted(self._directory.iterdir()) if path.name.startswith(prefix)]
         dead = [path for path in dead if not is_locked(path)]
-        in_use = self._own_data(self._destination)
-        for proof in (path for path in dead if path.suffix == ".proof"):
-            self._remove_unused(set(_proved(proof)) - in_use)
+        self._remove_proved([path for path in dead if path.suffix == ".proof"])
         for path in dead:
             path.unlink(missing_ok=True)
 

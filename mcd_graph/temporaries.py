@@ -7,7 +7,7 @@ run left behind.
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,27 +16,30 @@ __all__ = ["MARK", "is_locked", "remove_temporaries", "temporary_file"]
 MARK = ".mcd-tmp-"
 """What the name of every temporary holds."""
 
-_living: set[Path] = set()  # this process's temporaries, each from before it is created until it is gone
+_living: dict[Path, Callable[[], None]] = {}
+"""This process's temporaries, each from before it is created until it is gone, and what to do before that."""
 
 
 @contextlib.contextmanager
-def temporary_file(path: Path) -> Iterator[BinaryIO]:
+def temporary_file(path: Path, before_removal: Callable[[], None] = lambda: None) -> Iterator[BinaryIO]:
     """Create, lock and open a file that is removed on leaving unless it was renamed.
 
     Args:
         path: of the file; its name holds :data:`MARK`.
+        before_removal: called before it is removed, again if that was interrupted; it may find the file missing.
 
     Raises:
         OSError: the file exists or cannot be created.
     """
-    _living.add(path)
+    _living[path] = before_removal
     file = path.open("x+b")
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield file
     finally:
+        before_removal()
         path.unlink(missing_ok=True)
-        _living.discard(path)
+        _living.pop(path, None)
         with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
             file.close()
 
@@ -47,9 +50,10 @@ def remove_temporaries() -> None:
     Ctrl-C may fall between any two bytecodes: just before a ``try`` is entered, or within a ``finally``. For the end of
     a program only: another thread that is still writing loses its temporaries too.
     """
-    for path in list(_living):
+    for path, before_removal in list(_living.items()):
+        before_removal()
         path.unlink(missing_ok=True)
-        _living.discard(path)
+        _living.pop(path, None)
 
 
 def is_locked(path: Path) -> bool:

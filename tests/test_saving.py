@@ -14,7 +14,7 @@ import onnx
 import pytest
 from samples import digests, text_model, write, write_external
 
-from mcd_graph import InputError
+from mcd_graph import InputError, saving
 from mcd_graph.loading import load_model, read_proto
 from mcd_graph.saving import ALIGNMENT, DATA_FILE_KEY, ModelWriter, write_text
 
@@ -210,6 +210,30 @@ def test_a_run_that_died_before_its_model_appeared_needs_no_force(model: Path, o
     assert "m.data" in digests(out), "the data file is in place, the model is not"
     save(model, out / "m.onnx")
     assert digests(out).keys() == {"m.onnx", "m.data"}
+
+
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "overwriting"])
+@pytest.mark.parametrize("step", ["put_new", "replace", "_sync_directory"])
+def test_interrupted_behind_a_step(
+    model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, step: str, existing: bool
+) -> None:
+    """Ctrl-C falls just behind a step of the commit: no data file is left that no model uses."""
+    if existing:
+        save(model, out / "m.onnx")
+    original = getattr(saving, step)
+
+    def interrupted(*arguments: object, **options: object) -> None:
+        original(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(saving, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(model, out / "m.onnx", force=True)
+    if step == "put_new" and not existing:
+        assert digests(out) == {}
+    else:
+        assert tensors(out / "m.onnx") == tensors(model)
+        assert digests(out).keys() == {"m.onnx", data_name(out / "m.onnx")}
 
 
 def test_a_living_writer_is_left_alone(model: Path, out: Path) -> None:

@@ -10,7 +10,8 @@ import pytest
 from lowering import MS_DOMAIN, assert_exact, dynamic_nodes, floats, integers, make_model, pack_all, scales
 from onnx import TensorProto, helper, numpy_helper
 
-from mcd_graph import InputError, _native
+from mcd_graph import InputError, _native, compress_model, restore_model
+from mcd_graph.integrity import check_model
 from mcd_graph.loading import load_model
 from mcd_graph.operator import INPUT_NAMES
 from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
@@ -628,6 +629,28 @@ def test_another_version_of_our_operators(version: int) -> None:
     node_of(model, "MatMulInteger").domain = "mcd"
     with pytest.raises(InputError, match=f"it imports version {version} of domain 'mcd'; known is 1"):
         load_model(model)
+
+
+@pytest.mark.parametrize("place", ["graph", "function"])
+def test_an_operator_of_our_domain_that_is_not_known(place: str, tmp_path: Path) -> None:
+    """Whoever reads it says so: taken for anybody's operator, its weight would be left out and called intact."""
+    model = integer_model()
+    model.opset_import.add(domain="mcd", version=1)
+    unknown = helper.make_node("OperatorOfTomorrow", ["y"], ["z"], name="tomorrow", domain="mcd")
+    if place == "graph":
+        model.graph.node.append(unknown)
+    else:
+        add_function(model)
+        unknown.input[0] = "c"
+        model.functions[0].node.append(unknown)
+    with pytest.raises(InputError, match="node 'tomorrow' is mcd::OperatorOfTomorrow, which this version"):
+        load_model(model)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(model.SerializeToString())
+    assert "OperatorOfTomorrow" in check_model(path).problems[0].reason
+    for read in (lambda: compress_model(path, tmp_path / "n.onnx"), lambda: restore_model(path, tmp_path / "n.onnx")):
+        with pytest.raises(InputError, match="OperatorOfTomorrow"):
+            read()
 
 
 def test_an_import_of_our_domain_that_nothing_uses() -> None:
