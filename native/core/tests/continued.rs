@@ -58,7 +58,18 @@ fn more_escapes_than_weights_are_refused() {
     }
 }
 
-/// The same, of a whole weight: every kernel refuses it, at loading and when it unpacks.
+/// Counts that are remembered may be of a file that has changed since: the parts have to fill the tile, to less than 64 bytes.
+#[test]
+fn parts_that_do_not_fill_the_tile_are_refused() {
+    let (rest, len) = continuations(WEIGHTS, 3);
+    assert_eq!(len, 128);
+    for (len, taken) in [(len, true), (2 + WEIGHTS / 8 + 3, true), (2 + WEIGHTS / 8 + 2, false), (len + 64, false)] {
+        let tile = CodedTile { roots: &[], rest: &rest, len, counts: None };
+        assert_eq!(tile.starts(1, WEIGHTS).is_some(), taken, "{len} bytes");
+    }
+}
+
+/// More entries than weights in a whole weight: every kernel refuses it, at loading and when it unpacks.
 #[test]
 fn a_weight_with_such_a_tile_is_refused_by_every_kernel() {
     for entries in [WEIGHTS + 1, 2 * WEIGHTS, 16 * WEIGHTS, usize::from(u16::MAX)] {
