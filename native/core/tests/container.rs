@@ -1,0 +1,132 @@
+//! Checks of header and index, one test each: checksums are right, one field is not.
+
+use mcd_core::container::{TAIL, VERSION};
+use mcd_core::{CompressedWeight, Error, Kernel, unpack};
+
+/// Bytes of a raw tile of the tests: one fractal.
+const RAW: usize = 512;
+
+/// A weight of `tiles` raw tiles of 16 x 32 along k, all checksums right.
+struct Weight {
+    x2: Vec<u8>,
+    index: Vec<u8>,
+    info: [i64; 5],
+}
+
+impl Weight {
+    fn new(tiles: usize) -> Self {
+        let mut x2 = vec![0; 64];
+        x2[..4].copy_from_slice(b"MCDW");
+        x2[4] = VERSION;
+        x2[12] = 1;
+        x2[14] = 1;
+        x2[16..24].copy_from_slice(&(32 * tiles as u64).to_le_bytes());
+        x2[24] = 16;
+        x2.extend((0..tiles * RAW).map(|i| (i % 251) as u8));
+        x2.resize(x2.len() + TAIL, 0);
+        let mut weight = Self { x2, index: vec![0; 8 * tiles], info: [1, 1, 32 * tiles as i64, 16, 1] };
+        (0..tiles).for_each(|t| weight.point(t, 64 + t * RAW, 1));
+        weight.seal();
+        weight
+    }
+
+    /// Has entry `t` be of a kind and begin there; its checksum is that of a raw tile, or of what is left before the tail.
+    fn point(&mut self, t: usize, at: usize, kind: u32) {
+        let end = (at + RAW).min(self.x2.len() - TAIL);
+        self.index[8 * t..][..4].copy_from_slice(&((at / 64) as u32 * 4 + kind).to_le_bytes());
+        self.index[8 * t + 4..][..4].copy_from_slice(&crc32fast::hash(&self.x2[at..end]).to_le_bytes());
+    }
+
+    fn seal(&mut self) {
+        let total = (self.x2.len() as u64).to_le_bytes();
+        self.x2[32..40].copy_from_slice(&total);
+        let index = crc32fast::hash(&self.index).to_le_bytes();
+        self.x2[40..44].copy_from_slice(&index);
+        self.x2[44..48].fill(0);
+        let header = crc32fast::hash(&self.x2[..64]).to_le_bytes();
+        self.x2[44..48].copy_from_slice(&header);
+    }
+
+    fn parse(&self) -> Result<CompressedWeight, Error> {
+        CompressedWeight::parse(&self.x2, &self.index, &self.info)
+    }
+}
+
+/// The reason why a weight of two tiles is refused once it was changed so, its checksums being right.
+fn refusal(change: impl FnOnce(&mut Weight)) -> String {
+    let mut weight = Weight::new(2);
+    weight.parse().expect("intact before the change");
+    change(&mut weight);
+    weight.seal();
+    weight.parse().expect_err("changed").to_string()
+}
+
+#[test]
+fn tiles_out_of_order_are_refused() {
+    let reason = refusal(|weight| weight.point(0, 64 + 2 * RAW - 64, 1));
+    assert!(reason.contains("out of order"), "{reason}");
+}
+
+#[test]
+fn a_tile_that_begins_where_the_next_does_is_refused() {
+    let reason = refusal(|weight| weight.point(0, 64 + RAW, 1));
+    assert!(reason.contains("out of order"), "{reason}");
+}
+
+#[test]
+fn a_tile_inside_the_header_is_refused() {
+    let reason = refusal(|weight| weight.point(0, 0, 1));
+    assert!(reason.contains("entry 0 points to 0"), "{reason}");
+}
+
+#[test]
+fn a_raw_tile_of_another_length_is_refused() {
+    let reason = refusal(|weight| weight.point(1, 64 + RAW - 64, 1));
+    assert!(reason.contains("entry 1 is raw"), "{reason}");
+}
+
+#[test]
+fn a_coded_tile_without_a_code_is_refused() {
+    let reason = refusal(|weight| weight.point(1, 64 + RAW, 0));
+    assert!(reason.contains("x2 has no code"), "{reason}");
+}
+
+#[test]
+fn bytes_that_no_tile_uses_are_refused() {
+    let reason = refusal(|weight| weight.index[..8].copy_from_slice(&[2, 0, 0, 0, 0, 0, 0, 0]));
+    assert!(reason.contains("unused"), "{reason}");
+}
+
+#[test]
+fn reserved_bytes_that_are_not_zero_are_refused() {
+    for at in 48..64 {
+        let reason = refusal(|weight| weight.x2[at] = 1);
+        assert!(reason.contains("reserved bytes"), "{at}: {reason}");
+    }
+}
+
+#[test]
+fn a_tail_that_is_not_zero_is_refused() {
+    for behind in [1, TAIL] {
+        let reason = refusal(|weight| {
+            let at = weight.x2.len() - behind;
+            weight.x2[at] = 1;
+        });
+        assert!(reason.contains("64 zero bytes"), "{behind}: {reason}");
+    }
+}
+
+#[test]
+fn a_changed_byte_of_a_tile_is_seen_when_the_tile_is_verified() {
+    let mut weight = Weight::new(2);
+    let at = 64 + RAW;
+    weight.x2[at] ^= 1;
+    let parsed = weight.parse().unwrap();
+    parsed.verify_tile(&weight.x2, 0).unwrap();
+    let found = parsed.verify_tile(&weight.x2, 1);
+    assert!(matches!(found, Err(Error::Checksum { .. })), "{found:?}");
+    for kernel in Kernel::available() {
+        let found = unpack(&parsed, &weight.x2, kernel);
+        assert!(matches!(found, Err(Error::Checksum { .. })), "{kernel:?}: {found:?}");
+    }
+}

@@ -1,0 +1,113 @@
+//! How many weights of a tile may be continued: never more than the tile has, since kernels keep a byte for each of them.
+
+use mcd_core::Kernel;
+use mcd_core::codec::decode::CodedTile;
+
+/// What a tile of the tests holds.
+const WEIGHTS: usize = 512;
+
+/// Continuations of one level: a count, a bit for each entry of which the first `ones` are set, as many escapes, then padding
+/// and the 64 bytes that follow every tile. Gives the tile's length as well.
+fn continuations(entries: usize, ones: usize) -> (Vec<u8>, usize) {
+    let mut rest = u16::try_from(entries).unwrap().to_le_bytes().to_vec();
+    rest.extend((0..entries.div_ceil(8)).map(|byte| match ones.saturating_sub(byte * 8) {
+        left @ 0..8 => (1_u8 << left) - 1,
+        _ => 0xff,
+    }));
+    rest.resize(rest.len() + ones, 1);
+    let len = rest.len().next_multiple_of(64);
+    rest.resize(len + 64, 0);
+    (rest, len)
+}
+
+/// Whether the parts of such a tile are cut, counted and with counts that are remembered; both must say the same.
+fn is_cut(entries: usize, ones: usize) -> bool {
+    let (rest, len) = continuations(entries, ones);
+    let counts = [entries, ones].map(|count| u16::try_from(count).unwrap());
+    let tile = CodedTile { roots: &[], rest: &rest, len, counts: None };
+    let counted = tile.starts(1, WEIGHTS);
+    let remembered = CodedTile { counts: Some(&counts), ..tile }.starts(1, WEIGHTS);
+    assert_eq!(counted, remembered, "{entries} entries, {ones} ones");
+    counted.is_some()
+}
+
+#[test]
+fn as_many_as_the_tile_has_are_taken() {
+    for (entries, ones) in [(0, 0), (1, 1), (WEIGHTS, 0), (WEIGHTS, WEIGHTS)] {
+        assert!(is_cut(entries, ones), "{entries} entries, {ones} ones");
+    }
+}
+
+#[test]
+fn more_entries_than_weights_are_refused() {
+    for entries in [WEIGHTS + 1, WEIGHTS + 8, 2 * WEIGHTS, usize::from(u16::MAX)] {
+        assert!(!is_cut(entries, 0), "{entries} entries");
+    }
+}
+
+/// Without a level, all that is continued escapes.
+#[test]
+fn more_escapes_than_weights_are_refused() {
+    for (escapes, taken) in [(WEIGHTS, true), (WEIGHTS + 1, false), (4 * WEIGHTS, false)] {
+        let mut rest = u16::try_from(escapes).unwrap().to_le_bytes().to_vec();
+        rest.resize(2 + escapes, 1);
+        let len = rest.len().next_multiple_of(64);
+        rest.resize(len + 64, 0);
+        let tile = CodedTile { roots: &[], rest: &rest, len, counts: None };
+        assert_eq!(tile.starts(0, WEIGHTS).is_some(), taken, "{escapes} escapes");
+    }
+}
+
+/// Counts that are remembered may be of a file that has changed since: the parts have to fill the tile, to less than 64 bytes.
+#[test]
+fn parts_that_do_not_fill_the_tile_are_refused() {
+    let (rest, len) = continuations(WEIGHTS, 3);
+    assert_eq!(len, 128);
+    for (len, taken) in [(len, true), (2 + WEIGHTS / 8 + 3, true), (2 + WEIGHTS / 8 + 2, false), (len + 64, false)] {
+        let tile = CodedTile { roots: &[], rest: &rest, len, counts: None };
+        assert_eq!(tile.starts(1, WEIGHTS).is_some(), taken, "{len} bytes");
+    }
+}
+
+/// More entries than weights in a whole weight: every kernel refuses it, at loading and when it unpacks.
+#[test]
+fn a_weight_with_such_a_tile_is_refused_by_every_kernel() {
+    for entries in [WEIGHTS + 1, 2 * WEIGHTS, 16 * WEIGHTS, usize::from(u16::MAX)] {
+        let (x2, index, info) = weight(entries);
+        let parsed = mcd_core::CompressedWeight::parse(&x2, &index, &info).unwrap();
+        for kernel in Kernel::available() {
+            mcd_core::unpack(&parsed, &x2, kernel).unwrap_err();
+            for residency in [mcd_core::Residency::Compressed, mcd_core::Residency::Decoded] {
+                let options = mcd_core::PrepareOptions { residency, kernel, threads: 1 };
+                mcd_core::PreparedWeight::new(&x2, &index, &info, options).unwrap_err();
+            }
+        }
+    }
+}
+
+/// A weight of 16 x 32 in one coded tile (R = 4, A = 4, D = 1, ranks by distance) whose root fields are zero and whose one level
+/// has this many entries, all checksums right.
+fn weight(entries: usize) -> (Vec<u8>, Vec<u8>, [i64; 5]) {
+    let mut x2 = vec![0; 64];
+    x2[..4].copy_from_slice(b"MCDW");
+    x2[4] = mcd_core::container::VERSION;
+    x2[7..10].copy_from_slice(&[4, 4, 1]);
+    x2[12] = 1;
+    x2[14] = 1;
+    x2[16] = 32;
+    x2[24] = 16;
+    // 4 rows of 64 bytes for one fractal.
+    x2.resize(64 + 4 * 64, 0);
+    let (rest, _) = continuations(entries, 0);
+    x2.extend(rest);
+    let end = x2.len() - 64;
+    let mut index = 4_u32.to_le_bytes().to_vec();
+    index.extend(crc32fast::hash(&x2[64..end]).to_le_bytes());
+    let total = (x2.len() as u64).to_le_bytes();
+    x2[32..40].copy_from_slice(&total);
+    let crc = crc32fast::hash(&index).to_le_bytes();
+    x2[40..44].copy_from_slice(&crc);
+    let crc = crc32fast::hash(&x2[..64]).to_le_bytes();
+    x2[44..48].copy_from_slice(&crc);
+    (x2, index, [1, 1, 32, 16, 1])
+}
