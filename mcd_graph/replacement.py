@@ -29,7 +29,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 
 
 def replace(temporary: Path, path: Path, *, force: bool) -> None:
-    """Move a finished temporary to ``path``; what it replaces hands over its permissions, owner and attributes.
+    """Move a finished temporary to ``path``; it takes on what was there with :func:`copy_attributes` before.
 
     Args:
         temporary: the finished file, in the same directory.
