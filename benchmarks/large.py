@@ -29,8 +29,8 @@ from matmul import processor
 from onnx import TensorProto, helper
 
 from mcd_graph import unpack_weight
-from mcd_graph.loading import load_model
-from mcd_graph.operator import OP_TYPE
+from mcd_graph.model.loading import load_model
+from mcd_graph.operators.matmul_compress_dequant import OP_TYPE
 
 MIB = 1 << 20
 VOCABULARY, WIDTH, INNER = 32000, 4096, 11008

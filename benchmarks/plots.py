@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from mcd_graph.charts import COLOURS, chart
+from mcd_graph.report.charts import COLOURS, chart
 
 ROOT = Path(__file__).parents[1]
 PROFILES = ("fast", "balanced", "small")

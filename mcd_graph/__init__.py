@@ -4,15 +4,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcd_graph.codec.weights import CompressedWeight, pack_weight, unpack_weight
     from mcd_graph.compress import compress_model
     from mcd_graph.errors import InputError, NothingToCompressError, WorkerError
     from mcd_graph.library import get_library_path
     from mcd_graph.progress import Progress
-    from mcd_graph.report import Report
+    from mcd_graph.report.data import Report
     from mcd_graph.restore import restore_model
     from mcd_graph.runtime import InferenceSession, disable, enable, session_options
     from mcd_graph.verify import Verification, verify_model
-    from mcd_graph.weights import CompressedWeight, pack_weight, unpack_weight
 
 __all__ = [
     "CompressedWeight",
@@ -36,22 +36,22 @@ __all__ = [
 
 # Imported when first asked for: a program that only wants the library's path should not wait for onnx.
 _HOMES = {
-    "CompressedWeight": "weights",
+    "CompressedWeight": "codec.weights",
     "InferenceSession": "runtime",
     "InputError": "errors",
     "NothingToCompressError": "errors",
     "Progress": "progress",
-    "Report": "report",
+    "Report": "report.data",
     "Verification": "verify",
     "WorkerError": "errors",
     "compress_model": "compress",
     "disable": "runtime",
     "enable": "runtime",
     "get_library_path": "library",
-    "pack_weight": "weights",
+    "pack_weight": "codec.weights",
     "restore_model": "restore",
     "session_options": "runtime",
-    "unpack_weight": "weights",
+    "unpack_weight": "codec.weights",
     "verify_model": "verify",
 }
 

@@ -33,7 +33,7 @@ from rich.table import Table
 
 from mcd_graph.ascend.cli import app as ascend
 from mcd_graph.errors import InputError, WorkerError
-from mcd_graph.temporaries import remove_temporaries
+from mcd_graph.model.temporaries import remove_temporaries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from mcd_graph.bench import Bench
-    from mcd_graph.cluster import DaskExecutor
+    from mcd_graph.codec.cluster import DaskExecutor
+    from mcd_graph.codec.weights import Profile as ProfileName
     from mcd_graph.progress import Progress as TaskProgress
-    from mcd_graph.report import NodeReport, Totals
+    from mcd_graph.report.data import NodeReport, Totals
     from mcd_graph.verify import Verification
-    from mcd_graph.weights import Profile as ProfileName
 
 __all__ = ["app", "main"]
 
@@ -158,8 +158,8 @@ def compress(
     Example: [bold]mcd compress model.onnx model.mcd.onnx[/bold]
     """
     from mcd_graph.compress import compress_model  # noqa: PLC0415
-    from mcd_graph.replacement import refuse_existing  # noqa: PLC0415
-    from mcd_graph.saving import write_text  # noqa: PLC0415
+    from mcd_graph.model.replacement import refuse_existing  # noqa: PLC0415
+    from mcd_graph.model.saving import write_text  # noqa: PLC0415
 
     if report is not None:
         refuse_existing(report, force=force)
@@ -185,7 +185,7 @@ def compress(
     if report is not None:
         write_text(report, result.to_json(), force=force)
     if page is not None:
-        from mcd_graph.histograms import weight_histograms  # noqa: PLC0415
+        from mcd_graph.report.histograms import weight_histograms  # noqa: PLC0415
 
         page(title=f"{source.name}, compressed", report=result, histograms=weight_histograms(destination))
     if as_json:
@@ -212,7 +212,7 @@ def inspect(
         _inspect_check(model, as_json=as_json)
         return
     from mcd_graph.inspection import inspect_model  # noqa: PLC0415
-    from mcd_graph.layer_tables import layer_tables  # noqa: PLC0415
+    from mcd_graph.report.tables import layer_tables  # noqa: PLC0415
 
     with _progress("decoding", shown=not as_json) as progress:
         report = inspect_model(model, progress=progress)
@@ -401,7 +401,7 @@ def _axes(text: str) -> dict[str, int]:
 
 
 def _profiles(text: str) -> "tuple[ProfileName, ...]":
-    from mcd_graph.weights import PROFILES  # noqa: PLC0415
+    from mcd_graph.codec.weights import PROFILES  # noqa: PLC0415
 
     chosen = text.split(",")
     for name in chosen:
@@ -453,7 +453,7 @@ def _executor(dask: str | None) -> "Iterator[DaskExecutor | None]":
     if dask is None:
         yield None
         return
-    from mcd_graph.cluster import DaskExecutor  # noqa: PLC0415
+    from mcd_graph.codec.cluster import DaskExecutor  # noqa: PLC0415
 
     with DaskExecutor(dask) as executor:
         yield executor
@@ -476,9 +476,9 @@ def _steps() -> "Iterator[Callable[[str, int, int], None]]":
 
 def _page(path: Path, *, force: bool) -> "Callable[..., None]":
     """Return what writes the HTML report, once it is known that this can be done: the work before takes minutes."""
-    from mcd_graph.html import render_report, require  # noqa: PLC0415
-    from mcd_graph.replacement import refuse_existing  # noqa: PLC0415
-    from mcd_graph.saving import write_text  # noqa: PLC0415
+    from mcd_graph.model.replacement import refuse_existing  # noqa: PLC0415
+    from mcd_graph.model.saving import write_text  # noqa: PLC0415
+    from mcd_graph.report.html import render_report, require  # noqa: PLC0415
 
     require()
     refuse_existing(path, force=force)

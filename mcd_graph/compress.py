@@ -14,15 +14,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from mcd_graph.codec.packing import Submits, pack_all
+from mcd_graph.codec.weights import CompressedWeight, Profile, WeightStats
 from mcd_graph.errors import InputError, NothingToCompressError
-from mcd_graph.loading import ModelSource, external_files, load_model, read_proto
-from mcd_graph.operator import OP_DOMAIN
-from mcd_graph.packing import Submits, pack_all
+from mcd_graph.model.loading import ModelSource, external_files, load_model, read_proto
+from mcd_graph.model.saving import ModelWriter, NotSmallerError
+from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN
 from mcd_graph.passes import Kept, LoweringPlan, Site, WeightJob, plan_lowering
 from mcd_graph.progress import Progress
-from mcd_graph.report import NodeReport, Report
-from mcd_graph.saving import ModelWriter, NotSmallerError
-from mcd_graph.weights import CompressedWeight, Profile, WeightStats
+from mcd_graph.report.data import NodeReport, Report
 
 __all__ = ["compress_model", "files_of", "size_of"]
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mcd_graph.bench import Bench, bench_models
+from mcd_graph.codec.weights import PROFILES
 from mcd_graph.compress import compress_model
 from mcd_graph.errors import InputError
-from mcd_graph.histograms import weight_histograms
-from mcd_graph.html import render_report, require
-from mcd_graph.report import Report
-from mcd_graph.saving import write_text
+from mcd_graph.model.saving import write_text
+from mcd_graph.report.data import Report
+from mcd_graph.report.histograms import weight_histograms
+from mcd_graph.report.html import render_report, require
 from mcd_graph.verify import Verification, verify_model
-from mcd_graph.weights import PROFILES
 
 __all__ = ["DemoResult", "demo_model", "run_demo"]
 

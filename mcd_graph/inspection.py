@@ -10,12 +10,12 @@ from mcd_graph import _native
 from mcd_graph.compress import size_of
 from mcd_graph.errors import InputError
 from mcd_graph.integrity import Stream, compressed_nodes, name_of, over_streams, streams_of
-from mcd_graph.loading import load_model
-from mcd_graph.operator import INPUT_NAMES
+from mcd_graph.model.loading import load_model
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes import plan_lowering
 from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
 from mcd_graph.progress import Progress
-from mcd_graph.report import NodeReport, Report
+from mcd_graph.report.data import NodeReport, Report
 
 __all__ = ["inspect_model"]
 

@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.errors import InputError
-from mcd_graph.loading import graphs_of, load_model, read_proto
-from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.model.loading import graphs_of, load_model, read_proto
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 from mcd_graph.progress import Progress
 
 __all__ = [

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from mcd_graph._native import FormatError
 from mcd_graph.compress import files_of, size_of
 from mcd_graph.errors import InputError
-from mcd_graph.loading import load_model
+from mcd_graph.model.loading import load_model
+from mcd_graph.model.saving import ModelWriter
 from mcd_graph.passes import plan_restoration
 from mcd_graph.progress import Progress
-from mcd_graph.saving import ModelWriter
 
 __all__ = ["Restoration", "restore_model"]
 

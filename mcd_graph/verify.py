@@ -12,7 +12,7 @@ import onnxruntime as ort
 
 from mcd_graph.errors import InputError
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
-from mcd_graph.loading import load_model
+from mcd_graph.model.loading import load_model
 from mcd_graph.passes import reproduces_optimised
 from mcd_graph.session import create_session
 

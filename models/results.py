@@ -32,8 +32,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from mcd_graph import NothingToCompressError, compress_model, verify_model
 from mcd_graph.bench import bench_models
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
-from mcd_graph.loading import load_model
 from mcd_graph.machine import this_machine
+from mcd_graph.model.loading import load_model
 
 HERE = Path(__file__).parent
 BEGIN, END = "<!-- results: python models/results.py -->", "<!-- end of results -->"

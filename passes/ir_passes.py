@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import onnx_ir as ir
 
+from mcd_graph.codec.weights import pack_weight
 from mcd_graph.passes.engine.plan import plan_lowering
 from mcd_graph.passes.restore import plan_restoration
 from mcd_graph.passes.rules.matmul_integer import matmul_integer_rule
@@ -22,11 +23,10 @@ from mcd_graph.passes.rules.qdq_matmul import gemm_qdq_rule, matmul_qdq_rule
 from mcd_graph.passes.rules.qgemm import qgemm_rule
 from mcd_graph.passes.rules.qlinear_matmul import qlinear_matmul_rule
 from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
-from mcd_graph.weights import pack_weight
 
 if TYPE_CHECKING:
+    from mcd_graph.codec.weights import Profile
     from mcd_graph.passes.engine.match import Rule
-    from mcd_graph.weights import Profile
 
 __all__ = [
     "CompressMatMulIntegerPass",
@@ -49,7 +49,7 @@ class CompressPass(ir.passes.InPlacePass):
         exclude: regular expression; nodes in whose name it is found are kept.
 
     Examples:
-        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.model.loading import load_model
         >>> from mcd_graph.passes import CompressPass
         >>> result = CompressPass(profile="fast")(load_model("model.onnx"))
         >>> result.modified
@@ -114,7 +114,7 @@ class RestorePass(ir.passes.InPlacePass):
     """Turns every MatmulCompressDequant back into standard operators that compute the same bits.
 
     Examples:
-        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.model.loading import load_model
         >>> from mcd_graph.passes import CompressPass, RestorePass
         >>> model = CompressPass()(load_model("model.onnx")).model
         >>> model = RestorePass()(model).model

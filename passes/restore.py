@@ -32,7 +32,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mcd_graph import _native
-from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 from mcd_graph.passes.engine.emit import (
     RULE_KEY,
     Names,
@@ -216,7 +216,7 @@ def plan_restoration(model: ir.Model) -> RestorePlan:
 
     Examples:
         >>> import mcd_graph
-        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.model.loading import load_model
         >>> from mcd_graph.passes import plan_restoration
         >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
         >>> plan = plan_restoration(load_model("model.mcd.onnx"))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mcd_graph.ascend.stand_in import get_aclnn_library_path
-from mcd_graph.weights import pack_weight
+from mcd_graph.codec.weights import pack_weight
 
 TO_DEVICE, TO_HOST, ON_DEVICE = 1, 2, 3
 FLOAT16, INT8, INT32, UINT64 = 1, 2, 3, 10

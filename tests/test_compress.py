@@ -22,9 +22,9 @@ from mcd_graph import (
     unpack_weight,
     verify_model,
 )
-from mcd_graph.loading import read_proto
-from mcd_graph.report import SCHEMA_VERSION
-from mcd_graph.saving import DATA_FILE_KEY
+from mcd_graph.model.loading import read_proto
+from mcd_graph.model.saving import DATA_FILE_KEY
+from mcd_graph.report.data import SCHEMA_VERSION
 
 
 def test_report(model: Path, out: Path) -> None:
@@ -123,7 +123,7 @@ def test_inline_takes_the_place_of_a_model_with_data(model: Path, out: Path) -> 
 
 @pytest.mark.parametrize("limit", [20_000, 80_000], ids=["while packing", "at the end"])
 def test_too_large_for_inline(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr("mcd_graph.saving.MODEL_BYTES_LIMIT", limit)
+    monkeypatch.setattr("mcd_graph.model.saving.MODEL_BYTES_LIMIT", limit)
     with pytest.raises(InputError, match="larger than 2 GiB, which no ONNX file can be"):
         compress_model(model, out / "m.onnx", inline=True)
     assert digests(out) == {}

@@ -15,7 +15,7 @@ import mcd_graph
 import mcd_graph.ascend
 import mcd_graph.inspection
 import mcd_graph.integrity
-import mcd_graph.loading
+import mcd_graph.model.loading
 import mcd_graph.passes
 import mcd_graph.session
 
@@ -25,7 +25,7 @@ PUBLIC = [
 PUBLIC += [
     (mcd_graph.inspection, "inspect_model"),
     (mcd_graph.integrity, "check_model"),
-    (mcd_graph.loading, "load_model"),
+    (mcd_graph.model.loading, "load_model"),
     (mcd_graph.session, "create_session"),
 ]
 IDS = [f"{module.__name__}.{name}" for module, name in PUBLIC]

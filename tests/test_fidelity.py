@@ -10,9 +10,9 @@ from rich_model import rich_model
 from samples import write, write_external
 
 from mcd_graph import compress_model, restore_model
-from mcd_graph.loading import load_model, read_proto
-from mcd_graph.operator import OP_DOMAIN
-from mcd_graph.saving import DATA_FILE_KEY, ModelWriter
+from mcd_graph.model.loading import load_model, read_proto
+from mcd_graph.model.saving import DATA_FILE_KEY, ModelWriter
+from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN
 
 
 @pytest.fixture(params=["inline", "external"])

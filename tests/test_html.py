@@ -17,9 +17,9 @@ from mcd_graph import InputError, Report, compress_model, verify_model
 from mcd_graph.bench import Bench, BenchRow, Contestant
 from mcd_graph.cli import main
 from mcd_graph.footprint import Footprint
-from mcd_graph.histograms import Histogram, weight_histograms
-from mcd_graph.html import render_report
 from mcd_graph.machine import Machine
+from mcd_graph.report.histograms import Histogram, weight_histograms
+from mcd_graph.report.html import render_report
 from mcd_graph.verify import Difference, Verification
 
 HOSTILE = (

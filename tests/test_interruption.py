@@ -19,16 +19,18 @@ from test_saving import small_disk, tensors
 
 from mcd_graph import InputError, compress_model
 from mcd_graph.cli import main
-from mcd_graph.loading import read_proto
-from mcd_graph.saving import ModelWriter
-from mcd_graph.temporaries import MARK, remove_temporaries, temporary_file
+from mcd_graph.model.loading import read_proto
+from mcd_graph.model.saving import ModelWriter
+from mcd_graph.model.temporaries import MARK, remove_temporaries, temporary_file
 
 # Everything is imported once, and each run is a fork of that: so the moments fall into the work, not into the imports.
 # (argv: source, destination, signal, seed, runs; prints one line a run: status, then what was written to stderr.)
 RUNS = """
 import os, signal, sys, tempfile, time
 import numpy as np
-from mcd_graph import cli, compress, packing, saving
+from mcd_graph import cli, compress
+from mcd_graph.codec import packing
+from mcd_graph.model import saving
 
 source, destination, number, seed, runs = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
 rng = np.random.default_rng(seed)
@@ -247,7 +249,7 @@ def test_a_directory_that_vanishes(model: Path, out: Path, moment: str) -> None:
 
 
 def read_ir(model: Path):  # type: ignore[no-untyped-def]
-    from mcd_graph.loading import load_model  # noqa: PLC0415
+    from mcd_graph.model.loading import load_model  # noqa: PLC0415
 
     return load_model(model)
 

@@ -12,7 +12,7 @@ import pytest
 from samples import text_model, write, write_external
 
 from mcd_graph import InputError, compress_model, verify_model
-from mcd_graph.loading import external_files, load_model, read_proto
+from mcd_graph.model.loading import external_files, load_model, read_proto
 
 
 def tamper(path: Path, **entries: str) -> Path:

@@ -10,7 +10,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import mcd_graph
-from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE, OP_VERSION, MatmulCompressDequant, register_schema
+from mcd_graph.operators.matmul_compress_dequant import (
+    INPUT_NAMES,
+    OP_DOMAIN,
+    OP_TYPE,
+    OP_VERSION,
+    MatmulCompressDequant,
+    register_schema,
+)
 
 TYPES = {
     np.dtype(kind): helper.np_dtype_to_tensor_dtype(np.dtype(kind))

@@ -17,10 +17,11 @@ import pytest
 from lowering import make_model
 from samples import digests, gaussian_weight, layer, write, write_external
 
-from mcd_graph import InputError, Progress, WorkerError, cluster, compress_model
+from mcd_graph import InputError, Progress, WorkerError, compress_model
 from mcd_graph.cli import main
-from mcd_graph.cluster import DaskExecutor
-from mcd_graph.packing import FileView
+from mcd_graph.codec import cluster
+from mcd_graph.codec.cluster import DaskExecutor
+from mcd_graph.codec.packing import FileView
 
 WIDTH, LAYERS = 768, 10
 

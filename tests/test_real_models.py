@@ -14,7 +14,7 @@ import mcd_graph
 from mcd_graph.demo import run_demo
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
 from mcd_graph.inspection import inspect_model
-from mcd_graph.loading import load_model
+from mcd_graph.model.loading import load_model
 from mcd_graph.session import create_session
 
 FILES = {entry["name"]: entry for entry in recipe()["files"]}

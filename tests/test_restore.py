@@ -8,7 +8,7 @@ from samples import K, N, digests, gaussian_weight
 
 from mcd_graph import InputError, compress_model, restore_model, verify_model
 from mcd_graph.inspection import inspect_model
-from mcd_graph.loading import load_model
+from mcd_graph.model.loading import load_model
 
 
 def test_weights_and_bits_come_back(model: Path, out: Path) -> None:

@@ -14,9 +14,10 @@ import onnx
 import pytest
 from samples import digests, text_model, write, write_external
 
-from mcd_graph import InputError, saving
-from mcd_graph.loading import load_model, read_proto
-from mcd_graph.saving import ALIGNMENT, DATA_FILE_KEY, ModelWriter, write_text
+from mcd_graph import InputError
+from mcd_graph.model import saving
+from mcd_graph.model.loading import load_model, read_proto
+from mcd_graph.model.saving import ALIGNMENT, DATA_FILE_KEY, ModelWriter, write_text
 
 
 def save(source: Path, destination: Path, **options: bool) -> None:
@@ -156,8 +157,8 @@ DEATHS = ["start", "data renamed", "model renamed", "old data removed"]
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from mcd_graph import saving
-from mcd_graph.loading import load_model
+from mcd_graph.model import saving
+from mcd_graph.model.loading import load_model
 
 source, destination, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 steps = 0

@@ -20,14 +20,14 @@ from mcd_graph._native import FormatError
 from mcd_graph.ascend.codec import CODEC_KEY, Codec, codec_of
 from mcd_graph.ascend.excutor import run_excutor
 from mcd_graph.ascend.guide import write_guide
+from mcd_graph.codec.weights import pack_weight
 from mcd_graph.compress import files_of
 from mcd_graph.errors import InputError
-from mcd_graph.loading import ModelSource, load_model
-from mcd_graph.operator import OP_DOMAIN, OP_TYPE
+from mcd_graph.model.loading import ModelSource, load_model
+from mcd_graph.model.replacement import refuse_existing
+from mcd_graph.model.saving import ModelWriter, write_text
+from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_TYPE
 from mcd_graph.passes import LegalisePass, LegalSite, plan_lowering
-from mcd_graph.replacement import refuse_existing
-from mcd_graph.saving import ModelWriter, write_text
-from mcd_graph.weights import pack_weight
 
 __all__ = ["DEFAULT_SOC", "AscendExport", "export_model"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 from mcd_graph.passes.engine.facts import dimensions, graph_of, known_dtype
 from mcd_graph.passes.engine.match import Fused, NewConstant, NewNode, NewOutput, Result
 

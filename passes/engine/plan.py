@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import onnx_ir as ir
 import onnxruntime as ort
 
-from mcd_graph.operator import OP_DOMAIN, OP_VERSION
+from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
 from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
 from mcd_graph.passes.engine.facts import AttributeUnknownError, all_nodes, get_input, graph_of, is_op, known_dtype
 from mcd_graph.passes.engine.match import Kept, Match, Rule, Weight
@@ -56,7 +56,10 @@ _LOOKED_THROUGH = ("DequantizeLinear", "Identity", "QuantizeLinear", "Reshape", 
 
 
 class PackedWeight(Protocol):
-    """What :meth:`LoweringPlan.apply` needs of a compressed weight (``mcd_graph.weights.CompressedWeight`` is one)."""
+    """What :meth:`LoweringPlan.apply` needs of a compressed weight.
+
+    ``mcd_graph.codec.weights.CompressedWeight`` is one.
+    """
 
     @property
     def x2(self) -> np.ndarray | ir.TensorProtocol:
@@ -281,7 +284,7 @@ def plan_lowering(
         re.error: ``include`` or ``exclude`` is not a regular expression.
 
     Examples:
-        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.model.loading import load_model
         >>> from mcd_graph.passes import plan_lowering
         >>> plan = plan_lowering(load_model("model.onnx"), exclude="second")
         >>> [(site.name, site.status) for site in plan.sites]
@@ -379,7 +382,7 @@ def reproduces_optimised(model: ir.Model) -> bool:
         model: a model that was lowered, or restored after that.
 
     Examples:
-        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.model.loading import load_model
         >>> from mcd_graph.passes import CompressPass, reproduces_optimised
         >>> reproduces_optimised(CompressPass()(load_model("model.onnx")).model)  # MatMulInteger is in integers anyway
         False

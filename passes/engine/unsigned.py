@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN
 from mcd_graph.passes.engine.emit import place_constant
 from mcd_graph.passes.engine.facts import MS_DOMAIN, constant_array, get_input, is_op
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 from mcd_graph.passes.engine.facts import (
     get_input,
     int_attribute,

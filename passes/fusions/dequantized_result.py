@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mcd_graph.operator import INPUT_NAMES
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes.engine.emit import set_input, take_over
 from mcd_graph.passes.engine.facts import (
     MS_DOMAIN,

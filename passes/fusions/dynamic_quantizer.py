@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mcd_graph.operator import INPUT_NAMES
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes.engine.emit import set_input
 from mcd_graph.passes.engine.facts import get_input, is_op, known_dtype
 from mcd_graph.passes.engine.match import NewNode

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mcd_graph.operator import INPUT_NAMES
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes.engine.emit import set_input, take_over
 from mcd_graph.passes.engine.facts import (
     AttributeUnknownError,

@@ -46,7 +46,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mcd_graph import _native
-from mcd_graph.operator import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 from mcd_graph.passes.engine.emit import (
     Names,
     metadata_beside_names,
@@ -135,7 +135,7 @@ class LegalisePass(ir.passes.InPlacePass):
         FormatError: a compressed weight in the model is damaged; the message names the node.
 
     Examples:
-        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.model.loading import load_model
         >>> from mcd_graph.passes import CompressPass, LegalisePass
         >>> legalise = LegalisePass()
         >>> result = legalise(CompressPass()(load_model("model.onnx")).model)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mcd_graph import _native
-from mcd_graph.operator import INPUT_NAMES
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes.engine.facts import constant_array, get_input, known_dtype
 from mcd_graph.passes.engine.match import Kept, NewNode, NewOutput
 from mcd_graph.passes.legalize.limits import FLIP, K_ABOVE, K_STEP, MAX_ACCUMULATOR, MAX_FLOAT16, MIN_N, N_STEP

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mcd_graph.operator import INPUT_NAMES
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes.engine.facts import get_input
 from mcd_graph.passes.engine.match import NewConstant, NewNode, NewOutput
 from mcd_graph.passes.legalize.limits import ALLOW_ZERO_OPSET, FLIP

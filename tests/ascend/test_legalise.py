@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 import mcd_graph
 from mcd_graph import _native
-from mcd_graph.operator import INPUT_NAMES, MatmulCompressDequant
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, MatmulCompressDequant
 from mcd_graph.passes.legalize import MAX_ROWS, LegalisePass
 
 Inputs = dict[str, np.ndarray]

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mcd_graph import InputError
 from mcd_graph._native import FormatError
-from mcd_graph.loading import load_model
+from mcd_graph.model.loading import load_model
 from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
 
 K, N = 40, 36

@@ -12,7 +12,7 @@ from lowering import assert_same_bytes, check, floats, integers, legal, lower, m
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from mcd_graph.operator import INPUT_NAMES, MatmulCompressDequant
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, MatmulCompressDequant
 from mcd_graph.passes import LegalisePass, plan_restoration
 
 K, N = 40, 48

@@ -10,7 +10,7 @@ from lowering import assert_same_bytes, floats, integers, legal, lower, make_mod
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from mcd_graph.operator import MatmulCompressDequant
+from mcd_graph.operators.matmul_compress_dequant import MatmulCompressDequant
 from mcd_graph.passes import plan_restoration
 
 HEADS, SIZE = 3, 16

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mcd_graph import InputError, _native, compress_model, restore_model
 from mcd_graph.integrity import check_model
-from mcd_graph.loading import load_model
-from mcd_graph.operator import INPUT_NAMES
+from mcd_graph.model.loading import load_model
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
 
 K, N = 8, 6

@@ -9,7 +9,7 @@ import pytest
 from lowering import assert_exact, assert_same_bytes, check, lower, make_model, pack_all, run
 from onnx import TensorProto, helper
 
-from mcd_graph.operator import INPUT_NAMES
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes import Kept, plan_lowering, plan_restoration
 
 K, N = 70, 40

@@ -11,7 +11,7 @@ from onnx import helper
 
 import mcd_graph
 from mcd_graph.cli import main
-from mcd_graph.loading import load_model
+from mcd_graph.model.loading import load_model
 from mcd_graph.passes import plan_lowering
 
 K, N = 30, 22

@@ -46,7 +46,7 @@ def write(folder: Path) -> int:
     from onnx import helper, numpy_helper  # noqa: PLC0415
 
     from mcd_graph import pack_weight  # noqa: PLC0415
-    from mcd_graph.operator import INPUT_NAMES  # noqa: PLC0415
+    from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES  # noqa: PLC0415
 
     cases = [(form, shape) for form in FORMS for shape in SHAPES]
     for number, (form, (n, k, m)) in enumerate(cases):

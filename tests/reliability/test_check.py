@@ -15,8 +15,8 @@ import mcd_graph
 from mcd_graph.cli import main
 from mcd_graph.inspection import inspect_model
 from mcd_graph.integrity import check_model
-from mcd_graph.layer_tables import layer_tables
-from mcd_graph.loading import read_proto
+from mcd_graph.model.loading import read_proto
+from mcd_graph.report.tables import layer_tables
 
 
 def inspect(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 0) -> str:

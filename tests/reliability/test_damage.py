@@ -14,8 +14,8 @@ from samples import gaussian_weight, layer, real_model, write
 import mcd_graph
 from mcd_graph import _native
 from mcd_graph.integrity import check_model
-from mcd_graph.loading import load_model
-from mcd_graph.operator import MatmulCompressDequant
+from mcd_graph.model.loading import load_model
+from mcd_graph.operators.matmul_compress_dequant import MatmulCompressDequant
 
 RESIDENCIES = ["compressed", "decoded"]
 SAMPLED_OR_ALL = [pytest.param(29, id="sampled"), pytest.param(1, id="every-bit", marks=pytest.mark.slow)]

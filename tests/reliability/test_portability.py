@@ -9,7 +9,7 @@ from samples import real_model
 import mcd_graph
 from mcd_graph import _native
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
-from mcd_graph.loading import load_model
+from mcd_graph.model.loading import load_model
 from mcd_graph.session import create_session
 
 np = nodes.np

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
+from mcd_graph.codec.packing import Pending
 from mcd_graph.errors import InputError
-from mcd_graph.packing import Pending
 
 __all__ = ["DaskExecutor"]
 

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from mcd_graph.codec.weights import CompressedWeight, Int8Matrix, Profile, pack_weight
 from mcd_graph.errors import InputError, WorkerError
 from mcd_graph.passes import WeightJob
-from mcd_graph.weights import CompressedWeight, Int8Matrix, Profile, pack_weight
 
 __all__ = ["FileView", "Submits", "pack_all"]
 

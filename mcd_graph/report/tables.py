@@ -7,7 +7,7 @@ from rich.console import JustifyMethod, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from mcd_graph.report import NodeReport
+from mcd_graph.report.data import NodeReport
 
 __all__ = ["layer_tables"]
 

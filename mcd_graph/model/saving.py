@@ -8,7 +8,7 @@ is what makes the new data count. So ``model.onnx`` has its data in ``model.data
 A data file is removed only when it is certainly ours and no longer used: the model that was replaced says in its
 metadata that it was written with it (:data:`DATA_FILE_KEY`), and no other model of the directory mentions it.
 
-What a killed run left behind is removed by the next one that writes there (:mod:`mcd_graph.temporaries`).
+What a killed run left behind is removed by the next one that writes there (:mod:`mcd_graph.model.temporaries`).
 """
 
 import contextlib
@@ -30,11 +30,11 @@ import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
 from mcd_graph.errors import InputError
-from mcd_graph.fidelity import to_proto
-from mcd_graph.loading import external_files, read_proto
+from mcd_graph.model.fidelity import to_proto
+from mcd_graph.model.loading import external_files, read_proto
+from mcd_graph.model.replacement import copy_attributes, put_new, refuse_existing, replace
+from mcd_graph.model.temporaries import MARK, is_locked, temporary_file
 from mcd_graph.progress import Progress
-from mcd_graph.replacement import copy_attributes, put_new, refuse_existing, replace
-from mcd_graph.temporaries import MARK, is_locked, temporary_file
 
 __all__ = ["ALIGNMENT", "DATA_FILE_KEY", "ModelWriter", "NotSmallerError", "write_bytes", "write_text"]
 

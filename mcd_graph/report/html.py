@@ -15,8 +15,8 @@ import numpy as np
 
 from mcd_graph.bench import Bench, BenchRow
 from mcd_graph.errors import InputError
-from mcd_graph.histograms import Histogram
-from mcd_graph.report import NodeReport, Report
+from mcd_graph.report.data import NodeReport, Report
+from mcd_graph.report.histograms import Histogram
 from mcd_graph.verify import Verification
 
 __all__ = ["render_report", "require"]
@@ -60,11 +60,11 @@ def render_report(
     import jinja2  # noqa: PLC0415 - both are optional
     import markupsafe  # noqa: PLC0415
 
-    from mcd_graph import charts  # noqa: PLC0415
+    from mcd_graph.report import charts  # noqa: PLC0415
 
     as_is = markupsafe.Markup  # for what we wrote: colours, and charts in which Matplotlib escapes every text
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mcd_graph"),
+        loader=jinja2.PackageLoader("mcd_graph.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -151,7 +151,7 @@ def _title(threads: int) -> str:
 
 def _latency(bench: Bench) -> list[str]:
     """Draw time and speed-up against m, for each number of threads, where m varied."""
-    from mcd_graph import charts  # noqa: PLC0415
+    from mcd_graph.report import charts  # noqa: PLC0415
 
     if any(row.m is None for row in bench.rows) or len({row.m for row in bench.rows}) < 2:
         return []
@@ -174,7 +174,7 @@ def _latency(bench: Bench) -> list[str]:
 
 def _trade(bench: Bench) -> list[str]:
     """Draw files' size against speed at the smallest shape, for each number of threads."""
-    from mcd_graph import charts  # noqa: PLC0415
+    from mcd_graph.report import charts  # noqa: PLC0415
 
     original, *others = bench.contestants
     drawn = []

@@ -21,8 +21,8 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError, Message
 
 from mcd_graph.errors import InputError
-from mcd_graph.fidelity import remember_order
-from mcd_graph.operator import OP_DOMAIN, OP_TYPE, OP_VERSION
+from mcd_graph.model.fidelity import remember_order
+from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_TYPE, OP_VERSION
 
 __all__ = ["ModelSource", "external_files", "graphs_of", "load_model", "read_proto"]
 
@@ -69,7 +69,7 @@ def load_model(source: ModelSource) -> ir.Model:
         InputError: the file is not an ONNX model, or its external data is refused.
 
     Examples:
-        >>> from mcd_graph.loading import load_model
+        >>> from mcd_graph.model.loading import load_model
         >>> [value.name for value in load_model("model.onnx").graph.inputs]
         ['ids', 'mask']
     """

@@ -1,0 +1,1 @@
+"""Models as files: reading, checking, writing and replacing them."""
