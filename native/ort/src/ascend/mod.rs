@@ -6,10 +6,8 @@
 //!
 //! - [`library`]: the libraries, and their functions behind safe types that give back what they hold
 //! - [`queue`]: a device's stream with its buffers, which all nodes share
-//! - [`node`]: a node that runs there
+//!
+//! What a node must look like to run there is the operator's to say.
 
-mod library;
-mod node;
-mod queue;
-
-pub use node::Node;
+pub mod library;
+pub mod queue;

@@ -3,16 +3,18 @@
 //! - [`spec`]: inputs, attributes, forms
 //! - [`overload`]: an overload for each form, told to onnxruntime
 //! - [`bind`]: a node's attributes and inputs, checked when its session is created
-//! - [`compute`]: one call
+//! - [`compute`]: one call on the CPU
+//! - [`ascend`]: a node on an Ascend device
 //! - [`postprocess`]: what becomes of the products afterwards
 //! - [`layout`], [`elementwise`]: Transpose and Reshape, Mul and Add around the multiplication
 
-pub mod bind;
+mod ascend;
+mod bind;
 mod compute;
 mod elementwise;
 mod layout;
 mod overload;
 mod postprocess;
-pub mod spec;
+mod spec;
 
 pub use overload::OVERLOADS;

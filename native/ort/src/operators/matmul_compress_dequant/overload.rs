@@ -12,6 +12,8 @@ use std::ffi::CStr;
 use ort_sys::ONNXTensorElementDataType as Type;
 use smallvec::SmallVec;
 
+use super::ascend::OnAscend;
+use super::bind::Bound;
 use super::spec::{Form, NAME, input};
 use crate::backend;
 use crate::ffi::{Api, Error, KernelInfo, ShapeContext};
@@ -60,6 +62,8 @@ impl Overload for Form {
     }
 
     fn bind(&self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error> {
-        backend::bind(api, *self, options, info)
+        let on_cpu = || Ok(Box::new(Bound::new(api, *self, options, info)?) as Box<dyn Kernel>);
+        let on_ascend = |id| Ok(Box::new(OnAscend::new(api, *self, options, info, id)?) as Box<dyn Kernel>);
+        backend::bind(NAME, options, info, on_cpu, on_ascend)
     }
 }

@@ -28,7 +28,7 @@ macro_rules! inputs {
     ($($(#[$doc:meta])* $constant:ident = $name:literal, $presence:ident, $types:expr;)*) => {
         /// The inputs, with their names and positions.
         pub mod input {
-            use super::Input;
+            use crate::operator::Input;
 
             #[expect(non_camel_case_types, clippy::upper_case_acronyms, reason = "named like the constants, whose positions they are")]
             enum Position { $($constant),* }

@@ -1,15 +1,15 @@
-//! A node that runs on the device: what it must look like, and its weight, uploaded once.
+//! A node that runs on an Ascend device: what it must look like, and its weight, uploaded once.
 
 use std::sync::Arc;
 
-use super::library::{DataType, Runtime};
-use super::queue::{Constants, Queue, upload};
 use mcd_core::WeightType;
 
+use super::bind::{WEIGHT, check_attributes};
+use super::spec::{Form, input};
+use crate::ascend::library::{DataType, Runtime};
+use crate::ascend::queue::{Constants, Queue, upload};
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
 use crate::operator::{Input, Kernel, about};
-use crate::operators::matmul_compress_dequant::bind::{WEIGHT, check_attributes};
-use crate::operators::matmul_compress_dequant::spec::{Form, input};
 use crate::operators::operand::{Columns, bias, float_bits};
 use crate::operators::weight::{COMPRESS_INFO, Weight, tensor_bytes};
 use crate::options::Options;
@@ -18,12 +18,12 @@ use crate::options::Options;
 const OPEN_CODEC: &[u8] = b"MCDW";
 
 /// A node whose constants are on the device.
-pub struct Node {
+pub struct OnAscend {
     constants: Constants,
     queue: Arc<Queue>,
 }
 
-impl Node {
+impl OnAscend {
     /// Checks a node and uploads its constants.
     pub fn new(api: Api, form: Form, options: Options, info: &KernelInfo<'_>, device: i32) -> Result<Self, Error> {
         let strict = Strict::read(form, info)?;
@@ -69,7 +69,7 @@ impl Node {
     }
 }
 
-impl Kernel for Node {
+impl Kernel for OnAscend {
     fn compute(&self, context: &KernelContext<'_>) -> Result<(), Error> {
         let Constants { k, n, .. } = self.constants;
         let mut dims = Dims::new();
@@ -100,7 +100,7 @@ impl Kernel for Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for OnAscend {
     fn drop(&mut self) {
         self.queue.before_release();
     }
@@ -119,55 +119,13 @@ struct Strict<'a> {
 impl<'a> Strict<'a> {
     /// Reads a node, or says why it is not of that form.
     fn read(form: Form, info: &KernelInfo<'a>) -> Result<Self, Error> {
-        check_attributes(form, info)?;
-        if form != Form::Strict {
-            return Err(Error::invalid("only nodes with a uint64 deq_scale run there, and float16 output"));
-        }
-        let count = info.input_count()?;
-        let has =
-            |input: Input| -> Result<bool, Error> { Ok(input.index < count && !info.input_name(input)?.is_empty()) };
-        for &other in &input::ALL[input::OFFSET_W.index..] {
-            if has(other)? {
-                return Err(about(other, Error::invalid("must be absent there")));
-            }
-        }
-        let x1 = info.input_type(input::X1)?;
-        if x1 != ElementType::INT8 {
-            return Err(about(input::X1, Error::invalid(format!("is {x1} instead of int8"))));
-        }
-        let list = info.ints(COMPRESS_INFO)?;
-        let Ok([tiling_k, tiling_n, k, n, direction]) = <[i64; 5]>::try_from(list.as_slice()) else {
-            return Err(Error::invalid(format!("compress_info is {list:?} instead of five numbers")));
-        };
-        let limit = i64::from(i32::MAX);
-        let legal = k % 64 == 0 && n % 64 == 0 && (257..=limit).contains(&k) && (128..=limit).contains(&n);
-        if !legal || [tiling_k, tiling_n, direction] != [8, 8, 1] {
-            return Err(Error::invalid(format!(
-                "compress_info is {list:?} instead of [8, 8, k, n, 1] with k a multiple of 64 above 256 and n one from \
-                 128 on"
-            )));
-        }
+        check_inputs(form, info)?;
+        let compress_info = compress_info(info)?;
+        let [_, _, k, n, _] = compress_info;
         let columns = n as usize;
-        let scale = constant(info, input::DEQ_SCALE, |value, dims| float_bits(value, columns, dims))?;
-        let scale: Vec<f32> = each(scale, columns);
-        if let Some(scale) = scale.iter().find(|scale| !(scale.is_finite() && **scale > 0.0)) {
-            return Err(about(input::DEQ_SCALE, Error::invalid(format!("has {scale}; scales are positive there"))));
-        }
-        let bias = if !has(input::BIAS)? {
-            Some(vec![0; columns])
-        } else if info.constant_input(input::BIAS)?.is_none() {
-            None
-        } else {
-            Some(each(constant(info, input::BIAS, |value, dims| bias(value, columns, dims))?, columns))
-        };
-        let bytes = |input: Input| {
-            let value = info.constant_input(input)?;
-            value
-                .ok_or_else(|| about(input, Error::invalid("must be an initializer there")))
-                .and_then(|value| tensor_bytes(&value, input))
-        };
-        let index = bytes(input::COMPRESS_INDEX)?;
-        let entries = 8 * (k as usize).div_ceil(256) * columns.div_ceil(128);
+        let scale = scale(info, columns)?;
+        let bias = constant_bias(info, columns)?;
+        let (index, entries) = (stream(info, input::COMPRESS_INDEX)?, 8 * tiles(k as usize, columns));
         if index.len() != entries {
             let found = index.len();
             return Err(about(
@@ -175,14 +133,81 @@ impl<'a> Strict<'a> {
                 Error::invalid(format!("has {found} bytes instead of {entries}")),
             ));
         }
-        Ok(Self {
-            x2: bytes(input::X2)?,
-            index,
-            info: [tiling_k, tiling_n, k, n, direction],
-            bias,
-            scale: scale.into_iter().map(|scale| u64::from(scale.to_bits())).collect(),
-        })
+        Ok(Self { x2: stream(info, input::X2)?, index, info: compress_info, bias, scale })
     }
+}
+
+/// Checks attributes, and which inputs a node has.
+fn check_inputs(form: Form, info: &KernelInfo<'_>) -> Result<(), Error> {
+    check_attributes(form, info)?;
+    if form != Form::Strict {
+        return Err(Error::invalid("only nodes with a uint64 deq_scale run there, and float16 output"));
+    }
+    for &other in &input::ALL[input::OFFSET_W.index..] {
+        if has(info, other)? {
+            return Err(about(other, Error::invalid("must be absent there")));
+        }
+    }
+    let x1 = info.input_type(input::X1)?;
+    if x1 != ElementType::INT8 {
+        return Err(about(input::X1, Error::invalid(format!("is {x1} instead of int8"))));
+    }
+    Ok(())
+}
+
+/// Whether a node has an input.
+fn has(info: &KernelInfo<'_>, input: Input) -> Result<bool, Error> {
+    Ok(input.index < info.input_count()? && !info.input_name(input)?.is_empty())
+}
+
+/// The attribute, where the device can run such a weight.
+fn compress_info(info: &KernelInfo<'_>) -> Result<[i64; 5], Error> {
+    let list = info.ints(COMPRESS_INFO)?;
+    let Ok([tiling_k, tiling_n, k, n, direction]) = <[i64; 5]>::try_from(list.as_slice()) else {
+        return Err(Error::invalid(format!("compress_info is {list:?} instead of five numbers")));
+    };
+    let limit = i64::from(i32::MAX);
+    let legal = k % 64 == 0 && n % 64 == 0 && (257..=limit).contains(&k) && (128..=limit).contains(&n);
+    if !legal || [tiling_k, tiling_n, direction] != [8, 8, 1] {
+        return Err(Error::invalid(format!(
+            "compress_info is {list:?} instead of [8, 8, k, n, 1] with k a multiple of 64 above 256 and n one from 128 on"
+        )));
+    }
+    Ok([tiling_k, tiling_n, k, n, direction])
+}
+
+/// Tiles of 8 x 8 fractals.
+fn tiles(k: usize, n: usize) -> usize {
+    k.div_ceil(256) * n.div_ceil(128)
+}
+
+/// `deq_scale` as the device takes it: the bits of one float a column.
+fn scale(info: &KernelInfo<'_>, columns: usize) -> Result<Vec<u64>, Error> {
+    let scale = each(constant(info, input::DEQ_SCALE, |value, dims| float_bits(value, columns, dims))?, columns);
+    if let Some(scale) = scale.iter().find(|scale| !(scale.is_finite() && **scale > 0.0)) {
+        return Err(about(input::DEQ_SCALE, Error::invalid(format!("has {scale}; Ascend requires positive scales"))));
+    }
+    Ok(scale.into_iter().map(|scale| u64::from(scale.to_bits())).collect())
+}
+
+/// `bias`: zeros where there is none, `None` where it is computed at run time.
+fn constant_bias(info: &KernelInfo<'_>, columns: usize) -> Result<Option<Vec<i32>>, Error> {
+    if !has(info, input::BIAS)? {
+        return Ok(Some(vec![0; columns]));
+    }
+    if info.constant_input(input::BIAS)?.is_none() {
+        return Ok(None);
+    }
+    let values = constant(info, input::BIAS, |value, dims| bias(value, columns, dims))?;
+    Ok(Some(each(values, columns)))
+}
+
+/// A part of the compressed weight.
+fn stream<'a>(info: &KernelInfo<'a>, input: Input) -> Result<&'a [u8], Error> {
+    let value = info.constant_input(input)?;
+    value
+        .ok_or_else(|| about(input, Error::invalid("must be an initializer there")))
+        .and_then(|value| tensor_bytes(&value, input))
 }
 
 /// One value for each column.
