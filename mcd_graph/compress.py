@@ -47,13 +47,14 @@ def compress_model(
     min_saving: float = 0.01,
     progress: Callable[[Progress], None] | None = None,
     inline: bool = False,
+    data_name: str | None = None,
     force: bool = False,
     force_larger: bool = False,
 ) -> Report:
     """Write a smaller model that computes the same bits.
 
     Every matrix multiplication with a constant int8 or uint8 weight becomes a MatmulCompressDequant node with the
-    weight compressed. The weights go into a data file beside the output (``model.mcd.data`` for
+    weight compressed. The weights go into a data file beside the output (``model.mcd.onnx_data`` for
     ``model.mcd.onnx``); both files appear whole or not at all. The output's bytes do not depend on ``jobs`` and
     ``executor``.
 
@@ -75,6 +76,7 @@ def compress_model(
         progress: called after each weight, in the caller's thread.
         inline: keep all weights inside of the model file, which stays below 2 GiB then, for runtimes that take a
             model as bytes.
+        data_name: name of the data file, beside the model; the model's with ``_data`` appended by default.
         force: replace a model that is already there.
         force_larger: write the model even if its files are no smaller than the input's, because padding eats what many
             small weights save.
@@ -114,7 +116,7 @@ def compress_model(
     packed: dict[str, CompressedWeight | Kept] = {}
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(
-            ModelWriter(model_output, force=force, sources=files_of(model_input), inline=inline)
+            ModelWriter(model_output, force=force, sources=files_of(model_input), inline=inline, data_name=data_name)
         )
         limit = _BYTES_UNDER_WAY if executor is None or jobs is None else None
         if executor is None:
