@@ -196,7 +196,7 @@ class ReasonCode(enum.StrEnum):
         "activation-function-behind",
         "A Relu or Clip stands in front of the QuantizeLinear, and saturation does not do the same; onnxruntime "
         "multiplies floats.",
-        "Choose the zero point so that saturation clips (its lowest value, for a Relu); calibrating with the Relu does.",
+        "Choose the zero point so that saturation clips (for a Relu, the lowest value); calibrate with the Relu.",
     )
     FUSED_FIRST = (
         "fused-first",
@@ -236,14 +236,25 @@ class ReasonCode(enum.StrEnum):
         "An input that the operator needs is missing.",
         "Mend the model: no runtime takes it.",
     )
-    INCONSISTENT = (
-        "inconsistent",
-        "Types or sizes in the model contradict each other.",
-        "Mend the model: the text says which value is of which type or size.",
+    TYPE_MISMATCH = (
+        "type-mismatch",
+        "A value is of another type than its operator takes.",
+        "Mend the model: the text says which value is of which type.",
+    )
+    SHAPE_MISMATCH = (
+        "shape-mismatch",
+        "A value is of another shape than its operator takes beside the others.",
+        "Mend the model: the text says which value is of which shape.",
+    )
+    INPUTS_CONTRADICT = (
+        "inputs-contradict",
+        "Inputs and attributes of a compressed node contradict each other.",
+        "Compress the original model again.",
     )
     ATTRIBUTE_UNKNOWN = (
         "attribute-unknown",
-        "An attribute is set by the callers of the function around the node, or is of another type than the operator's.",
+        "An attribute is set by those who call the function around the node, or is of another type than the "
+        "operator's.",
         "Inline the function before compressing.",
     )
     OPSET = (
@@ -304,7 +315,7 @@ class ReasonCode(enum.StrEnum):
     ROWS_UNKNOWN = (
         "rows-unknown",
         "The number of rows is not known, so the node cannot be cut into chunks.",
-        "Give the inputs fixed shapes (`mcd ascend export --input-shape`).",
+        "Give the inputs fixed shapes (`mcd ascend export --input-shape x:1,256`).",
     )
 
 

@@ -21,7 +21,6 @@ import onnxruntime as ort
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
 from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
 from mcd_graph.passes.engine.facts import all_nodes, get_input, graph_of, is_op, known_dtype
-from mcd_graph.passes.engine.match import Match, Rule, Weight
 from mcd_graph.passes.engine.optimized import ask_onnxruntime
 from mcd_graph.passes.engine.shapes import infer_shapes
 from mcd_graph.passes.engine.unsigned import make_unsigned
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
+
+    from mcd_graph.passes.engine.match import Match, Rule, Weight
 
 __all__ = [
     "LoweringPlan",
@@ -182,9 +183,9 @@ class LoweringPlan:
     def apply(self, packed: Mapping[str, PackedWeight | Refusal]) -> bool:
         """Lower the sites whose weight is in ``packed``; return whether anything was changed.
 
-        A weight that is missing from ``packed``, or that is a :class:`Refusal` there (:class:`Kept`), keeps its sites as they are, and so
-        does every site that shares bytes with a kept one, since the bytes would stay in the model anyway. Weights and
-        nodes that nothing uses any more are removed. Applying a plan again does nothing.
+        A weight that is missing from ``packed``, or that is a :class:`Refusal` there, such as :class:`Kept`, keeps its
+        sites as they are, and so does every site that shares bytes with a kept one, since the bytes would stay in the
+        model anyway. Weights and nodes that nothing uses any more are removed. Applying a plan again does nothing.
         """
         candidates, self._open = self._open, []
         ready: list[tuple[_Candidate, str, PackedWeight]] = []

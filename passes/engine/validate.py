@@ -75,13 +75,13 @@ def check_compatibility(inputs: Mapping[str, Operand], *, k: int, n: int, weight
         else:
             continue
         if dtype is not None and dtype not in allowed:
-            raise Refusal(ReasonCode.INCONSISTENT, f"its {name} {label} is {dtype.name.lower()}")
+            raise Refusal(ReasonCode.TYPE_MISMATCH, f"its {name} {label} is {dtype.name.lower()}")
         if shape is None or name in (*_SHAPES, *_ELEMENTWISE) or (name == "x1" and inputs.get("x1_shape") is not None):
             continue
         if name == "x1":
             if not shape or shape[-1] not in (k, None):
                 raise Refusal(
-                    ReasonCode.INCONSISTENT, f"{label} of shape {shape_text(shape)} does not fit a weight of {k} rows"
+                    ReasonCode.SHAPE_MISMATCH, f"{label} of shape {shape_text(shape)} does not fit a weight of {k} rows"
                 )
             continue
         sizes = (1,) if name in _ONE_VALUE else (n,) if name == "bias" else (1, n)
@@ -91,18 +91,22 @@ def check_compatibility(inputs: Mapping[str, Operand], *, k: int, n: int, weight
             or any(dim not in (1, None) for dim in leading)
             or (last == n != 1 < len(leading))
         ):
-            raise Refusal(ReasonCode.INCONSISTENT, f"its {name} {label} has shape {shape_text(shape)}, for {n} columns")
+            raise Refusal(
+                ReasonCode.SHAPE_MISMATCH, f"its {name} {label} has shape {shape_text(shape)}, for {n} columns"
+            )
     x1, zero_point = (inputs.get(name) for name in _PAIR)
     if not isinstance(x1, ir.Value) or not isinstance(zero_point, ir.Value):
         return
     x1_type, zero_type = known_dtype(x1), known_dtype(zero_point)
     if x1_type is not None and zero_type is not None and x1_type != zero_type:
         raise Refusal(
-            ReasonCode.INCONSISTENT,
+            ReasonCode.TYPE_MISMATCH,
             f"its activation is {x1_type.name.lower()}, the zero point of that {zero_type.name.lower()}",
         )
     if shape_source(x1) is shape_source(zero_point):
-        raise Refusal(ReasonCode.INCONSISTENT, f"zero point {zero_point.name} of its activation has the shape of that")
+        raise Refusal(
+            ReasonCode.SHAPE_MISMATCH, f"zero point {zero_point.name} of its activation has the shape of that"
+        )
 
 
 def infer_inputs(model: ir.Model) -> None:
@@ -127,13 +131,13 @@ def check_node(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> No
     check_compatibility(inputs, k=k, n=n, weight_type=weight_type)
     for shape, perm in (("x1_shape", "x1_perm"), ("y_shape", "y_perm")):
         if (inputs[shape] is None) != (ints_attribute(node, perm) is None):
-            raise Refusal(ReasonCode.INCONSISTENT, f"it has only one of {shape} and {perm}")
+            raise Refusal(ReasonCode.INPUTS_CONTRADICT, f"it has only one of {shape} and {perm}")
     scale, y_zero_point = inputs["deq_scale"], inputs["y_zero_point"]
     scale_type = known_dtype(scale)
     if known_dtype(inputs["x1"]) == ir.DataType.FLOAT and scale_type not in (ir.DataType.FLOAT, None):
-        raise Refusal(ReasonCode.INCONSISTENT, "its x1 is float, and its deq_scale is not")
+        raise Refusal(ReasonCode.INPUTS_CONTRADICT, "its x1 is float, and its deq_scale is not")
     if scale is None and y_zero_point is not None:
-        raise Refusal(ReasonCode.INCONSISTENT, "it has a y_zero_point, but no deq_scale")
+        raise Refusal(ReasonCode.INPUTS_CONTRADICT, "it has a y_zero_point, but no deq_scale")
     if scale is None:
         allowed: Sequence[ir.DataType] = (ir.DataType.INT32,)
     elif inputs["y_scale"] is not None:
@@ -147,14 +151,14 @@ def check_node(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> No
         allowed = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
     output_type = int_attribute(node, "output_type", int(allowed[0]))
     if output_type not in allowed:
-        raise Refusal(ReasonCode.INCONSISTENT, f"its output_type {output_type} contradicts its inputs")
+        raise Refusal(ReasonCode.INPUTS_CONTRADICT, f"its output_type {output_type} contradicts its inputs")
     for name in _ELEMENTWISE:
         if inputs[name] is None:
             continue
         if scale_type not in (ir.DataType.FLOAT, None) or scale is None or y_zero_point is not None:
-            raise Refusal(ReasonCode.INCONSISTENT, f"it has a {name}, and its result is not a float32 product")
+            raise Refusal(ReasonCode.INPUTS_CONTRADICT, f"it has a {name}, and its result is not a float32 product")
         if inputs["y_shape"] is not None:
-            raise Refusal(ReasonCode.INCONSISTENT, f"it has a {name} and a y_perm")
+            raise Refusal(ReasonCode.INPUTS_CONTRADICT, f"it has a {name} and a y_perm")
 
 
 def check_opset(owner: ir.Model | ir.Function, *, dynamic: bool = False) -> None:

@@ -63,7 +63,7 @@ def _match_qlinear_conv(node: ir.Node) -> Match:
 def _replacement(node: ir.Node, weight: Weight, fused: Fused) -> Match:
     shape = known_shape(get_input(node, 0))
     if shape is not None and len(shape) > 1 and shape[1] not in (weight.k, None):
-        raise Refusal(ReasonCode.INCONSISTENT, f"its input has {shape[1]} channels, its kernel {weight.k}")
+        raise Refusal(ReasonCode.SHAPE_MISMATCH, f"its input has {shape[1]} channels, its kernel {weight.k}")
     _, second = _permutations(weight)
     result = NewOutput(NewNode("Transpose", (Result(),), {"perm": second}))
     return Match(node.op_type, weight, fused, node.outputs[0], (node,), result)
