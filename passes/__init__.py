@@ -6,7 +6,7 @@ stands around a lowered node, and put it back. ``restore.py`` restores standard 
 those of Ascend, ``ir_passes.py`` has the onnx_ir passes.
 """
 
-from mcd_graph.passes.engine.plan import LoweringPlan, Site, WeightJob, plan_lowering, reproduces_optimised
+from mcd_graph.passes.plan import LoweringPlan, Site, WeightJob, plan_lowering, reproduces_optimised
 from mcd_graph.passes.ir_passes import (
     CompressMatMulIntegerPass,
     CompressMatMulIntegerToFloatPass,
