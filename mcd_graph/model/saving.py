@@ -352,7 +352,7 @@ class ModelWriter:
                 (self._directory / name).unlink(missing_ok=True)
 
     def _is_mentioned(self, name: str) -> bool:
-        """Tell whether a model of the directory has its data in a file of this name: a copy of the replaced one, say."""
+        """Tell whether a model of the directory, a copy of the replaced one say, has its data in a file of this name."""
         return any(
             _holds(path, name.encode()) and _has_data_in(path, name)
             for path in {*self._directory.glob("*.onnx"), self._destination}
