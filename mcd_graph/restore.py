@@ -71,11 +71,11 @@ def restore_model(
         with ModelWriter(
             model_output, force=force, sources=files_of(model_input), inline=inline, data_name=data_name
         ) as writer:
-            profile = remove_annotations(model)
+            stated = remove_annotations(model)
             if not plan.apply():
                 raise InputError(f"{os.fspath(model_input)}: nothing to restore: it has no MatmulCompressDequant node")
-            if profile is not None and any(site.status == "kept" for site in plan.sites):
-                annotate(model, profile=profile)
+            if stated is not None and any(site.status == "kept" for site in plan.sites):
+                annotate(model, stated)
             writer.commit(model, progress=progress)
     except FormatError as error:
         raise InputError(f"{os.fspath(model_input)}: {error}") from None

@@ -9,7 +9,7 @@ from rich_model import rich_model
 from samples import text_model, write
 
 import mcd_graph
-from mcd_graph.model.annotations import KEYS, annotate, remove_annotations
+from mcd_graph.model.annotations import KEYS, Stated, annotate, remove_annotations
 from mcd_graph.model.loading import load_model, read_proto
 
 OPTIONAL = ("producer_name", "producer_version", "doc_string")
@@ -81,9 +81,9 @@ def test_annotating_twice_says_it_once(tmp_path: Path, out: Path) -> None:
     mcd_graph.compress_model(write(rich_model(), tmp_path / "rich.onnx"), out / "m.onnx")
     model = load_model(out / "m.onnx")
     first = (model.doc_string, dict(model.metadata_props), [node.doc_string for node in model.graph])
-    annotate(model, profile="balanced")
+    annotate(model, Stated("balanced", "3"))
     assert (model.doc_string, dict(model.metadata_props), [node.doc_string for node in model.graph]) == first
-    assert remove_annotations(model) == "balanced"
+    assert remove_annotations(model) == Stated("balanced", "3")
     assert not set(KEYS) & set(model.metadata_props)
     assert remove_annotations(model) is None
     assert (model.producer_name, model.doc_string) == (rich_model().producer_name, rich_model().doc_string)

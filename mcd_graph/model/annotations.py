@@ -7,18 +7,18 @@ the line to add. All of it can be taken away again, so that a restored model say
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 from typing import TYPE_CHECKING
 
-from mcd_graph import _native
-from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_VERSION
+from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import onnx_ir as ir
 
-__all__ = ["KEYS", "PRODUCER", "annotate", "remove_annotations"]
+__all__ = ["KEYS", "PRODUCER", "Stated", "annotate", "remove_annotations"]
 
 PRODUCER = "mcd-graph"
 
@@ -44,53 +44,64 @@ _NODE_NOTE = (
 )
 
 
-def annotate(model: ir.Model, *, profile: str) -> None:
+@dataclasses.dataclass(frozen=True)
+class Stated:
+    """What a compressed model says that its graph does not show.
+
+    Attributes:
+        profile: what it was compressed with.
+        format_version: of its compressed weights.
+    """
+
+    profile: str
+    format_version: str
+
+
+def annotate(model: ir.Model, stated: Stated) -> None:
     """Let a compressed model and its compressed nodes say what they are; texts that are there are kept.
 
     Args:
         model: a model with nodes of our domain; changed in place.
-        profile: what it was compressed with.
+        stated: what to say besides what the graph shows.
     """
     remove_annotations(model)
     nodes = list(_compressed_nodes(model))
     version = importlib.metadata.version("mcd-graph")
     names = ", ".join(sorted({f"{node.domain}::{node.op_type}" for node in nodes}))
-    formats = _format_version(nodes)
     props = model.metadata_props
     for key, text in ((_SOURCE_PRODUCER, model.producer_name), (_SOURCE_VERSION, model.producer_version)):
         if text is not None:
             props[key] = text
     model.producer_name, model.producer_version = PRODUCER, version
     props[_VERSION] = version
-    if formats is not None:
-        props[_FORMAT] = formats
+    props[_FORMAT] = stated.format_version
     props[_OPERATORS] = f"{names} (version {OP_VERSION} of domain {OP_DOMAIN})"
-    props[_PROFILE] = profile
+    props[_PROFILE] = stated.profile
     props[_HOW_TO_OPEN] = _OPEN
-    needs = "" if formats is None else f"; format {formats} of compressed weights"
     note = (
-        f"Compressed by mcd-graph {version} without loss: this model computes the same bits as the original. It needs "
-        f"the custom operators {names}, version {OP_VERSION}{needs}. In Python: {_OPEN}; or mcd_graph.enable() before "
-        "any other library opens it. In other languages: RegisterCustomOpsLibrary with the file that "
-        "mcd_graph.get_library_path() names. For runtimes without custom operators: mcd restore."
+        f"Compressed by mcd-graph {version} without loss: this model computes the same bits as the original. "
+        f"It needs the custom operators {names}, version {OP_VERSION} (weights in format {stated.format_version}). "
+        f"In Python: {_OPEN}; or mcd_graph.enable() before any other library opens it. In other languages: "
+        "RegisterCustomOpsLibrary with the file that mcd_graph.get_library_path() names. "
+        "For runtimes without custom operators: mcd restore."
     )
     model.doc_string = _with_note(model.doc_string, note)
     for node in nodes:
         node.doc_string = _with_note(node.doc_string, _NODE_NOTE)
 
 
-def remove_annotations(model: ir.Model) -> str | None:
-    """Take away what :func:`annotate` added, and nothing else; return the profile that was stated, if any."""
+def remove_annotations(model: ir.Model) -> Stated | None:
+    """Take away what :func:`annotate` added, and nothing else; return what was stated, if anything was."""
     props = model.metadata_props
-    profile = props.get(_PROFILE)
-    if _VERSION in props:
+    stated = Stated(props.get(_PROFILE, ""), props.get(_FORMAT, "")) if _VERSION in props else None
+    if stated is not None:
         model.producer_name, model.producer_version = props.get(_SOURCE_PRODUCER), props.get(_SOURCE_VERSION)
         model.doc_string = _without_note(model.doc_string)
         for key in KEYS:
             props.pop(key, None)
     for node in _compressed_nodes(model):
         node.doc_string = _without_note(node.doc_string)
-    return profile
+    return stated
 
 
 def _compressed_nodes(model: ir.Model) -> Iterator[ir.Node]:
@@ -98,18 +109,6 @@ def _compressed_nodes(model: ir.Model) -> Iterator[ir.Node]:
         for node in graph.all_nodes():
             if node.domain == OP_DOMAIN:
                 yield node
-
-
-def _format_version(nodes: list[ir.Node]) -> str | None:
-    """Return the version of the format that the weights are in, as the first one that is constant says."""
-    for node in nodes:
-        inputs = dict(zip(INPUT_NAMES, node.inputs, strict=False))
-        tensors = [value and value.const_value for value in (inputs.get("x2"), inputs.get("compress_index"))]
-        info = node.attributes.get("compress_info")
-        if info is not None and tensors[0] is not None and tensors[1] is not None:
-            parts = (tensor.numpy() for tensor in tensors if tensor is not None)
-            return str(_native.inspect(*parts, info.as_ints())["version"])
-    return None
 
 
 def _with_note(text: str | None, note: str) -> str:
