@@ -5,11 +5,13 @@
 //! run, so a decoded copy would have to be copied, which takes about as long as decoding does, and twice the memory.
 //!
 //! - [`spec`]: inputs, attributes, output
+//! - [`overload`]: what onnxruntime is told
 //! - [`bind`]: a node's attributes and inputs, checked when its session is created
 //! - [`compute`]: one call
 
 mod bind;
 mod compute;
+mod overload;
 mod spec;
 
-pub use spec::OVERLOADS;
+pub use overload::OVERLOADS;

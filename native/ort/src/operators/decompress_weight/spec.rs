@@ -1,19 +1,11 @@
 //! What the operator takes and gives.
-//!
-//! One overload gives both types of output. onnxruntime finds an overload by the types of the inputs, and those are the same
-//! for both; so the output is declared to be of any type, which onnxruntime allows where one input is (`x2`), and inference
-//! says which.
 
 use std::ffi::CStr;
 
 use mcd_core::WeightType;
 use ort_sys::ONNXTensorElementDataType as Type;
 
-use super::bind::Bound;
-use crate::ffi::{Api, ElementType, Error, KernelInfo, ShapeContext, element_count};
-use crate::operator::{Input, Kernel, Overload};
-use crate::operators::weight::COMPRESS_INFO;
-use crate::options::Options;
+use crate::ffi::{ElementType, Error, element_count};
 
 pub const NAME: &CStr = c"DecompressWeight";
 
@@ -35,45 +27,6 @@ pub mod input {
 
     /// All of them.
     pub const ALL: &[Input] = &[X2, COMPRESS_INDEX];
-}
-
-/// The only overload.
-struct DecompressWeight;
-
-pub const OVERLOADS: &[&dyn Overload] = &[&DecompressWeight];
-
-impl Overload for DecompressWeight {
-    fn name(&self) -> &'static CStr {
-        NAME
-    }
-
-    fn inputs(&self) -> &'static [Input] {
-        input::ALL
-    }
-
-    fn input_type(&self, index: usize) -> Type {
-        match index == input::X2.index {
-            true => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED,
-            false => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
-        }
-    }
-
-    fn output_type(&self) -> Type {
-        Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
-    }
-
-    fn infer(&self, context: &ShapeContext<'_>) -> Option<()> {
-        let (element, _) = element_type(context.int(DTYPE)?).ok()?;
-        let shape = context.list(SHAPE)?;
-        let [_, _, k, n, _] = context.ints::<5>(COMPRESS_INFO)?;
-        check_shape(&shape, k, n).ok()?;
-        let dims: Vec<_> = shape.iter().map(|&dim| (dim, c"")).collect();
-        context.set_output_shape(element, &dims)
-    }
-
-    fn bind(&self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error> {
-        Ok(Box::new(Bound::new(api, options, info)?))
-    }
 }
 
 /// The type that `dtype` stands for.
