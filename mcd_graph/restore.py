@@ -7,6 +7,7 @@ from collections.abc import Callable
 from mcd_graph._native import FormatError
 from mcd_graph.compress import files_of, size_of
 from mcd_graph.errors import InputError
+from mcd_graph.model.annotations import annotate, remove_annotations
 from mcd_graph.model.loading import load_model
 from mcd_graph.model.saving import ModelWriter
 from mcd_graph.passes import plan_restoration
@@ -70,8 +71,11 @@ def restore_model(
         with ModelWriter(
             model_output, force=force, sources=files_of(model_input), inline=inline, data_name=data_name
         ) as writer:
+            stated = remove_annotations(model)
             if not plan.apply():
                 raise InputError(f"{os.fspath(model_input)}: nothing to restore: it has no MatmulCompressDequant node")
+            if stated is not None and any(site.status == "kept" for site in plan.sites):
+                annotate(model, stated)
             writer.commit(model, progress=progress)
     except FormatError as error:
         raise InputError(f"{os.fspath(model_input)}: {error}") from None

@@ -352,7 +352,7 @@ class ModelWriter:
                 (self._directory / name).unlink(missing_ok=True)
 
     def _is_mentioned(self, name: str) -> bool:
-        """Tell whether a model of the directory, a copy of the replaced one say, has its data in a file of this name."""
+        """Tell whether a model of the directory, say a copy of the replaced one, has its data in this file."""
         return any(
             _holds(path, name.encode()) and _has_data_in(path, name)
             for path in {*self._directory.glob("*.onnx"), self._destination}
