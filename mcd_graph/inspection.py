@@ -13,17 +13,11 @@ from mcd_graph.integrity import Stream, compressed_nodes, name_of, over_streams,
 from mcd_graph.model.loading import load_model
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes import InlineWeightArgumentsPass, plan_lowering
-from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
+from mcd_graph.passes.rules.registry import label_of
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import NodeReport, Report
 
 __all__ = ["inspect_model"]
-
-#: What each rule starts from, by the name that a lowered node keeps.
-_FORMS = {
-    rule.name: f"DequantizeLinear+{rule.op_type}" if "qdq" in rule.name else rule.op_type
-    for rule in (*ALL_RULES, *CONVOLUTION_RULES)
-}
 
 #: Inputs that tell what else a lowered node computes.
 _TELLING_INPUTS = ("bias", "deq_scale", "addend", "y_zero_point", "gate", "residual")
@@ -106,7 +100,7 @@ def _form(node: ir.Node) -> str:
     rule = node.metadata_props.get("mcd.rule", "")
     inputs = dict(zip(INPUT_NAMES, node.inputs, strict=False))
     return "+".join(
-        [_FORMS.get(rule, node.op_type), *(name for name in _TELLING_INPUTS if inputs.get(name) is not None)]
+        [label_of(rule) or node.op_type, *(name for name in _TELLING_INPUTS if inputs.get(name) is not None)]
     )
 
 
