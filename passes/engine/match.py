@@ -164,7 +164,7 @@ class Family:
     Attributes:
         name: what its pass is called between ``Compress`` and ``Pass``.
         operators: what it starts from, for a sentence: "the weights of …".
-        found: the form, in Markdown, for the table of docs/passes.md.
+        found: the form, in Markdown, for the table of docs/design/passes.md.
         becomes: what of it becomes one node, for the same table.
         rules: its rules.
         on_request: looked for only if somebody asks.
