@@ -4,6 +4,8 @@ import dataclasses
 import os
 from collections.abc import Callable
 
+import onnx_ir as ir
+
 from mcd_graph._native import FormatError
 from mcd_graph.compress import files_of, size_of
 from mcd_graph.errors import InputError
@@ -20,7 +22,7 @@ class Restoration:
     """What a restoration did.
 
     Attributes:
-        restored: MatmulCompressDequant nodes turned back into standard operators.
+        restored: compressed nodes turned back into standard operators.
         kept: name and reason of each that was not.
         file_bytes_before: size of the model with its external data before.
         file_bytes_after: and after.
@@ -67,9 +69,19 @@ def restore_model(
         plan = plan_restoration(model)
         with ModelWriter(model_output, force=force, sources=files_of(model_input), inline=inline) as writer:
             if not plan.apply():
-                raise InputError(f"{os.fspath(model_input)}: nothing to restore: it has no MatmulCompressDequant node")
+                raise InputError(f"{os.fspath(model_input)}: nothing to restore: it has no compressed node")
             writer.commit(model, progress=progress)
-    except FormatError as error:
-        raise InputError(f"{os.fspath(model_input)}: {error}") from None
+    except (FormatError, ir.serde.SerdeError) as error:
+        damage = _damage_behind(error)
+        if damage is None:
+            raise
+        raise InputError(f"{os.fspath(model_input)}: {damage}") from None
     kept = {site.name: site.reason for site in plan.sites if site.reason is not None}
     return Restoration(len(plan.sites) - len(kept), kept, size_of(model_input), size_of(model_output))
+
+
+def _damage_behind(error: BaseException | None) -> FormatError | None:
+    """Return the codec's error behind another: onnx_ir wraps what is raised while a small weight is written."""
+    while error is not None and not isinstance(error, FormatError):
+        error = error.__cause__
+    return error
