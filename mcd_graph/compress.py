@@ -19,7 +19,7 @@ from mcd_graph.errors import InputError, NothingToCompressError
 from mcd_graph.model.loading import ModelSource, external_files, load_model, read_proto
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
 from mcd_graph.operators.registry import compressed_nodes
-from mcd_graph.passes import Kept, LoweringPlan, Site, WeightJob, plan_lowering
+from mcd_graph.passes import LoweringPlan, ReasonCode, Refusal, Site, WeightJob, plan_lowering
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import NodeReport, Report
 
@@ -46,13 +46,14 @@ def compress_model(
     min_saving: float = 0.01,
     progress: Callable[[Progress], None] | None = None,
     inline: bool = False,
+    data_name: str | None = None,
     force: bool = False,
     force_larger: bool = False,
 ) -> Report:
     """Write a smaller model that computes the same bits.
 
     Every matrix multiplication with a constant int8 or uint8 weight becomes a MatmulCompressDequant node with the
-    weight compressed. The weights go into a data file beside the output (``model.mcd.data`` for
+    weight compressed. The weights go into a data file beside the output (``model.mcd.onnx_data`` for
     ``model.mcd.onnx``); both files appear whole or not at all. The output's bytes do not depend on ``jobs`` and
     ``executor``.
 
@@ -74,6 +75,7 @@ def compress_model(
         progress: called after each weight, in the caller's thread.
         inline: keep all weights inside of the model file, which stays below 2 GiB then, for runtimes that take a
             model as bytes.
+        data_name: name of the data file, beside the model; the model's with ``_data`` appended by default.
         force: replace a model that is already there.
         force_larger: write the model even if its files are no smaller than the input's, because padding eats what many
             small weights save.
@@ -110,10 +112,10 @@ def compress_model(
     weight_of = {id(site): site.weight or "" for site in plan.sites}
     workers = jobs or len(os.sched_getaffinity(0))
     stats: dict[str, WeightStats] = {}
-    packed: dict[str, CompressedWeight | Kept] = {}
+    packed: dict[str, CompressedWeight | Refusal] = {}
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(
-            ModelWriter(model_output, force=force, sources=files_of(model_input), inline=inline)
+            ModelWriter(model_output, force=force, sources=files_of(model_input), inline=inline, data_name=data_name)
         )
         limit = _BYTES_UNDER_WAY if executor is None or jobs is None else None
         if executor is None:
@@ -126,7 +128,8 @@ def compress_model(
             key = job.key
             stats[key] = weight.stats
             if weight.stats.saving < min_saving:
-                packed[key] = Kept(f"it would save {weight.stats.saving:.1%}, less than {min_saving:.1%}")
+                text = f"it would save {weight.stats.saving:.1%}, less than {min_saving:.1%}"
+                packed[key] = Refusal(ReasonCode.SMALL_SAVING, text)
             else:
                 packed[key] = dataclasses.replace(weight, x2=writer.add(f"{key}.x2", np.asarray(weight.x2)))
             tell(key)
@@ -187,6 +190,7 @@ def _node_report(site: Site, stats: WeightStats | None) -> NodeReport:
         op_type=site.op_type,
         pattern=site.pattern,
         status=site.status,
+        code=site.code,
         reason=site.reason,
         weight=site.weight,
         k=site.k,

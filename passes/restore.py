@@ -29,8 +29,8 @@ from mcd_graph.passes.engine.emit import (
     take_over,
 )
 from mcd_graph.passes.engine.facts import graph_of
-from mcd_graph.passes.engine.match import Kept
 from mcd_graph.passes.engine.validate import infer_inputs
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -55,13 +55,15 @@ class RestorationSite:
         k: rows of the weight.
         n: columns of the weight.
         status: ``restored`` or ``kept``; before ``apply``, ``restored`` means that it can be.
-        reason: why it was kept.
+        code: which kind of reason kept it.
+        reason: why it was kept, in words.
     """
 
     name: str
     k: int
     n: int
     status: str = "restored"
+    code: ReasonCode | None = None
     reason: str | None = None
 
 
@@ -132,17 +134,17 @@ class _Restorer:
 
     Attributes:
         standard_form: returns what takes the place of the node's result, given its uncompressed weight.
-        refusal: returns why a node cannot be restored.
+        check: raises Refusal if a node cannot be restored.
         expose: puts what the node took in back around it, first of all.
     """
 
     standard_form: Callable[[CompressedNode, ir.Value], Operand]
-    refusal: Callable[[CompressedNode, ir.Model | ir.Function], Kept | None] = lambda _view, _owner: None
+    check: Callable[[CompressedNode, ir.Model | ir.Function], None] = lambda _view, _owner: None
     expose: Callable[[CompressedNode, Names], None] = lambda _view, _names: None
 
 
 _RESTORERS = {
-    MATMUL: _Restorer(restore_matmul.standard_form, restore_matmul.refusal, restore_matmul.expose),
+    MATMUL: _Restorer(restore_matmul.standard_form, restore_matmul.check, restore_matmul.expose),
 }
 
 
@@ -181,25 +183,29 @@ def plan_restoration(model: ir.Model, *, operators: Collection[OperatorSpec] | N
             continue
         info = info_of(node)
         site = RestorationSite(name_of(node), *(info[2:4] if len(info) == 5 else (0, 0)))
-        answer = _take_apart(model, node, spec, function)
-        if isinstance(answer, Kept):
-            site.status, site.reason = "kept", answer.reason
-            logger.info("%s is kept: %s", site.name, answer.reason)
-        candidates.append((site, None if isinstance(answer, Kept) else answer))
+        lowered: _Lowered | None = None
+        try:
+            lowered = _take_apart(model, node, spec, function)
+        except Refusal as refusal:
+            site.status, site.code, site.reason = "kept", refusal.code, refusal.reason
+            logger.info("%s is kept: %s [%s]", site.name, refusal.reason, refusal.code)
+        candidates.append((site, lowered))
     return RestorePlan(model, candidates)
 
 
-def _take_apart(model: ir.Model, node: ir.Node, spec: OperatorSpec, function: ir.Function | None) -> _Lowered | Kept:
+def _take_apart(model: ir.Model, node: ir.Node, spec: OperatorSpec, function: ir.Function | None) -> _Lowered:
     try:
         view = CompressedNode.of(node)
     except CompressedNodeError as error:
-        return Kept(error.reason)
+        raise Refusal(ReasonCode.STREAM_NOT_CONSTANT, error.reason) from None
     restorer = _RESTORERS.get(spec.op_type) or (_Restorer(spec.restore) if spec.restore else None)
     if restorer is None:
-        return Kept(f"no standard operators are known that compute what {spec.op_type} does")
+        raise Refusal(ReasonCode.NOT_RESTORABLE, f"no standard operators are known that compute {spec.op_type}")
     view.inspect()  # a damaged weight is an error
-    reason = restorer.refusal(view, model if function is None else function)
-    return _Lowered(view, restorer, function) if reason is None else reason
+    if (wrong := spec.check(view)) is not None:
+        raise Refusal(ReasonCode.INPUTS_CONTRADICT, wrong)
+    restorer.check(view, model if function is None else function)
+    return _Lowered(view, restorer, function)
 
 
 def _forget_domain(model: ir.Model) -> None:

@@ -32,38 +32,33 @@ import onnx_ir as ir
 from mcd_graph.operators.nodes import NewConstant, NewNode, NewOutput
 from mcd_graph.passes.engine.facts import (
     MS_DOMAIN,
-    AttributeUnknownError,
     constant_array,
     int_attribute,
     known_dtype,
     known_rank,
     known_shape,
 )
-from mcd_graph.passes.engine.match import Kept
-from mcd_graph.passes.engine.validate import node_misfit, opset_misfit
+from mcd_graph.passes.engine.validate import check_node, check_opset
 from mcd_graph.passes.fusions.dynamic_quantizer import quantiser_of
 from mcd_graph.passes.fusions.elementwise import expose_elementwise
 from mcd_graph.passes.fusions.layout import expose_layout
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from mcd_graph.operators.nodes import Operand
     from mcd_graph.operators.view import CompressedNode
     from mcd_graph.passes.engine.emit import Names
 
-__all__ = ["expose", "refusal", "standard_form"]
+__all__ = ["check", "expose", "standard_form"]
 
 
-def refusal(view: CompressedNode, owner: ir.Model | ir.Function) -> Kept | None:
-    """Return a reason if a node cannot be restored where it stands, in a model's graphs or a function."""
-    if (reason := opset_misfit(owner, dynamic=quantiser_of(view.node) is not None)) is not None:
-        return reason
+def check(view: CompressedNode, owner: ir.Model | ir.Function) -> None:
+    """Raise Refusal if a node cannot be restored where it stands, in a model's graphs or a function."""
+    check_opset(owner, dynamic=quantiser_of(view.node) is not None)
     scale = view.input("deq_scale")
     if known_dtype(scale) == ir.DataType.UINT64 and constant_array(scale) is None:
-        return Kept("its uint64 deq_scale is computed at run time")
-    try:
-        return node_misfit(view.node, k=view.k, n=view.n, weight_type=view.dtype)
-    except AttributeUnknownError as error:
-        return Kept(str(error))
+        raise Refusal(ReasonCode.RUN_TIME_PARAMETER, "its uint64 deq_scale is computed at run time")
+    check_node(view.node, k=view.k, n=view.n, weight_type=view.dtype)
 
 
 def expose(view: CompressedNode, names: Names) -> None:
