@@ -16,6 +16,7 @@ import onnx_ir as ir
 from mcd_graph.codec.packing import Submits, pack_all
 from mcd_graph.codec.weights import CompressedWeight, Profile, WeightStats
 from mcd_graph.errors import InputError, NothingToCompressError
+from mcd_graph.model.annotations import Stated, annotate
 from mcd_graph.model.loading import ModelSource, external_files, load_model, read_proto
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
 from mcd_graph.operators.registry import compressed_nodes
@@ -135,6 +136,8 @@ def compress_model(
             tell(key)
         if not plan.apply(packed):
             raise NothingToCompressError(f"{source}: nothing to compress: {_why_nothing(plan)}")
+        versions = {weight.stats.format_version for weight in packed.values() if isinstance(weight, CompressedWeight)}
+        annotate(model, Stated(profile, "+".join(map(str, sorted(versions)))))
         before = size_of(model_input)
         try:
             writer.commit(model, below=None if force_larger else before)
