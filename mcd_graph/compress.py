@@ -20,7 +20,15 @@ from mcd_graph.model.annotations import Stated, annotate
 from mcd_graph.model.loading import ModelSource, external_files, load_model, read_proto
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
 from mcd_graph.operators.registry import compressed_nodes
-from mcd_graph.passes import LoweringPlan, ReasonCode, Refusal, Site, WeightJob, plan_lowering
+from mcd_graph.passes import (
+    InlineWeightArgumentsPass,
+    LoweringPlan,
+    ReasonCode,
+    Refusal,
+    Site,
+    WeightJob,
+    plan_lowering,
+)
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import NodeReport, Report
 
@@ -104,6 +112,7 @@ def compress_model(
         raise InputError(f"jobs must be at least 1, not {jobs}")
     model = load_model(model_input)
     source = _name(model_input)
+    InlineWeightArgumentsPass()(model)
     try:
         plan = plan_lowering(model, include=include, exclude=exclude, convolutions=convolutions)
     except re.error as error:

@@ -13,7 +13,7 @@ from mcd_graph.integrity import Stream, over_streams, streams_of
 from mcd_graph.model.loading import load_model
 from mcd_graph.operators.registry import compressed_nodes
 from mcd_graph.operators.view import CompressedNode
-from mcd_graph.passes import plan_lowering
+from mcd_graph.passes import InlineWeightArgumentsPass, plan_lowering
 from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import NodeReport, Report
@@ -109,6 +109,7 @@ def _form(view: CompressedNode) -> str:
 
 def _others(model: ir.Model) -> Iterator[NodeReport]:
     """Yield what is known of the nodes that are not lowered, in the graph's order."""
+    InlineWeightArgumentsPass()(model)
     plan = plan_lowering(model)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
