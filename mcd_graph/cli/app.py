@@ -31,7 +31,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from mcd_graph.ascend.cli import app as ascend
+from mcd_graph.cli.ascend import app as ascend
 from mcd_graph.errors import InputError, WorkerError
 from mcd_graph.model.temporaries import remove_temporaries
 
