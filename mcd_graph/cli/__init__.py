@@ -1,4 +1,4 @@
-"""The command ``mcd``: a file a command, what several share in ``options.py`` and ``output.py``, all together in ``app.py``."""
+"""The command ``mcd``: a file a command; ``app.py`` puts them together, ``options.py`` and ``output.py`` are shared."""
 
 from mcd_graph.cli.app import app, main
 
