@@ -25,9 +25,10 @@ from mcd_graph.library import get_library_path
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["IntegerNode", "ask_onnxruntime"]
+__all__ = ["SITE", "IntegerNode", "Optimized", "ask_onnxruntime", "emptied_copy", "optimize"]
 
-_SITE = "mcd.site."
+#: Prefix of the names that the nodes asked about have, before their number.
+SITE = "mcd.site."
 
 #: Tensors of more bytes are replaced by zeros; scales, zero points and biases, whose values decide, are smaller.
 _KEPT_BYTES = 64 << 10
@@ -53,29 +54,69 @@ class IntegerNode:
     requantises: bool
 
 
-def ask_onnxruntime(model: ir.Model, sites: Sequence[ir.Node]) -> list[IntegerNode] | str:
-    """Return what the installed onnxruntime makes of some nodes at its default settings, or why it cannot be asked.
+@dataclasses.dataclass(frozen=True)
+class Optimized:
+    """What onnxruntime makes of a model.
+
+    Attributes:
+        graph: the optimised graph; large tensors are all zeros.
+        integer_nodes: the multiplications in it that it computes in integers.
+    """
+
+    graph: onnx.GraphProto
+    integer_nodes: tuple[IntegerNode, ...]
+
+
+def ask_onnxruntime(model: ir.Model, sites: Sequence[ir.Node]) -> Optimized | str:
+    """Return what the installed onnxruntime makes of a model at its default settings, or why it cannot be asked.
 
     Args:
         model: the model; it is as before afterwards.
         sites: the nodes to look for by name.
     """
+    with emptied_copy(model, sites) as copy:
+        return copy if isinstance(copy, str) else optimize(copy)
+
+
+@contextlib.contextmanager
+def emptied_copy(model: ir.Model, sites: Sequence[ir.Node]) -> Iterator[Path | str]:
+    """Write a copy of a model without its large tensors; yield its path, or why there is none.
+
+    Args:
+        model: the model; it is as before afterwards.
+        sites: the nodes that are called ``SITE`` and their number in the copy.
+    """
     with tempfile.TemporaryDirectory(prefix="mcd-") as folder:
-        path = Path(folder)
+        path = Path(folder) / "model.onnx"
+        answer: Path | str = path
         try:
-            with _named(sites), _emptied(model, path / "zeros.bin"):
+            with _named(sites), _emptied(model, path.with_name("zeros.bin")):
                 content = ir.to_proto(model).SerializeToString()
-            (path / "model.onnx").write_bytes(content)
-            _optimize(path / "model.onnx", path / "optimized.onnx")
-            optimized = onnx.ModelProto.FromString((path / "optimized.onnx").read_bytes())
-        except Exception as error:  # noqa: BLE001 - onnxruntime's and protobuf's exceptions have no common base
-            return (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return [_integer_node(node) for node in _nodes(optimized.graph) if node.op_type in _INTEGER_OPERATORS]
+            path.write_bytes(content)
+        except Exception as error:  # noqa: BLE001 - onnx_ir's and protobuf's exceptions have no common base
+            answer = _first_line(error)
+        yield answer
+
+
+def optimize(path: Path) -> Optimized | str:
+    """Return what onnxruntime makes of a model file at its default settings, or why it cannot be asked."""
+    destination = path.with_name("optimized.onnx")
+    try:
+        _optimize(path, destination)
+        graph = onnx.ModelProto.FromString(destination.read_bytes()).graph
+    except Exception as error:  # noqa: BLE001 - onnxruntime's and protobuf's exceptions have no common base
+        return _first_line(error)
+    found = (_integer_node(node) for node in _nodes(graph) if node.op_type in _INTEGER_OPERATORS)
+    return Optimized(graph, tuple(found))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _integer_node(node: onnx.NodeProto) -> IntegerNode:
     """Describe an integer multiplication; onnxruntime appends to the name of a node that it replaces."""
-    name = re.match(re.escape(_SITE) + r"([0-9]+)(/|$)", node.name)
+    name = re.match(re.escape(SITE) + r"([0-9]+)(/|$)", node.name)
     requantises = node.op_type == "QLinearMatMul" or (node.op_type == "QGemm" and any(node.input[7:9]))
     return IntegerNode(int(name[1]) if name else None, tuple(node.output), requantises)
 
@@ -86,7 +127,7 @@ def _named(sites: Sequence[ir.Node]) -> Iterator[None]:
     names = [site.name for site in sites]
     try:
         for number, site in enumerate(sites):
-            site.name = f"{_SITE}{number}"
+            site.name = f"{SITE}{number}"
         yield
     finally:
         for name, site in zip(names, sites, strict=True):
@@ -129,6 +170,7 @@ def _optimize(source: Path, destination: Path) -> None:
     options.optimized_model_filepath = str(destination)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.bin")
     options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry("session.disable_prepacking", "1")  # for nothing is computed
     options.register_custom_ops_library(get_library_path())
     ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
