@@ -20,7 +20,7 @@ from mcd_graph.errors import InputError, NothingToCompressError
 from mcd_graph.model.loading import ModelSource, external_files, load_model, read_proto
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN
-from mcd_graph.passes import Kept, LoweringPlan, Site, WeightJob, plan_lowering
+from mcd_graph.passes import LoweringPlan, ReasonCode, Refusal, Site, WeightJob, plan_lowering
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import NodeReport, Report
 
@@ -111,7 +111,7 @@ def compress_model(
     weight_of = {id(site): site.weight or "" for site in plan.sites}
     workers = jobs or len(os.sched_getaffinity(0))
     stats: dict[str, WeightStats] = {}
-    packed: dict[str, CompressedWeight | Kept] = {}
+    packed: dict[str, CompressedWeight | Refusal] = {}
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(
             ModelWriter(model_output, force=force, sources=files_of(model_input), inline=inline)
@@ -127,7 +127,8 @@ def compress_model(
             key = job.key
             stats[key] = weight.stats
             if weight.stats.saving < min_saving:
-                packed[key] = Kept(f"it would save {weight.stats.saving:.1%}, less than {min_saving:.1%}")
+                text = f"it would save {weight.stats.saving:.1%}, less than {min_saving:.1%}"
+                packed[key] = Refusal(ReasonCode.SMALL_SAVING, text)
             else:
                 packed[key] = dataclasses.replace(weight, x2=writer.add(f"{key}.x2", np.asarray(weight.x2)))
             tell(key)
@@ -188,6 +189,7 @@ def _node_report(site: Site, stats: WeightStats | None) -> NodeReport:
         op_type=site.op_type,
         pattern=site.pattern,
         status=site.status,
+        code=site.code,
         reason=site.reason,
         weight=site.weight,
         k=site.k,

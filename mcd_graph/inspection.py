@@ -123,6 +123,7 @@ def _others(model: ir.Model) -> Iterator[NodeReport]:
             op_type=site.op_type,
             pattern=site.pattern,
             status="kept" if site.weight is None else "lowerable",
+            code=site.code,
             reason=site.reason,
             weight=site.weight,
             k=site.k,

@@ -6,7 +6,6 @@ stands around a lowered node, and put it back. ``restore.py`` restores standard 
 those of Ascend, ``ir_passes.py`` has the onnx_ir passes.
 """
 
-from mcd_graph.passes.engine.match import Kept
 from mcd_graph.passes.engine.plan import LoweringPlan, Site, WeightJob, plan_lowering, reproduces_optimised
 from mcd_graph.passes.ir_passes import (
     CompressMatMulIntegerPass,
@@ -19,6 +18,7 @@ from mcd_graph.passes.ir_passes import (
     RestorePass,
 )
 from mcd_graph.passes.legalize import LegalisePass, LegalSite
+from mcd_graph.passes.refusal import Kept, ReasonCode, Refusal
 from mcd_graph.passes.restore import RestorationSite, RestorePlan, plan_restoration
 
 __all__ = [
@@ -33,6 +33,8 @@ __all__ = [
     "LegalSite",
     "LegalisePass",
     "LoweringPlan",
+    "ReasonCode",
+    "Refusal",
     "RestorationSite",
     "RestorePass",
     "RestorePlan",

@@ -56,11 +56,12 @@ from mcd_graph.passes.engine.facts import (
     known_rank,
     known_shape,
 )
-from mcd_graph.passes.engine.match import Kept, NewConstant, NewNode, NewOutput, Operand
-from mcd_graph.passes.engine.validate import infer_inputs, node_misfit, opset_misfit
+from mcd_graph.passes.engine.match import NewConstant, NewNode, NewOutput, Operand
+from mcd_graph.passes.engine.validate import check_node, check_opset, infer_inputs
 from mcd_graph.passes.fusions.dynamic_quantizer import quantiser_of
 from mcd_graph.passes.fusions.elementwise import expose_elementwise
 from mcd_graph.passes.fusions.layout import expose_layout
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,13 +82,15 @@ class RestorationSite:
         k: rows of the weight.
         n: columns of the weight.
         status: ``restored`` or ``kept``; before ``apply``, ``restored`` means that it can be.
-        reason: why it was kept.
+        code: which kind of reason kept it.
+        reason: why it was kept, in words.
     """
 
     name: str
     k: int
     n: int
     status: str = "restored"
+    code: ReasonCode | None = None
     reason: str | None = None
 
 
@@ -231,11 +234,14 @@ def plan_restoration(model: ir.Model) -> RestorePlan:
         info = _compress_info(node)
         site = RestorationSite(node.name or node.outputs[0].name or "", *(info[2:4] if len(info) == 5 else (0, 0)))
         owner = model if function is None else function
-        answer = opset_misfit(owner, dynamic=quantiser_of(node) is not None) or _take_apart(node, function, info)
-        if isinstance(answer, Kept):
-            site.status, site.reason = "kept", answer.reason
-            logger.info("%s is kept: %s", site.name, answer.reason)
-        candidates.append((site, None if isinstance(answer, Kept) else answer))
+        lowered: _Lowered | None = None
+        try:
+            check_opset(owner, dynamic=quantiser_of(node) is not None)
+            lowered = _take_apart(node, function, info)
+        except Refusal as refusal:
+            site.status, site.code, site.reason = "kept", refusal.code, refusal.reason
+            logger.info("%s is kept: %s [%s]", site.name, refusal.reason, refusal.code)
+        candidates.append((site, lowered))
     return RestorePlan(model, candidates)
 
 
@@ -247,24 +253,19 @@ def _compress_info(node: ir.Node) -> tuple[int, ...]:
         return ()
 
 
-def _take_apart(node: ir.Node, function: ir.Function | None, info: tuple[int, ...]) -> _Lowered | Kept:
+def _take_apart(node: ir.Node, function: ir.Function | None, info: tuple[int, ...]) -> _Lowered:
     x2, index = (constant_tensor(get_input(node, INPUT_NAMES.index(name))) for name in ("x2", "compress_index"))
     if x2 is None or index is None:
-        return Kept("its compressed weight is not constant")
+        raise Refusal(ReasonCode.STREAM_NOT_CONSTANT, "its compressed weight is not constant")
     if len(info) != 5:
-        return Kept("its compress_info does not hold 5 integers")
+        raise Refusal(ReasonCode.STREAM_NOT_CONSTANT, "its compress_info does not hold 5 integers")
     scale = get_input(node, INPUT_NAMES.index("deq_scale"))
     if known_dtype(scale) == ir.DataType.UINT64 and constant_array(scale) is None:
-        return Kept("its uint64 deq_scale is computed at run time")
+        raise Refusal(ReasonCode.RUN_TIME_PARAMETER, "its uint64 deq_scale is computed at run time")
     with _named(node):
         described = _native.inspect(x2.numpy(), index.numpy(), np.asarray(info, np.int64))
     weight_type = _WEIGHT_TYPES[described["dtype"]]
-    try:
-        reason = node_misfit(node, k=info[2], n=info[3], weight_type=weight_type)
-    except AttributeUnknownError as error:
-        reason = Kept(str(error))
-    if reason is not None:
-        return reason
+    check_node(node, k=info[2], n=info[3], weight_type=weight_type)
     return _Lowered(node, function, info, x2, index, weight_type)
 
 

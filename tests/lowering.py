@@ -12,7 +12,14 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 import mcd_graph
-from mcd_graph.passes import LegalisePass, LoweringPlan, plan_lowering, plan_restoration, reproduces_optimised
+from mcd_graph.passes import (
+    LegalisePass,
+    LoweringPlan,
+    ReasonCode,
+    plan_lowering,
+    plan_restoration,
+    reproduces_optimised,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,9 +98,9 @@ class Lowered:
         return [node.op_type for node in self.model.graph if node.op_type != "Constant"]
 
     @property
-    def outcome(self) -> list[tuple[str, str | None]]:
-        """Pattern and reason of every site; the reason is ``None`` for a lowered one."""
-        return [(site.pattern, site.reason) for site in self.plan.sites]
+    def outcome(self) -> list[tuple[str, ReasonCode | None]]:
+        """Pattern and code of every site; the code is ``None`` for a lowered one."""
+        return [(site.pattern, site.code) for site in self.plan.sites]
 
 
 def pack_all(plan: LoweringPlan) -> dict[str, mcd_graph.CompressedWeight]:

@@ -31,7 +31,8 @@ PUBLIC += [
 IDS = [f"{module.__name__}.{name}" for module, name in PUBLIC]
 #: What other functions return, with the example there, and the passes of one family, of which CompressPass has one.
 SHOWN_ELSEWHERE = {
-    *("Kept", "LegalSite", "LoweringPlan", "RestorationSite", "RestorePlan", "Site", "WeightJob"),
+    *("Kept", "LegalSite", "LoweringPlan", "ReasonCode", "Refusal", "RestorationSite"),
+    *("RestorePlan", "Site", "WeightJob"),
     *(f"Compress{family}Pass" for family in ("MatMulInteger", "MatMulIntegerToFloat", "PointwiseConv")),
     *(f"Compress{family}Pass" for family in ("QGemm", "QLinearMatMul", "QdqMatMul")),
 }

@@ -21,7 +21,8 @@ class NodeReport:
         op_type: its operator.
         pattern: the operators that one node replaced, or could have.
         status: ``lowered`` or ``kept``; ``lowerable`` when a model was only looked at.
-        reason: why it was kept; ``None`` when it was lowered.
+        code: which kind of reason kept it, a value of :class:`mcd_graph.passes.ReasonCode`; stable, for programs.
+        reason: why it was kept, for people; ``None`` when it was lowered.
         weight: name of the weight, shared by all nodes that use the same; ``None`` when it has no constant one.
         k: rows of the weight, where known.
         n: columns of the weight, where known.
@@ -47,6 +48,7 @@ class NodeReport:
     entropy_bits: float | None = None
     codec: str | None = None
     profile: str | None = None
+    code: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mcd_graph.passes.engine.shapes import inferred_dtype, inferred_shape
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,8 +166,11 @@ def said_dtype(node: ir.Node) -> ir.DataType | None:
         return None
 
 
-class AttributeUnknownError(Exception):
-    """An attribute that a rule depends on has no value yet, or one of another type; the message says which."""
+class AttributeUnknownError(Refusal):
+    """An attribute that a rule depends on has no value yet, or one of another type; the text says which."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(ReasonCode.ATTRIBUTE_UNKNOWN, reason)
 
 
 def _attribute(node: ir.Node, name: str, type_: ir.AttributeType) -> ir.Attr | None:

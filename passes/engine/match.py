@@ -1,4 +1,4 @@
-"""What a rule answers: a :class:`Match`, plain data that says what to replace, or :class:`Kept` with the reason.
+"""What a rule answers: a :class:`Match`, plain data that says what to replace.
 
 A rule (one file a family) looks at a quantised matrix multiplication. A match says which constant is the weight,
 which values feed the new node, which value the new node computes. Nothing is changed while matching, because the
@@ -22,18 +22,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-__all__ = ["Fused", "Kept", "Match", "NewConstant", "NewNode", "NewOutput", "Operand", "Result", "Rule", "Weight"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Kept:
-    """Why a matrix multiplication stays as it was: one sentence without a full stop.
-
-    Attributes:
-        reason: the sentence.
-    """
-
-    reason: str
+__all__ = ["Fused", "Match", "NewConstant", "NewNode", "NewOutput", "Operand", "Result", "Rule", "Weight"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +136,11 @@ class Match:
 class Rule:
     """One family of patterns: the operator it starts from and the function that looks at such a node.
 
-    The function answers ``None`` for a node that is no quantised matrix multiplication at all.
+    The function answers ``None`` for a node that is no quantised matrix multiplication at all, and raises
+    :class:`~mcd_graph.passes.refusal.Refusal` for one that has to stay as it is.
     """
 
     name: str
     domain: str
     op_type: str
-    match: Callable[[ir.Node], Match | Kept | None]
+    match: Callable[[ir.Node], Match | None]

@@ -18,7 +18,8 @@ from mcd_graph.passes.engine.facts import (
     said_dtype,
     shape_text,
 )
-from mcd_graph.passes.engine.match import Kept, NewConstant, Weight
+from mcd_graph.passes.engine.match import NewConstant, Weight
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from mcd_graph.passes.engine.match import Operand
@@ -39,46 +40,51 @@ def per_column(shape: tuple[int | None, ...] | None, n: int, rank: int | None) -
     return all(dim == 1 for dim in shape[:-1]) and (not shape or shape[-1] in (1, n))
 
 
-def quantisation_vector(value: ir.Value | None, n: int, rank: int | None = 2) -> Operand | Kept:
+def quantisation_vector(value: ir.Value | None, n: int, rank: int | None = 2) -> Operand:
     """Return a scale, zero point or bias in one of the operator's shapes: scalar, (1,), (n,) or (1, n).
 
     Constants behind more dimensions of size 1 are brought to (n,) or (1,); values of another shape, or of one that
-    is not known, are answered with :class:`Kept`.
+    is not known, are refused.
     """
     if value is None:
         return None
     shape = known_shape(value)
     if not per_column(shape, n, rank):
-        return Kept(f"{value.name} is neither one value nor one per column (shape {shape_text(shape)}, {n} columns)")
+        raise Refusal(
+            ReasonCode.PARAMETER_SHAPE,
+            f"{value.name} is neither one value nor one per column (shape {shape_text(shape)}, {n} columns)",
+        )
     if shape is None or len(shape) <= 1 or (len(shape) == 2 and shape[-1] == n):
         return value
     array = constant_array(value)
     if array is None:
-        return Kept(f"{value.name} is computed at run time with shape {shape_text(shape)}")
+        raise Refusal(
+            ReasonCode.PARAMETER_COMPUTED, f"{value.name} is computed at run time with shape {shape_text(shape)}"
+        )
     return NewConstant(np.ascontiguousarray(array.reshape(-1)), f"{value.name}.vector")
 
 
-def quantisation_column(value: ir.Value | None, n: int) -> Operand | Kept:
+def quantisation_column(value: ir.Value | None, n: int) -> Operand:
     """Return an int32 bias as a vector with one number per column: (n,) or (1, n).
 
-    A constant of one element is repeated; one that is computed at run time is answered with :class:`Kept`.
+    A constant of one element is repeated; one that is computed at run time is refused.
     """
     vector = quantisation_vector(value, n)
-    if value is None or isinstance(vector, Kept):
+    if value is None:
         return vector
     shape = known_shape(value) or ()
     if shape and shape[-1] == n:
         return vector
     array = constant_array(value)
     if array is None:
-        return Kept(f"{value.name} is one value for all columns, computed at run time")
+        raise Refusal(ReasonCode.PARAMETER_COMPUTED, f"{value.name} is one value for all columns, computed at run time")
     return NewConstant(np.repeat(array.reshape(-1), n), f"{value.name}.columns")
 
 
 def find_weight(
     value: ir.Value | None, *, transposed: bool = False, path: tuple[ir.Node, ...] = (), kernel: bool = False
-) -> Weight | Kept:
-    """Return the constant int8 or uint8 matrix behind ``value``, or the reason why there is none.
+) -> Weight:
+    """Return the constant int8 or uint8 matrix behind ``value``, or refuse, for there is none.
 
     Args:
         value: the multiplication's input, or what a DequantizeLinear in front of it reads.
@@ -87,14 +93,17 @@ def find_weight(
         kernel: a convolution's kernel of three or more dimensions is looked for, not a matrix.
     """
     if value is None:
-        return Kept("it has no weight input")
+        raise Refusal(ReasonCode.INPUT_MISSING, "it has no weight input")
     while (producer := value.producer()) is not None and is_op(producer, "Identity") and producer not in path:
         if (behind := get_input(producer, 0)) is None:
             break
         value, path = behind, (producer, *path)
     if value.is_graph_input():
-        what = "an initialiser that callers may override" if value.is_initializer() else "an input of the graph"
-        return Kept(f"weight {value.name} is {what}")
+        if value.is_initializer():
+            raise Refusal(
+                ReasonCode.WEIGHT_OVERRIDABLE, f"weight {value.name} is an initialiser that callers may override"
+            )
+        raise Refusal(ReasonCode.WEIGHT_IS_INPUT, f"weight {value.name} is an input of the graph")
     tensor = constant_tensor(value)
     if producer is not None and is_op(producer, "QuantizeLinear"):
         folded = _quantised_constant(producer)
@@ -102,13 +111,16 @@ def find_weight(
             value, tensor = folded
             path = (producer, *path)
     if tensor is None:
-        return Kept(f"weight {value.name} is computed at run time" + (f" by {producer.op_type}" if producer else ""))
+        raise Refusal(
+            ReasonCode.WEIGHT_COMPUTED,
+            f"weight {value.name} is computed at run time" + (f" by {producer.op_type}" if producer else ""),
+        )
     if tensor.dtype not in WEIGHT_TYPES:
-        return Kept(f"weight {value.name} is {tensor.dtype.name.lower()}, not int8 or uint8")
+        raise Refusal(ReasonCode.WEIGHT_TYPE, f"weight {value.name} is {tensor.dtype.name.lower()}, not int8 or uint8")
     if len(tensor.shape) != 2 and not (kernel and len(tensor.shape) > 2):
-        return Kept(f"weight {value.name} has {len(tensor.shape)} dimensions, not 2")
+        raise Refusal(ReasonCode.WEIGHT_RANK, f"weight {value.name} has {len(tensor.shape)} dimensions, not 2")
     if 0 in dimensions(tensor):
-        return Kept(f"weight {value.name} is empty")
+        raise Refusal(ReasonCode.WEIGHT_EMPTY, f"weight {value.name} is empty")
     return Weight(value, tensor, transposed, path)
 
 

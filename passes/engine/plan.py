@@ -20,22 +20,24 @@ import onnxruntime as ort
 
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
 from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
-from mcd_graph.passes.engine.facts import AttributeUnknownError, all_nodes, get_input, graph_of, is_op, known_dtype
-from mcd_graph.passes.engine.match import Kept, Match, Rule, Weight
+from mcd_graph.passes.engine.facts import all_nodes, get_input, graph_of, is_op, known_dtype
 from mcd_graph.passes.engine.optimized import ask_onnxruntime
 from mcd_graph.passes.engine.shapes import infer_shapes
 from mcd_graph.passes.engine.unsigned import make_unsigned
-from mcd_graph.passes.engine.validate import misfit, opset_misfit
+from mcd_graph.passes.engine.validate import check_compatibility, check_opset
 from mcd_graph.passes.fusions.dequantized_result import absorb_dequantizer
 from mcd_graph.passes.fusions.dynamic_quantizer import absorb_quantiser
 from mcd_graph.passes.fusions.elementwise import absorb_elementwise
 from mcd_graph.passes.fusions.layout import absorb_layout
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import numpy as np
+
+    from mcd_graph.passes.engine.match import Match, Rule, Weight
 
 __all__ = [
     "LoweringPlan",
@@ -83,7 +85,8 @@ class Site:
         op_type: of the node.
         pattern: the operators that one node replaces; the rule's operator alone for a kept one.
         status: ``lowered`` or ``kept``; before ``apply``, ``lowered`` means that it can be.
-        reason: why it was kept.
+        code: which kind of reason kept it.
+        reason: why it was kept, in words.
         k: rows of the weight, if they are known.
         n: columns of the weight, if they are known.
         weight: key into :attr:`LoweringPlan.weights`; ``None`` for a kept one.
@@ -95,16 +98,17 @@ class Site:
     op_type: str
     pattern: str
     status: str
+    code: ReasonCode | None = None
     reason: str | None = None
     k: int | None = None
     n: int | None = None
     weight: str | None = None
     optimised: bool = False
 
-    def keep(self, reason: str) -> None:
-        """Mark the site as kept, for ``reason``, and log that."""
-        self.status, self.reason, self.weight = "kept", reason, None
-        logger.info("%s (%s) is kept: %s", self.name, self.op_type, reason)
+    def keep(self, refusal: Refusal) -> None:
+        """Mark the site as kept, for the reason that ``refusal`` gives, and log that."""
+        self.status, self.code, self.reason, self.weight = "kept", refusal.code, refusal.reason, None
+        logger.info("%s (%s) is kept: %s [%s]", self.name, self.op_type, refusal.reason, refusal.code)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,21 +180,21 @@ class LoweringPlan:
         self.weights = weights
         self._open = candidates
 
-    def apply(self, packed: Mapping[str, PackedWeight | Kept]) -> bool:
+    def apply(self, packed: Mapping[str, PackedWeight | Refusal]) -> bool:
         """Lower the sites whose weight is in ``packed``; return whether anything was changed.
 
-        A weight that is missing from ``packed``, or that is :class:`Kept` there, keeps its sites as they are, and so
-        does every site that shares bytes with a kept one, since the bytes would stay in the model anyway. Weights and
-        nodes that nothing uses any more are removed. Applying a plan again does nothing.
+        A weight that is missing from ``packed``, or that is a :class:`Refusal` there, such as :class:`Kept`, keeps its
+        sites as they are, and so does every site that shares bytes with a kept one, since the bytes would stay in the
+        model anyway. Weights and nodes that nothing uses any more are removed. Applying a plan again does nothing.
         """
         candidates, self._open = self._open, []
         ready: list[tuple[_Candidate, str, PackedWeight]] = []
         for candidate in candidates:
             site, weight = candidate.site, candidate.match.weight
             key = site.weight or ""
-            answer = packed.get(key, Kept("its weight was not compressed"))
-            if isinstance(answer, Kept):
-                site.keep(answer.reason)
+            answer = packed.get(key, Refusal(ReasonCode.NOT_COMPRESSED, "its weight was not compressed"))
+            if isinstance(answer, Refusal):
+                site.keep(answer)
                 continue
             if tuple(int(number) for number in answer.compress_info[2:4]) != (weight.k, weight.n):
                 raise ValueError(f"the compressed weight for {key} is not of shape ({weight.n}, {weight.k})")
@@ -304,32 +308,30 @@ def plan_lowering(
             continue
         if not node.outputs:
             continue
-        answer: Match | Kept | None
-        try:
-            answer = rule.match(node)
-        except AttributeUnknownError as error:
-            answer = Kept(str(error))
-        if answer is None:
-            continue
-        if isinstance(answer, Match):
-            answer = opset_misfit(model if function is None else function) or _misfit(answer) or answer
         name = node.name or next((output.name for output in node.outputs if output.name), "")
         site = Site(name, node.op_type, node.op_type, "lowered")
-        sites.append(site)
-        if isinstance(answer, Match):
-            site.pattern, site.k, site.n = answer.pattern, answer.weight.k, answer.weight.n
-            site.optimised = answer.optimised
-            if answer.output in results:
-                answer = Kept(f"{answer.output.name} is another multiplication's result already")
-            elif wanted is not None and not wanted.search(name):
-                answer = Kept("its name does not match --include")
-            elif unwanted is not None and unwanted.search(name):
-                answer = Kept("its name matches --exclude")
-        if isinstance(answer, Kept):
-            site.keep(answer.reason)
+        try:
+            match = rule.match(node)
+            if match is None:
+                continue
+            check_opset(model if function is None else function)
+            _check_inputs(match)
+            site.pattern, site.k, site.n = match.pattern, match.weight.k, match.weight.n
+            site.optimised = match.optimised
+            if match.output in results:
+                raise Refusal(
+                    ReasonCode.RESULT_TAKEN, f"{match.output.name} is another multiplication's result already"
+                )
+            if wanted is not None and not wanted.search(name):
+                raise Refusal(ReasonCode.NOT_INCLUDED, "its name does not match --include")
+            if unwanted is not None and unwanted.search(name):
+                raise Refusal(ReasonCode.EXCLUDED, "its name matches --exclude")
+        except Refusal as refusal:
+            site.keep(refusal)
         else:
-            candidates.append(_Candidate(site, answer, rule, function))
-            results.add(answer.output)
+            candidates.append(_Candidate(site, match, rule, function))
+            results.add(match.output)
+        sites.append(site)
 
     _keep_where_onnxruntime_does_otherwise(model, candidates)
     candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
@@ -352,13 +354,13 @@ def _weights_of(candidates: Sequence[_Candidate]) -> dict[str, WeightJob]:
     return weights
 
 
-def _misfit(match: Match) -> Kept | None:
-    """Return a reason if what the new node would read is known not to fit it."""
+def _check_inputs(match: Match) -> None:
+    """Refuse if what the new node would read is known not to fit it."""
     weight, fused = match.weight, match.fused
     if isinstance(fused.x1, ir.Value) and known_dtype(fused.x1) == ir.DataType.FLOAT:
-        return Kept(f"its activation {fused.x1.name} is not quantised")
+        raise Refusal(ReasonCode.ACTIVATION_NOT_QUANTISED, f"its activation {fused.x1.name} is not quantised")
     inputs = {field.name: getattr(fused, field.name) for field in dataclasses.fields(fused)}
-    return misfit(inputs, k=weight.k, n=weight.n, weight_type=weight.tensor.dtype)
+    check_compatibility(inputs, k=weight.k, n=weight.n, weight_type=weight.tensor.dtype)
 
 
 def _wants_shapes(model: ir.Model) -> bool:
@@ -409,7 +411,9 @@ def _keep_where_onnxruntime_does_otherwise(model: ir.Model, candidates: Sequence
     answer = ask_onnxruntime(model, [candidate.match.nodes[0] for candidate in unsure])
     if isinstance(answer, str):
         for candidate in unsure:
-            candidate.site.keep(f"onnxruntime cannot be asked how it computes it: {answer}")
+            candidate.site.keep(
+                Refusal(ReasonCode.CANNOT_ASK, f"onnxruntime cannot be asked how it computes it: {answer}")
+            )
         return
     results = {name for node in answer for name in node.outputs}
     # An int8 result becomes uint8, and one whose quantisation is moved up is new: both have other names.
@@ -418,9 +422,8 @@ def _keep_where_onnxruntime_does_otherwise(model: ir.Model, candidates: Sequence
         match = candidate.match
         renamed = match.fused.y_zero_point is not None and number in requantised
         if match.output.name not in results and not renamed:
-            candidate.site.keep(
-                f"onnxruntime {ort.__version__} does not compute this result in integers when it optimises"
-            )
+            text = f"onnxruntime {ort.__version__} does not compute this result in integers when it optimises"
+            candidate.site.keep(Refusal(ReasonCode.NOT_AN_INTEGER_MULTIPLICATION, text))
 
 
 def _keep_weights_used_elsewhere(candidates: Sequence[_Candidate]) -> None:
@@ -432,7 +435,8 @@ def _keep_weights_used_elsewhere(candidates: Sequence[_Candidate]) -> None:
         for candidate, user in users:
             if user is not None:
                 name = candidate.match.weight.value.name
-                candidate.site.keep(f"its weight {name} is also used by {user}, so the bytes would stay")
+                text = f"its weight {name} is also used by {user}, so the bytes would stay"
+                candidate.site.keep(Refusal(ReasonCode.WEIGHT_SHARED, text))
         if all(user is None for _, user in users):
             return
         open_ = [candidate for candidate, user in users if user is None]
@@ -461,4 +465,5 @@ def _keep_shared_with_kept(candidates: Sequence[_Candidate]) -> None:
     for candidate in candidates:
         value = candidate.match.weight.value
         if candidate.site.status == "lowered" and value in kept:
-            candidate.site.keep(f"its weight {value.name} is kept for another node")
+            text = f"its weight {value.name} is kept for another node"
+            candidate.site.keep(Refusal(ReasonCode.WEIGHT_OF_KEPT, text))

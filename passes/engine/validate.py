@@ -17,16 +17,17 @@ from mcd_graph.passes.engine.facts import (
     shape_source,
     shape_text,
 )
-from mcd_graph.passes.engine.match import Kept, NewConstant
+from mcd_graph.passes.engine.match import NewConstant
 from mcd_graph.passes.engine.operands import WEIGHT_TYPES
 from mcd_graph.passes.engine.shapes import infer_shapes
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mcd_graph.passes.engine.match import Operand
 
-__all__ = ["infer_inputs", "misfit", "node_misfit", "opset_misfit"]
+__all__ = ["check_compatibility", "check_node", "check_opset", "infer_inputs"]
 
 #: Types of the operator's inputs, but for the stream of the weight.
 _INPUT_TYPES = {
@@ -59,8 +60,8 @@ _QUANTISATION_OPSET = 10
 _DYNAMIC_OPSET = 11
 
 
-def misfit(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.DataType) -> Kept | None:
-    """Return a reason if inputs of the operator, by name, are known to be of another type or size than it takes.
+def check_compatibility(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.DataType) -> None:
+    """Refuse if inputs of the operator, by name, are known to be of another type or size than it takes.
 
     Nothing else sees it early: checkers know nothing of the types of another domain's operators, and compare no sizes.
     """
@@ -74,12 +75,14 @@ def misfit(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.Dat
         else:
             continue
         if dtype is not None and dtype not in allowed:
-            return Kept(f"its {name} {label} is {dtype.name.lower()}")
+            raise Refusal(ReasonCode.TYPE_MISMATCH, f"its {name} {label} is {dtype.name.lower()}")
         if shape is None or name in (*_SHAPES, *_ELEMENTWISE) or (name == "x1" and inputs.get("x1_shape") is not None):
             continue
         if name == "x1":
             if not shape or shape[-1] not in (k, None):
-                return Kept(f"{label} of shape {shape_text(shape)} does not fit a weight of {k} rows")
+                raise Refusal(
+                    ReasonCode.SHAPE_MISMATCH, f"{label} of shape {shape_text(shape)} does not fit a weight of {k} rows"
+                )
             continue
         sizes = (1,) if name in _ONE_VALUE else (n,) if name == "bias" else (1, n)
         *leading, last = shape or (1,)
@@ -88,16 +91,22 @@ def misfit(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.Dat
             or any(dim not in (1, None) for dim in leading)
             or (last == n != 1 < len(leading))
         ):
-            return Kept(f"its {name} {label} has shape {shape_text(shape)}, for {n} columns")
+            raise Refusal(
+                ReasonCode.SHAPE_MISMATCH, f"its {name} {label} has shape {shape_text(shape)}, for {n} columns"
+            )
     x1, zero_point = (inputs.get(name) for name in _PAIR)
     if not isinstance(x1, ir.Value) or not isinstance(zero_point, ir.Value):
-        return None
+        return
     x1_type, zero_type = known_dtype(x1), known_dtype(zero_point)
     if x1_type is not None and zero_type is not None and x1_type != zero_type:
-        return Kept(f"its activation is {x1_type.name.lower()}, the zero point of that {zero_type.name.lower()}")
+        raise Refusal(
+            ReasonCode.TYPE_MISMATCH,
+            f"its activation is {x1_type.name.lower()}, the zero point of that {zero_type.name.lower()}",
+        )
     if shape_source(x1) is shape_source(zero_point):
-        return Kept(f"zero point {zero_point.name} of its activation has the shape of that")
-    return None
+        raise Refusal(
+            ReasonCode.SHAPE_MISMATCH, f"zero point {zero_point.name} of its activation has the shape of that"
+        )
 
 
 def infer_inputs(model: ir.Model) -> None:
@@ -110,26 +119,25 @@ def infer_inputs(model: ir.Model) -> None:
         infer_shapes(model)
 
 
-def node_misfit(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> Kept | None:
-    """Return a reason if inputs or attributes of a MatmulCompressDequant node contradict each other or its weight.
+def check_node(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> None:
+    """Refuse if inputs or attributes of a MatmulCompressDequant node contradict each other or its weight.
 
     Raises:
         AttributeUnknownError: its output_type is set by those who call the function around it.
     """
     inputs = {name: get_input(node, index) for index, name in enumerate(INPUT_NAMES)}
     if inputs["x1"] is None:
-        return Kept("it has no activation input")
-    if (reason := misfit(inputs, k=k, n=n, weight_type=weight_type)) is not None:
-        return reason
+        raise Refusal(ReasonCode.INPUT_MISSING, "it has no activation input")
+    check_compatibility(inputs, k=k, n=n, weight_type=weight_type)
     for shape, perm in (("x1_shape", "x1_perm"), ("y_shape", "y_perm")):
         if (inputs[shape] is None) != (ints_attribute(node, perm) is None):
-            return Kept(f"it has only one of {shape} and {perm}")
+            raise Refusal(ReasonCode.INPUTS_CONTRADICT, f"it has only one of {shape} and {perm}")
     scale, y_zero_point = inputs["deq_scale"], inputs["y_zero_point"]
     scale_type = known_dtype(scale)
     if known_dtype(inputs["x1"]) == ir.DataType.FLOAT and scale_type not in (ir.DataType.FLOAT, None):
-        return Kept("its x1 is float, and its deq_scale is not")
+        raise Refusal(ReasonCode.INPUTS_CONTRADICT, "its x1 is float, and its deq_scale is not")
     if scale is None and y_zero_point is not None:
-        return Kept("it has a y_zero_point, but no deq_scale")
+        raise Refusal(ReasonCode.INPUTS_CONTRADICT, "it has a y_zero_point, but no deq_scale")
     if scale is None:
         allowed: Sequence[ir.DataType] = (ir.DataType.INT32,)
     elif inputs["y_scale"] is not None:
@@ -143,28 +151,27 @@ def node_misfit(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> K
         allowed = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
     output_type = int_attribute(node, "output_type", int(allowed[0]))
     if output_type not in allowed:
-        return Kept(f"its output_type {output_type} contradicts its inputs")
+        raise Refusal(ReasonCode.INPUTS_CONTRADICT, f"its output_type {output_type} contradicts its inputs")
     for name in _ELEMENTWISE:
         if inputs[name] is None:
             continue
         if scale_type not in (ir.DataType.FLOAT, None) or scale is None or y_zero_point is not None:
-            return Kept(f"it has a {name}, and its result is not a float32 product")
+            raise Refusal(ReasonCode.INPUTS_CONTRADICT, f"it has a {name}, and its result is not a float32 product")
         if inputs["y_shape"] is not None:
-            return Kept(f"it has a {name} and a y_perm")
-    return None
+            raise Refusal(ReasonCode.INPUTS_CONTRADICT, f"it has a {name} and a y_perm")
 
 
-def opset_misfit(owner: ir.Model | ir.Function, *, dynamic: bool = False) -> Kept | None:
-    """Return a reason if ``owner`` imports ONNX's operators in a version without the quantised ones, or not at all.
+def check_opset(owner: ir.Model | ir.Function, *, dynamic: bool = False) -> None:
+    """Refuse if ``owner`` imports ONNX's operators in a version without the quantised ones, or not at all.
 
     ``dynamic``: DynamicQuantizeLinear, which is younger, is needed as well.
     """
     needed = _DYNAMIC_OPSET if dynamic else _QUANTISATION_OPSET
     version = owner.opset_imports.get("")
     if version is not None and version >= needed:
-        return None
+        return
     imported = (
         "does not import ONNX's operators" if version is None else f"imports version {version} of ONNX's operators"
     )
     what = "DynamicQuantizeLinear" if dynamic else "the quantised ones"
-    return Kept(f"the model {imported}; {what} came with {needed}")
+    raise Refusal(ReasonCode.OPSET, f"the model {imported}; {what} came with {needed}")

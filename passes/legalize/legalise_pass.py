@@ -56,7 +56,6 @@ from mcd_graph.passes.engine.emit import (
     take_over,
 )
 from mcd_graph.passes.engine.facts import (
-    AttributeUnknownError,
     all_nodes,
     constant_array,
     constant_tensor,
@@ -65,8 +64,8 @@ from mcd_graph.passes.engine.facts import (
     known_dtype,
     known_shape,
 )
-from mcd_graph.passes.engine.match import Kept, NewConstant, NewNode, NewOutput
-from mcd_graph.passes.engine.validate import infer_inputs, node_misfit
+from mcd_graph.passes.engine.match import NewConstant, NewNode, NewOutput
+from mcd_graph.passes.engine.validate import check_node, infer_inputs
 from mcd_graph.passes.fusions.dynamic_quantizer import quantiser_of
 from mcd_graph.passes.fusions.elementwise import expose_elementwise
 from mcd_graph.passes.fusions.layout import expose_layout
@@ -83,6 +82,7 @@ from mcd_graph.passes.legalize.parts import (
     without_zero_point,
 )
 from mcd_graph.passes.legalize.strict import as_tensor, pad, rows_of, strict_bias, strict_tail
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -105,7 +105,8 @@ class LegalSite:
     Attributes:
         name: of the node; of its output when the node has no name.
         status: ``strict`` or ``kept``.
-        reason: why it was kept.
+        code: which kind of reason kept it.
+        reason: why it was kept, in words.
         k: rows of the weight before.
         n: columns of the weight before.
     """
@@ -115,6 +116,7 @@ class LegalSite:
     reason: str | None = None
     k: int = 0
     n: int = 0
+    code: ReasonCode | None = None
 
 
 class LegalisePass(ir.passes.InPlacePass):
@@ -162,14 +164,17 @@ class LegalisePass(ir.passes.InPlacePass):
                 continue
             site = LegalSite(node.name or node.outputs[0].name or "")
             self.sites.append(site)
-            answer = Kept("it is in a function; inline that first") if function is not None else run.look(node)
-            if isinstance(answer, Parts):
-                site.k, site.n = answer.k, answer.n
-                if run.legalise(answer):
-                    dead.append(node)
-            elif isinstance(answer, Kept):
-                site.status, site.reason = "kept", answer.reason
-                logger.info("%s is kept: %s", site.name, answer.reason)
+            try:
+                if function is not None:
+                    raise Refusal(ReasonCode.IN_FUNCTION, "it is in a function; inline that first")
+                parts = run.look(node)
+            except Refusal as refusal:
+                site.status, site.code, site.reason = "kept", refusal.code, refusal.reason
+                logger.info("%s is kept: %s [%s]", site.name, refusal.reason, refusal.code)
+                continue
+            site.k, site.n = parts.k, parts.n
+            if run.legalise(parts):
+                dead.append(node)
         remove_dead(dead)
         return ir.passes.PassResult(model, modified=bool(dead) or run.exposed)
 
@@ -190,42 +195,31 @@ class _Run:
     # -----------------------------------------------------------------------------------------------------------------
     # Looking
 
-    def look(self, node: ir.Node) -> Parts | Kept:
-        """Take a node apart, or say why it cannot be made strict; only what stood around it is out of it then."""
+    def look(self, node: ir.Node) -> Parts:
+        """Take a node apart, or refuse if it cannot be made strict; only what stood around it is out of it then."""
         if self._opset < MIN_OPSET:
-            return Kept(f"the model's opset is {self._opset}; from {MIN_OPSET} on there is what it takes")
+            raise Refusal(
+                ReasonCode.OPSET, f"the model's opset is {self._opset}; from {MIN_OPSET} on there is what it takes"
+            )
         self.exposed |= expose_elementwise(node, self._names)
-        try:
-            self.exposed |= expose_layout(node, self._names)
-        except AttributeUnknownError as error:
-            return Kept(str(error))
+        self.exposed |= expose_layout(node, self._names)
         value = {name: get_input(node, index) for index, name in enumerate(INPUT_NAMES)}
         x1, scale_value = value["x1"], value["deq_scale"]
         if scale_value is None:
-            return Kept("its result is int32; the strict form's is float16")
+            raise Refusal(ReasonCode.INT32_RESULT, "its result is int32; the strict form's is float16")
         x1_type = known_dtype(x1) or known_dtype(value["x1_zero_point"])
         quantiser = quantiser_of(node)
         if x1 is None or (quantiser is None and x1_type not in (ir.DataType.INT8, ir.DataType.UINT8)):
-            return Kept("its x1 is not known to be int8, uint8 or float")
+            raise Refusal(ReasonCode.ACTIVATION_TYPE, "its x1 is not known to be int8, uint8 or float")
         if value["w_zero_point"] is not None and constant_array(value["w_zero_point"]) is None:
-            return Kept(f"zero point {value['w_zero_point'].name} of its weight is computed at run time")
-        stored = stored_weight(node)
-        if isinstance(stored, Kept):
-            return stored
-        try:
-            reason = node_misfit(
-                node, k=stored.shape[1], n=stored.shape[0], weight_type=ir.DataType.from_numpy(stored.dtype)
+            raise Refusal(
+                ReasonCode.RUN_TIME_PARAMETER,
+                f"zero point {value['w_zero_point'].name} of its weight is computed at run time",
             )
-        except AttributeUnknownError as error:
-            reason = Kept(str(error))
-        if reason is not None:
-            return reason
+        stored = stored_weight(node)
+        check_node(node, k=stored.shape[1], n=stored.shape[0], weight_type=ir.DataType.from_numpy(stored.dtype))
         weight = without_zero_point(stored, constant_array(value["w_zero_point"]))
-        if isinstance(weight, Kept):
-            return weight
         scale = None if quantiser else constant_scale(scale_value, value["x1_scale"], weight.shape[0])
-        if isinstance(scale, Kept):
-            return scale
         dims = known_shape(x1)
         unsigned = quantiser is not None or x1_type == ir.DataType.UINT8
         bias, zero_point = constant_array(value["bias"]), constant_array(value["x1_zero_point"])
@@ -248,9 +242,9 @@ class _Run:
             quantiser=quantiser,
         )
         if self._max_rows is not None and parts.rows is None:
-            return Kept("its number of rows is not known, so it cannot be cut into chunks")
+            raise Refusal(ReasonCode.ROWS_UNKNOWN, "its number of rows is not known, so it cannot be cut into chunks")
         if shrunk_scale(parts) is None:
-            return Kept("its scale is no normal float32 once its result fits float16")
+            raise Refusal(ReasonCode.SCALE_NOT_NORMAL, "its scale is no normal float32 once its result fits float16")
         return parts
 
     # -----------------------------------------------------------------------------------------------------------------

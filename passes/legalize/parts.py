@@ -12,8 +12,9 @@ import onnx_ir as ir
 from mcd_graph import _native
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes.engine.facts import constant_array, get_input, known_dtype
-from mcd_graph.passes.engine.match import Kept, NewNode, NewOutput
+from mcd_graph.passes.engine.match import NewNode, NewOutput
 from mcd_graph.passes.legalize.limits import FLIP, K_ABOVE, K_STEP, MAX_ACCUMULATOR, MAX_FLOAT16, MIN_N, N_STEP
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from mcd_graph.passes.engine.match import Operand
@@ -124,11 +125,11 @@ class Parts:
         return limited
 
 
-def stored_weight(node: ir.Node) -> np.ndarray | Kept:
+def stored_weight(node: ir.Node) -> np.ndarray:
     """Return the weight (n, k) as its stream holds it."""
     x2, index = (constant_array(get_input(node, INPUT_NAMES.index(name))) for name in ("x2", "compress_index"))
     if x2 is None or index is None:
-        return Kept("its compressed weight is not constant")
+        raise Refusal(ReasonCode.STREAM_NOT_CONSTANT, "its compressed weight is not constant")
     try:
         weight: np.ndarray = _native.decode(x2, index, np.asarray(compress_info(node), np.int64))
     except (_native.FormatError, TypeError) as error:  # the latter of a compress_info that is no list of integers
@@ -142,7 +143,7 @@ def compress_info(node: ir.Node) -> tuple[int, ...]:
     return () if attribute is None else tuple(attribute.as_ints())
 
 
-def without_zero_point(stored: np.ndarray, zero_point: np.ndarray | None) -> np.ndarray | Kept:
+def without_zero_point(stored: np.ndarray, zero_point: np.ndarray | None) -> np.ndarray:
     """Return the weight as int8 with its zero point subtracted; ``stored`` itself if that changes nothing."""
     if stored.dtype == np.int8 and (zero_point is None or not zero_point.any()):
         return stored
@@ -151,28 +152,30 @@ def without_zero_point(stored: np.ndarray, zero_point: np.ndarray | None) -> np.
     outside = (shifted < _INT8.min) | (shifted > _INT8.max)
     if outside.any():
         column = int(np.flatnonzero(outside.any(axis=1))[0])
-        return Kept(f"its weight less its zero point does not fit int8 in column {column}")
+        raise Refusal(ReasonCode.WEIGHT_RANGE, f"its weight less its zero point does not fit int8 in column {column}")
     return shifted.astype(np.int8)
 
 
-def constant_scale(value: ir.Value, x1_scale: ir.Value | None, n: int) -> np.ndarray | Kept | None:
+def constant_scale(value: ir.Value, x1_scale: ir.Value | None, n: int) -> np.ndarray | None:
     """Return a constant scale, multiplied by x1's, as float32 (n,); ``None`` if it is computed at run time."""
     scale = constant_array(value)
     factor = np.ones((), np.float32) if x1_scale is None else constant_array(x1_scale)
     if scale is None or factor is None:
         if known_dtype(value) == ir.DataType.UINT64:
-            return Kept("its uint64 deq_scale is computed at run time")
+            raise Refusal(ReasonCode.RUN_TIME_PARAMETER, "its uint64 deq_scale is computed at run time")
         return None
     if scale.dtype == np.uint64:
         if (scale >> np.uint64(32)).any():
-            return Kept("a deq_scale word has bits above the 32 of a float")
+            raise Refusal(ReasonCode.SCALE_WORD, "a deq_scale word has bits above the 32 of a float")
         scale = np.asarray(scale.astype(np.uint32)).view(np.float32)
     with np.errstate(over="ignore"):  # that is infinity, and refused below
         product = factor.reshape(()) * scale.reshape(-1).astype(np.float32)
     scale = np.broadcast_to(product, (n,))
     bad = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
     if bad.size:
-        return Kept(f"its scale is {scale[bad[0]]} in column {bad[0]}, not finite and above zero")
+        raise Refusal(
+            ReasonCode.SCALE_NOT_POSITIVE, f"its scale is {scale[bad[0]]} in column {bad[0]}, not finite and above zero"
+        )
     return scale
 
 

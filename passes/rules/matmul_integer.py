@@ -39,28 +39,28 @@ from mcd_graph.passes.engine.facts import (
     known_shape,
     only_consumer,
 )
-from mcd_graph.passes.engine.match import Fused, Kept, Match, NewConstant, NewNode, NewOutput, Operand, Result, Rule
+from mcd_graph.passes.engine.match import Fused, Match, NewConstant, NewNode, NewOutput, Operand, Result, Rule
 from mcd_graph.passes.engine.operands import find_weight, quantisation_vector
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import Scale, split_product
 
 __all__ = ["matmul_integer_rule"]
 
 
-def _match(node: ir.Node) -> Match | Kept:
+def _match(node: ir.Node) -> Match:
     weight = find_weight(get_input(node, 1))
-    if isinstance(weight, Kept):
-        return weight
     x1 = get_input(node, 0)
     if x1 is None:
-        return Kept("it has no activation input")
+        raise Refusal(ReasonCode.INPUT_MISSING, "it has no activation input")
     x1_zero_point = get_input(node, 2)
     shape = known_shape(x1_zero_point)
     if shape is not None and shape not in ((), (1,)):
         # ONNX allows a zero point for each row; onnxruntime refuses such a model.
-        return Kept(f"zero point {x1_zero_point.name if x1_zero_point else ''} of the activation is not one value")
+        raise Refusal(
+            ReasonCode.PARAMETER_SHAPE,
+            f"zero point {x1_zero_point.name if x1_zero_point else ''} of the activation is not one value",
+        )
     w_zero_point = quantisation_vector(get_input(node, 3), weight.n)
-    if isinstance(w_zero_point, Kept):
-        return w_zero_point
 
     def match(
         pattern: str, output_of: ir.Node, *nodes: ir.Node, scale: Operand = None, addend: Operand = None
@@ -114,8 +114,10 @@ def _other_vector(node: ir.Node | None, op_type: str, value: ir.Value, n: int, r
     other = right if left is value else left
     if other is None or other is value:
         return None
-    vector = quantisation_vector(other, n, rank)
-    return None if isinstance(vector, Kept) else vector
+    try:
+        return quantisation_vector(other, n, rank)
+    except Refusal:
+        return None
 
 
 matmul_integer_rule = Rule("matmul_integer_rule", "", "MatMulInteger", _match)

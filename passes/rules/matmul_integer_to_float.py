@@ -28,45 +28,38 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mcd_graph.passes.engine.facts import MS_DOMAIN, get_input, known_dtype, known_rank
-from mcd_graph.passes.engine.match import Kept, Match, NewNode, NewOutput, Rule
+from mcd_graph.passes.engine.match import Match, NewNode, NewOutput, Rule
 from mcd_graph.passes.engine.operands import find_weight, quantisation_vector
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import Scale, fold_scales, fuse
 
 __all__ = ["dynamic_quantize_matmul_rule", "matmul_integer_to_float_rule"]
 
 
-def _match_integer_to_float(node: ir.Node) -> Match | Kept:
+def _match_integer_to_float(node: ir.Node) -> Match:
     x1, w, x1_scale, w_scale, x1_zero_point, w_zero_point, bias = (get_input(node, index) for index in range(7))
     weight = find_weight(w)
-    if isinstance(weight, Kept):
-        return weight
     if x1 is None or x1_scale is None or w_scale is None:
-        return Kept("an input that MatMulIntegerToFloat needs is missing")
+        raise Refusal(ReasonCode.INPUT_MISSING, "an input that MatMulIntegerToFloat needs is missing")
     scale = fold_scales(x1_scale, w_scale, n=weight.n)
-    if isinstance(scale, Kept):
-        return scale
     fused = fuse(x1, x1_zero_point, weight, w_zero_point, scale, addend=bias, rank=known_rank(x1))
-    return fused if isinstance(fused, Kept) else Match(node.op_type, weight, fused, node.outputs[0], (node,))
+    return Match(node.op_type, weight, fused, node.outputs[0], (node,))
 
 
-def _match_dynamic(node: ir.Node) -> Match | Kept:
+def _match_dynamic(node: ir.Node) -> Match:
     x, w, w_scale, w_zero_point, bias = (get_input(node, index) for index in range(5))
     weight = find_weight(w)
-    if isinstance(weight, Kept):
-        return weight
     if x is None or w_scale is None:
-        return Kept("an input that DynamicQuantizeMatMul needs is missing")
+        raise Refusal(ReasonCode.INPUT_MISSING, "an input that DynamicQuantizeMatMul needs is missing")
     if known_dtype(x) not in (ir.DataType.FLOAT, None):
-        return Kept(f"its activation {x.name} is not float32")
+        raise Refusal(ReasonCode.ACTIVATION_TYPE, f"its activation {x.name} is not float32")
     quantised = NewNode("DynamicQuantizeLinear", (x,), num_outputs=3)
     column = quantisation_vector(w_scale, weight.n)
-    if isinstance(column, Kept):
-        return column
     scale = Scale(column, NewOutput(quantised, 1))
     fused = fuse(
         NewOutput(quantised, 0), NewOutput(quantised, 2), weight, w_zero_point, scale, addend=bias, rank=known_rank(x)
     )
-    return fused if isinstance(fused, Kept) else Match(node.op_type, weight, fused, node.outputs[0], (node,))
+    return Match(node.op_type, weight, fused, node.outputs[0], (node,))
 
 
 matmul_integer_to_float_rule = Rule(

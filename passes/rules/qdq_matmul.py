@@ -47,7 +47,6 @@ from mcd_graph.passes.engine.facts import (
 )
 from mcd_graph.passes.engine.match import (
     Fused,
-    Kept,
     Match,
     NewConstant,
     NewNode,
@@ -58,7 +57,8 @@ from mcd_graph.passes.engine.match import (
     Weight,
 )
 from mcd_graph.passes.engine.operands import find_weight, quantisation_column
-from mcd_graph.passes.rules.scales import fold_scales, fuse, one_value
+from mcd_graph.passes.refusal import ReasonCode, Refusal
+from mcd_graph.passes.rules.scales import fold_scales, fuse, require_one_value
 
 __all__ = ["gemm_qdq_rule", "matmul_qdq_rule"]
 
@@ -121,11 +121,11 @@ def _dequantised(value: ir.Value | None, user: ir.Node) -> _Dequantised | None:
     return None if quantised is None or scale is None else _Dequantised(node, quantised, scale, get_input(node, 2))
 
 
-def _match_matmul(node: ir.Node) -> Match | Kept | None:
+def _match_matmul(node: ir.Node) -> Match | None:
     return _match(node, transpose_x=False, transpose_w=False, alpha=1.0, c=None)
 
 
-def _match_gemm(node: ir.Node) -> Match | Kept | None:
+def _match_gemm(node: ir.Node) -> Match | None:
     return _match(
         node,
         transpose_x=bool(int_attribute(node, "transA", 0)),
@@ -135,37 +135,24 @@ def _match_gemm(node: ir.Node) -> Match | Kept | None:
     )
 
 
-def _match(
-    node: ir.Node, *, transpose_x: bool, transpose_w: bool, alpha: float, c: ir.Value | None
-) -> Match | Kept | None:
+def _match(node: ir.Node, *, transpose_x: bool, transpose_w: bool, alpha: float, c: ir.Value | None) -> Match | None:
     found = _find_operands(node, transpose_w)
-    if found is None or isinstance(found, Kept):
-        return found
+    if found is None:
+        return None
     x, w, weight = found
-    if (reason := _check_type(x)) is not None:
-        return reason
+    _check_type(x)
     quantised = _destination(node, weight.n)
-    if isinstance(quantised, Kept):
-        return quantised
     if known_dtype(x.scale) == ir.DataType.FLOAT16:
-        return Kept("its scales are float16, so onnxruntime computes in float")
+        raise Refusal(ReasonCode.SCALE_TYPE, "its scales are float16, so onnxruntime computes in float")
     y = None if quantised is None else _output_parameters(quantised)
-    if isinstance(y, Kept):
-        return y
     scale = fold_scales(x.scale, w.scale, None if y is None else y.scale, alpha=alpha, n=weight.n)
-    if isinstance(scale, Kept):
-        return scale
     if quantised is not None and quantised.bias is not None:
         c = quantised.bias
     bias = None if c is None else _bias(node, c, x, w, weight, alpha=alpha, requantised=quantised is not None)
-    if isinstance(bias, Kept):
-        return bias
     x1: Operand = x.value
     if transpose_x:
         x1 = NewOutput(NewNode("Transpose", (x1,), {"perm": [1, 0]}))
     fused = fuse(x1, x.zero_point, weight, w.zero_point, scale, bias=bias)
-    if isinstance(fused, Kept):
-        return fused
     if quantised is None or y is None:
         return Match(f"DequantizeLinear+{node.op_type}", weight, fused, node.outputs[0], (node,), optimised=True)
     return _requantised(
@@ -173,7 +160,7 @@ def _match(
     )
 
 
-def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Dequantised, Weight] | Kept | None:
+def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Dequantised, Weight] | None:
     """Return activation and weight; ``None`` if the node is a float multiplication like any other."""
     x, value = _dequantised(get_input(node, 0), node), get_input(node, 1)
     path: tuple[ir.Node, ...] = ()
@@ -186,40 +173,49 @@ def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Deq
         between = producer if producer is not None and is_op(producer, "Reshape") else None
         if x is None or between is None or _dequantised(get_input(between, 0), node) is None:
             return None
-        return Kept("its weight is reshaped behind its DequantizeLinear, so onnxruntime computes in float")
+        raise Refusal(
+            ReasonCode.WEIGHT_RESHAPED,
+            "its weight is reshaped behind its DequantizeLinear, so onnxruntime computes in float",
+        )
     weight = find_weight(w.value, transposed=transpose_w, path=(w.node, *path))
-    if isinstance(weight, Kept):
-        return weight
     if x is None:
-        return Kept("its activation is not quantised, so onnxruntime computes in float")
+        raise Refusal(
+            ReasonCode.ACTIVATION_NOT_QUANTISED, "its activation is not quantised, so onnxruntime computes in float"
+        )
     if int_attribute(w.node, "block_size", 0):
-        return Kept("its weight is quantised in blocks, so onnxruntime computes in float")
+        raise Refusal(ReasonCode.WEIGHT_BLOCKED, "its weight is quantised in blocks, so onnxruntime computes in float")
     if any(int_attribute(each.node, "output_dtype", 0) not in (0, ir.DataType.FLOAT) for each in (x, w)):
-        return Kept("its operands are not dequantised to float32")
+        raise Refusal(ReasonCode.SCALE_TYPE, "its operands are not dequantised to float32")
     columns = 0 if transpose_w else 1
     shape = known_shape(w.scale)
     axis = int_attribute(w.node, "axis", 1)
     if shape not in ((), (1,)) and axis not in (columns, columns - 2):
-        return Kept("its weight's scale is not per column, so onnxruntime computes in float")
+        raise Refusal(
+            ReasonCode.WEIGHT_SCALE_AXIS, "its weight's scale is not per column, so onnxruntime computes in float"
+        )
     return x, w, weight
 
 
-def _check_type(x: _Dequantised) -> Kept | None:
-    """Return why onnxruntime would not multiply this activation as integers, or ``None``."""
+def _check_type(x: _Dequantised) -> None:
+    """Refuse an activation that onnxruntime would not multiply as integers."""
     dtype = x.dtype
     if dtype is None:
-        return Kept(f"the type of its activation {x.value.name} is not known")
+        raise Refusal(ReasonCode.ACTIVATION_TYPE, f"the type of its activation {x.value.name} is not known")
     if dtype not in _EIGHT_BIT:
-        return Kept(f"its activation is {dtype.name.lower()}, not int8 or uint8")
+        raise Refusal(ReasonCode.ACTIVATION_TYPE, f"its activation is {dtype.name.lower()}, not int8 or uint8")
     producer = x.value.producer()
     if producer is not None and _is_qdq(producer, "QuantizeLinear"):
         before = get_input(producer, 0)
         if before is not None and _is_qdq(before.producer(), "DequantizeLinear"):
-            return Kept("its activation is quantised twice in a row, which onnxruntime merges")
+            raise Refusal(
+                ReasonCode.QUANTISED_TWICE, "its activation is quantised twice in a row, which onnxruntime merges"
+            )
     if dtype == ir.DataType.INT8 and (producer is None or not _is_signed_pair(producer, x.node)):
-        return Kept("its int8 activation is not between one QuantizeLinear and one DequantizeLinear of its own, "
-                    "so onnxruntime computes in float on x86")  # fmt: skip
-    return None
+        raise Refusal(
+            ReasonCode.INT8_SHARED,
+            "its int8 activation is not between one QuantizeLinear and one DequantizeLinear of its own, "
+            "so onnxruntime computes in float on x86",
+        )
 
 
 def _is_signed_pair(quantise: ir.Node, dequantise: ir.Node) -> bool:
@@ -255,10 +251,10 @@ def _same_parameters(node: ir.Node, other: ir.Node) -> bool:
     return True
 
 
-def _destination(node: ir.Node, n: int) -> _Quantised | Kept | None:
+def _destination(node: ir.Node, n: int) -> _Quantised | None:
     """Return the QuantizeLinear that onnxruntime fuses with the multiplication, ``None`` for a float result.
 
-    A reason is returned where onnxruntime leaves the multiplication in float, or where it does something else.
+    Refused where onnxruntime leaves the multiplication in float, or where it does something else.
     """
     output = node.outputs[0]
     if node.op_type == "MatMul" and len(output.uses()) == 1 and not output.is_graph_output():
@@ -268,70 +264,84 @@ def _destination(node: ir.Node, n: int) -> _Quantised | Kept | None:
     return _behind(output, node.op_type)
 
 
-def _behind(output: ir.Value, op_type: str) -> _Quantised | Kept | None:
+def _behind(output: ir.Value, op_type: str) -> _Quantised | None:
     """Do as :func:`_destination` says for the result of a MatMul or Gemm."""
     producer = output.producer()
     graph = None if producer is None else producer.graph
     uses = list(output.uses())
     if any(user.graph is not graph for user, _ in uses):
-        return Kept("its result is used inside another graph")
+        raise Refusal(ReasonCode.RESULT_READ_ELSEWHERE, "its result is used inside another graph")
     if len(uses) != 1:
-        if (reason := _read_twice(output)) is not None:
-            return reason
+        _refuse_read_twice(output)
         if any(_is_qdq(user, "QuantizeLinear") for user, _ in uses):
-            return Kept("its result is used beside its QuantizeLinear, so onnxruntime computes in float")
+            raise Refusal(
+                ReasonCode.RESULT_READ_ELSEWHERE,
+                "its result is used beside its QuantizeLinear, so onnxruntime computes in float",
+            )
         return None
     user = uses[0].node
     if _is_qdq(user, "QuantizeLinear"):
         if output.is_graph_output():
-            return Kept("its result is an output of the graph, so onnxruntime computes in float")
+            raise Refusal(
+                ReasonCode.RESULT_READ_ELSEWHERE,
+                "its result is an output of the graph, so onnxruntime computes in float",
+            )
         return _Quantised(user)
     if is_op(user, "Relu") or is_op(user, "Clip"):
         return _behind_clip(output, user)
     if output.is_graph_output():
         return None
     if op_type == "Gemm" and (is_op(user, "Transpose") or is_op(user, "Sum")):
-        return Kept(f"onnxruntime fuses the {user.op_type} behind it first")
+        raise Refusal(ReasonCode.FUSED_FIRST, f"onnxruntime fuses the {user.op_type} behind it first")
     return _moved_up(user)
 
 
-def _as_gemm(node: ir.Node, add: ir.Node) -> _Quantised | Kept:
+def _as_gemm(node: ir.Node, add: ir.Node) -> _Quantised:
     """Return what stands behind MatMul and Add where onnxruntime surely makes a Gemm of the two.
 
     It does so for matrices and a vector over the columns; for higher ranks only since some release, and only with all
     sizes known. The Gemm's bias is float, so without a QuantizeLinear it is computed in float.
     """
     bias = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
-    quantised = _behind(add.outputs[0], "Gemm")
     sure = known_rank(get_input(node, 0)) == 2 and known_rank(bias) == 1 and constant_array(bias) is not None
-    if sure and isinstance(quantised, _Quantised) and not quantised.moved:
+    quantised = _behind(add.outputs[0], "Gemm") if sure else None
+    if quantised is not None and not quantised.moved:
         return dataclasses.replace(quantised, between=(add, *quantised.between), bias=bias)
-    return Kept("onnxruntime may fuse the Add behind it into a Gemm, and then computes that in float")
+    raise Refusal(
+        ReasonCode.FUSED_FIRST, "onnxruntime may fuse the Add behind it into a Gemm, and then computes that in float"
+    )
 
 
-def _read_twice(value: ir.Value) -> Kept | None:
-    """Return a reason if an operator reads ``value`` twice: merged, the two would be the only reader of it."""
+def _refuse_read_twice(value: ir.Value) -> None:
+    """Refuse if an operator reads ``value`` twice: merged, the two would be the only reader of it."""
     operators = [(user.domain, user.op_type) for user in value.consumers() if not _is_qdq(user, "QuantizeLinear")]
-    if len(set(operators)) == len(operators):
-        return None
-    return Kept("the same operator reads its result twice, and onnxruntime may make one node of them")
+    if len(set(operators)) != len(operators):
+        raise Refusal(
+            ReasonCode.RESULT_READ_TWICE,
+            "the same operator reads its result twice, and onnxruntime may make one node of them",
+        )
 
 
-def _behind_clip(output: ir.Value, clip: ir.Node) -> _Quantised | Kept | None:
+def _behind_clip(output: ir.Value, clip: ir.Node) -> _Quantised | None:
     """Return what follows a Relu or Clip: the QuantizeLinear if its saturation does the clipping already."""
     clipped = clip.outputs[0]
     users = clipped.consumers()
     if len(clipped.uses()) != 1 or clipped.is_graph_output():
-        return _read_twice(clipped)
-    float_ = Kept(f"a {clip.op_type} is behind it, so onnxruntime computes in float")
+        _refuse_read_twice(clipped)
+        return None
+    refusal = Refusal(
+        ReasonCode.ACTIVATION_FUNCTION_BEHIND, f"a {clip.op_type} is behind it, so onnxruntime computes in float"
+    )
     quantise = users[0]
     if not _is_qdq(quantise, "QuantizeLinear") or quantise.graph is not clip.graph or output.is_graph_output():
-        return float_
+        raise refusal
     zero_point = get_input(quantise, 2)
     array = np.zeros((), np.uint8) if zero_point is None else constant_array(zero_point)
     if clip.op_type != "Relu" or array is None or array.size != 1 or array.dtype not in (np.int8, np.uint8):
-        return float_
-    return _Quantised(quantise, (clip,)) if array.reshape(()) == np.iinfo(array.dtype).min else float_
+        raise refusal
+    if array.reshape(()) != np.iinfo(array.dtype).min:
+        raise refusal
+    return _Quantised(quantise, (clip,))
 
 
 def _may_become_gemm(node: ir.Node, add: ir.Node, n: int) -> bool:
@@ -362,8 +372,8 @@ def _moved_up(user: ir.Node) -> _Quantised | None:
     return None
 
 
-def _output_parameters(quantised: _Quantised) -> _Output | Kept:
-    """Return scale and zero point of the result, or why onnxruntime would not requantise to it.
+def _output_parameters(quantised: _Quantised) -> _Output:
+    """Return scale and zero point of the result; refuse where onnxruntime would not requantise to it.
 
     The activation counts as uint8 here, which an int8 one in a pair of its own becomes; the result has to be uint8
     as well, or become it in the same way.
@@ -371,9 +381,9 @@ def _output_parameters(quantised: _Quantised) -> _Output | Kept:
     quantise = quantised.node
     scale, zero_point = get_input(quantise, 1), get_input(quantise, 2)
     if scale is None:
-        return Kept("its QuantizeLinear has no scale")
+        raise Refusal(ReasonCode.INPUT_MISSING, "its QuantizeLinear has no scale")
     if int_attribute(quantise, "block_size", 0):
-        return Kept("its result is quantised in blocks, so onnxruntime computes in float")
+        raise Refusal(ReasonCode.RESULT_BLOCKED, "its result is quantised in blocks, so onnxruntime computes in float")
     dtype: int | None
     if zero_point is None:
         dtype = int_attribute(quantise, "output_dtype", 0) or int(ir.DataType.UINT8)
@@ -381,42 +391,57 @@ def _output_parameters(quantised: _Quantised) -> _Output | Kept:
     else:
         dtype, given = known_dtype(zero_point), zero_point
     if dtype not in _EIGHT_BIT or (dtype == ir.DataType.INT8 and zero_point is None):
-        return Kept("its activation and result are quantised to different types, so onnxruntime computes in float")
+        raise Refusal(
+            ReasonCode.RESULT_TYPE,
+            "its activation and result are quantised to different types, so onnxruntime computes in float",
+        )
     readers = quantise.outputs[0].consumers()
     if not quantised.moved:
         if dtype == ir.DataType.INT8 and not (len(readers) == 1 and _is_signed_pair(quantise, readers[0])):
-            return Kept("its int8 result is not between one QuantizeLinear and one DequantizeLinear of its own, "
-                        "so onnxruntime computes in float on x86")  # fmt: skip
+            raise Refusal(
+                ReasonCode.INT8_SHARED,
+                "its int8 result is not between one QuantizeLinear and one DequantizeLinear of its own, "
+                "so onnxruntime computes in float on x86",
+            )
         behind = [user for reader in readers for output in reader.outputs for user in output.consumers()]
         if any(_is_qdq(user, "QuantizeLinear") for user in behind):
-            return Kept("its result is quantised twice in a row, which onnxruntime merges")
-    if isinstance(given, ir.Value) and (reason := one_value(given, "output zero point")) is not None:
-        return reason
+            raise Refusal(
+                ReasonCode.QUANTISED_TWICE, "its result is quantised twice in a row, which onnxruntime merges"
+            )
+    if isinstance(given, ir.Value):
+        require_one_value(given, "output zero point")
     return _Output(scale, given)
 
 
 def _bias(
     node: ir.Node, c: ir.Value, x: _Dequantised, w: _Dequantised, weight: Weight, *, alpha: float, requantised: bool
-) -> Operand | Kept:
+) -> Operand:
     """Return a Gemm's third input as int32, the way onnxruntime brings it there."""
     if alpha != 1 or float_attribute(node, "beta", 1.0) != 1:
-        return Kept("it has a bias, and an alpha or beta that is not 1, so onnxruntime computes in float")
+        raise Refusal(
+            ReasonCode.BIAS_SCALED,
+            "it has a bias, and an alpha or beta that is not 1, so onnxruntime computes in float",
+        )
     dequantised = _dequantised(c, node)
     if dequantised is not None:
         if dequantised.dtype != ir.DataType.INT32:
-            return Kept("its bias is not quantised to int32, so onnxruntime computes in float")
+            raise Refusal(
+                ReasonCode.BIAS_NOT_INT32, "its bias is not quantised to int32, so onnxruntime computes in float"
+            )
         return quantisation_column(dequantised.value, weight.n)
     array, x_scale, w_scale = constant_array(c), constant_array(x.scale), constant_array(w.scale)
     if not requantised or array is None or array.ndim != 1 or array.dtype != np.float32:
-        return Kept("its bias is float, so onnxruntime computes in float")
+        raise Refusal(ReasonCode.BIAS_NOT_INT32, "its bias is float, so onnxruntime computes in float")
     if x_scale is None or w_scale is None:
-        return Kept("its bias is float, and the scale to quantise it with is computed at run time")
+        raise Refusal(
+            ReasonCode.BIAS_NOT_INT32, "its bias is float, and the scale to quantise it with is computed at run time"
+        )
     if array.size != weight.n:
-        return Kept("its bias is not a vector over the columns")
+        raise Refusal(ReasonCode.BIAS_SHAPE, "its bias is not a vector over the columns")
     with np.errstate(all="ignore"):
         rounded = np.rint(array / (x_scale.reshape(()) * w_scale.reshape(-1)))
     if not np.all(np.abs(rounded) < 2.0**31):
-        return Kept("its bias does not fit into int32")
+        raise Refusal(ReasonCode.BIAS_RANGE, "its bias does not fit into int32")
     return NewConstant(rounded.astype(np.int32), f"{c.name}.int32")
 
 

@@ -19,8 +19,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mcd_graph.passes.engine.facts import MS_DOMAIN, float_attribute, get_input, int_attribute
-from mcd_graph.passes.engine.match import Kept, Match, NewNode, NewOutput, Operand, Rule
+from mcd_graph.passes.engine.match import Match, NewNode, NewOutput, Operand, Rule
 from mcd_graph.passes.engine.operands import find_weight, quantisation_column
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import fold_scales, fuse
 
 if TYPE_CHECKING:
@@ -29,29 +30,21 @@ if TYPE_CHECKING:
 __all__ = ["qgemm_rule"]
 
 
-def _match(node: ir.Node) -> Match | Kept:
+def _match(node: ir.Node) -> Match:
     x1, x1_scale, x1_zero_point, w, w_scale, w_zero_point, c, y_scale, y_zero_point = (
         get_input(node, index) for index in range(9)
     )
     weight = find_weight(w, transposed=bool(int_attribute(node, "transB", 0)))
-    if isinstance(weight, Kept):
-        return weight
     if x1 is None or x1_scale is None or w_scale is None:
-        return Kept("an input that QGemm needs is missing")
+        raise Refusal(ReasonCode.INPUT_MISSING, "an input that QGemm needs is missing")
     if (y_scale is None) != (y_zero_point is None):
-        return Kept("it has one of output scale and zero point, but not both")
+        raise Refusal(ReasonCode.INPUT_MISSING, "it has one of output scale and zero point, but not both")
     bias = quantisation_column(c, weight.n)
-    if isinstance(bias, Kept):
-        return bias
     scale = fold_scales(x1_scale, w_scale, y_scale, alpha=float_attribute(node, "alpha", 1.0), n=weight.n)
-    if isinstance(scale, Kept):
-        return scale
     left: Operand = x1
     if int_attribute(node, "transA", 0):
         left = NewOutput(NewNode("Transpose", (x1,), {"perm": [1, 0]}))
     fused = fuse(left, x1_zero_point, weight, w_zero_point, scale, bias=bias, y_zero_point=y_zero_point)
-    if isinstance(fused, Kept):
-        return fused
     return Match("QGemm", weight, fused, node.outputs[0], (node,))
 
 

@@ -23,8 +23,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mcd_graph.passes.engine.facts import get_input
-from mcd_graph.passes.engine.match import Kept, Match, Rule
+from mcd_graph.passes.engine.match import Match, Rule
 from mcd_graph.passes.engine.operands import find_weight
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import fold_scales, fuse
 
 if TYPE_CHECKING:
@@ -33,21 +34,15 @@ if TYPE_CHECKING:
 __all__ = ["qlinear_matmul_rule"]
 
 
-def _match(node: ir.Node) -> Match | Kept:
+def _match(node: ir.Node) -> Match:
     x1, x1_scale, x1_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point = (
         get_input(node, index) for index in range(8)
     )
     weight = find_weight(w)
-    if isinstance(weight, Kept):
-        return weight
     if x1 is None or x1_scale is None or w_scale is None or y_scale is None or y_zero_point is None:
-        return Kept("an input that QLinearMatMul needs is missing")
+        raise Refusal(ReasonCode.INPUT_MISSING, "an input that QLinearMatMul needs is missing")
     scale = fold_scales(x1_scale, w_scale, y_scale, n=weight.n, float16=True)
-    if isinstance(scale, Kept):
-        return scale
     fused = fuse(x1, x1_zero_point, weight, w_zero_point, scale, y_zero_point=y_zero_point)
-    if isinstance(fused, Kept):
-        return fused
     return Match("QLinearMatMul", weight, fused, node.outputs[0], (node,))
 
 

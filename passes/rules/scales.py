@@ -13,16 +13,18 @@ way.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import numpy as np
 import onnx_ir as ir
 
 from mcd_graph.passes.engine.facts import constant_array, is_op, known_dtype, known_shape
-from mcd_graph.passes.engine.match import Fused, Kept, NewConstant, NewNode, NewOutput, Operand, Weight
+from mcd_graph.passes.engine.match import Fused, NewConstant, NewNode, NewOutput, Operand, Weight
 from mcd_graph.passes.engine.operands import quantisation_vector
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 
-__all__ = ["Scale", "fold_scales", "fuse", "one_value", "split_product"]
+__all__ = ["Scale", "fold_scales", "fuse", "require_one_value", "split_product"]
 
 _QUANTISED = (ir.DataType.INT8, ir.DataType.UINT8)
 
@@ -35,12 +37,11 @@ class Scale:
     x1_scale: Operand = None
 
 
-def one_value(value: ir.Value | None, what: str) -> Kept | None:
-    """Return a reason if ``value`` is known to hold several numbers, where onnxruntime takes only one."""
+def require_one_value(value: ir.Value | None, what: str) -> None:
+    """Refuse if ``value`` is known to hold several numbers, where onnxruntime takes only one."""
     shape = known_shape(value)
-    if value is None or shape is None or shape in ((), (1,)):
-        return None
-    return Kept(f"{what} {value.name} is not one value")
+    if value is not None and shape is not None and shape not in ((), (1,)):
+        raise Refusal(ReasonCode.PARAMETER_SHAPE, f"{what} {value.name} is not one value")
 
 
 def fold_scales(
@@ -51,7 +52,7 @@ def fold_scales(
     n: int,
     alpha: float = 1.0,
     float16: bool = False,
-) -> Scale | Kept:
+) -> Scale:
     """Return the factor of the int32 sum: a constant where all scales are constant, else what computes it.
 
     Args:
@@ -63,16 +64,13 @@ def fold_scales(
         float16: constant scales may be float16 as well; onnxruntime widens them before it folds them.
     """
     for value, what in ((x1_scale, "scale"), (y_scale, "output scale")):
-        if (reason := one_value(value, what)) is not None:
-            return reason
+        require_one_value(value, what)
     scales = [value for value in (x1_scale, w_scale, y_scale) if value is not None]
     halves = {known_dtype(value) for value in scales} == {ir.DataType.FLOAT16}
     for value in scales:
         if known_dtype(value) not in (ir.DataType.FLOAT, None) and not (float16 and halves):
-            return Kept(f"scale {value.name} is not float32")
+            raise Refusal(ReasonCode.SCALE_TYPE, f"scale {value.name} is not float32")
     column = quantisation_vector(w_scale, n)
-    if isinstance(column, Kept):
-        return column
     x1_array, y_array = constant_array(x1_scale), constant_array(y_scale)
     w_array = column.array if isinstance(column, NewConstant) else constant_array(w_scale)
     if x1_array is not None and w_array is not None and (y_scale is None or y_array is not None):
@@ -82,7 +80,7 @@ def fold_scales(
                 folded = folded / y_array.astype(np.float32).reshape(())
         return Scale(NewConstant(np.asarray(folded, np.float32), f"{w_scale.name}.folded"))
     if halves:
-        return Kept(f"scale {w_scale.name} is float16, and not all scales are constant")
+        raise Refusal(ReasonCode.SCALE_TYPE, f"scale {w_scale.name} is float16, and not all scales are constant")
     left: Operand = x1_scale
     if alpha != 1:
         left = NewOutput(NewNode("Mul", (NewConstant(np.array(alpha, np.float32), "alpha"), left)))
@@ -107,9 +105,8 @@ def split_product(value: ir.Value, n: int, rank: int | None) -> Scale | None:
             continue
         if array is None or array.dtype != np.float32 or np.isnan(array).any():
             continue
-        column = quantisation_vector(other, n, rank)
-        if not isinstance(column, Kept):
-            return Scale(column, one)
+        with contextlib.suppress(Refusal):
+            return Scale(quantisation_vector(other, n, rank), one)
     return None
 
 
@@ -124,8 +121,8 @@ def fuse(
     addend: ir.Value | None = None,
     y_zero_point: ir.Value | None = None,
     rank: int | None = 2,
-) -> Fused | Kept:
-    """Return the new node's inputs, or why they cannot be.
+) -> Fused:
+    """Return the new node's inputs, or refuse.
 
     Args:
         x1: activation.
@@ -138,21 +135,16 @@ def fuse(
         y_zero_point: int8 or uint8: the result is quantised again.
         rank: of the result, if it is known.
     """
-    if isinstance(x1_zero_point, ir.Value) and (reason := one_value(x1_zero_point, "zero point")) is not None:
-        return reason
+    if isinstance(x1_zero_point, ir.Value):
+        require_one_value(x1_zero_point, "zero point")
     w_vector = quantisation_vector(w_zero_point, weight.n)
-    if isinstance(w_vector, Kept):
-        return w_vector
     output_type: ir.DataType | None = ir.DataType.FLOAT
     if y_zero_point is not None:
-        if (reason := one_value(y_zero_point, "output zero point")) is not None:
-            return reason
+        require_one_value(y_zero_point, "output zero point")
         output_type = known_dtype(y_zero_point)
         if output_type not in (*_QUANTISED, None):
-            return Kept(f"its output is {output_type.name.lower()}, not int8 or uint8")
+            raise Refusal(ReasonCode.RESULT_TYPE, f"its output is {output_type.name.lower()}, not int8 or uint8")
     addend_vector = quantisation_vector(addend, weight.n, rank)
-    if isinstance(addend_vector, Kept):
-        return addend_vector
     return Fused(
         x1,
         deq_scale=scale.deq_scale,

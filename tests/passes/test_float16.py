@@ -5,6 +5,8 @@ import pytest
 from lowering import assert_exact, floats, integers, lower, make_model
 from onnx import TensorProto, helper
 
+from mcd_graph.passes import ReasonCode
+
 K, N = 64, 30
 
 
@@ -88,7 +90,7 @@ def test_float16_scales_that_are_not_constant_are_kept() -> None:
         [node], {"x": (np.uint8, ("m", K)), "xs": (np.float16, ())}, {"y": (np.uint8, ("m", N))}, constants,
         opset=21, ir_version=10,
     )  # fmt: skip
-    assert lower(model).outcome == [("QLinearMatMul", "scale ws is float16, and not all scales are constant")]
+    assert lower(model).outcome == [("QLinearMatMul", ReasonCode.SCALE_TYPE)]
 
 
 def test_qdq_in_float16_is_kept() -> None:
@@ -103,6 +105,6 @@ def test_qdq_in_float16_is_kept() -> None:
     model = make_model(
         nodes, {"x": (np.float16, ("m", K))}, {"y": (np.float16, ("m", N))}, constants, opset=21, ir_version=10
     )
-    reason = "its scales are float16, so onnxruntime computes in float"
+    code = ReasonCode.SCALE_TYPE
     lowered = assert_exact(model, {"x": floats((4, K), 1).astype(np.float16)}, optimised=True)
-    assert lowered.outcome == [("MatMul", reason)]
+    assert lowered.outcome == [("MatMul", code)]

@@ -10,7 +10,7 @@ from lowering import assert_exact, assert_same_bytes, check, lower, make_model, 
 from onnx import TensorProto, helper
 
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
-from mcd_graph.passes import Kept, plan_lowering, plan_restoration
+from mcd_graph.passes import Kept, ReasonCode, plan_lowering, plan_restoration
 
 K, N = 70, 40
 
@@ -402,7 +402,7 @@ def test_one_quantisation_feeds_several_multiplications() -> None:
     }
     outputs = {"ay": (np.float32, ("m", N)), "by": (np.float32, ("m", N))}
     lowered = assert_exact(make_model(nodes, {"x": (np.float32, ("m", K))}, outputs, constants), {"x": floats((2, K))})
-    assert [reason for _, reason in lowered.outcome] == [None, None]
+    assert [code for _, code in lowered.outcome] == [None, None]
     assert lowered.op_types.count("DynamicQuantizeLinear") == 1
     assert [site.name for site in lowered.plan.sites] == ["amatmul", "bmatmul"]
     assert sorted(node.name for node in lowered.model.graph if node.domain == "mcd") == ["amatmul", "bmatmul"]
@@ -470,34 +470,34 @@ def test_overridable_weight_is_kept() -> None:
     model = dynamic_model()
     model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.INT8, (K, N)))
     lowered = lower(model)
-    assert lowered.outcome == [("MatMulInteger", "weight w is an initialiser that callers may override")]
+    assert lowered.outcome == [("MatMulInteger", ReasonCode.WEIGHT_OVERRIDABLE)]
     assert not lowered.modified
 
 
 def test_weight_computed_or_given_at_run_time_is_kept() -> None:
     matmul = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
     given = make_model([matmul], {"x": (np.uint8, ("m", K)), "w": (np.int8, (K, N))}, {"y": (np.int32, ("m", N))}, {})
-    assert lower(given).outcome == [("MatMulInteger", "weight w is an input of the graph")]
+    assert lower(given).outcome == [("MatMulInteger", ReasonCode.WEIGHT_IS_INPUT)]
     transpose = helper.make_node("Transpose", ["v"], ["w"])
     computed = make_model(
         [transpose, matmul], {"x": (np.uint8, ("m", K)), "v": (np.int8, (N, K))}, {"y": (np.int32, ("m", N))}, {}
     )
-    assert lower(computed).outcome == [("MatMulInteger", "weight w is computed at run time by Transpose")]
+    assert lower(computed).outcome == [("MatMulInteger", ReasonCode.WEIGHT_COMPUTED)]
 
 
 @pytest.mark.parametrize(
-    ("shape", "reason"),
-    [((2, K, N), "weight w has 3 dimensions, not 2"), ((K,), "weight w has 1 dimensions, not 2")],
+    ("shape", "code"),
+    [((2, K, N), ReasonCode.WEIGHT_RANK), ((K,), ReasonCode.WEIGHT_RANK)],
     ids=str,
 )
-def test_weight_that_is_no_matrix_is_kept(shape: tuple[int, ...], reason: str) -> None:
+def test_weight_that_is_no_matrix_is_kept(shape: tuple[int, ...], code: ReasonCode) -> None:
     model = make_model(
         [helper.make_node("MatMulInteger", ["x", "w"], ["y"])],
         {"x": (np.uint8, ("m", K))},
         {"y": (np.int32, None)},
         {"w": weight(shape=shape)},
     )
-    assert lower(model).outcome == [("MatMulInteger", reason)]
+    assert lower(model).outcome == [("MatMulInteger", code)]
 
 
 @pytest.mark.parametrize("shape", [(0, N), (K, 0)], ids=str)
@@ -508,7 +508,7 @@ def test_empty_weight_is_kept(shape: tuple[int, ...]) -> None:
         {"y": (np.int32, ("m", shape[1]))},
         {"w": weight(shape=shape)},
     )
-    assert lower(model).outcome == [("MatMulInteger", "weight w is empty")]
+    assert lower(model).outcome == [("MatMulInteger", ReasonCode.WEIGHT_EMPTY)]
 
 
 def test_zero_points_that_do_not_fit_are_kept() -> None:
@@ -517,13 +517,13 @@ def test_zero_points_that_do_not_fit_are_kept() -> None:
         [helper.make_node("MatMulInteger", ["x", "w", "xz"], ["y"])], inputs, outputs,
         {"w": weight(), "xz": activation(shape=(3,))},
     )  # fmt: skip
-    assert lower(rows).outcome == [("MatMulInteger", "zero point xz of the activation is not one value")]
+    assert lower(rows).outcome == [("MatMulInteger", ReasonCode.PARAMETER_SHAPE)]
     odd = make_model(
         [helper.make_node("MatMulInteger", ["x", "w", "", "wz"], ["y"])], inputs, outputs,
         {"w": weight(), "wz": weight(shape=(K, 1))},
     )  # fmt: skip
-    reason = f"wz is neither one value nor one per column (shape ({K}, 1), {N} columns)"
-    assert lower(odd).outcome == [("MatMulInteger", reason)]
+    code = ReasonCode.PARAMETER_SHAPE
+    assert lower(odd).outcome == [("MatMulInteger", code)]
 
 
 def test_weight_that_somebody_else_reads_is_kept() -> None:
@@ -532,16 +532,16 @@ def test_weight_that_somebody_else_reads_is_kept() -> None:
     model.graph.node.append(helper.make_node("Cast", ["w"], ["wf"], to=TensorProto.FLOAT, name="reader"))
     model.graph.output.append(helper.make_tensor_value_info("wf", TensorProto.FLOAT, (K, N)))
     lowered = lower(model)
-    reason = "its weight w is also used by Cast reader, so the bytes would stay"
-    assert lowered.outcome == [("MatMulInteger+Cast+Mul", reason)]
+    code = ReasonCode.WEIGHT_SHARED
+    assert lowered.outcome == [("MatMulInteger+Cast+Mul", code)]
     assert not lowered.modified
 
 
 def test_weight_that_is_an_output_is_kept() -> None:
     model = dynamic_model()
     model.graph.output.append(helper.make_tensor_value_info("w", TensorProto.INT8, (K, N)))
-    reason = "its weight w is also used by the graph's output w, so the bytes would stay"
-    assert lower(model).outcome == [("MatMulInteger+Cast+Mul", reason)]
+    code = ReasonCode.WEIGHT_SHARED
+    assert lower(model).outcome == [("MatMulInteger+Cast+Mul", code)]
 
 
 def test_weight_shared_with_an_excluded_node_is_kept() -> None:
@@ -549,9 +549,9 @@ def test_weight_shared_with_an_excluded_node_is_kept() -> None:
     outputs = {"ay": (np.float32, ("m", N)), "by": (np.float32, ("m", N))}
     constants = {"w": weight(), "ws": np.array(0.5, np.float32), "wz": np.array(0, np.int8)}
     model = make_model(nodes, {"x": (np.float32, ("m", K))}, outputs, constants)
-    assert [reason for _, reason in lower(model, exclude="^b").outcome] == [
-        "its weight w is also used by MatMulInteger bmatmul, so the bytes would stay",
-        "its name matches --exclude",
+    assert [code for _, code in lower(model, exclude="^b").outcome] == [
+        ReasonCode.WEIGHT_SHARED,
+        ReasonCode.EXCLUDED,
     ]
 
 
@@ -566,8 +566,8 @@ def test_include_and_exclude_choose_by_name() -> None:
     outputs = {"ay": (np.float32, ("m", N)), "by": (np.float32, ("m", N))}
     model = make_model(nodes, {"x": (np.float32, ("m", K))}, outputs, constants)
     included = assert_exact(model, {"x": floats((2, K))}, include="^a")
-    assert [reason for _, reason in included.outcome] == [None, "its name does not match --include"]
-    assert [reason for _, reason in lower(model, exclude="^a").outcome] == ["its name matches --exclude", None]
+    assert [code for _, code in included.outcome] == [None, ReasonCode.NOT_INCLUDED]
+    assert [code for _, code in lower(model, exclude="^a").outcome] == [ReasonCode.EXCLUDED, None]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -584,7 +584,7 @@ def test_missing_and_refused_weights_keep_their_sites() -> None:
     packed = {**pack_all(plan), "w2": Kept("it saves too little")}
     del packed["w3"]
     assert plan.apply(packed)
-    assert [site.reason for site in plan.sites] == [None, "it saves too little", "its weight was not compressed"]
+    assert [site.code for site in plan.sites] == [None, ReasonCode.CALLER, ReasonCode.NOT_COMPRESSED]
     assert [site.status for site in plan.sites] == ["lowered", "kept", "kept"]
     assert {"w2", "w3", "w1.x2"} <= set(model.graph.initializers)
     assert "w1" not in model.graph.initializers

@@ -12,7 +12,7 @@ from onnx import helper
 import mcd_graph
 from mcd_graph.cli import main
 from mcd_graph.model.loading import load_model
-from mcd_graph.passes import plan_lowering
+from mcd_graph.passes import ReasonCode, plan_lowering
 
 K, N = 30, 22
 """Channels in and out."""
@@ -74,22 +74,22 @@ def test_without_the_option_nothing_happens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "reason"),
+    ("attributes", "code"),
     [
-        ({"strides": [2, 1]}, "its strides are not all 1"),
-        ({"pads": [0, 0, 0, 1]}, "its pads are not all 0"),
-        ({"dilations": [2, 2]}, "its dilations are not all 1"),
-        ({"group": 2}, "it has several groups"),
+        ({"strides": [2, 1]}, ReasonCode.KERNEL_SIZE),
+        ({"pads": [0, 0, 0, 1]}, ReasonCode.KERNEL_SIZE),
+        ({"dilations": [2, 2]}, ReasonCode.KERNEL_SIZE),
+        ({"group": 2}, ReasonCode.KERNEL_SIZE),
     ],
 )
-def test_refusals(attributes: dict[str, object], reason: str) -> None:
-    assert lower(conv_integer(2, **attributes), convolutions=True).outcome == [("ConvInteger", reason)]
+def test_refusals(attributes: dict[str, object], code: ReasonCode) -> None:
+    assert lower(conv_integer(2, **attributes), convolutions=True).outcome == [("ConvInteger", code)]
 
 
 def test_larger_kernels_are_kept() -> None:
     model = conv_integer(2)
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(integers(np.uint8, (N, K, 3, 1), 1), "w"))
-    assert lower(model, convolutions=True).outcome == [("ConvInteger", "its kernel is larger than 1")]
+    assert lower(model, convolutions=True).outcome == [("ConvInteger", ReasonCode.KERNEL_SIZE)]
 
 
 def test_command_line_option(tmp_path: Path) -> None:
@@ -109,11 +109,8 @@ def test_command_line_option(tmp_path: Path) -> None:
 def test_an_input_with_other_channels_is_kept() -> None:
     model = conv_integer(2)
     channels = model.graph.input[0].type.tensor_type.shape.dim[1]
-    expected = channels.dim_value
     channels.dim_value += 1
-    assert lower(model, convolutions=True).outcome == [
-        ("ConvInteger", f"its input has {expected + 1} channels, its kernel {expected}")
-    ]
+    assert lower(model, convolutions=True).outcome == [("ConvInteger", ReasonCode.SHAPE_MISMATCH)]
 
 
 def test_minus_one_channels_are_any_number() -> None:

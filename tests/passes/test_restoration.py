@@ -8,7 +8,7 @@ from lowering import assert_same_bytes, check, integers, lower, make_model, run
 from onnx import helper, numpy_helper
 
 import mcd_graph
-from mcd_graph.passes import plan_restoration
+from mcd_graph.passes import ReasonCode, plan_restoration
 
 K, N = 48, 32
 
@@ -32,7 +32,7 @@ def restored(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[str, s
     loaded = ir.from_proto(model)
     plan = plan_restoration(loaded)
     plan.apply()
-    return ir.to_proto(loaded), [(site.status, site.reason) for site in plan.sites]
+    return ir.to_proto(loaded), [(site.status, site.code) for site in plan.sites]
 
 
 @pytest.mark.parametrize("columns", [1, N])
@@ -87,14 +87,14 @@ def test_what_cannot_be_restored_is_kept() -> None:
     weight_given = node_model({}, [], np.int32)
     (stream,) = [tensor for tensor in weight_given.graph.initializer if tensor.name == "w.x2"]
     weight_given.graph.input.append(helper.make_tensor_value_info("w.x2", onnx.TensorProto.INT8, list(stream.dims)))
-    for model, reason in (
-        (scale_given, "its uint64 deq_scale is computed at run time"),
-        (weight_given, "its compressed weight is not constant"),
-        (node_model({}, [], np.int32, compress_info=[8, 8, K]), "its compress_info does not hold 5 integers"),
-        (node_model({}, [], np.int32, compress_info="8"), "its compress_info does not hold 5 integers"),
+    for model, code in (
+        (scale_given, ReasonCode.RUN_TIME_PARAMETER),
+        (weight_given, ReasonCode.STREAM_NOT_CONSTANT),
+        (node_model({}, [], np.int32, compress_info=[8, 8, K]), ReasonCode.STREAM_NOT_CONSTANT),
+        (node_model({}, [], np.int32, compress_info="8"), ReasonCode.STREAM_NOT_CONSTANT),
     ):
         back, outcome = restored(model)
-        assert outcome == [("kept", reason)]
+        assert outcome == [("kept", code)]
         assert back.graph.node[0].op_type == "MatmulCompressDequant"
 
 

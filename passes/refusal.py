@@ -1,0 +1,345 @@
+"""Why something stays as it is: one exception, with a code that is stable and a text for people.
+
+Whatever finds out that a node cannot be changed raises :class:`Refusal`, however deep it is; whoever asked about the
+node catches it once. Reports carry both, and programs go by the code: texts get better, codes stay. Each code says what
+it means and what can be done; the page of the documentation that lists them is held to this file by a test.
+"""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["Kept", "ReasonCode", "Refusal"]
+
+
+class ReasonCode(enum.StrEnum):
+    """Why a node stays as it is.
+
+    Attributes:
+        meaning: what is the case.
+        remedy: what a user can do about it.
+    """
+
+    meaning: str
+    remedy: str
+
+    def __new__(cls, code: str, meaning: str, remedy: str) -> ReasonCode:
+        """Make a member of its three texts; the code is its value."""
+        self = str.__new__(cls, code)
+        self._value_ = code
+        self.meaning = meaning
+        self.remedy = remedy
+        return self
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # The weight
+
+    WEIGHT_IS_INPUT = (
+        "weight-is-input",
+        "The weight is an input of the graph or of the function around it, so callers give it.",
+        "Store the weight as an initializer of the model.",
+    )
+    WEIGHT_OVERRIDABLE = (
+        "weight-overridable",
+        "The weight is an initializer that is listed among the graph's inputs: from IR version 4 on, callers may give "
+        "another one.",
+        "Remove it from the graph's inputs; onnxruntime's tool `remove_initializer_from_input.py` does that.",
+    )
+    WEIGHT_COMPUTED = (
+        "weight-computed",
+        "The weight is computed when the model runs.",
+        "Fold constants before compressing, if it depends on constants alone.",
+    )
+    WEIGHT_TYPE = (
+        "weight-type",
+        "The weight is not int8 or uint8.",
+        "Quantise it to 8-bit integers.",
+    )
+    WEIGHT_RANK = (
+        "weight-rank",
+        "The weight is not one matrix.",
+        "Nothing, as long as each matrix of a batch has a weight of its own.",
+    )
+    WEIGHT_EMPTY = ("weight-empty", "The weight has no elements.", "Nothing: there is nothing to compress.")
+    WEIGHT_SHARED = (
+        "weight-shared",
+        "Something that cannot be lowered reads the weight as well, so its bytes would stay in the file.",
+        "See why the other reader is not lowered; or give it a copy of the weight, if it is small.",
+    )
+    WEIGHT_OF_KEPT = (
+        "weight-of-kept",
+        "Another node reads the same weight and is not lowered, so its bytes would stay in the file.",
+        "See the reason of the other node.",
+    )
+    WEIGHT_BLOCKED = (
+        "weight-blocked",
+        "The weight is quantised in blocks; onnxruntime dequantises it and multiplies floats.",
+        "Quantise with one scale, or one per column.",
+    )
+    WEIGHT_RESHAPED = (
+        "weight-reshaped",
+        "A Reshape stands between the weight's DequantizeLinear and the multiplication; onnxruntime multiplies floats.",
+        "Reshape the quantised weight instead.",
+    )
+    WEIGHT_SCALE_AXIS = (
+        "weight-scale-axis",
+        "The weight has a scale for each row, not for each column; onnxruntime multiplies floats.",
+        "Quantise with one scale, or one per column (axis 1 of a (k, n) weight).",
+    )
+    WEIGHT_RANGE = (
+        "weight-range",
+        "The weight less its zero point does not fit into int8, which Ascend's operator takes.",
+        "Quantise the weights symmetrically.",
+    )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Scales, zero points, biases
+
+    PARAMETER_SHAPE = (
+        "parameter-shape",
+        "A scale, zero point or bias is neither one value nor, where that is allowed, one per column; or its shape is "
+        "not known.",
+        "Quantise activations with one scale for the tensor, and weights with one or one per column.",
+    )
+    PARAMETER_COMPUTED = (
+        "parameter-computed",
+        "A scale, zero point or bias is computed when the model runs, in a shape that would have to be changed.",
+        "Fold constants before compressing; or compute it in the shape (n,).",
+    )
+    SCALE_TYPE = (
+        "scale-type",
+        "A scale is not float32 (or, where constants allow it, float16).",
+        "Store the scales as float32.",
+    )
+    SCALE_NOT_POSITIVE = (
+        "scale-not-positive",
+        "A scale is not finite and above zero, which Ascend's operator requires.",
+        "Look for columns of the weight that are all zeros, and give them the scale 1.",
+    )
+    SCALE_NOT_NORMAL = (
+        "scale-not-normal",
+        "The scale, divided so that the result fits float16, is no normal float32.",
+        "Look for columns whose scale is many powers of two below the others'.",
+    )
+    BIAS_NOT_INT32 = (
+        "bias-not-int32",
+        "A Gemm's bias is not int32, and onnxruntime does not bring it there; it multiplies floats.",
+        "Quantise the bias to int32 with x_scale * w_scale.",
+    )
+    BIAS_SCALED = (
+        "bias-scaled",
+        "A Gemm has a bias, and an alpha or beta that is not 1; onnxruntime multiplies floats.",
+        "Fold alpha and beta into the scales before compressing.",
+    )
+    BIAS_SHAPE = ("bias-shape", "A Gemm's bias is not a vector over the columns.", "Store it in the shape (n,).")
+    BIAS_RANGE = (
+        "bias-range",
+        "A float bias does not fit into int32 in units of x_scale * w_scale.",
+        "Quantise the activation or the weight with a larger scale.",
+    )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # The activation
+
+    ACTIVATION_NOT_QUANTISED = (
+        "activation-not-quantised",
+        "The activation is float, so onnxruntime multiplies floats.",
+        "Quantise the activations as well, statically or dynamically.",
+    )
+    ACTIVATION_TYPE = (
+        "activation-type",
+        "The activation is not of a type that the integer multiplication takes; or its type is not known.",
+        "Quantise the activation to 8-bit integers; run shape inference if its type is not known.",
+    )
+    INT8_SHARED = (
+        "int8-shared",
+        "An int8 activation or result does not stand between one QuantizeLinear and one DequantizeLinear of its own; "
+        "on x86, onnxruntime multiplies floats then.",
+        "Quantise activations to uint8.",
+    )
+    QUANTISED_TWICE = (
+        "quantised-twice",
+        "Two QuantizeLinear stand in a row, of which onnxruntime makes one.",
+        "Remove one of the two from the model.",
+    )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # What stands behind the multiplication
+
+    RESULT_READ_ELSEWHERE = (
+        "result-read-elsewhere",
+        "The result is used beside its QuantizeLinear, as an output of the graph, or in another graph; onnxruntime "
+        "multiplies floats then.",
+        "Let the other reader use the dequantised result.",
+    )
+    RESULT_READ_TWICE = (
+        "result-read-twice",
+        "The same operator reads the result twice, and onnxruntime may make one node of the two.",
+        "Merge the two nodes before compressing; onnxruntime's offline optimiser does.",
+    )
+    RESULT_BLOCKED = (
+        "result-blocked",
+        "The result is quantised in blocks; onnxruntime multiplies floats.",
+        "Quantise activations with one scale for the tensor.",
+    )
+    RESULT_TYPE = (
+        "result-type",
+        "Activation and result are quantised to types for which onnxruntime has no integer multiplication.",
+        "Quantise both to uint8, or both to int8.",
+    )
+    RESULT_TAKEN = (
+        "result-taken",
+        "The result is computed by another lowered node already.",
+        "Nothing: this should not happen; please report the model.",
+    )
+    ACTIVATION_FUNCTION_BEHIND = (
+        "activation-function-behind",
+        "A Relu or Clip stands in front of the QuantizeLinear, and saturation does not do the same; onnxruntime "
+        "multiplies floats.",
+        "Choose the zero point so that saturation clips (for a Relu, the lowest value); calibrate with the Relu.",
+    )
+    FUSED_FIRST = (
+        "fused-first",
+        "onnxruntime fuses the multiplication with what stands behind it, and multiplies floats.",
+        "Quantise the result in front of that node.",
+    )
+    NOT_AN_INTEGER_MULTIPLICATION = (
+        "not-an-integer-multiplication",
+        "The installed onnxruntime, asked, does not compute this result in integers when it optimises.",
+        "Look at the optimised model that it saves; a later version may decide otherwise.",
+    )
+    CANNOT_ASK = (
+        "cannot-ask",
+        "The installed onnxruntime could not be asked how it computes the multiplication.",
+        "Make the model load in this onnxruntime (the text has its message), for instance by a library of operators.",
+    )
+    DIFFERS = (
+        "differs",
+        "The lowered node gave other bytes than the original when both were run.",
+        "Nothing: it stays as it was; please report the model.",
+    )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Convolutions
+
+    KERNEL_SIZE = (
+        "kernel-size",
+        "The convolution is more than a multiplication over the channels: kernel, strides, dilations, pads or groups.",
+        "Nothing: only 1x1 convolutions are multiplications.",
+    )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # The model
+
+    INPUT_MISSING = (
+        "input-missing",
+        "An input that the operator needs is missing.",
+        "Mend the model: no runtime takes it.",
+    )
+    TYPE_MISMATCH = (
+        "type-mismatch",
+        "A value is of another type than its operator takes.",
+        "Mend the model: the text says which value is of which type.",
+    )
+    SHAPE_MISMATCH = (
+        "shape-mismatch",
+        "A value is of another shape than its operator takes beside the others.",
+        "Mend the model: the text says which value is of which shape.",
+    )
+    INPUTS_CONTRADICT = (
+        "inputs-contradict",
+        "Inputs and attributes of a compressed node contradict each other.",
+        "Compress the original model again.",
+    )
+    ATTRIBUTE_UNKNOWN = (
+        "attribute-unknown",
+        "An attribute is set by those who call the function around the node, or is of another type than the "
+        "operator's.",
+        "Inline the function before compressing.",
+    )
+    OPSET = (
+        "opset",
+        "The model imports a version of ONNX's operators that does not have what the new nodes need.",
+        "Convert the model to a later opset with `onnx.version_converter`.",
+    )
+    IN_FUNCTION = (
+        "in-function",
+        "The node is in a local function, which ATC does not know.",
+        "Inline functions first (`onnx.inliner.inline_local_functions`).",
+    )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # What was asked for
+
+    NOT_INCLUDED = ("not-included", "Its name does not match --include.", "Change --include.")
+    EXCLUDED = ("excluded", "Its name matches --exclude.", "Change --exclude.")
+    SMALL_SAVING = (
+        "small-saving",
+        "Compressed, the weight would not be smaller by the share that is asked for.",
+        "Lower --min-saving; or quantise with fewer distinct values (per tensor, or with a wider range).",
+    )
+    NOT_COMPRESSED = (
+        "not-compressed",
+        "The weight was planned, and the caller gave no compressed one.",
+        "Give `LoweringPlan.apply` a compressed weight under its key.",
+    )
+    CALLER = (
+        "caller",
+        "The caller of `LoweringPlan.apply` wants the weight as it is, for a reason of its own.",
+        "Ask the program that compressed the model.",
+    )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Compressed nodes that are restored or legalised for Ascend
+
+    STREAM_NOT_CONSTANT = (
+        "stream-not-constant",
+        "The compressed weight or what describes it is not constant, or is no such description.",
+        "Compress the original model again.",
+    )
+    RUN_TIME_PARAMETER = (
+        "run-time-parameter",
+        "A scale or zero point that has to be known is computed when the model runs.",
+        "Quantise statically; fold constants before compressing.",
+    )
+    SCALE_WORD = (
+        "scale-word",
+        "A uint64 deq_scale word has bits above the 32 of a float.",
+        "Restore the model with the tool that wrote the words.",
+    )
+    INT32_RESULT = (
+        "int32-result",
+        "The node has no scale, so its result is int32; Ascend's operator gives float16.",
+        "Compress a model in which Cast and Mul follow the MatMulInteger.",
+    )
+    ROWS_UNKNOWN = (
+        "rows-unknown",
+        "The number of rows is not known, so the node cannot be cut into chunks.",
+        "Give the inputs fixed shapes (`mcd ascend export --input-shape x:1,256`).",
+    )
+
+
+class Refusal(Exception):  # noqa: N818 - not an error: the node stays as it is
+    """Why something stays as it is: one sentence without a full stop.
+
+    Attributes:
+        code: which kind of reason it is; stable.
+        reason: the text.
+    """
+
+    def __init__(self, code: ReasonCode, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class Kept(Refusal):
+    """In place of a compressed weight: leave it as it is, for a reason of the caller's.
+
+    Attributes:
+        code: always :attr:`ReasonCode.CALLER`.
+        reason: the text: one sentence without a full stop.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(ReasonCode.CALLER, reason)
