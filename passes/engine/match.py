@@ -137,10 +137,12 @@ class Rule:
     """One family of patterns: the operator it starts from and the function that looks at such a node.
 
     The function answers ``None`` for a node that is no quantised matrix multiplication at all, and raises
-    :class:`~mcd_graph.passes.refusal.Refusal` for one that has to stay as it is.
+    :class:`~mcd_graph.passes.refusal.Refusal` for one that has to stay as it is. ``alone`` is the same for no more than
+    the multiplication, where ``match`` takes nodes behind it that can be left.
     """
 
     name: str
     domain: str
     op_type: str
     match: Callable[[ir.Node], Match | None]
+    alone: Callable[[ir.Node], Match | None] | None = None

@@ -5,13 +5,13 @@ may fuse what it did not fuse in the original (the steps of a GELU behind a prod
 longer fuse what it did (an Add, which is gone, with the normalisation behind it). Either changes the last bits.
 
 So every node of the optimised lowered model has to be in the optimised original as well, reading the same values.
-Values go by their names where both models have them, constants by their content, and what else onnxruntime adds by the
-nodes that compute it, since it makes up the names.
+Which values are the same is found out from the inputs on (value numbering): those that the same operator computes of
+the same values, whatever their names, for onnxruntime merges equal nodes and makes up names; constants of the same
+content; and the results of lowered nodes, by their names.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from typing import TYPE_CHECKING
@@ -20,7 +20,8 @@ from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, 
 from mcd_graph.passes.engine.optimized import SITE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     import onnx
 
@@ -39,87 +40,111 @@ _PARAMETERS = frozenset(
     index for index, name in enumerate(INPUT_NAMES) if name not in ("x1", "addend", "gate", "residual")
 )
 
-#: So many nodes are followed, at most, to tell a value without a common name; and from a difference to its cause.
+#: So many nodes are followed, at most, from a difference to its cause.
 _DEPTH = 24
 
 
 class _View:
-    """An optimised model, by the names of its values; those of subgraphs included."""
+    """An optimised model: its nodes, those of subgraphs included, in an order in which they can be computed."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.nodes: list[onnx.NodeProto] = []
-        self.producers: dict[str, tuple[onnx.NodeProto, int]] = {}
+        self.producers: dict[str, onnx.NodeProto] = {}
         self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         self.constants: dict[str, str] = {}
-        self.given: set[str] = set()
         self.outputs = {value.name for value in graph.output}
-        for each in _graphs(graph):
-            self.given.update(value.name for value in each.input)
-            for tensor in each.initializer:
-                self.constants[tensor.name] = _digest(tensor)
-            for node in each.node:
-                self.nodes.append(node)
-                for index, name in enumerate(node.output):
-                    if name:
-                        self.producers[name] = (node, index)
-                for index, name in enumerate(node.input):
-                    self.readers.setdefault(name, []).append((node, index))
+        self._add(graph)
+
+    def _add(self, graph: onnx.GraphProto) -> None:
+        for tensor in graph.initializer:
+            self.constants[tensor.name] = f"constant {_digest(tensor)}"
+        for node in graph.node:
+            for inner in _bodies(node):
+                self._add(inner)
+            self.nodes.append(node)
+            for name in filter(None, node.output):
+                self.producers[name] = node
+            for index, name in enumerate(node.input):
+                self.readers.setdefault(name, []).append((node, index))
 
 
-def sites_to_blame(original: Optimized, lowered: Optimized) -> set[int]:
+class _Numbering:
+    """Says which values of two models are the same, and which nodes of the second are in the first as well."""
+
+    def __init__(self, original: _View) -> None:
+        self._known: dict[str, list[str]] = {}
+        self._original = dict(original.constants)
+        for node in original.nodes:
+            description = _describe(node, self._original)
+            values = self._known.setdefault(description, [f"value {name}" for name in node.output])
+            self._original.update(zip(node.output, values, strict=False))
+
+    def others(self, model: _View, results: Mapping[str, str]) -> list[onnx.NodeProto]:
+        """Return the nodes of a model that the first one does not have.
+
+        Args:
+            model: the second model.
+            results: for results of its lowered nodes that have another name in the first one, that name.
+        """
+        values = dict(model.constants)
+        found = []
+        for node in model.nodes:
+            same = self._known.get(_describe(node, values)) if _site(node) is None else None
+            if same is None:
+                found.append(node)
+                names = (results.get(name, name) for name in node.output)
+                same = [self._original.get(name, f"new {name}") for name in names]
+            values.update(zip(node.output, same, strict=False))
+        return [node for node in found if _site(node) is None]
+
+
+def sites_to_blame(
+    original: Optimized, lowered: Optimized, outputs: Sequence[str], within: AbstractSet[str] = frozenset()
+) -> set[int]:
     """Return the numbers of the lowered nodes beside which onnxruntime computes otherwise than in the original.
 
     Args:
         original: the optimised original.
         lowered: the optimised lowered model, in which the names of the lowered nodes hold their numbers.
+        outputs: by number, the name of the value that is computed in another way.
+        within: names of values that are computed within integer multiplications of any form, and so the same in all.
     """
     theirs, ours = _View(original.graph), _View(lowered.graph)
-    common = (theirs.producers.keys() & ours.producers.keys()) | (theirs.given & ours.given)
-    cuts: tuple[dict[str, str], dict[str, str]] = ({}, {})
-    results = {node.site: node.outputs[0] for node in original.integer_nodes if node.site is not None}
-    for node in ours.nodes:
-        number = _site(node)
-        # An int8 result that became uint8 has another name.
-        if number in results and node.output[0] not in common:
-            cuts[0][results[number]] = cuts[1][node.output[0]] = f"result of {number}"
-    known = {_describe(node, _keys(theirs, common, cuts[0])) for node in theirs.nodes}
-    key = _keys(ours, common, cuts[1])
-    other = [node for node in ours.nodes if _site(node) is None and _describe(node, key) not in known]
-    changed = [node for node in other if not _is_same_anyway(node, ours)]
-    followed = {id(node) for node in other} | {id(node) for node in ours.nodes if node.op_type in _EXACT}
+    others = _Numbering(theirs).others(ours, _renamed(original, theirs, ours, outputs))
+    followed = {id(node) for node in others} | {id(node) for node in ours.nodes if node.op_type in _EXACT}
     blamed: set[int] = set()
-    for node in changed:
-        blamed |= _nearest(node, ours, followed)
+    for node in others:
+        if node.op_type not in _EXACT and not _is_part(node, ours, within):
+            blamed |= _nearest(node, ours, followed)
     return blamed
 
 
-def _keys(view: _View, common: set[str], cuts: dict[str, str]) -> Callable[[str], str]:
-    """Return the function that tells values of one model apart in the same way as those of the other."""
-
-    @functools.cache
-    def key(name: str, depth: int = 0) -> str:
-        if name in view.constants:
-            return view.constants[name]
-        if name in cuts:
-            return cuts[name]
-        if name in common or name not in view.producers or depth == _DEPTH:
-            return f"value {name}"
-        node, index = view.producers[name]
-        inside = _describe(node, lambda read: key(read, depth + 1))
-        return hashlib.sha256(f"{inside} output {index}".encode()).hexdigest()
-
-    return key
+def _renamed(original: Optimized, theirs: _View, ours: _View, outputs: Sequence[str]) -> dict[str, str]:
+    """Return the results of lowered nodes that have another name in the original, with that."""
+    results = {node.site: node.outputs[0] for node in original.integer_nodes if node.site is not None}
+    renamed = {}
+    for node in ours.nodes:
+        number = _site(node)
+        if number is None or number < 0 or node.output[0] in theirs.producers:
+            continue
+        # An int8 result that became uint8; or a float16 one, which onnxruntime computes in float.
+        for name in (results.get(number), f"InsertedPrecisionFreeCast_{outputs[number]}"):
+            if name in theirs.producers:
+                renamed[node.output[0]] = str(name)
+    return renamed
 
 
-def _describe(node: onnx.NodeProto, key: Callable[[str], str]) -> str:
-    """Return all that decides what a node computes; nodes of graphs inside of it are described by themselves."""
+def _describe(node: onnx.NodeProto, values: Mapping[str, str]) -> str:
+    """Return all that decides what a node computes, given which values it reads."""
     attributes = (
         attribute.SerializeToString(deterministic=True).hex()
         for attribute in sorted(node.attribute, key=lambda each: each.name)
         if not attribute.HasField("g") and not attribute.graphs
     )
-    inputs = (key(name) if name else "" for name in node.input)
-    return f"{node.domain}::{node.op_type}({', '.join(inputs)}) {' '.join(attributes)}"
+    inputs = (values.get(name, f"value {name}") if name else "" for name in node.input)
+    # Nodes with graphs inside are told apart by their names, and their inner nodes are looked at by themselves.
+    own = list(node.output) if any(True for _ in _bodies(node)) else ""
+    return f"{node.domain}::{node.op_type}({', '.join(inputs)}) {' '.join(attributes)}{own}"
 
 
 def _site(node: onnx.NodeProto) -> int | None:
@@ -130,15 +155,17 @@ def _site(node: onnx.NodeProto) -> int | None:
     return int(name[1]) if name else -1
 
 
-def _is_same_anyway(node: onnx.NodeProto, view: _View) -> bool:
-    """Tell whether a node that the optimised original does not have may be there."""
-    if node.op_type in _EXACT:
+def _is_part(node: onnx.NodeProto, view: _View, within: AbstractSet[str], depth: int = 0) -> bool:
+    """Tell whether a node is part of an integer multiplication, or computes nothing but scales of such."""
+    if within >= set(node.output):
         return True
-    # What computes a scale is part of an integer multiplication there.
     readers = [reader for name in node.output for reader in view.readers.get(name, ())]
-    return bool(readers) and all(
-        _site(reader) is not None and index in _PARAMETERS for reader, index in readers
-    ) and not view.outputs.intersection(node.output)  # fmt: skip
+    if not readers or view.outputs.intersection(node.output) or depth == _DEPTH:
+        return False
+    return all(
+        index in _PARAMETERS if _site(reader) is not None else _is_part(reader, view, within, depth + 1)
+        for reader, index in readers
+    )
 
 
 def _nearest(node: onnx.NodeProto, view: _View, followed: set[int]) -> set[int]:
@@ -168,7 +195,7 @@ def _neighbours(node: onnx.NodeProto, view: _View, *, ahead: bool) -> Iterator[o
         return
     for name in node.input:
         if name in view.producers:
-            yield view.producers[name][0]
+            yield view.producers[name]
 
 
 def _numbers(nodes: Iterable[onnx.NodeProto]) -> set[int]:
@@ -187,9 +214,8 @@ def _digest(tensor: onnx.TensorProto) -> str:
     return content.hexdigest()
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in ((attribute.g,) if attribute.HasField("g") else ()) + tuple(attribute.graphs):
-                yield from _graphs(inner)
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
