@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from mcd_graph.codec.cluster import DaskExecutor
     from mcd_graph.codec.weights import Profile as ProfileName
     from mcd_graph.progress import Progress as TaskProgress
+    from mcd_graph.proof import Proof
     from mcd_graph.report.data import NodeReport, Totals
     from mcd_graph.verify import Verification
 
@@ -150,6 +151,9 @@ def compress(
     force_larger: Annotated[
         bool, typer.Option("--force-larger", help="Write the model even if its files are not smaller.")
     ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not run both models before DST is put in place.")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -181,6 +185,7 @@ def compress(
             inline=inline,
             force=force,
             force_larger=force_larger,
+            verify=not no_verify,
         )
     if report is not None:
         write_text(report, result.to_json(), force=force)
@@ -193,6 +198,7 @@ def compress(
     if as_json or quiet:
         return
     _print_totals(result.totals)
+    _print_proof(result.proof)
     _print_kept(result.nodes)
 
 
@@ -508,6 +514,26 @@ def _print_totals(totals: "Totals") -> None:
         f"payload {over:.1%} over the order-0 entropy",
         soft_wrap=True,
     )
+
+
+def _print_proof(proof: "Proof | None") -> None:
+    if proof is None:
+        return
+    if not proof.proved:
+        _out.print(f"not proved: {proof.reason}", style="yellow", markup=False, soft_wrap=True)
+        return
+    settings = " and ".join(f"at {setting} settings" if setting == "default" else f"with {setting}"
+                            for setting in proof.settings)  # fmt: skip
+    _out.print(
+        f"proved: {proof.values:,} output values the same in {proof.runs} runs {settings} of onnxruntime "
+        f"{proof.onnxruntime}, {proof.seconds:.1f} s",
+        style="green",
+        soft_wrap=True,
+    )
+    for name in proof.not_deterministic:
+        _out.print(
+            f"not proved for {name}, which the original computes otherwise each time", style="yellow", markup=False
+        )
 
 
 def _print_kept(nodes: "tuple[NodeReport, ...]") -> None:

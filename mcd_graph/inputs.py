@@ -91,13 +91,16 @@ def bind_dimensions(specs: Sequence[InputSpec], batch: int, lengths: Iterator[in
     return bound
 
 
-def random_inputs(specs: Sequence[InputSpec], bound: Mapping[str, int], rng: np.random.Generator) -> Arrays:
+def random_inputs(
+    specs: Sequence[InputSpec], bound: Mapping[str, int], rng: np.random.Generator, *, spread: float = 1.0
+) -> Arrays:
     """Return random values for all inputs.
 
     Args:
         specs: what the model accepts.
         bound: a number for each symbol in a shape.
         rng: source of the values.
+        spread: standard deviation of float inputs.
 
     Raises:
         InputError: an input would be unreasonably large, or has an impossible shape.
@@ -109,7 +112,7 @@ def random_inputs(specs: Sequence[InputSpec], bound: Mapping[str, int], rng: np.
             raise InputError(f"input {spec.name} has the impossible shape {shape}; give --inputs")
         if math.prod(shape) > _ELEMENTS_LIMIT:
             raise InputError(f"input {spec.name} would have {math.prod(shape)} elements; give --inputs")
-        arrays[spec.name] = _values(spec, shape, rng)
+        arrays[spec.name] = _values(spec, shape, rng, spread)
     return arrays
 
 
@@ -120,10 +123,12 @@ def _size(dim: Dimension, bound: Mapping[str, int]) -> int:
     return size
 
 
-def _values(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.generic]:
+def _values(
+    spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, spread: float
+) -> npt.NDArray[np.generic]:
     dtype = spec.dtype.numpy()
     if spec.dtype in _FLOATS:
-        return rng.standard_normal(shape, np.float32).astype(dtype)
+        return (rng.standard_normal(shape, np.float32) * np.float32(spread)).astype(dtype)
     if spec.dtype in _BYTES:
         limits = np.iinfo(dtype)
         return rng.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)

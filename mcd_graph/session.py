@@ -13,12 +13,12 @@ _FATAL_ONLY = 4
 
 
 def create_session(
-    model: str | os.PathLike[str], *, threads: int | None = None, optimise: bool = True, spin: bool = True
+    model: str | os.PathLike[str] | bytes, *, threads: int | None = None, optimise: bool = True, spin: bool = True
 ) -> ort.InferenceSession:
     """Open a model on the CPU, with the custom operator at hand.
 
     Args:
-        model: path of the model.
+        model: path of the model, or the model itself.
         threads: threads within one operator; onnxruntime's own choice by default.
         optimise: let onnxruntime rewrite the graph.
         spin: let idle threads wait busily; off where several sessions share the processor.
@@ -36,8 +36,9 @@ def create_session(
         >>> y.dtype.name, y.shape
         ('float32', (1, 3, 128))
     """
-    if not os.path.isfile(model):  # noqa: PTH113 - onnxruntime would bury it in a longer message
-        raise FileNotFoundError(2, os.strerror(2), os.fspath(model))
+    name = "the given model" if isinstance(model, bytes) else os.fspath(model)
+    if not isinstance(model, bytes) and not os.path.isfile(model):  # noqa: PTH113 - onnxruntime would bury it in a longer message
+        raise FileNotFoundError(2, os.strerror(2), name)
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY  # errors arrive as exceptions
     options.register_custom_ops_library(get_library_path())
@@ -48,6 +49,8 @@ def create_session(
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        return ort.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            model if isinstance(model, bytes) else name, options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
-        raise InputError(f"onnxruntime refuses {os.fspath(model)}: {' '.join(str(error).split())}") from error
+        raise InputError(f"onnxruntime refuses {name}: {' '.join(str(error).split())}") from error

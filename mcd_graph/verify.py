@@ -10,6 +10,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
+from mcd_graph.comparison import describe_difference
 from mcd_graph.errors import InputError
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
 from mcd_graph.model.loading import load_model
@@ -175,18 +176,20 @@ def _compare(
         # In the same session: a new one would begin with the same seeds, which depend on the order of the nodes.
         twice = _run(reference, original, feed)
         result.not_deterministic |= {
-            name for name, one, two in zip(names, expected, twice, strict=True) if _difference(one, two) is not None
+            name
+            for name, one, two in zip(names, expected, twice, strict=True)
+            if describe_difference(one, two) is not None
         }
         for count, session in candidates.items():
             for name, ours, theirs in zip(names, _run(session, compressed, feed), expected, strict=True):
                 if name in result.not_deterministic:
                     continue
                 result.values += theirs.size if isinstance(theirs, np.ndarray) else 1
-                what = _difference(ours, theirs)
+                what = describe_difference(ours, theirs)
                 if what is not None and count != 1:
                     # Some operators (DynamicQuantizeLSTM) compute other bits on more threads: then so may we.
                     threaded = create_session(original, threads=count, optimise=optimise)
-                    what = _difference(ours, _run(threaded, original, feed)[names.index(name)])
+                    what = describe_difference(ours, _run(threaded, original, feed)[names.index(name)])
                 if what is not None:
                     result.differences.append(Difference(run, count, optimise, name, what))
     return result
@@ -219,25 +222,3 @@ def _run(
         return list(session.run(None, dict(feed)))
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
         raise InputError(f"{os.fspath(model)} does not run: {' '.join(str(error).split())}") from error
-
-
-def _difference(ours: object, theirs: object) -> str | None:
-    if not (isinstance(ours, np.ndarray) and isinstance(theirs, np.ndarray)):
-        return None if ours == theirs else "the values differ"  # sequences, maps and absent optionals
-    if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
-        return f"{ours.dtype} of shape {ours.shape} instead of {theirs.dtype} of shape {theirs.shape}"
-    if ours.dtype == object:
-        return None if np.array_equal(ours, theirs) else "the strings differ"
-    if ours.tobytes() == theirs.tobytes():
-        return None
-    width = ours.dtype.itemsize
-    unequal = (_bytes(ours, width) != _bytes(theirs, width)).any(axis=1)
-    first = int(np.flatnonzero(unequal)[0])
-    return (
-        f"{int(unequal.sum())} of {ours.size} values differ, "
-        f"the first at {first}: {ours.flat[first]} instead of {theirs.flat[first]}"
-    )
-
-
-def _bytes(array: npt.NDArray[np.generic], width: int) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(array).view(np.uint8).reshape(-1, width)

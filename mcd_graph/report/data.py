@@ -7,6 +7,8 @@ import dataclasses
 import json
 from typing import Any
 
+from mcd_graph.proof import Proof
+
 __all__ = ["SCHEMA_VERSION", "NodeReport", "Report", "Totals"]
 
 SCHEMA_VERSION = 1
@@ -94,6 +96,8 @@ class Report:
         profile: the profile asked for; ``None`` when a model was only looked at.
         nodes: one entry per multiplication, in the graph's order.
         totals: sums over them.
+        proof: whether the model that was written was run and gave the same bytes; ``None`` when a model was only
+            looked at.
 
     Examples:
         >>> import mcd_graph
@@ -109,6 +113,7 @@ class Report:
     profile: str | None
     nodes: tuple[NodeReport, ...]
     totals: Totals
+    proof: Proof | None = None
 
     @classmethod
     def of(
@@ -120,6 +125,7 @@ class Report:
         profile: str | None,
         file_bytes_before: int,
         file_bytes_after: int | None,
+        proof: Proof | None = None,
     ) -> "Report":
         """Make a report and add up its totals."""
         lowered = [node for node in nodes if node.status == "lowered"]
@@ -140,7 +146,7 @@ class Report:
             file_bytes_before=file_bytes_before,
             file_bytes_after=file_bytes_after,
         )
-        return cls(source, output, profile, nodes, totals)
+        return cls(source, output, profile, nodes, totals, proof)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, with the version of its layout."""

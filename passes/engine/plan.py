@@ -37,7 +37,7 @@ from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -190,6 +190,22 @@ class LoweringPlan:
         self.sites = sites
         self.weights = weights
         self._open = candidates
+
+    @property
+    def optimised(self) -> bool:
+        """Whether a site is computed as onnxruntime does when it optimises, and not as it does without (QDQ forms)."""
+        return any(candidate.match.optimised for candidate in self._open)
+
+    def keep(self, numbers: Collection[int], refusal: Refusal) -> None:
+        """Keep some of :attr:`sites`, by their positions there, and the weights that nobody else uses."""
+        kept = {id(self.sites[number]) for number in numbers}
+        for candidate in self._open:
+            if id(candidate.site) in kept:
+                candidate.site.keep(refusal)
+        _keep_shared_with_kept(self._open)
+        self._open = [candidate for candidate in self._open if candidate.site.status == "lowered"]
+        used = {candidate.site.weight for candidate in self._open}
+        self.weights = {key: job for key, job in self.weights.items() if key in used}
 
     def apply(self, packed: Mapping[str, PackedWeight | Refusal]) -> bool:
         """Lower the sites whose weight is in ``packed``; return whether anything was changed.
