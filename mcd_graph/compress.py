@@ -52,6 +52,7 @@ def compress_model(
     min_saving: float = 0.01,
     progress: Callable[[Progress], None] | None = None,
     inline: bool = False,
+    data_name: str | None = None,
     force: bool = False,
     force_larger: bool = False,
     verify: bool = True,
@@ -59,7 +60,7 @@ def compress_model(
     """Write a smaller model that computes the same bits.
 
     Every matrix multiplication with a constant int8 or uint8 weight becomes a MatmulCompressDequant node with the
-    weight compressed. The weights go into a data file beside the output (``model.mcd.data`` for
+    weight compressed. The weights go into a data file beside the output (``model.mcd.onnx_data`` for
     ``model.mcd.onnx``); both files appear whole or not at all. The output's bytes do not depend on ``jobs`` and
     ``executor``.
 
@@ -85,6 +86,7 @@ def compress_model(
         progress: called after each weight, in the caller's thread.
         inline: keep all weights inside of the model file, which stays below 2 GiB then, for runtimes that take a
             model as bytes.
+        data_name: name of the data file, beside the model; the model's with ``_data`` appended by default.
         force: replace a model that is already there.
         force_larger: write the model even if its files are no smaller than the input's, because padding eats what many
             small weights save.
@@ -114,7 +116,7 @@ def compress_model(
     request = _Request(
         model_input=model_input, model_output=model_output, profile=profile, jobs=jobs, executor=executor,
         include=include, exclude=exclude, convolutions=convolutions, min_saving=min_saving, progress=progress,
-        inline=inline, force=force, force_larger=force_larger, verify=verify,
+        inline=inline, data_name=data_name, force=force, force_larger=force_larger, verify=verify,
     )  # fmt: skip
     differing: frozenset[int] = frozenset()
     prover = None
@@ -140,6 +142,7 @@ class _Request:
     min_saving: float
     progress: Callable[[Progress], None] | None
     inline: bool
+    data_name: str | None
     force: bool
     force_larger: bool
     verify: bool
@@ -177,7 +180,11 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
     before = size_of(request.model_input)
     weight_of = {id(site): site.weight or "" for site in plan.sites}
     with ModelWriter(
-        request.model_output, force=request.force, sources=files_of(request.model_input), inline=request.inline
+        request.model_output,
+        force=request.force,
+        sources=files_of(request.model_input),
+        inline=request.inline,
+        data_name=request.data_name,
     ) as writer:
         packed, stats = _pack(request, plan, writer)
         if request.verify and prover is None:

@@ -38,6 +38,7 @@ def restore_model(
     *,
     progress: Callable[[Progress], None] | None = None,
     inline: bool = False,
+    data_name: str | None = None,
     force: bool = False,
 ) -> Restoration:
     """Write a model of standard operators, with weights uncompressed, that computes the same bits.
@@ -47,6 +48,7 @@ def restore_model(
         model_output: path of the model to write; its weights go into a data file beside it.
         progress: called after each tensor that is written.
         inline: keep all weights inside of the model file, which stays below 2 GiB then.
+        data_name: name of the data file, beside the model; the model's with ``_data`` appended by default.
         force: replace a model that is already there.
 
     Raises:
@@ -65,7 +67,9 @@ def restore_model(
     model = load_model(model_input)
     try:
         plan = plan_restoration(model)
-        with ModelWriter(model_output, force=force, sources=files_of(model_input), inline=inline) as writer:
+        with ModelWriter(
+            model_output, force=force, sources=files_of(model_input), inline=inline, data_name=data_name
+        ) as writer:
             if not plan.apply():
                 raise InputError(f"{os.fspath(model_input)}: nothing to restore: it has no MatmulCompressDequant node")
             writer.commit(model, progress=progress)

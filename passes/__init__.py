@@ -6,7 +6,6 @@ stands around a lowered node, and put it back. ``restore.py`` restores standard 
 those of Ascend, ``ir_passes.py`` has the onnx_ir passes.
 """
 
-from mcd_graph.passes.engine.plan import LoweringPlan, Site, WeightJob, plan_lowering, reproduces_optimised
 from mcd_graph.passes.ir_passes import (
     CompressMatMulIntegerPass,
     CompressMatMulIntegerToFloatPass,
@@ -18,6 +17,7 @@ from mcd_graph.passes.ir_passes import (
     RestorePass,
 )
 from mcd_graph.passes.legalize import LegalisePass, LegalSite
+from mcd_graph.passes.plan import LoweringPlan, Site, WeightJob, plan_lowering, reproduces_optimised
 from mcd_graph.passes.refusal import Kept, ReasonCode, Refusal
 from mcd_graph.passes.restore import RestorationSite, RestorePlan, plan_restoration
 

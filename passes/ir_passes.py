@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import onnx_ir as ir
 
 from mcd_graph.codec.weights import pack_weight
-from mcd_graph.passes.engine.plan import plan_lowering
+from mcd_graph.passes.plan import plan_lowering
 from mcd_graph.passes.restore import plan_restoration
 from mcd_graph.passes.rules.matmul_integer import matmul_integer_rule
 from mcd_graph.passes.rules.matmul_integer_to_float import dynamic_quantize_matmul_rule, matmul_integer_to_float_rule

@@ -291,4 +291,4 @@ def test_quiet_and_json(model: Path, out: Path, capsys: pytest.CaptureFixture[st
     assert (captured.out, captured.err) == ("", "")
     assert main(["compress", str(model), str(out / "m.onnx"), "--json", "--inline", "--force"]) == 0
     assert json.loads(capsys.readouterr().out)["totals"]["lowered"] == 3
-    assert not (out / "m.data").exists()
+    assert not (out / "m.onnx_data").exists()

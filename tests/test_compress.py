@@ -42,7 +42,7 @@ def test_report(model: Path, out: Path) -> None:
     assert totals.compressed_bytes == (first.compressed_bytes or 0) + (second.compressed_bytes or 0)
     assert totals.ratio == totals.weight_bytes / totals.compressed_bytes
     assert totals.file_bytes_before == model.stat().st_size
-    assert totals.file_bytes_after == sum((out / name).stat().st_size for name in ("m.mcd.onnx", "m.mcd.data"))
+    assert totals.file_bytes_after == sum((out / name).stat().st_size for name in ("m.mcd.onnx", "m.mcd.onnx_data"))
     data = report.to_dict()
     assert (data["schema"], data["schema_version"]) == ("mcd-report", SCHEMA_VERSION)
     assert data["nodes"][0].keys() >= {
@@ -75,14 +75,14 @@ def test_streams_are_page_aligned(model: Path, out: Path) -> None:
     for tensor in read_proto(out / "m.mcd.onnx").graph.initializer:
         if tensor.name.endswith(".x2"):
             entries = {entry.key: entry.value for entry in tensor.external_data}
-            assert entries["location"] == "m.mcd.data"
+            assert entries["location"] == "m.mcd.onnx_data"
             assert int(entries["offset"]) % 4096 == 0
 
 
 def test_metadata_and_names_stay(model: Path, out: Path) -> None:
     compress_model(model, out / "m.mcd.onnx")
     before, after = read_proto(model), read_proto(out / "m.mcd.onnx")
-    before.metadata_props.add(key=DATA_FILE_KEY, value="m.mcd.data")
+    before.metadata_props.add(key=DATA_FILE_KEY, value="m.mcd.onnx_data")
     for field in ("ir_version", "producer_name", "metadata_props", "doc_string"):
         assert getattr(before, field) == getattr(after, field)
     assert (before.graph.name, before.graph.input, before.graph.output) == (
@@ -114,11 +114,11 @@ def test_inline(model: Path, out: Path) -> None:
 
 def test_inline_takes_the_place_of_a_model_with_data(model: Path, out: Path) -> None:
     compress_model(model, out / "m.onnx")
-    assert digests(out).keys() == {"m.onnx", "m.data"}
+    assert digests(out).keys() == {"m.onnx", "m.onnx_data"}
     compress_model(model, out / "m.onnx", inline=True, force=True)
     assert digests(out).keys() == {"m.onnx"}
     compress_model(model, out / "m.onnx", force=True)
-    assert digests(out).keys() == {"m.onnx", "m.data"}
+    assert digests(out).keys() == {"m.onnx", "m.onnx_data"}
 
 
 @pytest.mark.parametrize("limit", [20_000, 80_000], ids=["while packing", "at the end"])

@@ -96,7 +96,7 @@ def assert_whole(destination: Path, *allowed: dict[str, bytes]) -> None:
     """The model is one of those allowed, and beside it lies nothing but its data and named temporaries."""
     assert tensors(destination) in allowed
     for path in destination.parent.iterdir():
-        ours = path.name in ("m.onnx", "m.data", "m.2.data") or path.name.startswith(f".m.onnx{MARK}")
+        ours = path.name in ("m.onnx", "m.onnx_data", "m.2.onnx_data") or path.name.startswith(f".m.onnx{MARK}")
         assert ours, path
 
 
@@ -132,7 +132,7 @@ def test_signals_at_random_moments(
             seen[f"{'ran to the end' if status == '0' else 'stopped'}, {after} model"] += 1
             # The next run puts another model there, and tidies up.
             compress_model(other, destination, force=True)
-            assert digests(out).keys() in ({"m.onnx", "m.data"}, {"m.onnx", "m.2.data"})
+            assert digests(out).keys() in ({"m.onnx", "m.onnx_data"}, {"m.onnx", "m.2.onnx_data"})
             process.stdin.write("\n")
     assert process.returncode == 0
     assert sum(seen.values()) == runs

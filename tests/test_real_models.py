@@ -88,7 +88,7 @@ def test_the_way_back(compressed: tuple[str, Path], tmp_path: Path) -> None:
 def test_damage_in_the_payload_is_an_error_at_session_creation(compressed: tuple[str, Path], tmp_path: Path) -> None:
     _, path = compressed
     (tmp_path / "model.mcd.onnx").write_bytes(path.read_bytes())
-    content = bytearray(path.with_name("model.mcd.data").read_bytes())
+    content = bytearray(path.with_name("model.mcd.onnx_data").read_bytes())
     model = load_model(path)
     rng = np.random.default_rng(3)
     nodes = [node for node in model.graph if node.domain == "mcd"]
@@ -96,10 +96,10 @@ def test_damage_in_the_payload_is_an_error_at_session_creation(compressed: tuple
         x2 = node.inputs[1].const_value
         position = x2.offset + rng.integers(128, x2.length)
         content[position] ^= 1 << rng.integers(8)
-        (tmp_path / "model.mcd.data").write_bytes(content)
+        (tmp_path / "model.mcd.onnx_data").write_bytes(content)
         with pytest.raises(mcd_graph.InputError, match=f'"{node.name}"'):
             create_session(tmp_path / "model.mcd.onnx")
-        content[position] = path.with_name("model.mcd.data").read_bytes()[position]
+        content[position] = path.with_name("model.mcd.onnx_data").read_bytes()[position]
 
 
 def test_plain_onnxruntime_opens_it(compressed: tuple[str, Path]) -> None:

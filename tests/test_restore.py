@@ -31,7 +31,7 @@ def test_restored_models_can_be_compressed_again(model: Path, out: Path) -> None
     restore_model(out / "a.onnx", out / "b.onnx")
     second = compress_model(out / "b.onnx", out / "c.onnx")
     assert second.totals.compressed_bytes == first.totals.compressed_bytes
-    assert (out / "a.data").read_bytes() == (out / "c.data").read_bytes()
+    assert (out / "a.onnx_data").read_bytes() == (out / "c.onnx_data").read_bytes()
 
 
 def test_nothing_to_restore(model: Path, out: Path) -> None:
@@ -43,7 +43,7 @@ def test_nothing_to_restore(model: Path, out: Path) -> None:
 def damage(model: Path) -> None:
     """Flip a bit in the middle of the stream of w1."""
     tensor = load_model(model).graph.initializers["w1.x2"].const_value
-    data = model.with_suffix(".data")
+    data = model.with_suffix(".onnx_data")
     content = bytearray(data.read_bytes())
     content[tensor.offset + tensor.length // 2] ^= 16  # type: ignore[union-attr]
     data.write_bytes(content)

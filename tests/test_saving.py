@@ -1,6 +1,7 @@
 """Two files, both whole or neither: alignment, overwriting, death at every step, full disks."""
 
 import contextlib
+import errno
 import os
 import stat
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,9 +20,10 @@ from mcd_graph import InputError
 from mcd_graph.model import saving
 from mcd_graph.model.loading import load_model, read_proto
 from mcd_graph.model.saving import ALIGNMENT, DATA_FILE_KEY, ModelWriter, write_text
+from mcd_graph.model.temporaries import MARK
 
 
-def save(source: Path, destination: Path, **options: bool) -> None:
+def save(source: Path, destination: Path, **options: Any) -> None:
     with ModelWriter(destination, **options) as writer:
         writer.commit(load_model(source))
 
@@ -44,8 +47,8 @@ def tensors(model: Path) -> dict[str, bytes]:
 def test_layout(model: Path, out: Path, external: bool) -> None:
     source = write_external(text_model(), model.parent / "ext.onnx", "ext.bin") if external else model
     save(source, out / "m.onnx")
-    assert sorted(path.name for path in out.iterdir()) == ["m.data", "m.onnx"]
-    size = (out / "m.data").stat().st_size
+    assert sorted(path.name for path in out.iterdir()) == ["m.onnx", "m.onnx_data"]
+    size = (out / "m.onnx_data").stat().st_size
     end = 0
     for tensor in read_proto(out / "m.onnx").graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -65,7 +68,7 @@ def test_everything_else_is_untouched(model: Path, out: Path) -> None:
     save(model, out / "m.onnx")
     before, after = read_proto(model), read_proto(out / "m.onnx")
     added = after.metadata_props.pop()
-    assert (added.key, added.value) == (DATA_FILE_KEY, "m.data")
+    assert (added.key, added.value) == (DATA_FILE_KEY, "m.onnx_data")
     for proto in (before, after):
         proto.graph.ClearField("initializer")
     assert before == after
@@ -85,7 +88,7 @@ def test_tensors_handed_over_early(model: Path, out: Path) -> None:
 
 
 def test_refuses_to_overwrite(model: Path, out: Path) -> None:
-    for name in ("m.onnx", "m.data"):
+    for name in ("m.onnx", "m.onnx_data"):
         (out / name).write_text("mine")
         with pytest.raises(FileExistsError, match="already exists") as caught:
             save(model, out / "m.onnx")
@@ -103,13 +106,63 @@ def test_refuses_what_appears_meanwhile(model: Path, out: Path) -> None:
     assert digests(out).keys() == {"m.onnx"}
 
 
-def test_overwriting_alternates_data_files(model: Path, out: Path) -> None:
+def test_overwriting_keeps_the_name_of_the_data_file(model: Path, out: Path) -> None:
     save(model, out / "m.onnx")
-    for expected in ("m.2.data", "m.data", "m.2.data"):
+    for _ in range(3):
+        before = (out / "m.onnx_data").stat().st_ino
+        save(model, out / "m.onnx", force=True)
+        assert data_name(out / "m.onnx") == "m.onnx_data"
+        assert digests(out).keys() == {"m.onnx", "m.onnx_data"}
+        assert tensors(out / "m.onnx") == tensors(model)
+        status = (out / "m.onnx_data").stat()
+        assert status.st_ino != before, "whoever has the old file open still reads the old one"
+        assert status.st_nlink == 1
+
+
+def test_without_hard_links_the_data_file_has_a_number(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    save(model, out / "m.onnx")
+    for expected in ("m.2.onnx_data", "m.onnx_data", "m.2.onnx_data"):
         save(model, out / "m.onnx", force=True)
         assert data_name(out / "m.onnx") == expected
         assert digests(out).keys() == {"m.onnx", expected}
         assert tensors(out / "m.onnx") == tensors(model)
+
+
+def test_a_data_file_of_another_name(model: Path, out: Path) -> None:
+    for force in (False, True, True):
+        save(model, out / "m.onnx", force=force, data_name="weights.bin")
+        assert data_name(out / "m.onnx") == "weights.bin"
+        assert digests(out).keys() == {"m.onnx", "weights.bin"}
+        assert tensors(out / "m.onnx") == tensors(model)
+    (out / "mine.bin").write_text("mine")
+    before = digests(out)
+    for name, force in (("mine.bin", False), ("mine.bin", True)):
+        with pytest.raises(FileExistsError) as caught:
+            save(model, out / "m.onnx", force=force, data_name=name)
+        assert force == (caught.value.filename == str(out / name))
+    assert digests(out) == before
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/b", "b/", "m.onnx", "a\0b", "a\udcff", f"a{MARK}b"])
+def test_names_that_a_data_file_cannot_have(model: Path, out: Path, name: str) -> None:
+    with pytest.raises(InputError):
+        save(model, out / "m.onnx", data_name=name)
+    with pytest.raises(InputError, match="no data file"):
+        save(model, out / "m.onnx", data_name="weights.bin", inline=True)
+    assert digests(out) == {}
+
+
+def test_a_model_whose_name_ends_like_another_is_not_one_that_mentions_it(model: Path, out: Path) -> None:
+    save(model, out / "decoder_m.onnx")
+    save(model, out / "m.onnx")
+    for _ in range(2):
+        save(model, out / "m.onnx", force=True)
+        names = {"m.onnx", "m.onnx_data", "decoder_m.onnx", "decoder_m.onnx_data"}
+        assert digests(out).keys() == names
 
 
 def test_a_model_is_not_written_over_itself(model: Path) -> None:
@@ -125,11 +178,11 @@ def test_a_model_is_not_written_over_itself(model: Path) -> None:
 
 
 def test_nor_over_the_data_of_its_source(model: Path, out: Path) -> None:
-    source = write_external(text_model(), out / "a.onnx", "m.data")
+    source = write_external(text_model(), out / "a.onnx", "m.onnx_data")
     before = digests(out)
     with (
         pytest.raises(InputError, match="would overwrite the input"),
-        ModelWriter(out / "m.onnx", force=True, sources=[source, out / "m.data"]),
+        ModelWriter(out / "m.onnx", force=True, sources=[source, out / "m.onnx_data"]),
     ):
         pass
     assert digests(out) == before
@@ -153,6 +206,8 @@ def test_destinations_that_cannot_be(model: Path, out: Path, place: str) -> None
 
 # The steps of a commit that change what others see, in order; a run may die before each of them or after the last.
 DEATHS = ["start", "data renamed", "model renamed", "old data removed"]
+# And what follows where the old data had the name that the new data is to have.
+DEATHS += ["data linked", "second model renamed", "first name removed"]
 
 DYING = """
 import os, signal, sys
@@ -181,6 +236,7 @@ with saving.ModelWriter(destination, force=True) as writer:
     saving.put_new = count(saving.put_new)
     saving.replace = count(saving.replace)
     Path.unlink = count(Path.unlink)
+    Path.hardlink_to = count(Path.hardlink_to)
     writer.commit(model)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -208,9 +264,9 @@ def test_killed_at_every_step(model: Path, out: Path, step: int, existing: bool)
 def test_a_run_that_died_before_its_model_appeared_needs_no_force(model: Path, out: Path) -> None:
     script = [sys.executable, "-c", textwrap.dedent(DYING), str(model), str(out / "m.onnx"), "1"]
     assert subprocess.run(script, check=False, cwd=out.parent).returncode == -9
-    assert "m.data" in digests(out), "the data file is in place, the model is not"
+    assert "m.onnx_data" in digests(out), "the data file is in place, the model is not"
     save(model, out / "m.onnx")
-    assert digests(out).keys() == {"m.onnx", "m.data"}
+    assert digests(out).keys() == {"m.onnx", "m.onnx_data"}
 
 
 @pytest.mark.parametrize("existing", [False, True], ids=["new", "overwriting"])
@@ -237,6 +293,39 @@ def test_interrupted_behind_a_step(
         assert digests(out).keys() == {"m.onnx", data_name(out / "m.onnx")}
 
 
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_interrupted_while_the_data_file_gets_its_name(
+    model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    """Behind the link, behind the second model file, behind its renaming: a whole model, and no other data file."""
+    save(model, out / "m.onnx")
+    calls = 0
+
+    def interrupted(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call_it(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            result = function(*arguments, **options)
+            calls += 1
+            if calls == call:
+                raise KeyboardInterrupt
+            return result
+
+        return call_it
+
+    def rename_data(writer: ModelWriter, *arguments: Any) -> None:
+        for module, name in ((ModelWriter, "_relocate"), (saving, "_sync"), (saving, "replace")):
+            monkeypatch.setattr(module, name, interrupted(getattr(module, name)))
+        original(writer, *arguments)
+
+    original = ModelWriter._rename_data
+    monkeypatch.setattr(ModelWriter, "_rename_data", rename_data)
+    with pytest.raises(KeyboardInterrupt):
+        save(model, out / "m.onnx", force=True)
+    assert tensors(out / "m.onnx") == tensors(model)
+    assert digests(out).keys() == {"m.onnx", data_name(out / "m.onnx")}
+    assert data_name(out / "m.onnx") == ("m.onnx_data" if call == 3 else "m.2.onnx_data")
+
+
 def test_a_living_writer_is_left_alone(model: Path, out: Path) -> None:
     with ModelWriter(out / "m.onnx") as first:
         first.add("early", np.ones(10000))
@@ -244,14 +333,14 @@ def test_a_living_writer_is_left_alone(model: Path, out: Path) -> None:
             second.add("early", np.ones(10000))
             assert len(digests(out)) == 4
         first.commit(load_model(model))
-    assert digests(out).keys() == {"m.onnx", "m.data"}
+    assert digests(out).keys() == {"m.onnx", "m.onnx_data"}
     assert tensors(out / "m.onnx") == tensors(model)
 
 
 def test_links_at_the_destination_are_replaced_not_followed(model: Path, out: Path, tmp_path: Path) -> None:
     """A link that is named like our data file is nobody's that we know: it stays, and another name is taken."""
-    victims = [tmp_path / name for name in ("victim.onnx", "victim.data")]
-    for victim, name in zip(victims, ("m.onnx", "m.data"), strict=True):
+    victims = [tmp_path / name for name in ("victim.onnx", "victim.onnx_data")]
+    for victim, name in zip(victims, ("m.onnx", "m.onnx_data"), strict=True):
         victim.write_text("not yours")
         (out / name).symlink_to(victim)
     with pytest.raises(FileExistsError):
@@ -259,15 +348,15 @@ def test_links_at_the_destination_are_replaced_not_followed(model: Path, out: Pa
     save(model, out / "m.onnx", force=True)
     assert [victim.read_text() for victim in victims] == ["not yours"] * 2
     assert not (out / "m.onnx").is_symlink()
-    assert (out / "m.data").readlink() == victims[1]
-    assert data_name(out / "m.onnx") == "m.2.data"
+    assert (out / "m.onnx_data").readlink() == victims[1]
+    assert data_name(out / "m.onnx") == "m.2.onnx_data"
 
 
 def test_data_of_another_place_is_not_removed(model: Path, out: Path) -> None:
     """The model that is replaced may claim any file as its data; only names that we give are ours to remove."""
     (out / "notes.txt").write_text("mine")
-    (out.parent / "m.data").write_text("mine too")
-    for location in ("notes.txt", "../m.data", "sub/../../m.data", str(out.parent / "m.data")):
+    (out.parent / "m.onnx_data").write_text("mine too")
+    for location in ("notes.txt", "../m.onnx_data", "sub/../../m.onnx_data", str(out.parent / "m.onnx_data")):
         proto = text_model()
         tensor = proto.graph.initializer[0]
         tensor.ClearField("raw_data")
@@ -276,13 +365,13 @@ def test_data_of_another_place_is_not_removed(model: Path, out: Path) -> None:
         write(proto, out / "m.onnx")
         save(model, out / "m.onnx", force=True)
         assert (out / "notes.txt").read_text() == "mine"
-        assert (out.parent / "m.data").read_text() == "mine too"
+        assert (out.parent / "m.onnx_data").read_text() == "mine too"
 
 
-@pytest.mark.parametrize("name", ["m.data", "m.2.data", "m.3.data"])
+@pytest.mark.parametrize("name", ["m.onnx_data", "m.2.onnx_data", "m.3.onnx_data"])
 def test_a_file_that_no_output_of_ours_refers_to_stays(model: Path, out: Path, name: str) -> None:
     save(model, out / "m.onnx")
-    (out / "m.data").rename(out / "kept")  # so that any of the names may be somebody else's
+    (out / "m.onnx_data").rename(out / "kept")  # so that any of the names may be somebody else's
     proto = read_proto(out / "m.onnx")
     (out / name).write_text("mine")
     for tensor in proto.graph.initializer:
@@ -300,19 +389,19 @@ def test_the_data_of_a_neighbour_stays(model: Path, out: Path) -> None:
     """``m.2.onnx`` has its data in ``m.2.data``, which the data of ``m.onnx`` may be named, too."""
     save(model, out / "m.onnx")
     save(model, out / "m.2.onnx")
-    neighbour = digests(out)["m.2.data"]
+    neighbour = digests(out)["m.2.onnx_data"]
     for _ in range(3):
         save(model, out / "m.onnx", force=True)
-        assert digests(out)["m.2.data"] == neighbour
+        assert digests(out)["m.2.onnx_data"] == neighbour
         assert tensors(out / "m.2.onnx") == tensors(out / "m.onnx") == tensors(model)
 
 
 def test_the_data_of_a_model_that_others_wrote_stays(model: Path, out: Path) -> None:
-    write_external(text_model(), out / "m.onnx", "m.data")
-    before = digests(out)["m.data"]
+    write_external(text_model(), out / "m.onnx", "m.onnx_data")
+    before = digests(out)["m.onnx_data"]
     save(model, out / "m.onnx", force=True)
-    assert digests(out)["m.data"] == before
-    assert data_name(out / "m.onnx") == "m.2.data"
+    assert digests(out)["m.onnx_data"] == before
+    assert data_name(out / "m.onnx") == "m.2.onnx_data"
 
 
 def test_the_data_of_a_copied_model_stays(model: Path, out: Path) -> None:
@@ -320,20 +409,20 @@ def test_the_data_of_a_copied_model_stays(model: Path, out: Path) -> None:
     (out / "copy.onnx").write_bytes((out / "m.onnx").read_bytes())
     save(model, out / "m.onnx", force=True)
     assert tensors(out / "copy.onnx") == tensors(model)
-    assert digests(out).keys() == {"m.onnx", "m.2.data", "copy.onnx", "m.data"}
+    assert digests(out).keys() == {"m.onnx", "m.2.onnx_data", "copy.onnx", "m.onnx_data"}
 
 
 def test_a_dead_run_whose_data_name_somebody_took(model: Path, out: Path) -> None:
     """Killed before its data file was in place; the file that has that name since is not its own."""
     script = [sys.executable, "-c", textwrap.dedent(DYING), str(model), str(out / "m.onnx"), "0"]
     assert subprocess.run(script, check=False, cwd=out.parent).returncode == -9
-    (out / "m.data").write_text("mine")
+    (out / "m.onnx_data").write_text("mine")
     save(model, out / "m.onnx", force=True)
-    assert (out / "m.data").read_text() == "mine"
-    assert digests(out).keys() == {"m.onnx", "m.data", "m.2.data"}
+    assert (out / "m.onnx_data").read_text() == "mine"
+    assert digests(out).keys() == {"m.onnx", "m.onnx_data", "m.2.onnx_data"}
 
 
-@pytest.mark.parametrize("name", ["m.data", "m.2.data"])
+@pytest.mark.parametrize("name", ["m.onnx_data", "m.2.onnx_data", "out.data"])
 def test_a_model_that_is_named_like_a_data_file(model: Path, out: Path, name: str) -> None:
     save(model, out / name)
     assert data_name(out / name) != name
@@ -383,7 +472,7 @@ def test_permissions_owner_and_attributes_of_a_replaced_file_are_kept(model: Pat
     save(model, out / "m.onnx")
     write_text(out / "r.json", "one")
     owner = (1234, 1235) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
-    for path, mode in ((out / "m.onnx", 0o640), (out / "m.data", 0o600), (out / "r.json", 0o604)):
+    for path, mode in ((out / "m.onnx", 0o640), (out / "m.onnx_data", 0o600), (out / "r.json", 0o604)):
         path.chmod(mode)
         os.chown(path, *owner)
         with contextlib.suppress(OSError):  # not every file system has them
@@ -391,17 +480,17 @@ def test_permissions_owner_and_attributes_of_a_replaced_file_are_kept(model: Pat
     attributes = os.listxattr(out / "m.onnx")
     save(model, out / "m.onnx", force=True)
     write_text(out / "r.json", "two", force=True)
-    for path, mode, old in (("m.onnx", 0o640, "m.onnx"), ("m.2.data", 0o600, "m.data"), ("r.json", 0o604, "r.json")):
+    for path, mode in (("m.onnx", 0o640), ("m.onnx_data", 0o600), ("r.json", 0o604)):
         status = (out / path).stat()
         assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid) == (mode, *owner)
         assert os.listxattr(out / path) == attributes
-        assert not attributes or os.getxattr(out / path, "user.note") == old.encode()
+        assert not attributes or os.getxattr(out / path, "user.note") == Path(path).name.encode()
 
 
 def test_a_pipe_that_is_named_like_a_leftover(model: Path, out: Path) -> None:
     os.mkfifo(out / ".m.onnx.mcd-tmp-000000000000.onnx")
     save(model, out / "m.onnx")
-    assert {path.name for path in out.iterdir()} == {"m.onnx", "m.data"}
+    assert {path.name for path in out.iterdir()} == {"m.onnx", "m.onnx_data"}
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ def make_repository(source: Path, repository: Path, name: str, seen_at: PurePosi
     entry = repository / name
     (entry / "1").mkdir(parents=True)
     model = entry / "1" / "model.onnx"
-    mcd_graph.compress_model(source, model)  # its weights go into 1/model.data
+    mcd_graph.compress_model(source, model)  # its weights go into 1/model.onnx_data
     library = Path(mcd_graph.get_library_path())
     shutil.copy(library, entry / library.name)
     config = entry / "config.pbtxt"

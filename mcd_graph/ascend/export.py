@@ -92,7 +92,8 @@ def export_model(
 
     Args:
         model_input: a model, compressed or not, or a quantised one that can be.
-        folder: made if it is missing. Gets ``model.onnx``, ``model.data``, ``plugin/``, ``convert.sh``, ``README.md``.
+        folder: made if it is missing. Gets ``model.onnx``, ``model.onnx_data``, ``plugin/``, ``convert.sh`` and
+            ``README.md``.
         soc: ATC's name of the chip.
         compressor: path of an installed ``compress_excutor``, which writes the device's codec. Without it the weights
             have the open codec: the model runs on the CPU, and the result is not device-ready.

@@ -41,7 +41,7 @@ _GUIDE = """\
 
 | File | What it is |
 |---|---|
-| `model.onnx`, `model.data` | the model; {strict} of {nodes} `mcd::MatmulCompressDequant` nodes have the strict form |
+| `model.onnx`, `model.onnx_data` | {strict} of {nodes} `mcd::MatmulCompressDequant` nodes have the strict form |
 | `plugin/` | source and CMake file of the parser plugin that maps these nodes to CANN's `MatMulV2CompressDequant` |
 | `convert.sh` | the steps below in one; it refuses to run while the export is not device-ready |
 

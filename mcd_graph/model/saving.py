@@ -2,8 +2,11 @@
 
 Everything goes to temporaries beside the destination first. They are synced, and then renamed in an order that
 leaves a whole model at every moment: first the data file, under a name that nothing has, then the model file, which
-is what makes the new data count. So ``model.onnx`` has its data in ``model.data``, and after it was overwritten in
-``model.2.data``, and then in ``model.data`` again; ``model.3.data`` where ``model.2.data`` is somebody else's.
+is what makes the new data count.
+
+The data of ``model.onnx`` is in ``model.onnx_data``, where exporters and hubs put it and look for it. Where the model
+that is replaced has its data there, the new data is ``model.2.onnx_data`` until that is gone, and then gets the name by
+a link, again so that a whole model is there at every moment. It keeps the number where the name is somebody else's.
 
 A data file is removed only when it is certainly ours and no longer used: the model that was replaced says in its
 metadata that it was written with it (:data:`DATA_FILE_KEY`), and no other model of the directory mentions it.
@@ -66,10 +69,11 @@ class ModelWriter:
         force: replace a model that is already there.
         sources: files that must not be touched, whatever the destination is.
         inline: keep all tensors in the model file, and write no data file.
+        data_name: name of the data file, in the model's folder; the model's with ``_data`` appended by default.
 
     Raises (on entering):
-        FileExistsError: something is at the destination and ``force`` is not set.
-        InputError: the destination is one of the sources, or its name is not UTF-8.
+        FileExistsError: something is at the destination and ``force`` is not set, or ``data_name`` is not ours.
+        InputError: the destination is one of the sources, its name is not UTF-8, or ``data_name`` cannot be used.
         OSError: the directory is missing or cannot be written.
     """
 
@@ -80,6 +84,7 @@ class ModelWriter:
         force: bool = False,
         sources: Iterable[Path] = (),
         inline: bool = False,
+        data_name: str | None = None,
     ) -> None:
         self._destination = Path(destination)
         self._directory = self._destination.absolute().parent
@@ -87,12 +92,16 @@ class ModelWriter:
         self._sources = tuple(sources)
         self._inline = inline
         self._inline_bytes = 0
-        self._data_pattern = re.compile(re.escape(self._destination.stem) + r"(\.[1-9][0-9]*)?\.data")
-        self._data_name = next(self._data_names())
+        self._data_is_named = data_name is not None
+        self._data_name = f"{self._destination.name}_data" if data_name is None else data_name
+        stem, suffix = (re.escape(part) for part in _split(self._data_name))
+        self._data_pattern = re.compile(rf"{stem}(\.[1-9][0-9]*)?{suffix}")
 
     def __enter__(self) -> Self:
         if self._destination.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self._destination))
+        if self._data_is_named:
+            self._check_data_name()
         if not self._inline and not _is_text(self._destination.name):
             raise InputError(
                 f"{os.fspath(self._destination)!r} is not a name in UTF-8, which a model needs to name its data file: "
@@ -190,6 +199,8 @@ class ModelWriter:
             replace(Path(self._model_file.name), self._destination, force=self._force)
             _sync_directory(self._directory)
             self._remove_unused(old)
+            if self._data_file.tell() and data_name != self._data_name and not self._exists(self._data_name):
+                self._rename_data(model, data_name)
 
     @property
     def _temporary_name(self) -> str:
@@ -262,13 +273,32 @@ class ModelWriter:
     def _refuse_existing(self) -> None:
         """Raise FileExistsError if a file is in the way."""
         refuse_existing(self._destination, force=self._force)
+        data = self._destination.with_name(self._data_name)
         if not self._inline and not self._force:
-            refuse_existing(self._destination.with_name(self._data_name), force=False)
+            refuse_existing(data, force=False)
+        if self._data_is_named and os.path.lexists(data) and self._data_name not in self._own_data(self._destination):
+            raise FileExistsError(
+                errno.EEXIST, "is not the data of the model that is replaced: choose another name", str(data)
+            )
+
+    def _check_data_name(self) -> None:
+        """Raise InputError if the name that was given cannot be that of a data file."""
+        name = self._data_name
+        if self._inline:
+            raise InputError(f"the weights go into the model file, so there is no data file to be named {name!r}")
+        if PurePath(name).name != name or name in ("", "..") or "\0" in name or not _is_text(name):
+            raise InputError(
+                f"the data file lies beside the model: its name must be one without a folder, not {name!r}"
+            )
+        if name == self._destination.name:
+            raise InputError(f"the data file cannot have the model's own name, {name!r}")
+        if MARK in name:
+            raise InputError(f"names with {MARK!r} in them are those of temporary files: choose another than {name!r}")
 
     def _data_names(self) -> Iterator[str]:
         """Yield the names that the data file may have, best first."""
-        stem = self._destination.stem
-        names = itertools.chain([f"{stem}.data"], (f"{stem}.{number}.data" for number in itertools.count(2)))
+        stem, suffix = _split(self._data_name)
+        names = itertools.chain([self._data_name], (f"{stem}.{number}{suffix}" for number in itertools.count(2)))
         return (name for name in names if name != self._destination.name)
 
     def _exists(self, name: str) -> bool:
@@ -276,14 +306,37 @@ class ModelWriter:
 
     def _put_data(self, name: str, old: set[str]) -> None:
         """Give the data file its name, and until the end leave proof of which data files are ours, for the next run."""
-        files = {name: os.fstat(self._data_file.fileno())}
-        files |= {each: (self._directory / each).lstat() for each in old if self._exists(each)}
+        new = os.fstat(self._data_file.fileno())
+        files = [(name, new), (self._data_name, new)]
+        files += [(each, (self._directory / each).lstat()) for each in old if self._exists(each)]
         path = self._temporary_path(self._token, "proof")
         # However the commit ends, the files that no model uses then are removed before the proof is.
         proof = self._files.enter_context(temporary_file(path, lambda: self._remove_proved([path])))
-        proof.write(json.dumps([[each, *_identity(status)] for each, status in files.items()]).encode())
+        proof.write(json.dumps([[each, *_identity(status)] for each, status in files]).encode())
         _sync(proof)
         put_new(Path(self._data_file.name), self._directory / name)
+
+    def _rename_data(self, model: ir.Model, name: str) -> None:
+        """Give the data file, put in place as ``name``, the name that the old one had: by a second model file."""
+        try:
+            (self._directory / self._data_name).hardlink_to(self._directory / name)
+        except OSError:  # somebody was faster, or the file system has no hard links: then it keeps its number
+            return
+        self._relocate(model, name, self._data_name)
+        with self._temporary(f"{self._token}-2", "onnx") as file:
+            file.write(_serialised(model))
+            copy_attributes(self._destination, file.fileno())
+            _sync(file)
+            replace(Path(file.name), self._destination, force=True)
+            _sync_directory(self._directory)
+            self._remove_unused({name})
+
+    def _relocate(self, model: ir.Model, old: str, new: str) -> None:
+        """Let the tensors that are in the data file ``old`` be read from ``new``."""
+        for value, tensor in _constants(model):
+            if isinstance(tensor, ir.ExternalTensor) and tensor.location == old:
+                value.const_value = self._external(tensor, new, tensor.offset or 0)
+        self._set_data_file(model, new)
 
     def _set_data_file(self, model: ir.Model, name: str) -> None:
         """Say in the model's metadata which data file was written with it."""
@@ -319,10 +372,10 @@ class ModelWriter:
                 (self._directory / name).unlink(missing_ok=True)
 
     def _is_mentioned(self, name: str) -> bool:
-        """Tell whether a model of the directory holds the name of a data file: a copy of the replaced one, say."""
+        """Tell whether a model of the directory, a copy of the replaced one say, has its data in a file of this name."""
         return any(
-            _holds(path, name.encode())
-            for path in self._directory.glob("*.onnx")
+            _holds(path, name.encode()) and _has_data_in(path, name)
+            for path in {*self._directory.glob("*.onnx"), self._destination}
             if path.is_file() and MARK not in path.name
         )
 
@@ -429,6 +482,19 @@ def _holds(path: Path, text: bytes) -> bool:
     except OSError:
         return True
     return False
+
+
+def _has_data_in(path: Path, name: str) -> bool:
+    """Tell whether a model has external data in a file of its folder; what cannot be read might."""
+    try:
+        return name in {os.path.normpath(location) for location in external_files(read_proto(path))}
+    except (OSError, InputError):
+        return True
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return a name's stem and suffix: a number goes between them."""
+    return PurePath(name).stem, PurePath(name).suffix
 
 
 def _constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:

@@ -348,9 +348,15 @@ REASONS: dict[str, tuple[dict[str, Any], str]] = {
     "addend": ({"addend": np.ones(N, np.float32)}, "addend: must be absent there"),
     "unsigned": ({"x1_type": TensorProto.UINT8}, "x1: is uint8 instead of int8"),
     "computed scale": ({"fed": ["deq_scale"]}, "deq_scale: must be an initializer there"),
-    "negative scale": ({"deq_scale": np.full(N, 0xBF800000, np.uint64)}, "deq_scale: has -1; Ascend requires positive scales"),
+    "negative scale": (
+        {"deq_scale": np.full(N, 0xBF800000, np.uint64)},
+        "deq_scale: has -1; Ascend requires positive scales",
+    ),
     "zero scale": ({"deq_scale": np.zeros(N, np.uint64)}, "deq_scale: has 0; Ascend requires positive scales"),
-    "infinite scale": ({"deq_scale": np.full(N, 0x7F800000, np.uint64)}, "deq_scale: has inf; Ascend requires positive scales"),
+    "infinite scale": (
+        {"deq_scale": np.full(N, 0x7F800000, np.uint64)},
+        "deq_scale: has inf; Ascend requires positive scales",
+    ),
 }
 
 

@@ -115,8 +115,8 @@ def test_genai_generates_the_same_from_the_compressed_folder(folder: Path, tmp_p
     assert sorted(path.name for path in compressed.iterdir()) == [
         "genai_config.json",
         "libmcd_ort.so",
-        "model.data",
         "model.onnx",
+        "model.onnx_data",
         "tokenizer.json",
     ]
     config = json.loads((compressed / "genai_config.json").read_text())

@@ -32,7 +32,7 @@ def test_olive_quantises_and_then_compresses(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(script), "float.onnx", "out"], cwd=tmp_path, check=True)
 
     out = tmp_path / "out"
-    assert {"libmcd_ort.so", "model.data", "model.onnx"} <= {path.name for path in out.iterdir()}
+    assert {"libmcd_ort.so", "model.onnx_data", "model.onnx"} <= {path.name for path in out.iterdir()}
     (quantised,) = (out / "cache").rglob("float.onnx")  # the first step keeps the name
     result = verify_model(quantised, out / "model.onnx")
     assert result.identical

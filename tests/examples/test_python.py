@@ -39,5 +39,5 @@ def test_bytes_alone_lack_the_weights(example: Callable[[str], ModuleType], mode
     compressed = out / "model.mcd.onnx"
     mcd_graph.compress_model(model, compressed)
     module = example("python/from_bytes.py")
-    with pytest.raises(Exception, match=r"model\.mcd\.data"):
+    with pytest.raises(Exception, match=r"model\.mcd\.onnx_data"):
         module.from_bytes(compressed.read_bytes())

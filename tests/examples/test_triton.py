@@ -19,8 +19,8 @@ def test_the_repository_is_what_the_server_reads(model: Path, out: Path) -> None
     subprocess.run(command, cwd=out, check=True)
     entry = out / "repository" / "text"
     assert sorted(str(path.relative_to(entry)) for path in entry.rglob("*.*")) == [
-        "1/model.data",
         "1/model.onnx",
+        "1/model.onnx_data",
         "config.pbtxt",
         "libmcd_ort.so",
     ]

@@ -39,9 +39,9 @@ def test_a_whole_file(model: Path, out: Path, capsys: pytest.CaptureFixture[str]
 def test_damage_is_status_1_and_names_every_node(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The weight that two nodes share is reported for both."""
     mcd_graph.compress_model(model, out / "m.onnx")
-    data = bytearray((out / "m.data").read_bytes())
+    data = bytearray((out / "m.onnx_data").read_bytes())
     data[100] ^= 1
-    (out / "m.data").write_bytes(data)
+    (out / "m.onnx_data").write_bytes(data)
     printed = inspect(capsys, out / "m.onnx", "--check", status=1)
     assert [line.split(": ")[:3] for line in printed.splitlines()] == [
         ["damaged", "node /first/MatMul", "tensor w1.x2"],
@@ -55,7 +55,7 @@ def test_damage_is_status_1_and_names_every_node(model: Path, out: Path, capsys:
 
 def test_files_that_are_not_whole(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mcd_graph.compress_model(model, out / "m.onnx")
-    (out / "m.data").write_bytes((out / "m.data").read_bytes()[:-1000])
+    (out / "m.onnx_data").write_bytes((out / "m.onnx_data").read_bytes()[:-1000])
     assert "but the file has only" in inspect(capsys, out / "m.onnx", "--check", status=1)
     (out / "m.onnx").write_bytes((out / "m.onnx").read_bytes()[:-100])
     assert "is not an ONNX model" in inspect(capsys, out / "m.onnx", "--check", status=1)
@@ -133,9 +133,9 @@ def test_what_onnxruntime_accepts_is_not_called_damaged(model: Path, out: Path) 
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")
     mcd_graph.compress_model(write(proto, out / "plain.onnx"), out / "m.onnx")
-    (out / "another name").hardlink_to(out / "m.data")
+    (out / "another name").hardlink_to(out / "m.onnx_data")
     assert check_model(out / "m.onnx").problems == ()
-    damage = bytearray((out / "m.data").read_bytes())
+    damage = bytearray((out / "m.onnx_data").read_bytes())
     damage[::1000] = bytes(byte ^ 1 for byte in damage[::1000])
-    (out / "m.data").write_bytes(damage)
+    (out / "m.onnx_data").write_bytes(damage)
     assert not check_model(out / "m.onnx").intact

@@ -109,7 +109,7 @@ def damage_in(path: Path, bits: int, seed: int) -> dict[str, list[bool]]:
         if hasattr(tensor, "offset"):
             kind = "weight" if name.endswith((".x2", ".compress_index")) else "other"
             places.append((tensor.offset, tensor.offset + tensor.length, kind, name))  # type: ignore[union-attr]
-    data = path.with_suffix(".data")
+    data = path.with_suffix(".onnx_data")
     size = data.stat().st_size
     rng = np.random.default_rng(seed)
     found: dict[str, list[bool]] = {"weight": [], "other": [], "padding": []}

@@ -85,7 +85,7 @@ def test_processes_share_one_copy(large: Path, tmp_path: Path) -> None:
         assert process.returncode == 0, err
         answers.append(json.loads(out))
     assert len({answer["digest"] for answer in answers}) == 1
-    size = large.with_suffix(".data").stat().st_size
+    size = large.with_suffix(".onnx_data").stat().st_size
     for answer in answers:
         assert answer["rss"] > size // 2, "the weights are used in the mapping"
         assert answer["private"] == 0

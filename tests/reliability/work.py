@@ -67,7 +67,7 @@ def overwrite_while_open(path: str, residency: str, rounds: str) -> dict[str, in
     Returns:
         How many runs gave the same bytes, others, or an error; ``restored``: how many rounds ended with the same bytes.
     """
-    data = Path(path).with_suffix(".data")
+    data = Path(path).with_suffix(".onnx_data")
     pristine = data.read_bytes()
     config = {"mcd.residency": residency}
     session = small.session(Path(path), small.options(threads=2, config=config))
@@ -194,7 +194,7 @@ def share(path: str) -> dict[str, Any]:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
-    sizes = memory("/proc/self/smaps", str(Path(path).with_suffix(".data")))
+    sizes = memory("/proc/self/smaps", str(Path(path).with_suffix(".onnx_data")))
     sys.stdout.write("measured\n")
     sys.stdout.flush()
     sys.stdin.readline()
