@@ -56,8 +56,10 @@ def source(tmp_path: Path) -> Path:
 def spoil(monkeypatch: pytest.MonkeyPatch, names: Collection[str]) -> None:
     """Let some weights be compressed with one number changed, as a wrong lowering would."""
 
-    def wrong(jobs: Collection[WeightJob], *args: object, **kwargs: object) -> Iterator[tuple[WeightJob, CompressedWeight]]:
-        for job, weight in pack_all(jobs, *args, **kwargs):
+    def wrong(
+        jobs: Collection[WeightJob], *given: object, **named: object
+    ) -> Iterator[tuple[object, CompressedWeight]]:
+        for job, weight in pack_all(jobs, *given, **named):
             if job.key not in names:
                 yield job, weight
                 continue

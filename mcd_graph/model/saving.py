@@ -157,6 +157,7 @@ class ModelWriter:
         counted = self._inline_bytes
         self._place_all(model, self._temporary_name, None)
         self._inline_bytes = counted
+        self._directory.stat()  # for a message about it, and not about the temporary, if it is gone
         with temporary_file(self._temporary_path(self._token, "trial.onnx")) as file:
             file.write(_serialised(model))
             file.flush()
