@@ -46,8 +46,12 @@ pub trait Overload: Sync {
     fn inputs(&self) -> &'static [Input];
     /// The declared type of an input; undefined for any.
     fn input_type(&self, index: usize) -> Type;
-    /// The type of the only output.
+    /// The type of the only output; undefined where inference tells it, which needs just one input of any type.
     fn output_type(&self) -> Type;
+    /// Whether every onnxruntime may infer, and not only one that [`Api::infers`].
+    fn always_infers(&self) -> bool {
+        self.inputs().iter().all(|input| input.required)
+    }
     /// Declares the output of a node as far as it can be told; all overloads of a name share the first one's.
     fn infer(&self, context: &ShapeContext<'_>) -> Option<()>;
     /// Checks a node of a session and makes it ready to run.

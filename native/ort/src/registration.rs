@@ -50,7 +50,7 @@ impl Registered {
                 GetVariadicOutputHomogeneity: None,
                 CreateKernelV2: Some(create_kernel),
                 KernelComputeV2: Some(compute),
-                InferOutputShapeFn: api.infers().then_some(infer as _),
+                InferOutputShapeFn: (api.infers() || overload.always_infers()).then_some(infer as _),
                 GetStartVersion: None,
                 GetEndVersion: None,
                 GetMayInplace: None,

@@ -10,8 +10,11 @@ use smallvec::SmallVec;
 use super::api::{Api, call};
 use super::element::{Dims, ElementType};
 
+/// Dimensions of a shape that an attribute may tell.
+const MAX_RANK: usize = 64;
+
 /// A dimension and the name of it, which is empty if it has none.
-type NamedDim<'a> = (i64, &'a CStr);
+pub type NamedDim<'a> = (i64, &'a CStr);
 
 /// What elementwise operators make of two shapes. None where they contradict each other, or where a dimension is not known
 /// and may be either of two.
@@ -58,16 +61,34 @@ impl<'a> ShapeContext<'a> {
 
     /// An attribute that is a list of `N` integers.
     pub fn ints<const N: usize>(&self, name: &CStr) -> Option<[i64; N]> {
-        let mut attribute = ptr::null();
         let mut values = [0; N];
-        let mut size = 0;
+        let size = self.attribute(name, OrtOpAttrType::ORT_OP_ATTR_INTS, &mut values)?;
+        (size == N).then_some(values)
+    }
+
+    /// An attribute that is a list of integers, not more than a shape may have.
+    pub fn list(&self, name: &CStr) -> Option<Dims> {
+        let mut values = [0; MAX_RANK];
+        let size = self.attribute(name, OrtOpAttrType::ORT_OP_ATTR_INTS, &mut values)?;
+        values.get(..size).map(Dims::from_slice)
+    }
+
+    /// An attribute that is an integer.
+    pub fn int(&self, name: &CStr) -> Option<i64> {
+        let mut value = [0];
+        self.attribute(name, OrtOpAttrType::ORT_OP_ATTR_INT, &mut value).map(|_| value[0])
+    }
+
+    /// Reads an attribute of integers into `values`, and tells how many there are.
+    fn attribute(&self, name: &CStr, kind: OrtOpAttrType, values: &mut [i64]) -> Option<usize> {
+        let mut attribute = ptr::null();
+        let (data, room, mut size) = (values.as_mut_ptr().cast(), size_of_val(values), 0);
         // SAFETY: `raw` is live, the attribute belongs to it, and the buffer has the size that is said.
         unsafe {
             call!(self.api, ShapeInferContext_GetAttribute(self.raw, name.as_ptr(), &mut attribute)).ok()?;
-            let (kind, data) = (OrtOpAttrType::ORT_OP_ATTR_INTS, values.as_mut_ptr().cast());
-            call!(self.api, ReadOpAttr(attribute, kind, data, size_of_val(&values), &mut size)).ok()?;
+            call!(self.api, ReadOpAttr(attribute, kind, data, room, &mut size)).ok()?;
         }
-        (size == size_of_val(&values)).then_some(values)
+        Some(size / size_of::<i64>())
     }
 
     /// Declares output 0: the shape of input 0 with another last dimension, broadcast with those of the inputs `beside`.
@@ -79,6 +100,11 @@ impl<'a> ShapeContext<'a> {
         for &index in beside {
             shape = broadcast(&shape, &self.shape(index)?)?;
         }
+        self.set_output_shape(element, &shape)
+    }
+
+    /// Declares output 0. Leaves it as it is where an unknown dimension has no name.
+    pub fn set_output_shape(&self, element: ONNXTensorElementDataType, shape: &[NamedDim<'_>]) -> Option<()> {
         if shape.iter().any(|(dim, name)| *dim < 0 && name.is_empty()) {
             return None;
         }

@@ -1,13 +1,14 @@
 //! The operators of the domain, a folder each.
 
-pub mod matmul_compress_dequant;
-pub mod operand;
-pub mod weight;
+mod decompress_weight;
+mod matmul_compress_dequant;
+mod operand;
+mod weight;
 
 use crate::operator::Overload;
 
 /// All of them: a line for each operator.
-const OPERATORS: &[&[&dyn Overload]] = &[matmul_compress_dequant::OVERLOADS];
+const OPERATORS: &[&[&dyn Overload]] = &[matmul_compress_dequant::OVERLOADS, decompress_weight::OVERLOADS];
 
 /// The overloads of all operators, in the order in which onnxruntime is to try them.
 pub fn overloads() -> impl Iterator<Item = &'static dyn Overload> {

@@ -21,12 +21,35 @@ const FINGERPRINT: usize = 64;
 pub struct Inputs {
     pub x2: Input,
     pub index: Input,
-    /// What tells the type that the weight must have, where the operator has such an input.
-    pub zero_point: Input,
+    /// The input or attribute that tells the type that the weight must have.
+    pub declares_type: &'static str,
+}
+
+/// What an operator makes of a weight that it verifies.
+pub trait Prepared: Sized {
+    /// Checks all three tensors, every checksum and every code word.
+    fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error>;
+    /// Rows of the weight seen as (n, k).
+    fn n(&self) -> usize;
+    fn weight_type(&self) -> WeightType;
+}
+
+impl Prepared for PreparedWeight {
+    fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
+        Self::new(x2, index, info, options)
+    }
+
+    fn n(&self) -> usize {
+        self.n()
+    }
+
+    fn weight_type(&self) -> WeightType {
+        self.weight_type()
+    }
 }
 
 /// A weight; the compressed bytes stay with onnxruntime.
-pub struct Weight {
+pub struct Weight<P = PreparedWeight> {
     inputs: Inputs,
     /// The name of `x2`, for messages.
     name: String,
@@ -34,26 +57,26 @@ pub struct Weight {
     residency: Residency,
     /// What the type must be, where the node tells.
     expected: Option<WeightType>,
-    state: State,
+    state: State<P>,
 }
 
-enum State {
+enum State<P> {
     /// An initializer, verified when the session was created.
-    Constant(Verified),
+    Constant(Verified<P>),
     /// Not an initializer of the node's own graph, verified at the first run. An onnxruntime before 1.29 does not tell
     /// an initializer of an outer graph, as the branches of an If share it, from a computed tensor.
-    Deferred(OnceLock<Verified>),
+    Deferred(OnceLock<Verified<P>>),
 }
 
-struct Verified {
-    weight: PreparedWeight,
+struct Verified<P> {
+    weight: P,
     /// Length of `x2`.
     len: usize,
     /// The first bytes of `x2`.
     fingerprint: [u8; FINGERPRINT],
 }
 
-impl Weight {
+impl<P: Prepared> Weight<P> {
     /// Verifies the weight of a node, of the type `expected` if that is given.
     pub fn new(
         api: Api,
@@ -97,7 +120,7 @@ impl Weight {
     }
 
     /// The weight and the bytes to run it with.
-    pub fn get<'a>(&'a self, context: &KernelContext<'a>) -> Result<(&'a PreparedWeight, &'a [u8]), Error> {
+    pub fn get<'a>(&'a self, context: &KernelContext<'a>) -> Result<(&'a P, &'a [u8]), Error> {
         let x2 = context.input(self.inputs.x2)?;
         match &self.state {
             // SAFETY: a constant input is the same tensor at every call, so it has the length it had at creation.
@@ -120,24 +143,24 @@ impl Weight {
         }
     }
 
-    fn verify(&self, x2: &Value<'_>, index: &Value<'_>, threads: usize) -> Result<Verified, Error> {
+    fn verify(&self, x2: &Value<'_>, index: &Value<'_>, threads: usize) -> Result<Verified<P>, Error> {
         let checked = || {
             let x2 = tensor_bytes(x2, self.inputs.x2)?;
             let index = tensor_bytes(index, self.inputs.index)?;
             let refused = |error: mcd_core::Error| Error::invalid(error.to_string());
             let defaults = PrepareOptions::from_env().map_err(refused)?;
             let options = PrepareOptions { residency: self.residency, threads, ..defaults };
-            let weight = PreparedWeight::new(x2, index, &self.info, options).map_err(refused)?;
+            let weight = P::prepare(x2, index, &self.info, options).map_err(refused)?;
             let fingerprint =
                 x2.first_chunk().copied().ok_or_else(|| Error::internal("a weight without a header"))?;
             Ok(Verified { weight, len: x2.len(), fingerprint })
         };
         let verified = checked().map_err(|error: Error| error.within(&format!("weight {:?}", self.name)))?;
         match (self.expected, verified.weight.weight_type()) {
-            (Some(expected), found) if expected != found => Err(about(
-                self.inputs.zero_point,
-                Error::invalid(format!("is {} instead of {}", name(expected), name(found))),
-            )),
+            (Some(expected), found) if expected != found => {
+                let reason = format!("is {} instead of {}", name(expected), name(found));
+                Err(Error::invalid(reason).within(self.inputs.declares_type))
+            }
             _ => Ok(verified),
         }
     }

@@ -32,7 +32,7 @@ impl OnAscend {
         match (open, runtime.is_stand_in) {
             (true, true) => {
                 // Finds what is wrong with the weight here rather than at the first run.
-                Weight::new(api, options, info, WEIGHT, Some(WeightType::I8))?;
+                <Weight>::new(api, options, info, WEIGHT, Some(WeightType::I8))?;
             }
             (false, false) => {}
             (true, false) => {

@@ -13,7 +13,7 @@ use crate::pool::Helpers;
 
 /// Where the weight is.
 pub const WEIGHT: weight::Inputs =
-    weight::Inputs { x2: input::X2, index: input::COMPRESS_INDEX, zero_point: input::W_ZERO_POINT };
+    weight::Inputs { x2: input::X2, index: input::COMPRESS_INDEX, declares_type: input::W_ZERO_POINT.name };
 
 /// A node that is ready to run on the CPU.
 pub struct Bound {

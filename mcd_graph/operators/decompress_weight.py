@@ -1,0 +1,138 @@
+"""The operator ``mcd::DecompressWeight``, version 1: its ONNX schema and its NumPy twin.
+
+It stands where an int8 or uint8 constant stood, in front of operators that are not touched. Importing this module
+registers the schema with onnx, so that the checker and shape inference accept it::
+
+    ReferenceEvaluator(model, new_ops=[DecompressWeight])
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+from onnx.defs import OpSchema
+from onnx.reference.op_run import OpRun
+
+from mcd_graph import _native
+from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
+
+__all__ = [
+    "ATTRIBUTE_NAMES",
+    "INPUT_NAMES",
+    "OP_DOMAIN",
+    "OP_TYPE",
+    "OP_VERSION",
+    "DecompressWeight",
+    "register_schema",
+]
+
+OP_TYPE = "DecompressWeight"
+
+#: The inputs by position; both are constants.
+INPUT_NAMES = ("x2", "compress_index")
+
+#: ``transposed`` is optional.
+ATTRIBUTE_NAMES = ("compress_info", "shape", "dtype", "transposed")
+
+_TYPES: dict[int, type] = {TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8}
+
+_DOC = """
+Decodes a compressed int8 or uint8 weight: the tensor y that was compressed, in its own shape and order.
+
+compress_info declares the weight as a matrix of k x n elements. The elements of y are, row by row, those of the matrix
+(k, n), which MatmulCompressDequant multiplies with; with transposed = 1 those of (n, k). A tensor of any rank is one of
+the two: its dimensions are parted into rows and columns anywhere.
+"""
+
+
+def _schema() -> OpSchema:
+    attribute, kind = OpSchema.Attribute, OpSchema.AttrType
+    schema = OpSchema(
+        OP_TYPE,
+        OP_DOMAIN,
+        OP_VERSION,
+        _DOC,
+        inputs=[
+            OpSchema.FormalParameter("x2", "tensor(int8)", "compressed weight stream, constant"),
+            OpSchema.FormalParameter("compress_index", "tensor(int8)", "8 bytes for each tile of the weight, constant"),
+        ],
+        outputs=[OpSchema.FormalParameter("y", "TW", "the constant")],
+        type_constraints=[("TW", ["tensor(int8)", "tensor(uint8)"], "weight")],
+        attributes=[
+            attribute("compress_info", kind.INTS, "tilingK, tilingN, k, n, direction", required=True),
+            attribute("shape", kind.INTS, "shape of y, of k x n elements", required=True),
+            attribute("dtype", kind.INT, "ONNX data type of y: 2 (uint8) or 3 (int8)", required=True),
+            attribute(
+                "transposed",
+                onnx.helper.make_attribute("transposed", 0),
+                "1: y holds the matrix (n, k), row by row; 0: the matrix (k, n)",
+            ),
+        ],
+    )
+    schema.set_type_and_shape_inference_function(_infer)
+    return schema
+
+
+def _infer(context: Any) -> None:
+    """Type and shape inference, from the attributes alone."""
+    info, shape, dtype = (context.get_attribute(name) for name in ATTRIBUTE_NAMES[:3])
+    if info is None or shape is None or dtype is None:
+        raise onnx.shape_inference.InferenceError("compress_info, shape and dtype are required")
+    if dtype.i not in _TYPES:
+        raise onnx.shape_inference.InferenceError(f"dtype is {dtype.i} instead of 2 (uint8) or 3 (int8)")
+    try:
+        _check(list(info.ints), list(shape.ints))
+    except ValueError as error:
+        raise onnx.shape_inference.InferenceError(str(error)) from None
+    context.set_output_type(0, onnx.helper.make_tensor_type_proto(dtype.i, list(shape.ints)))
+
+
+def _check(info: list[int], shape: list[int]) -> None:
+    """Refuse a shape that the weight does not have the elements of."""
+    if len(info) != 5:
+        raise ValueError("compress_info must hold 5 integers")
+    _, _, k, n, _ = info
+    if min(shape, default=0) <= 0 or math.prod(shape) != k * n:
+        raise ValueError(f"shape is {shape}, and the weight has {k} x {n} elements")
+
+
+def register_schema() -> None:
+    """Register the schema with onnx; a second call changes nothing."""
+    if not onnx.defs.has(OP_TYPE, OP_DOMAIN):
+        onnx.defs.register_schema(_schema())
+
+
+class DecompressWeight(OpRun):
+    """The operator in NumPy, for :class:`onnx.reference.ReferenceEvaluator`."""
+
+    op_domain = OP_DOMAIN
+
+    def _run(  # noqa: PLR0917  (the operator's attributes come by position)
+        self,
+        x2: np.ndarray,
+        compress_index: np.ndarray,
+        compress_info: list[int] | None = None,
+        shape: list[int] | None = None,
+        dtype: int | None = None,
+        transposed: int | None = None,
+    ) -> tuple[np.ndarray]:
+        """Compute the operator; see the schema for shapes and types.
+
+        Raises:
+            ValueError: The shape has not as many elements as the weight, the weight is not of the type ``dtype``,
+                ``transposed`` is neither 0 nor 1, or the compressed weight is not valid.
+        """
+        _check(list(compress_info or ()), list(shape or ()))
+        if transposed not in (None, 0, 1):
+            raise ValueError(f"transposed is {transposed} instead of 0 or 1")
+        weight = _native.decode(x2, compress_index, np.asarray(compress_info, dtype=np.int64))
+        if dtype not in _TYPES or weight.dtype != _TYPES[dtype]:
+            raise ValueError(f"dtype is {dtype}, and the weight is {weight.dtype}")
+        return (np.ascontiguousarray(weight if transposed else weight.T).reshape(shape),)
+
+
+register_schema()

@@ -1,0 +1,55 @@
+//! What onnxruntime is told.
+//!
+//! One overload gives both types of output. onnxruntime finds an overload by the types of the inputs, and those are the same
+//! for both; so the output is declared to be of any type, which onnxruntime allows where one input is (`x2`), and inference
+//! says which.
+
+use std::ffi::CStr;
+
+use ort_sys::ONNXTensorElementDataType as Type;
+
+use super::bind::Bound;
+use super::spec::{DTYPE, NAME, SHAPE, check_shape, element_type, input};
+use crate::ffi::{Api, Error, KernelInfo, ShapeContext};
+use crate::operator::{Input, Kernel, Overload};
+use crate::operators::weight::COMPRESS_INFO;
+use crate::options::Options;
+
+/// The only overload.
+struct DecompressWeight;
+
+pub const OVERLOADS: &[&dyn Overload] = &[&DecompressWeight];
+
+impl Overload for DecompressWeight {
+    fn name(&self) -> &'static CStr {
+        NAME
+    }
+
+    fn inputs(&self) -> &'static [Input] {
+        input::ALL
+    }
+
+    fn input_type(&self, index: usize) -> Type {
+        match index == input::X2.index {
+            true => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED,
+            false => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+        }
+    }
+
+    fn output_type(&self) -> Type {
+        Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
+    }
+
+    fn infer(&self, context: &ShapeContext<'_>) -> Option<()> {
+        let (element, _) = element_type(context.int(DTYPE)?).ok()?;
+        let shape = context.list(SHAPE)?;
+        let [_, _, k, n, _] = context.ints::<5>(COMPRESS_INFO)?;
+        check_shape(&shape, k, n).ok()?;
+        let dims: Vec<_> = shape.iter().map(|&dim| (dim, c"")).collect();
+        context.set_output_shape(element, &dims)
+    }
+
+    fn bind(&self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error> {
+        Ok(Box::new(Bound::new(api, options, info)?))
+    }
+}
