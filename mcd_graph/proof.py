@@ -7,7 +7,6 @@ are found by bisection.
 """
 
 import dataclasses
-import itertools
 import math
 import os
 import threading
@@ -22,7 +21,7 @@ import onnxruntime as ort
 
 from mcd_graph.comparison import describe_difference, is_nan
 from mcd_graph.errors import InputError
-from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
+from mcd_graph.inputs import InputSpec, accepted_inputs, input_specs
 from mcd_graph.model.loading import ModelSource
 from mcd_graph.session import create_session
 
@@ -121,8 +120,9 @@ class Prover:
         try:
             if nbytes > (limit := _bytes_limit()):
                 raise _NotProvableError(f"its files are larger than {limit >> 20} MiB, a quarter of the free memory")
-            feeds = list(_feeds(model))
-            self._references = [self._run_original(optimise, feeds) for optimise in self._settings]
+            specs = input_specs(model)
+            for optimise in self._settings:
+                self._references.append(self._run_original(optimise, specs))
             self._refuse_vain()
         except (_NotProvableError, InputError) as error:
             self.reason = str(error)
@@ -159,27 +159,34 @@ class Prover:
             differing=tuple(differing),
         )
 
-    def _run_original(self, optimise: bool, feeds: Sequence[Feed]) -> _Reference:
+    def _run_original(self, optimise: bool, specs: Sequence[InputSpec]) -> _Reference:
         reference = _Reference(optimise, [])
         session = create_session(self._source, threads=reference.threads, optimise=optimise)
         reference.names = [value.name for value in session.get_outputs()]
-        complaint, remembered = "", 0
-        for number, feed in enumerate(feeds):
-            if time.monotonic() - self._begin > _SECONDS and reference.runs:
-                break
+        complaints: list[str] = []
+
+        def run(feed: Feed) -> list[object] | None:
             try:
-                computed = _run(session, feed)
-            except _NotProvableError as error:  # a size that the model does not take, perhaps
-                complaint = complaint or str(error)
-                continue
+                return _run(session, feed)
+            except _NotProvableError as error:
+                complaints.append(str(error))
+                return None
+
+        runs: Iterator[tuple[Feed, list[object]]]
+        if self._references:  # the inputs that the model took
+            runs = ((feed, _run(session, feed)) for feed, _ in self._references[0].runs)
+        else:
+            runs = accepted_inputs(specs, _RUNS, np.random.default_rng(0), run)
+        remembered = 0
+        for feed, computed in runs:
             if not reference.runs:
                 self._note_variation(reference.names, computed, _run(session, feed))
-            remembered += sum(value.nbytes for value in computed if isinstance(value, np.ndarray))
             reference.runs.append((feed, computed))
-            if remembered > _OUTPUT_BYTES and number:
+            remembered += sum(value.nbytes for value in computed if isinstance(value, np.ndarray))
+            if time.monotonic() - self._begin > _SECONDS or remembered > _OUTPUT_BYTES:
                 break
         if not reference.runs:
-            raise _NotProvableError(f"the original does not run on generated inputs: {complaint}")
+            raise _NotProvableError(f"the original does not run on generated inputs: {complaints[0]}")
         return reference
 
     def _note_variation(self, names: Sequence[str], first: Sequence[object], second: Sequence[object]) -> None:
@@ -226,14 +233,6 @@ def find_culprits(
         return set().union(*map(search, halves)) if halves else set(group)
 
     return search(list(suspects)) if suspects else set()
-
-
-def _feeds(model: ir.Model) -> Iterator[Feed]:
-    specs = input_specs(model)
-    rng = np.random.default_rng(0)
-    for batch, lengths, spread in _RUNS:
-        bound = bind_dimensions(specs, batch, itertools.cycle(lengths))
-        yield random_inputs(specs, bound, rng, spread=spread)
 
 
 def _run(session: ort.InferenceSession, feed: Feed) -> list[object]:
