@@ -19,10 +19,19 @@ import onnx_ir as ir
 from mcd_graph.codec.packing import Submits, pack_all
 from mcd_graph.codec.weights import CompressedWeight, Profile, WeightStats
 from mcd_graph.errors import InputError, NothingToCompressError
+from mcd_graph.model.annotations import Stated, annotate
 from mcd_graph.model.loading import ModelSource, external_files, load_model, read_proto
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN
-from mcd_graph.passes import LoweringPlan, ReasonCode, Refusal, Site, WeightJob, plan_lowering
+from mcd_graph.passes import (
+    InlineWeightArgumentsPass,
+    LoweringPlan,
+    ReasonCode,
+    Refusal,
+    Site,
+    WeightJob,
+    plan_lowering,
+)
 from mcd_graph.progress import Progress
 from mcd_graph.proof import NOT_ASKED_FOR, Proof, Prover, find_culprits
 from mcd_graph.report.data import NodeReport, Report
@@ -152,6 +161,12 @@ class _Request:
         """What messages call the model."""
         return _name(self.model_input)
 
+    def load(self) -> ir.Model:
+        """Return the model, functions that are given their weights put in place of their calls."""
+        model = load_model(self.model_input)
+        InlineWeightArgumentsPass()(model)
+        return model
+
     def plan(self, model: ir.Model, differing: Collection[int]) -> LoweringPlan:
         """Return what can be lowered of the model, less the sites that are known to differ."""
         try:
@@ -175,7 +190,7 @@ class _DifferenceError(Exception):
 
 def _compress(request: _Request, differing: Collection[int], prover: Prover | None) -> Report:
     """Compress a model, less some sites; ``prover`` is what is left of an attempt that did not give the same bytes."""
-    model = load_model(request.model_input)
+    model = request.load()
     plan = request.plan(model, differing)
     before = size_of(request.model_input)
     weight_of = {id(site): site.weight or "" for site in plan.sites}
@@ -191,6 +206,8 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
             prover = Prover(request.model_input, model, nbytes=2 * before, at_optimisation_only=plan.optimised)
         if not plan.apply(packed):
             raise NothingToCompressError(f"{request.source}: nothing to compress: {_why_nothing(plan)}")
+        versions = {weight.stats.format_version for weight in packed.values() if isinstance(weight, CompressedWeight)}
+        annotate(model, Stated(request.profile, "+".join(map(str, sorted(versions)))))
         proof = _prove(request, plan, packed, writer, prover)
         try:
             writer.commit(model, below=None if request.force_larger else before)
@@ -264,7 +281,7 @@ def _differs_alone(
 
     def differs(sites: Collection[int]) -> bool:
         others = set(range(len(plan.sites))) - set(sites)
-        model = load_model(request.model_input)
+        model = request.load()
         try:
             partial = request.plan(model, others)
         except NothingToCompressError:

@@ -12,7 +12,7 @@ from mcd_graph.errors import InputError
 from mcd_graph.integrity import Stream, compressed_nodes, name_of, over_streams, streams_of
 from mcd_graph.model.loading import load_model
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
-from mcd_graph.passes import plan_lowering
+from mcd_graph.passes import InlineWeightArgumentsPass, plan_lowering
 from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import NodeReport, Report
@@ -112,6 +112,7 @@ def _form(node: ir.Node) -> str:
 
 def _others(model: ir.Model) -> Iterator[NodeReport]:
     """Yield what is known of the nodes that are not lowered, in the graph's order."""
+    InlineWeightArgumentsPass()(model)
     plan = plan_lowering(model)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -57,8 +57,14 @@ class ReasonCode(enum.StrEnum):
     )
     WEIGHT_RANK = (
         "weight-rank",
-        "The weight is not one matrix.",
-        "Nothing, as long as each matrix of a batch has a weight of its own.",
+        "The weight is not one matrix; or the result has more dimensions than the activation because the weight has.",
+        "Remove dimensions of size 1 from the weight; the matrices of a batch stay as they are.",
+    )
+    DEQUANTISED_OUTSIDE = (
+        "dequantised-outside",
+        "The DequantizeLinear of an operand stands in a graph around that of the multiplication (If, Loop, Scan); "
+        "onnxruntime multiplies floats then.",
+        "Move the DequantizeLinear into the inner graph.",
     )
     WEIGHT_EMPTY = ("weight-empty", "The weight has no elements.", "Nothing: there is nothing to compress.")
     WEIGHT_SHARED = (

@@ -134,7 +134,7 @@ class RestorePlan:
             )
             if value is None or (producer := value.producer()) is None:
                 raise AssertionError("a new node's output has that node as producer")
-            producer.name = node.name
+            producer.name, producer.doc_string = node.name, node.doc_string
             metadata = metadata_beside_names(node)
             producer.metadata_props.update({key: text for key, text in metadata.items() if key != RULE_KEY})
             take_over(node.outputs[0], value)

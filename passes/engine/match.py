@@ -35,12 +35,16 @@ class Weight:
             follow (convolution kernels).
         transposed: the constant is stored as (n, k).
         path: constant nodes between ``value`` and the multiplication, the one nearest to ``value`` first.
+        recipe: what the nodes of the path do to the bytes: two weights of one value and recipe are the same.
+        leading: so many dimensions of size 1 stood in front of the matrix.
     """
 
     value: ir.Value
     tensor: ir.TensorProtocol
     transposed: bool = False
     path: tuple[ir.Node, ...] = ()
+    recipe: tuple[object, ...] = ()
+    leading: int = 0
 
     @property
     def k(self) -> int:
