@@ -16,14 +16,16 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
 from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
-from mcd_graph.passes.engine.facts import all_nodes, get_input, graph_of, is_op, known_dtype
+from mcd_graph.passes.engine.facts import all_nodes, constant_array, get_input, graph_of, is_op, known_dtype
+from mcd_graph.passes.engine.match import NewConstant
 from mcd_graph.passes.engine.operands import check_rank
-from mcd_graph.passes.engine.optimized import SITE, Optimized, emptied_copy, optimize
+from mcd_graph.passes.engine.optimized import SITE, IntegerNode, Optimized, emptied_copy, optimize
 from mcd_graph.passes.engine.settle import Extent, settle
 from mcd_graph.passes.engine.shapes import infer_shapes
 from mcd_graph.passes.engine.stand_in import StandIn, make_small
@@ -41,9 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
-
-    from mcd_graph.passes.engine.match import Match, Rule, Weight
+    from mcd_graph.passes.engine.match import Match, Operand, Rule, Weight
 
 __all__ = [
     "LoweringPlan",
@@ -472,15 +472,45 @@ def _keep_where_onnxruntime_does_otherwise(candidates: Sequence[_Candidate], ans
                 Refusal(ReasonCode.CANNOT_ASK, f"onnxruntime cannot be asked how it computes it: {answer}")
             )
         return
-    results = {name for node in answer.integer_nodes for name in node.outputs}
+    by_result = {name: node for node in answer.integer_nodes for name in node.outputs}
     # An int8 result becomes uint8, and one whose quantisation is moved up is new: both have other names.
-    requantised = {node.site for node in answer.integer_nodes if node.requantises}
+    requantised = {node.site: node for node in answer.integer_nodes if node.requantises}
     for number, candidate in unsure:
         match = candidate.match
-        renamed = match.fused.y_zero_point is not None and number in requantised
-        if match.output.name not in results and not renamed:
+        node = by_result.get(match.output.name or "")
+        if node is None and match.fused.y_zero_point is not None:
+            node = requantised.get(number)
+        if node is None:
             text = f"onnxruntime {ort.__version__} does not compute this result in integers when it optimises"
             candidate.site.keep(Refusal(ReasonCode.NOT_AN_INTEGER_MULTIPLICATION, text))
+        elif not _same_parameters(node, match):
+            text = f"onnxruntime {ort.__version__} takes other scales or zero points for it when it optimises"
+            candidate.site.keep(Refusal(ReasonCode.FUSES_OTHERWISE, text))
+
+
+def _same_parameters(node: IntegerNode, match: Match) -> bool:
+    """Tell whether a multiplication has the scales and zero points that were expected, as far as they are constant."""
+    ours = _array(match.fused.deq_scale) if match.fused.x1_scale is None else None
+    if ours is not None and node.scale is not None:
+        theirs, ours = np.broadcast_arrays(node.scale.reshape(-1), ours.reshape(-1))
+        if theirs.tobytes() != ours.tobytes():
+            return False
+    expected = (match.fused.x1_zero_point, match.fused.y_zero_point)
+    for array, zero_point in zip(node.zero_points, map(_array, expected), strict=True):
+        if array is None or zero_point is None:
+            continue
+        # int8 becomes uint8 on x86, which moves the zero point.
+        moved = 128 * ((array.dtype == np.uint8) - int(zero_point.dtype == np.uint8))
+        if array.size != 1 or zero_point.size != 1 or array.item() != zero_point.item() + moved:
+            return False
+    return True
+
+
+def _array(operand: Operand) -> np.ndarray | None:
+    """Return the numbers of an operand that is constant."""
+    if isinstance(operand, NewConstant):
+        return operand.array
+    return constant_array(operand) if isinstance(operand, ir.Value) else None
 
 
 def _settle(candidates: Sequence[_Candidate], original: Optimized, copy: Path) -> list[_Candidate]:

@@ -16,14 +16,16 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+from onnx import numpy_helper
 
 from mcd_graph.library import get_library_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = ["SITE", "IntegerNode", "Optimized", "ask_onnxruntime", "emptied_copy", "optimize"]
 
@@ -39,6 +41,14 @@ _INTEGER_OPERATORS = frozenset(
 )
 
 
+#: Where they have the scale and zero point of the activation, the scale of the weight, and both of the result.
+_PARAMETERS = {
+    "QLinearMatMul": (1, 2, 4, 6, 7),
+    "QGemm": (1, 2, 4, 7, 8),
+    "MatMulIntegerToFloat": (2, 4, 3, None, None),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class IntegerNode:
     """A multiplication that onnxruntime computes in integers.
@@ -47,11 +57,15 @@ class IntegerNode:
         site: which of the nodes that were asked about became it, as far as its name tells; else ``None``.
         outputs: names of its results.
         requantises: its result is int8 or uint8, not float or int32.
+        scale: what it multiplies sums with, where that is constant: float32, one value or one per column.
+        zero_points: of activation and result, where they are there and constant.
     """
 
     site: int | None
     outputs: tuple[str, ...]
     requantises: bool
+    scale: np.ndarray | None = None
+    zero_points: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +120,8 @@ def optimize(path: Path) -> Optimized | str:
         graph = onnx.ModelProto.FromString(destination.read_bytes()).graph
     except Exception as error:  # noqa: BLE001 - onnxruntime's and protobuf's exceptions have no common base
         return _first_line(error)
-    found = (_integer_node(node) for node in _nodes(graph) if node.op_type in _INTEGER_OPERATORS)
+    constants = {tensor.name: tensor for each in _graphs(graph) for tensor in each.initializer}
+    found = (_integer_node(node, constants) for node in _nodes(graph) if node.op_type in _INTEGER_OPERATORS)
     return Optimized(graph, tuple(found))
 
 
@@ -114,11 +129,42 @@ def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _integer_node(node: onnx.NodeProto) -> IntegerNode:
+def _integer_node(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> IntegerNode:
     """Describe an integer multiplication; onnxruntime appends to the name of a node that it replaces."""
     name = re.match(re.escape(SITE) + r"([0-9]+)(/|$)", node.name)
     requantises = node.op_type == "QLinearMatMul" or (node.op_type == "QGemm" and any(node.input[7:9]))
-    return IntegerNode(int(name[1]) if name else None, tuple(node.output), requantises)
+    site = int(name[1]) if name else None
+
+    def constant(index: int | None) -> np.ndarray | None:
+        tensor = constants.get(node.input[index]) if index is not None and index < len(node.input) else None
+        return None if tensor is None or tensor.external_data else numpy_helper.to_array(tensor)
+
+    x_scale, x_zero, w_scale, y_scale, y_zero = _PARAMETERS.get(node.op_type, (None,) * 5)
+    return IntegerNode(
+        site,
+        tuple(node.output),
+        requantises,
+        _folded(node, constant(x_scale), constant(w_scale), constant(y_scale), requantises=requantises),
+        (constant(x_zero), constant(y_zero)),
+    )
+
+
+def _folded(
+    node: onnx.NodeProto,
+    x_scale: np.ndarray | None,
+    w_scale: np.ndarray | None,
+    y_scale: np.ndarray | None,
+    *,
+    requantises: bool,
+) -> np.ndarray | None:
+    """Return the product of scales as onnxruntime rounds it; ``None`` if one of them is not a float32 constant."""
+    scales = [x_scale, w_scale, *([y_scale] if requantises else [])]
+    if x_scale is None or w_scale is None or any(each is None or each.dtype != np.float32 for each in scales):
+        return None
+    alpha = next((attribute.f for attribute in node.attribute if attribute.name == "alpha"), 1.0)
+    with np.errstate(all="ignore"):
+        folded = np.float32(alpha) * x_scale.reshape(()) * w_scale
+        return np.asarray(folded if y_scale is None or not requantises else folded / y_scale.reshape(()), np.float32)
 
 
 @contextlib.contextmanager
@@ -169,15 +215,22 @@ def _optimize(source: Path, destination: Path) -> None:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.optimized_model_filepath = str(destination)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.bin")
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", str(_KEPT_BYTES + 1)
+    )
     options.add_session_config_entry("session.disable_prepacking", "1")  # for nothing is computed
     options.register_custom_ops_library(get_library_path())
     ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for each in _graphs(graph):
+        yield from each.node
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
     for node in graph.node:
-        yield node
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+                yield from _graphs(inner)

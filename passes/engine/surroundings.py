@@ -52,10 +52,11 @@ class _View:
         self.producers: dict[str, onnx.NodeProto] = {}
         self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         self.constants: dict[str, str] = {}
-        self.outputs = {value.name for value in graph.output}
+        self.outputs: set[str] = set()
         self._add(graph)
 
     def _add(self, graph: onnx.GraphProto) -> None:
+        self.outputs.update(value.name for value in graph.output)
         for tensor in graph.initializer:
             self.constants[tensor.name] = f"constant {_digest(tensor)}"
         for node in graph.node:
@@ -80,7 +81,7 @@ class _Numbering:
             self._original.update(zip(node.output, values, strict=False))
 
     def others(self, model: _View, results: Mapping[str, str]) -> list[onnx.NodeProto]:
-        """Return the nodes of a model that the first one does not have.
+        """Return the nodes of a model that the first one does not have, or has other outputs in place of.
 
         Args:
             model: the second model.
@@ -95,7 +96,13 @@ class _Numbering:
                 names = (results.get(name, name) for name in node.output)
                 same = [self._original.get(name, f"new {name}") for name in names]
             values.update(zip(node.output, same, strict=False))
-        return [node for node in found if _site(node) is None]
+        other = {
+            name
+            for name in model.outputs
+            if values.get(name, f"value {name}") != self._original.get(name, f"value {name}")
+        }
+        named = [node for node in model.nodes if other.intersection(node.output)]
+        return [node for node in (*found, *named) if _site(node) is None]
 
 
 def sites_to_blame(
@@ -114,7 +121,8 @@ def sites_to_blame(
     followed = {id(node) for node in others} | {id(node) for node in ours.nodes if node.op_type in _EXACT}
     blamed: set[int] = set()
     for node in others:
-        if node.op_type not in _EXACT and not _is_part(node, ours, within):
+        exact = node.op_type in _EXACT and not ours.outputs.intersection(node.output)
+        if not exact and not _is_part(node, ours, within):
             blamed |= _nearest(node, ours, followed)
     return blamed
 

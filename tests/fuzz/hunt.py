@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1])]
 
-from random_graphs import check, expect, generate
+from random_graphs import check, expect, generate  # noqa: E402 - found there
 
 COUNTERS = struct.Struct("8q")
 """Next seed, whether onnxruntime accepted the original, graphs, refused, met, lowered, finds, crashes."""
@@ -65,8 +65,8 @@ def main(first: int, seconds: float) -> int:
             COUNTERS.pack_into(shared, 0, *state)
     _, _, count, refused, met, lowered, finds, crashes = COUNTERS.unpack_from(shared)
     say(
-        f"{count} graphs in {time.time() - begin:.0f} s, of which onnxruntime refuses {refused} and crashes on {crashes}; "
-        f"{met} multiplications met, {lowered} lowered; {finds} finds"
+        f"{count} graphs in {time.time() - begin:.0f} s; onnxruntime refuses {refused} and crashes on {crashes}; {met} "
+        f"multiplications met, {lowered} lowered; {finds} finds"
     )
     return 1 if finds else 0
 

@@ -21,6 +21,7 @@ CONSTANTS = {
     "wt": integers(np.int8, (N, K), 3), "ws": scales((), 4), "wz": np.zeros((), np.int8), "ys": scales((), 6, 4),
     "yz": np.array(120, np.uint8), "b": floats((N,), 8), "one": np.array(1, np.float32),
     "nothing": np.array(0, np.float32), "two": np.array(2, np.float32), "half": np.array(0.5, np.float32),
+    "zero": np.array([0]), "large": np.array([2**31 - 1]), "axis": np.array([2]),
     "root": np.array(1.41421354, np.float32), "small": np.array(1e-5, np.float32), "no": np.array(False),
 }  # fmt: skip
 ACTIVATION = [
@@ -205,6 +206,28 @@ def test_a_product_whose_transpose_onnxruntime_fuses(rows: int) -> None:
     assert [site.status for site in lowered.plan.sites] == ["lowered"]
     for optimise in (True, False):
         assert_same_bytes(run(lowered.proto, feeds, optimise=optimise), run(model, feeds, optimise=optimise))
+
+
+def test_two_quantisers_in_a_row_that_become_one() -> None:
+    """onnxruntime takes the second one's scale for the product; a Slice that does nothing hides that from the rule."""
+    last = [
+        node("Slice", "r", "zero", "large", "axis", output="sliced"),
+        node("QuantizeLinear", "sliced", "ys", "yz", output="q1"),
+        node("DequantizeLinear", "q1", "ys", "yz", output="d1"),
+        node("QuantizeLinear", "d1", "xs", "xz", output="q2"), node("DequantizeLinear", "q2", "xs", "xz", output="y"),
+    ]  # fmt: skip
+    exact([*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *last])
+
+
+def test_an_output_that_onnxruntime_quantises() -> None:
+    """It moves the quantiser in front of a Transpose, and what is in front of that, an output, gets rounded."""
+    nodes = [
+        node("Neg", "x", output="z"), node("Transpose", "z", output="t", perm=[1, 0, 2]),
+        node("QuantizeLinear", "t", "xs", "xz", output="q"),
+        node("QLinearMatMul", "q", "xs", "xz", "w", "ws", "wz", "ys", "yz", output="yq"),
+        node("DequantizeLinear", "yq", "ys", "yz", output="y"),
+    ]  # fmt: skip
+    exact(nodes, outputs=("y", "z"))
 
 
 def test_the_model_says_which_onnxruntime_was_asked() -> None:
