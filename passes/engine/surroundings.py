@@ -40,6 +40,10 @@ _PARAMETERS = frozenset(
     index for index, name in enumerate(INPUT_NAMES) if name not in ("x1", "addend", "gate", "residual")
 )
 
+#: Operators that multiply integers, scale the sum and add a bias; and the steps of that, which round as they do.
+_DEQUANTISING = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+_STEPS = ("Cast", "Mul", "Add")
+
 #: So many nodes are followed, at most, from a difference to its cause.
 _DEPTH = 24
 
@@ -119,12 +123,30 @@ def sites_to_blame(
     theirs, ours = _View(original.graph), _View(lowered.graph)
     others = _Numbering(theirs).others(ours, _renamed(original, theirs, ours, outputs))
     followed = {id(node) for node in others} | {id(node) for node in ours.nodes if node.op_type in _EXACT}
+    within = within | _taken_apart(others, theirs, ours)
     blamed: set[int] = set()
     for node in others:
         exact = node.op_type in _EXACT and not ours.outputs.intersection(node.output)
         if not exact and not _is_part(node, ours, within):
             blamed |= _nearest(node, ours, followed)
     return blamed
+
+
+def _taken_apart(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -> set[str]:
+    """Return the values of Cast, Mul and Add behind an int32 product that the original has one integer operator for."""
+    found: set[str] = set()
+    candidates = {id(node) for node in others if node.op_type in _STEPS}
+    for node in others:
+        producers = [theirs.producers.get(name) for name in node.output]
+        if not all(producer is not None and producer.op_type in _DEQUANTISING for producer in producers):
+            continue
+        waiting = [node]
+        while waiting:
+            step = waiting.pop()
+            if id(step) in candidates:
+                found.update(step.output)
+                waiting.extend(ours.producers[name] for name in step.input if name in ours.producers)
+    return found
 
 
 def _renamed(original: Optimized, theirs: _View, ours: _View, outputs: Sequence[str]) -> dict[str, str]:
