@@ -12,9 +12,12 @@ content; and the results of lowered nodes, by their names.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from typing import TYPE_CHECKING
+
+import onnx
 
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 from mcd_graph.passes.engine.optimized import SITE
@@ -22,8 +25,6 @@ from mcd_graph.passes.engine.optimized import SITE
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
-
-    import onnx
 
     from mcd_graph.passes.engine.optimized import Optimized
 
@@ -84,8 +85,8 @@ class _Numbering:
             values = self._known.setdefault(description, [f"value {name}" for name in node.output])
             self._original.update(zip(node.output, values, strict=False))
 
-    def others(self, model: _View, results: Mapping[str, str]) -> list[onnx.NodeProto]:
-        """Return the nodes of a model that the first one does not have, or has other outputs in place of.
+    def others(self, model: _View, results: Mapping[str, str]) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+        """Return nodes of a model that the first one does not have, and those that compute other outputs than there.
 
         Args:
             model: the second model.
@@ -106,7 +107,7 @@ class _Numbering:
             if values.get(name, f"value {name}") != self._original.get(name, f"value {name}")
         }
         named = [node for node in model.nodes if other.intersection(node.output)]
-        return [node for node in (*found, *named) if _site(node) is None]
+        return [node for node in found if _site(node) is None], named
 
 
 def sites_to_blame(
@@ -121,15 +122,14 @@ def sites_to_blame(
         within: names of values that are computed within integer multiplications of any form, and so the same in all.
     """
     theirs, ours = _View(original.graph), _View(lowered.graph)
-    others = _Numbering(theirs).others(ours, _renamed(original, theirs, ours, outputs))
+    others, differing = _Numbering(theirs).others(ours, _renamed(original, theirs, ours, outputs))
     followed = {id(node) for node in others} | {id(node) for node in ours.nodes if node.op_type in _EXACT}
     within = within | _taken_apart(others, theirs, ours)
     blamed: set[int] = set()
     for node in others:
-        exact = node.op_type in _EXACT and not ours.outputs.intersection(node.output)
-        if not exact and not _is_part(node, ours, within):
+        if node.op_type not in _EXACT and not _is_part(node, ours, within):
             blamed |= _nearest(node, ours, followed)
-    return blamed
+    return blamed.union(*(_nearest(node, ours, followed) for node in differing))
 
 
 def _taken_apart(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -> set[str]:
@@ -169,12 +169,28 @@ def _describe(node: onnx.NodeProto, values: Mapping[str, str]) -> str:
     attributes = (
         attribute.SerializeToString(deterministic=True).hex()
         for attribute in sorted(node.attribute, key=lambda each: each.name)
-        if not attribute.HasField("g") and not attribute.graphs
+        if not attribute.HasField("g") and not attribute.graphs and not _is_default(node, attribute)
     )
     inputs = (values.get(name, f"value {name}") if name else "" for name in node.input)
     # Nodes with graphs inside are told apart by their names, and their inner nodes are looked at by themselves.
     own = list(node.output) if any(True for _ in _bodies(node)) else ""
     return f"{node.domain}::{node.op_type}({', '.join(inputs)}) {' '.join(attributes)}{own}"
+
+
+def _is_default(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
+    """Tell whether an attribute says what holds without it; onnxruntime writes these here and there."""
+    default = _defaults(node.domain, node.op_type).get(attribute.name)
+    return default is not None and default == onnx.helper.get_attribute_value(attribute)
+
+
+@functools.cache
+def _defaults(domain: str, op_type: str) -> dict[str, object]:
+    try:
+        attributes = onnx.defs.get_schema(op_type, domain=domain).attributes
+    except onnx.defs.SchemaError:
+        return {}
+    values = {name: attribute.default_value for name, attribute in attributes.items()}
+    return {name: onnx.helper.get_attribute_value(value) for name, value in values.items() if value.type}
 
 
 def _site(node: onnx.NodeProto) -> int | None:
