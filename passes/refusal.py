@@ -309,6 +309,16 @@ class ReasonCode(enum.StrEnum):
         "The compressed weight or what describes it is not constant, or is no such description.",
         "Compress the original model again.",
     )
+    NOT_RESTORABLE = (
+        "not-restorable",
+        "Nothing is known that computes what the operator does with standard operators.",
+        "Restore it with the version of mcd-graph that wrote the model.",
+    )
+    NOT_ON_ASCEND = (
+        "not-on-ascend",
+        "Ascend has no operator that takes such a compressed weight.",
+        "Restore it first (`mcd restore`); `mcd ascend export` does that by itself.",
+    )
     RUN_TIME_PARAMETER = (
         "run-time-parameter",
         "A scale or zero point that has to be known is computed when the model runs.",

@@ -12,17 +12,16 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
+from mcd_graph.operators.nodes import NewConstant, NewNode, NewOutput, Operand, Result
 from mcd_graph.passes.engine.facts import dimensions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any, TypeAlias
+    from collections.abc import Callable
 
     import numpy as np
+    import onnx_ir as ir
 
-__all__ = ["Fused", "Match", "NewConstant", "NewNode", "NewOutput", "Operand", "Result", "Rule", "Weight"]
+__all__ = ["Family", "Fused", "Match", "NewConstant", "NewNode", "NewOutput", "Operand", "Result", "Rule", "Weight"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,40 +59,6 @@ class Weight:
         """Return the weight as an (n, k) view of its own memory."""
         stored = self.tensor.numpy().reshape(dimensions(self.tensor)[:2])
         return stored if self.transposed else stored.T
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NewConstant:
-    """A small constant that a rewrite adds; ``hint`` becomes its name."""
-
-    array: np.ndarray
-    hint: str
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NewNode:
-    """A node that a rewrite adds in front of the new MatmulCompressDequant."""
-
-    op_type: str
-    inputs: tuple[Operand, ...]
-    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    domain: str = ""
-    num_outputs: int = 1
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NewOutput:
-    """Output ``index`` of a :class:`NewNode`."""
-
-    node: NewNode
-    index: int = 0
-
-
-class Result:
-    """Stands, among the inputs of a :class:`NewNode`, for what the new MatmulCompressDequant computes."""
-
-
-Operand: TypeAlias = ir.Value | NewConstant | NewOutput | Result | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -138,15 +103,43 @@ class Match:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One family of patterns: the operator it starts from and the function that looks at such a node.
+    """One pattern: the operator it starts from and the function that looks at such a node.
 
     The function answers ``None`` for a node that is no quantised matrix multiplication at all, and raises
-    :class:`~mcd_graph.passes.refusal.Refusal` for one that has to stay as it is. ``alone`` is the same for no more than
-    the multiplication, where ``match`` takes nodes behind it that can be left.
+    :class:`~mcd_graph.passes.refusal.Refusal` for one that has to stay as it is. ``form`` is what to call the pattern
+    where it is more than its operator. ``alone`` is as ``match`` for no more than the multiplication, where that takes
+    nodes behind it that can be left.
     """
 
     name: str
     domain: str
     op_type: str
     match: Callable[[ir.Node], Match | None]
+    form: str = ""
     alone: Callable[[ir.Node], Match | None] | None = None
+
+    @property
+    def label(self) -> str:
+        """What the pattern is called where nodes are listed: ``form``, if it is more than the operator."""
+        return self.form or self.op_type
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Rules that belong together: a file of ``rules/``, which has it as ``FAMILY``. All that lists forms reads it.
+
+    Attributes:
+        name: what its pass is called between ``Compress`` and ``Pass``.
+        operators: what it starts from, for a sentence: "the weights of …".
+        found: the form, in Markdown, for the table of docs/design/passes.md.
+        becomes: what of it becomes one node, for the same table.
+        rules: its rules.
+        on_request: looked for only if somebody asks.
+    """
+
+    name: str
+    operators: str
+    found: str
+    becomes: str
+    rules: tuple[Rule, ...]
+    on_request: bool = False
