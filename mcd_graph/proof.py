@@ -22,6 +22,7 @@ import onnxruntime as ort
 from mcd_graph.comparison import describe_difference, is_nan
 from mcd_graph.errors import InputError
 from mcd_graph.inputs import InputSpec, accepted_inputs, input_specs
+from mcd_graph.machine import saturates
 from mcd_graph.model.loading import ModelSource
 from mcd_graph.session import create_session
 
@@ -132,7 +133,7 @@ class Prover:
         self._values = 0
         for reference in self._references:
             try:
-                session = create_session(path, threads=reference.threads, optimise=reference.optimise)
+                session = self._open(path, reference)
                 for feed, expected in reference.runs:
                     computed = _run(session, feed)
                     for name, ours, theirs in zip(reference.names, computed, expected, strict=True):
@@ -159,9 +160,14 @@ class Prover:
             differing=tuple(differing),
         )
 
+    def _open(self, model: str | os.PathLike[str] | bytes, reference: _Reference) -> ort.InferenceSession:
+        # On processors that saturate, the original would be wrong; what is written is for others as well.
+        precise = saturates()
+        return create_session(model, threads=reference.threads, optimise=reference.optimise, precise=precise)
+
     def _run_original(self, optimise: bool, specs: Sequence[InputSpec]) -> _Reference:
         reference = _Reference(optimise, [])
-        session = create_session(self._source, threads=reference.threads, optimise=optimise)
+        session = self._open(self._source, reference)
         reference.names = [value.name for value in session.get_outputs()]
         complaints: list[str] = []
 
@@ -196,7 +202,7 @@ class Prover:
 
     def _varies(self, reference: _Reference, feed: Feed, name: str) -> bool:
         """Tell whether the original itself computes an output otherwise when it is run again, and remember that."""
-        session = create_session(self._source, threads=reference.threads, optimise=reference.optimise)
+        session = self._open(self._source, reference)
         for _ in range(3):
             self._note_variation(reference.names, _run(session, feed), _run(session, feed))
         return name in self._not_deterministic
