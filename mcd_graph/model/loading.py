@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 
 from mcd_graph.errors import InputError
 from mcd_graph.model.fidelity import remember_order
+from mcd_graph.model.sparse import with_dense_constants
 from mcd_graph.operators.registry import find, unknown_operator
 from mcd_graph.operators.spec import DOMAIN, DOMAIN_VERSION
 
@@ -80,6 +81,7 @@ def load_model(source: ModelSource) -> ir.Model:
     proto = _with_constants(proto)
     try:
         _check_depth(proto)
+        proto = with_dense_constants(proto)
         _check_texts(proto)
         _check_imports(proto)
         _check_operators(proto)
