@@ -9,18 +9,17 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from mcd_graph.codec.packing import Submits, pack_all
 from mcd_graph.codec.weights import CompressedWeight, Profile, WeightStats
 from mcd_graph.errors import InputError, NothingToCompressError
 from mcd_graph.model.annotations import Stated, annotate
-from mcd_graph.model.loading import ModelSource, external_files, load_model, read_proto
+from mcd_graph.model.loading import load_model
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
+from mcd_graph.model.source import ModelSource, Source, size_of
 from mcd_graph.operators.registry import compressed_nodes
 from mcd_graph.passes import (
     InlineWeightArgumentsPass,
@@ -35,7 +34,7 @@ from mcd_graph.progress import Progress
 from mcd_graph.proof import NOT_ASKED_FOR, Proof, Prover, find_culprits
 from mcd_graph.report.data import NodeReport, Report
 
-__all__ = ["compress_model", "files_of", "size_of"]
+__all__ = ["compress_model"]
 
 logger = logging.getLogger(__name__)
 
@@ -158,11 +157,12 @@ class _Request:
     @property
     def source(self) -> str:
         """What messages call the model."""
-        return _name(self.model_input)
+        given = self.model_input
+        return os.fspath(given) if isinstance(given, (str, os.PathLike)) else "the given ModelProto"
 
-    def load(self) -> ir.Model:
+    def load(self, given: Source | None = None) -> ir.Model:
         """Return the model, functions that are given their weights put in place of their calls."""
-        model = load_model(self.model_input)
+        model = load_model(given or self.model_input)
         InlineWeightArgumentsPass()(model)
         return model
 
@@ -189,14 +189,16 @@ class _DifferenceError(Exception):
 
 def _compress(request: _Request, differing: Collection[int], prover: Prover | None) -> Report:
     """Compress a model, less some sites; ``prover`` is what is left of an attempt that did not give the same bytes."""
-    model = request.load()
+    given = Source.read(request.model_input)
+    model = request.load(given)
+    files, before = given.files, given.size
+    del given  # the parsed file, of which the model keeps what it needs
     plan = request.plan(model, differing)
-    before = size_of(request.model_input)
     weight_of = {id(site): site.weight or "" for site in plan.sites}
     with ModelWriter(
         request.model_output,
         force=request.force,
-        sources=files_of(request.model_input),
+        sources=files,
         inline=request.inline,
         data_name=request.data_name,
     ) as writer:
@@ -297,21 +299,6 @@ def _differs_alone(
     return differs
 
 
-def files_of(model: ModelSource) -> list[Path]:
-    """Return the files that a model lies in: its own and those of its external data."""
-    if isinstance(model, onnx.ModelProto):
-        return []
-    path = Path(model)
-    return [path, *(path.parent / name for name in sorted(external_files(read_proto(path))))]
-
-
-def size_of(model: ModelSource) -> int:
-    """Return the size of a model in bytes, external data included."""
-    if isinstance(model, onnx.ModelProto):
-        return int(model.ByteSize())
-    return sum(path.stat().st_size for path in files_of(model))
-
-
 class _Teller:
     """Adds up what is done and passes it on."""
 
@@ -390,7 +377,3 @@ def _why_not_smaller(source: str, before: int, after: int, *, inline: bool) -> s
         f"{source}: nothing to gain: the files would have {after:,} bytes instead of {before:,}, because tables and "
         f"padding eat what the weights save{hint}; --force-larger writes them all the same"
     )
-
-
-def _name(model: ModelSource) -> str:
-    return "the given ModelProto" if isinstance(model, onnx.ModelProto) else os.fspath(model)

@@ -1,13 +1,13 @@
 """Sparse constants as onnxruntime takes them: it makes dense ones of them when it opens a model."""
 
 import math
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from mcd_graph.errors import InputError
+from mcd_graph.model.walk import Contents
 
 __all__ = ["with_dense_constants"]
 
@@ -15,22 +15,22 @@ _BYTES_LIMIT = 256 << 20
 """A few numbers may claim a shape of any size."""
 
 
-def with_dense_constants(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with dense tensors in its Constant nodes in place of sparse ones; the same object without any.
+def with_dense_constants(contents: Contents) -> Contents:
+    """Return a model with dense tensors in its Constant nodes in place of sparse ones; the same object without any.
 
     Raises:
         InputError: a sparse tensor contradicts itself, or would be too large.
     """
-    if not any(_has_sparse(node) for node in _nodes(proto)):
-        return proto
+    if not any(_has_sparse(node) for node in contents.nodes):
+        return contents
     changed = onnx.ModelProto()
-    changed.CopyFrom(proto)
-    for node in _nodes(changed):
+    changed.CopyFrom(contents.proto)
+    for node in Contents.of(changed).nodes:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.SPARSE_TENSOR and node.op_type == "Constant":
                 tensor = _dense(attribute.sparse_tensor, next(iter(node.output), ""))
                 attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
-    return changed
+    return Contents.of(changed)
 
 
 def _has_sparse(node: onnx.NodeProto) -> bool:
@@ -51,26 +51,3 @@ def _dense(sparse: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
     dense = np.zeros(math.prod(dims), values.dtype)
     dense[places] = values
     return numpy_helper.from_array(dense.reshape(dims), name)
-
-
-def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
-    waiting = [proto.graph, *(graph for function in proto.functions for graph in _inner(function.node))]
-    while waiting:
-        graph = waiting.pop()
-        yield graph
-        waiting.extend(_inner(graph.node))
-
-
-def _inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield attribute.g
-            yield from attribute.graphs
-
-
-def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    for function in proto.functions:
-        yield from function.node
-    for graph in _graphs(proto):
-        yield from graph.node
