@@ -169,7 +169,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
         "| Model | Form | Lowered | Kept | Weights, MB | Ratio | Over the entropy | Files, MB | Outputs "
-        "| Latency ratio, 1 thread |",
+        "| Speed-up, 1 thread |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -177,7 +177,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             lines.append(f"| `{row['model']}` | {row['form']} | 0 | | | | | | | {row['nothing']} |")
             continue
         latency = ", ".join(
-            f"{one['ratio']:.2f} ({one['ratio_low']:.2f} to {one['ratio_high']:.2f}) at {one['shape']}"
+            f"{1 / one['ratio']:.2f} ({1 / one['ratio_high']:.2f} to {1 / one['ratio_low']:.2f}) at {one['shape']}"
             for one in row["latency"]
         )
         lines.append(
