@@ -31,8 +31,8 @@ from mcd_graph.passes import (
     plan_lowering,
 )
 from mcd_graph.progress import Progress
-from mcd_graph.proof import NOT_ASKED_FOR, Proof, Prover, find_culprits
-from mcd_graph.report.data import NodeReport, Report
+from mcd_graph.proof import NOT_ASKED_FOR, Prover, find_culprits
+from mcd_graph.report.data import NodeReport, Proof, Report
 
 __all__ = ["compress_model"]
 

@@ -24,9 +24,10 @@ from mcd_graph.errors import InputError
 from mcd_graph.inputs import InputSpec, accepted_inputs, input_specs
 from mcd_graph.machine import saturates
 from mcd_graph.model.loading import ModelSource
+from mcd_graph.report.data import Proof
 from mcd_graph.session import create_session
 
-__all__ = ["NOT_ASKED_FOR", "Proof", "Prover", "find_culprits"]
+__all__ = ["NOT_ASKED_FOR", "Prover", "find_culprits"]
 
 NOT_ASKED_FOR = "it was not asked for (--no-verify)"
 
@@ -49,33 +50,6 @@ _OUTPUT_BYTES = 256 << 20
 _BISECTION_SECONDS = 120.0
 
 Feed = Mapping[str, npt.NDArray[np.generic]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Proof:
-    """What is known of a compressed model's exactness from running it.
-
-    Attributes:
-        proved: all that was run gave the bytes of the original.
-        reason: why nothing is proved; ``None`` when it is.
-        onnxruntime: version that ran both models.
-        settings: ``default`` and ``no optimisations``, as far as both models were run at them.
-        runs: inputs that were run at each setting.
-        values: output values compared.
-        seconds: time that it took.
-        not_deterministic: outputs of which nothing is proved, since the original computes them otherwise each time.
-        differing: names of nodes that gave other bytes, and so were not lowered.
-    """
-
-    proved: bool
-    reason: str | None = None
-    onnxruntime: str = ort.__version__
-    settings: tuple[str, ...] = ()
-    runs: int = 0
-    values: int = 0
-    seconds: float = 0.0
-    not_deterministic: tuple[str, ...] = ()
-    differing: tuple[str, ...] = ()
 
 
 class _NotProvableError(Exception):
@@ -152,6 +126,7 @@ class Prover:
         return Proof(
             proved=self.reason is None,
             reason=self.reason,
+            onnxruntime=ort.__version__,
             settings=tuple(reference.label for reference in self._references),
             runs=min((len(reference.runs) for reference in self._references), default=0),
             values=self._values,

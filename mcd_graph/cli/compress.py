@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mcd_graph.codec.cluster import DaskExecutor
-    from mcd_graph.proof import Proof
-    from mcd_graph.report.data import NodeReport, Totals
+    from mcd_graph.report.data import NodeReport, Proof, Totals
 
 __all__ = ["compress", "print_proof", "print_totals"]
 

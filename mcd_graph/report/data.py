@@ -7,9 +7,7 @@ import dataclasses
 import json
 from typing import Any
 
-from mcd_graph.proof import Proof
-
-__all__ = ["SCHEMA_VERSION", "NodeReport", "Report", "Totals"]
+__all__ = ["SCHEMA_VERSION", "NodeReport", "Proof", "Report", "Totals"]
 
 SCHEMA_VERSION = 1
 
@@ -84,6 +82,33 @@ class Totals:
     ratio: float | None
     file_bytes_before: int
     file_bytes_after: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What is known of a compressed model's exactness from running it.
+
+    Attributes:
+        proved: all that was run gave the bytes of the original.
+        reason: why nothing is proved; ``None`` when it is.
+        onnxruntime: version that ran both models, or tried.
+        settings: ``default`` and ``no optimisations``, as far as both models were run at them.
+        runs: inputs that were run at each setting.
+        values: output values compared.
+        seconds: time that it took.
+        not_deterministic: outputs of which nothing is proved, since the original computes them otherwise each time.
+        differing: names of nodes that gave other bytes, and so were not lowered.
+    """
+
+    proved: bool
+    reason: str | None = None
+    onnxruntime: str | None = None
+    settings: tuple[str, ...] = ()
+    runs: int = 0
+    values: int = 0
+    seconds: float = 0.0
+    not_deterministic: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
