@@ -168,7 +168,7 @@ def _general(reason: str) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| Model | Form | Lowered | Kept | Weights, MB | Ratio | Over the entropy | Files, MB | Outputs "
+        "| Model | Form | Lowered | Not compressed | Weights, MB | Ratio | Over the entropy | Files, MB | Outputs "
         "| Speed-up, 1 thread |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -189,7 +189,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         )
     kept = [(row, *item) for row in rows for item in row.get("reasons", {}).items()]
     if kept:
-        lines += ["", "Kept, and why:", ""]
+        lines += ["", "Not compressed, and why:", ""]
         lines += [f"- `{row['model']}` ({row['form']}), {count}: {reason}" for row, reason, count in kept]
     machine = next(row["machine"] for row in rows if "machine" in row)
     lines += ["", f"On {machine['processor']}, {machine['cores']} cores, onnxruntime {machine['onnxruntime']}."]
