@@ -13,10 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnx_ir as ir
 
+from mcd_graph.accounting import account_for
 from mcd_graph.codec.packing import Submits, pack_all
 from mcd_graph.codec.weights import CompressedWeight, Profile, WeightStats
 from mcd_graph.errors import InputError, NothingToCompressError
 from mcd_graph.model.annotations import Stated, annotate
+from mcd_graph.model.constants import eight_bit_constants
 from mcd_graph.model.loading import load_model
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
 from mcd_graph.model.source import ModelSource, Source, size_of
@@ -37,10 +39,6 @@ from mcd_graph.report.data import NodeReport, Proof, Report
 __all__ = ["compress_model"]
 
 logger = logging.getLogger(__name__)
-
-_EIGHT_BIT = (ir.DataType.INT8, ir.DataType.UINT8)
-_WORTH_NAMING = 1024
-"""Smaller constants, in bytes, are scales and zero points rather than weights."""
 
 _BYTES_UNDER_WAY = 256 << 20
 """Weights compressed at a time on this machine: with their streams, maps and copies that is below 1 GiB."""
@@ -194,6 +192,7 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
     files, before = given.files, given.size
     del given  # the parsed file, of which the model keeps what it needs
     plan = request.plan(model, differing)
+    constants = tuple(eight_bit_constants(model))
     weight_of = {id(site): site.weight or "" for site in plan.sites}
     with ModelWriter(
         request.model_output,
@@ -210,6 +209,9 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         versions = {weight.stats.format_version for weight in packed.values() if isinstance(weight, CompressedWeight)}
         annotate(model, Stated(request.profile, "+".join(map(str, sorted(versions)))))
         proof = _prove(request, plan, packed, writer, prover)
+        # Before the output is there, which may take the place of the input.
+        measured = {key: (each.stored_bytes, each.entropy_bits) for key, each in stats.items()}
+        accounts = account_for(constants, plan, measured, status="lowered")
         try:
             writer.commit(model, below=None if request.force_larger else before)
         except NotSmallerError as error:
@@ -224,6 +226,7 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         file_bytes_before=before,
         file_bytes_after=size_of(request.model_output),
         proof=proof,
+        constants=accounts,
     )
 
 
@@ -355,13 +358,9 @@ def _int8_constants(plan: LoweringPlan) -> str | None:
     """Say which operators read the int8 constants of a model without a multiplication that could be compressed."""
     readers: Counter[str] = Counter()
     size = 0
-    for graph in plan.model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if tensor is None or tensor.dtype not in _EIGHT_BIT or tensor.nbytes < _WORTH_NAMING:
-                continue
-            size += tensor.nbytes
-            readers.update({user.op_type for user in value.consumers()})
+    for constant in eight_bit_constants(plan.model):
+        size += constant.tensor.nbytes
+        readers.update({label for _, label in constant.readers})
     if not size:
         return None
     names = ", ".join(f"{name} ({count})" for name, count in readers.most_common())

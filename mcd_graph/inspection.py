@@ -1,22 +1,25 @@
 """Looks at a model, compressed or not, without changing anything."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import onnx_ir as ir
 
 from mcd_graph import _native
+from mcd_graph.accounting import account_for
 from mcd_graph.errors import InputError
 from mcd_graph.integrity import Stream, over_streams, streams_of
+from mcd_graph.model.constants import eight_bit_constants
 from mcd_graph.model.loading import load_model
 from mcd_graph.model.source import Source
 from mcd_graph.operators.registry import compressed_nodes
+from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.operators.view import CompressedNode
-from mcd_graph.passes import InlineWeightArgumentsPass, plan_lowering
+from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, plan_lowering
 from mcd_graph.passes.rules.registry import label_of
 from mcd_graph.progress import Progress
-from mcd_graph.report.data import NodeReport, Report
+from mcd_graph.report.data import ConstantReport, NodeReport, Reader, Report
 
 __all__ = ["inspect_model"]
 
@@ -46,13 +49,20 @@ def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Pr
     source = os.fspath(model_input)
     given = Source.read(source)
     model = load_model(given)
+    lowered = tuple(_lowered(model, source, progress))
+    InlineWeightArgumentsPass()(model)
+    plan = plan_lowering(model)
+    entropies = _entropies(plan)
+    measured = {key: (None, entropy) for key, entropy in entropies.items()}
+    plain = [each for each in eight_bit_constants(model) if all(node.domain != DOMAIN for node, _ in each.readers)]
     return Report.of(
-        (*_lowered(model, source, progress), *_others(model)),
+        (*lowered, *_others(plan, entropies)),
         source=source,
         output=None,
         profile=None,
         file_bytes_before=given.size,
         file_bytes_after=None,
+        constants=(*_were_constants(lowered), *account_for(plain, plan, measured, status="lowerable")),
     )
 
 
@@ -102,14 +112,33 @@ def _form(view: CompressedNode) -> str:
     return "+".join([label_of(rule) or view.node.op_type, *besides])
 
 
-def _others(model: ir.Model) -> Iterator[NodeReport]:
-    """Yield what is known of the nodes that are not lowered, in the graph's order."""
-    InlineWeightArgumentsPass()(model)
-    plan = plan_lowering(model)
+def _were_constants(lowered: Iterable[NodeReport]) -> Iterator[ConstantReport]:
+    """Yield the constants that became the compressed weights of nodes."""
+    readers: dict[str, list[NodeReport]] = {}
+    for node in lowered:
+        readers.setdefault(node.weight or "", []).append(node)
+    for name, nodes in readers.items():
+        first = nodes[0]
+        yield ConstantReport(
+            name=name,
+            dtype=None,
+            shape=(first.k or 0, first.n or 0),
+            readers=tuple(Reader(node.pattern, node.name) for node in nodes),
+            status="lowered",
+            bytes_before=first.weight_bytes or 0,
+            entropy_bits=first.entropy_bits or 0.0,
+            bytes_after=first.compressed_bytes,
+        )
 
+
+def _entropies(plan: LoweringPlan) -> dict[str, float]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         measured = pool.map(lambda job: _native.entropy_bits(job.array()), plan.weights.values())
-        entropies = dict(zip(plan.weights, measured, strict=True))
+        return dict(zip(plan.weights, measured, strict=True))
+
+
+def _others(plan: LoweringPlan, entropies: Mapping[str, float]) -> Iterator[NodeReport]:
+    """Yield what is known of the nodes that are not lowered, in the graph's order."""
     for site in plan.sites:
         yield NodeReport(
             name=site.name,

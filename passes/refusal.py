@@ -290,6 +290,11 @@ class ReasonCode(enum.StrEnum):
         "Compressed, the weight would not be smaller by the share that is asked for.",
         "Lower --min-saving; or quantise with fewer distinct values (per tensor, or with a wider range).",
     )
+    OPERATOR_NOT_COMPRESSED = (
+        "operator-not-compressed",
+        "The constant is read by operators that are not compressed; its bytes stay as they are.",
+        "Nothing; for 1x1 convolutions, `--convolutions`.",
+    )
     NOT_COMPRESSED = (
         "not-compressed",
         "The weight was planned, and the caller gave no compressed one.",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
+from mcd_graph.cli.constants import print_constants
 from mcd_graph.cli.options import AsJson, Destination, Force, Html, Inline, Quiet, Source
 from mcd_graph.cli.output import byte_bar, html_page, out, print_json, ratio, size
 
@@ -87,6 +88,7 @@ def compress(
     if as_json or quiet:
         return
     print_totals(result.totals)
+    print_constants(result.totals, "compressed")
     if result.proof is not None:
         print_proof(result.proof)
     _print_kept(result.nodes)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mcd_graph.cli.constants import print_constants
 from mcd_graph.cli.options import AsJson
 from mcd_graph.cli.output import byte_bar, out, print_json, size
 
@@ -47,7 +48,8 @@ def inspect(
             f"ratio {totals.ratio:.3f}",
             soft_wrap=True,
         )
-    elif totals.lowerable:
+    print_constants(totals, "compressed" if totals.lowered else "can be compressed")
+    if totals.ratio is None and totals.lowerable:
         out.print(f"To compress them: mcd compress {model} {model.with_suffix('.mcd.onnx').name}", soft_wrap=True)
 
 

@@ -5,9 +5,10 @@
 
 import dataclasses
 import json
+from collections import Counter
 from typing import Any
 
-__all__ = ["SCHEMA_VERSION", "NodeReport", "Proof", "Report", "Totals"]
+__all__ = ["SCHEMA_VERSION", "ConstantReport", "NodeReport", "Proof", "Reader", "Report", "Totals"]
 
 SCHEMA_VERSION = 1
 
@@ -52,6 +53,53 @@ class NodeReport:
 
 
 @dataclasses.dataclass(frozen=True)
+class Reader:
+    """A node that computes with a constant.
+
+    Attributes:
+        op_type: the operators between the constant and the node, and the node's, as in ``DequantizeLinear+Conv``.
+        name: of the node.
+    """
+
+    op_type: str
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantReport:
+    """One int8 or uint8 constant of 1 KiB or more, whatever reads it.
+
+    Attributes:
+        name: of the initializer, or of the Constant node's output.
+        dtype: ``int8`` or ``uint8``; ``None`` for a weight that was met compressed, with ``shape`` (k, n) then.
+        shape: of the constant.
+        readers: the nodes that compute with it.
+        status: ``lowered`` or ``kept``; ``lowerable`` when a model was only looked at.
+        bytes_before: its size.
+        entropy_bits: order-0 entropy in bits per element.
+        bytes_after: size of stream and index; ``None`` when it is kept or nothing was written.
+        code: which kind of reason kept it, a value of :class:`mcd_graph.passes.ReasonCode`; stable, for programs.
+        reason: why it was kept, for people.
+    """
+
+    name: str
+    dtype: str | None
+    shape: tuple[int, ...]
+    readers: tuple[Reader, ...]
+    status: str
+    bytes_before: int
+    entropy_bits: float
+    bytes_after: int | None = None
+    code: str | None = None
+    reason: str | None = None
+
+    @property
+    def read_by(self) -> str:
+        """The operators that read it, in alphabetical order."""
+        return " and ".join(sorted({reader.op_type for reader in self.readers})) or "nothing"
+
+
+@dataclasses.dataclass(frozen=True)
 class Totals:
     """Sums over the nodes. A weight that several nodes share counts once.
 
@@ -68,6 +116,11 @@ class Totals:
         ratio: weight_bytes over compressed_bytes; ``None`` when nothing was compressed.
         file_bytes_before: size of the model with its external data before.
         file_bytes_after: and after; ``None`` when nothing was written.
+        constants: int8 and uint8 constants of 1 KiB or more in the model that was read, compressed weights among them.
+        constant_bytes: their size before.
+        constant_bytes_lowered: of these bytes, lowered, or lowerable when a model was only looked at.
+        constant_entropy_bytes: order-0 entropy of all of them.
+        constant_bytes_left: bytes that are kept, by the operators that read them, the most first.
     """
 
     nodes: int
@@ -82,6 +135,11 @@ class Totals:
     ratio: float | None
     file_bytes_before: int
     file_bytes_after: int | None
+    constants: int = 0
+    constant_bytes: int = 0
+    constant_bytes_lowered: int = 0
+    constant_entropy_bytes: int = 0
+    constant_bytes_left: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +181,7 @@ class Report:
         totals: sums over them.
         proof: whether the model that was written was run and gave the same bytes; ``None`` when a model was only
             looked at.
+        constants: one entry for each int8 and uint8 constant of 1 KiB or more, whatever reads it.
 
     Examples:
         >>> import mcd_graph
@@ -139,6 +198,7 @@ class Report:
     nodes: tuple[NodeReport, ...]
     totals: Totals
     proof: Proof | None = None
+    constants: tuple[ConstantReport, ...] = ()
 
     @classmethod
     def of(
@@ -151,6 +211,7 @@ class Report:
         file_bytes_before: int,
         file_bytes_after: int | None,
         proof: Proof | None = None,
+        constants: tuple[ConstantReport, ...] = (),
     ) -> "Report":
         """Make a report and add up its totals."""
         lowered = [node for node in nodes if node.status == "lowered"]
@@ -170,8 +231,13 @@ class Report:
             ratio=weight_bytes / compressed_bytes if compressed_bytes else None,
             file_bytes_before=file_bytes_before,
             file_bytes_after=file_bytes_after,
+            constants=len(constants),
+            constant_bytes=sum(each.bytes_before for each in constants),
+            constant_bytes_lowered=sum(each.bytes_before for each in constants if each.status != "kept"),
+            constant_entropy_bytes=round(sum(each.entropy_bits * each.bytes_before / 8 for each in constants)),
+            constant_bytes_left=_left(constants),
         )
-        return cls(source, output, profile, nodes, totals, proof)
+        return cls(source, output, profile, nodes, totals, proof, constants)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, with the version of its layout."""
@@ -180,3 +246,12 @@ class Report:
     def to_json(self) -> str:
         """Return the report as JSON text."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
+
+
+def _left(constants: tuple[ConstantReport, ...]) -> dict[str, int]:
+    """Add up what is kept by who reads it."""
+    left: Counter[str] = Counter()
+    for constant in constants:
+        if constant.status == "kept":
+            left[constant.read_by] += constant.bytes_before
+    return dict(left.most_common())

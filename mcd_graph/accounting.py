@@ -1,0 +1,77 @@
+"""Accounts for every int8 constant of a model: what was compressed, what was not, and why."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from mcd_graph import _native
+from mcd_graph.model.constants import EightBitConstant
+from mcd_graph.passes import LoweringPlan, ReasonCode, Site
+from mcd_graph.report.data import ConstantReport, Reader
+
+__all__ = ["account_for"]
+
+
+def account_for(
+    constants: Iterable[EightBitConstant],
+    plan: LoweringPlan,
+    measured: Mapping[str, tuple[int | None, float]],
+    *,
+    status: str,
+) -> tuple[ConstantReport, ...]:
+    """Say of every constant what became of it.
+
+    Args:
+        constants: those of the model as it was before the plan was applied.
+        plan: what was found; its sites say what was done to them.
+        measured: by a weight's key in the plan, its size after, if it is known, and its entropy.
+        status: of the constants of sites that are not kept: ``lowered`` or ``lowerable``.
+    """
+    sites = {site.name: site for site in plan.sites}
+    keys: dict[ir.Value, list[str]] = {}
+    for key in dict.fromkeys(site.weight for site in plan.sites if site.weight is not None):
+        keys.setdefault(plan.weights[key].source.value, []).append(key)
+    return tuple(_account(each, sites, keys.get(each.value, []), measured, status) for each in constants)
+
+
+def _account(
+    constant: EightBitConstant,
+    sites: dict[str, Site],
+    keys: list[str],
+    measured: Mapping[str, tuple[int | None, float]],
+    status: str,
+) -> ConstantReport:
+    readers = tuple(Reader(label, _name(node)) for node, label in constant.readers)
+    report = ConstantReport(
+        name=constant.value.name or "",
+        dtype=constant.tensor.dtype.name.lower(),
+        shape=tuple(constant.tensor.shape.numpy()),
+        readers=readers,
+        status=status if keys else "kept",
+        bytes_before=constant.tensor.nbytes,
+        entropy_bits=measured[keys[0]][1] if keys else _entropy(constant.tensor),
+    )
+    if keys:
+        after = [measured[key][0] for key in keys]
+        known = [size for size in after if size is not None]
+        return dataclasses.replace(report, bytes_after=sum(known) if len(known) == len(after) else None)
+    for reader in readers:
+        site = sites.get(reader.name)
+        if site is not None and site.code is not None:
+            return dataclasses.replace(report, code=site.code, reason=site.reason)
+    names = " and ".join(sorted({reader.op_type for reader in readers}))
+    reason = f"{names} is not compressed" if names else "no node reads it"
+    return dataclasses.replace(report, code=ReasonCode.OPERATOR_NOT_COMPRESSED, reason=reason)
+
+
+def _entropy(tensor: ir.TensorProtocol) -> float:
+    entropy = _native.entropy_bits(np.ascontiguousarray(tensor.numpy()).reshape(1, -1))
+    if isinstance(tensor, ir.ExternalTensor):
+        tensor.release()  # what was looked at need not stay mapped
+    return entropy
+
+
+def _name(node: ir.Node) -> str:
+    return node.name or (node.outputs[0].name if node.outputs else "") or ""

@@ -1,0 +1,59 @@
+"""Every int8 and uint8 constant of a model that is large enough to be a weight, and who reads it."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+__all__ = ["WORTH_NAMING", "EightBitConstant", "eight_bit_constants"]
+
+WORTH_NAMING = 1024
+"""Smaller constants, in bytes, are scales and zero points rather than weights."""
+
+_EIGHT_BIT = (ir.DataType.INT8, ir.DataType.UINT8)
+_LOOKED_THROUGH = frozenset(
+    ("Cast", "Clip", "DequantizeLinear", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose")
+) | {"Unsqueeze"}
+"""Operators that do not say what a constant is for; their readers do."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EightBitConstant:
+    """A constant of bytes.
+
+    Attributes:
+        value: the initialiser, or the output of the Constant node.
+        tensor: what it holds.
+        readers: the nodes that compute with it, behind those that merely pass it on, each with the operators on the way
+            and its own, as in ``DequantizeLinear+Conv``.
+    """
+
+    value: ir.Value
+    tensor: ir.TensorProtocol
+    readers: tuple[tuple[ir.Node, str], ...]
+
+
+def eight_bit_constants(model: ir.Model) -> Iterator[EightBitConstant]:
+    """Yield the constants of the main graph, of subgraphs and of functions, in a fixed order, each of them once."""
+    for owner in (model.graph, *(function.graph for function in model.functions.values())):
+        for graph in (owner, *owner.subgraphs()):
+            values = [(value, value.const_value) for value in graph.initializers.values()]
+            values += [(node.outputs[0], _held(node)) for node in graph if node.op_type == "Constant"]
+            for value, tensor in values:
+                if tensor is not None and tensor.dtype in _EIGHT_BIT and tensor.nbytes >= WORTH_NAMING:
+                    yield EightBitConstant(value, tensor, tuple(_readers(value, "")))
+
+
+def _held(node: ir.Node) -> ir.TensorProtocol | None:
+    attribute = node.attributes.get("value")
+    return attribute.as_tensor() if attribute is not None and attribute.type == ir.AttributeType.TENSOR else None
+
+
+def _readers(value: ir.Value, path: str) -> Iterator[tuple[ir.Node, str]]:
+    for node, index in value.uses():
+        label = path + node.op_type
+        through = index == 0 and node.op_type in _LOOKED_THROUGH and any(node.outputs[0].uses())
+        if through:
+            yield from _readers(node.outputs[0], label + "+")
+        else:
+            yield node, label
