@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import re
 from collections import Counter
@@ -108,6 +109,8 @@ def compress_model(
         >>> 1.2 < report.totals.ratio < 1.6
         True
     """
+    if math.isnan(min_saving):
+        raise InputError("min_saving must be a number, such as 0.01, not nan")
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
     model = load_model(model_input)
@@ -225,8 +228,8 @@ def _why_nothing(plan: LoweringPlan) -> str:
         held = _int8_constants(plan)
         return held or "it has no quantised matrix multiplication; quantise it to int8 first"
     reasons = Counter(site.reason for site in sites)
-    reason, count = reasons.most_common(1)[0]
-    return f"all {len(sites)} quantised matrix multiplications are kept, {count} because {reason}"
+    each = "; ".join(f"{count} because {reason}" for reason, count in reasons.most_common())
+    return f"all {len(sites)} quantised matrix multiplications are kept: {each}"
 
 
 def _int8_constants(plan: LoweringPlan) -> str | None:

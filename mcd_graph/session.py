@@ -1,6 +1,8 @@
 """onnxruntime sessions as this package needs them: quiet, on the CPU, with the custom operator registered."""
 
 import os
+from collections.abc import Iterable
+from pathlib import Path
 
 import onnxruntime as ort
 
@@ -13,7 +15,12 @@ _FATAL_ONLY = 4
 
 
 def create_session(
-    model: str | os.PathLike[str], *, threads: int | None = None, optimise: bool = True, spin: bool = True
+    model: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    optimise: bool = True,
+    spin: bool = True,
+    custom_ops: Iterable[str | os.PathLike[str]] = (),
 ) -> ort.InferenceSession:
     """Open a model on the CPU, with the custom operator at hand.
 
@@ -21,6 +28,7 @@ def create_session(
         model: path of the model.
         threads: threads within one operator; onnxruntime's own choice by default.
         optimise: let onnxruntime rewrite the graph.
+        custom_ops: libraries of other operators that the model needs.
         spin: let idle threads wait busily; off where several sessions share the processor.
 
     Raises:
@@ -38,9 +46,18 @@ def create_session(
     """
     if not os.path.isfile(model):  # noqa: PTH113 - onnxruntime would bury it in a longer message
         raise FileNotFoundError(2, os.strerror(2), os.fspath(model))
+    if os.fsencode(model).decode(errors="replace") != os.fspath(model):
+        raise InputError(
+            f"{os.fspath(model)}: onnxruntime opens no file whose name is not UTF-8: link to it by another"
+        )
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY  # errors arrive as exceptions
     options.register_custom_ops_library(get_library_path())
+    for library in custom_ops:
+        try:
+            options.register_custom_ops_library(os.fspath(Path(library).absolute()))
+        except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+            raise InputError(f"onnxruntime refuses {os.fspath(library)}: {' '.join(str(error).split())}") from error
     if threads is not None:
         options.intra_op_num_threads = threads
     if not spin:

@@ -1,9 +1,10 @@
 """Runs two models side by side and compares every byte of what they compute."""
 
 import dataclasses
+import functools
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +55,7 @@ class Verification:
         differences: every output that differs; empty when all bytes are the same.
         not_deterministic: outputs that the original itself computes otherwise from one run to the next, which
             therefore prove nothing.
+        only_nan: outputs of which the original gives nothing but not-a-number in a run; they are not compared.
 
     Examples:
         >>> import mcd_graph
@@ -72,11 +74,12 @@ class Verification:
     values: int
     differences: tuple[Difference, ...]
     not_deterministic: tuple[str, ...] = ()
+    only_nan: tuple[str, ...] = ()
 
     @property
     def identical(self) -> bool:
-        """Whether every output of every run is the same to the byte, and the original gives the same twice."""
-        return not self.differences and not self.not_deterministic
+        """Whether every output of every run is the same to the byte, and the original gives the same numbers twice."""
+        return not self.differences and not self.not_deterministic and not self.only_nan
 
 
 def verify_model(
@@ -87,6 +90,7 @@ def verify_model(
     seed: int = 0,
     inputs: Mapping[str, npt.NDArray[np.generic]] | None = None,
     threads: Sequence[int] = (1, 2),
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
 ) -> Verification:
     """Run both models on the same inputs and compare the outputs' bytes.
 
@@ -104,6 +108,7 @@ def verify_model(
         inputs: inputs to use instead, by name; one run then.
         threads: numbers of threads to run the compressed model on; every one must give the bytes that the original
             gives on one thread or on as many.
+        custom_ops: libraries of other operators that the models need.
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -119,16 +124,22 @@ def verify_model(
         raise InputError(f"runs must be at least 1, not {runs}")
     # Read here first: what a file from a stranger claims is checked before onnxruntime follows it.
     model, compressed_model = load_model(original), load_model(compressed)
+    open_session = functools.partial(create_session, custom_ops=custom_ops)
     settings = (True,) if reproduces_optimised(compressed_model) else (True, False)
     feeds = None if inputs is None else [dict(inputs)]
     found = []
     for optimise in settings:
-        reference = create_session(original, threads=1, optimise=optimise)
+        try:
+            reference = open_session(original, threads=1, optimise=optimise)
+        except InputError as error:
+            raise InputError(f"the original itself does not load: {error}") from error
         if feeds is None:
             feeds = _random_feeds(model, runs, seed)
         elif inputs is not None:
             feeds = [_given_feed(reference, inputs)]
-        found.append(_compare(original, compressed, reference, feeds, threads, optimise=optimise))
+        found.append(
+            _compare(original, compressed, reference, feeds, threads, optimise=optimise, open_session=open_session)
+        )
     return Verification(
         tuple({name: np.shape(array) for name, array in feed.items()} for feed in feeds or ()),
         tuple(threads),
@@ -136,6 +147,7 @@ def verify_model(
         sum(result.values for result in found),
         tuple(difference for result in found for difference in result.differences),
         tuple(sorted({name for result in found for name in result.not_deterministic})),
+        tuple(sorted({name for result in found for name in result.only_nan})),
     )
 
 
@@ -144,6 +156,7 @@ class _Comparison:
     values: int = 0
     differences: list[Difference] = dataclasses.field(default_factory=list)
     not_deterministic: set[str] = dataclasses.field(default_factory=set)
+    only_nan: set[str] = dataclasses.field(default_factory=set)
 
 
 def _given_feed(
@@ -163,9 +176,10 @@ def _compare(
     threads: Sequence[int],
     *,
     optimise: bool,
+    open_session: Callable[..., ort.InferenceSession],
 ) -> _Comparison:
     """Compare the models at one setting of graph optimisations; ``reference`` is the original at it on one thread."""
-    candidates = {count: create_session(compressed, threads=count, optimise=optimise) for count in threads}
+    candidates = {count: open_session(compressed, threads=count, optimise=optimise) for count in threads}
     for session in candidates.values():
         _check_same_interface(reference, session)
     names = [value.name for value in reference.get_outputs()]
@@ -177,15 +191,16 @@ def _compare(
         result.not_deterministic |= {
             name for name, one, two in zip(names, expected, twice, strict=True) if _difference(one, two) is not None
         }
+        result.only_nan |= {name for name, one in zip(names, expected, strict=True) if _is_only_nan(one)}
         for count, session in candidates.items():
             for name, ours, theirs in zip(names, _run(session, compressed, feed), expected, strict=True):
-                if name in result.not_deterministic:
+                if name in result.not_deterministic | result.only_nan:
                     continue
                 result.values += theirs.size if isinstance(theirs, np.ndarray) else 1
                 what = _difference(ours, theirs)
                 if what is not None and count != 1:
                     # Some operators (DynamicQuantizeLSTM) compute other bits on more threads: then so may we.
-                    threaded = create_session(original, threads=count, optimise=optimise)
+                    threaded = open_session(original, threads=count, optimise=optimise)
                     what = _difference(ours, _run(threaded, original, feed)[names.index(name)])
                 if what is not None:
                     result.differences.append(Difference(run, count, optimise, name, what))
@@ -219,6 +234,13 @@ def _run(
         return list(session.run(None, dict(feed)))
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
         raise InputError(f"{os.fspath(model)} does not run: {' '.join(str(error).split())}") from error
+
+
+def _is_only_nan(value: object) -> bool:
+    """Tell whether an output has no number in it: bits of those say nothing about what was computed."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or not value.size:
+        return False
+    return bool(np.isnan(value).all())
 
 
 def _difference(ours: object, theirs: object) -> str | None:

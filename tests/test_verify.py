@@ -11,7 +11,7 @@ from lowering import make_model
 from onnx import helper
 from samples import TOKENS, N, float_model, gaussian_weight, text_model, write
 
-from mcd_graph import InputError, compress_model, verify_model
+from mcd_graph import InputError, compress_model, get_library_path, verify_model
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
 
 
@@ -209,3 +209,34 @@ def test_a_model_that_is_not_deterministic_proves_nothing(tmp_path: Path) -> Non
     assert result.differences == ()
     assert not result.identical
     assert result.values > 0
+
+
+def test_an_original_that_does_not_load_is_named(model: Path, out: Path) -> None:
+    proto = text_model()
+    proto.graph.node[0].domain = "com.example"
+    proto.graph.node[0].op_type = "Unknown"
+    proto.opset_import.add(domain="com.example", version=1)
+    broken = write(proto, out / "broken.onnx")
+    with pytest.raises(InputError, match=r"the original itself does not load: .*broken\.onnx"):
+        verify_model(broken, model)
+
+
+def test_nothing_but_nan_proves_nothing(out: Path) -> None:
+    """Neither does it blame the compressed model, whose NaN may have other bits."""
+    values = {"a": float("nan"), "b": -float("nan")}
+    nodes = [helper.make_node("Add", ["x", "c"], ["y"]), helper.make_node("Identity", ["x"], ["z"])]
+    shape = (np.float32, ("m", 4))
+    paths = [
+        write(make_model(nodes, {"x": shape}, {"y": shape, "z": shape}, {"c": np.float32(value)}), out / f"{name}.onnx")
+        for name, value in values.items()
+    ]
+    result = verify_model(*paths, runs=1)
+    assert (result.only_nan, result.differences, result.identical) == (("y",), (), False)
+    assert result.values > 0, "z is compared"
+
+
+def test_operators_of_other_libraries(model: Path) -> None:
+    """The library is loaded; ours does for one, for it may be registered twice."""
+    assert verify_model(model, model, runs=1, threads=[1], custom_ops=[get_library_path()]).identical
+    with pytest.raises(InputError, match=r"onnxruntime refuses .*nothing\.so"):
+        verify_model(model, model, custom_ops=["nothing.so"])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcd_graph.cli.options import AsJson
+from mcd_graph.cli.options import AsJson, CustomOps
 from mcd_graph.cli.output import out, print_json
 from mcd_graph.errors import InputError
 
@@ -28,6 +28,7 @@ def verify(
     inputs: Annotated[
         Path | None, typer.Option(metavar="F.npz", help="Inputs by name, instead of random ones; one run then.")
     ] = None,
+    custom_ops: CustomOps = None,
     as_json: AsJson = False,
 ) -> None:
     """Run both models on the same inputs and compare every byte of their outputs.
@@ -37,7 +38,7 @@ def verify(
     from mcd_graph.verify import verify_model  # noqa: PLC0415
 
     arrays = None if inputs is None else _load_inputs(inputs)
-    result = verify_model(original, compressed, runs=runs, seed=seed, inputs=arrays)
+    result = verify_model(original, compressed, runs=runs, seed=seed, inputs=arrays, custom_ops=custom_ops or ())
     if as_json:
         print_json({"identical": result.identical, **dataclasses.asdict(result)})
     else:
@@ -70,6 +71,13 @@ def print_verification(result: "Verification") -> None:
         out.print(
             f"different: run {difference.run}, {difference.threads} threads, {setting}, {difference.output}: "
             f"{difference.what}",
+            style="red",
+            markup=False,
+        )
+    for name in result.only_nan:
+        out.print(
+            f"only NaN: the original itself gives no number for {name}, so nothing is proved for it; "
+            "give real inputs with --inputs",
             style="red",
             markup=False,
         )

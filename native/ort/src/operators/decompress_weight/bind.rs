@@ -4,7 +4,7 @@ use mcd_core::{CompressedWeight, Kernel, PrepareOptions, WeightType, unpack};
 
 use super::spec::{DTYPE, SHAPE, TRANSPOSED, check_shape, element_type, input};
 use crate::ffi::{Api, Dims, Error, KernelInfo};
-use crate::operators::weight::{self, COMPRESS_INFO, Prepared, Weight};
+use crate::operators::weight::{self, COMPRESS_INFO, Prepared, Weight, not_five_numbers};
 use crate::options::Options;
 
 const WEIGHT: weight::Inputs = weight::Inputs { x2: input::X2, index: input::COMPRESS_INDEX, declares_type: "dtype" };
@@ -26,7 +26,7 @@ impl Bound {
         let shape = Dims::from_vec(info.ints(SHAPE)?);
         let compress_info = info.ints(COMPRESS_INFO)?;
         let &[_, _, k, n, _] = compress_info.as_slice() else {
-            return Err(Error::invalid(format!("compress_info is {compress_info:?} instead of five numbers")));
+            return Err(not_five_numbers(&compress_info));
         };
         let count = check_shape(&shape, k, n)?;
         let transposed = match info.optional_int(TRANSPOSED)? {
