@@ -48,7 +48,7 @@ def create_session(
         raise FileNotFoundError(2, os.strerror(2), os.fspath(model))
     if os.fsencode(model).decode(errors="replace") != os.fspath(model):
         raise InputError(
-            f"{os.fspath(model)}: onnxruntime opens no file whose name is not UTF-8: link to it by another"
+            f"{os.fspath(model)}: onnxruntime opens no file whose name is not UTF-8"
         )
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY  # errors arrive as exceptions
