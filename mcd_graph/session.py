@@ -47,9 +47,7 @@ def create_session(
     if not os.path.isfile(model):  # noqa: PTH113 - onnxruntime would bury it in a longer message
         raise FileNotFoundError(2, os.strerror(2), os.fspath(model))
     if os.fsencode(model).decode(errors="replace") != os.fspath(model):
-        raise InputError(
-            f"{os.fspath(model)}: onnxruntime opens no file whose name is not UTF-8"
-        )
+        raise InputError(f"{os.fspath(model)}: onnxruntime opens no file whose name is not UTF-8")
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY  # errors arrive as exceptions
     options.register_custom_ops_library(get_library_path())
