@@ -111,6 +111,16 @@ impl VerifiedWeight {
         })
     }
 
+    /// All weights as a matrix (n, k), row by row.
+    pub fn decompressed(&self, x2: &[u8]) -> Result<Vec<u8>, Error> {
+        let len = self.n() * self.k();
+        let mut out = with_room(len, "a decoded weight")?;
+        self.decompress(x2, Layout::Nk, &mut out.spare_capacity_mut()[..len], &Serial)?;
+        // SAFETY: all of them were written.
+        unsafe { out.set_len(len) };
+        Ok(out)
+    }
+
     /// Writes a panel as rows of the matrix (n, k).
     fn write_nk(&self, panel: &Panel<'_>, out: &Shared) {
         let &Panel { symbols, n0, k0 } = panel;
