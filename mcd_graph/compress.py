@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,19 @@ import onnx_ir as ir
 from mcd_graph.codec.packing import Submits, pack_all
 from mcd_graph.codec.weights import CompressedWeight, Profile, WeightStats
 from mcd_graph.errors import InputError, NothingToCompressError
+from mcd_graph.model.annotations import Stated, annotate
 from mcd_graph.model.loading import ModelSource, external_files, load_model, read_proto
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
-from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN
-from mcd_graph.passes import LoweringPlan, ReasonCode, Refusal, Site, WeightJob, plan_lowering
+from mcd_graph.operators.registry import compressed_nodes
+from mcd_graph.passes import (
+    InlineWeightArgumentsPass,
+    LoweringPlan,
+    ReasonCode,
+    Refusal,
+    Site,
+    WeightJob,
+    plan_lowering,
+)
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import NodeReport, Report
 
@@ -104,6 +112,7 @@ def compress_model(
         raise InputError(f"jobs must be at least 1, not {jobs}")
     model = load_model(model_input)
     source = _name(model_input)
+    InlineWeightArgumentsPass()(model)
     try:
         plan = plan_lowering(model, include=include, exclude=exclude, convolutions=convolutions)
     except re.error as error:
@@ -136,6 +145,8 @@ def compress_model(
             tell(key)
         if not plan.apply(packed):
             raise NothingToCompressError(f"{source}: nothing to compress: {_why_nothing(plan)}")
+        versions = {weight.stats.format_version for weight in packed.values() if isinstance(weight, CompressedWeight)}
+        annotate(model, Stated(profile, "+".join(map(str, sorted(versions)))))
         before = size_of(model_input)
         try:
             writer.commit(model, below=None if force_larger else before)
@@ -209,8 +220,7 @@ def _node_report(site: Site, stats: WeightStats | None) -> NodeReport:
 def _why_nothing(plan: LoweringPlan) -> str:
     sites = plan.sites
     if not sites:
-        functions = (function.all_nodes() for function in plan.model.functions.values())
-        if any(node.domain == OP_DOMAIN for node in chain(plan.model.graph.all_nodes(), *functions)):
+        if any(compressed_nodes(plan.model)):
             return "it is compressed already"
         held = _int8_constants(plan)
         return held or "it has no quantised matrix multiplication; quantise it to int8 first"

@@ -9,10 +9,11 @@ import onnx_ir as ir
 from mcd_graph import _native
 from mcd_graph.compress import size_of
 from mcd_graph.errors import InputError
-from mcd_graph.integrity import Stream, compressed_nodes, name_of, over_streams, streams_of
+from mcd_graph.integrity import Stream, over_streams, streams_of
 from mcd_graph.model.loading import load_model
-from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
-from mcd_graph.passes import plan_lowering
+from mcd_graph.operators.registry import compressed_nodes
+from mcd_graph.operators.view import CompressedNode
+from mcd_graph.passes import InlineWeightArgumentsPass, plan_lowering
 from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import NodeReport, Report
@@ -24,9 +25,6 @@ _FORMS = {
     rule.name: f"DequantizeLinear+{rule.op_type}" if "qdq" in rule.name else rule.op_type
     for rule in (*ALL_RULES, *CONVOLUTION_RULES)
 }
-
-#: Inputs that tell what else a lowered node computes.
-_TELLING_INPUTS = ("bias", "deq_scale", "addend", "y_zero_point", "gate", "residual")
 
 
 def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None) -> Report:
@@ -65,31 +63,32 @@ def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Pr
 
 def _lowered(model: ir.Model, source: str, progress: Callable[[Progress], None] | None) -> Iterator[NodeReport]:
     """Yield what is known of the nodes that are lowered, in the graph's order."""
-    nodes = list(compressed_nodes(model))
+    nodes = [node for node, *_ in compressed_nodes(model)]
     streams, unreadable = streams_of(nodes)
-    for node, reason in unreadable:
-        raise InputError(f"{source}: node {name_of(node)}: {reason}")
+    for error in unreadable:
+        raise InputError(f"{source}: {error}")
 
     def look(stream: Stream) -> "tuple[_native.StreamInfo, float] | str":
         try:
-            return _native.inspect(*stream.parts), _native.entropy_bits(_native.decode(*stream.parts))
+            parts = stream.view.parts()
+            return _native.inspect(*parts), _native.entropy_bits(_native.decode(*parts))
         except (TypeError, ValueError) as error:
             return str(error)
 
     found = {}
     for stream, answer in over_streams(streams, look, progress):
-        for node in stream.nodes:
+        for view in stream.nodes:
             if isinstance(answer, str):
-                raise InputError(f"{source}: node {name_of(node)}: {answer}")
-            found[id(node)] = (stream, *answer)
+                raise InputError(f"{source}: node {view.name}: {answer}")
+            found[view.node] = (stream, view, *answer)
     for node in nodes:
-        stream, info, entropy = found[id(node)]
+        stream, view, info, entropy = found[node]
         yield NodeReport(
-            name=name_of(node),
+            name=view.name,
             op_type=node.op_type,
-            pattern=_form(node),
+            pattern=_form(view),
             status="lowered",
-            weight=stream.tensor.removesuffix(".x2"),
+            weight=view.weight_name,
             k=info["k"],
             n=info["n"],
             weight_bytes=info["k"] * info["n"],
@@ -101,17 +100,16 @@ def _lowered(model: ir.Model, source: str, progress: Callable[[Progress], None] 
         )
 
 
-def _form(node: ir.Node) -> str:
+def _form(view: CompressedNode) -> str:
     """Return what a lowered node was once, as far as the node still tells, and what it computes besides."""
-    rule = node.metadata_props.get("mcd.rule", "")
-    inputs = dict(zip(INPUT_NAMES, node.inputs, strict=False))
-    return "+".join(
-        [_FORMS.get(rule, node.op_type), *(name for name in _TELLING_INPUTS if inputs.get(name) is not None)]
-    )
+    rule = view.node.metadata_props.get("mcd.rule", "")
+    besides = (name for name in view.spec.telling_inputs if view.input(name) is not None)
+    return "+".join([_FORMS.get(rule, view.node.op_type), *besides])
 
 
 def _others(model: ir.Model) -> Iterator[NodeReport]:
     """Yield what is known of the nodes that are not lowered, in the graph's order."""
+    InlineWeightArgumentsPass()(model)
     plan = plan_lowering(model)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -3,35 +3,21 @@
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.errors import InputError
 from mcd_graph.model.loading import graphs_of, load_model, read_proto
-from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.operators.registry import compressed_nodes
+from mcd_graph.operators.view import CompressedNode, CompressedNodeError
 from mcd_graph.progress import Progress
 
-__all__ = [
-    "Check",
-    "Parts",
-    "Problem",
-    "Stream",
-    "check_model",
-    "compressed_nodes",
-    "name_of",
-    "over_streams",
-    "streams_of",
-]
-
-Parts = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]
-"""x2, int8 (c,); compress_index, int8 (8 * tiles,); compress_info, int64 (5,)."""
+__all__ = ["Check", "Problem", "Stream", "check_model", "over_streams", "streams_of"]
 
 T = TypeVar("T")
 
@@ -71,7 +57,7 @@ class Check:
 
     Attributes:
         model: the file.
-        nodes: compressed multiplications in it.
+        nodes: compressed nodes in it.
         weights: different compressed weights that they use.
         compressed_bytes: size of these.
         problems: all that is wrong; none in a file that is whole.
@@ -98,19 +84,25 @@ class Stream:
     """One compressed weight and the nodes that use it.
 
     Attributes:
-        tensor: name of ``x2``.
-        parts: the three tensors, large ones in the file's mapping.
         nodes: the nodes.
     """
 
-    tensor: str
-    parts: Parts
-    nodes: list[ir.Node] = dataclasses.field(default_factory=list)
+    nodes: list[CompressedNode]
+
+    @property
+    def view(self) -> CompressedNode:
+        """One of the nodes: all hold the same weight."""
+        return self.nodes[0]
+
+    @property
+    def tensor(self) -> str:
+        """The name of ``x2``."""
+        return self.view.stream_name
 
     @property
     def nbytes(self) -> int:
         """Size of stream and index in bytes."""
-        return self.parts[0].nbytes + self.parts[1].nbytes
+        return self.view.x2.nbytes + self.view.compress_index.nbytes
 
 
 def check_model(model_input: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None) -> Check:
@@ -149,12 +141,12 @@ def check_model(model_input: str | os.PathLike[str], *, progress: Callable[[Prog
     except _CHECKER_ERRORS as error:
         problems.append(Problem(None, None, f"onnx's checker: {_first_line(error)}"))
 
-    nodes = list(compressed_nodes(model))
+    nodes = [node for node, *_ in compressed_nodes(model)]
     streams, unreadable = streams_of(nodes)
-    problems.extend(Problem(name_of(node), None, reason) for node, reason in unreadable)
+    problems.extend(Problem(error.node, None, error.reason) for error in unreadable)
     for stream, reason in over_streams(streams, _damage, progress):
-        if reason is not None:
-            problems.extend(Problem(name_of(node), stream.tensor, reason) for node in stream.nodes)
+        wrong = ((node, reason or node.spec.check(node)) for node in stream.nodes)
+        problems.extend(Problem(node.name, stream.tensor, what) for node, what in wrong if what is not None)
     return Check(source, len(nodes), len(streams), sum(stream.nbytes for stream in streams), tuple(problems))
 
 
@@ -177,50 +169,20 @@ def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def compressed_nodes(model: ir.Model) -> Iterator[ir.Node]:
-    """Yield every MatmulCompressDequant node, those in subgraphs and functions included."""
-    for graph in (model.graph, *(function.graph for function in model.functions.values())):
-        for node in graph.all_nodes():
-            if (node.domain, node.op_type) == (OP_DOMAIN, OP_TYPE):
-                yield node
-
-
-def name_of(node: ir.Node) -> str:
-    """Return what a report calls a node."""
-    return node.name or node.outputs[0].name or ""
-
-
-def streams_of(nodes: Iterable[ir.Node]) -> tuple[list[Stream], list[tuple[ir.Node, str]]]:
-    """Return the different compressed weights of some nodes, unchecked, and the nodes without one, with the reason."""
-    streams: dict[tuple[int, int, bytes], Stream] = {}
+def streams_of(nodes: Iterable[ir.Node]) -> tuple[list[Stream], list[CompressedNodeError]]:
+    """Return the different compressed weights of some nodes, unchecked, and what is wrong with nodes without one."""
+    streams: dict[tuple[Any, ...], Stream] = {}
     unreadable = []
     for node in nodes:
-        x2, index = (dict(enumerate(node.inputs)).get(INPUT_NAMES.index(part)) for part in ("x2", "compress_index"))
         try:
-            parts = (_bytes_of(x2), _bytes_of(index), _info_of(node))
-        except InputError as error:
-            unreadable.append((node, str(error)))
+            view = CompressedNode.of(node)
+            view.parts()
+        except CompressedNodeError as error:
+            unreadable.append(error)
             continue
-        key = (id(x2), id(index), parts[2].tobytes())
-        streams.setdefault(key, Stream((x2 and x2.name) or "", parts)).nodes.append(node)
+        key = (id(view.x2), id(view.compress_index), view.info)
+        streams.setdefault(key, Stream([])).nodes.append(view)
     return list(streams.values()), unreadable
-
-
-def _bytes_of(value: ir.Value | None) -> npt.NDArray[Any]:
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    if tensor is None:
-        raise InputError("its compressed weight is not constant")
-    try:
-        return tensor.numpy()
-    except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"its compressed weight cannot be read: {_first_line(error)}") from None
-
-
-def _info_of(node: ir.Node) -> npt.NDArray[Any]:
-    attribute = node.attributes.get("compress_info")
-    if attribute is None or attribute.type != ir.AttributeType.INTS:
-        raise InputError("it has no compress_info")
-    return np.array(attribute.as_ints(), np.int64)
 
 
 def over_streams(
@@ -247,7 +209,7 @@ def over_streams(
 def _damage(stream: Stream) -> str | None:
     """Return what is wrong with a stream, if anything is."""
     try:
-        _native.verify(*stream.parts)
+        _native.verify(*stream.view.parts())
     except (TypeError, ValueError) as error:
         return str(error)
     return None

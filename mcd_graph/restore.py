@@ -1,18 +1,25 @@
 """The way back: a model with its weights uncompressed, for runtimes without the custom operator."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
 
 from mcd_graph._native import FormatError
 from mcd_graph.compress import files_of, size_of
 from mcd_graph.errors import InputError
-from mcd_graph.model.loading import load_model
-from mcd_graph.model.saving import ModelWriter
+from mcd_graph.model.annotations import annotate, remove_annotations
+from mcd_graph.model.loading import load_model, read_proto
+from mcd_graph.model.saving import ModelWriter, model_bytes
+from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.passes import plan_restoration
 from mcd_graph.progress import Progress
 
-__all__ = ["Restoration", "restore_model"]
+__all__ = ["Restoration", "restore_model", "restored_bytes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +27,7 @@ class Restoration:
     """What a restoration did.
 
     Attributes:
-        restored: MatmulCompressDequant nodes turned back into standard operators.
+        restored: compressed nodes turned back into standard operators.
         kept: name and reason of each that was not.
         file_bytes_before: size of the model with its external data before.
         file_bytes_after: and after.
@@ -65,15 +72,72 @@ def restore_model(
         3
     """
     model = load_model(model_input)
-    try:
+    with _damage_named(os.fspath(model_input)):
         plan = plan_restoration(model)
         with ModelWriter(
             model_output, force=force, sources=files_of(model_input), inline=inline, data_name=data_name
         ) as writer:
+            stated = remove_annotations(model)
             if not plan.apply():
-                raise InputError(f"{os.fspath(model_input)}: nothing to restore: it has no MatmulCompressDequant node")
+                raise InputError(f"{os.fspath(model_input)}: nothing to restore: it has no compressed node")
+            if stated is not None and any(site.status == "kept" for site in plan.sites):
+                annotate(model, stated)
             writer.commit(model, progress=progress)
-    except FormatError as error:
-        raise InputError(f"{os.fspath(model_input)}: {error}") from None
     kept = {site.name: site.reason for site in plan.sites if site.reason is not None}
     return Restoration(len(plan.sites) - len(kept), kept, size_of(model_input), size_of(model_output))
+
+
+def restored_bytes(model_input: str | bytes | os.PathLike[str]) -> bytes | None:
+    """Return a compressed model as one of standard operators in memory, external data included.
+
+    Args:
+        model_input: path of a model file, or its content.
+
+    Returns:
+        The content of a model file; ``None`` if the model has no compressed weights, or is of another format than ONNX.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        InputError: a weight in it is damaged or cannot be restored, or the result is larger than 2 GiB.
+
+    Examples:
+        >>> import mcd_graph, onnx
+        >>> from mcd_graph.restore import restored_bytes
+        >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
+        >>> onnx.load_from_string(restored_bytes("model.mcd.onnx")).graph.node[4].op_type
+        'MatMulInteger'
+        >>> restored_bytes("model.onnx") is None
+        True
+    """
+    name = "the given model" if isinstance(model_input, bytes) else os.fspath(model_input)
+    try:
+        proto = onnx.ModelProto.FromString(model_input) if isinstance(model_input, bytes) else read_proto(model_input)
+    except (DecodeError, InputError):
+        return None  # onnxruntime has more formats than one, and says better what is wrong
+    if all(opset.domain != DOMAIN for opset in proto.opset_import):
+        return None
+    model = load_model(proto if isinstance(model_input, bytes) else model_input)
+    with _damage_named(name):
+        plan = plan_restoration(model)
+        if not plan.sites:
+            return None
+        remove_annotations(model)
+        plan.apply()
+        for site in plan.sites:
+            if site.reason is not None:
+                raise InputError(f"{name}: node {site.name} cannot be restored: {site.reason}")
+        return model_bytes(model)
+
+
+@contextlib.contextmanager
+def _damage_named(model: str) -> Iterator[None]:
+    """Turn the codec's error into one that names the model; onnx_ir wraps it where small weights are written."""
+    try:
+        yield
+    except (FormatError, ir.serde.SerdeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, FormatError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise InputError(f"{model}: {cause}") from None

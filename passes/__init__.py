@@ -6,6 +6,7 @@ stands around a lowered node, and put it back. ``restore.py`` restores standard 
 those of Ascend, ``ir_passes.py`` has the onnx_ir passes.
 """
 
+from mcd_graph.passes.functions import InlineWeightArgumentsPass
 from mcd_graph.passes.ir_passes import (
     CompressMatMulIntegerPass,
     CompressMatMulIntegerToFloatPass,
@@ -29,6 +30,7 @@ __all__ = [
     "CompressQGemmPass",
     "CompressQLinearMatMulPass",
     "CompressQdqMatMulPass",
+    "InlineWeightArgumentsPass",
     "Kept",
     "LegalSite",
     "LegalisePass",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import onnx_ir as ir
 
 from mcd_graph.codec.weights import pack_weight
+from mcd_graph.passes.functions import InlineWeightArgumentsPass
 from mcd_graph.passes.plan import plan_lowering
 from mcd_graph.passes.restore import plan_restoration
 from mcd_graph.passes.rules.matmul_integer import matmul_integer_rule
@@ -69,9 +70,10 @@ class CompressPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Lower what the family's rules accept; ``modified`` says whether anything was."""
+        inlined = InlineWeightArgumentsPass(self.rules)(model).modified
         plan = plan_lowering(model, include=self.include, exclude=self.exclude, rules=self.rules)
         packed = {key: pack_weight(job.array(), profile=self.profile) for key, job in plan.weights.items()}
-        return ir.passes.PassResult(model, plan.apply(packed))
+        return ir.passes.PassResult(model, plan.apply(packed) or inlined)
 
 
 class CompressMatMulIntegerPass(CompressPass):

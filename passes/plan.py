@@ -21,6 +21,7 @@ import onnxruntime as ort
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
 from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
 from mcd_graph.passes.engine.facts import all_nodes, get_input, graph_of, is_op, known_dtype
+from mcd_graph.passes.engine.operands import check_rank
 from mcd_graph.passes.engine.optimized import ask_onnxruntime
 from mcd_graph.passes.engine.shapes import infer_shapes
 from mcd_graph.passes.engine.unsigned import make_unsigned
@@ -54,7 +55,10 @@ ONNXRUNTIME_KEY = "mcd.onnxruntime"
 
 
 #: Nodes that may stand between a weight and its multiplications; what counts is who reads their results.
-_LOOKED_THROUGH = ("DequantizeLinear", "Identity", "QuantizeLinear", "Reshape", "Transpose")
+_LOOKED_THROUGH = (
+    *("Cast", "Clip", "DequantizeLinear", "Dropout", "Identity", "QuantizeLinear", "Reshape", "Squeeze", "Transpose"),
+    "Unsqueeze",
+)
 
 
 class PackedWeight(Protocol):
@@ -149,8 +153,9 @@ class WeightJob:
 
     def release(self) -> None:
         """Let go of the memory map behind the weight, if there is one; ``array`` opens it again."""
-        if isinstance(self.source.tensor, ir.ExternalTensor):
-            self.source.tensor.release()
+        tensor = self.source.value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.release()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,6 +320,7 @@ def plan_lowering(
             if match is None:
                 continue
             check_opset(model if function is None else function)
+            check_rank(match.weight, get_input(node, 0))
             _check_inputs(match)
             site.pattern, site.k, site.n = match.pattern, match.weight.k, match.weight.n
             site.optimised = match.optimised
@@ -343,10 +349,10 @@ def plan_lowering(
 def _weights_of(candidates: Sequence[_Candidate]) -> dict[str, WeightJob]:
     """Return the different weights of some sites, by key, and tell each site its key."""
     weights: dict[str, WeightJob] = {}
-    keys: dict[tuple[ir.Value, bool], str] = {}
+    keys: dict[tuple[ir.Value, tuple[object, ...], bool], str] = {}
     for candidate in candidates:
         weight = candidate.match.weight
-        identity = (weight.value, weight.transposed)
+        identity = (weight.value, weight.recipe, weight.transposed)
         if identity not in keys:
             keys[identity] = _unused_key(weight.value.name or "weight", weights)
             weights[keys[identity]] = WeightJob(keys[identity], weight)

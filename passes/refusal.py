@@ -57,8 +57,14 @@ class ReasonCode(enum.StrEnum):
     )
     WEIGHT_RANK = (
         "weight-rank",
-        "The weight is not one matrix.",
-        "Nothing, as long as each matrix of a batch has a weight of its own.",
+        "The weight is not one matrix; or the result has more dimensions than the activation because the weight has.",
+        "Remove dimensions of size 1 from the weight; the matrices of a batch stay as they are.",
+    )
+    DEQUANTISED_OUTSIDE = (
+        "dequantised-outside",
+        "The DequantizeLinear of an operand stands in a graph around that of the multiplication (If, Loop, Scan); "
+        "onnxruntime multiplies floats then.",
+        "Move the DequantizeLinear into the inner graph.",
     )
     WEIGHT_EMPTY = ("weight-empty", "The weight has no elements.", "Nothing: there is nothing to compress.")
     WEIGHT_SHARED = (
@@ -296,6 +302,16 @@ class ReasonCode(enum.StrEnum):
         "stream-not-constant",
         "The compressed weight or what describes it is not constant, or is no such description.",
         "Compress the original model again.",
+    )
+    NOT_RESTORABLE = (
+        "not-restorable",
+        "Nothing is known that computes what the operator does with standard operators.",
+        "Restore it with the version of mcd-graph that wrote the model.",
+    )
+    NOT_ON_ASCEND = (
+        "not-on-ascend",
+        "Ascend has no operator that takes such a compressed weight.",
+        "Restore it first (`mcd restore`); `mcd ascend export` does that by itself.",
     )
     RUN_TIME_PARAMETER = (
         "run-time-parameter",

@@ -1,38 +1,24 @@
-"""The way back: every MatmulCompressDequant becomes standard operators and an uncompressed weight again.
+"""Restoring standard operators: every node of our domain becomes what it stands for, with its weight uncompressed.
 
-========================================  ====================================================================
-what the node has                         what it becomes
-========================================  ====================================================================
-no deq_scale                              MatMulInteger (+ Add of the int32 bias)
-float deq_scale                           MatMulInteger (+ Add), Cast to float, Mul (+ Add of the addend)
-uint64 deq_scale (Ascend's form)          the same with a float32 constant, and a Cast to float16 behind
-x1_scale                                  Mul of it and deq_scale in front
-float x1                                  DynamicQuantizeLinear in front
-y_zero_point                              QLinearMatMul
-y_zero_point, y_scale                     the same, and DequantizeLinear behind
-y_zero_point, int32 bias                  com.microsoft's QGemm for matrices; for other ranks the operators that it
-                                          consists of
-x1_shape, y_shape                         Transpose and Reshape in front, Reshape and Transpose behind
-gate, residual                            Mul and Add behind
-========================================  ====================================================================
-
-The result computes the same bits as the node did. It need not be the graph that was compressed: a QLinearMatMul comes
-back with its three scales folded into one, for instance.
+The operator's description says what a node becomes (:attr:`OperatorSpec.restore`); :data:`_RESTORERS` has the operators
+whose way back undoes fusions as well. The result computes the same bits as the node did. It need not be the graph that
+was compressed: a QLinearMatMul comes back with its three scales folded into one, for instance.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 
-from mcd_graph import _native
-from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.operators.matmul_compress_dequant import OP_TYPE as MATMUL
+from mcd_graph.operators.nodes import NewNode, NewOutput
+from mcd_graph.operators.registry import compressed_nodes
+from mcd_graph.operators.spec import DOMAIN
+from mcd_graph.operators.view import CompressedNode, CompressedNodeError, info_of, name_of
+from mcd_graph.passes import restore_matmul
 from mcd_graph.passes.engine.emit import (
     RULE_KEY,
     Names,
@@ -42,29 +28,16 @@ from mcd_graph.passes.engine.emit import (
     remove_dead,
     take_over,
 )
-from mcd_graph.passes.engine.facts import (
-    MS_DOMAIN,
-    AttributeUnknownError,
-    all_nodes,
-    constant_array,
-    constant_tensor,
-    get_input,
-    graph_of,
-    int_attribute,
-    ints_attribute,
-    known_dtype,
-    known_rank,
-    known_shape,
-)
-from mcd_graph.passes.engine.match import NewConstant, NewNode, NewOutput, Operand
-from mcd_graph.passes.engine.validate import check_node, check_opset, infer_inputs
-from mcd_graph.passes.fusions.dynamic_quantizer import quantiser_of
-from mcd_graph.passes.fusions.elementwise import expose_elementwise
-from mcd_graph.passes.fusions.layout import expose_layout
+from mcd_graph.passes.engine.facts import graph_of
+from mcd_graph.passes.engine.validate import infer_inputs
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Collection, Iterator
+    from typing import Any
+
+    from mcd_graph.operators.nodes import Operand
+    from mcd_graph.operators.spec import OperatorSpec
 
 __all__ = ["RestorationSite", "RestorePlan", "plan_restoration"]
 
@@ -75,7 +48,7 @@ _WEIGHT_TYPES = {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8}
 
 @dataclasses.dataclass
 class RestorationSite:
-    """One MatmulCompressDequant node.
+    """One compressed node.
 
     Attributes:
         name: of the node; of its output when the node has no name.
@@ -99,7 +72,7 @@ class RestorePlan:
 
     Attributes:
         model: the model that was looked at; :meth:`apply` changes it in place.
-        sites: every MatmulCompressDequant node, in graph order.
+        sites: every compressed node, in graph order.
     """
 
     def __init__(self, model: ir.Model, candidates: list[tuple[RestorationSite, _Lowered | None]]) -> None:
@@ -115,104 +88,81 @@ class RestorePlan:
         """
         todo, self._open = self._open, []
         names = Names(self.model)
-        tensors: dict[tuple[int, ...], ir.LazyTensor] = {}
+        tensors: dict[tuple[Any, ...], ir.LazyTensor] = {}
         values: dict[tuple[int, int], ir.Value] = {}
         for lowered in todo:
-            node, key = lowered.node, lowered.key
-            expose_elementwise(node, names)
-            expose_layout(node, names)
-            if key not in tensors:
-                tensors[key] = lowered.weight(names.unique(lowered.weight_name))
-            place = (id(graph_of(node)), id(tensors[key]))
+            view, node = lowered.view, lowered.view.node
+            lowered.restorer.expose(view, names)
+            if view.key not in tensors:
+                tensors[view.key] = view.weight(names.unique(view.weight_name))
+            tensor = tensors[view.key]
+            place = (id(graph_of(node)), id(tensor))
             if place not in values:
-                values[place] = place_constant(
-                    tensors[key], tensors[key].name or "", node, as_node=lowered.function is not None
-                )
-            restored = NewOutput(_standard_form(lowered, values[place]))
-            (value,) = place_operands(
-                [restored], node, names, in_function=lowered.function is not None, base=node.name or OP_TYPE
-            )
-            if value is None or (producer := value.producer()) is None:
-                raise AssertionError("a new node's output has that node as producer")
-            producer.name = node.name
-            metadata = metadata_beside_names(node)
-            producer.metadata_props.update({key: text for key, text in metadata.items() if key != RULE_KEY})
-            take_over(node.outputs[0], value)
-            if producer.domain:
-                for owner in (self.model, lowered.function):
-                    if owner is not None:
-                        owner.opset_imports.setdefault(producer.domain, 1)
-        remove_dead(lowered.node for lowered in todo)
+                values[place] = place_constant(tensor, tensor.name or "", node, as_node=lowered.function is not None)
+            self._replace(lowered, values[place], names)
+        remove_dead(lowered.view.node for lowered in todo)
         _forget_domain(self.model)
         return bool(todo)
+
+    def _replace(self, lowered: _Lowered, weight: ir.Value, names: Names) -> None:
+        """Put the standard form of a node, whose uncompressed weight is ``weight``, in its place."""
+        node = lowered.view.node
+        form = lowered.restorer.standard_form(lowered.view, weight)
+        if form is weight and not node.outputs[0].is_graph_output():
+            node.outputs[0].replace_all_uses_with(weight)
+            return
+        if isinstance(form, ir.Value):
+            form = NewOutput(NewNode("Identity", (form,)))
+        (value,) = place_operands(
+            [form], node, names, in_function=lowered.function is not None, base=node.name or node.op_type
+        )
+        if value is None or (producer := value.producer()) is None:
+            raise AssertionError("a new node's output has that node as producer")
+        producer.name, producer.doc_string = node.name, node.doc_string
+        metadata = metadata_beside_names(node)
+        producer.metadata_props.update({key: text for key, text in metadata.items() if key != RULE_KEY})
+        take_over(node.outputs[0], value)
+        if producer.domain:
+            for owner in (self.model, lowered.function):
+                if owner is not None:
+                    owner.opset_imports.setdefault(producer.domain, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Restorer:
+    """How the nodes of one operator are restored.
+
+    Attributes:
+        standard_form: returns what takes the place of the node's result, given its uncompressed weight.
+        check: raises Refusal if a node cannot be restored.
+        expose: puts what the node took in back around it, first of all.
+    """
+
+    standard_form: Callable[[CompressedNode, ir.Value], Operand]
+    check: Callable[[CompressedNode, ir.Model | ir.Function], None] = lambda _view, _owner: None
+    expose: Callable[[CompressedNode, Names], None] = lambda _view, _names: None
+
+
+_RESTORERS = {
+    MATMUL: _Restorer(restore_matmul.standard_form, restore_matmul.check, restore_matmul.expose),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Lowered:
-    """A node that can be restored, taken apart."""
+    """A node that can be restored, and the function around it, if any."""
 
-    node: ir.Node
+    view: CompressedNode
+    restorer: _Restorer
     function: ir.Function | None
-    info: tuple[int, ...]
-    x2: ir.TensorProtocol
-    compress_index: ir.TensorProtocol
-    weight_type: ir.DataType
-
-    @functools.cached_property
-    def quantiser(self) -> NewNode | None:
-        """What quantises a float x1; to be looked at when the nodes before this one have been restored."""
-        return quantiser_of(self.node)
-
-    @property
-    def key(self) -> tuple[int, ...]:
-        """Tells compressed weights apart; equal for two tensors that read the same place of the same file."""
-
-        def place(tensor: ir.TensorProtocol) -> tuple[int, ...]:
-            if isinstance(tensor, ir.ExternalTensor):
-                return hash(str(tensor.path)), tensor.offset or 0
-            return (id(tensor),)
-
-        return (*place(self.x2), *place(self.compress_index), *self.info)
-
-    @property
-    def weight_name(self) -> str:
-        value = get_input(self.node, INPUT_NAMES.index("x2"))
-        name = value.name if value is not None and value.name else "weight"
-        return name.removesuffix(".x2")
-
-    def input(self, name: str) -> ir.Value | None:
-        """Return the input called ``name``, if there is one."""
-        return get_input(self.node, INPUT_NAMES.index(name))
-
-    def activation(self) -> tuple[Operand, Operand, Operand]:
-        """Return x1, its scale, and its zero point: the inputs, or what a quantiser makes of a float x1."""
-        if self.quantiser is None:
-            return self.input("x1"), self.input("x1_scale"), self.input("x1_zero_point")
-        return NewOutput(self.quantiser, 0), NewOutput(self.quantiser, 1), NewOutput(self.quantiser, 2)
-
-    def scale(self) -> Operand:
-        """Return ``deq_scale``, multiplied by the scale of x1 if there is one."""
-        deq_scale, (_, x1_scale, _) = self.input("deq_scale"), self.activation()
-        return deq_scale if x1_scale is None else NewOutput(NewNode("Mul", (x1_scale, deq_scale)))
-
-    def weight(self, name: str) -> ir.LazyTensor:
-        """Return the uncompressed weight (k, n), decoded when it is looked at."""
-
-        def decode() -> ir.TensorProtocol:
-            with _named(self.node):
-                weight = _native.decode(self.x2.numpy(), self.compress_index.numpy(), np.asarray(self.info, np.int64))
-            if isinstance(self.x2, ir.ExternalTensor):
-                self.x2.release()  # or all maps would stay to the end
-            return ir.tensor(weight.T, name=name)
-
-        return ir.LazyTensor(decode, self.weight_type, ir.Shape(self.info[2:4]), name=name)
 
 
-def plan_restoration(model: ir.Model) -> RestorePlan:
-    """Look for MatmulCompressDequant nodes in a model, its subgraphs and its functions; change nothing.
+def plan_restoration(model: ir.Model, *, operators: Collection[OperatorSpec] | None = None) -> RestorePlan:
+    """Look for compressed nodes in a model, its subgraphs and its functions; change nothing.
 
     Args:
         model: a compressed model.
+        operators: those whose nodes are restored; all by default.
 
     Returns:
         What was found, with ``apply``.
@@ -228,16 +178,14 @@ def plan_restoration(model: ir.Model) -> RestorePlan:
     """
     infer_inputs(model)
     candidates: list[tuple[RestorationSite, _Lowered | None]] = []
-    for node, function in all_nodes(model):
-        if (node.domain, node.op_type) != (OP_DOMAIN, OP_TYPE):
+    for node, spec, function in compressed_nodes(model):
+        if operators is not None and spec not in operators:
             continue
-        info = _compress_info(node)
-        site = RestorationSite(node.name or node.outputs[0].name or "", *(info[2:4] if len(info) == 5 else (0, 0)))
-        owner = model if function is None else function
+        info = info_of(node)
+        site = RestorationSite(name_of(node), *(info[2:4] if len(info) == 5 else (0, 0)))
         lowered: _Lowered | None = None
         try:
-            check_opset(owner, dynamic=quantiser_of(node) is not None)
-            lowered = _take_apart(node, function, info)
+            lowered = _take_apart(model, node, spec, function)
         except Refusal as refusal:
             site.status, site.code, site.reason = "kept", refusal.code, refusal.reason
             logger.info("%s is kept: %s [%s]", site.name, refusal.reason, refusal.code)
@@ -245,132 +193,30 @@ def plan_restoration(model: ir.Model) -> RestorePlan:
     return RestorePlan(model, candidates)
 
 
-def _compress_info(node: ir.Node) -> tuple[int, ...]:
-    """Return the attribute's integers; none if it is missing, or is no list of integers."""
+def _take_apart(model: ir.Model, node: ir.Node, spec: OperatorSpec, function: ir.Function | None) -> _Lowered:
     try:
-        return ints_attribute(node, "compress_info") or ()
-    except AttributeUnknownError:
-        return ()
-
-
-def _take_apart(node: ir.Node, function: ir.Function | None, info: tuple[int, ...]) -> _Lowered:
-    x2, index = (constant_tensor(get_input(node, INPUT_NAMES.index(name))) for name in ("x2", "compress_index"))
-    if x2 is None or index is None:
-        raise Refusal(ReasonCode.STREAM_NOT_CONSTANT, "its compressed weight is not constant")
-    if len(info) != 5:
-        raise Refusal(ReasonCode.STREAM_NOT_CONSTANT, "its compress_info does not hold 5 integers")
-    scale = get_input(node, INPUT_NAMES.index("deq_scale"))
-    if known_dtype(scale) == ir.DataType.UINT64 and constant_array(scale) is None:
-        raise Refusal(ReasonCode.RUN_TIME_PARAMETER, "its uint64 deq_scale is computed at run time")
-    with _named(node):
-        described = _native.inspect(x2.numpy(), index.numpy(), np.asarray(info, np.int64))
-    weight_type = _WEIGHT_TYPES[described["dtype"]]
-    check_node(node, k=info[2], n=info[3], weight_type=weight_type)
-    return _Lowered(node, function, info, x2, index, weight_type)
-
-
-@contextlib.contextmanager
-def _named(node: ir.Node) -> Iterator[None]:
-    """Say in a codec's error which node's weight is damaged."""
-    try:
-        yield
-    except _native.FormatError as error:
-        raise _native.FormatError(f"node {node.name or node.outputs[0].name}: {error}") from None
-
-
-def _standard_form(lowered: _Lowered, weight: ir.Value) -> NewNode:
-    """Return the node, with those in front of it, that computes what the lowered one did."""
-    y_zero_point = lowered.input("y_zero_point")
-    if y_zero_point is not None:
-        result, y_scale = _requantised(lowered, weight, y_zero_point), lowered.input("y_scale")
-        if y_scale is not None:
-            result = NewNode("DequantizeLinear", (NewOutput(result), y_scale, y_zero_point))
-        return result
-    result = _scaled(lowered, weight)
-    scale = lowered.input("deq_scale")
-    if scale is None:
-        return result
-    default = ir.DataType.FLOAT if known_dtype(scale) in (ir.DataType.FLOAT, None) else ir.DataType.FLOAT16
-    output_type = ir.DataType(int_attribute(lowered.node, "output_type", int(default)))
-    if output_type != ir.DataType.FLOAT:
-        result = NewNode("Cast", (NewOutput(result),), {"to": int(output_type)})
-    return result
-
-
-def _scaled(lowered: _Lowered, weight: ir.Value) -> NewNode:
-    """Return the multiplication up to the float result; up to the int32 one where there is no scale."""
-    x1, _, x1_zero_point = lowered.activation()
-    zero_points: list[Operand] = [x1_zero_point, lowered.input("w_zero_point")]
-    while zero_points and zero_points[-1] is None:
-        zero_points.pop()
-    result = NewNode("MatMulInteger", (x1, weight, *zero_points))
-    bias, scale, addend = (lowered.input(name) for name in ("bias", "deq_scale", "addend"))
-    if bias is not None:
-        result = NewNode("Add", (NewOutput(result), bias))
-    if scale is None:
-        return result
-    factor: Operand = lowered.scale()
-    if known_dtype(scale) == ir.DataType.UINT64 and (array := constant_array(scale)) is not None:
-        factor = NewConstant(array.astype(np.uint32).view(np.float32), f"{scale.name}.float")
-    result = NewNode("Cast", (NewOutput(result),), {"to": int(ir.DataType.FLOAT)})
-    result = NewNode("Mul", (NewOutput(result), _widened(factor)))
-    return result if addend is None else NewNode("Add", (NewOutput(result), _widened(addend)))
-
-
-def _widened(operand: Operand) -> Operand:
-    """Return float16 numbers as float32."""
-    if not isinstance(operand, ir.Value) or known_dtype(operand) != ir.DataType.FLOAT16:
-        return operand
-    return NewOutput(NewNode("Cast", (operand,), {"to": int(ir.DataType.FLOAT)}))
-
-
-def _requantised(lowered: _Lowered, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
-    """Return a QLinearMatMul or QGemm whose three scales are 1, deq_scale and 1: 1 * deq_scale / 1 is deq_scale."""
-    one = NewConstant(np.array(1, np.float32), "one")
-    scale = lowered.input("deq_scale")
-    (x1, _, x1_zero_point), bias = lowered.activation(), lowered.input("bias")
-    w_zero_point = lowered.input("w_zero_point")
-    x1_type = known_dtype(lowered.input("x1")) or known_dtype(y_zero_point) or ir.DataType.UINT8
-    # QGemm wants the weight's zero point in the shape of its scale.
-    shape = [size or 1 for size in known_shape(scale) or ()]
-    inputs: list[Operand] = [
-        x1,
-        one,
-        x1_zero_point or NewConstant(np.zeros((), x1_type.numpy()), "x1_zero_point"),
-        weight,
-        lowered.scale(),
-        w_zero_point or NewConstant(np.zeros(shape, lowered.weight_type.numpy()), "w_zero_point"),
-    ]
-    if bias is None:
-        return NewNode("QLinearMatMul", (*inputs, one, y_zero_point))
-    if known_rank(lowered.input("x1")) == 2:
-        attributes = {"alpha": 1.0, "transA": 0, "transB": 0}
-        return NewNode("QGemm", (*inputs, bias, one, y_zero_point), attributes, domain=MS_DOMAIN)
-    return _requantised_step_by_step(lowered, weight, y_zero_point)
-
-
-def _requantised_step_by_step(lowered: _Lowered, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
-    """Return the operators of a requantisation: scale, clamp, round half to even, add the zero point."""
-    dtype = known_dtype(y_zero_point) or ir.DataType.UINT8
-    limits = np.iinfo(dtype.numpy())
-    offset = NewOutput(NewNode("Cast", (y_zero_point,), {"to": int(ir.DataType.FLOAT)}))
-    result = _scaled(lowered, weight)
-    for operator, limit, name in (("Max", limits.min, "lowest"), ("Min", limits.max, "highest")):
-        bound = NewNode("Sub", (NewConstant(np.array(limit, np.float32), name), offset))
-        result = NewNode(operator, (NewOutput(result), NewOutput(bound)))
-    result = NewNode("Add", (NewOutput(NewNode("Round", (NewOutput(result),))), offset))
-    return NewNode("Cast", (NewOutput(result),), {"to": int(dtype)})
+        view = CompressedNode.of(node)
+    except CompressedNodeError as error:
+        raise Refusal(ReasonCode.STREAM_NOT_CONSTANT, error.reason) from None
+    restorer = _RESTORERS.get(spec.op_type) or (_Restorer(spec.restore) if spec.restore else None)
+    if restorer is None:
+        raise Refusal(ReasonCode.NOT_RESTORABLE, f"no standard operators are known that compute {spec.op_type}")
+    view.inspect()  # a damaged weight is an error
+    if (wrong := spec.check(view)) is not None:
+        raise Refusal(ReasonCode.INPUTS_CONTRADICT, wrong)
+    restorer.check(view, model if function is None else function)
+    return _Lowered(view, restorer, function)
 
 
 def _forget_domain(model: ir.Model) -> None:
     """Remove the opset import of the operator's domain where no node uses it any more."""
 
     def used(nodes: Iterator[ir.Node]) -> bool:
-        return any(node.domain == OP_DOMAIN for node in nodes)
+        return any(node.domain == DOMAIN for node in nodes)
 
     functions = list(model.functions.values())
     for function in functions:
         if not used(function.all_nodes()):
-            function.opset_imports.pop(OP_DOMAIN, None)
-    if not used(model.graph.all_nodes()) and not any(OP_DOMAIN in function.opset_imports for function in functions):
-        model.opset_imports.pop(OP_DOMAIN, None)
+            function.opset_imports.pop(DOMAIN, None)
+    if not used(model.graph.all_nodes()) and not any(DOMAIN in function.opset_imports for function in functions):
+        model.opset_imports.pop(DOMAIN, None)

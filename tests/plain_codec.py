@@ -1,4 +1,4 @@
-"""A second decoder of compressed weights: slow, plain, and written from docs/format.md alone.
+"""A second decoder of compressed weights: slow, plain, and written from docs/reference/format.md alone.
 
 It shares nothing with the Rust codec but that page. Where the two disagree, one of the three is wrong.
 """

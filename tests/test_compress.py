@@ -22,7 +22,9 @@ from mcd_graph import (
     unpack_weight,
     verify_model,
 )
-from mcd_graph.model.loading import read_proto
+from mcd_graph.model.annotations import remove_annotations
+from mcd_graph.model.fidelity import to_proto
+from mcd_graph.model.loading import load_model, read_proto
 from mcd_graph.model.saving import DATA_FILE_KEY
 from mcd_graph.report.data import SCHEMA_VERSION
 
@@ -83,7 +85,12 @@ def test_metadata_and_names_stay(model: Path, out: Path) -> None:
     compress_model(model, out / "m.mcd.onnx")
     before, after = read_proto(model), read_proto(out / "m.mcd.onnx")
     before.metadata_props.add(key=DATA_FILE_KEY, value="m.mcd.onnx_data")
-    for field in ("ir_version", "producer_name", "metadata_props", "doc_string"):
+    source = {entry.key: entry.value for entry in after.metadata_props}["mcd.source_producer_name"]
+    model_after = load_model(out / "m.mcd.onnx")
+    remove_annotations(model_after)
+    after = to_proto(model_after)
+    assert source == before.producer_name
+    for field in ("ir_version", "producer_name", "producer_version", "metadata_props", "doc_string"):
         assert getattr(before, field) == getattr(after, field)
     assert (before.graph.name, before.graph.input, before.graph.output) == (
         after.graph.name, after.graph.input, after.graph.output,

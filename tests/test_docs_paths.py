@@ -9,7 +9,7 @@ NAMED = re.compile(r"`([\w./-]+)`")
 SUFFIXES = (".py", ".pyi", ".rs", ".md", ".j2", ".toml")
 
 
-@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/design/architecture.md"])
 def test_every_path_that_is_named_exists(page: str) -> None:
     """A name without a folder is in the one that the last heading names."""
     folder, found = ROOT, 0
@@ -24,7 +24,7 @@ def test_every_path_that_is_named_exists(page: str) -> None:
 
 
 def test_the_map_is_complete() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text()
+    text = (ROOT / "docs" / "design" / "architecture.md").read_text()
     for folder in ("mcd_graph", "passes"):
         for path in (ROOT / folder).glob("*.py"):
             if path.name != "__init__.py":

@@ -10,6 +10,8 @@ from rich_model import rich_model
 from samples import write, write_external
 
 from mcd_graph import compress_model, restore_model
+from mcd_graph.model.annotations import Stated, remove_annotations
+from mcd_graph.model.fidelity import to_proto
 from mcd_graph.model.loading import load_model, read_proto
 from mcd_graph.model.saving import DATA_FILE_KEY, ModelWriter
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN
@@ -117,7 +119,11 @@ WEIGHTS = ("w1", "w2")
 def test_compressing_touches_nothing_else(rich: Path, tmp_path: Path) -> None:
     report = compress_model(rich, tmp_path / "small.onnx")
     assert [node.name for node in report.nodes if node.status == "lowered"] == list(REPLACED)
-    assert_untouched(rich_model(), plain(tmp_path / "small.onnx"))
+    compressed = plain(tmp_path / "small.onnx")
+    assert compressed.doc_string.startswith(f"{rich_model().doc_string}\n\n[mcd-graph] ")
+    model = load_model(compressed)
+    assert remove_annotations(model) == Stated("balanced", "3")
+    assert_untouched(rich_model(), to_proto(model))
 
 
 def test_restoring_touches_nothing_else(rich: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_file_that_is_not_the_recipes_is_refused(results: ModuleType, tmp_path
 def test_every_figure_that_a_page_shows_is_there() -> None:
     shown = {
         (page.parent / target).resolve()
-        for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+        for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
         for target in re.findall(r"!\[.*?\]\((?!http)(.*?)\)", page.read_text())
     }
     assert len(shown) >= 5

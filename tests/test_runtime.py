@@ -91,3 +91,54 @@ def test_errors_are_those_of_onnxruntime(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"not a model")
     with pytest.raises(Exception, match=r"x\.onnx"):
         onnxruntime.InferenceSession(tmp_path / "x.onnx")
+
+
+def custom_operators(session: onnxruntime.InferenceSession, folder: Path) -> int:
+    """Return how many operators of our domain a session's model has, as it says in the profile of a run."""
+    return session.end_profiling() and sum(
+        "MatmulCompressDequant" in path.read_text() for path in folder.glob("profile*.json")
+    )
+
+
+def test_plain_residency(model: Path, compressed: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime runs the original again, from memory, and has never heard of the custom operator."""
+    expected = run(onnxruntime.InferenceSession(model))
+    mcd_graph.compress_model(model, out / "inline.onnx", inline=True)
+    monkeypatch.setattr("mcd_graph.runtime.sessions.get_library_path", lambda: pytest.fail("not needed"))
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling, options.profile_file_prefix = True, str(out / "profile")
+    for source in (compressed, str(compressed), (out / "inline.onnx").read_bytes(), model, model.read_bytes()):
+        session = mcd_graph.InferenceSession(source, options, residency="plain")
+        assert run(session) == expected
+        assert custom_operators(session, out) == 0
+    assert list(out.glob("profile*.json"))
+    mcd_graph.enable(residency="plain")
+    assert run(onnxruntime.InferenceSession(compressed)) == expected
+    assert run(onnxruntime.InferenceSession(model)) == expected
+    with pytest.raises(ValueError, match=r"mcd_graph\.enable"):
+        mcd_graph.session_options(residency="plain")
+
+
+def test_plain_residency_of_what_cannot_be_opened(compressed: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"not a model")
+    with pytest.raises(Exception, match=r"x\.onnx"):
+        mcd_graph.InferenceSession(tmp_path / "x.onnx", residency="plain")
+    data = compressed.with_suffix(".onnx_data")
+    content = bytearray(data.read_bytes())
+    content[200] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(mcd_graph.InputError, match="is damaged"):
+        mcd_graph.InferenceSession(compressed, residency="plain")
+    with pytest.raises(mcd_graph.InputError, match="is damaged"):
+        mcd_graph.restore_model(compressed, tmp_path / "inline.onnx", inline=True)
+    assert not (tmp_path / "inline.onnx").exists()
+
+
+def test_settings_of_enable(compressed: Path) -> None:
+    own = onnxruntime.SessionOptions()
+    mcd_graph.enable(residency="decoded")
+    onnxruntime.InferenceSession(compressed, own)
+    assert own.get_session_config_entry("mcd.residency") == "decoded"
+    mcd_graph.enable()
+    session = mcd_graph.InferenceSession(compressed, residency="compressed")
+    assert session.get_session_options().get_session_config_entry("mcd.residency") == "compressed"

@@ -1,6 +1,6 @@
 """The bridge to Ascend: msModelSlim's weight compression, the way to ATC, and what is needed for them.
 
-``CompressConfig`` and ``Compressor`` are called as msModelSlim's ``weight_compression`` is. docs/ascend.md walks
+``CompressConfig`` and ``Compressor`` are called as msModelSlim's ``weight_compression`` is. docs/guide/ascend.md walks
 through the whole workflow and says what of it was never run on a device.
 """
 

@@ -1,9 +1,9 @@
 """Which codec wrote a compressed weight, and the NZ order that the device's compressor reads.
 
-There are two: the open codec of docs/format.md, for the CPU, and CANN's own, which only the ``compress_excutor`` of
-a CANN installation writes and only the hardware reads. A stream of the open codec begins with its magic number, which
-makes it known wherever it turns up; files say in their metadata as well which codec they were written with. The two
-must agree, so that a mix-up is an error and never a wrong result.
+There are two: the open codec of docs/reference/format.md, for the CPU, and CANN's own, which only the
+``compress_excutor`` of a CANN installation writes and only the hardware reads. A stream of the open codec begins with
+its magic number, which makes it known wherever it turns up; files say in their metadata as well which codec they were
+written with. The two must agree, so that a mix-up is an error and never a wrong result.
 """
 
 from collections.abc import Mapping

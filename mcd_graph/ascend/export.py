@@ -26,8 +26,9 @@ from mcd_graph.errors import InputError
 from mcd_graph.model.loading import ModelSource, load_model
 from mcd_graph.model.replacement import refuse_existing
 from mcd_graph.model.saving import ModelWriter, write_text
-from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_TYPE
-from mcd_graph.passes import LegalisePass, LegalSite, plan_lowering
+from mcd_graph.operators.registry import compressed_nodes, operators
+from mcd_graph.operators.view import CompressedNode
+from mcd_graph.passes import LegalisePass, LegalSite, plan_lowering, plan_restoration
 
 __all__ = ["DEFAULT_SOC", "AscendExport", "export_model"]
 
@@ -120,6 +121,8 @@ def export_model(
     if model.functions:
         model = common_passes.InlinePass()(model).model
     _set_input_shapes(model, input_shapes or {})
+    foreign = [spec for spec in operators() if spec.ascend is None]
+    plan_restoration(model, operators=foreign).apply()
     plan = plan_lowering(model)
     plan.apply({key: pack_weight(job.array()) for key, job in plan.weights.items()})
     if max_rows is not None:
@@ -143,10 +146,10 @@ def export_model(
             legalise(model)
         except FormatError as error:
             raise InputError(f"{_name(model_input)}: {error}") from None
-        strict = [node for node in model.graph.all_nodes() if (node.domain, node.op_type) == (OP_DOMAIN, OP_TYPE)]
+        compressed = [CompressedNode.of(node) for node, *_ in compressed_nodes(model)]
         if not any(site.status == "strict" for site in legalise.sites):
             raise InputError(f"nothing to export: {_why_nothing(legalise.sites)}")
-        codec = _codec_of(strict)
+        codec = _codec_of(compressed)
         obstacles, doubts = tuple(_obstacles(model, legalise.sites, codec)), tuple(_doubts(model))
         model.metadata_props[CODEC_KEY] = codec
         _name_nodes(model)
@@ -176,12 +179,8 @@ def _set_input_shapes(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) ->
         value.shape = ir.Shape(shape)
 
 
-def _codec_of(nodes: list[ir.Node]) -> Codec:
-    codecs = set()
-    for node in nodes:
-        value = node.inputs[1]
-        if value is not None and value.const_value is not None:
-            codecs.add(codec_of(value.const_value.numpy()))
+def _codec_of(nodes: list[CompressedNode]) -> Codec:
+    codecs = {codec_of(node.x2.numpy()) for node in nodes}
     if len(codecs) != 1:
         raise InputError("the weights are of two codecs")
     return codecs.pop()

@@ -33,6 +33,7 @@ class WeightStats:
         weight_bytes: size before.
         payload_bytes: size of the coded weights alone.
         stored_bytes: size after: payload, tables, header, checksums, padding and the index.
+        format_version: version of the format of stream and index.
     """
 
     k: int
@@ -43,6 +44,7 @@ class WeightStats:
     weight_bytes: int
     payload_bytes: int
     stored_bytes: int
+    format_version: int
 
     @property
     def saving(self) -> float:
@@ -119,6 +121,7 @@ def pack_weight(
         weight_bytes=w.nbytes,
         payload_bytes=info["payload_bytes"],
         stored_bytes=x2.nbytes + compress_index.nbytes,
+        format_version=info["version"],
     )
     return CompressedWeight(x2, compress_index, compress_info, stats)
 

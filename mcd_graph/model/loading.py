@@ -22,7 +22,8 @@ from google.protobuf.message import DecodeError, Message
 
 from mcd_graph.errors import InputError
 from mcd_graph.model.fidelity import remember_order
-from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_TYPE, OP_VERSION
+from mcd_graph.operators.registry import find, unknown_operator
+from mcd_graph.operators.spec import DOMAIN, DOMAIN_VERSION
 
 __all__ = ["ModelSource", "external_files", "graphs_of", "load_model", "read_proto"]
 
@@ -36,7 +37,6 @@ FILE_BYTES_LIMIT = (1 << 31) - 1
 """What a protobuf message may hold, and so a model file without its external data."""
 
 _ONE_OUTPUT = {
-    ("mcd", "MatmulCompressDequant"),
     *(("com.microsoft", name) for name in ("QuantizeLinear", "DequantizeLinear", "QGemm", "QLinearConv")),
     *(("com.microsoft", name) for name in ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")),
 }
@@ -269,8 +269,8 @@ def _check_imports(proto: onnx.ModelProto) -> None:
         *((function.opset_import, function.node) for function in proto.functions),
     ):
         for opset in imports:
-            if opset.domain == OP_DOMAIN and opset.version != OP_VERSION and _uses_operator(nodes):
-                raise InputError(f"it imports version {opset.version} of domain {OP_DOMAIN!r}; known is {OP_VERSION}")
+            if opset.domain == DOMAIN and opset.version != DOMAIN_VERSION and _uses_operator(nodes):
+                raise InputError(f"it imports version {opset.version} of domain {DOMAIN!r}; known is {DOMAIN_VERSION}")
 
 
 def _check_operators(proto: onnx.ModelProto) -> None:
@@ -279,17 +279,13 @@ def _check_operators(proto: onnx.ModelProto) -> None:
     nodes = itertools.chain(proto.graph.node, *(function.node for function in proto.functions))
     for node in _nodes_of(nodes):
         name = (node.domain, node.op_type)
-        if node.domain == OP_DOMAIN and node.op_type != OP_TYPE and name not in local:
-            called = node.name or next(iter(node.output), "")
-            raise InputError(
-                f"node {called!r} is {OP_DOMAIN}::{node.op_type}, which this version of mcd-graph does not know: "
-                "use the version that wrote the model, or a newer one"
-            )
+        if node.domain == DOMAIN and find(*name) is None and name not in local:
+            raise unknown_operator(node.name or next(iter(node.output), ""), node.op_type)
 
 
 def _uses_operator(nodes: Iterable[onnx.NodeProto]) -> bool:
     """Return whether any of the nodes, or of those inside of them, is of our domain."""
-    return any(node.domain == OP_DOMAIN for node in _nodes_of(nodes))
+    return any(node.domain == DOMAIN for node in _nodes_of(nodes))
 
 
 def _check_names(proto: onnx.ModelProto) -> None:
@@ -363,7 +359,7 @@ def _check_outputs(proto: onnx.ModelProto) -> None:
     inside = (node for function in proto.functions for node in _nodes_of(function.node))
     functions = {_called(function) for function in proto.functions}
     for node in (*_nodes_of(proto.graph.node), *inside):
-        if not any(node.output) and node.domain in ("", "ai.onnx", "com.microsoft", "mcd"):
+        if not any(node.output) and node.domain in ("", "ai.onnx", "com.microsoft", DOMAIN):
             raise InputError(f"node {node.name!r} ({node.op_type}) has no output")
         # Whoever replaces such a node by what computes its one result would leave it there for the others.
         if any(node.output[1:]) and _has_one_output(node) and _called(node) not in functions:
@@ -374,7 +370,8 @@ def _has_one_output(node: onnx.NodeProto) -> bool:
     """Tell whether the operator has exactly one output. No operator of ONNX has had more in an earlier version."""
     if node.domain in ("", "ai.onnx"):
         return onnx.defs.has(node.op_type) and onnx.defs.get_schema(node.op_type).max_output == 1
-    return (node.domain, node.op_type) in _ONE_OUTPUT
+    ours = find(node.domain, node.op_type)
+    return len(ours.outputs) == 1 if ours else (node.domain, node.op_type) in _ONE_OUTPUT
 
 
 def _check_texts(message: Message) -> None:

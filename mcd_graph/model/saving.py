@@ -39,7 +39,7 @@ from mcd_graph.model.replacement import copy_attributes, put_new, refuse_existin
 from mcd_graph.model.temporaries import MARK, is_locked, temporary_file
 from mcd_graph.progress import Progress
 
-__all__ = ["ALIGNMENT", "DATA_FILE_KEY", "ModelWriter", "NotSmallerError", "write_bytes", "write_text"]
+__all__ = ["ALIGNMENT", "DATA_FILE_KEY", "ModelWriter", "NotSmallerError", "model_bytes", "write_bytes", "write_text"]
 
 ALIGNMENT = 4096
 """Tensors in the data file start at multiples of this many bytes (a page), and smaller ones stay in the model file."""
@@ -237,12 +237,7 @@ class ModelWriter:
             done += _size(tensor)
             if progress is not None:
                 progress(Progress(value.name or "", number, len(values), done, total))
-        # onnxruntime reads external data of initialisers only.
-        for graph in (model.graph, *(function.graph for function in model.functions.values())):
-            for node in graph.all_nodes():
-                for name, attribute in node.attributes.items():
-                    if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
-                        node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
+        _take_in_attributes(model)
 
     def _temporary_path(self, token: str, kind: str) -> Path:
         return self._directory / f".{self._destination.name}{MARK}{token}.{kind}"
@@ -352,7 +347,7 @@ class ModelWriter:
                 (self._directory / name).unlink(missing_ok=True)
 
     def _is_mentioned(self, name: str) -> bool:
-        """Tell whether a model of the directory, a copy of the replaced one say, has its data in a file of this name."""
+        """Tell whether a model of the directory, say a copy of the replaced one, has its data in this file."""
         return any(
             _holds(path, name.encode()) and _has_data_in(path, name)
             for path in {*self._directory.glob("*.onnx"), self._destination}
@@ -367,6 +362,22 @@ class ModelWriter:
         self._remove_proved([path for path in dead if path.suffix == ".proof"])
         for path in dead:
             path.unlink(missing_ok=True)
+
+
+def model_bytes(model: ir.Model) -> bytes:
+    """Return a model as the content of one file, its external data inside; its tensors are in memory then.
+
+    Raises:
+        InputError: it is too large for one file.
+    """
+    inline = 0
+    for value, tensor in _constants(model):
+        inline += _size(tensor)
+        if inline > MODEL_BYTES_LIMIT:
+            raise InputError(_TOO_LARGE)
+        value.const_value = _in_memory(tensor)
+    _take_in_attributes(model)
+    return _serialised(model)
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) -> None:
@@ -484,6 +495,15 @@ def _constants(model: ir.Model) -> Iterator[tuple[ir.Value, ir.TensorProtocol]]:
                 yield value, value.const_value
 
 
+def _take_in_attributes(model: ir.Model) -> None:
+    """Read external tensors in attributes into memory: onnxruntime reads external data of initialisers only."""
+    for graph in (model.graph, *(function.graph for function in model.functions.values())):
+        for node in graph.all_nodes():
+            for name, attribute in node.attributes.items():
+                if attribute.type == ir.AttributeType.TENSOR and isinstance(attribute.value, ir.ExternalTensor):
+                    node.attributes[name] = ir.AttrTensor(name, _in_memory(attribute.value))
+
+
 def _size(tensor: ir.TensorProtocol) -> int:
     return 0 if tensor.dtype == ir.DataType.STRING else tensor.nbytes
 
@@ -493,6 +513,11 @@ def _serialised(model: ir.Model) -> bytes:
         data: bytes = to_proto(model).SerializeToString()
     except (EncodeError, ValueError) as error:
         raise InputError(_TOO_LARGE) from error
+    except ir.serde.SerdeError as error:  # a tensor that is made only now could not be: what it says is what is wrong
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise cause from None
     return data
 
 

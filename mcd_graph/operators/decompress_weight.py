@@ -1,7 +1,6 @@
-"""The operator ``mcd::DecompressWeight``, version 1: its ONNX schema and its NumPy twin.
+"""The operator ``mcd::DecompressWeight``, version 1.
 
-It stands where an int8 or uint8 constant stood, in front of operators that are not touched. Importing this module
-registers the schema with onnx, so that the checker and shape inference accept it::
+It stands where an int8 or uint8 constant stood, in front of operators that are not touched. In NumPy::
 
     ReferenceEvaluator(model, new_ops=[DecompressWeight])
 """
@@ -9,16 +8,22 @@ registers the schema with onnx, so that the checker and shape inference accept i
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto
-from onnx.defs import OpSchema
 from onnx.reference.op_run import OpRun
 
 from mcd_graph import _native
-from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
+from mcd_graph.operators.spec import DOMAIN as OP_DOMAIN
+from mcd_graph.operators.spec import DOMAIN_VERSION as OP_VERSION
+from mcd_graph.operators.spec import Attribute, Input, OperatorSpec, Output, tell_onnx
+
+if TYPE_CHECKING:
+    from mcd_graph.operators.nodes import Operand
+    from mcd_graph.operators.view import CompressedNode
 
 __all__ = [
     "ATTRIBUTE_NAMES",
@@ -26,6 +31,7 @@ __all__ = [
     "OP_DOMAIN",
     "OP_TYPE",
     "OP_VERSION",
+    "SPEC",
     "DecompressWeight",
     "register_schema",
 ]
@@ -49,34 +55,6 @@ the two: its dimensions are parted into rows and columns anywhere.
 """
 
 
-def _schema() -> OpSchema:
-    attribute, kind = OpSchema.Attribute, OpSchema.AttrType
-    schema = OpSchema(
-        OP_TYPE,
-        OP_DOMAIN,
-        OP_VERSION,
-        _DOC,
-        inputs=[
-            OpSchema.FormalParameter("x2", "tensor(int8)", "compressed weight stream, constant"),
-            OpSchema.FormalParameter("compress_index", "tensor(int8)", "8 bytes for each tile of the weight, constant"),
-        ],
-        outputs=[OpSchema.FormalParameter("y", "TW", "the constant")],
-        type_constraints=[("TW", ["tensor(int8)", "tensor(uint8)"], "weight")],
-        attributes=[
-            attribute("compress_info", kind.INTS, "tilingK, tilingN, k, n, direction", required=True),
-            attribute("shape", kind.INTS, "shape of y, of k x n elements", required=True),
-            attribute("dtype", kind.INT, "ONNX data type of y: 2 (uint8) or 3 (int8)", required=True),
-            attribute(
-                "transposed",
-                onnx.helper.make_attribute("transposed", 0),
-                "1: y holds the matrix (n, k), row by row; 0: the matrix (k, n)",
-            ),
-        ],
-    )
-    schema.set_type_and_shape_inference_function(_infer)
-    return schema
-
-
 def _infer(context: Any) -> None:
     """Type and shape inference, from the attributes alone."""
     info, shape, dtype = (context.get_attribute(name) for name in ATTRIBUTE_NAMES[:3])
@@ -98,12 +76,6 @@ def _check(info: list[int], shape: list[int]) -> None:
     _, _, k, n, _ = info
     if min(shape, default=0) <= 0 or math.prod(shape) != k * n:
         raise ValueError(f"shape is {shape}, and the weight has {k} x {n} elements")
-
-
-def register_schema() -> None:
-    """Register the schema with onnx; a second call changes nothing."""
-    if not onnx.defs.has(OP_TYPE, OP_DOMAIN):
-        onnx.defs.register_schema(_schema())
 
 
 class DecompressWeight(OpRun):
@@ -135,4 +107,66 @@ class DecompressWeight(OpRun):
         return (np.ascontiguousarray(weight if transposed else weight.T).reshape(shape),)
 
 
-register_schema()
+def _is_transposed(node: CompressedNode) -> bool:
+    attribute = node.node.attributes.get("transposed")
+    return attribute is not None and attribute.as_int() == 1
+
+
+def _shape_of(node: CompressedNode) -> tuple[int, ...]:
+    attribute = node.node.attributes.get("shape")
+    return () if attribute is None else tuple(attribute.as_ints())
+
+
+def _constant_of(node: CompressedNode, decoded: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(decoded if _is_transposed(node) else decoded.T).reshape(_shape_of(node))
+
+
+def _check_node(node: CompressedNode) -> str | None:
+    """Return what is wrong with a node: its attributes contradict its weight."""
+    try:
+        _check(list(node.info), list(_shape_of(node)))
+        dtype = node.node.attributes["dtype"].as_int()
+        transposed = node.node.attributes.get_int("transposed", 0)
+    except (KeyError, TypeError, ValueError) as error:
+        return str(error)
+    if transposed not in (0, 1):
+        return f"transposed is {transposed} instead of 0 or 1"
+    return None if dtype == int(node.dtype) else f"dtype is {dtype}, and the weight is {node.dtype.name.lower()}"
+
+
+def _restore(_node: CompressedNode, weight: ir.Value) -> Operand:
+    return weight
+
+
+SPEC = OperatorSpec(
+    op_type=OP_TYPE,
+    doc=_DOC,
+    inputs=(
+        Input("x2", "tensor(int8)", "compressed weight stream, constant"),
+        Input("compress_index", "tensor(int8)", "8 bytes for each tile of the weight, constant"),
+    ),
+    outputs=(Output("y", "TW", "the constant"),),
+    types={"TW": (("tensor(int8)", "tensor(uint8)"), "weight")},
+    attributes=(
+        Attribute("compress_info", ir.AttributeType.INTS, "tilingK, tilingN, k, n, direction", required=True),
+        Attribute("shape", ir.AttributeType.INTS, "shape of y, of k x n elements", required=True),
+        Attribute("dtype", ir.AttributeType.INT, "ONNX data type of y: 2 (uint8) or 3 (int8)", required=True),
+        Attribute(
+            "transposed",
+            ir.AttributeType.INT,
+            "1: y holds the matrix (n, k), row by row; 0: the matrix (k, n)",
+            default=0,
+        ),
+    ),
+    infer=_infer,
+    reference=DecompressWeight,
+    check=_check_node,
+    weight_shape=_shape_of,
+    weight_of=_constant_of,
+    restore=_restore,
+)
+
+
+def register_schema() -> None:
+    """Register the schema with onnx, as importing this module does; a second call changes nothing."""
+    tell_onnx(SPEC)

@@ -5,12 +5,12 @@ import os
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.errors import InputError
 from mcd_graph.model.loading import load_model
-from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.operators.registry import compressed_nodes
+from mcd_graph.operators.view import CompressedNode
 
 __all__ = ["Histogram", "weight_histograms"]
 
@@ -44,27 +44,14 @@ def weight_histograms(model: str | os.PathLike[str]) -> list[Histogram]:
         FileNotFoundError: there is no such model.
         InputError: it is not a model, or a weight in it is damaged.
     """
-    loaded = load_model(model)
+    source = os.fspath(model)
     found: dict[str, Histogram] = {}
-    for graph in (loaded.graph, *(function.graph for function in loaded.functions.values())):
-        for node in graph.all_nodes():
-            if (node.domain, node.op_type) == (OP_DOMAIN, OP_TYPE):
-                histogram = _count(node, os.fspath(model), found)
-                found[histogram.name] = histogram
+    for node, *_ in compressed_nodes(load_model(model)):
+        try:
+            view = CompressedNode.of(node)
+            name = view.weight_name
+            if name not in found:  # nodes share it
+                found[name] = Histogram(name, np.array(_native.histogram(view.decode()), np.int64))
+        except ValueError as error:
+            raise InputError(f"{source}: {error}") from None
     return list(found.values())
-
-
-def _count(node: ir.Node, source: str, known: dict[str, Histogram]) -> Histogram:
-    x2, index = (node.inputs[INPUT_NAMES.index(part)] for part in ("x2", "compress_index"))
-    name = "" if x2 is None else (x2.name or "").removesuffix(".x2")
-    if name in known:
-        return known[name]  # nodes share it
-    tensors = [None if value is None else ir.convenience.get_const_tensor(value) for value in (x2, index)]
-    info = node.attributes.get("compress_info")
-    if tensors[0] is None or tensors[1] is None or info is None:
-        raise InputError(f"{source}: node {node.name}: its compressed weight is not constant")
-    try:
-        weight = _native.decode(tensors[0].numpy(), tensors[1].numpy(), np.array(info.as_ints(), np.int64))
-    except ValueError as error:
-        raise InputError(f"{source}: node {node.name}: {error}") from None
-    return Histogram(name, np.array(_native.histogram(weight), np.int64))

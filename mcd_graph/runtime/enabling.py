@@ -7,19 +7,25 @@ from typing import Any
 
 import onnxruntime as ort
 
-from mcd_graph.runtime.sessions import session_options
+from mcd_graph.runtime.sessions import InferenceSession, Residency, opened_with
 
 __all__ = ["disable", "enable"]
 
 _lock = threading.Lock()
 _original: Callable[..., None] | None = None
+_settings: tuple[Residency | None, str | None] = (None, None)
 
 
-def enable() -> None:
+def enable(*, residency: Residency | None = None, device: str | None = None) -> None:
     """Let every ``onnxruntime.InferenceSession`` of this process know the operators of compressed models.
 
     For libraries that create their sessions themselves. It holds for sessions that are created from now on, also where
-    the class was imported before. A session of a plain model computes as ever. Calling it again does nothing.
+    the class was imported before. A session of a plain model computes as ever. Calling it again changes the settings
+    for the sessions that follow.
+
+    Args:
+        residency: as :class:`InferenceSession` takes it, for all these sessions.
+        device: as :func:`session_options` takes it.
 
     Examples:
         >>> import onnxruntime, mcd_graph
@@ -28,15 +34,18 @@ def enable() -> None:
         >>> session = onnxruntime.InferenceSession("model.mcd.onnx")
         >>> mcd_graph.disable()
     """
-    global _original  # noqa: PLW0603 - the class that is changed is the process's own, too
+    global _original, _settings  # noqa: PLW0603 - the class that is changed is the process's own, too
     with _lock:
+        _settings = (residency, device)
         if _original is not None:
             return
         original: Callable[..., None] = ort.InferenceSession.__init__
 
         @functools.wraps(original)
         def init(self: Any, path_or_bytes: Any, sess_options: Any = None, *args: Any, **kwargs: Any) -> None:
-            original(self, path_or_bytes, session_options(sess_options), *args, **kwargs)
+            if not isinstance(self, InferenceSession):  # which has seen to it itself
+                path_or_bytes, sess_options = opened_with(path_or_bytes, sess_options, *_settings)
+            original(self, path_or_bytes, sess_options, *args, **kwargs)
 
         ort.InferenceSession.__init__ = init
         _original = original

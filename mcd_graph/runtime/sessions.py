@@ -8,13 +8,16 @@ import onnxruntime as ort
 
 from mcd_graph.library import get_library_path
 
-__all__ = ["InferenceSession", "session_options"]
+__all__ = ["InferenceSession", "Residency", "opened_with", "session_options"]
+
+Residency = Literal["compressed", "decoded", "plain"]
+"""What a weight occupies while a session lives; ``plain`` is the original, restored when the session opens."""
 
 
 def session_options(
     options: ort.SessionOptions | None = None,
     *,
-    residency: Literal["compressed", "decoded"] | None = None,
+    residency: Residency | None = None,
     device: str | None = None,
 ) -> ort.SessionOptions:
     """Return session options that open compressed models as well as plain ones.
@@ -29,12 +32,18 @@ def session_options(
     Raises:
         FileNotFoundError: the package was installed without the library.
         RuntimeError: onnxruntime cannot load the library, or the options were given here before with other settings.
+        ValueError: ``residency`` is ``plain``: options alone cannot restore a model.
 
     Examples:
         >>> import onnxruntime, mcd_graph
         >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
         >>> session = onnxruntime.InferenceSession("model.mcd.onnx", mcd_graph.session_options())
     """
+    if residency == "plain":
+        raise ValueError(
+            "residency 'plain' restores the model when it is opened, which options cannot: "
+            "give it to mcd_graph.InferenceSession or mcd_graph.enable"
+        )
     options = ort.SessionOptions() if options is None else options
     # Before the library is registered, which reads them.
     for key, value in (("mcd.residency", residency), ("mcd.device", device)):
@@ -42,6 +51,21 @@ def session_options(
             options.add_session_config_entry(key, value)
     options.register_custom_ops_library(get_library_path())
     return options
+
+
+def opened_with(
+    model: str | bytes | os.PathLike[str],
+    options: ort.SessionOptions | None,
+    residency: Residency | None,
+    device: str | None,
+) -> tuple[str | bytes | os.PathLike[str], ort.SessionOptions | None]:
+    """Return the model and the options to give to onnxruntime for a session with these settings."""
+    if residency != "plain":
+        return model, session_options(options, residency=residency, device=device)
+    from mcd_graph.restore import restored_bytes  # noqa: PLC0415 - takes onnx, which no other session needs
+
+    restored = restored_bytes(model)
+    return (model if restored is None else restored), options
 
 
 class InferenceSession(ort.InferenceSession):  # type: ignore[misc] # onnxruntime brings no types
@@ -52,6 +76,9 @@ class InferenceSession(ort.InferenceSession):  # type: ignore[misc] # onnxruntim
         sess_options: as onnxruntime takes them; they are given to :func:`session_options`.
         providers: execution providers, best first.
         provider_options: their options.
+        residency: as :func:`session_options` takes it, or ``plain``: the original is restored in memory, below 2 GiB,
+            and onnxruntime opens that, without any custom operator. So only the files are smaller.
+        device: as :func:`session_options` takes it.
         **kwargs: whatever else onnxruntime takes.
 
     Examples:
@@ -60,6 +87,7 @@ class InferenceSession(ort.InferenceSession):  # type: ignore[misc] # onnxruntim
         >>> session = mcd_graph.InferenceSession("model.mcd.onnx")
         >>> [value.name for value in session.get_inputs()]
         ['ids', 'mask']
+        >>> session = mcd_graph.InferenceSession("model.mcd.onnx", residency="plain")
     """
 
     def __init__(
@@ -68,6 +96,10 @@ class InferenceSession(ort.InferenceSession):  # type: ignore[misc] # onnxruntim
         sess_options: ort.SessionOptions | None = None,
         providers: Sequence[Any] | None = None,
         provider_options: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        residency: Residency | None = None,
+        device: str | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(path_or_bytes, session_options(sess_options), providers, provider_options, **kwargs)
+        model, options = opened_with(path_or_bytes, sess_options, residency, device)
+        super().__init__(model, options, providers, provider_options, **kwargs)

@@ -35,6 +35,11 @@ __all__ = [
     "shape_text",
 ]
 
+#: Operators whose first output is of the type of their first input.
+_OF_FIRST_INPUTS_TYPE = frozenset(
+    ("Add", "Clip", "Div", "Dropout", "Gemm", "Identity", "MatMul", "Mul", "Relu", "Reshape", "Sub", "Transpose")
+)
+
 #: Domain of onnxruntime's own operators.
 MS_DOMAIN = "com.microsoft"
 
@@ -139,8 +144,11 @@ def known_rank(value: ir.Value | None) -> int | None:
     return None if shape is None else len(shape)
 
 
-def known_dtype(value: ir.Value | None) -> ir.DataType | None:
-    """Return the element type of ``value`` if the model says it or a quantising operator implies it."""
+def known_dtype(value: ir.Value | None, depth: int = 8) -> ir.DataType | None:
+    """Return the element type of ``value`` if the model says it or the operators that compute it imply it.
+
+    ``depth`` bounds the search.
+    """
     if value is None:
         return None
     tensor = constant_tensor(value)
@@ -155,7 +163,20 @@ def known_dtype(value: ir.Value | None) -> ir.DataType | None:
     if is_op(node, "QuantizeLinear") and node is not None:
         zero_point = get_input(node, 2)
         return said_dtype(node) if zero_point is None else known_dtype(zero_point)
-    return None
+    if node is None or node.domain or value.index() or depth == 0:
+        return None
+    if node.op_type == "DequantizeLinear":
+        return _dequantized_dtype(node)
+    return known_dtype(get_input(node, 0), depth - 1) if node.op_type in _OF_FIRST_INPUTS_TYPE else None
+
+
+def _dequantized_dtype(node: ir.Node) -> ir.DataType | None:
+    """Return the type that a DequantizeLinear makes: that of its scale, unless it says another."""
+    try:
+        said = int_attribute(node, "output_dtype", 0)
+        return ir.DataType(said) if said else known_dtype(get_input(node, 1))
+    except (AttributeUnknownError, ValueError):
+        return None
 
 
 def said_dtype(node: ir.Node) -> ir.DataType | None:

@@ -12,15 +12,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
+from mcd_graph.operators.nodes import NewConstant, NewNode, NewOutput, Operand, Result
 from mcd_graph.passes.engine.facts import dimensions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any, TypeAlias
+    from collections.abc import Callable
 
     import numpy as np
+    import onnx_ir as ir
 
 __all__ = ["Fused", "Match", "NewConstant", "NewNode", "NewOutput", "Operand", "Result", "Rule", "Weight"]
 
@@ -35,12 +34,16 @@ class Weight:
             follow (convolution kernels).
         transposed: the constant is stored as (n, k).
         path: constant nodes between ``value`` and the multiplication, the one nearest to ``value`` first.
+        recipe: what the nodes of the path do to the bytes: two weights of one value and recipe are the same.
+        leading: so many dimensions of size 1 stood in front of the matrix.
     """
 
     value: ir.Value
     tensor: ir.TensorProtocol
     transposed: bool = False
     path: tuple[ir.Node, ...] = ()
+    recipe: tuple[object, ...] = ()
+    leading: int = 0
 
     @property
     def k(self) -> int:
@@ -56,40 +59,6 @@ class Weight:
         """Return the weight as an (n, k) view of its own memory."""
         stored = self.tensor.numpy().reshape(dimensions(self.tensor)[:2])
         return stored if self.transposed else stored.T
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NewConstant:
-    """A small constant that a rewrite adds; ``hint`` becomes its name."""
-
-    array: np.ndarray
-    hint: str
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NewNode:
-    """A node that a rewrite adds in front of the new MatmulCompressDequant."""
-
-    op_type: str
-    inputs: tuple[Operand, ...]
-    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    domain: str = ""
-    num_outputs: int = 1
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class NewOutput:
-    """Output ``index`` of a :class:`NewNode`."""
-
-    node: NewNode
-    index: int = 0
-
-
-class Result:
-    """Stands, among the inputs of a :class:`NewNode`, for what the new MatmulCompressDequant computes."""
-
-
-Operand: TypeAlias = ir.Value | NewConstant | NewOutput | Result | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

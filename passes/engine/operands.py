@@ -7,24 +7,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from mcd_graph.passes.engine.constants import fold, reshaped
 from mcd_graph.passes.engine.facts import (
     constant_array,
-    constant_tensor,
     dimensions,
     get_input,
-    int_attribute,
+    ints_attribute,
     is_op,
+    known_rank,
     known_shape,
-    said_dtype,
     shape_text,
 )
 from mcd_graph.passes.engine.match import NewConstant, Weight
+from mcd_graph.passes.engine.noops import source_of
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from mcd_graph.passes.engine.match import Operand
 
-__all__ = ["WEIGHT_TYPES", "find_weight", "per_column", "quantisation_column", "quantisation_vector"]
+__all__ = ["WEIGHT_TYPES", "check_rank", "find_weight", "per_column", "quantisation_column", "quantisation_vector"]
 
 WEIGHT_TYPES = (ir.DataType.INT8, ir.DataType.UINT8)
 
@@ -94,81 +95,61 @@ def find_weight(
     """
     if value is None:
         raise Refusal(ReasonCode.INPUT_MISSING, "it has no weight input")
-    while (producer := value.producer()) is not None and is_op(producer, "Identity") and producer not in path:
-        if (behind := get_input(producer, 0)) is None:
+    while True:
+        value, skipped = source_of(value)
+        producer, path = value.producer(), (*skipped, *path)
+        behind = None if producer is None or producer in path else _reversed_matrix(producer)
+        if producer is None or behind is None:
             break
-        value, path = behind, (producer, *path)
-    if value.is_graph_input():
-        if value.is_initializer():
-            raise Refusal(
-                ReasonCode.WEIGHT_OVERRIDABLE, f"weight {value.name} is an initialiser that callers may override"
-            )
-        raise Refusal(ReasonCode.WEIGHT_IS_INPUT, f"weight {value.name} is an input of the graph")
-    tensor = constant_tensor(value)
-    if producer is not None and is_op(producer, "QuantizeLinear"):
-        folded = _quantised_constant(producer)
-        if folded is not None:
-            value, tensor = folded
-            path = (producer, *path)
-    if tensor is None:
-        raise Refusal(
-            ReasonCode.WEIGHT_COMPUTED,
-            f"weight {value.name} is computed at run time" + (f" by {producer.op_type}" if producer else ""),
-        )
+        value, path, transposed = behind, (producer, *path), not transposed
+    constant = fold(value)
+    if constant is None:
+        raise _not_constant(value)
+    tensor = constant.tensor
     if tensor.dtype not in WEIGHT_TYPES:
         raise Refusal(ReasonCode.WEIGHT_TYPE, f"weight {value.name} is {tensor.dtype.name.lower()}, not int8 or uint8")
-    if len(tensor.shape) != 2 and not (kernel and len(tensor.shape) > 2):
-        raise Refusal(ReasonCode.WEIGHT_RANK, f"weight {value.name} has {len(tensor.shape)} dimensions, not 2")
-    if 0 in dimensions(tensor):
-        raise Refusal(ReasonCode.WEIGHT_EMPTY, f"weight {value.name} is empty")
-    return Weight(value, tensor, transposed, path)
-
-
-def _quantised_constant(node: ir.Node) -> tuple[ir.Value, ir.TensorProtocol] | None:
-    """Return the float32 constant that a QuantizeLinear node reads, and what the node makes of it, computed lazily.
-
-    onnxruntime folds such a node when it loads the model. Division, clamping, rounding half to even and the zero
-    point come in the order of its kernel. ``None`` if an input is not constant, if the scales are not one for the
-    whole tensor or one for each index of one axis, or if there may be NaN to convert, of which each processor makes
-    another integer.
-    """
-    value, scale, zero_point = (get_input(node, index) for index in range(3))
-    tensor, scales, zeros = constant_tensor(value), constant_array(scale), constant_array(zero_point)
-    if zero_point is None and (dtype := said_dtype(node)) in WEIGHT_TYPES:
-        zeros = np.zeros((), dtype.numpy())
-    if value is None or tensor is None or scales is None or zeros is None or int_attribute(node, "block_size", 0):
-        return None
-    if int_attribute(node, "precision", 0) not in (0, ir.DataType.FLOAT):
-        return None
-    if tensor.dtype != ir.DataType.FLOAT or scales.dtype != np.float32 or zeros.dtype not in (np.int8, np.uint8):
-        return None
-    if not np.isfinite(scales).all() or not scales.all() or _has_nan(tensor.numpy()):
-        return None
-    if zeros.size not in (1, scales.size):
-        return None
     shape = dimensions(tensor)
-    if scales.size != 1 or scales.ndim > 1:
-        axis = int_attribute(node, "axis", 1)
-        if scales.ndim != 1 or not -len(shape) <= axis < len(shape) or scales.size != shape[axis]:
-            return None
-        broadcast = [1] * len(shape)
-        broadcast[axis] = scales.size
-        scales = scales.reshape(broadcast)
-        zeros = zeros.reshape(broadcast if zeros.size != 1 else ())
-    else:
-        scales, zeros = scales.reshape(()), zeros.reshape(())
-
-    def quantise() -> ir.TensorProtocol:
-        limits = np.iinfo(zeros.dtype)
-        offset = zeros.astype(np.float32)
-        with np.errstate(over="ignore"):  # infinity is clamped
-            quotient = tensor.numpy() / scales
-        clamped = np.clip(quotient, limits.min - offset, limits.max - offset)
-        return ir.tensor((np.rint(clamped) + offset).astype(zeros.dtype))
-
-    return value, ir.LazyTensor(quantise, ir.DataType.from_numpy(zeros.dtype), ir.Shape(shape), name=value.name)
+    leading = 0 if kernel else max(0, len(shape) - 2)
+    if len(shape) < 2 or any(size != 1 for size in shape[:leading]):
+        raise Refusal(ReasonCode.WEIGHT_RANK, f"weight {value.name} has shape {shape_text(shape)}, which is no matrix")
+    if 0 in shape:
+        raise Refusal(ReasonCode.WEIGHT_EMPTY, f"weight {value.name} is empty")
+    matrix = reshaped(tensor, shape[leading:]) if leading else tensor
+    return Weight(constant.value, matrix, transposed, (*constant.path, *path), constant.recipe, leading)
 
 
-def _has_nan(array: np.ndarray) -> bool:
-    # The least of some numbers is NaN if one is; this way there is no second array.
-    return array.size > 0 and bool(np.isnan(array.min()))
+def check_rank(weight: Weight, x: ir.Value | None) -> None:
+    """Refuse if the dimensions in front of a weight's matrix may give the result more dimensions than ``x`` has."""
+    rank = known_rank(x)
+    if weight.leading and (rank is None or rank < weight.leading + 2):
+        dims = "of a rank that is not known" if rank is None else f"of {rank} dimensions"
+        raise Refusal(
+            ReasonCode.WEIGHT_RANK,
+            f"weight {weight.value.name} has {weight.leading + 2} dimensions, and its activation is {dims}: the result "
+            "may have more than the activation has",
+        )
+
+
+def _reversed_matrix(node: ir.Node) -> ir.Value | None:
+    """Return the constant matrix that a node is the Transpose of."""
+    if not is_op(node, "Transpose") or ints_attribute(node, "perm") not in (None, (1, 0)):
+        return None
+    value = get_input(node, 0)
+    constant = None if value is None else fold(value)
+    return value if constant is not None and len(constant.tensor.shape) == 2 else None
+
+
+def _not_constant(value: ir.Value) -> Refusal:
+    """Return why a weight is not constant: what callers give or what computes it."""
+    if value.is_graph_input():
+        if value.is_initializer():
+            return Refusal(
+                ReasonCode.WEIGHT_OVERRIDABLE,
+                f"weight {value.name} is an initializer that callers may override: it is among the graph's inputs",
+            )
+        return Refusal(
+            ReasonCode.WEIGHT_IS_INPUT, f"weight {value.name} is an input of the graph or function around it"
+        )
+    producer = value.producer()
+    by = "" if producer is None else f" by {producer.op_type}"
+    return Refusal(ReasonCode.WEIGHT_COMPUTED, f"weight {value.name} is computed at run time{by}")

@@ -47,6 +47,8 @@ import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.operators.registry import compressed_nodes
+from mcd_graph.operators.view import CompressedNode, info_of, name_of
 from mcd_graph.passes.engine.emit import (
     Names,
     metadata_beside_names,
@@ -56,9 +58,7 @@ from mcd_graph.passes.engine.emit import (
     take_over,
 )
 from mcd_graph.passes.engine.facts import (
-    all_nodes,
     constant_array,
-    constant_tensor,
     get_input,
     graph_of,
     known_dtype,
@@ -73,7 +73,6 @@ from mcd_graph.passes.legalize.limits import FLIP, MIN_OPSET, TILING
 from mcd_graph.passes.legalize.parts import (
     Parts,
     absent_flip,
-    compress_info,
     constant_scale,
     output_type_of,
     run_time_scale_of,
@@ -100,7 +99,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class LegalSite:
-    """One MatmulCompressDequant node.
+    """One compressed node.
 
     Attributes:
         name: of the node; of its output when the node has no name.
@@ -159,12 +158,13 @@ class LegalisePass(ir.passes.InPlacePass):
         infer_inputs(model)
         run = _Run(model, self.max_rows, self.pack)
         dead: list[ir.Node] = []
-        for node, function in list(all_nodes(model)):
-            if (node.domain, node.op_type) != (OP_DOMAIN, OP_TYPE):
-                continue
-            site = LegalSite(node.name or node.outputs[0].name or "")
+        for node, spec, function in list(compressed_nodes(model)):
+            site = LegalSite(name_of(node))
             self.sites.append(site)
             try:
+                if spec.ascend is None:
+                    text = f"Ascend has no operator like {spec.op_type}; restore it first"
+                    raise Refusal(ReasonCode.NOT_ON_ASCEND, text)
                 if function is not None:
                     raise Refusal(ReasonCode.IN_FUNCTION, "it is in a function; inline that first")
                 parts = run.look(node)
@@ -322,23 +322,22 @@ class _Run:
             and math.prod(known_shape(deq_scale) or ()) == parts.n  # type: ignore[arg-type]  # a constant's
             and all(get_input(node, position) is None for position in range(5, len(INPUT_NAMES)))
             and get_input(node, INPUT_NAMES.index("bias")) is not None
-            and compress_info(node)[:2] == TILING
+            and info_of(node)[:2] == TILING
         )
 
     def _weight(self, parts: Parts) -> tuple[ir.Value, ir.Value, tuple[int, ...]]:
         """Return the values x2 and compress_index and the five integers of the strict node's weight."""
         node = parts.node
-        x2, index = (get_input(node, INPUT_NAMES.index(name)) for name in ("x2", "compress_index"))
-        zero_point = constant_array(get_input(node, INPUT_NAMES.index("w_zero_point")))
-        tensors = (constant_tensor(x2), constant_tensor(index))
-        if x2 is None or index is None or tensors[0] is None or tensors[1] is None:
+        view = CompressedNode.of(node)
+        x2, index = view.input("x2"), view.input("compress_index")
+        zero_point = constant_array(view.input("w_zero_point"))
+        if x2 is None or index is None:
             raise AssertionError("a weight that is not constant is kept")
-        info = compress_info(node)
-        fits = not parts.changed and parts.padded == (parts.n, parts.k) and info[:2] == TILING
+        fits = not parts.changed and parts.padded == (parts.n, parts.k) and view.tiling == TILING
         if self._pack is None and fits:
-            return x2, index, info
-        key = (id(tensors[0]), id(tensors[1]), b"" if zero_point is None else zero_point.tobytes())
-        name = (x2.name or "weight").removesuffix(".x2")
+            return x2, index, view.info
+        key = (id(view.x2), id(view.compress_index), b"" if zero_point is None else zero_point.tobytes())
+        name = view.weight_name
         if key not in self._packed:
             n, k = parts.padded
             padded = np.zeros((n, k), np.int8)

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mcd_graph import _native
-from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
-from mcd_graph.passes.engine.facts import constant_array, get_input, known_dtype
+from mcd_graph.operators.view import CompressedNode, CompressedNodeError, WeightNotConstantError
+from mcd_graph.passes.engine.facts import constant_array, known_dtype
 from mcd_graph.passes.engine.match import NewNode, NewOutput
 from mcd_graph.passes.legalize.limits import FLIP, K_ABOVE, K_STEP, MAX_ACCUMULATOR, MAX_FLOAT16, MIN_N, N_STEP
 from mcd_graph.passes.refusal import ReasonCode, Refusal
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Parts",
     "absent_flip",
-    "compress_info",
     "constant_scale",
     "is_half",
     "output_type_of",
@@ -127,20 +126,12 @@ class Parts:
 
 def stored_weight(node: ir.Node) -> np.ndarray:
     """Return the weight (n, k) as its stream holds it."""
-    x2, index = (constant_array(get_input(node, INPUT_NAMES.index(name))) for name in ("x2", "compress_index"))
-    if x2 is None or index is None:
-        raise Refusal(ReasonCode.STREAM_NOT_CONSTANT, "its compressed weight is not constant")
     try:
-        weight: np.ndarray = _native.decode(x2, index, np.asarray(compress_info(node), np.int64))
-    except (_native.FormatError, TypeError) as error:  # the latter of a compress_info that is no list of integers
-        raise _native.FormatError(f"node {node.name or node.outputs[0].name}: {error}") from None
-    return weight
-
-
-def compress_info(node: ir.Node) -> tuple[int, ...]:
-    """Return the attribute's integers; none if it is missing."""
-    attribute = node.attributes.get("compress_info")
-    return () if attribute is None else tuple(attribute.as_ints())
+        return CompressedNode.of(node).decode()
+    except WeightNotConstantError as error:
+        raise Refusal(ReasonCode.STREAM_NOT_CONSTANT, error.reason) from None
+    except CompressedNodeError as error:
+        raise _native.FormatError(str(error)) from None
 
 
 def without_zero_point(stored: np.ndarray, zero_point: np.ndarray | None) -> np.ndarray:

@@ -29,6 +29,7 @@ kept, with the reason           weights alone quantised; scales per row; 4- and 
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -56,9 +57,13 @@ from mcd_graph.passes.engine.match import (
     Rule,
     Weight,
 )
+from mcd_graph.passes.engine.noops import readers_of, source_of
 from mcd_graph.passes.engine.operands import find_weight, quantisation_column
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import fold_scales, fuse, require_one_value
+
+if TYPE_CHECKING:
+    from mcd_graph.passes.engine.noops import Readers
 
 __all__ = ["gemm_qdq_rule", "matmul_qdq_rule"]
 
@@ -70,12 +75,13 @@ _MOVABLE = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")
 
 @dataclasses.dataclass(frozen=True)
 class _Dequantised:
-    """An input of the multiplication, taken apart at its DequantizeLinear."""
+    """An input of the multiplication, taken apart at its DequantizeLinear, and what hands its result on."""
 
     node: ir.Node
     value: ir.Value
     scale: ir.Value
     zero_point: ir.Value | None
+    path: tuple[ir.Node, ...] = ()
 
     @property
     def dtype(self) -> ir.DataType | None:
@@ -114,11 +120,20 @@ def _is_qdq(node: ir.Node | None, op_type: str) -> bool:
 
 def _dequantised(value: ir.Value | None, user: ir.Node) -> _Dequantised | None:
     """Return the DequantizeLinear that computes ``value`` in the same graph, or ``None``."""
-    node = None if value is None else value.producer()
+    if value is None:
+        return None
+    value, path = source_of(value)
+    node = value.producer()
     if node is None or not _is_qdq(node, "DequantizeLinear") or node.graph is not user.graph:
         return None
     quantised, scale = get_input(node, 0), get_input(node, 1)
-    return None if quantised is None or scale is None else _Dequantised(node, quantised, scale, get_input(node, 2))
+    if quantised is None or scale is None:
+        return None
+    return _Dequantised(node, source_of(quantised)[0], scale, get_input(node, 2), path)
+
+
+def _without_noops(value: ir.Value | None) -> ir.Value | None:
+    return None if value is None else source_of(value)[0]
 
 
 def _match_matmul(node: ir.Node) -> Match | None:
@@ -164,11 +179,16 @@ def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Deq
     """Return activation and weight; ``None`` if the node is a float multiplication like any other."""
     x, value = _dequantised(get_input(node, 0), node), get_input(node, 1)
     path: tuple[ir.Node, ...] = ()
+    if value is not None:
+        value, path = source_of(value)
     transpose = None if value is None else value.producer()
-    if transpose is not None and is_op(transpose, "Transpose") and ints_attribute(transpose, "perm") in (None, (1, 0)):
-        transpose_w, value, path = not transpose_w, get_input(transpose, 0), (transpose,)
+    if transpose is not None and is_op(transpose, "Transpose"):
+        perm, rank = ints_attribute(transpose, "perm"), known_rank(get_input(transpose, 0))
+        if perm == (1, 0) or (perm is None and rank in (2, None)) or (perm == (0, 2, 1) and rank == 3):
+            transpose_w, value, path = not transpose_w, get_input(transpose, 0), (transpose, *path)
     w = _dequantised(value, node)
     if w is None:
+        _refuse_outside(value, node)
         producer = None if value is None else value.producer()
         between = producer if producer is not None and is_op(producer, "Reshape") else None
         if x is None or between is None or _dequantised(get_input(between, 0), node) is None:
@@ -177,8 +197,9 @@ def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Deq
             ReasonCode.WEIGHT_RESHAPED,
             "its weight is reshaped behind its DequantizeLinear, so onnxruntime computes in float",
         )
-    weight = find_weight(w.value, transposed=transpose_w, path=(w.node, *path))
+    weight = find_weight(w.value, transposed=transpose_w, path=(w.node, *w.path, *path))
     if x is None:
+        _refuse_outside(get_input(node, 0), node)
         raise Refusal(
             ReasonCode.ACTIVATION_NOT_QUANTISED, "its activation is not quantised, so onnxruntime computes in float"
         )
@@ -186,14 +207,23 @@ def _find_operands(node: ir.Node, transpose_w: bool) -> tuple[_Dequantised, _Deq
         raise Refusal(ReasonCode.WEIGHT_BLOCKED, "its weight is quantised in blocks, so onnxruntime computes in float")
     if any(int_attribute(each.node, "output_dtype", 0) not in (0, ir.DataType.FLOAT) for each in (x, w)):
         raise Refusal(ReasonCode.SCALE_TYPE, "its operands are not dequantised to float32")
-    columns = 0 if transpose_w else 1
+    columns = weight.leading + (0 if transpose_w else 1)
     shape = known_shape(w.scale)
     axis = int_attribute(w.node, "axis", 1)
-    if shape not in ((), (1,)) and axis not in (columns, columns - 2):
+    if shape not in ((), (1,)) and axis not in (columns, columns - weight.leading - 2):
         raise Refusal(
             ReasonCode.WEIGHT_SCALE_AXIS, "its weight's scale is not per column, so onnxruntime computes in float"
         )
     return x, w, weight
+
+
+def _refuse_outside(value: ir.Value | None, user: ir.Node) -> None:
+    """Refuse an operand whose DequantizeLinear stands in a graph around that of the multiplication."""
+    producer = None if value is None else source_of(value)[0].producer()
+    if producer is not None and _is_qdq(producer, "DequantizeLinear") and producer.graph is not user.graph:
+        what = "activation" if value is get_input(user, 0) else "weight"
+        text = f"its {what} is dequantised in a graph around its own, so onnxruntime computes in float"
+        raise Refusal(ReasonCode.DEQUANTISED_OUTSIDE, text)
 
 
 def _check_type(x: _Dequantised) -> None:
@@ -206,7 +236,7 @@ def _check_type(x: _Dequantised) -> None:
     producer = x.value.producer()
     if producer is not None and _is_qdq(producer, "QuantizeLinear"):
         before = get_input(producer, 0)
-        if before is not None and _is_qdq(before.producer(), "DequantizeLinear"):
+        if before is not None and _is_qdq(source_of(before)[0].producer(), "DequantizeLinear"):
             raise Refusal(
                 ReasonCode.QUANTISED_TWICE, "its activation is quantised twice in a row, which onnxruntime merges"
             )
@@ -222,8 +252,8 @@ def _is_signed_pair(quantise: ir.Node, dequantise: ir.Node) -> bool:
     """Tell whether onnxruntime for x86 would turn this int8 pair into a uint8 one (it has no fast int8 kernel)."""
     if not _is_qdq(quantise, "QuantizeLinear") or not _is_qdq(dequantise, "DequantizeLinear"):
         return False
-    between, behind = quantise.outputs[0], dequantise.outputs[0]
-    if len(between.uses()) != 1 or between.is_graph_output() or len(behind.uses()) + behind.is_graph_output() != 1:
+    between, behind = readers_of(quantise.outputs[0]), readers_of(dequantise.outputs[0])
+    if len(between.uses) != 1 or between.is_output or len(behind.uses) + behind.is_output != 1:
         return False
     if any(_same_parameters(quantise, other) for other in _siblings(quantise)):
         return False  # onnxruntime makes one node of the two, and then it has two readers
@@ -256,65 +286,71 @@ def _destination(node: ir.Node, n: int) -> _Quantised | None:
 
     Refused where onnxruntime leaves the multiplication in float, or where it does something else.
     """
-    output = node.outputs[0]
-    if node.op_type == "MatMul" and len(output.uses()) == 1 and not output.is_graph_output():
-        (add,) = output.consumers()
-        if is_op(add, "Add") and len(add.inputs) == 2 and add.graph is node.graph and _may_become_gemm(node, add, n):
-            return _as_gemm(node, add)
-    return _behind(output, node.op_type)
+    readers = readers_of(node.outputs[0])
+    if node.op_type == "MatMul" and len(readers.uses) == 1 and not readers.is_output:
+        ((add, position),) = readers.uses
+        if is_op(add, "Add") and len(add.inputs) == 2 and add.graph is node.graph:
+            bias = add.inputs[1 - position]
+            if _may_become_gemm(node, bias, n):
+                return _as_gemm(node, add, bias, readers.between)
+    return _behind(node.outputs[0], node.op_type)
 
 
 def _behind(output: ir.Value, op_type: str) -> _Quantised | None:
     """Do as :func:`_destination` says for the result of a MatMul or Gemm."""
     producer = output.producer()
     graph = None if producer is None else producer.graph
-    uses = list(output.uses())
+    readers = readers_of(output)
+    uses = readers.uses
     if any(user.graph is not graph for user, _ in uses):
         raise Refusal(ReasonCode.RESULT_READ_ELSEWHERE, "its result is used inside another graph")
     if len(uses) != 1:
-        _refuse_read_twice(output)
+        _refuse_read_twice(readers)
         if any(_is_qdq(user, "QuantizeLinear") for user, _ in uses):
             raise Refusal(
                 ReasonCode.RESULT_READ_ELSEWHERE,
                 "its result is used beside its QuantizeLinear, so onnxruntime computes in float",
             )
         return None
-    user = uses[0].node
+    user = uses[0][0]
     if _is_qdq(user, "QuantizeLinear"):
-        if output.is_graph_output():
+        if readers.is_output:
             raise Refusal(
                 ReasonCode.RESULT_READ_ELSEWHERE,
                 "its result is an output of the graph, so onnxruntime computes in float",
             )
-        return _Quantised(user)
+        return _Quantised(user, readers.between)
     if is_op(user, "Relu") or is_op(user, "Clip"):
-        return _behind_clip(output, user)
-    if output.is_graph_output():
+        return _behind_clip(readers, user)
+    if readers.is_output:
         return None
     if op_type == "Gemm" and (is_op(user, "Transpose") or is_op(user, "Sum")):
         raise Refusal(ReasonCode.FUSED_FIRST, f"onnxruntime fuses the {user.op_type} behind it first")
     return _moved_up(user)
 
 
-def _as_gemm(node: ir.Node, add: ir.Node) -> _Quantised:
+def _as_gemm(node: ir.Node, add: ir.Node, bias: ir.Value | None, noops: tuple[ir.Node, ...]) -> _Quantised:
     """Return what stands behind MatMul and Add where onnxruntime surely makes a Gemm of the two.
 
     It does so for matrices and a vector over the columns; for higher ranks only since some release, and only with all
     sizes known. The Gemm's bias is float, so without a QuantizeLinear it is computed in float.
     """
-    bias = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
-    sure = known_rank(get_input(node, 0)) == 2 and known_rank(bias) == 1 and constant_array(bias) is not None
+    sure = (
+        known_rank(_without_noops(get_input(node, 0))) == 2
+        and known_rank(bias) == 1
+        and constant_array(bias) is not None
+    )
     quantised = _behind(add.outputs[0], "Gemm") if sure else None
     if quantised is not None and not quantised.moved:
-        return dataclasses.replace(quantised, between=(add, *quantised.between), bias=bias)
+        return dataclasses.replace(quantised, between=(*noops, add, *quantised.between), bias=bias)
     raise Refusal(
         ReasonCode.FUSED_FIRST, "onnxruntime may fuse the Add behind it into a Gemm, and then computes that in float"
     )
 
 
-def _refuse_read_twice(value: ir.Value) -> None:
-    """Refuse if an operator reads ``value`` twice: merged, the two would be the only reader of it."""
-    operators = [(user.domain, user.op_type) for user in value.consumers() if not _is_qdq(user, "QuantizeLinear")]
+def _refuse_read_twice(readers: Readers) -> None:
+    """Refuse if an operator reads a value twice: merged, the two would be the only reader of it."""
+    operators = [(user.domain, user.op_type) for user in readers.nodes if not _is_qdq(user, "QuantizeLinear")]
     if len(set(operators)) != len(operators):
         raise Refusal(
             ReasonCode.RESULT_READ_TWICE,
@@ -322,18 +358,17 @@ def _refuse_read_twice(value: ir.Value) -> None:
         )
 
 
-def _behind_clip(output: ir.Value, clip: ir.Node) -> _Quantised | None:
+def _behind_clip(product: Readers, clip: ir.Node) -> _Quantised | None:
     """Return what follows a Relu or Clip: the QuantizeLinear if its saturation does the clipping already."""
-    clipped = clip.outputs[0]
-    users = clipped.consumers()
-    if len(clipped.uses()) != 1 or clipped.is_graph_output():
+    clipped = readers_of(clip.outputs[0])
+    if len(clipped.uses) != 1 or clipped.is_output:
         _refuse_read_twice(clipped)
         return None
     refusal = Refusal(
         ReasonCode.ACTIVATION_FUNCTION_BEHIND, f"a {clip.op_type} is behind it, so onnxruntime computes in float"
     )
-    quantise = users[0]
-    if not _is_qdq(quantise, "QuantizeLinear") or quantise.graph is not clip.graph or output.is_graph_output():
+    quantise = clipped.uses[0][0]
+    if not _is_qdq(quantise, "QuantizeLinear") or quantise.graph is not clip.graph or product.is_output:
         raise refusal
     zero_point = get_input(quantise, 2)
     array = np.zeros((), np.uint8) if zero_point is None else constant_array(zero_point)
@@ -341,15 +376,12 @@ def _behind_clip(output: ir.Value, clip: ir.Node) -> _Quantised | None:
         raise refusal
     if array.reshape(()) != np.iinfo(array.dtype).min:
         raise refusal
-    return _Quantised(quantise, (clip,))
+    return _Quantised(quantise, (*product.between, clip, *clipped.between))
 
 
-def _may_become_gemm(node: ir.Node, add: ir.Node, n: int) -> bool:
+def _may_become_gemm(node: ir.Node, other: ir.Value | None, n: int) -> bool:
     """Tell whether onnxruntime's fusion of MatMul and Add may apply; when shapes are not known, it may."""
-    other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
-    if other is node.outputs[0]:
-        return False
-    x, bias = known_shape(get_input(node, 0)), known_shape(other)
+    x, bias = known_shape(_without_noops(get_input(node, 0))), known_shape(other)
     if x is None or bias is None:
         return True
     vector = len(bias) == 1 and bias[0] in (n, None)
@@ -360,11 +392,10 @@ def _moved_up(user: ir.Node) -> _Quantised | None:
     """Return the QuantizeLinear that onnxruntime moves up past reshaping nodes to the multiplication, if any."""
     graph = user.graph
     while any(is_op(user, op_type) for op_type in _MOVABLE):
-        output = user.outputs[0]
-        uses = list(output.uses())
-        if len(uses) != 1 or output.is_graph_output() or uses[0].node.graph is not graph or uses[0].idx != 0:
+        readers = readers_of(user.outputs[0])
+        if len(readers.uses) != 1 or readers.is_output or readers.uses[0][0].graph is not graph or readers.uses[0][1]:
             return None
-        user = uses[0].node
+        user = readers.uses[0][0]
         if _is_qdq(user, "QuantizeLinear"):
             parameters = [constant_array(value) for value in user.inputs[1:] if value is not None]
             constant = all(array is not None and array.size == 1 for array in parameters)
@@ -395,7 +426,7 @@ def _output_parameters(quantised: _Quantised) -> _Output:
             ReasonCode.RESULT_TYPE,
             "its activation and result are quantised to different types, so onnxruntime computes in float",
         )
-    readers = quantise.outputs[0].consumers()
+    readers = readers_of(quantise.outputs[0]).nodes
     if not quantised.moved:
         if dtype == ir.DataType.INT8 and not (len(readers) == 1 and _is_signed_pair(quantise, readers[0])):
             raise Refusal(
@@ -403,7 +434,7 @@ def _output_parameters(quantised: _Quantised) -> _Output:
                 "its int8 result is not between one QuantizeLinear and one DequantizeLinear of its own, "
                 "so onnxruntime computes in float on x86",
             )
-        behind = [user for reader in readers for output in reader.outputs for user in output.consumers()]
+        behind = [user for reader in readers for output in reader.outputs for user in readers_of(output).nodes]
         if any(_is_qdq(user, "QuantizeLinear") for user in behind):
             raise Refusal(
                 ReasonCode.QUANTISED_TWICE, "its result is quantised twice in a row, which onnxruntime merges"
@@ -429,7 +460,7 @@ def _bias(
                 ReasonCode.BIAS_NOT_INT32, "its bias is not quantised to int32, so onnxruntime computes in float"
             )
         return quantisation_column(dequantised.value, weight.n)
-    array, x_scale, w_scale = constant_array(c), constant_array(x.scale), constant_array(w.scale)
+    array, x_scale, w_scale = constant_array(source_of(c)[0]), constant_array(x.scale), constant_array(w.scale)
     if not requantised or array is None or array.ndim != 1 or array.dtype != np.float32:
         raise Refusal(ReasonCode.BIAS_NOT_INT32, "its bias is float, so onnxruntime computes in float")
     if x_scale is None or w_scale is None:

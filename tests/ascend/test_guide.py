@@ -1,4 +1,4 @@
-"""docs/ascend.md: every command and program in it runs, in its order, on a machine without CANN."""
+"""docs/guide/ascend.md: every command and program in it runs, in its order, on a machine without CANN."""
 
 import os
 import re
@@ -17,7 +17,7 @@ def test_the_walk(tmp_path: Path, strict: str) -> None:
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     environment["MCD_ACLNN_STRICT"] = strict
-    blocks = BLOCK.findall((ROOT / "docs" / "ascend.md").read_text(encoding="utf-8"))
+    blocks = BLOCK.findall((ROOT / "docs" / "guide" / "ascend.md").read_text(encoding="utf-8"))
     assert {language for language, _ in blocks} == {"bash", "python"}
     printed = ""
     for language, text in blocks:
@@ -35,7 +35,7 @@ def test_the_walk(tmp_path: Path, strict: str) -> None:
 
 
 def test_the_commands_are_all_described() -> None:
-    text = (ROOT / "docs" / "ascend.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "guide" / "ascend.md").read_text(encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-m", "mcd_graph", "ascend", "--help"], capture_output=True, text=True, check=True
     )

@@ -496,7 +496,7 @@ def test_a_library_of_another_kind_is_left_alone(problem: Problem, monkeypatch: 
 def test_python_in_the_document_runs(device: Acl, problem: Problem, monkeypatch: pytest.MonkeyPatch, out: Path) -> None:
     (out / "model.onnx").write_bytes(model({"y": problem}))
     monkeypatch.chdir(out)
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "aclnn.md").read_text(), re.DOTALL)
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "reference" / "aclnn.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(block, names)  # noqa: S102 - our own words
     assert device.mcdAclnnLiveObjects() > 0

@@ -1,4 +1,4 @@
-"""The snippet in docs/passes.md runs."""
+"""The snippet in docs/design/passes.md runs."""
 
 import re
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from lowering import floats, make_model
 from onnx import helper
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "passes.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "design" / "passes.md"
 
 
 def test_snippet(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import mcd_graph
 from mcd_graph.passes import Kept, ReasonCode, Refusal
 
-PAGE = Path(__file__).parents[2] / "docs" / "reasons.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "reasons.md"
 
 
 def table() -> str:

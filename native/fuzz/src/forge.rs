@@ -1,4 +1,4 @@
-//! The three tensors, put together as docs/format.md has them, around any tiles, with checksums that are right.
+//! The three tensors, put together as docs/reference/format.md has them, around any tiles, with checksums that are right.
 //!
 //! Written apart from the encoder, which only makes what is well-formed.
 

@@ -41,7 +41,7 @@ impl EncodeTable {
         table
     }
 
-    /// Encodes `symbols`, whole fractals in kernel order: docs/format.md, "Coded tile".
+    /// Encodes `symbols`, whole fractals in kernel order: docs/reference/format.md, "Coded tile".
     pub fn encode(&self, symbols: &[u8]) -> Vec<u8> {
         let row = self.root_bits * GROUP;
         let mut bytes = vec![0u8; symbols.len() / FRACTAL * row];

@@ -17,7 +17,7 @@
 //! each weight that the level before continued, and nothing for the others. A decoder works from the deepest level up:
 //! 64 bits of a level expand the sums of the level below into the sums of 64 of its own entries, and at last the root
 //! fields that are continued take theirs. No weight waits for the one before it, no position depends on a decoded value
-//! but through a count of ones, and a level costs in proportion to the few weights that reach it. `docs/format.md`
+//! but through a count of ones, and a level costs in proportion to the few weights that reach it. `docs/reference/format.md`
 //! specifies the layout.
 
 pub mod code;

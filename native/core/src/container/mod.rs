@@ -1,6 +1,6 @@
 //! The three tensors of a compressed weight: `x2`, `compress_index` and `compress_info`.
 //!
-//! `docs/format.md` specifies them; this module writes, parses and checks them, and holds no `unsafe`.
+//! `docs/reference/format.md` specifies them; this module writes, parses and checks them, and holds no `unsafe`.
 
 mod header;
 mod index;

@@ -1,0 +1,183 @@
+"""MatmulCompressDequant restored: the standard operators that compute what a node does.
+
+========================================  ====================================================================
+what the node has                         what it becomes
+========================================  ====================================================================
+no deq_scale                              MatMulInteger (+ Add of the int32 bias)
+float deq_scale                           MatMulInteger (+ Add), Cast to float, Mul (+ Add of the addend)
+uint64 deq_scale (Ascend's form)          the same with a float32 constant, and a Cast to float16 behind
+x1_scale                                  Mul of it and deq_scale in front
+float x1                                  DynamicQuantizeLinear in front
+y_zero_point                              QLinearMatMul
+y_zero_point, y_scale                     the same, and DequantizeLinear behind
+y_zero_point, int32 bias                  com.microsoft's QGemm for matrices; for other ranks the operators that it
+                                          consists of
+x1_shape, y_shape                         Transpose and Reshape in front, Reshape and Transpose behind
+gate, residual                            Mul and Add behind
+========================================  ====================================================================
+
+The result computes the same bits as the node did. It need not be the graph that was compressed: a QLinearMatMul comes
+back with its three scales folded into one, for instance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from mcd_graph.operators.nodes import NewConstant, NewNode, NewOutput
+from mcd_graph.passes.engine.facts import (
+    MS_DOMAIN,
+    constant_array,
+    int_attribute,
+    known_dtype,
+    known_rank,
+    known_shape,
+)
+from mcd_graph.passes.engine.validate import check_node, check_opset
+from mcd_graph.passes.fusions.dynamic_quantizer import quantiser_of
+from mcd_graph.passes.fusions.elementwise import expose_elementwise
+from mcd_graph.passes.fusions.layout import expose_layout
+from mcd_graph.passes.refusal import ReasonCode, Refusal
+
+if TYPE_CHECKING:
+    from mcd_graph.operators.nodes import Operand
+    from mcd_graph.operators.view import CompressedNode
+    from mcd_graph.passes.engine.emit import Names
+
+__all__ = ["check", "expose", "standard_form"]
+
+
+def check(view: CompressedNode, owner: ir.Model | ir.Function) -> None:
+    """Raise Refusal if a node cannot be restored where it stands, in a model's graphs or a function."""
+    check_opset(owner, dynamic=quantiser_of(view.node) is not None)
+    scale = view.input("deq_scale")
+    if known_dtype(scale) == ir.DataType.UINT64 and constant_array(scale) is None:
+        raise Refusal(ReasonCode.RUN_TIME_PARAMETER, "its uint64 deq_scale is computed at run time")
+    check_node(view.node, k=view.k, n=view.n, weight_type=view.dtype)
+
+
+def expose(view: CompressedNode, names: Names) -> None:
+    """Put the operators that a node took in back around it."""
+    expose_elementwise(view.node, names)
+    expose_layout(view.node, names)
+
+
+def standard_form(view: CompressedNode, weight: ir.Value) -> Operand:
+    """Return what computes a node's result from its uncompressed weight (k, n)."""
+    return NewOutput(_standard_form(_Multiplication(view), weight))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Multiplication:
+    """A node that can be restored, taken apart."""
+
+    view: CompressedNode
+
+    @functools.cached_property
+    def quantiser(self) -> NewNode | None:
+        """What quantises a float x1; to be looked at when the nodes before this one have been restored."""
+        return quantiser_of(self.view.node)
+
+    def input(self, name: str) -> ir.Value | None:
+        """Return the input called ``name``, if there is one."""
+        return self.view.input(name)
+
+    def activation(self) -> tuple[Operand, Operand, Operand]:
+        """Return x1, its scale, and its zero point: the inputs, or what a quantiser makes of a float x1."""
+        if self.quantiser is None:
+            return self.input("x1"), self.input("x1_scale"), self.input("x1_zero_point")
+        return NewOutput(self.quantiser, 0), NewOutput(self.quantiser, 1), NewOutput(self.quantiser, 2)
+
+    def scale(self) -> Operand:
+        """Return ``deq_scale``, multiplied by the scale of x1 if there is one."""
+        deq_scale, (_, x1_scale, _) = self.input("deq_scale"), self.activation()
+        return deq_scale if x1_scale is None else NewOutput(NewNode("Mul", (x1_scale, deq_scale)))
+
+
+def _standard_form(node: _Multiplication, weight: ir.Value) -> NewNode:
+    """Return the node, with those in front of it, that computes what the lowered one did."""
+    y_zero_point = node.input("y_zero_point")
+    if y_zero_point is not None:
+        result, y_scale = _requantised(node, weight, y_zero_point), node.input("y_scale")
+        if y_scale is not None:
+            result = NewNode("DequantizeLinear", (NewOutput(result), y_scale, y_zero_point))
+        return result
+    result = _scaled(node, weight)
+    scale = node.input("deq_scale")
+    if scale is None:
+        return result
+    default = ir.DataType.FLOAT if known_dtype(scale) in (ir.DataType.FLOAT, None) else ir.DataType.FLOAT16
+    output_type = ir.DataType(int_attribute(node.view.node, "output_type", int(default)))
+    if output_type != ir.DataType.FLOAT:
+        result = NewNode("Cast", (NewOutput(result),), {"to": int(output_type)})
+    return result
+
+
+def _scaled(node: _Multiplication, weight: ir.Value) -> NewNode:
+    """Return the multiplication up to the float result; up to the int32 one where there is no scale."""
+    x1, _, x1_zero_point = node.activation()
+    zero_points: list[Operand] = [x1_zero_point, node.input("w_zero_point")]
+    while zero_points and zero_points[-1] is None:
+        zero_points.pop()
+    result = NewNode("MatMulInteger", (x1, weight, *zero_points))
+    bias, scale, addend = (node.input(name) for name in ("bias", "deq_scale", "addend"))
+    if bias is not None:
+        result = NewNode("Add", (NewOutput(result), bias))
+    if scale is None:
+        return result
+    factor: Operand = node.scale()
+    if known_dtype(scale) == ir.DataType.UINT64 and (array := constant_array(scale)) is not None:
+        factor = NewConstant(array.astype(np.uint32).view(np.float32), f"{scale.name}.float")
+    result = NewNode("Cast", (NewOutput(result),), {"to": int(ir.DataType.FLOAT)})
+    result = NewNode("Mul", (NewOutput(result), _widened(factor)))
+    return result if addend is None else NewNode("Add", (NewOutput(result), _widened(addend)))
+
+
+def _widened(operand: Operand) -> Operand:
+    """Return float16 numbers as float32."""
+    if not isinstance(operand, ir.Value) or known_dtype(operand) != ir.DataType.FLOAT16:
+        return operand
+    return NewOutput(NewNode("Cast", (operand,), {"to": int(ir.DataType.FLOAT)}))
+
+
+def _requantised(node: _Multiplication, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
+    """Return a QLinearMatMul or QGemm whose three scales are 1, deq_scale and 1: 1 * deq_scale / 1 is deq_scale."""
+    one = NewConstant(np.array(1, np.float32), "one")
+    scale = node.input("deq_scale")
+    (x1, _, x1_zero_point), bias = node.activation(), node.input("bias")
+    w_zero_point = node.input("w_zero_point")
+    x1_type = known_dtype(node.input("x1")) or known_dtype(y_zero_point) or ir.DataType.UINT8
+    # QGemm wants the weight's zero point in the shape of its scale.
+    shape = [size or 1 for size in known_shape(scale) or ()]
+    inputs: list[Operand] = [
+        x1,
+        one,
+        x1_zero_point or NewConstant(np.zeros((), x1_type.numpy()), "x1_zero_point"),
+        weight,
+        node.scale(),
+        w_zero_point or NewConstant(np.zeros(shape, node.view.dtype.numpy()), "w_zero_point"),
+    ]
+    if bias is None:
+        return NewNode("QLinearMatMul", (*inputs, one, y_zero_point))
+    if known_rank(node.input("x1")) == 2:
+        attributes = {"alpha": 1.0, "transA": 0, "transB": 0}
+        return NewNode("QGemm", (*inputs, bias, one, y_zero_point), attributes, domain=MS_DOMAIN)
+    return _requantised_step_by_step(node, weight, y_zero_point)
+
+
+def _requantised_step_by_step(node: _Multiplication, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
+    """Return the operators of a requantisation: scale, clamp, round half to even, add the zero point."""
+    dtype = known_dtype(y_zero_point) or ir.DataType.UINT8
+    limits = np.iinfo(dtype.numpy())
+    offset = NewOutput(NewNode("Cast", (y_zero_point,), {"to": int(ir.DataType.FLOAT)}))
+    result = _scaled(node, weight)
+    for operator, limit, name in (("Max", limits.min, "lowest"), ("Min", limits.max, "highest")):
+        bound = NewNode("Sub", (NewConstant(np.array(limit, np.float32), name), offset))
+        result = NewNode(operator, (NewOutput(result), NewOutput(bound)))
+    result = NewNode("Add", (NewOutput(NewNode("Round", (NewOutput(result),))), offset))
+    return NewNode("Cast", (NewOutput(result),), {"to": int(dtype)})
