@@ -203,15 +203,18 @@ pub fn byte_type(dtype: i64) -> Result<(Type, WeightType), Error> {
     }
 }
 
-/// The bytes of an int8 tensor of one dimension, in place.
+/// The bytes of an int8 tensor of one dimension, or of a uint8 tensor where an overload accepts one, in place.
 pub fn tensor_bytes<'a>(value: &Value<'a>, input: Input) -> Result<&'a [u8], Error> {
     let mut dims = Dims::new();
     let mut read = || {
-        let len = value.read_bytes::<i8>(&mut dims)?.len();
+        let len = match value.read_bytes::<u8>(&mut dims) {
+            Ok(bytes) => bytes.len(),
+            Err(_) => value.read_bytes::<i8>(&mut dims)?.len(),
+        };
         if dims.len() != 1 {
             return Err(Error::invalid(format!("has shape {:?} instead of one dimension", &dims[..])));
         }
-        // SAFETY: int8 elements are bytes, and there are `len`.
+        // SAFETY: elements of either type are bytes, and there are `len`.
         unsafe { value.bytes(len) }
     };
     read().map_err(|error| about(input, error))

@@ -6,7 +6,7 @@ use super::spec::{AXIS, DTYPE, Form, input};
 use super::table::Table;
 use crate::ffi::{Api, Error, KernelInfo};
 use crate::operator::Input;
-use crate::operators::operand::{Operand, floats};
+use crate::operators::operand::{Operand, Read, floats, floats_of_rows};
 use crate::operators::weight::{self, COMPRESS_INFO, Weight, byte_type};
 use crate::options::Options;
 use crate::pool::Helpers;
@@ -50,9 +50,10 @@ impl Bound {
         }
         let weight: Weight<Table> = Weight::new(api, options, info, WEIGHT, Some(weight_type))?;
         let (rows, columns) = shape(info)?;
-        let count = if axis == Axis::Rows { rows } else { columns };
+        let (count, read): (_, Read<f32>) =
+            if axis == Axis::Rows { (rows, floats_of_rows) } else { (columns, floats) };
         let operand = |input| {
-            if has(input)? { Operand::present(info, input, count, floats) } else { Ok(Operand::absent(input)) }
+            if has(input)? { Operand::present(info, input, count, read) } else { Ok(Operand::absent(input)) }
         };
         let (scale, zero_point) = (operand(input::SCALE)?, operand(input::ZERO_POINT)?);
         Ok(Self { form, weight, weight_type, rows, axis, scale, zero_point, helpers: Helpers::default() })

@@ -77,8 +77,8 @@ impl Form {
         }
     }
 
-    /// The type of the output: where it is that of the table, inference says which. Before onnxruntime 1.24 it cannot, and
-    /// onnxruntime takes it for that of `x2`, int8.
+    /// The type of the output: where it is that of the table, inference says which. Where it cannot, before onnxruntime 1.24 or
+    /// without a known shape of the indices, onnxruntime takes it for that of `x2`, which may be uint8 for that.
     pub fn output(self) -> Type {
         if self.dequantised { FLOAT } else { ANY }
     }
