@@ -14,17 +14,11 @@ from mcd_graph.model.loading import load_model
 from mcd_graph.operators.registry import compressed_nodes
 from mcd_graph.operators.view import CompressedNode
 from mcd_graph.passes import InlineWeightArgumentsPass, plan_lowering
-from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
+from mcd_graph.passes.rules.registry import label_of
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import NodeReport, Report
 
 __all__ = ["inspect_model"]
-
-#: What each rule starts from, by the name that a lowered node keeps.
-_FORMS = {
-    rule.name: f"DequantizeLinear+{rule.op_type}" if "qdq" in rule.name else rule.op_type
-    for rule in (*ALL_RULES, *CONVOLUTION_RULES)
-}
 
 
 def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None) -> Report:
@@ -104,7 +98,7 @@ def _form(view: CompressedNode) -> str:
     """Return what a lowered node was once, as far as the node still tells, and what it computes besides."""
     rule = view.node.metadata_props.get("mcd.rule", "")
     besides = (name for name in view.spec.telling_inputs if view.input(name) is not None)
-    return "+".join([_FORMS.get(rule, view.node.op_type), *besides])
+    return "+".join([label_of(rule) or view.node.op_type, *besides])
 
 
 def _others(model: ir.Model) -> Iterator[NodeReport]:

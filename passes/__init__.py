@@ -7,29 +7,14 @@ those of Ascend, ``ir_passes.py`` has the onnx_ir passes.
 """
 
 from mcd_graph.passes.functions import InlineWeightArgumentsPass
-from mcd_graph.passes.ir_passes import (
-    CompressMatMulIntegerPass,
-    CompressMatMulIntegerToFloatPass,
-    CompressPass,
-    CompressPointwiseConvPass,
-    CompressQdqMatMulPass,
-    CompressQGemmPass,
-    CompressQLinearMatMulPass,
-    RestorePass,
-)
+from mcd_graph.passes.ir_passes import FAMILY_PASSES, CompressPass, RestorePass
 from mcd_graph.passes.legalize import LegalisePass, LegalSite
 from mcd_graph.passes.plan import LoweringPlan, Site, WeightJob, plan_lowering, reproduces_optimised
 from mcd_graph.passes.refusal import Kept, ReasonCode, Refusal
 from mcd_graph.passes.restore import RestorationSite, RestorePlan, plan_restoration
 
 __all__ = [
-    "CompressMatMulIntegerPass",
-    "CompressMatMulIntegerToFloatPass",
     "CompressPass",
-    "CompressPointwiseConvPass",
-    "CompressQGemmPass",
-    "CompressQLinearMatMulPass",
-    "CompressQdqMatMulPass",
     "InlineWeightArgumentsPass",
     "Kept",
     "LegalSite",
@@ -46,3 +31,12 @@ __all__ = [
     "plan_restoration",
     "reproduces_optimised",
 ]
+__all__.extend(FAMILY_PASSES)
+
+
+def __getattr__(name: str) -> type[CompressPass]:
+    """Return the pass of one family of rules, ``CompressQGemmPass`` for instance."""
+    try:
+        return FAMILY_PASSES[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
+from mcd_graph.passes.rules.registry import ALL_RULES, RULES_ON_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ class InlineWeightArgumentsPass(ir.passes.InPlacePass):
         False
     """
 
-    def __init__(self, rules: Sequence[Rule] = (*ALL_RULES, *CONVOLUTION_RULES)) -> None:
+    def __init__(self, rules: Sequence[Rule] = (*ALL_RULES, *RULES_ON_REQUEST)) -> None:
         super().__init__()
         self.rules = {(rule.domain, rule.op_type): rule for rule in rules}
 

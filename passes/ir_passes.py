@@ -1,4 +1,4 @@
-"""The rewrites as onnx_ir passes, one a family, for graphs that are in memory anyway.
+"""The rewrites as onnx_ir passes, one a family of rules, for graphs that are in memory anyway.
 
 ::
 
@@ -18,27 +18,13 @@ from mcd_graph.codec.weights import pack_weight
 from mcd_graph.passes.functions import InlineWeightArgumentsPass
 from mcd_graph.passes.plan import plan_lowering
 from mcd_graph.passes.restore import plan_restoration
-from mcd_graph.passes.rules.matmul_integer import matmul_integer_rule
-from mcd_graph.passes.rules.matmul_integer_to_float import dynamic_quantize_matmul_rule, matmul_integer_to_float_rule
-from mcd_graph.passes.rules.qdq_matmul import gemm_qdq_rule, matmul_qdq_rule
-from mcd_graph.passes.rules.qgemm import qgemm_rule
-from mcd_graph.passes.rules.qlinear_matmul import qlinear_matmul_rule
-from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
+from mcd_graph.passes.rules.registry import ALL_RULES, FAMILIES
 
 if TYPE_CHECKING:
     from mcd_graph.codec.weights import Profile
-    from mcd_graph.passes.engine.match import Rule
+    from mcd_graph.passes.engine.match import Family, Rule
 
-__all__ = [
-    "CompressMatMulIntegerPass",
-    "CompressMatMulIntegerToFloatPass",
-    "CompressPass",
-    "CompressPointwiseConvPass",
-    "CompressQGemmPass",
-    "CompressQLinearMatMulPass",
-    "CompressQdqMatMulPass",
-    "RestorePass",
-]
+__all__ = ["FAMILY_PASSES", "CompressPass", "RestorePass"]
 
 
 class CompressPass(ir.passes.InPlacePass):
@@ -76,40 +62,16 @@ class CompressPass(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, plan.apply(packed) or inlined)
 
 
-class CompressMatMulIntegerPass(CompressPass):
-    """Compresses the weights of MatMulInteger, with Cast, Mul and Add behind it."""
-
-    rules = (matmul_integer_rule,)
-
-
-class CompressQLinearMatMulPass(CompressPass):
-    """Compresses the weights of QLinearMatMul."""
-
-    rules = (qlinear_matmul_rule,)
+def _pass_of(family: Family) -> type[CompressPass]:
+    """Return the pass of one family."""
+    text = f"Compresses the weights of {family.operators}."
+    return type(
+        f"Compress{family.name}Pass", (CompressPass,), {"rules": family.rules, "__doc__": text, "__module__": __name__}
+    )
 
 
-class CompressMatMulIntegerToFloatPass(CompressPass):
-    """Compresses the weights of com.microsoft's MatMulIntegerToFloat and DynamicQuantizeMatMul."""
-
-    rules = (matmul_integer_to_float_rule, dynamic_quantize_matmul_rule)
-
-
-class CompressQGemmPass(CompressPass):
-    """Compresses the weights of com.microsoft's QGemm."""
-
-    rules = (qgemm_rule,)
-
-
-class CompressQdqMatMulPass(CompressPass):
-    """Compresses the weights of MatMul and Gemm between DequantizeLinear and QuantizeLinear."""
-
-    rules = (matmul_qdq_rule, gemm_qdq_rule)
-
-
-class CompressPointwiseConvPass(CompressPass):
-    """Compresses the weights of ConvInteger and QLinearConv with a 1x1 kernel."""
-
-    rules = CONVOLUTION_RULES
+#: One pass a family, by name.
+FAMILY_PASSES: dict[str, type[CompressPass]] = {each.__name__: each for each in map(_pass_of, FAMILIES)}
 
 
 class RestorePass(ir.passes.InPlacePass):

@@ -31,7 +31,7 @@ from mcd_graph.passes.fusions.dynamic_quantizer import absorb_quantiser
 from mcd_graph.passes.fusions.elementwise import absorb_elementwise
 from mcd_graph.passes.fusions.layout import absorb_layout
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.registry import ALL_RULES, CONVOLUTION_RULES
+from mcd_graph.passes.rules.registry import ALL_RULES, RULES_ON_REQUEST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -303,7 +303,7 @@ def plan_lowering(
     unwanted = re.compile(exclude) if exclude is not None else None
     if _wants_shapes(model):
         infer_shapes(model)
-    by_operator = {(rule.domain, rule.op_type): rule for rule in (*rules, *(CONVOLUTION_RULES if convolutions else ()))}
+    by_operator = {(rule.domain, rule.op_type): rule for rule in (*rules, *(RULES_ON_REQUEST if convolutions else ()))}
     sites: list[Site] = []
     candidates: list[_Candidate] = []
     results: set[ir.Value] = set()

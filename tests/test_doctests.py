@@ -18,6 +18,7 @@ import mcd_graph.integrity
 import mcd_graph.model.loading
 import mcd_graph.passes
 import mcd_graph.session
+from mcd_graph.passes.ir_passes import FAMILY_PASSES
 
 PUBLIC = [
     (module, name) for module in (mcd_graph, mcd_graph.ascend, mcd_graph.passes) for name in sorted(module.__all__)
@@ -33,8 +34,7 @@ IDS = [f"{module.__name__}.{name}" for module, name in PUBLIC]
 SHOWN_ELSEWHERE = {
     *("Kept", "LegalSite", "LoweringPlan", "ReasonCode", "Refusal", "RestorationSite"),
     *("RestorePlan", "Site", "WeightJob"),
-    *(f"Compress{family}Pass" for family in ("MatMulInteger", "MatMulIntegerToFloat", "PointwiseConv")),
-    *(f"Compress{family}Pass" for family in ("QGemm", "QLinearMatMul", "QdqMatMul")),
+    *FAMILY_PASSES,
 }
 
 

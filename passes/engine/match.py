@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 
-__all__ = ["Fused", "Match", "NewConstant", "NewNode", "NewOutput", "Operand", "Result", "Rule", "Weight"]
+__all__ = ["Family", "Fused", "Match", "NewConstant", "NewNode", "NewOutput", "Operand", "Result", "Rule", "Weight"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,13 +103,41 @@ class Match:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One family of patterns: the operator it starts from and the function that looks at such a node.
+    """One pattern: the operator it starts from and the function that looks at such a node.
 
     The function answers ``None`` for a node that is no quantised matrix multiplication at all, and raises
-    :class:`~mcd_graph.passes.refusal.Refusal` for one that has to stay as it is.
+    :class:`~mcd_graph.passes.refusal.Refusal` for one that has to stay as it is. ``form`` is what to call the pattern
+    where it is more than its operator.
     """
 
     name: str
     domain: str
     op_type: str
     match: Callable[[ir.Node], Match | None]
+    form: str = ""
+
+    @property
+    def label(self) -> str:
+        """What the pattern is called where nodes are listed: ``form``, if it is more than the operator."""
+        return self.form or self.op_type
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Rules that belong together: a file of ``rules/``, which has it as ``FAMILY``. All that lists forms reads it.
+
+    Attributes:
+        name: what its pass is called between ``Compress`` and ``Pass``.
+        operators: what it starts from, for a sentence: "the weights of …".
+        found: the form, in Markdown, for the table of docs/design/passes.md.
+        becomes: what of it becomes one node, for the same table.
+        rules: its rules.
+        on_request: looked for only if somebody asks.
+    """
+
+    name: str
+    operators: str
+    found: str
+    becomes: str
+    rules: tuple[Rule, ...]
+    on_request: bool = False

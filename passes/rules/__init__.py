@@ -1,1 +1,1 @@
-"""One file a family of forms; ``registry.py`` lists them."""
+"""One file a family of forms; ``registry.py`` finds them."""

@@ -39,12 +39,12 @@ from mcd_graph.passes.engine.facts import (
     known_shape,
     only_consumer,
 )
-from mcd_graph.passes.engine.match import Fused, Match, NewConstant, NewNode, NewOutput, Operand, Result, Rule
+from mcd_graph.passes.engine.match import Family, Fused, Match, NewConstant, NewNode, NewOutput, Operand, Result, Rule
 from mcd_graph.passes.engine.operands import find_weight, quantisation_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import Scale, split_product
 
-__all__ = ["matmul_integer_rule"]
+__all__ = ["FAMILY"]
 
 
 def _match(node: ir.Node) -> Match:
@@ -121,3 +121,12 @@ def _other_vector(node: ir.Node | None, op_type: str, value: ir.Value, n: int, r
 
 
 matmul_integer_rule = Rule("matmul_integer_rule", "", "MatMulInteger", _match)
+
+FAMILY = Family(
+    "MatMulInteger",
+    "MatMulInteger, with Cast, Mul and Add behind it",
+    "[`DynamicQuantizeLinear`] `MatMulInteger` [`Cast` `Mul` [`Add`]]",
+    "up to the last operator that fits, the int32 result at least; with the quantiser where nobody else reads that, "
+    "and the product of the scales",
+    (matmul_integer_rule,),
+)

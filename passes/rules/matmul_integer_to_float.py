@@ -28,12 +28,12 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mcd_graph.passes.engine.facts import MS_DOMAIN, get_input, known_dtype, known_rank
-from mcd_graph.passes.engine.match import Match, NewNode, NewOutput, Rule
+from mcd_graph.passes.engine.match import Family, Match, NewNode, NewOutput, Rule
 from mcd_graph.passes.engine.operands import find_weight, quantisation_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import Scale, fold_scales, fuse
 
-__all__ = ["dynamic_quantize_matmul_rule", "matmul_integer_to_float_rule"]
+__all__ = ["FAMILY"]
 
 
 def _match_integer_to_float(node: ir.Node) -> Match:
@@ -66,3 +66,11 @@ matmul_integer_to_float_rule = Rule(
     "matmul_integer_to_float_rule", MS_DOMAIN, "MatMulIntegerToFloat", _match_integer_to_float
 )
 dynamic_quantize_matmul_rule = Rule("dynamic_quantize_matmul_rule", MS_DOMAIN, "DynamicQuantizeMatMul", _match_dynamic)
+
+FAMILY = Family(
+    "MatMulIntegerToFloat",
+    "com.microsoft's MatMulIntegerToFloat and DynamicQuantizeMatMul",
+    "`MatMulIntegerToFloat`, `DynamicQuantizeMatMul` (com.microsoft)",
+    "with the scales; the latter with its quantiser",
+    (matmul_integer_to_float_rule, dynamic_quantize_matmul_rule),
+)

@@ -23,12 +23,12 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mcd_graph.passes.engine.facts import dimensions, get_input, int_attribute, ints_attribute, known_shape
-from mcd_graph.passes.engine.match import Fused, Match, NewNode, NewOutput, Result, Rule, Weight
+from mcd_graph.passes.engine.match import Family, Fused, Match, NewNode, NewOutput, Result, Rule, Weight
 from mcd_graph.passes.engine.operands import find_weight, quantisation_column, quantisation_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import fold_scales, fuse
 
-__all__ = ["conv_integer_rule", "qlinear_conv_rule"]
+__all__ = ["FAMILY"]
 
 
 def _match_conv_integer(node: ir.Node) -> Match:
@@ -90,3 +90,12 @@ def _pointwise_weight(node: ir.Node, value: ir.Value | None) -> Weight:
 
 conv_integer_rule = Rule("conv_integer_rule", "", "ConvInteger", _match_conv_integer)
 qlinear_conv_rule = Rule("qlinear_conv_rule", "", "QLinearConv", _match_qlinear_conv)
+
+FAMILY = Family(
+    "PointwiseConv",
+    "ConvInteger and QLinearConv with a 1x1 kernel",
+    "`ConvInteger`, `QLinearConv` with a 1x1 kernel",
+    "between two `Transpose`; only with `--convolutions`",
+    (conv_integer_rule, qlinear_conv_rule),
+    on_request=True,
+)

@@ -47,6 +47,7 @@ from mcd_graph.passes.engine.facts import (
     known_shape,
 )
 from mcd_graph.passes.engine.match import (
+    Family,
     Fused,
     Match,
     NewConstant,
@@ -65,7 +66,7 @@ from mcd_graph.passes.rules.scales import fold_scales, fuse, require_one_value
 if TYPE_CHECKING:
     from mcd_graph.passes.engine.noops import Readers
 
-__all__ = ["gemm_qdq_rule", "matmul_qdq_rule"]
+__all__ = ["FAMILY"]
 
 _EIGHT_BIT = (ir.DataType.INT8, ir.DataType.UINT8)
 
@@ -487,5 +488,13 @@ def _requantised(node: ir.Node, weight: Weight, fused: Fused, quantised: _Quanti
     return Match(pattern, weight, fused, node.outputs[0], (node,), NewOutput(restored), optimised=True)
 
 
-matmul_qdq_rule = Rule("matmul_qdq_rule", "", "MatMul", _match_matmul)
-gemm_qdq_rule = Rule("gemm_qdq_rule", "", "Gemm", _match_gemm)
+matmul_qdq_rule = Rule("matmul_qdq_rule", "", "MatMul", _match_matmul, "DequantizeLinear+MatMul")
+gemm_qdq_rule = Rule("gemm_qdq_rule", "", "Gemm", _match_gemm, "DequantizeLinear+Gemm")
+
+FAMILY = Family(
+    "QdqMatMul",
+    "MatMul and Gemm between DequantizeLinear and QuantizeLinear",
+    "`DequantizeLinear` → `MatMul` or `Gemm` [→ `QuantizeLinear`]",
+    "with int32 or float bias, superfluous `Relu`",
+    (matmul_qdq_rule, gemm_qdq_rule),
+)

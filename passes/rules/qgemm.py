@@ -19,7 +19,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mcd_graph.passes.engine.facts import MS_DOMAIN, float_attribute, get_input, int_attribute
-from mcd_graph.passes.engine.match import Match, NewNode, NewOutput, Operand, Rule
+from mcd_graph.passes.engine.match import Family, Match, NewNode, NewOutput, Operand, Rule
 from mcd_graph.passes.engine.operands import find_weight, quantisation_column
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import fold_scales, fuse
@@ -27,7 +27,7 @@ from mcd_graph.passes.rules.scales import fold_scales, fuse
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["qgemm_rule"]
+__all__ = ["FAMILY"]
 
 
 def _match(node: ir.Node) -> Match:
@@ -49,3 +49,11 @@ def _match(node: ir.Node) -> Match:
 
 
 qgemm_rule = Rule("qgemm_rule", MS_DOMAIN, "QGemm", _match)
+
+FAMILY = Family(
+    "QGemm",
+    "com.microsoft's QGemm",
+    "`QGemm` (com.microsoft)",
+    "with int32 bias, alpha, transA, transB",
+    (qgemm_rule,),
+)

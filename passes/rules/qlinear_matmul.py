@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mcd_graph.passes.engine.facts import get_input
-from mcd_graph.passes.engine.match import Match, Rule
+from mcd_graph.passes.engine.match import Family, Match, Rule
 from mcd_graph.passes.engine.operands import find_weight
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import fold_scales, fuse
@@ -31,7 +31,7 @@ from mcd_graph.passes.rules.scales import fold_scales, fuse
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["qlinear_matmul_rule"]
+__all__ = ["FAMILY"]
 
 
 def _match(node: ir.Node) -> Match:
@@ -47,3 +47,11 @@ def _match(node: ir.Node) -> Match:
 
 
 qlinear_matmul_rule = Rule("qlinear_matmul_rule", "", "QLinearMatMul", _match)
+
+FAMILY = Family(
+    "QLinearMatMul",
+    "QLinearMatMul",
+    "`QLinearMatMul` [`DequantizeLinear`]",
+    "with its requantisation, and the way back to float where onnxruntime would not make something else of it",
+    (qlinear_matmul_rule,),
+)

@@ -1,31 +1,47 @@
-"""Every rule, so that planning, the passes and inspection know the same ones."""
+"""Every family of rules: the files of this folder that have a ``FAMILY``.
+
+Planning, the passes, what ``mcd inspect`` calls a form and the pages of the documentation all ask here, so that a file
+is all that a new form takes.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from typing import TYPE_CHECKING
 
-from mcd_graph.passes.rules.matmul_integer import matmul_integer_rule
-from mcd_graph.passes.rules.matmul_integer_to_float import dynamic_quantize_matmul_rule, matmul_integer_to_float_rule
-from mcd_graph.passes.rules.pointwise_conv import conv_integer_rule, qlinear_conv_rule
-from mcd_graph.passes.rules.qdq_matmul import gemm_qdq_rule, matmul_qdq_rule
-from mcd_graph.passes.rules.qgemm import qgemm_rule
-from mcd_graph.passes.rules.qlinear_matmul import qlinear_matmul_rule
+from mcd_graph.passes import rules as folder
 
 if TYPE_CHECKING:
-    from mcd_graph.passes.engine.match import Rule
+    from mcd_graph.passes.engine.match import Family, Rule
 
-__all__ = ["ALL_RULES", "CONVOLUTION_RULES"]
+__all__ = ["ALL_RULES", "FAMILIES", "RULES_ON_REQUEST", "label_of"]
 
-#: Every rule, in the order in which the families are described. No two start from the same operator.
-ALL_RULES: tuple[Rule, ...] = (
-    matmul_integer_rule,
-    qlinear_matmul_rule,
-    matmul_integer_to_float_rule,
-    dynamic_quantize_matmul_rule,
-    qgemm_rule,
-    matmul_qdq_rule,
-    gemm_qdq_rule,
-)
 
-#: Convolutions that are multiplications, for those who ask for them.
-CONVOLUTION_RULES: tuple[Rule, ...] = (conv_integer_rule, qlinear_conv_rule)
+def _find() -> tuple[Family, ...]:
+    """Return the families, those on request last; no two rules start from the same operator."""
+    names = sorted(info.name for info in pkgutil.iter_modules(folder.__path__))
+    here = __name__.rpartition(".")[2]
+    modules = [importlib.import_module(f"{folder.__name__}.{name}") for name in names if name != here]
+    found: list[Family] = [module.FAMILY for module in modules if hasattr(module, "FAMILY")]
+    operators = [(rule.domain, rule.op_type) for family in found for rule in family.rules]
+    if len(set(operators)) != len(operators):
+        raise ValueError(f"two rules start from the same operator: {sorted(operators)}")
+    return tuple(sorted(found, key=lambda family: family.on_request))
+
+
+#: Every family.
+FAMILIES = _find()
+
+#: The rules that are looked for unless somebody says which.
+ALL_RULES: tuple[Rule, ...] = tuple(rule for family in FAMILIES if not family.on_request for rule in family.rules)
+
+#: Those for which somebody has to ask: convolutions that are multiplications.
+RULES_ON_REQUEST: tuple[Rule, ...] = tuple(rule for family in FAMILIES if family.on_request for rule in family.rules)
+
+_LABELS = {rule.name: rule.label for rule in (*ALL_RULES, *RULES_ON_REQUEST)}
+
+
+def label_of(rule: str) -> str | None:
+    """Return what the form that a rule starts from is called, or ``None`` if there is no rule of this name."""
+    return _LABELS.get(rule)
