@@ -157,7 +157,9 @@ def test_every_combination_of_inputs(case: dict[str, Any]) -> None:
     threads, residency = case.pop("threads"), case.pop("residency")
     if case["scale"] is None:
         case["zero_point"] = None
-    model = compressed(**case)
+    # Before 1.24 nothing but the type of x2 tells onnxruntime that of the rows.
+    x2_type = case["q"].dtype if ORT_VERSION < (1, 24) else np.int8
+    model = compressed(**case, x2_type=x2_type)
     onnx.checker.check_model(model, full_check=True)
     indices = case["indices"]
     tiling = case.pop("tiling")
