@@ -10,10 +10,12 @@ the like behind it, whose readers have to share one value.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import onnx_ir as ir
 
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
-from mcd_graph.passes.engine.emit import set_input, take_over
+from mcd_graph.passes.engine.emit import metadata_beside_names, set_input, take_over
 from mcd_graph.passes.engine.facts import (
     MS_DOMAIN,
     AttributeUnknownError,
@@ -25,8 +27,12 @@ from mcd_graph.passes.engine.facts import (
     known_shape,
     only_consumer,
 )
+from mcd_graph.passes.fusions.protocol import Fusion
 
-__all__ = ["absorb_dequantizer"]
+if TYPE_CHECKING:
+    from mcd_graph.passes.engine.emit import Names
+
+__all__ = ["FUSION", "absorb_dequantizer", "expose_dequantizer"]
 
 _Y_ZERO_POINT, _Y_SCALE = (INPUT_NAMES.index(name) for name in ("y_zero_point", "y_scale"))
 
@@ -69,6 +75,33 @@ def absorb_dequantizer(node: ir.Node) -> ir.Node | None:
     return user
 
 
+def expose_dequantizer(node: ir.Node, names: Names) -> bool:
+    """Put the DequantizeLinear back behind a MatmulCompressDequant that does what it does.
+
+    Returns:
+        Whether there was one.
+    """
+    scale, zero_point = get_input(node, _Y_SCALE), get_input(node, _Y_ZERO_POINT)
+    if scale is None or zero_point is None:
+        return False
+    base, result, floats = node.name or node.op_type, node.outputs[0], ir.Value()
+    take_over(result, floats)
+    result.name, result.type = names.unique(f"{base}.quantised"), None
+    if (dtype := known_dtype(zero_point)) is not None:
+        result.dtype = dtype
+    made = ir.node(
+        "DequantizeLinear",
+        [result, scale, zero_point],
+        outputs=[floats],
+        name=names.unique(f"{base}.DequantizeLinear"),
+        metadata_props=metadata_beside_names(node),
+    )
+    node.append(made)
+    set_input(node, _Y_SCALE, None)
+    node.attributes.pop("output_type", None)
+    return True
+
+
 def _same_zero_point(ours: ir.Value, theirs: ir.Value | None) -> bool:
     if ours is theirs:
         return True
@@ -87,3 +120,11 @@ def _joined(value: ir.Value) -> bool:
         if user.op_type in _JOINED or any(reader.op_type == "QuantizeLinear" for reader in readers):
             return True
     return False
+
+
+def _fuse(node: ir.Node) -> list[ir.Node] | None:
+    dequantizer = absorb_dequantizer(node)
+    return None if dequantizer is None else [dequantizer]
+
+
+FUSION = Fusion("DequantizeLinear", _fuse, expose_dequantizer)

@@ -27,11 +27,12 @@ from mcd_graph.passes.engine.facts import (
     known_shape,
     only_consumer,
 )
+from mcd_graph.passes.fusions.protocol import Fusion
 
 if TYPE_CHECKING:
     from mcd_graph.passes.engine.emit import Names
 
-__all__ = ["absorb_elementwise", "expose_elementwise"]
+__all__ = ["FUSION", "absorb_elementwise", "expose_elementwise"]
 
 _POSITIONS = {name: position for position, name in enumerate(INPUT_NAMES)}
 #: What each of the two inputs stands for, in the order in which the node does it.
@@ -183,3 +184,6 @@ def _computed(value: ir.Value) -> bool:
                 seen.add(read)
                 waiting.append(read)
     return False
+
+
+FUSION = Fusion("Mul or Add", lambda node: [] if absorb_elementwise(node) else None, expose_elementwise)
