@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
-from mcd_graph.passes.engine.emit import metadata_beside_names, set_input, take_over
+from mcd_graph.passes.engine.emit import set_input, take_over
 from mcd_graph.passes.engine.facts import (
     MS_DOMAIN,
     AttributeUnknownError,
@@ -94,7 +94,6 @@ def expose_dequantizer(node: ir.Node, names: Names) -> bool:
         [result, scale, zero_point],
         outputs=[floats],
         name=names.unique(f"{base}.DequantizeLinear"),
-        metadata_props=metadata_beside_names(node),
     )
     node.append(made)
     set_input(node, _Y_SCALE, None)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
-from mcd_graph.passes.engine.emit import metadata_beside_names, place_operands, set_input
+from mcd_graph.passes.engine.emit import place_operands, set_input
 from mcd_graph.passes.engine.facts import get_input, is_op, known_dtype
 from mcd_graph.passes.engine.match import NewNode, NewOutput
 from mcd_graph.passes.fusions.protocol import Fusion
@@ -75,7 +75,7 @@ def expose_quantiser(node: ir.Node, names: Names) -> bool:
     quantised = NewNode("DynamicQuantizeLinear", (get_input(node, 0),), num_outputs=3)
     values = place_operands(
         [NewOutput(quantised, index) for index in range(3)], node, names,
-        in_function=False, base=node.name or node.op_type, metadata=metadata_beside_names(node),
+        in_function=False, base=node.name or node.op_type,
     )  # fmt: skip
     for position, value in zip(_POSITIONS, values, strict=True):
         set_input(node, position, value)
