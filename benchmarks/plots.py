@@ -56,7 +56,7 @@ def sizes(rows: Rows) -> Callable[[Axes], None] | None:
 
 
 def trade(rows: Rows) -> Callable[[Axes], None] | None:
-    """Size of the T5 encoder's weights against the time of a multiplication with weights from memory."""
+    """Size of the T5 encoder's weights against the speed-up of a multiplication with weights from memory."""
     matmul = select(rows, benchmark="matmul", m=1, threads=1, activation="uint8", residency="compressed")
     small = select(rows, benchmark="sizes", model="encoder")
     if not matmul or not any("ratio" in row for row in small):
@@ -73,13 +73,13 @@ def trade(rows: Rows) -> Callable[[Axes], None] | None:
             axes.plot(x, y, marker, color=colour, markersize=8, label=name)
         axes.legend()
         axes.margins(0.15)
-        axes.set(xlabel="times as fast as onnxruntime, m = 1", ylabel="% of the plain size")
+        axes.set(xlabel="speed-up over onnxruntime, m = 1", ylabel="% of the plain size")
 
     return draw
 
 
 def latency(rows: Rows) -> Callable[[Axes], None] | None:
-    """Time relative to onnxruntime against m, on one thread and on two."""
+    """Speed-up over onnxruntime against m, on one thread and on two."""
     rows = select(rows, benchmark="matmul", activation="uint8", residency="compressed")
     if not rows:
         return None
@@ -90,15 +90,15 @@ def latency(rows: Rows) -> Callable[[Axes], None] | None:
             for threads, style in ((1, "-"), (2, ":")):
                 own = select(rows, profile=profile, threads=threads)
                 m = sorted({row["m"] for row in own})
-                ratios = [last(own, "ratio", m=one) for one in m]
+                speedups = [1 / last(own, "ratio", m=one) for one in m]
                 label = f"{profile}, {threads} thread{'s' * (threads > 1)}"
-                axes.plot(m, ratios, linestyle=style, marker=marker, color=colour, label=label)
+                axes.plot(m, speedups, linestyle=style, marker=marker, color=colour, label=label)
         ticks = sorted({row["m"] for row in rows})
         axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(one) for one in ticks])
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_ylim(bottom=0)
-        axes.set(xlabel="m, rows of the activations", ylabel="time / onnxruntime's time")
+        axes.set(xlabel="m, rows of the activations", ylabel="speed-up over onnxruntime")
         axes.legend(ncols=2, loc="lower right")
 
     return draw
@@ -131,7 +131,7 @@ def memory(rows: Rows) -> Callable[[Axes], None] | None:
 
 
 def t5(rows: Rows) -> Callable[[Axes], None] | None:
-    """Time of the T5 encoder relative to onnxruntime against the length."""
+    """Speed-up of the T5 encoder over onnxruntime against the length."""
     rows = select(rows, benchmark="t5", residency="compressed")
     if not rows:
         return None
@@ -140,10 +140,10 @@ def t5(rows: Rows) -> Callable[[Axes], None] | None:
     def draw(axes: Axes) -> None:
         axes.axhline(1.0, color=COLOURS[5], linestyle="--", linewidth=1.2)
         for index, (profile, colour) in enumerate(zip(PROFILES, COLOURS, strict=False)):
-            heights = [last(rows, "ratio", profile=profile, threads=1, length=length) for length in lengths]
+            heights = [1 / last(rows, "ratio", profile=profile, threads=1, length=length) for length in lengths]
             axes.bar(np.arange(len(lengths)) + 0.27 * (index - 1), heights, 0.25, color=colour, label=profile)
         axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
-        axes.set(xlabel="length of the input, batch 1, one thread", ylabel="time / onnxruntime's time")
+        axes.set(xlabel="length of the input, batch 1, one thread", ylabel="speed-up over onnxruntime")
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
 
     return draw
@@ -158,8 +158,8 @@ def _plain_log(axes: Axes) -> None:
 FIGURES = {
     "size-against-decoding": (sizes, "Size of the T5 encoder's weights against the rate of decoding, by codec"),
     "size-against-speed": (trade, "Size against the speed of a multiplication, by profile"),
-    "latency-against-m": (latency, "Time of a multiplication relative to onnxruntime against m, by profile"),
-    "t5": (t5, "Time of the T5 encoder relative to onnxruntime, by length and profile"),
+    "latency-against-m": (latency, "Speed-up of a multiplication against m, by profile"),
+    "t5": (t5, "Speed-up of the T5 encoder, by length and profile"),
     "memory": (memory, "Memory of one session and of four processes, for onnxruntime and the profile balanced"),
 }
 

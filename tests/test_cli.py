@@ -249,9 +249,9 @@ def test_a_reader_that_goes_away(model: Path) -> None:
 
 BAR = """
 import sys
-from mcd_graph import cli
-cli._SECONDS_WITHOUT_BAR = float(sys.argv[1])
-sys.exit(cli.main(sys.argv[2:]))
+from mcd_graph.cli import main, output
+output._SECONDS_WITHOUT_BAR = float(sys.argv[1])
+sys.exit(main(sys.argv[2:]))
 """
 
 

@@ -2,10 +2,10 @@
 
 import typer
 
-from mcd_graph.ascend.cflags_command import cflags
-from mcd_graph.ascend.compress_command import compress
-from mcd_graph.ascend.doctor_command import doctor
-from mcd_graph.ascend.export_command import export
+from mcd_graph.cli.ascend.cflags import cflags
+from mcd_graph.cli.ascend.compress import compress
+from mcd_graph.cli.ascend.doctor import doctor
+from mcd_graph.cli.ascend.export import export
 
 __all__ = ["app"]
 

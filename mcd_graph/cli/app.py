@@ -1,0 +1,96 @@
+"""The command ``mcd``: arguments in, text out. Everything it does is in the Python API as well.
+
+Results go to standard output; progress and errors, one line each, to standard error. Exit status: 0 done, 1 a check
+found a difference, 2 bad usage or input. Heavy imports wait until a command needs them, so that ``--help`` is quick.
+"""
+
+import errno
+import logging
+import signal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from mcd_graph.cli.ascend import app as ascend
+from mcd_graph.cli.bench import bench
+from mcd_graph.cli.compress import compress
+from mcd_graph.cli.demo import demo
+from mcd_graph.cli.inspect import inspect
+from mcd_graph.cli.output import err, out
+from mcd_graph.cli.restore import restore
+from mcd_graph.cli.verify import verify
+from mcd_graph.errors import InputError, WorkerError
+from mcd_graph.model.temporaries import remove_temporaries
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="mcd",
+    help="Make quantised ONNX models smaller without changing one bit of what they compute.",
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+_UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # the base that typer does not export
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as version_of  # noqa: PLC0415
+
+        out.print(f"mcd-graph {version_of('mcd-graph')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        out.print(context.get_help(), markup=False)
+        raise typer.Exit(2)
+
+
+def main(arguments: "Sequence[str] | None" = None) -> int:
+    """Run the command line and return its exit status; nothing but the last line of defence raises."""
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its warnings are not ours to print
+    try:
+        status = app(args=None if arguments is None else list(arguments), prog_name="mcd", standalone_mode=False)
+    except _UsageError as error:
+        return _complain(f"{error.format_message()} (mcd --help)")  # type: ignore[attr-defined]
+    except (InputError, ValueError, WorkerError) as error:
+        return _complain(str(error))
+    except OSError as error:
+        return _complain(_describe(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
+    except SystemExit:  # how typer and rich end when the reader of the output went away, as `head` does
+        return 128 + signal.SIGPIPE
+    if status == 128 + signal.SIGINT:  # what typer makes of KeyboardInterrupt
+        return _interrupted()
+    return status if isinstance(status, int) else 0
+
+
+def _interrupted() -> int:
+    remove_temporaries()
+    _complain("interrupted; no file was left half-written")
+    return 128 + signal.SIGINT
+
+
+def _complain(message: str) -> int:
+    err.print(f"mcd: {escape(' '.join(message.split()))}", style="red", soft_wrap=True)
+    return 2
+
+
+def _describe(error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if error.errno == errno.ENOSPC:
+        reason = "no space left; no file was left half-written"
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+for _command in (compress, inspect, verify, restore, bench, demo):
+    app.command()(_command)
+app.add_typer(ascend)

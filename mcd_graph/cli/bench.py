@@ -1,0 +1,120 @@
+"""``mcd bench``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from mcd_graph.cli.options import AsJson, Force, Html
+from mcd_graph.cli.output import html_page, out, print_json, size, step_bar
+from mcd_graph.errors import InputError
+
+if TYPE_CHECKING:
+    from mcd_graph.bench import Bench
+    from mcd_graph.codec.weights import Profile as ProfileName
+
+__all__ = ["bench", "print_bench"]
+
+
+def bench(
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", show_default=False)],
+    compressed: Annotated[
+        Path | None,
+        typer.Argument(metavar="[COMPRESSED]", help="Made for the occasion by default.", show_default=False),
+    ] = None,
+    m: Annotated[str, typer.Option(metavar="M,…", help="Rows of the activations.")] = "1,8,64,512",
+    axes: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=N,…", help="One shape by the model's own axes, instead of --m; may be repeated."),
+    ] = None,
+    profiles: Annotated[
+        str, typer.Option(metavar="PROFILE,…", help="What to make where COMPRESSED is not given.")
+    ] = "balanced",
+    threads: Annotated[str, typer.Option(metavar="N,…", help="Threads within one operator.")] = "1,2",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each model.")] = 15,
+    html: Html = None,
+    force: Force = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare latency and memory, in turns, with 95 % intervals of the ratio.
+
+    Example: [bold]mcd bench model.onnx model.mcd.onnx --m 1,32 --threads 2[/bold]
+    """
+    from mcd_graph.bench import bench_models  # noqa: PLC0415
+
+    page = None if html is None else html_page(html, force=force)
+    with step_bar() as show:
+        result = bench_models(
+            original,
+            compressed,
+            profiles=_profiles(profiles),
+            m=_numbers(m, "--m"),
+            axes=[_axes(text) for text in axes or ()],
+            threads=_numbers(threads, "--threads"),
+            repeats=repeats,
+            progress=lambda done, total: show("measuring", done, total),
+        )
+    if page is not None:
+        page(title=f"{original.name}: benchmark", bench=result)
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_bench(result)
+
+
+def _numbers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} takes whole numbers with commas between, not {text!r}") from None
+
+
+def _axes(text: str) -> dict[str, int]:
+    try:
+        return {name.strip(): int(size) for name, size in (part.rsplit("=", 1) for part in text.split(","))}
+    except ValueError:
+        raise InputError(f"--axes takes name=number with commas between, not {text!r}") from None
+
+
+def _profiles(text: str) -> "tuple[ProfileName, ...]":
+    from mcd_graph.codec.weights import PROFILES  # noqa: PLC0415
+
+    chosen = text.split(",")
+    for name in chosen:
+        if name not in PROFILES:
+            raise InputError(f"--profiles takes {', '.join(PROFILES)}, not {name!r}")
+    return tuple(profile for profile in PROFILES if profile in chosen)
+
+
+def print_bench(result: "Bench") -> None:
+    """Print times and memory as two tables."""
+    table = Table("shape", "threads", "model", "original", "compressed", "speed-up", "95 % of it")
+    for column in (*table.columns[1:2], *table.columns[3:]):
+        column.justify = "right"
+    for row in result.rows:
+        table.add_row(
+            escape(row.shape),
+            str(row.threads),
+            escape(row.contestant),
+            f"{row.original_ms:.2f} ms",
+            f"{row.compressed_ms:.2f} ms",
+            f"{row.speedup:.2f}",
+            f"{row.speedup_low:.2f} to {row.speedup_high:.2f}",
+        )
+    out.print(table)
+    table = Table("model", "files", "anonymous", "private", "proportional", "opening")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for one in result.contestants:
+        cells = [size(one.file_bytes)]
+        if one.footprints:
+            memory = ("anonymous_bytes", "private_bytes", "proportional_bytes")
+            cells += [size(round(one.median(figure))) for figure in memory]
+            cells.append(f"{one.median('load_ms'):.0f} ms")
+        table.add_row(escape(one.name), *cells)
+    out.print(table)
+    out.print(
+        f"medians; memory that a session adds to a process of its own; {result.machine}", markup=False, soft_wrap=True
+    )

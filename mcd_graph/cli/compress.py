@@ -1,0 +1,122 @@
+"""``mcd compress``."""
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from mcd_graph.cli.options import AsJson, Destination, Force, Html, Inline, Quiet, Source
+from mcd_graph.cli.output import byte_bar, html_page, out, print_json, ratio, size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mcd_graph.codec.cluster import DaskExecutor
+    from mcd_graph.report.data import NodeReport, Totals
+
+__all__ = ["compress", "print_totals"]
+
+
+def compress(
+    source: Source,
+    destination: Destination,
+    profile: Annotated[
+        Literal["fast", "balanced", "small"], typer.Option(help="Point of the trade between speed and size.")
+    ] = "balanced",
+    jobs: Annotated[int | None, typer.Option(min=1, help="Weights at a time; one per processor by default.")] = None,
+    include: Annotated[str | None, typer.Option(metavar="RE", help="Lower only nodes whose name matches.")] = None,
+    exclude: Annotated[str | None, typer.Option(metavar="RE", help="Keep nodes whose name matches.")] = None,
+    convolutions: Annotated[bool, typer.Option("--convolutions", help="1x1 convolutions too, run slower.")] = False,
+    min_saving: Annotated[float, typer.Option(help="Share of a weight's size that must be saved.")] = 0.01,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Compress on the Dask cluster whose scheduler is there.")
+    ] = None,
+    inline: Inline = False,
+    report: Annotated[Path | None, typer.Option(metavar="R.json", help="Write the report as JSON.")] = None,
+    html: Html = None,
+    force: Force = False,
+    force_larger: Annotated[
+        bool, typer.Option("--force-larger", help="Write the model even if its files are not smaller.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compress the weights of SRC's int8 matrix multiplications and write DST.
+
+    Example: [bold]mcd compress model.onnx model.mcd.onnx[/bold]
+    """
+    from mcd_graph.compress import compress_model  # noqa: PLC0415
+    from mcd_graph.model.replacement import refuse_existing  # noqa: PLC0415
+    from mcd_graph.model.saving import write_text  # noqa: PLC0415
+
+    if report is not None:
+        refuse_existing(report, force=force)
+    page = None if html is None else html_page(html, force=force)
+    with byte_bar("compressing", shown=not (as_json or quiet)) as progress, _executor(dask) as executor:
+        if executor is not None and jobs is None:
+            jobs = 2 * executor.threads  # so that no worker waits for the next weight
+        result = compress_model(
+            source,
+            destination,
+            profile=profile,
+            jobs=jobs,
+            executor=executor,
+            include=include,
+            exclude=exclude,
+            convolutions=convolutions,
+            min_saving=min_saving,
+            progress=progress,
+            inline=inline,
+            force=force,
+            force_larger=force_larger,
+        )
+    if report is not None:
+        write_text(report, result.to_json(), force=force)
+    if page is not None:
+        from mcd_graph.report.histograms import weight_histograms  # noqa: PLC0415
+
+        page(title=f"{source.name}, compressed", report=result, histograms=weight_histograms(destination))
+    if as_json:
+        print_json(result.to_dict())
+    if as_json or quiet:
+        return
+    print_totals(result.totals)
+    _print_kept(result.nodes)
+
+
+@contextmanager
+def _executor(dask: str | None) -> "Iterator[DaskExecutor | None]":
+    """Connect to the cluster, if one is given."""
+    if dask is None:
+        yield None
+        return
+    from mcd_graph.codec.cluster import DaskExecutor  # noqa: PLC0415
+
+    with DaskExecutor(dask) as executor:
+        yield executor
+
+
+def print_totals(totals: "Totals") -> None:
+    """Print the sums of a report."""
+    table = Table("", "before", "after", "ratio")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row("weights", size(totals.weight_bytes), size(totals.compressed_bytes), ratio(totals.ratio))
+    after = totals.file_bytes_after
+    if after is not None:
+        table.add_row("files", size(totals.file_bytes_before), size(after), ratio(totals.file_bytes_before / after))
+    out.print(table)
+    over = totals.payload_bytes / totals.entropy_bytes - 1 if totals.entropy_bytes else 0.0
+    out.print(
+        f"{totals.lowered} of {totals.nodes} quantised matrix multiplications lowered, {totals.weights} weights; "
+        f"payload {over:.1%} over the order-0 entropy",
+        soft_wrap=True,
+    )
+
+
+def _print_kept(nodes: "tuple[NodeReport, ...]") -> None:
+    for node in nodes:
+        if node.status == "kept":
+            out.print(f"kept {node.name}: {node.reason}", markup=False)

@@ -1,0 +1,72 @@
+"""``mcd inspect``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mcd_graph.cli.options import AsJson
+from mcd_graph.cli.output import byte_bar, out, print_json, size
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False)],
+    check: Annotated[
+        bool, typer.Option("--check", help="Only verify the file, without running it; exit status 1 if it is damaged.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show every quantised matrix multiplication of MODEL, compressed or not, and check its compressed weights.
+
+    Example: [bold]mcd inspect model.mcd.onnx[/bold]
+    """
+    if check:
+        _inspect_check(model, as_json=as_json)
+        return
+    from mcd_graph.inspection import inspect_model  # noqa: PLC0415
+    from mcd_graph.report.tables import layer_tables  # noqa: PLC0415
+
+    with byte_bar("decoding", shown=not as_json) as progress:
+        report = inspect_model(model, progress=progress)
+    if as_json:
+        print_json(report.to_dict())
+        return
+    for part in layer_tables(report.nodes):
+        out.print(part)
+    totals = report.totals
+    out.print(
+        f"{totals.nodes} quantised matrix multiplications: {totals.lowered} lowered, "
+        f"{totals.lowerable} lowerable, {totals.kept} kept",
+        soft_wrap=True,
+    )
+    if totals.ratio is not None:
+        out.print(
+            f"{totals.weights} weights: {size(totals.weight_bytes)} became {size(totals.compressed_bytes)}, "
+            f"ratio {totals.ratio:.3f}",
+            soft_wrap=True,
+        )
+    elif totals.lowerable:
+        out.print(f"To compress them: mcd compress {model} {model.with_suffix('.mcd.onnx').name}", soft_wrap=True)
+
+
+def _inspect_check(model: Path, *, as_json: bool) -> None:
+    from mcd_graph.integrity import check_model  # noqa: PLC0415
+
+    with byte_bar("checking", shown=not as_json) as progress:
+        result = check_model(model, progress=progress)
+    if as_json:
+        print_json(result.to_dict())
+    elif result.intact:
+        out.print(
+            f"intact: {result.weights} compressed weights, {size(result.compressed_bytes)}, "
+            f"of {result.nodes} multiplications",
+            style="green",
+            soft_wrap=True,
+        )
+    else:
+        for problem in result.problems:
+            out.print(f"damaged: {problem}", style="red", markup=False, soft_wrap=True)
+    if not result.intact:
+        raise typer.Exit(1)

@@ -1,0 +1,17 @@
+"""Options and arguments that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["AsJson", "Destination", "Force", "Html", "Inline", "Quiet", "Source"]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Destination = Annotated[Path, typer.Argument(metavar="DST", help="Model to write.", show_default=False)]
+Force = Annotated[bool, typer.Option("--force", help="Replace files that are already there.")]
+Html = Annotated[Path | None, typer.Option("--html", metavar="R.html", help="Write a report as one HTML file.")]
+Inline = Annotated[bool, typer.Option("--inline", help="Keep all weights inside of DST (below 2 GiB).")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+Source = Annotated[Path, typer.Argument(metavar="SRC", help="Model to read.", show_default=False)]

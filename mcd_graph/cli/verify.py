@@ -1,0 +1,82 @@
+"""``mcd verify``."""
+
+import dataclasses
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mcd_graph.cli.options import AsJson
+from mcd_graph.cli.output import out, print_json
+from mcd_graph.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from mcd_graph.verify import Verification
+
+__all__ = ["print_verification", "verify"]
+
+
+def verify(
+    original: Annotated[Path, typer.Argument(metavar="ORIGINAL", show_default=False)],
+    compressed: Annotated[Path, typer.Argument(metavar="COMPRESSED", show_default=False)],
+    runs: Annotated[int, typer.Option(min=1, help="Runs, each of another batch size and length.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random inputs.")] = 0,
+    inputs: Annotated[
+        Path | None, typer.Option(metavar="F.npz", help="Inputs by name, instead of random ones; one run then.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run both models on the same inputs and compare every byte of their outputs.
+
+    Example: [bold]mcd verify model.onnx model.mcd.onnx[/bold]
+    """
+    from mcd_graph.verify import verify_model  # noqa: PLC0415
+
+    arrays = None if inputs is None else _load_inputs(inputs)
+    result = verify_model(original, compressed, runs=runs, seed=seed, inputs=arrays)
+    if as_json:
+        print_json({"identical": result.identical, **dataclasses.asdict(result)})
+    else:
+        print_verification(result)
+    if not result.identical:
+        raise typer.Exit(1)
+
+
+def _load_inputs(path: Path) -> "dict[str, npt.NDArray[np.generic]]":
+    import numpy as np  # noqa: PLC0415
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (AttributeError, TypeError, ValueError, zipfile.BadZipFile):
+        raise InputError(f"{path} is not an .npz file of plain arrays") from None
+
+
+def print_verification(result: "Verification") -> None:
+    """Print what a comparison found."""
+    settings = " and ".join("at default settings" if each else "without optimisations" for each in result.optimised)
+    if result.identical:
+        out.print(
+            f"identical: {result.values:,} output values in {len(result.shapes)} runs "
+            f"on {' and '.join(str(count) for count in result.threads)} threads, {settings}",
+            style="green",
+        )
+    for difference in result.differences:
+        setting = "default settings" if difference.optimised else "no optimisations"
+        out.print(
+            f"different: run {difference.run}, {difference.threads} threads, {setting}, {difference.output}: "
+            f"{difference.what}",
+            style="red",
+            markup=False,
+        )
+    for name in result.not_deterministic:
+        out.print(
+            f"not deterministic: the original computes {name} otherwise each time (a random operator without a seed, "
+            "say), so nothing is proved for it",
+            style="red",
+            markup=False,
+        )
