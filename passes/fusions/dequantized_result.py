@@ -5,7 +5,7 @@ widens again, to the same floats. onnxruntime, when it optimises, may make somet
 integer operator together with a QuantizeLinear further on, or one that is moved behind operators that only move
 values. There it stays, so that both models go on to change alike. It stays as well where several nodes read it:
 onnxruntime gives each reader a DequantizeLinear of its own, which keeps it from fusing GELU, LayerNormalization and
-the like behind it, whose readers have to share one value.
+the like behind it, whose readers have to share one value (``ort_behaviour.COPIES_SHARED_DEQUANTIZE``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
+from mcd_graph.passes import ort_behaviour
 from mcd_graph.passes.engine.emit import set_input, take_over
 from mcd_graph.passes.engine.facts import (
     MS_DOMAIN,
@@ -37,11 +38,7 @@ __all__ = ["FUSION", "absorb_dequantizer", "expose_dequantizer"]
 _Y_ZERO_POINT, _Y_SCALE = (INPUT_NAMES.index(name) for name in ("y_zero_point", "y_scale"))
 
 #: Operators that onnxruntime joins with a DequantizeLinear in front, or moves in front of it.
-_JOINED = (
-    *("ArgMax", "Conv", "Gemm", "MatMul", "QuantizeLinear"),
-    *("DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "ReduceMax", "ReduceMin", "Reshape"),
-    *("Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze"),
-)
+_JOINED = ort_behaviour.JOINS_DEQUANTIZE.operators
 
 
 def absorb_dequantizer(node: ir.Node) -> ir.Node | None:

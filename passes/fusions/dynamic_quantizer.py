@@ -1,8 +1,9 @@
 """Quantisers that belong to one node go into it.
 
 onnxruntime makes one DynamicQuantizeMatMul of a DynamicQuantizeLinear and its multiplication where nobody else reads
-what was quantised. In the same case MatmulCompressDequant takes the float activation and quantises it itself, to the
-same bits. A quantiser with several readers stays: it does its work once for all of them.
+what was quantised (``ort_behaviour.FUSES_DYNAMIC_QUANTIZERS``). In the same case MatmulCompressDequant takes the float
+activation and quantises it itself, to the same bits. A quantiser with several readers stays: it does its work once for
+all of them.
 """
 
 from __future__ import annotations
