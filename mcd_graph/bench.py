@@ -20,12 +20,13 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from mcd_graph.codec.weights import Profile
-from mcd_graph.compress import compress_model, size_of
+from mcd_graph.compress import compress_model
 from mcd_graph.errors import InputError
 from mcd_graph.footprint import Footprint, can_measure, measure_footprints
 from mcd_graph.inputs import InputSpec, bind_dimensions, input_specs, random_inputs
 from mcd_graph.machine import Machine, this_machine
 from mcd_graph.model.loading import load_model
+from mcd_graph.model.source import size_of
 from mcd_graph.session import create_session
 
 __all__ = ["SCHEMA_VERSION", "Bench", "BenchRow", "Contestant", "bench_models", "interleaved"]

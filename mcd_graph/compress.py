@@ -7,18 +7,17 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from mcd_graph.codec.packing import Submits, pack_all
 from mcd_graph.codec.weights import CompressedWeight, Profile, WeightStats
 from mcd_graph.errors import InputError, NothingToCompressError
 from mcd_graph.model.annotations import Stated, annotate
-from mcd_graph.model.loading import ModelSource, external_files, load_model, read_proto
+from mcd_graph.model.loading import load_model
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
+from mcd_graph.model.source import ModelSource, Source, size_of
 from mcd_graph.operators.registry import compressed_nodes
 from mcd_graph.passes import (
     InlineWeightArgumentsPass,
@@ -32,7 +31,7 @@ from mcd_graph.passes import (
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import NodeReport, Report
 
-__all__ = ["compress_model", "files_of", "size_of"]
+__all__ = ["compress_model"]
 
 _EIGHT_BIT = (ir.DataType.INT8, ir.DataType.UINT8)
 _WORTH_NAMING = 1024
@@ -110,8 +109,10 @@ def compress_model(
     """
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
-    model = load_model(model_input)
-    source = _name(model_input)
+    given = Source.read(model_input)
+    model = load_model(given)
+    source, files, before = given.name, given.files, given.size
+    del given  # the parsed file, of which the model keeps what it needs
     InlineWeightArgumentsPass()(model)
     try:
         plan = plan_lowering(model, include=include, exclude=exclude, convolutions=convolutions)
@@ -125,7 +126,7 @@ def compress_model(
     packed: dict[str, CompressedWeight | Refusal] = {}
     with contextlib.ExitStack() as stack:
         writer = stack.enter_context(
-            ModelWriter(model_output, force=force, sources=files_of(model_input), inline=inline, data_name=data_name)
+            ModelWriter(model_output, force=force, sources=files, inline=inline, data_name=data_name)
         )
         limit = _BYTES_UNDER_WAY if executor is None or jobs is None else None
         if executor is None:
@@ -147,7 +148,6 @@ def compress_model(
             raise NothingToCompressError(f"{source}: nothing to compress: {_why_nothing(plan)}")
         versions = {weight.stats.format_version for weight in packed.values() if isinstance(weight, CompressedWeight)}
         annotate(model, Stated(profile, "+".join(map(str, sorted(versions)))))
-        before = size_of(model_input)
         try:
             writer.commit(model, below=None if force_larger else before)
         except NotSmallerError as error:
@@ -160,21 +160,6 @@ def compress_model(
         file_bytes_before=before,
         file_bytes_after=size_of(model_output),
     )
-
-
-def files_of(model: ModelSource) -> list[Path]:
-    """Return the files that a model lies in: its own and those of its external data."""
-    if isinstance(model, onnx.ModelProto):
-        return []
-    path = Path(model)
-    return [path, *(path.parent / name for name in sorted(external_files(read_proto(path))))]
-
-
-def size_of(model: ModelSource) -> int:
-    """Return the size of a model in bytes, external data included."""
-    if isinstance(model, onnx.ModelProto):
-        return int(model.ByteSize())
-    return sum(path.stat().st_size for path in files_of(model))
 
 
 class _Teller:
@@ -256,7 +241,3 @@ def _why_not_smaller(source: str, before: int, after: int, *, inline: bool) -> s
         f"{source}: nothing to gain: the files would have {after:,} bytes instead of {before:,}, because tables and "
         f"padding eat what the weights save{hint}; --force-larger writes them all the same"
     )
-
-
-def _name(model: ModelSource) -> str:
-    return "the given ModelProto" if isinstance(model, onnx.ModelProto) else os.fspath(model)

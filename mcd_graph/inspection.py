@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import onnx_ir as ir
 
 from mcd_graph import _native
-from mcd_graph.compress import size_of
 from mcd_graph.errors import InputError
 from mcd_graph.integrity import Stream, over_streams, streams_of
 from mcd_graph.model.loading import load_model
+from mcd_graph.model.source import Source
 from mcd_graph.operators.registry import compressed_nodes
 from mcd_graph.operators.view import CompressedNode
 from mcd_graph.passes import InlineWeightArgumentsPass, plan_lowering
@@ -44,13 +44,14 @@ def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Pr
         ('/first/MatMul', 256, 128, 'lowerable')
     """
     source = os.fspath(model_input)
-    model = load_model(source)
+    given = Source.read(source)
+    model = load_model(given)
     return Report.of(
         (*_lowered(model, source, progress), *_others(model)),
         source=source,
         output=None,
         profile=None,
-        file_bytes_before=size_of(source),
+        file_bytes_before=given.size,
         file_bytes_after=None,
     )
 

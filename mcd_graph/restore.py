@@ -10,11 +10,11 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 from mcd_graph._native import FormatError
-from mcd_graph.compress import files_of, size_of
 from mcd_graph.errors import InputError
 from mcd_graph.model.annotations import annotate, remove_annotations
 from mcd_graph.model.loading import load_model, read_proto
 from mcd_graph.model.saving import ModelWriter, model_bytes
+from mcd_graph.model.source import Source, size_of
 from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.passes import plan_restoration
 from mcd_graph.progress import Progress
@@ -71,20 +71,20 @@ def restore_model(
         >>> mcd_graph.restore_model("model.mcd.onnx", "plain.onnx").restored
         3
     """
-    model = load_model(model_input)
-    with _damage_named(os.fspath(model_input)):
+    given = Source.read(model_input)
+    model = load_model(given)
+    source, files, before = given.name, given.files, given.size
+    with _damage_named(source):
         plan = plan_restoration(model)
-        with ModelWriter(
-            model_output, force=force, sources=files_of(model_input), inline=inline, data_name=data_name
-        ) as writer:
+        with ModelWriter(model_output, force=force, sources=files, inline=inline, data_name=data_name) as writer:
             stated = remove_annotations(model)
             if not plan.apply():
-                raise InputError(f"{os.fspath(model_input)}: nothing to restore: it has no compressed node")
+                raise InputError(f"{source}: nothing to restore: it has no compressed node")
             if stated is not None and any(site.status == "kept" for site in plan.sites):
                 annotate(model, stated)
             writer.commit(model, progress=progress)
     kept = {site.name: site.reason for site in plan.sites if site.reason is not None}
-    return Restoration(len(plan.sites) - len(kept), kept, size_of(model_input), size_of(model_output))
+    return Restoration(len(plan.sites) - len(kept), kept, before, size_of(model_output))
 
 
 def restored_bytes(model_input: str | bytes | os.PathLike[str]) -> bytes | None:

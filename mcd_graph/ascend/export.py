@@ -12,7 +12,6 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
@@ -21,11 +20,11 @@ from mcd_graph.ascend.codec import CODEC_KEY, Codec, codec_of
 from mcd_graph.ascend.excutor import run_excutor
 from mcd_graph.ascend.guide import write_guide
 from mcd_graph.codec.weights import pack_weight
-from mcd_graph.compress import files_of
 from mcd_graph.errors import InputError
-from mcd_graph.model.loading import ModelSource, load_model
+from mcd_graph.model.loading import load_model
 from mcd_graph.model.replacement import refuse_existing
 from mcd_graph.model.saving import ModelWriter, write_text
+from mcd_graph.model.source import ModelSource, Source
 from mcd_graph.operators.registry import compressed_nodes, operators
 from mcd_graph.operators.view import CompressedNode
 from mcd_graph.passes import LegalisePass, LegalSite, plan_lowering, plan_restoration
@@ -117,7 +116,8 @@ def export_model(
         False
     """
     folder = Path(folder)
-    model = load_model(model_input)
+    given = Source.read(model_input)
+    model = load_model(given)
     if model.functions:
         model = common_passes.InlinePass()(model).model
     _set_input_shapes(model, input_shapes or {})
@@ -131,7 +131,7 @@ def export_model(
     for path in texts:
         refuse_existing(path, force=force)
     folder.mkdir(parents=True, exist_ok=True)
-    with ModelWriter(folder / "model.onnx", force=force, sources=files_of(model_input)) as writer:
+    with ModelWriter(folder / "model.onnx", force=force, sources=given.files) as writer:
 
         def pack(name: str, weight: np.ndarray) -> tuple[ir.TensorProtocol, np.ndarray, np.ndarray]:
             if compressor is None:
@@ -145,7 +145,7 @@ def export_model(
         try:
             legalise(model)
         except FormatError as error:
-            raise InputError(f"{_name(model_input)}: {error}") from None
+            raise InputError(f"{given.name}: {error}") from None
         compressed = [CompressedNode.of(node) for node, *_ in compressed_nodes(model)]
         if not any(site.status == "strict" for site in legalise.sites):
             raise InputError(f"nothing to export: {_why_nothing(legalise.sites)}")
@@ -158,10 +158,6 @@ def export_model(
     result = AscendExport(folder, tuple(legalise.sites), codec, obstacles, doubts, atc)
     _write_texts(result, soc, compressor, force=force)
     return result
-
-
-def _name(model: ModelSource) -> str:
-    return "the given ModelProto" if isinstance(model, onnx.ModelProto) else os.fspath(model)
 
 
 def _set_input_shapes(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> None:

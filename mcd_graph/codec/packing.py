@@ -25,7 +25,6 @@ import onnx_ir as ir
 
 from mcd_graph.codec.weights import CompressedWeight, Int8Matrix, Profile, pack_weight
 from mcd_graph.errors import InputError, WorkerError
-from mcd_graph.passes import WeightJob
 
 __all__ = ["FileView", "Submits", "pack_all"]
 
@@ -44,6 +43,36 @@ class Pending(Protocol[_T_co]):
 
     def cancel(self) -> object:
         """Give up the work if it has not begun."""
+
+
+class Constant(Protocol):
+    """Where a weight was found."""
+
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        """The constant that holds its bytes."""
+
+
+class Job(Protocol):
+    """A weight to compress; :class:`mcd_graph.passes.WeightJob` is one."""
+
+    @property
+    def key(self) -> str:
+        """What tells it from others."""
+
+    @property
+    def source(self) -> Constant:
+        """Where it was found."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes, uncompressed."""
+
+    def array(self) -> Int8Matrix:
+        """Return it as an (n, k) view."""
+
+    def release(self) -> None:
+        """Let go of the memory map behind it, if there is one."""
 
 
 class Submits(Protocol):
@@ -162,14 +191,14 @@ def _pack(source: FileView | Int8Matrix, profile: Profile, version: str) -> Comp
 
 @dataclasses.dataclass
 class _UnderWay:
-    job: WeightJob
+    job: Job
     sent: FileView | Int8Matrix
     pending: Pending[CompressedWeight]
 
 
 def pack_all(
-    jobs: Iterable[WeightJob], profile: Profile, executor: Submits, *, most: int, most_bytes: int | None
-) -> Generator[tuple[WeightJob, CompressedWeight]]:
+    jobs: Iterable[Job], profile: Profile, executor: Submits, *, most: int, most_bytes: int | None
+) -> Generator[tuple[Job, CompressedWeight]]:
     """Compress weights wherever ``executor`` does it, and yield them in order.
 
     Args:
@@ -186,7 +215,7 @@ def pack_all(
     under_way: deque[_UnderWay] = deque()
     in_files = True
 
-    def send(job: WeightJob) -> _UnderWay:
+    def send(job: Job) -> _UnderWay:
         array = job.array()
         view = FileView.of(array, job.source.tensor) if in_files else None
         source: FileView | Int8Matrix = array if view is None else view
@@ -196,7 +225,7 @@ def pack_all(
         with _worker_errors(job):
             return _UnderWay(job, source, executor.submit(_pack, source, profile, _version()))
 
-    def first() -> tuple[WeightJob, CompressedWeight]:
+    def first() -> tuple[Job, CompressedWeight]:
         nonlocal in_files
         try:
             weight = _result(under_way[0])
@@ -232,7 +261,7 @@ def _result(under_way: _UnderWay) -> CompressedWeight:
 
 
 @contextlib.contextmanager
-def _worker_errors(job: WeightJob) -> Generator[None]:
+def _worker_errors(job: Job) -> Generator[None]:
     """Turn what executors raise into WorkerError: a broken pool, a lost connection, a worker without this package."""
     try:
         yield

@@ -1,0 +1,116 @@
+"""A model as it is given: read once, with the files that it lies in."""
+
+import dataclasses
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Self
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from mcd_graph.errors import InputError
+from mcd_graph.model.tensors import external_entries
+from mcd_graph.model.walk import Contents
+
+__all__ = ["ModelSource", "Source", "external_files", "read_proto", "size_of"]
+
+FILE_BYTES_LIMIT = (1 << 31) - 1
+"""What a protobuf message may hold, and so a model file without its external data."""
+
+ModelSource = str | os.PathLike[str] | onnx.ModelProto
+"""A model is given by its path, or as a proto that holds all its data itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A model that was read.
+
+    Attributes:
+        name: what messages call it.
+        path: of its file; ``None`` for a proto.
+        contents: what it consists of.
+    """
+
+    name: str
+    path: Path | None
+    contents: Contents
+
+    @classmethod
+    def read(cls, model: ModelSource) -> Self:
+        """Read a model file without its external data, or take a proto.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            InputError: the file is not an ONNX model.
+        """
+        if isinstance(model, onnx.ModelProto):
+            return cls("the given ModelProto", None, Contents.of(model))
+        return cls(os.fspath(model), Path(model), Contents.of(read_proto(model)))
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that it lies in: its own and those of its external data."""
+        if self.path is None:
+            return []
+        return [self.path, *(self.path.parent / name for name in sorted(_locations(self.contents)))]
+
+    @property
+    def size(self) -> int:
+        """Its size in bytes, external data included."""
+        if self.path is None:
+            return int(self.contents.proto.ByteSize())
+        return sum(path.stat().st_size for path in self.files)
+
+
+def size_of(model: ModelSource) -> int:
+    """Return the size of a model in bytes, external data included."""
+    return int(model.ByteSize()) if isinstance(model, onnx.ModelProto) else Source.read(model).size
+
+
+def read_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
+    """Read a model file without its external data.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: the file is not an ONNX model.
+    """
+    try:
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(_read_regular(Path(path)))
+    except DecodeError as error:
+        # Versions of protobuf before 7 say nothing but that it failed.
+        if "depth" in str(error).lower():
+            raise InputError(f"{os.fspath(path)}: its graphs or types are nested too deeply") from None
+        raise InputError(f"{os.fspath(path)} is not an ONNX model") from None
+    # Any few bytes may happen to parse: a model has at least a version, operators and a node or an output.
+    if not proto.ir_version or not proto.opset_import or not (proto.graph.node or proto.graph.output):
+        raise InputError(f"{os.fspath(path)} is not an ONNX model")
+    return proto
+
+
+def _read_regular(path: Path) -> bytes:
+    """Read a file that is one: a pipe may never end, and a device has no end."""
+    # Without waiting for somebody to write into it, if it is a pipe.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        status = os.fstat(file.fileno())
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is not a regular file")
+        if status.st_size > FILE_BYTES_LIMIT:
+            raise InputError(f"{path} is not an ONNX model: it is larger than 2 GiB")
+        return file.read()
+
+
+def external_files(proto: onnx.ModelProto) -> set[str]:
+    """Return the locations of all external data that the model names, unchecked, as they are written in it."""
+    return _locations(Contents.of(proto))
+
+
+def _locations(contents: Contents) -> set[str]:
+    return {
+        external_entries(tensor).get("location", "")
+        for tensor in contents.tensors
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+    }
