@@ -1,6 +1,8 @@
-"""Draws docs/figures from the newest record: size against speed, latency against m, memory.
+"""Draws docs/figures: from a record size against speed, speed-up against m and memory; one real model from its bench.
 
     python benchmarks/plots.py [--record benchmarks/records/DATE-MACHINE.jsonl]
+
+The record is the newest one of Zen 4 by default.
 
 Where a record has several rows of the same measurement, the last counts. A figure whose rows are missing is not drawn.
 """
@@ -18,6 +20,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from mcd_graph.report.charts import COLOURS, chart
 
 ROOT = Path(__file__).parents[1]
+#: ``mcd bench encoder.onnx t5.mcd.onnx --m 8,64 --threads 1 --repeats 21 --json``
+REAL_MODEL = ROOT / "benchmarks" / "records" / "2026-11-27-xeon-amx-t5-encoder.json"
 PROFILES = ("fast", "balanced", "small")
 MARKERS = "os^Dvp"
 
@@ -149,6 +153,37 @@ def t5(rows: Rows) -> Callable[[Axes], None] | None:
     return draw
 
 
+def real_model() -> Callable[[Axes], None]:
+    """Files, memory and opening of the T5 encoder, from what ``mcd bench --json`` said of it."""
+    original, compressed = (_footprint(one) for one in json.loads(REAL_MODEL.read_text())["contestants"])
+
+    def draw(axes: Axes) -> None:
+        for index, (name, figures, colour) in enumerate(
+            (("original", original, COLOURS[5]), ("compressed", compressed, COLOURS[0]))
+        ):
+            heights = [100 * figures[title][0] / original[title][0] for title in original]
+            drawn = axes.bar(np.arange(len(heights)) + 0.4 * (index - 0.5), heights, 0.38, color=colour, label=name)
+            axes.bar_label(drawn, [text for _, text in figures.values()], padding=2, fontsize=8)
+        axes.set_xticks(range(len(original)), list(original))
+        axes.set(ylabel="% of the original")
+        axes.margins(y=0.14)
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+
+    return draw
+
+
+def _footprint(contestant: dict[str, Any]) -> dict[str, tuple[float, str]]:
+    """The three figures of the README, each with the text to print."""
+    private, opening = (
+        float(np.median([one[figure] for one in contestant["footprints"]])) for figure in ("anonymous_bytes", "load_ms")
+    )
+    return {
+        "files": (contestant["file_bytes"], f"{contestant['file_bytes'] / 1e6:.1f} MB"),
+        "memory that no file backs": (private, f"{private / 1e6:.1f} MB"),
+        "opening a session": (opening, f"{opening:.0f} ms"),
+    }
+
+
 def _plain_log(axes: Axes) -> None:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -165,16 +200,17 @@ FIGURES = {
 
 
 def main() -> None:
-    """Draws what the record has figures for."""
+    """Draws what the records have figures for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    newest = max((ROOT / "benchmarks" / "records").glob("*.jsonl"))
+    newest = max((ROOT / "benchmarks" / "records").glob("*-zen4.jsonl"))
     parser.add_argument("--record", type=Path, default=newest)
     arguments = parser.parse_args()
     rows = [json.loads(line) for line in arguments.record.read_text().splitlines()]
     folder = ROOT / "docs" / "figures"
     folder.mkdir(exist_ok=True)
-    for name, (figure, label) in FIGURES.items():
-        draw = figure(rows)
+    figures = {name: (figure(rows), label) for name, (figure, label) in FIGURES.items()}
+    figures["real-model"] = (real_model(), "Files, memory and opening of the T5 encoder, original and compressed")
+    for name, (draw, label) in figures.items():
         if draw is None:
             print(f"{name}: the record has no rows for it")
             continue

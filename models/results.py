@@ -168,8 +168,8 @@ def _general(reason: str) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| Model | Form | Lowered | Kept | Weights, MB | Ratio | Over the entropy | Files, MB | Outputs "
-        "| Latency ratio, 1 thread |",
+        "| Model | Form | Lowered | Not compressed | Weights, MB | Ratio | Over the entropy | Files, MB | Outputs "
+        "| Speed-up, 1 thread |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -177,7 +177,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             lines.append(f"| `{row['model']}` | {row['form']} | 0 | | | | | | | {row['nothing']} |")
             continue
         latency = ", ".join(
-            f"{one['ratio']:.2f} ({one['ratio_low']:.2f} to {one['ratio_high']:.2f}) at {one['shape']}"
+            f"{1 / one['ratio']:.2f} ({1 / one['ratio_high']:.2f} to {1 / one['ratio_low']:.2f}) at {one['shape']}"
             for one in row["latency"]
         )
         lines.append(
@@ -189,7 +189,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         )
     kept = [(row, *item) for row in rows for item in row.get("reasons", {}).items()]
     if kept:
-        lines += ["", "Kept, and why:", ""]
+        lines += ["", "Not compressed, and why:", ""]
         lines += [f"- `{row['model']}` ({row['form']}), {count}: {reason}" for row, reason, count in kept]
     machine = next(row["machine"] for row in rows if "machine" in row)
     lines += ["", f"On {machine['processor']}, {machine['cores']} cores, onnxruntime {machine['onnxruntime']}."]

@@ -84,7 +84,7 @@ def test_a_page_with_everything(compressed: tuple[Report, list[Histogram], Verif
         "Files, memory and opening",
         "Histogram of the weights",
         "Saving per layer",
-        "Kept as they were",
+        "Not compressed",
     ]
     (kept,) = (node for node in report.nodes if node.status == "kept")
     assert f'<td class="name">{kept.reason}</td>' in page
@@ -106,6 +106,52 @@ def test_sections_without_figures_are_left_out(compressed: tuple[Report, list[Hi
     lowered = dataclasses.replace(report, nodes=tuple(node for node in report.nodes if node.status == "lowered"))
     assert headings(render_report(title="r", report=lowered)) == ["Saving per layer"]
     assert headings(render_report(title="nothing")) == []
+
+
+def test_the_verdict_of_a_benchmark_stands_on_top() -> None:
+    def page(*intervals: tuple[float, float, float]) -> str:
+        one = bench(m=(1,))
+        rows = tuple(
+            dataclasses.replace(one.rows[0], m=m, speedup_low=low, speedup=middle, speedup_high=high)
+            for m, (low, middle, high) in enumerate(intervals, 1)
+        )
+        return render_report(title="t", bench=dataclasses.replace(one, rows=rows)).partition("<section>")[0]
+
+    assert ">faster in all 2 settings<" in page((1.1, 1.25, 1.4), (1.01, 1.02, 1.03))
+    assert ">faster in 1, slower in 1, no clear difference in 1 of 3 settings<" in page(
+        (1.1, 1.25, 1.4), (0.7, 0.8, 0.9), (0.9, 1.0, 1.1)
+    )
+    assert 'class="bad">0.80 ×<small>slower<' in page((0.7, 0.8, 0.9))  # noqa: RUF001
+    assert "1.250 ×<small>smaller: 5.00 → 4.00 MB<" in page((1.1, 1.25, 1.4))  # noqa: RUF001
+
+
+def test_a_form_that_all_weights_have_is_said_once(compressed: tuple[Report, list[Histogram], Verification]) -> None:
+    report, _, _ = compressed
+    (pattern,) = {node.pattern for node in report.nodes if node.status == "lowered"}
+    page = render_report(title="t", report=report)
+    assert page.count(pattern) == 1
+    assert "<th>form</th>" not in page
+    nodes = (
+        *report.nodes,
+        dataclasses.replace(report.nodes[0], name="b", weight="b", pattern="Another", status="lowered"),
+    )
+    both = render_report(title="t", report=dataclasses.replace(report, nodes=nodes))
+    assert f"A is {pattern}; B is Another." in " ".join(both.split()) or f"A is Another; B is {pattern}." in both
+    assert "<td>B</td>" in both
+
+
+def test_the_page_says_what_of_the_files_is_not_compressed(
+    compressed: tuple[Report, list[Histogram], Verification],
+) -> None:
+    report, _, _ = compressed
+    outside = report.totals.file_bytes_before - report.totals.weight_bytes
+    assert f"The other {outside / 1e6:,.2f} MB" in render_report(title="t", report=report)
+
+
+def test_no_axis_has_an_offset() -> None:
+    one = bench(m=(1, 8))
+    rows = tuple(dataclasses.replace(row, speedup=1.00001, speedup_low=1.0, speedup_high=1.00002) for row in one.rows)
+    assert not re.search(r">\+?1e-?\d|>\+1", render_report(title="t", bench=dataclasses.replace(one, rows=rows)))
 
 
 def test_differences_are_shown() -> None:

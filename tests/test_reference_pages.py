@@ -1,6 +1,7 @@
 """The pages of docs/ that are written from code and records say what those say."""
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 from types import ModuleType
@@ -61,3 +62,18 @@ def test_the_page_of_versions_names_the_present_ones() -> None:
     assert versions == [str(one) for one in (written, DOMAIN_VERSION, data.SCHEMA_VERSION, bench.SCHEMA_VERSION)]
     assert f"this build reads version {written}" in page
     assert f"format **version {written}**" in (ROOT / "docs" / "reference" / "format.md").read_text()
+
+
+def test_the_figures_of_the_readme_are_those_of_the_record() -> None:
+    plots = _script(ROOT / "benchmarks" / "plots.py")
+    record = json.loads(plots.REAL_MODEL.read_text())
+    original, compressed = (plots._footprint(one) for one in record["contestants"])
+    for page in (ROOT / "README.md", ROOT / "docs" / "guide" / "results.md"):
+        text = page.read_text().replace("**", "")
+        for title, (_, figure) in original.items():
+            assert f"| {title} | {figure} | {compressed[title][1]} |" in text
+    figure = (ROOT / "docs" / "figures" / "real-model.svg").read_text()
+    for _, shown in (*original.values(), *compressed.values()):
+        assert shown in figure
+    for row in record["rows"]:
+        assert f"{row['speedup']:.2f}" in (ROOT / "README.md").read_text()

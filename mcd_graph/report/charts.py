@@ -40,6 +40,7 @@ _STYLE: dict[str, Any] = {
     "text.color": _TEXT,
     "text.parse_math": False,  # a name with dollars in it is a name
     "axes.unicode_minus": False,
+    "axes.formatter.useoffset": False,  # ticks say what they mean, without a "+1" in a corner
     "xtick.color": _FAINT,
     "ytick.color": _FAINT,
     "xtick.labelcolor": _TEXT,
@@ -132,7 +133,7 @@ def layers_chart(before: Sequence[int], after: Sequence[int]) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
-    return chart(draw, label="Size of each weight before and after")
+    return chart(draw, label="Size of each weight before and after", width=6.4)
 
 
 def histogram_chart(counts: npt.NDArray[np.int64], title: str, label: str) -> str:
@@ -178,7 +179,7 @@ def speedup_chart(m: Sequence[int], series: Mapping[str, Sequence[tuple[float, f
                 np.multiply(m, shift), middle, error, color=colour, marker=marker, capsize=3, label=_short(name)
             )
         _rows_axis(axes, m)
-        axes.set(ylabel="times as fast as the original", title=title)
+        axes.set(ylabel="speed-up", title=title)
         axes.set_ylim(bottom=0)
         axes.legend()
 
@@ -191,10 +192,11 @@ def trade_chart(points: Mapping[str, tuple[float, float]], *, xlabel: str, ylabe
     def draw(axes: Axes) -> None:
         for (name, (x, y)), colour, marker in zip(points.items(), (COLOURS[5], *COLOURS), _MARKERS, strict=False):
             axes.plot(x, y, color=colour, marker=marker, markersize=8, linestyle="none", label=_short(name))
-        axes.margins(0.15)
         axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+        axes.set_xlim(0, 1.15 * max(x for x, _ in points.values()))  # from zero, so that distances are proportions
+        axes.set_ylim(0, 1.15 * max(y for _, y in points.values()))
         axes.grid(visible=True, axis="both")
-        axes.legend()
+        axes.legend(loc="lower left")
 
     return chart(draw, label=f"Size against speed, {title}")
 

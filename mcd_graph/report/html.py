@@ -5,9 +5,12 @@ the model, a stranger's file, so the template escapes every string, no script is
 Content-Security-Policy lets the browser run and fetch nothing. Needs the extra ``report`` (Jinja2 and Matplotlib).
 """
 
+import collections
+import dataclasses
 import datetime
 import importlib.util
-from collections.abc import Sequence
+import string
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +23,8 @@ from mcd_graph.report.histograms import Histogram
 from mcd_graph.verify import Verification
 
 __all__ = ["render_report", "require"]
+
+_LETTERS = string.ascii_uppercase
 
 
 def require() -> None:
@@ -70,7 +75,7 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"mb": _megabytes, "ratio": _ratio}
+    environment.filters |= {"mb": _megabytes, "ms": _milliseconds, "ratio": _ratio}
     weights = [] if report is None else _weights(report)
     drawn: dict[str, list[str]] = {
         "layers": [] if len(weights) < 2 else [charts.layers_chart(*_sizes(weights))],
@@ -84,6 +89,9 @@ def render_report(
         charts={name: [as_is(svg) for svg in svgs] for name, svgs in drawn.items()},
         report=report,
         weights=weights,
+        forms=_letters(node.pattern for node in weights),
+        codecs=_letters(node.codec for node in weights),
+        verdicts=[] if bench is None else _verdicts(bench),
         entropy=_entropy(weights),
         kept=[] if report is None else [node for node in report.nodes if node.status == "kept"],
         verification=verification,
@@ -100,6 +108,12 @@ def _weights(report: Report) -> list[NodeReport]:
         if node.status == "lowered":
             lowered.setdefault(node.weight, node)
     return list(lowered.values())
+
+
+def _letters(names: Iterable[str | None]) -> dict[str, str]:
+    """Return a letter for each different name, the most frequent first, so that a table need not repeat names."""
+    counted = collections.Counter(name or "" for name in names)
+    return {name: _LETTERS[index % len(_LETTERS)] for index, (name, _) in enumerate(counted.most_common())}
 
 
 def _sizes(weights: Sequence[NodeReport]) -> tuple[list[int], list[int]]:
@@ -134,6 +148,43 @@ def _chosen(histograms: Sequence[Histogram]) -> list[tuple[Any, str, str]]:
             )
         ]
     return drawn
+
+
+@dataclasses.dataclass(frozen=True)
+class _Verdict:
+    """What a benchmark says of one contestant, in a line."""
+
+    name: str
+    low: float
+    high: float
+    faster: int
+    slower: int
+    unclear: int
+
+    @property
+    def text(self) -> str:
+        """Count the settings whose interval is above 1, below 1, and on both sides of it."""
+        counted = ((self.faster, "faster"), (self.slower, "slower"), (self.unclear, "no clear difference"))
+        settings = self.faster + self.slower + self.unclear
+        for count, what in counted:
+            if count == settings:
+                return f"{what} in all {settings} settings" if settings > 1 else what
+        return ", ".join(f"{what} in {count}" for count, what in counted if count) + f" of {settings} settings"
+
+
+def _verdicts(bench: Bench) -> list[_Verdict]:
+    """Judge each contestant by the intervals of its speed-ups, which hold 95 % of the resampled ratios."""
+    verdicts = []
+    for one in bench.contestants[1:]:
+        rows = [row for row in bench.rows if row.contestant == one.name]
+        if not rows:
+            continue
+        faster = sum(row.speedup_low > 1 for row in rows)
+        slower = sum(row.speedup_high < 1 for row in rows)
+        speedups = [row.speedup for row in rows]
+        unclear = len(rows) - faster - slower
+        verdicts.append(_Verdict(one.name, min(speedups), max(speedups), faster, slower, unclear))
+    return verdicts
 
 
 def _by_shape(bench: Bench, threads: int) -> dict[str, list[BenchRow]]:
@@ -186,7 +237,7 @@ def _trade(bench: Bench) -> list[str]:
         drawn.append(
             charts.trade_chart(
                 points,
-                xlabel="times as fast as the original",
+                xlabel="speed-up",
                 ylabel="files, MB",
                 title=f"{shape}, {_title(threads)}",
             )
@@ -196,6 +247,10 @@ def _trade(bench: Bench) -> list[str]:
 
 def _megabytes(count: float) -> str:
     return f"{count / 1e6:,.2f}"
+
+
+def _milliseconds(count: float) -> str:
+    return f"{count:,.3f}" if count < 1 else f"{count:,.2f}"
 
 
 def _ratio(ratio: float | None) -> str:
