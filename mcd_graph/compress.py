@@ -2,10 +2,12 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import re
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -29,9 +31,12 @@ from mcd_graph.passes import (
     plan_lowering,
 )
 from mcd_graph.progress import Progress
-from mcd_graph.report.data import NodeReport, Report
+from mcd_graph.proof import NOT_ASKED_FOR, Prover, find_culprits
+from mcd_graph.report.data import NodeReport, Proof, Report
 
 __all__ = ["compress_model"]
+
+logger = logging.getLogger(__name__)
 
 _EIGHT_BIT = (ir.DataType.INT8, ir.DataType.UINT8)
 _WORTH_NAMING = 1024
@@ -57,6 +62,7 @@ def compress_model(
     data_name: str | None = None,
     force: bool = False,
     force_larger: bool = False,
+    verify: bool = True,
 ) -> Report:
     """Write a smaller model that computes the same bits.
 
@@ -64,6 +70,10 @@ def compress_model(
     weight compressed. The weights go into a data file beside the output (``model.mcd.onnx_data`` for
     ``model.mcd.onnx``); both files appear whole or not at all. The output's bytes do not depend on ``jobs`` and
     ``executor``.
+
+    Before they do, both models run on generated inputs, at onnxruntime's default settings and without optimisations,
+    and have to give the same bytes. Nodes that would give others are kept, with the code ``differs``. The report's
+    ``proof`` says what was run, or why nothing could be.
 
     Weights in external data are compressed one by one from the memory map and written as they come: with threads of
     its own this takes less memory than 1 GiB and three times the largest weight, however large the model is.
@@ -87,6 +97,7 @@ def compress_model(
         force: replace a model that is already there.
         force_larger: write the model even if its files are no smaller than the input's, because padding eats what many
             small weights save.
+        verify: run both models, and put the new one in place only if they give the same bytes.
 
     Returns:
         What was done to each multiplication.
@@ -109,57 +120,183 @@ def compress_model(
     """
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
-    given = Source.read(model_input)
-    model = load_model(given)
-    source, files, before = given.name, given.files, given.size
+    request = _Request(
+        model_input=model_input, model_output=model_output, profile=profile, jobs=jobs, executor=executor,
+        include=include, exclude=exclude, convolutions=convolutions, min_saving=min_saving, progress=progress,
+        inline=inline, data_name=data_name, force=force, force_larger=force_larger, verify=verify,
+    )  # fmt: skip
+    differing: frozenset[int] = frozenset()
+    prover = None
+    while True:
+        try:
+            return _compress(request, differing, prover)
+        except _DifferenceError as found:
+            differing, prover = differing | found.sites, found.prover
+
+
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """The arguments of :func:`compress_model`."""
+
+    model_input: ModelSource
+    model_output: str | os.PathLike[str]
+    profile: Profile
+    jobs: int | None
+    executor: Submits | None
+    include: str | None
+    exclude: str | None
+    convolutions: bool
+    min_saving: float
+    progress: Callable[[Progress], None] | None
+    inline: bool
+    data_name: str | None
+    force: bool
+    force_larger: bool
+    verify: bool
+
+    @property
+    def source(self) -> str:
+        """What messages call the model."""
+        given = self.model_input
+        return os.fspath(given) if isinstance(given, (str, os.PathLike)) else "the given ModelProto"
+
+    def load(self, given: Source | None = None) -> ir.Model:
+        """Return the model, functions that are given their weights put in place of their calls."""
+        model = load_model(given or self.model_input)
+        InlineWeightArgumentsPass()(model)
+        return model
+
+    def plan(self, model: ir.Model, differing: Collection[int]) -> LoweringPlan:
+        """Return what can be lowered of the model, less the sites that are known to differ."""
+        try:
+            plan = plan_lowering(model, include=self.include, exclude=self.exclude, convolutions=self.convolutions)
+        except re.error as error:
+            raise InputError(f"not a regular expression: {error.pattern!r}: {error}") from None
+        plan.keep(differing, Refusal(ReasonCode.DIFFERS, "lowered, it gave other bytes than the original when run"))
+        if not plan.weights:
+            raise NothingToCompressError(f"{self.source}: nothing to compress: {_why_nothing(plan)}")
+        return plan
+
+
+class _DifferenceError(Exception):
+    """A lowered model gives other bytes than the original; ``sites`` are to be kept the next time."""
+
+    def __init__(self, sites: Collection[int], prover: Prover) -> None:
+        super().__init__()
+        self.sites = frozenset(sites)
+        self.prover = prover
+
+
+def _compress(request: _Request, differing: Collection[int], prover: Prover | None) -> Report:
+    """Compress a model, less some sites; ``prover`` is what is left of an attempt that did not give the same bytes."""
+    given = Source.read(request.model_input)
+    model = request.load(given)
+    files, before = given.files, given.size
     del given  # the parsed file, of which the model keeps what it needs
-    InlineWeightArgumentsPass()(model)
-    try:
-        plan = plan_lowering(model, include=include, exclude=exclude, convolutions=convolutions)
-    except re.error as error:
-        raise InputError(f"not a regular expression: {error.pattern!r}: {error}") from None
-    if not plan.weights:
-        raise NothingToCompressError(f"{source}: nothing to compress: {_why_nothing(plan)}")
+    plan = request.plan(model, differing)
     weight_of = {id(site): site.weight or "" for site in plan.sites}
-    workers = jobs or len(os.sched_getaffinity(0))
+    with ModelWriter(
+        request.model_output,
+        force=request.force,
+        sources=files,
+        inline=request.inline,
+        data_name=request.data_name,
+    ) as writer:
+        packed, stats = _pack(request, plan, writer)
+        if request.verify and prover is None:
+            prover = Prover(request.model_input, model, nbytes=2 * before, at_optimisation_only=plan.optimised)
+        if not plan.apply(packed):
+            raise NothingToCompressError(f"{request.source}: nothing to compress: {_why_nothing(plan)}")
+        versions = {weight.stats.format_version for weight in packed.values() if isinstance(weight, CompressedWeight)}
+        annotate(model, Stated(request.profile, "+".join(map(str, sorted(versions)))))
+        proof = _prove(request, plan, packed, writer, prover)
+        try:
+            writer.commit(model, below=None if request.force_larger else before)
+        except NotSmallerError as error:
+            raise NothingToCompressError(
+                _why_not_smaller(request.source, before, error.args[0], inline=request.inline)
+            ) from None
+    return Report.of(
+        tuple(_node_report(site, stats.get(weight_of[id(site)])) for site in plan.sites),
+        source=request.source,
+        output=os.fspath(request.model_output),
+        profile=request.profile,
+        file_bytes_before=before,
+        file_bytes_after=size_of(request.model_output),
+        proof=proof,
+    )
+
+
+def _pack(
+    request: _Request, plan: LoweringPlan, writer: ModelWriter
+) -> tuple[dict[str, CompressedWeight | Refusal], dict[str, WeightStats]]:
+    """Compress the weights of a plan and write them as they come; those that save too little are refused."""
+    workers = request.jobs or len(os.sched_getaffinity(0))
+    limit = _BYTES_UNDER_WAY if request.executor is None or request.jobs is None else None
     stats: dict[str, WeightStats] = {}
     packed: dict[str, CompressedWeight | Refusal] = {}
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(
-            ModelWriter(model_output, force=force, sources=files, inline=inline, data_name=data_name)
-        )
-        limit = _BYTES_UNDER_WAY if executor is None or jobs is None else None
-        if executor is None:
-            executor = stack.enter_context(ThreadPoolExecutor(workers))
-        results = stack.enter_context(
-            contextlib.closing(pack_all(plan.weights.values(), profile, executor, most=workers + 1, most_bytes=limit))
-        )
-        tell = _Teller(plan.weights, progress)
-        for job, weight in results:
+        executor = request.executor or stack.enter_context(ThreadPoolExecutor(workers))
+        weights = pack_all(plan.weights.values(), request.profile, executor, most=workers + 1, most_bytes=limit)
+        tell = _Teller(plan.weights, request.progress)
+        for job, weight in stack.enter_context(contextlib.closing(weights)):
             key = job.key
             stats[key] = weight.stats
-            if weight.stats.saving < min_saving:
-                text = f"it would save {weight.stats.saving:.1%}, less than {min_saving:.1%}"
+            if weight.stats.saving < request.min_saving:
+                text = f"it would save {weight.stats.saving:.1%}, less than {request.min_saving:.1%}"
                 packed[key] = Refusal(ReasonCode.SMALL_SAVING, text)
             else:
                 packed[key] = dataclasses.replace(weight, x2=writer.add(f"{key}.x2", np.asarray(weight.x2)))
             tell(key)
-        if not plan.apply(packed):
-            raise NothingToCompressError(f"{source}: nothing to compress: {_why_nothing(plan)}")
-        versions = {weight.stats.format_version for weight in packed.values() if isinstance(weight, CompressedWeight)}
-        annotate(model, Stated(profile, "+".join(map(str, sorted(versions)))))
+    return packed, stats
+
+
+def _prove(
+    request: _Request,
+    plan: LoweringPlan,
+    packed: Mapping[str, CompressedWeight | Refusal],
+    writer: ModelWriter,
+    prover: Prover | None,
+) -> Proof:
+    """Run the lowered model of a plan beside the original.
+
+    Raises:
+        _DifferenceError: it gives other bytes.
+    """
+    if prover is None:
+        return Proof(proved=False, reason=NOT_ASKED_FOR)
+    if prover.reason is None:
+        with writer.trial(plan.model) as path:
+            difference = prover.difference(path)
+        if difference is not None:
+            logger.info("%s: the compressed model differs: %s", request.source, difference)
+            lowered = [number for number, site in enumerate(plan.sites) if site.status == "lowered"]
+            raise _DifferenceError(find_culprits(lowered, _differs_alone(request, packed, prover, plan)), prover)
+    return prover.proof([site.name for site in plan.sites if site.code == ReasonCode.DIFFERS])
+
+
+def _differs_alone(
+    request: _Request, packed: Mapping[str, CompressedWeight | Refusal], prover: Prover, plan: LoweringPlan
+) -> Callable[[Collection[int]], bool]:
+    """Return a function that tells whether the model differs in which some sites of a plan alone are lowered."""
+
+    def differs(sites: Collection[int]) -> bool:
+        others = set(range(len(plan.sites))) - set(sites)
+        model = request.load()
         try:
-            writer.commit(model, below=None if force_larger else before)
-        except NotSmallerError as error:
-            raise NothingToCompressError(_why_not_smaller(source, before, error.args[0], inline=inline)) from None
-    return Report.of(
-        tuple(_node_report(site, stats.get(weight_of[id(site)])) for site in plan.sites),
-        source=source,
-        output=os.fspath(model_output),
-        profile=profile,
-        file_bytes_before=before,
-        file_bytes_after=size_of(model_output),
-    )
+            partial = request.plan(model, others)
+        except NothingToCompressError:
+            return False
+        if not partial.apply(packed):
+            return False
+        with (
+            tempfile.TemporaryDirectory(prefix="mcd-") as folder,
+            ModelWriter(f"{folder}/model.onnx") as writer,
+            writer.trial(model) as path,
+        ):
+            return prover.difference(path) is not None
+
+    return differs
 
 
 class _Teller:

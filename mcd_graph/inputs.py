@@ -7,9 +7,11 @@ taken for a mask. Quantised inputs (8 bits) take any value.
 """
 
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +19,11 @@ import onnx_ir as ir
 
 from mcd_graph.errors import InputError
 
-__all__ = ["InputSpec", "bind_dimensions", "input_specs", "random_inputs"]
+__all__ = ["InputSpec", "accepted_inputs", "bind_dimensions", "input_specs", "random_inputs"]
 
 Dimension = int | ir.SymbolicDim
 Arrays = dict[str, npt.NDArray[np.generic]]
+T = TypeVar("T")
 
 _ELEMENTS_LIMIT = 1 << 28
 """More than any sensible input has; a forged shape must not take all memory."""
@@ -91,13 +94,54 @@ def bind_dimensions(specs: Sequence[InputSpec], batch: int, lengths: Iterator[in
     return bound
 
 
-def random_inputs(specs: Sequence[InputSpec], bound: Mapping[str, int], rng: np.random.Generator) -> Arrays:
+def accepted_inputs(
+    specs: Sequence[InputSpec],
+    runs: Iterable[tuple[int, Sequence[int], float]],
+    rng: np.random.Generator,
+    run: Callable[[Arrays], T | None],
+) -> Iterator[tuple[Arrays, T]]:
+    """Yield inputs with what a model computes of them, in smaller sizes where it takes none that large.
+
+    A run for which the model takes no size that is tried is left out.
+
+    Args:
+        specs: what the model accepts, as far as it says so.
+        runs: batch size, sizes of other dimensions in turns, and standard deviation of float inputs of each run.
+        rng: source of the values.
+        run: returns what the model computes, or ``None`` where it fails.
+    """
+    for batch, lengths, spread in runs:
+        for size, cut in _sizes(batch, lengths):
+            arrays = random_inputs(specs, bind_dimensions(specs, size, itertools.cycle(cut)), rng, spread=spread)
+            computed = run(arrays)
+            if computed is not None:
+                yield arrays, computed
+                break
+
+
+def _sizes(batch: int, lengths: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield a batch size and lengths, and then smaller ones for models that take no such sizes.
+
+    A table of positions bounds the length, and some models were exported for one batch size.
+    """
+    tried = set()
+    for size, limit in ((batch, None), (batch, 16), (1, None), (1, 16), (1, 4), (1, 1)):
+        cut = tuple(lengths if limit is None else (min(length, limit) for length in lengths))
+        if (size, cut) not in tried:
+            tried.add((size, cut))
+            yield size, cut
+
+
+def random_inputs(
+    specs: Sequence[InputSpec], bound: Mapping[str, int], rng: np.random.Generator, *, spread: float = 1.0
+) -> Arrays:
     """Return random values for all inputs.
 
     Args:
         specs: what the model accepts.
         bound: a number for each symbol in a shape.
         rng: source of the values.
+        spread: standard deviation of float inputs.
 
     Raises:
         InputError: an input would be unreasonably large, or has an impossible shape.
@@ -109,7 +153,7 @@ def random_inputs(specs: Sequence[InputSpec], bound: Mapping[str, int], rng: np.
             raise InputError(f"input {spec.name} has the impossible shape {shape}; give --inputs")
         if math.prod(shape) > _ELEMENTS_LIMIT:
             raise InputError(f"input {spec.name} would have {math.prod(shape)} elements; give --inputs")
-        arrays[spec.name] = _values(spec, shape, rng)
+        arrays[spec.name] = _values(spec, shape, rng, spread)
     return arrays
 
 
@@ -120,10 +164,12 @@ def _size(dim: Dimension, bound: Mapping[str, int]) -> int:
     return size
 
 
-def _values(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.generic]:
+def _values(
+    spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, spread: float
+) -> npt.NDArray[np.generic]:
     dtype = spec.dtype.numpy()
     if spec.dtype in _FLOATS:
-        return rng.standard_normal(shape, np.float32).astype(dtype)
+        return (rng.standard_normal(shape, np.float32) * np.float32(spread)).astype(dtype)
     if spec.dtype in _BYTES:
         limits = np.iinfo(dtype)
         return rng.integers(limits.min, limits.max, shape, endpoint=True).astype(dtype)

@@ -1,11 +1,15 @@
 """onnxruntime sessions as this package needs them: quiet, on the CPU, with the custom operator registered."""
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
+import onnx
 import onnxruntime as ort
 
 from mcd_graph.errors import InputError
 from mcd_graph.library import get_library_path
+from mcd_graph.model.loading import read_proto
 
 __all__ = ["create_session"]
 
@@ -13,14 +17,22 @@ _FATAL_ONLY = 4
 
 
 def create_session(
-    model: str | os.PathLike[str], *, threads: int | None = None, optimise: bool = True, spin: bool = True
+    model: str | os.PathLike[str] | bytes,
+    *,
+    threads: int | None = None,
+    optimise: bool = True,
+    spin: bool = True,
+    precise: bool = False,
+    also: Sequence[str] = (),
 ) -> ort.InferenceSession:
     """Open a model on the CPU, with the custom operator at hand.
 
     Args:
-        model: path of the model.
+        model: path of the model, or the model itself.
         threads: threads within one operator; onnxruntime's own choice by default.
         optimise: let onnxruntime rewrite the graph.
+        precise: let it multiply 8-bit integers exactly on processors without VNNI, where it saturates otherwise.
+        also: names of further values to make outputs of, for a model in a file.
         spin: let idle threads wait busily; off where several sessions share the processor.
 
     Raises:
@@ -36,8 +48,9 @@ def create_session(
         >>> y.dtype.name, y.shape
         ('float32', (1, 3, 128))
     """
-    if not os.path.isfile(model):  # noqa: PTH113 - onnxruntime would bury it in a longer message
-        raise FileNotFoundError(2, os.strerror(2), os.fspath(model))
+    name = "the given model" if isinstance(model, bytes) else os.fspath(model)
+    if not isinstance(model, bytes) and not os.path.isfile(model):  # noqa: PTH113 - onnxruntime would bury it in a longer message
+        raise FileNotFoundError(2, os.strerror(2), name)
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY  # errors arrive as exceptions
     options.register_custom_ops_library(get_library_path())
@@ -45,9 +58,23 @@ def create_session(
         options.intra_op_num_threads = threads
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if precise:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if not optimise:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    source = model if isinstance(model, bytes) else name
+    if also:
+        source = _with_outputs(Path(name), also)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(name).parent))
     try:
-        return ort.InferenceSession(os.fspath(model), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
-        raise InputError(f"onnxruntime refuses {os.fspath(model)}: {' '.join(str(error).split())}") from error
+        raise InputError(f"onnxruntime refuses {name}: {' '.join(str(error).split())}") from error
+
+
+def _with_outputs(path: Path, names: Sequence[str]) -> bytes:
+    """Return a model with further values among its outputs."""
+    proto = read_proto(path)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    content: bytes = proto.SerializeToString()
+    return content

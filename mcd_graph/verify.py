@@ -1,7 +1,6 @@
 """Runs two models side by side and compares every byte of what they compute."""
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Mapping, Sequence
 
@@ -10,13 +9,18 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
+from mcd_graph.comparison import describe_difference, is_nan
+from mcd_graph.determinism import random_nodes, values_before
 from mcd_graph.errors import InputError
-from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
+from mcd_graph.inputs import accepted_inputs, input_specs
+from mcd_graph.machine import saturates
 from mcd_graph.model.loading import load_model
 from mcd_graph.passes import reproduces_optimised
 from mcd_graph.session import create_session
 
 __all__ = ["Difference", "Verification", "verify_model"]
+
+Feed = Mapping[str, npt.NDArray[np.generic]]
 
 _BATCHES = (1, 2, 3, 5, 4)
 _LENGTHS = (7, 16, 1, 33, 20, 64, 3)
@@ -54,6 +58,11 @@ class Verification:
         differences: every output that differs; empty when all bytes are the same.
         not_deterministic: outputs that the original itself computes otherwise from one run to the next, which
             therefore prove nothing.
+        random_nodes: nodes that draw random numbers without a seed, where there are such outputs.
+        compared_before: values in front of those nodes that were compared instead.
+        only_nan: outputs of which the original computed nothing but not-a-number, which prove little.
+        saturates: this processor has no VNNI, so that onnxruntime's products of 8-bit integers saturate at 16 bits,
+            the original's too, unless it is asked for precise ones.
 
     Examples:
         >>> import mcd_graph
@@ -72,6 +81,10 @@ class Verification:
     values: int
     differences: tuple[Difference, ...]
     not_deterministic: tuple[str, ...] = ()
+    random_nodes: tuple[str, ...] = ()
+    compared_before: tuple[str, ...] = ()
+    only_nan: tuple[str, ...] = ()
+    saturates: bool = False
 
     @property
     def identical(self) -> bool:
@@ -86,7 +99,8 @@ def verify_model(
     runs: int = 3,
     seed: int = 0,
     inputs: Mapping[str, npt.NDArray[np.generic]] | None = None,
-    threads: Sequence[int] = (1, 2),
+    threads: Sequence[int] | None = None,
+    precise: bool = False,
 ) -> Verification:
     """Run both models on the same inputs and compare the outputs' bytes.
 
@@ -103,11 +117,14 @@ def verify_model(
         seed: seed of the random inputs.
         inputs: inputs to use instead, by name; one run then.
         threads: numbers of threads to run the compressed model on; every one must give the bytes that the original
-            gives on one thread or on as many.
+            gives on one thread or on as many. One and all (two at least) by default.
+        precise: let onnxruntime multiply 8-bit integers exactly on processors without VNNI, where it saturates
+            otherwise (``session.x64quantprecision``).
 
     Raises:
         FileNotFoundError: there is no such model.
-        InputError: onnxruntime refuses a model or its inputs, or the models have different inputs or outputs.
+        InputError: onnxruntime refuses a model or its inputs, or the models have different inputs or outputs; or the
+            original computes nothing but not-a-number.
 
     Examples:
         >>> import mcd_graph
@@ -120,30 +137,69 @@ def verify_model(
     # Read here first: what a file from a stranger claims is checked before onnxruntime follows it.
     model, compressed_model = load_model(original), load_model(compressed)
     settings = (True,) if reproduces_optimised(compressed_model) else (True, False)
-    feeds = None if inputs is None else [dict(inputs)]
-    found = []
+    threads = (1, max(2, len(os.sched_getaffinity(0)))) if threads is None else tuple(threads)
+    feeds: list[Feed] = []
+    found: list[_Comparison] = []
     for optimise in settings:
-        reference = create_session(original, threads=1, optimise=optimise)
-        if feeds is None:
-            feeds = _random_feeds(model, runs, seed)
-        elif inputs is not None:
-            feeds = [_given_feed(reference, inputs)]
-        found.append(_compare(original, compressed, reference, feeds, threads, optimise=optimise))
+        reference = _open_original(original, optimise=optimise, precise=precise)
+        if not feeds:
+            feeds = _random_feeds(model, original, reference, runs, seed) if inputs is None else [
+                _given_feed(reference, inputs)
+            ]  # fmt: skip
+        pair = _Pair(original, compressed, optimise, precise)
+        found.append(_compare(pair, reference, feeds, threads))
+    not_deterministic = tuple(sorted({name for result in found for name in result.not_deterministic}))
+    random = random_nodes(model) if not_deterministic else []
+    before = _compare_before(_Pair(original, compressed, False, precise), model, compressed_model, random, feeds)
+    if False in settings:
+        found.append(before)
+    nan = set.intersection(*(result.only_nan for result in found[: len(settings)]))
+    if nan.issuperset(found[0].names):
+        raise InputError(
+            f"{os.fspath(original)}, the original, computes nothing but NaN of these inputs; give --inputs"
+        )
     return Verification(
-        tuple({name: np.shape(array) for name, array in feed.items()} for feed in feeds or ()),
-        tuple(threads),
+        tuple({name: np.shape(array) for name, array in feed.items()} for feed in feeds),
+        threads,
         settings,
         sum(result.values for result in found),
         tuple(difference for result in found for difference in result.differences),
-        tuple(sorted({name for result in found for name in result.not_deterministic})),
+        not_deterministic,
+        tuple(node.name or node.outputs[0].name or node.op_type for node in random),
+        before.names if False in settings else (),
+        tuple(sorted(nan)),
+        saturates=not precise and saturates(),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """Two models, and how both are opened."""
+
+    original: str | os.PathLike[str]
+    compressed: str | os.PathLike[str]
+    optimise: bool
+    precise: bool
+
+    def open(self, which: str, threads: int) -> ort.InferenceSession:
+        """Open ``original`` or ``compressed``."""
+        return create_session(getattr(self, which), threads=threads, optimise=self.optimise, precise=self.precise)
+
+
+def _open_original(path: str | os.PathLike[str], *, optimise: bool, precise: bool) -> ort.InferenceSession:
+    try:
+        return create_session(path, threads=1, optimise=optimise, precise=precise)
+    except InputError as error:
+        raise InputError(f"the original does not load: {error}") from error
 
 
 @dataclasses.dataclass
 class _Comparison:
+    names: tuple[str, ...] = ()
     values: int = 0
     differences: list[Difference] = dataclasses.field(default_factory=list)
     not_deterministic: set[str] = dataclasses.field(default_factory=set)
+    only_nan: set[str] = dataclasses.field(default_factory=set)
 
 
 def _given_feed(
@@ -156,49 +212,87 @@ def _given_feed(
 
 
 def _compare(
-    original: str | os.PathLike[str],
-    compressed: str | os.PathLike[str],
-    reference: ort.InferenceSession,
-    feeds: Sequence[Mapping[str, npt.NDArray[np.generic]]],
-    threads: Sequence[int],
-    *,
-    optimise: bool,
+    pair: _Pair, reference: ort.InferenceSession, feeds: Sequence[Feed], threads: Sequence[int]
 ) -> _Comparison:
     """Compare the models at one setting of graph optimisations; ``reference`` is the original at it on one thread."""
-    candidates = {count: create_session(compressed, threads=count, optimise=optimise) for count in threads}
+    candidates = {count: pair.open("compressed", count) for count in threads}
     for session in candidates.values():
         _check_same_interface(reference, session)
-    names = [value.name for value in reference.get_outputs()]
-    result = _Comparison()
+    names = tuple(value.name for value in reference.get_outputs())
+    result = _Comparison(names, only_nan=set(names))
     for run, feed in enumerate(feeds):
-        expected = _run(reference, original, feed)
+        expected = _run(reference, pair.original, feed)
         # In the same session: a new one would begin with the same seeds, which depend on the order of the nodes.
-        twice = _run(reference, original, feed)
+        twice = _run(reference, pair.original, feed)
         result.not_deterministic |= {
-            name for name, one, two in zip(names, expected, twice, strict=True) if _difference(one, two) is not None
+            name
+            for name, one, two in zip(names, expected, twice, strict=True)
+            if describe_difference(one, two) is not None
         }
+        result.only_nan -= {name for name, value in zip(names, expected, strict=True) if not is_nan(value)}
         for count, session in candidates.items():
-            for name, ours, theirs in zip(names, _run(session, compressed, feed), expected, strict=True):
+            for name, ours, theirs in zip(names, _run(session, pair.compressed, feed), expected, strict=True):
                 if name in result.not_deterministic:
                     continue
                 result.values += theirs.size if isinstance(theirs, np.ndarray) else 1
-                what = _difference(ours, theirs)
+                what = describe_difference(ours, theirs)
                 if what is not None and count != 1:
                     # Some operators (DynamicQuantizeLSTM) compute other bits on more threads: then so may we.
-                    threaded = create_session(original, threads=count, optimise=optimise)
-                    what = _difference(ours, _run(threaded, original, feed)[names.index(name)])
+                    threaded = _run(pair.open("original", count), pair.original, feed)
+                    what = describe_difference(ours, threaded[names.index(name)])
                 if what is not None:
-                    result.differences.append(Difference(run, count, optimise, name, what))
+                    result.differences.append(Difference(run, count, pair.optimise, name, what))
     return result
 
 
-def _random_feeds(model: ir.Model, runs: int, seed: int) -> list[dict[str, npt.NDArray[np.generic]]]:
-    specs = input_specs(model)
-    rng = np.random.default_rng(seed)
-    feeds = []
-    for run, batch in zip(range(runs), itertools.cycle(_BATCHES), strict=False):
-        lengths = itertools.islice(itertools.cycle(_LENGTHS), run, None)
-        feeds.append(random_inputs(specs, bind_dimensions(specs, batch, lengths), rng))
+def _compare_before(
+    pair: _Pair, model: ir.Model, compressed_model: ir.Model, random: Sequence[ir.Node], feeds: Sequence[Feed]
+) -> _Comparison:
+    """Compare what both models compute in front of random nodes, without optimisations."""
+    theirs = {output.name for node in compressed_model.graph for output in node.outputs}
+    names = tuple(name for name in values_before(model, random) if name in theirs)
+    result = _Comparison(names)
+    if not names:
+        return result
+    original, compressed = (
+        create_session(path, threads=1, optimise=False, precise=pair.precise, also=names)
+        for path in (pair.original, pair.compressed)
+    )
+    for run, feed in enumerate(feeds):
+        expected, computed = (
+            _run(session, path, feed)[-len(names) :]
+            for session, path in ((original, pair.original), (compressed, pair.compressed))
+        )
+        for name, ours, wanted in zip(names, computed, expected, strict=True):
+            result.values += wanted.size if isinstance(wanted, np.ndarray) else 1
+            if (what := describe_difference(ours, wanted)) is not None:
+                result.differences.append(Difference(run, 1, False, name, what))
+    return result
+
+
+def _random_feeds(
+    model: ir.Model, original: str | os.PathLike[str], reference: ort.InferenceSession, runs: int, seed: int
+) -> list[Feed]:
+    """Return inputs that the original runs on, of sizes that it takes."""
+    complaints: list[InputError] = []
+
+    def accepted(feed: Feed) -> bool | None:
+        try:
+            _run(reference, original, feed)
+        except InputError as error:
+            complaints.append(error)
+            return None
+        return True
+
+    count = len(_LENGTHS)
+    wanted = (
+        (_BATCHES[run % len(_BATCHES)], (*_LENGTHS[run % count :], *_LENGTHS[: run % count]), 1.0)
+        for run in range(runs)
+    )
+    taken = accepted_inputs(input_specs(model), wanted, np.random.default_rng(seed), accepted)
+    feeds: list[Feed] = [feed for feed, _ in taken]
+    if not feeds:
+        raise InputError(f"{complaints[0]}; so it does on smaller inputs: give --inputs")
     return feeds
 
 
@@ -219,25 +313,3 @@ def _run(
         return list(session.run(None, dict(feed)))
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
         raise InputError(f"{os.fspath(model)} does not run: {' '.join(str(error).split())}") from error
-
-
-def _difference(ours: object, theirs: object) -> str | None:
-    if not (isinstance(ours, np.ndarray) and isinstance(theirs, np.ndarray)):
-        return None if ours == theirs else "the values differ"  # sequences, maps and absent optionals
-    if ours.dtype != theirs.dtype or ours.shape != theirs.shape:
-        return f"{ours.dtype} of shape {ours.shape} instead of {theirs.dtype} of shape {theirs.shape}"
-    if ours.dtype == object:
-        return None if np.array_equal(ours, theirs) else "the strings differ"
-    if ours.tobytes() == theirs.tobytes():
-        return None
-    width = ours.dtype.itemsize
-    unequal = (_bytes(ours, width) != _bytes(theirs, width)).any(axis=1)
-    first = int(np.flatnonzero(unequal)[0])
-    return (
-        f"{int(unequal.sum())} of {ours.size} values differ, "
-        f"the first at {first}: {ours.flat[first]} instead of {theirs.flat[first]}"
-    )
-
-
-def _bytes(array: npt.NDArray[np.generic], width: int) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(array).view(np.uint8).reshape(-1, width)

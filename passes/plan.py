@@ -10,20 +10,26 @@ caller likes::
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import re
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
 from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
-from mcd_graph.passes.engine.facts import all_nodes, get_input, graph_of, is_op, known_dtype
+from mcd_graph.passes.engine.facts import all_nodes, constant_array, get_input, graph_of, is_op, known_dtype
+from mcd_graph.passes.engine.match import NewConstant
 from mcd_graph.passes.engine.operands import check_rank
-from mcd_graph.passes.engine.optimized import ask_onnxruntime
+from mcd_graph.passes.engine.optimized import SITE, IntegerNode, Optimized, emptied_copy, optimize
+from mcd_graph.passes.engine.settle import Extent, settle
 from mcd_graph.passes.engine.shapes import infer_shapes
+from mcd_graph.passes.engine.stand_in import StandIn, make_small
+from mcd_graph.passes.engine.surroundings import sites_to_blame
 from mcd_graph.passes.engine.unsigned import make_unsigned
 from mcd_graph.passes.engine.validate import check_compatibility, check_opset
 from mcd_graph.passes.fusions.dequantized_result import absorb_dequantizer
@@ -34,11 +40,10 @@ from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.registry import ALL_RULES, RULES_ON_REQUEST
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
-    import numpy as np
-
-    from mcd_graph.passes.engine.match import Match, Rule, Weight
+    from mcd_graph.passes.engine.match import Match, Operand, Rule, Weight
 
 __all__ = [
     "LoweringPlan",
@@ -53,6 +58,9 @@ logger = logging.getLogger(__name__)
 #: Metadata of a model with lowered QDQ multiplications: the version of onnxruntime that was asked how it computes them.
 ONNXRUNTIME_KEY = "mcd.onnxruntime"
 
+
+#: What :attr:`Site.absorbed` calls a Mul or Add with another tensor.
+_ELEMENTWISE = "Mul or Add"
 
 #: Nodes that may stand between a weight and its multiplications; what counts is who reads their results.
 _LOOKED_THROUGH = (
@@ -96,6 +104,7 @@ class Site:
         weight: key into :attr:`LoweringPlan.weights`; ``None`` for a kept one.
         optimised: the lowered node gives the bits of the original as onnxruntime runs it with graph optimisations
             on, not off (QDQ forms).
+        absorbed: operators around the pattern that the lowered node takes in.
     """
 
     name: str
@@ -108,6 +117,7 @@ class Site:
     n: int | None = None
     weight: str | None = None
     optimised: bool = False
+    absorbed: tuple[str, ...] = ()
 
     def keep(self, refusal: Refusal) -> None:
         """Mark the site as kept, for the reason that ``refusal`` gives, and log that."""
@@ -160,12 +170,13 @@ class WeightJob:
 
 @dataclasses.dataclass(frozen=True)
 class _Candidate:
-    """A site that can be lowered: what matched, which rule found it, and the function around it, if any."""
+    """A site that can be lowered: what matched, which rule found it, the function around it, if any, and its extent."""
 
     site: Site
     match: Match
     rule: Rule
     function: ir.Function | None
+    extent: Extent = Extent.ALL
 
 
 class LoweringPlan:
@@ -184,6 +195,22 @@ class LoweringPlan:
         self.sites = sites
         self.weights = weights
         self._open = candidates
+
+    @property
+    def optimised(self) -> bool:
+        """Whether a site is computed as onnxruntime does when it optimises, and not as it does without (QDQ forms)."""
+        return any(candidate.match.optimised for candidate in self._open)
+
+    def keep(self, numbers: Collection[int], refusal: Refusal) -> None:
+        """Keep some of :attr:`sites`, by their positions there, and the weights that nobody else uses."""
+        kept = {id(self.sites[number]) for number in numbers}
+        for candidate in self._open:
+            if id(candidate.site) in kept:
+                candidate.site.keep(refusal)
+        _keep_shared_with_kept(self._open)
+        self._open = [candidate for candidate in self._open if candidate.site.status == "lowered"]
+        used = {candidate.site.weight for candidate in self._open}
+        self.weights = {key: job for key, job in self.weights.items() if key in used}
 
     def apply(self, packed: Mapping[str, PackedWeight | Refusal]) -> bool:
         """Lower the sites whose weight is in ``packed``; return whether anything was changed.
@@ -231,18 +258,31 @@ class LoweringPlan:
             self.model.metadata_props[ONNXRUNTIME_KEY] = ort.__version__
         remove_dead(dead)
         for node, candidate in built:
-            in_function = candidate.function is not None
-            if candidate.match.optimised:
-                make_unsigned(node, names, in_function=in_function)
-            elif (quantiser := absorb_quantiser(node, in_function=in_function)) is not None:
-                remove_dead([quantiser])
-            elif not in_function and (dequantizer := absorb_dequantizer(node)) is not None:
-                candidate.site.pattern += "+DequantizeLinear"
-                remove_dead([dequantizer])
-            if not in_function:
-                remove_dead(absorb_layout(node))
-                absorb_elementwise(node)
+            _absorb(node, candidate, names)
         return bool(dead)
+
+
+def _absorb(node: ir.Node, candidate: _Candidate, names: Names) -> None:
+    """Let a lowered node take in what stands around it, as far as its extent goes."""
+    in_function = candidate.function is not None
+    site, absorbed = candidate.site, []
+    if candidate.match.optimised:
+        make_unsigned(node, names, in_function=in_function)
+    elif candidate.extent < Extent.MATCHED:
+        if (quantiser := absorb_quantiser(node, in_function=in_function)) is not None:
+            remove_dead([quantiser])
+            absorbed.append("DynamicQuantizeLinear")
+        elif not in_function and (dequantizer := absorb_dequantizer(node)) is not None:
+            site.pattern += "+DequantizeLinear"
+            remove_dead([dequantizer])
+            absorbed.append("DequantizeLinear")
+    if not in_function and candidate.extent < Extent.MATCHED:
+        moved = absorb_layout(node)
+        absorbed.extend(each.op_type for each in moved)
+        remove_dead(moved)
+    if not in_function and candidate.extent < Extent.NO_ELEMENTWISE and absorb_elementwise(node):
+        absorbed.append(_ELEMENTWISE)
+    site.absorbed = tuple(absorbed)
 
 
 class _Placed:
@@ -339,8 +379,8 @@ def plan_lowering(
             results.add(match.output)
         sites.append(site)
 
-    _keep_where_onnxruntime_does_otherwise(model, candidates)
-    candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
+    _keep_weights_used_elsewhere(candidates)
+    candidates = _agree_with_onnxruntime(model, [each for each in candidates if each.site.status == "lowered"])
     _keep_weights_used_elsewhere(candidates)
     candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
     return LoweringPlan(model, sites, candidates, _weights_of(candidates))
@@ -406,30 +446,150 @@ def _unused_key(base: str, taken: Mapping[str, WeightJob]) -> str:
     return key
 
 
-def _keep_where_onnxruntime_does_otherwise(model: ir.Model, candidates: Sequence[_Candidate]) -> None:
-    """Keep the sites for which the installed onnxruntime's optimiser makes something else than the rule expects.
+def _agree_with_onnxruntime(model: ir.Model, candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """Return the sites that can be lowered so that the installed onnxruntime, when it optimises, does all as before.
 
     Those in functions are not asked about: onnxruntime puts functions in place of their calls, under other names.
     """
-    unsure = [candidate for candidate in candidates if candidate.match.optimised and candidate.function is None]
-    if not unsure:
-        return
-    answer = ask_onnxruntime(model, [candidate.match.nodes[0] for candidate in unsure])
+    asked = [candidate for candidate in candidates if candidate.function is None]
+    if not asked:
+        return list(candidates)
+    with emptied_copy(model, [candidate.match.nodes[0] for candidate in asked]) as copy:
+        answer = copy if isinstance(copy, str) else optimize(copy)
+        _keep_where_onnxruntime_does_otherwise(asked, answer)
+        if not isinstance(answer, str) and not isinstance(copy, str):
+            asked = _settle(asked, answer, copy)
+    others = [candidate for candidate in candidates if candidate.function is not None]
+    return [candidate for candidate in (*asked, *others) if candidate.site.status == "lowered"]
+
+
+def _keep_where_onnxruntime_does_otherwise(candidates: Sequence[_Candidate], answer: Optimized | str) -> None:
+    """Keep the sites of which onnxruntime's optimiser makes something else than the rule expects."""
+    unsure = [(number, candidate) for number, candidate in enumerate(candidates) if candidate.match.optimised]
     if isinstance(answer, str):
-        for candidate in unsure:
+        for _, candidate in unsure:
             candidate.site.keep(
                 Refusal(ReasonCode.CANNOT_ASK, f"onnxruntime cannot be asked how it computes it: {answer}")
             )
         return
-    results = {name for node in answer for name in node.outputs}
+    by_result = {name: node for node in answer.integer_nodes for name in node.outputs}
     # An int8 result becomes uint8, and one whose quantisation is moved up is new: both have other names.
-    requantised = {node.site for node in answer if node.requantises}
-    for number, candidate in enumerate(unsure):
+    requantised = {node.site: node for node in answer.integer_nodes if node.requantises}
+    for number, candidate in unsure:
         match = candidate.match
-        renamed = match.fused.y_zero_point is not None and number in requantised
-        if match.output.name not in results and not renamed:
+        node = by_result.get(match.output.name or "")
+        if node is None and match.fused.y_zero_point is not None:
+            node = requantised.get(number)
+        if node is None:
             text = f"onnxruntime {ort.__version__} does not compute this result in integers when it optimises"
             candidate.site.keep(Refusal(ReasonCode.NOT_AN_INTEGER_MULTIPLICATION, text))
+        elif not _same_parameters(node, match):
+            text = f"onnxruntime {ort.__version__} takes other scales or zero points for it when it optimises"
+            candidate.site.keep(Refusal(ReasonCode.FUSES_OTHERWISE, text))
+
+
+def _same_parameters(node: IntegerNode, match: Match) -> bool:
+    """Tell whether a multiplication has the scales and zero points that were expected, as far as they are constant."""
+    ours = _array(match.fused.deq_scale) if match.fused.x1_scale is None else None
+    if ours is not None and node.scale is not None:
+        theirs, ours = np.broadcast_arrays(node.scale.reshape(-1), ours.reshape(-1))
+        if theirs.tobytes() != ours.tobytes():
+            return False
+    expected = (match.fused.x1_zero_point, match.fused.y_zero_point)
+    for array, zero_point in zip(node.zero_points, map(_array, expected), strict=True):
+        if array is None or zero_point is None:
+            continue
+        # int8 becomes uint8 on x86, which moves the zero point.
+        moved = 128 * ((array.dtype == np.uint8) - int(zero_point.dtype == np.uint8))
+        if array.size != 1 or zero_point.size != 1 or array.item() != zero_point.item() + moved:
+            return False
+    return True
+
+
+def _array(operand: Operand) -> np.ndarray | None:
+    """Return the numbers of an operand that is constant."""
+    if isinstance(operand, NewConstant):
+        return operand.array
+    return constant_array(operand) if isinstance(operand, ir.Value) else None
+
+
+def _settle(candidates: Sequence[_Candidate], original: Optimized, copy: Path) -> list[_Candidate]:
+    """Return the sites with as much taken in as leaves onnxruntime's fusions around them what they are.
+
+    Args:
+        candidates: sites in the order of their numbers.
+        original: what onnxruntime makes of the original.
+        copy: a copy of the model without large tensors, with the numbers in the names of the sites.
+    """
+    taken_in: dict[int, tuple[str, ...]] = {}
+
+    def narrower(number: int, extent: Extent) -> Extent:
+        absorbed, match = taken_in.get(number, ()), candidates[number].match
+        if extent < Extent.NO_ELEMENTWISE and _ELEMENTWISE in absorbed:
+            return Extent.NO_ELEMENTWISE
+        if extent < Extent.MATCHED and absorbed:
+            return Extent.MATCHED
+        alone = extent < Extent.MULTIPLICATION and candidates[number].rule.alone is not None and len(match.nodes) > 1
+        return Extent.MULTIPLICATION if alone else Extent.NONE
+
+    def lower(extents: Sequence[Extent]) -> Path:
+        numbered = [dataclasses.replace(each, extent=extent) for each, extent in zip(candidates, extents, strict=True)]
+        path, absorbed = _lower_copy(copy, numbered)
+        taken_in.update(absorbed)
+        return path
+
+    extents = [Extent.ALL if each.site.status == "lowered" else Extent.NONE for each in candidates]
+    outputs = [candidate.match.output.name or "" for candidate in candidates]
+    parts = [node for each in candidates if not each.match.optimised for node in each.match.nodes]
+    within = frozenset(output.name or "" for node in parts for output in node.outputs)
+
+    def blame(lowered: Optimized) -> set[int]:
+        return sites_to_blame(original, lowered, outputs, within)
+
+    settled_extents = settle(blame, extents, lower, narrower)
+    settled = []
+    for candidate, extent in zip(candidates, settled_extents, strict=True):
+        changed = dataclasses.replace(candidate, extent=extent)
+        if extent == Extent.NONE and candidate.site.status == "lowered":
+            text = f"onnxruntime {ort.__version__} would fuse nodes beside it otherwise than in the original"
+            candidate.site.keep(Refusal(ReasonCode.FUSES_OTHERWISE, text))
+        elif extent == Extent.MULTIPLICATION and (match := _match(candidate.rule, candidate.match.nodes[0], extent)):
+            changed = dataclasses.replace(changed, match=match)
+            candidate.site.pattern = match.pattern
+        settled.append(changed)
+    return settled
+
+
+def _match(rule: Rule, node: ir.Node, extent: Extent) -> Match | None:
+    """Return what a rule finds at a node, with no more of its surroundings than the extent says."""
+    if extent == Extent.NONE:
+        return None
+    return rule.alone(node) if extent == Extent.MULTIPLICATION and rule.alone is not None else rule.match(node)
+
+
+def _lower_copy(path: Path, candidates: Sequence[_Candidate]) -> tuple[Path, dict[int, tuple[str, ...]]]:
+    """Lower a copy of the model, with zeros for weights; return it and, by number, what each site takes in."""
+    model = ir.load(path)  # noqa: TID251 - written here, of a model that was checked
+    if _wants_shapes(model):
+        infer_shapes(model)
+    numbers = {f"{SITE}{number}": number for number in range(len(candidates))}
+    copies: dict[int, _Candidate] = {}
+    for node in model.graph.all_nodes():
+        number = numbers.get(node.name or "")
+        if number is None:
+            continue
+        rule, extent = candidates[number].rule, candidates[number].extent
+        with contextlib.suppress(Refusal):
+            match = _match(rule, node, extent)
+            if match is not None:
+                site = Site(node.name or "", node.op_type, match.pattern, "lowered")
+                copies[number] = _Candidate(site, match, rule, None, extent)
+    plan = LoweringPlan(model, [], list(copies.values()), _weights_of(list(copies.values())))
+    plan.apply({key: StandIn(job.k, job.n, job.dtype) for key, job in plan.weights.items()})
+    make_small(node for node in model.graph.all_nodes() if node.name in numbers)
+    lowered = path.with_name("lowered.onnx")
+    lowered.write_bytes(ir.to_proto(model).SerializeToString())
+    return lowered, {number: candidate.site.absorbed for number, candidate in copies.items()}
 
 
 def _keep_weights_used_elsewhere(candidates: Sequence[_Candidate]) -> None:

@@ -214,6 +214,12 @@ class ReasonCode(enum.StrEnum):
         "The installed onnxruntime, asked, does not compute this result in integers when it optimises.",
         "Look at the optimised model that it saves; a later version may decide otherwise.",
     )
+    FUSES_OTHERWISE = (
+        "fuses-otherwise",
+        "With the lowered node in its place, the installed onnxruntime, asked, would fuse nodes beside it that it does "
+        "not fuse in the original, or the other way round; that changes the last bits.",
+        "Nothing, while its default settings shall give the same bytes; a later version may fuse otherwise.",
+    )
     CANNOT_ASK = (
         "cannot-ask",
         "The installed onnxruntime could not be asked how it computes the multiplication.",

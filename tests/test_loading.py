@@ -5,10 +5,12 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from lowering import make_model
 from samples import text_model, write, write_external
 
 from mcd_graph import InputError, compress_model, verify_model
@@ -393,3 +395,35 @@ def test_initialisers_among_the_inputs_are_constants_below_ir_4(tmp_path: Path) 
     report = compress_model(source, tmp_path / "small.onnx")
     assert [node.status for node in report.nodes] == ["lowered"] * 3
     assert verify_model(source, tmp_path / "small.onnx").identical
+
+
+def sparse_model(indices: list[int], dims: list[int]) -> onnx.ModelProto:
+    """A model that adds a sparse constant to its input."""
+    values = onnx.numpy_helper.from_array(np.array([1, 2], np.float32))
+    places = onnx.numpy_helper.from_array(np.array(indices))
+    sparse = onnx.helper.make_sparse_tensor(values, places, dims)
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["c"], sparse_value=sparse),
+        onnx.helper.make_node("Add", ["x", "c"], ["y"]),
+    ]
+    return make_model(nodes, {"x": (np.float32, (2, 3))}, {"y": (np.float32, (2, 3))}, {})
+
+
+def test_a_sparse_constant_becomes_a_dense_one() -> None:
+    constant = load_model(sparse_model([1, 5], [2, 3])).graph[0]
+    assert constant.attributes["value"].as_tensor().numpy().tolist() == [[0, 1, 0], [0, 0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("indices", "dims", "message"),
+    [
+        ([1, 6], [2, 3], "has indices outside of its shape"),
+        ([-1, 5], [2, 3], "has indices outside of its shape"),
+        ([1], [2, 3], "has indices outside of its shape"),
+        ([1, 5], [1 << 20, 1 << 20], "has the shape .*, which is not supported"),
+        ([1, 5], [], "has the shape .*, which is not supported"),
+    ],
+)
+def test_sparse_constants_that_are_refused(indices: list[int], dims: list[int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_model(sparse_model(indices, dims))

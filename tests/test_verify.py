@@ -12,6 +12,7 @@ from onnx import helper
 from samples import TOKENS, N, float_model, gaussian_weight, text_model, write
 
 from mcd_graph import InputError, compress_model, verify_model
+from mcd_graph.cli import main
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
 
 
@@ -209,3 +210,105 @@ def test_a_model_that_is_not_deterministic_proves_nothing(tmp_path: Path) -> Non
     assert result.differences == ()
     assert not result.identical
     assert result.values > 0
+
+
+def positions(length: int) -> onnx.ModelProto:
+    """Return a model with a table of positions: longer inputs than that fail."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Gather", ["s", "one"], ["n"]),
+        helper.make_node("Unsqueeze", ["n", "zero"], ["n1"]),
+        helper.make_node("Slice", ["table", "zero", "n1", "zero"], ["p"]), helper.make_node("Add", ["x", "p"], ["y"]),
+    ]  # fmt: skip
+    constants = {"one": np.array(1), "zero": np.array([0]), "table": np.ones((length, 4), np.float32)}
+    shape = (np.float32, ("b", "m", 4))
+    return make_model(nodes, {"x": shape}, {"y": shape}, constants)
+
+
+def test_lengths_are_those_that_the_model_takes(tmp_path: Path) -> None:
+    path = write(positions(6), tmp_path / "m.onnx")
+    result = verify_model(path, path, runs=6)
+    assert result.identical
+    assert len(result.shapes) == 6
+    assert max(shape["x"][1] for shape in result.shapes) <= 6
+
+
+def test_a_model_that_takes_no_generated_input(tmp_path: Path) -> None:
+    model = make_model(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])], {"x": (np.float32, ("a", "b"))},
+        {"y": (np.float32, (None, None))}, {"shape": np.array([1000, 1001])},
+    )  # fmt: skip
+    path = write(model, tmp_path / "m.onnx")
+    with pytest.raises(InputError, match="so it does on smaller inputs: give --inputs"):
+        verify_model(path, path)
+
+
+def test_all_threads_are_among_those_compared(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(3)))
+    assert verify_model(model, model, runs=1).threads == (1, 3)
+
+
+def test_an_original_that_does_not_load(model: Path, tmp_path: Path) -> None:
+    broken = make_model(
+        [helper.make_node("Unheard", ["x"], ["y"], domain="of.nobody")], {"x": (np.float32, (1,))},
+        {"y": (np.float32, (1,))}, {},
+    )  # fmt: skip
+    broken.opset_import.append(helper.make_opsetid("of.nobody", 1))
+    with pytest.raises(InputError, match=r"the original does not load: .*Unheard"):
+        verify_model(write(broken, tmp_path / "m.onnx"), model)
+
+
+def test_an_original_that_computes_only_nan(tmp_path: Path) -> None:
+    def root(*more: str) -> Path:
+        nodes = [helper.make_node("Sqrt", ["c"], ["n"]), helper.make_node("Add", ["x", "n"], ["y"])]
+        nodes += [helper.make_node("Neg", ["x"], [name]) for name in more]
+        shape = (np.float32, ("m",))
+        model = make_model(nodes, {"x": shape}, dict.fromkeys(("y", *more), shape), {"c": np.float32([-1])})
+        return write(model, tmp_path / f"m{len(more)}.onnx")
+
+    with pytest.raises(InputError, match="computes nothing but NaN"):
+        verify_model(root(), root())
+    result = verify_model(root("z"), root("z"))
+    assert result.identical
+    assert result.only_nan == ("y",)
+
+
+def noisy(weight: np.ndarray) -> onnx.ModelProto:
+    """Return a model with noise behind a multiplication, as speech synthesis has it."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["a"]),
+        helper.make_node("Cast", ["a"], ["f"], to=onnx.TensorProto.FLOAT), helper.make_node("Mul", ["f", "s"], ["h"]),
+        helper.make_node("RandomNormalLike", ["h"], ["noise"], name="dice"),
+        helper.make_node("Add", ["h", "noise"], ["y"]),
+    ]  # fmt: skip
+    shape = (np.float32, ("m", 64))
+    return make_model(nodes, {"x": shape}, {"y": shape}, {"w": weight})
+
+
+def test_the_comparison_goes_up_to_the_random_node(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weight = np.asarray(np.random.default_rng(0).integers(-9, 9, (64, 64)), np.int8)
+    path = write(noisy(weight), tmp_path / "m.onnx")
+    compress_model(path, tmp_path / "o.onnx", force_larger=True)
+    result = verify_model(path, tmp_path / "o.onnx")
+    assert result.not_deterministic == ("y",)
+    assert result.random_nodes == ("dice",)
+    assert result.compared_before == ("h",)
+    assert result.differences == ()
+    weight[3, 5] += 1
+    result = verify_model(write(noisy(weight), tmp_path / "p.onnx"), tmp_path / "o.onnx")
+    assert {difference.output for difference in result.differences} == {"h"}
+    assert main(["verify", str(path), str(tmp_path / "o.onnx")]) == 1
+    assert "without a seed: dice" in capsys.readouterr().out
+
+
+def test_saturation_is_explained(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mcd_graph.machine._flags", lambda: {"avx2"})
+    weight = gaussian_weight(seed=1)
+    weight[3, 5] += 1
+    other = write(text_model(w1=weight), tmp_path / "other.onnx")
+    assert main(["verify", str(model), str(other), "--runs", "1"]) == 1
+    assert "session.x64quantprecision" in capsys.readouterr().out
+    assert main(["verify", str(model), str(other), "--runs", "1", "--precise"]) == 1
+    assert "session.x64quantprecision" not in capsys.readouterr().out

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mcd_graph.codec.cluster import DaskExecutor
-    from mcd_graph.report.data import NodeReport, Totals
+    from mcd_graph.report.data import NodeReport, Proof, Totals
 
-__all__ = ["compress", "print_totals"]
+__all__ = ["compress", "print_proof", "print_totals"]
 
 
 def compress(
@@ -39,6 +39,9 @@ def compress(
     force: Force = False,
     force_larger: Annotated[
         bool, typer.Option("--force-larger", help="Write the model even if its files are not smaller.")
+    ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not run both models before DST is put in place.")
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -71,6 +74,7 @@ def compress(
             inline=inline,
             force=force,
             force_larger=force_larger,
+            verify=not no_verify,
         )
     if report is not None:
         write_text(report, result.to_json(), force=force)
@@ -83,6 +87,8 @@ def compress(
     if as_json or quiet:
         return
     print_totals(result.totals)
+    if result.proof is not None:
+        print_proof(result.proof)
     _print_kept(result.nodes)
 
 
@@ -114,6 +120,24 @@ def print_totals(totals: "Totals") -> None:
         f"payload {over:.1%} over the order-0 entropy",
         soft_wrap=True,
     )
+
+
+def print_proof(proof: "Proof") -> None:
+    """Print whether the compressed model was run, and what came of it."""
+    if not proof.proved:
+        out.print(f"not proved: {proof.reason}", style="yellow", markup=False, soft_wrap=True)
+        return
+    settings = " and ".join("at default settings" if each == "default" else f"with {each}" for each in proof.settings)
+    out.print(
+        f"proved: {proof.values:,} output values the same in {proof.runs} runs {settings} of onnxruntime "
+        f"{proof.onnxruntime}, {proof.seconds:.1f} s",
+        style="green",
+        soft_wrap=True,
+    )
+    for name in proof.not_deterministic:
+        out.print(
+            f"not proved for {name}, which the original computes otherwise each time", style="yellow", markup=False
+        )
 
 
 def _print_kept(nodes: "tuple[NodeReport, ...]") -> None:

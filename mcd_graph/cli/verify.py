@@ -28,6 +28,12 @@ def verify(
     inputs: Annotated[
         Path | None, typer.Option(metavar="F.npz", help="Inputs by name, instead of random ones; one run then.")
     ] = None,
+    precise: Annotated[
+        bool,
+        typer.Option(
+            "--precise", help="Exact products of 8-bit integers without VNNI, where onnxruntime's saturate otherwise."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run both models on the same inputs and compare every byte of their outputs.
@@ -37,7 +43,7 @@ def verify(
     from mcd_graph.verify import verify_model  # noqa: PLC0415
 
     arrays = None if inputs is None else _load_inputs(inputs)
-    result = verify_model(original, compressed, runs=runs, seed=seed, inputs=arrays)
+    result = verify_model(original, compressed, runs=runs, seed=seed, inputs=arrays, precise=precise)
     if as_json:
         print_json({"identical": result.identical, **dataclasses.asdict(result)})
     else:
@@ -75,8 +81,19 @@ def print_verification(result: "Verification") -> None:
         )
     for name in result.not_deterministic:
         out.print(
-            f"not deterministic: the original computes {name} otherwise each time (a random operator without a seed, "
-            "say), so nothing is proved for it",
+            f"not deterministic: the original computes {name} otherwise each time, so nothing is proved for it"
+            + (f"; without a seed: {', '.join(result.random_nodes)}" if result.random_nodes else ""),
             style="red",
             markup=False,
+        )
+    if result.compared_before:
+        out.print(f"compared in front of that: {', '.join(result.compared_before)}", markup=False)
+    for name in result.only_nan:
+        out.print(f"nothing but NaN: {name}, which proves little", style="yellow", markup=False)
+    if result.saturates and result.differences:
+        out.print(
+            "This processor has no VNNI: onnxruntime's products of 8-bit integers, those of the original too, saturate "
+            "at 16 bits here; compressed ones do not. With --precise (session.x64quantprecision = 1) neither do.",
+            style="yellow",
+            soft_wrap=True,
         )

@@ -9,6 +9,7 @@ from mcd_graph.errors import InputError
 from mcd_graph.model.checks import check_structure
 from mcd_graph.model.fidelity import remember_order
 from mcd_graph.model.source import ModelSource, Source, external_files, read_proto
+from mcd_graph.model.sparse import with_dense_constants
 from mcd_graph.model.tensors import Folders, check_tensor
 from mcd_graph.model.walk import Contents, graphs_of
 
@@ -39,8 +40,9 @@ def load_model(source: ModelSource | Source) -> ir.Model:
     given = source if isinstance(source, Source) else Source.read(source)
     name, base = given.name, None if given.path is None else given.path.absolute().parent
     contents = _with_constants(given.contents)
-    proto = contents.proto
     try:
+        contents = with_dense_constants(contents)
+        proto = contents.proto
         check_structure(contents)
         folders = None if base is None else Folders(base, Path(name))
         for tensor in contents.tensors:

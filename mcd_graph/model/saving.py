@@ -143,6 +143,27 @@ class ModelWriter:
         """
         return self._place(ir.tensor(data, name=name), self._temporary_name)
 
+    @contextlib.contextmanager
+    def trial(self, model: ir.Model) -> Iterator[Path]:
+        """Write the model beside its data, under a name of no consequence, to be opened before it is committed.
+
+        Args:
+            model: the model; its large tensors belong to this writer afterwards.
+
+        Raises:
+            InputError: the model is too large for one file.
+            OSError: writing failed.
+        """
+        counted = self._inline_bytes
+        self._place_all(model, self._temporary_name, None)
+        self._inline_bytes = counted
+        self._directory.stat()  # for a message about it, and not about the temporary, if it is gone
+        with temporary_file(self._temporary_path(self._token, "trial.onnx")) as file:
+            file.write(_serialised(model))
+            file.flush()
+            self._data_file.flush()
+            yield Path(file.name)
+
     def commit(
         self, model: ir.Model, *, below: int | None = None, progress: Callable[[Progress], None] | None = None
     ) -> None:

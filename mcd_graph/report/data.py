@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import Any
 
-__all__ = ["SCHEMA_VERSION", "NodeReport", "Report", "Totals"]
+__all__ = ["SCHEMA_VERSION", "NodeReport", "Proof", "Report", "Totals"]
 
 SCHEMA_VERSION = 1
 
@@ -85,6 +85,33 @@ class Totals:
 
 
 @dataclasses.dataclass(frozen=True)
+class Proof:
+    """What is known of a compressed model's exactness from running it.
+
+    Attributes:
+        proved: all that was run gave the bytes of the original.
+        reason: why nothing is proved; ``None`` when it is.
+        onnxruntime: version that ran both models, or tried.
+        settings: ``default`` and ``no optimisations``, as far as both models were run at them.
+        runs: inputs that were run at each setting.
+        values: output values compared.
+        seconds: time that it took.
+        not_deterministic: outputs of which nothing is proved, since the original computes them otherwise each time.
+        differing: names of nodes that gave other bytes, and so were not lowered.
+    """
+
+    proved: bool
+    reason: str | None = None
+    onnxruntime: str | None = None
+    settings: tuple[str, ...] = ()
+    runs: int = 0
+    values: int = 0
+    seconds: float = 0.0
+    not_deterministic: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What was done to each matrix multiplication of a model.
 
@@ -94,6 +121,8 @@ class Report:
         profile: the profile asked for; ``None`` when a model was only looked at.
         nodes: one entry per multiplication, in the graph's order.
         totals: sums over them.
+        proof: whether the model that was written was run and gave the same bytes; ``None`` when a model was only
+            looked at.
 
     Examples:
         >>> import mcd_graph
@@ -109,6 +138,7 @@ class Report:
     profile: str | None
     nodes: tuple[NodeReport, ...]
     totals: Totals
+    proof: Proof | None = None
 
     @classmethod
     def of(
@@ -120,6 +150,7 @@ class Report:
         profile: str | None,
         file_bytes_before: int,
         file_bytes_after: int | None,
+        proof: Proof | None = None,
     ) -> "Report":
         """Make a report and add up its totals."""
         lowered = [node for node in nodes if node.status == "lowered"]
@@ -140,7 +171,7 @@ class Report:
             file_bytes_before=file_bytes_before,
             file_bytes_after=file_bytes_after,
         )
-        return cls(source, output, profile, nodes, totals)
+        return cls(source, output, profile, nodes, totals, proof)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, with the version of its layout."""

@@ -216,7 +216,10 @@ def place_constant(tensor: ir.TensorProtocol, name: str, before: ir.Node, *, as_
 
 
 def remove_dead(nodes: Iterable[ir.Node]) -> None:
-    """Remove replaced nodes, and then whatever only they used: constants and the nodes that computed their inputs."""
+    """Remove replaced nodes, and then whatever only they used: constants and the nodes that computed their inputs.
+
+    Lowered nodes stay, even if what they compute is read by nobody.
+    """
     waiting = list(nodes)
     while waiting:
         node = waiting.pop()
@@ -228,6 +231,8 @@ def remove_dead(nodes: Iterable[ir.Node]) -> None:
             if value.uses() or value.is_graph_output():
                 continue
             producer = value.producer()
+            if producer is not None and producer.domain == OP_DOMAIN:
+                continue
             if producer is not None:
                 waiting.append(producer)
             elif value.is_initializer() and not value.is_graph_input():

@@ -107,7 +107,8 @@ class Rule:
 
     The function answers ``None`` for a node that is no quantised matrix multiplication at all, and raises
     :class:`~mcd_graph.passes.refusal.Refusal` for one that has to stay as it is. ``form`` is what to call the pattern
-    where it is more than its operator.
+    where it is more than its operator. ``alone`` is as ``match`` for no more than the multiplication, where that takes
+    nodes behind it that can be left.
     """
 
     name: str
@@ -115,6 +116,7 @@ class Rule:
     op_type: str
     match: Callable[[ir.Node], Match | None]
     form: str = ""
+    alone: Callable[[ir.Node], Match | None] | None = None
 
     @property
     def label(self) -> str:

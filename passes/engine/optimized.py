@@ -16,18 +16,21 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+from onnx import numpy_helper
 
 from mcd_graph.library import get_library_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["IntegerNode", "ask_onnxruntime"]
+__all__ = ["SITE", "IntegerNode", "Optimized", "ask_onnxruntime", "emptied_copy", "optimize"]
 
-_SITE = "mcd.site."
+#: Prefix of the names that the nodes asked about have, before their number.
+SITE = "mcd.site."
 
 #: Tensors of more bytes are replaced by zeros; scales, zero points and biases, whose values decide, are smaller.
 _KEPT_BYTES = 64 << 10
@@ -38,6 +41,14 @@ _INTEGER_OPERATORS = frozenset(
 )
 
 
+#: Where they have the scale and zero point of the activation, the scale of the weight, and both of the result.
+_PARAMETERS = {
+    "QLinearMatMul": (1, 2, 4, 6, 7),
+    "QGemm": (1, 2, 4, 7, 8),
+    "MatMulIntegerToFloat": (2, 4, 3, None, None),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class IntegerNode:
     """A multiplication that onnxruntime computes in integers.
@@ -46,38 +57,114 @@ class IntegerNode:
         site: which of the nodes that were asked about became it, as far as its name tells; else ``None``.
         outputs: names of its results.
         requantises: its result is int8 or uint8, not float or int32.
+        scale: what it multiplies sums with, where that is constant: float32, one value or one per column.
+        zero_points: of activation and result, where they are there and constant.
     """
 
     site: int | None
     outputs: tuple[str, ...]
     requantises: bool
+    scale: np.ndarray | None = None
+    zero_points: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
 
 
-def ask_onnxruntime(model: ir.Model, sites: Sequence[ir.Node]) -> list[IntegerNode] | str:
-    """Return what the installed onnxruntime makes of some nodes at its default settings, or why it cannot be asked.
+@dataclasses.dataclass(frozen=True)
+class Optimized:
+    """What onnxruntime makes of a model.
+
+    Attributes:
+        graph: the optimised graph; large tensors are all zeros.
+        integer_nodes: the multiplications in it that it computes in integers.
+    """
+
+    graph: onnx.GraphProto
+    integer_nodes: tuple[IntegerNode, ...]
+
+
+def ask_onnxruntime(model: ir.Model, sites: Sequence[ir.Node]) -> Optimized | str:
+    """Return what the installed onnxruntime makes of a model at its default settings, or why it cannot be asked.
 
     Args:
         model: the model; it is as before afterwards.
         sites: the nodes to look for by name.
     """
+    with emptied_copy(model, sites) as copy:
+        return copy if isinstance(copy, str) else optimize(copy)
+
+
+@contextlib.contextmanager
+def emptied_copy(model: ir.Model, sites: Sequence[ir.Node]) -> Iterator[Path | str]:
+    """Write a copy of a model without its large tensors; yield its path, or why there is none.
+
+    Args:
+        model: the model; it is as before afterwards.
+        sites: the nodes that are called ``SITE`` and their number in the copy.
+    """
     with tempfile.TemporaryDirectory(prefix="mcd-") as folder:
-        path = Path(folder)
+        path = Path(folder) / "model.onnx"
+        answer: Path | str = path
         try:
-            with _named(sites), _emptied(model, path / "zeros.bin"):
+            with _named(sites), _emptied(model, path.with_name("zeros.bin")):
                 content = ir.to_proto(model).SerializeToString()
-            (path / "model.onnx").write_bytes(content)
-            _optimize(path / "model.onnx", path / "optimized.onnx")
-            optimized = onnx.ModelProto.FromString((path / "optimized.onnx").read_bytes())
-        except Exception as error:  # noqa: BLE001 - onnxruntime's and protobuf's exceptions have no common base
-            return (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return [_integer_node(node) for node in _nodes(optimized.graph) if node.op_type in _INTEGER_OPERATORS]
+            path.write_bytes(content)
+        except Exception as error:  # noqa: BLE001 - onnx_ir's and protobuf's exceptions have no common base
+            answer = _first_line(error)
+        yield answer
 
 
-def _integer_node(node: onnx.NodeProto) -> IntegerNode:
+def optimize(path: Path) -> Optimized | str:
+    """Return what onnxruntime makes of a model file at its default settings, or why it cannot be asked."""
+    destination = path.with_name("optimized.onnx")
+    try:
+        _optimize(path, destination)
+        graph = onnx.ModelProto.FromString(destination.read_bytes()).graph
+    except Exception as error:  # noqa: BLE001 - onnxruntime's and protobuf's exceptions have no common base
+        return _first_line(error)
+    constants = {tensor.name: tensor for each in _graphs(graph) for tensor in each.initializer}
+    found = (_integer_node(node, constants) for node in _nodes(graph) if node.op_type in _INTEGER_OPERATORS)
+    return Optimized(graph, tuple(found))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _integer_node(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> IntegerNode:
     """Describe an integer multiplication; onnxruntime appends to the name of a node that it replaces."""
-    name = re.match(re.escape(_SITE) + r"([0-9]+)(/|$)", node.name)
+    name = re.match(re.escape(SITE) + r"([0-9]+)(/|$)", node.name)
     requantises = node.op_type == "QLinearMatMul" or (node.op_type == "QGemm" and any(node.input[7:9]))
-    return IntegerNode(int(name[1]) if name else None, tuple(node.output), requantises)
+    site = int(name[1]) if name else None
+
+    def constant(index: int | None) -> np.ndarray | None:
+        tensor = constants.get(node.input[index]) if index is not None and index < len(node.input) else None
+        return None if tensor is None or tensor.external_data else numpy_helper.to_array(tensor)
+
+    x_scale, x_zero, w_scale, y_scale, y_zero = _PARAMETERS.get(node.op_type, (None,) * 5)
+    return IntegerNode(
+        site,
+        tuple(node.output),
+        requantises,
+        _folded(node, constant(x_scale), constant(w_scale), constant(y_scale), requantises=requantises),
+        (constant(x_zero), constant(y_zero)),
+    )
+
+
+def _folded(
+    node: onnx.NodeProto,
+    x_scale: np.ndarray | None,
+    w_scale: np.ndarray | None,
+    y_scale: np.ndarray | None,
+    *,
+    requantises: bool,
+) -> np.ndarray | None:
+    """Return the product of scales as onnxruntime rounds it; ``None`` if one of them is not a float32 constant."""
+    scales = [x_scale, w_scale, *([y_scale] if requantises else [])]
+    if x_scale is None or w_scale is None or any(each is None or each.dtype != np.float32 for each in scales):
+        return None
+    alpha = next((attribute.f for attribute in node.attribute if attribute.name == "alpha"), 1.0)
+    with np.errstate(all="ignore"):
+        folded = np.float32(alpha) * x_scale.reshape(()) * w_scale
+        return np.asarray(folded if y_scale is None or not requantises else folded / y_scale.reshape(()), np.float32)
 
 
 @contextlib.contextmanager
@@ -86,7 +173,7 @@ def _named(sites: Sequence[ir.Node]) -> Iterator[None]:
     names = [site.name for site in sites]
     try:
         for number, site in enumerate(sites):
-            site.name = f"{_SITE}{number}"
+            site.name = f"{SITE}{number}"
         yield
     finally:
         for name, site in zip(names, sites, strict=True):
@@ -128,14 +215,22 @@ def _optimize(source: Path, destination: Path) -> None:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.optimized_model_filepath = str(destination)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.bin")
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", str(_KEPT_BYTES + 1)
+    )
+    options.add_session_config_entry("session.disable_prepacking", "1")  # for nothing is computed
     options.register_custom_ops_library(get_library_path())
     ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for each in _graphs(graph):
+        yield from each.node
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
     for node in graph.node:
-        yield node
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+                yield from _graphs(inner)

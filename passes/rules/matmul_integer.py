@@ -47,7 +47,11 @@ from mcd_graph.passes.rules.scales import Scale, split_product
 __all__ = ["FAMILY"]
 
 
-def _match(node: ir.Node) -> Match:
+def _match_alone(node: ir.Node) -> Match:
+    return _match(node, alone=True)
+
+
+def _match(node: ir.Node, *, alone: bool = False) -> Match:
     weight = find_weight(get_input(node, 1))
     x1 = get_input(node, 0)
     if x1 is None:
@@ -78,7 +82,7 @@ def _match(node: ir.Node) -> Match:
         return Match(pattern, weight, fused, output_of.outputs[0], (node, *nodes), result)
 
     rank = known_rank(x1)
-    cast = only_consumer(node.outputs[0], node.graph)
+    cast = None if alone else only_consumer(node.outputs[0], node.graph)
     to = int_attribute(cast, "to", 0) if cast is not None and is_op(cast, "Cast") else 0
     if cast is None or to not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
         return match("MatMulInteger", node)
@@ -120,7 +124,7 @@ def _other_vector(node: ir.Node | None, op_type: str, value: ir.Value, n: int, r
         return None
 
 
-matmul_integer_rule = Rule("matmul_integer_rule", "", "MatMulInteger", _match)
+matmul_integer_rule = Rule("matmul_integer_rule", "", "MatMulInteger", _match, alone=_match_alone)
 
 FAMILY = Family(
     "MatMulInteger",

@@ -159,7 +159,7 @@ def test_layers_of_a_stream() -> None:
         nodes += [
             helper.make_node("LayerNormalization", [stream, "scale", "shift"], [f"{a}.n"]),
             *product(f"{a}.n", f"{a}.f"),
-            *product(f"{a}.n", f"{a}.u"),
+            *product(f"{a}.n", f"{a}.u", "w2"),
             helper.make_node("Sigmoid", [f"{a}.u"], [f"{a}.a"]),
             helper.make_node("Mul", [f"{a}.a", f"{a}.f"], [f"{a}.g"]),
             *product(f"{a}.g", f"{a}.o"),
@@ -169,6 +169,7 @@ def test_layers_of_a_stream() -> None:
     nodes.append(helper.make_node("LayerNormalization", [stream, "scale", "shift"], ["y"]))
     constants = {
         "w": integers(np.int8, (N, N), 1),
+        "w2": integers(np.int8, (N, N), 5),
         "ws": scales((N,), 2),
         "scale": floats((N,), 3),
         "shift": floats((N,), 4),

@@ -182,7 +182,7 @@ def assert_exact(
         assert_same_bytes(run(lowered.proto, feeds, optimise=way), expected)
     copy = ir.from_proto(lowered.proto)
     plan = plan_restoration(copy)
-    assert plan.apply() == lowered.modified
+    assert plan.apply() == lowered.modified, ([site.reason for site in plan.sites], lowered.outcome, lowered.op_types)
     assert not plan.apply()
     restored = ir.to_proto(copy)
     check(restored)

@@ -365,7 +365,7 @@ fn every_content_in_every_profile() {
         Content::TwoValues,
     ] {
         for profile in [Profile::Fast, Profile::Balanced, Profile::Small] {
-            check(content, 150, 300, &[1, 3, 20], profile, Tiling::default());
+            check(content, 150, 300, &[1, 3, 20, 33], profile, Tiling::default());
         }
     }
 }

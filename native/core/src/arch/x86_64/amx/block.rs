@@ -78,7 +78,8 @@ pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: 
                 };
                 match (second, wide) {
                     (0, QUAD) => block.one_by_four(),
-                    (0, _) => block.one_by_one(),
+                    // Of 33 rows, the second chunk has 16, and all chunks take the same panels.
+                    (0, _) => (0..wide).for_each(|offset| block.panel(offset).one_by_one()),
                     (_, 2) => block.two_by_two(first),
                     (..) => block.two_by_one(first),
                 }
@@ -202,6 +203,12 @@ macro_rules! run {
 /// Inside of [`within`](super::registers::within), with the chunk's heights configured; `steps` is at least 1; activations,
 /// weights and sums cover the chunk's rows, 64 · `steps` of k and the panels.
 impl Block {
+    /// The block from a later panel on.
+    fn panel(self, offset: usize) -> Self {
+        let weights = self.weights.wrapping_add(offset * self.panel_bytes);
+        Self { weights, to: self.to.wrapping_add(offset * PANEL), ..self }
+    }
+
     unsafe fn one_by_four(&self) {
         let (w, c) = (self.weights, self.to);
         // SAFETY: the caller's contract covers every address; the loop runs `steps` times.

@@ -1,0 +1,83 @@
+"""Settles how much of its surroundings each lowered node takes in, so that onnxruntime fuses the rest as before.
+
+A copy of the model without its large tensors is lowered and given to onnxruntime, and compared with what that makes of
+the original. Where nodes outside differ, the lowered node beside them takes in less, step by step: no Mul and Add
+behind it, then nothing around it, then the multiplication alone; and where that does not help, it stays as it was.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import logging
+from typing import TYPE_CHECKING
+
+from mcd_graph.passes.engine.optimized import optimize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from mcd_graph.passes.engine.optimized import Optimized
+
+__all__ = ["Extent", "settle"]
+
+logger = logging.getLogger(__name__)
+
+#: More than any site has steps to take; every round asks onnxruntime once.
+_ROUNDS = 8
+
+
+class Extent(enum.IntEnum):
+    """How much of what stands around it a lowered node takes in; each takes in less than the one before."""
+
+    ALL = 0
+    NO_ELEMENTWISE = 1
+    MATCHED = 2
+    MULTIPLICATION = 3
+    NONE = 4
+
+
+def settle(
+    blame: Callable[[Optimized], set[int]],
+    extents: Sequence[Extent],
+    lower: Callable[[Sequence[Extent]], Path],
+    narrower: Callable[[int, Extent], Extent],
+) -> list[Extent]:
+    """Return how much each site may take in so that onnxruntime computes all the rest as in the original.
+
+    Args:
+        blame: tells, of what onnxruntime makes of a lowered model, the sites beside which it differs from the original.
+        extents: what to begin with.
+        lower: writes the lowered copy with so much taken in at each site.
+        narrower: tells the next extent of a site, by its number, at which it takes in less than it did.
+    """
+    chosen = list(extents)
+    steps: list[list[Extent]] = []
+
+    def blamed(tried: Sequence[Extent]) -> set[int]:
+        if all(extent == Extent.NONE for extent in tried):
+            return set()
+        lowered = optimize(lower(tried))
+        if isinstance(lowered, str):
+            logger.info("onnxruntime cannot be asked about the lowered model: %s", lowered)
+            return set()
+        return {each for each in blame(lowered) if tried[each] != Extent.NONE}
+
+    while numbers := blamed(chosen):
+        steps.append(chosen.copy())
+        for number in sorted(numbers):
+            chosen[number] = Extent.NONE if len(steps) == _ROUNDS else narrower(number, chosen[number])
+            logger.info("site %d takes in less: %s", number, chosen[number].name)
+    return _undone(chosen, steps, blamed)
+
+
+def _undone(
+    chosen: list[Extent], steps: Sequence[list[Extent]], blamed: Callable[[Sequence[Extent]], set[int]]
+) -> list[Extent]:
+    """Return the extents without those steps, before the last, that turn out not to have been needed."""
+    for before, after in itertools.pairwise(steps):
+        wider = [old if old != new == now else now for old, new, now in zip(before, after, chosen, strict=True)]
+        if wider != chosen and not blamed(wider):
+            chosen = wider
+    return chosen

@@ -1,0 +1,267 @@
+"""Compares what onnxruntime makes of a model and of its lowered form, outside of the lowered nodes.
+
+A lowered node takes the place of several nodes, and onnxruntime's optimiser sees others beside its neighbours then. It
+may fuse what it did not fuse in the original (the steps of a GELU behind a product that is no Mul any more), or no
+longer fuse what it did (an Add, which is gone, with the normalisation behind it). Either changes the last bits.
+
+So every node of the optimised lowered model has to be in the optimised original as well, reading the same values.
+Which values are the same is found out from the inputs on (value numbering): those that the same operator computes of
+the same values, whatever their names, for onnxruntime merges equal nodes and makes up names; constants of the same
+content; and the results of lowered nodes, by their names.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from typing import TYPE_CHECKING
+
+import onnx
+
+from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.passes.engine.optimized import SITE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from mcd_graph.passes.engine.optimized import Optimized
+
+__all__ = ["sites_to_blame"]
+
+#: They give the same bits whichever way they are computed: they move values, or round them in one defined way.
+_EXACT = frozenset((
+    *("Cast", "Concat", "DequantizeLinear", "DynamicQuantizeLinear", "Expand", "Flatten", "Gather", "Identity"),
+    *("QuantizeLinear", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+))  # fmt: skip
+
+#: Inputs of a lowered node that are no tensors of activations: what computes them alone belongs to the node.
+_PARAMETERS = frozenset(
+    index for index, name in enumerate(INPUT_NAMES) if name not in ("x1", "addend", "gate", "residual")
+)
+
+#: Operators that multiply integers, scale the sum and add a bias; and the steps of that, which round as they do.
+_DEQUANTISING = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+_STEPS = ("Cast", "Mul", "Add")
+
+#: So many nodes are followed, at most, from a difference to its cause.
+_DEPTH = 24
+
+
+class _View:
+    """An optimised model: its nodes, those of subgraphs included, in an order in which they can be computed."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.producers: dict[str, onnx.NodeProto] = {}
+        self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+        self.constants: dict[str, str] = {}
+        self.outputs: set[str] = set()
+        self._add(graph)
+
+    def _add(self, graph: onnx.GraphProto) -> None:
+        self.outputs.update(value.name for value in graph.output)
+        for tensor in graph.initializer:
+            self.constants[tensor.name] = f"constant {_digest(tensor)}"
+        for node in graph.node:
+            for inner in _bodies(node):
+                self._add(inner)
+            self.nodes.append(node)
+            for name in filter(None, node.output):
+                self.producers[name] = node
+            for index, name in enumerate(node.input):
+                self.readers.setdefault(name, []).append((node, index))
+
+
+class _Numbering:
+    """Says which values of two models are the same, and which nodes of the second are in the first as well."""
+
+    def __init__(self, original: _View) -> None:
+        self._known: dict[str, list[str]] = {}
+        self._original = dict(original.constants)
+        for node in original.nodes:
+            description = _describe(node, self._original)
+            values = self._known.setdefault(description, [f"value {name}" for name in node.output])
+            self._original.update(zip(node.output, values, strict=False))
+
+    def others(self, model: _View, results: Mapping[str, str]) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+        """Return nodes of a model that the first one does not have, and those that compute other outputs than there.
+
+        Args:
+            model: the second model.
+            results: for results of its lowered nodes that have another name in the first one, that name.
+        """
+        values = dict(model.constants)
+        found = []
+        for node in model.nodes:
+            same = self._known.get(_describe(node, values)) if _site(node) is None else None
+            if same is None:
+                found.append(node)
+                names = (results.get(name, name) for name in node.output)
+                same = [self._original.get(name, f"new {name}") for name in names]
+            values.update(zip(node.output, same, strict=False))
+        other = {
+            name
+            for name in model.outputs
+            if values.get(name, f"value {name}") != self._original.get(name, f"value {name}")
+        }
+        named = [node for node in model.nodes if other.intersection(node.output)]
+        return [node for node in found if _site(node) is None], named
+
+
+def sites_to_blame(
+    original: Optimized, lowered: Optimized, outputs: Sequence[str], within: AbstractSet[str] = frozenset()
+) -> set[int]:
+    """Return the numbers of the lowered nodes beside which onnxruntime computes otherwise than in the original.
+
+    Args:
+        original: the optimised original.
+        lowered: the optimised lowered model, in which the names of the lowered nodes hold their numbers.
+        outputs: by number, the name of the value that is computed in another way.
+        within: names of values that are computed within integer multiplications of any form, and so the same in all.
+    """
+    theirs, ours = _View(original.graph), _View(lowered.graph)
+    others, differing = _Numbering(theirs).others(ours, _renamed(original, theirs, ours, outputs))
+    followed = {id(node) for node in others} | {id(node) for node in ours.nodes if node.op_type in _EXACT}
+    within = within | _taken_apart(others, theirs, ours)
+    blamed: set[int] = set()
+    for node in others:
+        if node.op_type not in _EXACT and not _is_part(node, ours, within):
+            blamed |= _nearest(node, ours, followed)
+    return blamed.union(*(_nearest(node, ours, followed) for node in differing))
+
+
+def _taken_apart(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -> set[str]:
+    """Return the values of Cast, Mul and Add behind an int32 product that the original has one integer operator for."""
+    found: set[str] = set()
+    candidates = {id(node) for node in others if node.op_type in _STEPS}
+    for node in others:
+        producers = [theirs.producers.get(name) for name in node.output]
+        if not all(producer is not None and producer.op_type in _DEQUANTISING for producer in producers):
+            continue
+        waiting = [node]
+        while waiting:
+            step = waiting.pop()
+            if id(step) in candidates:
+                found.update(step.output)
+                waiting.extend(ours.producers[name] for name in step.input if name in ours.producers)
+    return found
+
+
+def _renamed(original: Optimized, theirs: _View, ours: _View, outputs: Sequence[str]) -> dict[str, str]:
+    """Return the results of lowered nodes that have another name in the original, with that."""
+    results = {node.site: node.outputs[0] for node in original.integer_nodes if node.site is not None}
+    renamed = {}
+    for node in ours.nodes:
+        number = _site(node)
+        if number is None or number < 0 or node.output[0] in theirs.producers:
+            continue
+        # An int8 result that became uint8; or a float16 one, which onnxruntime computes in float.
+        for name in (results.get(number), f"InsertedPrecisionFreeCast_{outputs[number]}"):
+            if name in theirs.producers:
+                renamed[node.output[0]] = str(name)
+    return renamed
+
+
+def _describe(node: onnx.NodeProto, values: Mapping[str, str]) -> str:
+    """Return all that decides what a node computes, given which values it reads."""
+    attributes = (
+        attribute.SerializeToString(deterministic=True).hex()
+        for attribute in sorted(node.attribute, key=lambda each: each.name)
+        if not attribute.HasField("g") and not attribute.graphs and not _is_default(node, attribute)
+    )
+    inputs = (values.get(name, f"value {name}") if name else "" for name in node.input)
+    # Nodes with graphs inside are told apart by their names, and their inner nodes are looked at by themselves.
+    own = list(node.output) if any(True for _ in _bodies(node)) else ""
+    return f"{node.domain}::{node.op_type}({', '.join(inputs)}) {' '.join(attributes)}{own}"
+
+
+def _is_default(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
+    """Tell whether an attribute says what holds without it; onnxruntime writes these here and there."""
+    default = _defaults(node.domain, node.op_type).get(attribute.name)
+    return default is not None and default == onnx.helper.get_attribute_value(attribute)
+
+
+@functools.cache
+def _defaults(domain: str, op_type: str) -> dict[str, object]:
+    try:
+        attributes = onnx.defs.get_schema(op_type, domain=domain).attributes
+    except onnx.defs.SchemaError:
+        return {}
+    values = {name: attribute.default_value for name, attribute in attributes.items()}
+    return {name: onnx.helper.get_attribute_value(value) for name, value in values.items() if value.type}
+
+
+def _site(node: onnx.NodeProto) -> int | None:
+    """Return the number of a lowered node; -1 for one without; ``None`` for nodes of other operators."""
+    if (node.domain, node.op_type) != (OP_DOMAIN, OP_TYPE):
+        return None
+    name = re.fullmatch(re.escape(SITE) + "([0-9]+)", node.name)
+    return int(name[1]) if name else -1
+
+
+def _is_part(node: onnx.NodeProto, view: _View, within: AbstractSet[str], depth: int = 0) -> bool:
+    """Tell whether a node is part of an integer multiplication, or computes nothing but scales of such."""
+    if within >= set(node.output):
+        return True
+    readers = [reader for name in node.output for reader in view.readers.get(name, ())]
+    if not readers or view.outputs.intersection(node.output) or depth == _DEPTH:
+        return False
+    return all(
+        index in _PARAMETERS if _site(reader) is not None else _is_part(reader, view, within, depth + 1)
+        for reader, index in readers
+    )
+
+
+def _nearest(node: onnx.NodeProto, view: _View, followed: set[int]) -> set[int]:
+    """Return the lowered nodes that feed a node, else those that it feeds, else those that read what it reads."""
+    for ahead in (False, True):
+        if found := _search(node, view, followed, ahead=ahead):
+            return found
+    beside = (reader for name in node.input for reader, _ in view.readers.get(name, ()))
+    return _numbers(beside)
+
+
+def _search(node: onnx.NodeProto, view: _View, followed: set[int], *, ahead: bool) -> set[int]:
+    level, seen = [node], {id(node)}
+    for _ in range(_DEPTH):
+        reached = [each for one in level for each in _neighbours(one, view, ahead=ahead) if id(each) not in seen]
+        if found := _numbers(reached):
+            return found
+        level = [each for each in reached if id(each) in followed]
+        seen.update(map(id, level))
+    return set()
+
+
+def _neighbours(node: onnx.NodeProto, view: _View, *, ahead: bool) -> Iterator[onnx.NodeProto]:
+    if ahead:
+        for name in node.output:
+            yield from (reader for reader, _ in view.readers.get(name, ()))
+        return
+    for name in node.input:
+        if name in view.producers:
+            yield view.producers[name]
+
+
+def _numbers(nodes: Iterable[onnx.NodeProto]) -> set[int]:
+    return {number for number in map(_site, nodes) if number is not None and number >= 0}
+
+
+def _digest(tensor: onnx.TensorProto) -> str:
+    """Return what tells constants apart; large ones, which are zeros here, go by type and shape."""
+    content = hashlib.sha256(f"{tensor.data_type} {list(tensor.dims)}".encode())
+    if not tensor.external_data:
+        plain = type(tensor)()
+        plain.CopyFrom(tensor)
+        for field in ("name", "doc_string", "dims", "data_type"):
+            plain.ClearField(field)
+        content.update(plain.SerializeToString(deterministic=True))
+    return content.hexdigest()
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
