@@ -121,8 +121,8 @@ def test_the_verdict_of_a_benchmark_stands_on_top() -> None:
     assert ">faster in 1, slower in 1, no clear difference in 1 of 3 settings<" in page(
         (1.1, 1.25, 1.4), (0.7, 0.8, 0.9), (0.9, 1.0, 1.1)
     )
-    assert 'class="bad">0.80 ×<small>slower<' in page((0.7, 0.8, 0.9))  # noqa: RUF001
-    assert "1.250 ×<small>smaller: 5.00 → 4.00 MB<" in page((1.1, 1.25, 1.4))  # noqa: RUF001
+    assert 'class="bad">0.80&nbsp;×<small>slower<' in page((0.7, 0.8, 0.9))  # noqa: RUF001
+    assert "1.250&nbsp;×<small>smaller: 5.00 → 4.00 MB<" in page((1.1, 1.25, 1.4))  # noqa: RUF001
 
 
 def test_a_form_that_all_weights_have_is_said_once(compressed: tuple[Report, list[Histogram], Verification]) -> None:
