@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from rich_model import rich_model
 from samples import digests, float_model, gaussian_weight, text_model, uniform_weight, write
-from test_restore import damage
-from test_saving import small_disk
+from saved import damage, small_disk
 
 from mcd_graph.cli import main
 

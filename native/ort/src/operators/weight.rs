@@ -3,9 +3,10 @@
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
-use mcd_core::{PrepareOptions, PreparedWeight, Residency, WeightType};
+use mcd_core::{PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType};
+use ort_sys::ONNXTensorElementDataType as Type;
 
-use crate::ffi::{Api, Dims, Error, KernelContext, KernelInfo, Value};
+use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value};
 use crate::operator::{Input, about};
 use crate::options::Options;
 use crate::pool::processors;
@@ -37,6 +38,20 @@ pub trait Prepared: Sized {
 impl Prepared for PreparedWeight {
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
         Self::new(x2, index, info, options)
+    }
+
+    fn n(&self) -> usize {
+        self.n()
+    }
+
+    fn weight_type(&self) -> WeightType {
+        self.weight_type()
+    }
+}
+
+impl Prepared for VerifiedWeight {
+    fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
+        Self::new(x2, index, info, options.kernel, options.threads)
     }
 
     fn n(&self) -> usize {
@@ -108,6 +123,11 @@ impl<P: Prepared> Weight<P> {
         Ok(weight)
     }
 
+    /// Why the weight cannot be used, though it was verified: its bytes have changed since.
+    pub fn refused(&self, error: &mcd_core::Error) -> Error {
+        Error::invalid(format!("weight {:?}: {error}; it has changed since it was verified", self.name))
+    }
+
     /// Output columns, as declared.
     pub fn n(&self) -> Result<usize, Error> {
         match &self.state {
@@ -173,16 +193,42 @@ fn name(of: WeightType) -> &'static str {
     }
 }
 
-/// The bytes of an int8 tensor of one dimension, in place.
+/// The type that an attribute `dtype` stands for, ONNX's number of a type of one byte.
+pub fn byte_type(dtype: i64) -> Result<(Type, WeightType), Error> {
+    match i32::try_from(dtype).map(ElementType) {
+        Ok(ElementType::UINT8) => Ok((Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, WeightType::U8)),
+        Ok(ElementType::INT8) => Ok((Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8, WeightType::I8)),
+        Ok(other) => Err(Error::invalid(format!("dtype is {other} instead of uint8 or int8"))),
+        Err(_) => Err(Error::invalid(format!("dtype is {dtype}, which is no type"))),
+    }
+}
+
+/// The bytes of an int8 tensor of one dimension, or of a uint8 tensor where an overload accepts one, in place.
 pub fn tensor_bytes<'a>(value: &Value<'a>, input: Input) -> Result<&'a [u8], Error> {
     let mut dims = Dims::new();
     let mut read = || {
-        let len = value.read_bytes::<i8>(&mut dims)?.len();
+        let len = match value.read_bytes::<u8>(&mut dims) {
+            Ok(bytes) => bytes.len(),
+            Err(_) => value.read_bytes::<i8>(&mut dims)?.len(),
+        };
         if dims.len() != 1 {
             return Err(Error::invalid(format!("has shape {:?} instead of one dimension", &dims[..])));
         }
-        // SAFETY: int8 elements are bytes, and there are `len`.
+        // SAFETY: elements of either type are bytes, and there are `len`.
         unsafe { value.bytes(len) }
     };
     read().map_err(|error| about(input, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_bytes() {
+        assert_eq!(byte_type(2).unwrap().1, WeightType::U8);
+        assert_eq!(byte_type(3).unwrap().1, WeightType::I8);
+        assert_eq!(byte_type(1).unwrap_err().to_string(), "dtype is float instead of uint8 or int8");
+        assert_eq!(byte_type(1 << 40).unwrap_err().to_string(), "dtype is 1099511627776, which is no type");
+    }
 }
