@@ -349,9 +349,11 @@ def _why_nothing(plan: LoweringPlan) -> str:
             return "it is compressed already"
         held = _int8_constants(plan)
         return held or "it has no quantised matrix multiplication; quantise it to int8 first"
-    reasons = Counter(site.reason for site in sites)
-    each = "; ".join(f"{count} because {reason}" for reason, count in reasons.most_common())
-    return f"all {len(sites)} quantised matrix multiplications are kept: {each}"
+    reasons = Counter((site.code, site.reason) for site in sites)
+    each = "; ".join(f"{count} because {reason}" for (_, reason), count in reasons.most_common())
+    code = reasons.most_common(1)[0][0][0]
+    hint = "" if code is None else f". What to do ({code}): {code.remedy}"
+    return f"all {len(sites)} quantised matrix multiplications are kept: {each}{hint}"
 
 
 def _int8_constants(plan: LoweringPlan) -> str | None:

@@ -16,8 +16,7 @@ import onnxruntime
 import pytest
 from rich_model import rich_model
 from samples import digests, float_model, gaussian_weight, text_model, uniform_weight, write
-from test_restore import damage
-from test_saving import small_disk
+from saved import damage, small_disk
 
 from mcd_graph.cli import main
 
@@ -75,6 +74,7 @@ def test_include_exclude_and_min_saving(model: Path, out: Path, capsys: pytest.C
     printed = mcd("compress", model, out / "m.onnx", "--include", "/MatMul$", "--exclude", "first|^/y").stdout
     assert "1 of 3 quantised matrix multiplications lowered, 1 weights" in printed
     assert "kept /first/MatMul: its name matches --exclude" in printed
+    assert "what to do (excluded): Change --exclude." in printed
     message = complaint(capsys, "compress", model, out / "n.onnx", "--min-saving", "0.5")
     assert "would save" in message
     assert "less than 50.0%" in message
