@@ -45,7 +45,6 @@ def test_m_is_the_length_and_sessions_take_turns(model: Path, monkeypatch: pytes
     assert first != second
     assert sessions == [first, second, second, first, first, second, second, first, first, second]
     for row in result.rows:
-        assert row.speedup == row.original_ms / row.compressed_ms
         assert 0 < row.speedup_low <= row.speedup_high
     assert steps == [(done, 10) for done in range(1, 11)]
     assert [one.footprints for one in result.contestants] == [(), ()]
@@ -69,7 +68,7 @@ def test_shapes_by_the_models_own_axes(model: Path, monkeypatch: pytest.MonkeyPa
     assert {shape for _, shape in calls} == {(3, 4)}
     (row,) = result.rows
     assert (row.m, row.shape) == (None, "batch = 3, length = 4")
-    with pytest.raises(InputError, match="the axes are batch, length, not batch"):
+    with pytest.raises(InputError, match=r"lacks length: the axes are batch, length"):
         bench_models(model, axes=({"batch": 3},))
 
 

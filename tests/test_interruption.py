@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from samples import K, N, digests, text_model, write, write_external
-from test_saving import small_disk, tensors
+from saved import small_disk, tensors
 
 from mcd_graph import InputError, compress_model
 from mcd_graph.cli import main

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from samples import K, N, digests, gaussian_weight
+from saved import damage
 
 from mcd_graph import InputError, compress_model, restore_model, verify_model
 from mcd_graph.inspection import inspect_model
@@ -38,15 +39,6 @@ def test_nothing_to_restore(model: Path, out: Path) -> None:
     with pytest.raises(InputError, match="nothing to restore"):
         restore_model(model, out / "m.onnx")
     assert digests(out) == {}
-
-
-def damage(model: Path) -> None:
-    """Flip a bit in the middle of the stream of w1."""
-    tensor = load_model(model).graph.initializers["w1.x2"].const_value
-    data = model.with_suffix(".onnx_data")
-    content = bytearray(data.read_bytes())
-    content[tensor.offset + tensor.length // 2] ^= 16  # type: ignore[union-attr]
-    data.write_bytes(content)
 
 
 def test_damage_is_seen_and_nothing_written(model: Path, out: Path) -> None:

@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from samples import digests, text_model, write, write_external
+from saved import small_disk, tensors
 
 from mcd_graph import InputError
 from mcd_graph.model import saving
@@ -33,14 +34,6 @@ def data_name(model: Path) -> str:
     proto = read_proto(model)
     (name,) = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
     return str(name)
-
-
-def tensors(model: Path) -> dict[str, bytes]:
-    return {
-        name: value.const_value.tobytes()
-        for name, value in load_model(model).graph.initializers.items()
-        if value.const_value is not None
-    }
 
 
 @pytest.mark.parametrize("external", [False, True])
@@ -491,21 +484,6 @@ def test_a_pipe_that_is_named_like_a_leftover(model: Path, out: Path) -> None:
     os.mkfifo(out / ".m.onnx.mcd-tmp-000000000000.onnx")
     save(model, out / "m.onnx")
     assert {path.name for path in out.iterdir()} == {"m.onnx", "m.onnx_data"}
-
-
-@contextlib.contextmanager
-def small_disk(directory: Path, size: str) -> Iterator[None]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    mount = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)], check=False, capture_output=True
-    )
-    if mount.returncode != 0:
-        pytest.skip(f"cannot mount a file system here: {mount.stderr.decode().strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(directory)], check=True)
 
 
 def test_no_space_for_the_data(model: Path, out: Path) -> None:

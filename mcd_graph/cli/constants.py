@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mcd_graph.cli.output import out, size
+from mcd_graph.cli.output import say, size
 
 if TYPE_CHECKING:
     from mcd_graph.report.data import Totals
@@ -19,4 +19,4 @@ def print_constants(totals: "Totals", what: str) -> None:
     text += f"{size(totals.constant_bytes_lowered)} of {size(totals.constant_bytes)}"
     if totals.constant_bytes_left:
         text += "; left: " + ", ".join(f"{name} {size(left)}" for name, left in totals.constant_bytes_left.items())
-    out.print(text, soft_wrap=True, markup=False)
+    say(text)

@@ -7,7 +7,7 @@ import typer
 
 from mcd_graph.cli.constants import print_constants
 from mcd_graph.cli.options import AsJson
-from mcd_graph.cli.output import byte_bar, out, print_json, size
+from mcd_graph.cli.output import byte_bar, out, print_json, say, size
 
 __all__ = ["inspect"]
 
@@ -37,20 +37,18 @@ def inspect(
     for part in layer_tables(report.nodes):
         out.print(part)
     totals = report.totals
-    out.print(
+    say(
         f"{totals.nodes} quantised matrix multiplications: {totals.lowered} lowered, "
-        f"{totals.lowerable} lowerable, {totals.kept} kept",
-        soft_wrap=True,
+        f"{totals.lowerable} lowerable, {totals.kept} kept"
     )
     if totals.ratio is not None:
-        out.print(
+        say(
             f"{totals.weights} weights: {size(totals.weight_bytes)} became {size(totals.compressed_bytes)}, "
-            f"ratio {totals.ratio:.3f}",
-            soft_wrap=True,
+            f"ratio {totals.ratio:.3f}"
         )
     print_constants(totals, "compressed" if totals.lowered else "can be compressed")
     if totals.ratio is None and totals.lowerable:
-        out.print(f"To compress them: mcd compress {model} {model.with_suffix('.mcd.onnx').name}", soft_wrap=True)
+        say(f"To compress them: mcd compress {model} {model.with_suffix('.mcd.onnx').name}")
 
 
 def _inspect_check(model: Path, *, as_json: bool) -> None:
@@ -61,14 +59,13 @@ def _inspect_check(model: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(result.to_dict())
     elif result.intact:
-        out.print(
+        say(
             f"intact: {result.weights} compressed weights, {size(result.compressed_bytes)}, "
             f"of {result.nodes} multiplications",
-            style="green",
-            soft_wrap=True,
+            "green",
         )
     else:
         for problem in result.problems:
-            out.print(f"damaged: {problem}", style="red", markup=False, soft_wrap=True)
+            say(f"damaged: {problem}", "red")
     if not result.intact:
         raise typer.Exit(1)

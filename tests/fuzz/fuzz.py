@@ -5,7 +5,8 @@ from pathlib import Path
 
 import atheris
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+TESTS = Path(__file__).parents[1]
+sys.path[:0] = [str(TESTS / "support"), str(TESTS), str(TESTS / "fuzz")]
 
 with atheris.instrument_imports(include=["mcd_graph", "safetensors", "pickletools", "importers", "graphs"]):
     import importers

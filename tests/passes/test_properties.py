@@ -2,7 +2,8 @@
 
 A graph grows from a float input by random steps: dynamically quantised multiplications with random tails, QDQ
 multiplications with random surroundings, elementwise and reshaping operators, values used twice, outputs in between.
-Nothing is asserted about *what* is lowered, only that it is right; the other files say what has to be.
+Nothing is asserted about *what* is lowered, only that it is right, and that a good share of the graphs is lowered; the
+other files say what has to be.
 """
 
 import dataclasses
@@ -195,15 +196,25 @@ def graphs(draw: st.DrawFn, steps: list) -> tuple[onnx.ModelProto, np.ndarray]:
     return model, floats((draw(st.integers(1, 9)), width), builder.seed())
 
 
-@SETTINGS
-@given(graphs([dynamic, dynamic, qlinear, elementwise]))
-def test_dynamic_graphs(case: tuple[onnx.ModelProto, np.ndarray]) -> None:
-    model, x = case
-    assert_exact(model, {"x": x})
+def share_that_lowers(steps: list, **options: bool) -> float:
+    """Hold graphs made of ``steps`` to the original's bytes; return the share that is lowered, in part at least."""
+    lowered = []
+
+    @SETTINGS
+    @given(graphs(steps))
+    def holds(case: tuple[onnx.ModelProto, np.ndarray]) -> None:
+        model, x = case
+        lowered.append(assert_exact(model, {"x": x}, **options).modified)
+
+    holds()
+    return sum(lowered) / len(lowered)
 
 
-@SETTINGS
-@given(graphs([qdq, qdq, elementwise]))
-def test_qdq_graphs(case: tuple[onnx.ModelProto, np.ndarray]) -> None:
-    model, x = case
-    assert_exact(model, {"x": x}, optimised=True, alone=False)
+def test_dynamic_graphs() -> None:
+    share = share_that_lowers([dynamic, dynamic, qlinear, elementwise])
+    assert share > 0.8
+
+
+def test_qdq_graphs() -> None:
+    share = share_that_lowers([qdq, qdq, elementwise], optimised=True, alone=False)
+    assert share > 0.45

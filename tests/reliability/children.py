@@ -14,6 +14,8 @@ from typing import Any
 
 __all__ = ["child", "start"]
 
+TESTS = Path(__file__).parents[1]
+
 PATIENCE = 300
 """Seconds after which a process hangs; a hundred times what the slowest takes on an idle machine."""
 
@@ -23,7 +25,7 @@ def start(folder: Path, function: str, *arguments: object, **environment: str) -
     return subprocess.Popen(
         [sys.executable, "-m", "reliability.children", function, *map(str, arguments)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(TESTS), str(TESTS / "support"))), **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

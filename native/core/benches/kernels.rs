@@ -1,17 +1,22 @@
-//! `cargo bench -p mcd-core`: encoding, and one multiplication by every kernel, each checked against the scalar one.
+//! `cargo bench -p mcd-core`: encoding; by every kernel one multiplication, checked against the scalar one, a whole weight
+//! decoded, and rows of a table.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mcd_core::{
-    Activation, Kernel, MatmulCall, Output, PrepareOptions, PreparedWeight, Profile, Residency, Serial, Tiling,
-    WeightType, WeightView, ZeroPoint, encode,
+    Activation, Kernel, Layout, MatmulCall, Output, PrepareOptions, PreparedWeight, Profile, Residency, Serial,
+    Tiling, VerifiedWeight, WeightType, WeightView, ZeroPoint, encode,
 };
 use std::hint::black_box;
+use std::mem::MaybeUninit;
 
 const K: usize = 1024;
 const N: usize = 1024;
 
+/// Rows and columns of a table as language models have them.
+const TABLE: (usize, usize) = (32128, 512);
+
 /// Sums of twelve uniform values: bell shaped, standard deviation 12.
-fn weights() -> Vec<u8> {
+fn weights(count: usize) -> Vec<u8> {
     let mut state = 88_172_645_463_325_252u64;
     let mut uniform = || {
         state ^= state << 13;
@@ -19,11 +24,11 @@ fn weights() -> Vec<u8> {
         state ^= state << 17;
         (state >> 11) as f64 / (1u64 << 53) as f64
     };
-    (0..K * N).map(|_| ((0..12).map(|_| uniform()).sum::<f64>() * 12.0 - 72.0).round() as i8 as u8).collect()
+    (0..count).map(|_| ((0..12).map(|_| uniform()).sum::<f64>() * 12.0 - 72.0).round() as i8 as u8).collect()
 }
 
 fn benchmarks(c: &mut Criterion) {
-    let weights = weights();
+    let weights = weights(K * N);
     let view = WeightView::new(&weights, (N, K), (K, 1), WeightType::I8).expect("a valid weight");
     let mut group = c.benchmark_group("encode");
     group.throughput(Throughput::Bytes((N * K) as u64));
@@ -63,9 +68,55 @@ fn benchmarks(c: &mut Criterion) {
     }
 }
 
+/// Whole weights: one that stays in the second cache, and one that does not fit in any.
+fn decompress(c: &mut Criterion) {
+    let weights = weights(64 << 20);
+    for (name, n, k) in [("1 MiB", N, K), ("64 MiB", 8 * N, 8 * K)] {
+        let view = WeightView::new(&weights, (n, k), (k, 1), WeightType::I8).expect("a valid weight");
+        let encoded = encode(&view, Profile::Balanced, Tiling::default()).expect("it encodes");
+        let mut group = c.benchmark_group(format!("decompress/{name}"));
+        group.throughput(Throughput::Bytes((n * k) as u64));
+        let mut out = vec![MaybeUninit::uninit(); n * k];
+        for kernel in Kernel::available().into_iter().filter(|kernel| kernel.short_name() != "scalar") {
+            let (x2, index, info) = (&encoded.x2, &encoded.compress_index, &encoded.compress_info);
+            let weight = VerifiedWeight::new(x2, index, info, kernel, 1).expect("it is sound");
+            for layout in [Layout::Nk, Layout::Kn] {
+                group.bench_function(format!("{}/{layout:?}", kernel.short_name()), |b| {
+                    b.iter(|| weight.decompress(x2, layout, &mut out, &Serial).expect("it decodes"));
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+/// Rows anywhere in a table.
+fn gather(c: &mut Criterion) {
+    let (rows, columns) = TABLE;
+    let weights = weights(rows * columns);
+    let view = WeightView::new(&weights, TABLE, (columns, 1), WeightType::I8).expect("a valid weight");
+    for tiling in [Tiling::default(), Tiling { k: 16, n: 1 }] {
+        let encoded = encode(&view, Profile::Balanced, tiling).expect("it encodes");
+        let mut group = c.benchmark_group(format!("gather/{}x{}", tiling.k, tiling.n));
+        for kernel in Kernel::available().into_iter().filter(|kernel| kernel.short_name() != "scalar") {
+            let (x2, index, info) = (&encoded.x2, &encoded.compress_index, &encoded.compress_info);
+            let table = VerifiedWeight::new(x2, index, info, kernel, 1).expect("it is sound");
+            for count in [8, 64, 512] {
+                let wanted: Vec<usize> = (0..count).map(|i| i * 7919 % rows).collect();
+                group.bench_function(format!("{}/{count} rows", kernel.short_name()), |b| {
+                    b.iter(|| {
+                        table.gather(x2, &wanted, &Serial, &|part| _ = black_box(part)).expect("they are there")
+                    });
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(10).measurement_time(std::time::Duration::from_secs(2));
-    targets = benchmarks
+    targets = benchmarks, decompress, gather
 }
 criterion_main!(benches);

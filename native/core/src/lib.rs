@@ -8,8 +8,10 @@ mod aligned;
 mod arch;
 pub mod codec;
 pub mod container;
+mod decompress;
 pub mod dispatch;
 pub mod error;
+mod gather;
 pub mod gemm;
 pub mod geometry;
 pub mod parallel;
@@ -19,8 +21,10 @@ mod unpack;
 
 pub use codec::{Histogram, Profile, WeightType};
 pub use container::{CompressedWeight, EncodedWeight, WeightView, encode};
+pub use decompress::{Layout, VerifiedWeight};
 pub use dispatch::Kernel;
 pub use error::Error;
+pub use gather::RowPart;
 pub use gemm::{
     Activation, Elementwise, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Residency,
     SplitHeads, Vector, ZeroPoint,

@@ -88,6 +88,16 @@ pub trait TileKernel: Sync {
         transpose(from, to);
     }
 
+    /// Writes the symbols of a panel, whole fractals, as rows: the 32 of row i in fractal f, each exclusive-or `flip`, to
+    /// `out + i * stride + 32 f`.
+    ///
+    /// # Safety
+    /// From `out` on 16 rows, `stride` apart, of 32 bytes for each fractal can be written.
+    unsafe fn write_rows(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: the caller's contract.
+        unsafe { rows::write_rows(panel, flip, out, stride) }
+    }
+
     /// Packs a row of activations; its sum.
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         rows::pack(from, to)

@@ -5,6 +5,7 @@
 //! them one by one.
 
 use super::operands::reach;
+use crate::geometry::GROUP;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use std::marker::PhantomData;
@@ -268,4 +269,19 @@ fn finish_chunk(sums: &[i32], stride: usize, terms: &Terms<'_>, j0: usize, count
 fn requantise(v: f32, zero: i32, low: i32, high: i32) -> i32 {
     let v = v.max((low - zero) as f32).min((high - zero) as f32);
     v.round_ties_even() as i32 + zero
+}
+
+/// As [`TileKernel::write_rows`](super::TileKernel::write_rows).
+///
+/// # Safety
+/// As there.
+pub unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+    let flip = u32::from_ne_bytes([flip; 4]);
+    for (g, group) in panel.chunks_exact(GROUP).enumerate() {
+        for (i, quad) in group.chunks_exact(4).enumerate() {
+            let quad = u32::from_ne_bytes(quad.try_into().expect("four bytes")) ^ flip;
+            // SAFETY: group g has 4 bytes of each row, behind those of the groups in front of it.
+            unsafe { out.add(i * stride + 4 * g).cast::<u32>().write_unaligned(quad) };
+        }
+    }
 }

@@ -103,6 +103,14 @@ impl<'a> ShapeContext<'a> {
         self.set_output_shape(element, &shape)
     }
 
+    /// Declares output 0: the shape of an input with one dimension more behind it. As for [`Self::set_output`], where that
+    /// is not known; for a scalar input as well, which onnxruntime does not tell from one.
+    pub fn set_output_of_rows(&self, element: ONNXTensorElementDataType, of: usize, last: i64) -> Option<()> {
+        let mut shape = self.shape(of)?;
+        shape.push((last, c""));
+        self.set_output_shape(element, &shape)
+    }
+
     /// Declares output 0. Leaves it as it is where an unknown dimension has no name.
     pub fn set_output_shape(&self, element: ONNXTensorElementDataType, shape: &[NamedDim<'_>]) -> Option<()> {
         if shape.iter().any(|(dim, name)| *dim < 0 && name.is_empty()) {

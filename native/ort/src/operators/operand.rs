@@ -107,25 +107,40 @@ impl<T: Clone> Operand<T> {
 /// Whether a tensor holds one value for all columns.
 ///
 /// Allowed shapes are (), (1,) and (1, 1) for one, (n,) and (1, n) for one each.
-fn is_scalar(dims: &[i64], n: usize) -> Result<bool, Error> {
+fn is_scalar(dims: &[i64], n: usize, each: &str) -> Result<bool, Error> {
     match *dims {
         [] | [1] | [1, 1] => Ok(true),
         [columns] | [1, columns] if usize::try_from(columns) == Ok(n) => Ok(false),
         _ if n == 1 => Err(Error::invalid(format!("has shape {dims:?} instead of one value"))),
-        _ => Err(Error::invalid(format!("has shape {dims:?} instead of one value or {n}, one per column"))),
+        _ => Err(Error::invalid(format!("has shape {dims:?} instead of one value or {n}, one per {each}"))),
     }
 }
 
 /// Reads a tensor of `T` as it is.
 fn read<'a, T: Element>(value: &Value<'a>, n: usize, dims: &mut Dims) -> Result<Columns<'a, T>, Error> {
+    read_each(value, n, dims, "column")
+}
+
+/// As [`read`]; what is not a scalar has a value for each of what `each` says.
+fn read_each<'a, T: Element>(
+    value: &Value<'a>,
+    n: usize,
+    dims: &mut Dims,
+    each: &str,
+) -> Result<Columns<'a, T>, Error> {
     let values = value.read::<T>(dims)?;
     // A column count of zero has no shape of its own here: the container has no such weight.
-    Ok(if is_scalar(dims, n)? { Columns::All(values[0]) } else { Columns::Each(values) })
+    Ok(if is_scalar(dims, n, each)? { Columns::All(values[0]) } else { Columns::Each(values) })
 }
 
 /// float tensors.
 pub fn floats<'a>(value: &Value<'a>, n: usize, dims: &mut Dims) -> Result<Columns<'a, f32>, Error> {
     read::<f32>(value, n, dims)
+}
+
+/// float tensors of a value for each row.
+pub fn floats_of_rows<'a>(value: &Value<'a>, n: usize, dims: &mut Dims) -> Result<Columns<'a, f32>, Error> {
+    read_each::<f32>(value, n, dims, "row")
 }
 
 /// float16 tensors.
@@ -172,14 +187,14 @@ mod tests {
     #[test]
     fn shapes_of_one_value_and_of_one_per_column() {
         for dims in [&[][..], &[1], &[1, 1]] {
-            assert!(is_scalar(dims, 3).unwrap(), "{dims:?}");
-            assert!(is_scalar(dims, 1).unwrap(), "{dims:?}");
+            assert!(is_scalar(dims, 3, "column").unwrap(), "{dims:?}");
+            assert!(is_scalar(dims, 1, "column").unwrap(), "{dims:?}");
         }
         for dims in [&[3][..], &[1, 3]] {
-            assert!(!is_scalar(dims, 3).unwrap(), "{dims:?}");
+            assert!(!is_scalar(dims, 3, "column").unwrap(), "{dims:?}");
         }
         for dims in [&[2][..], &[3, 1], &[1, 1, 3], &[0], &[1, 1, 1], &[-1]] {
-            let error = is_scalar(dims, 3).unwrap_err().to_string();
+            let error = is_scalar(dims, 3, "column").unwrap_err().to_string();
             assert!(error.contains(&format!("{dims:?}")), "{error}");
         }
     }

@@ -3,15 +3,25 @@
 use std::ffi::CStr;
 use std::sync::OnceLock;
 
-use mcd_core::{PrepareOptions, PreparedWeight, Residency, WeightType};
+use mcd_core::{PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType};
+use ort_sys::ONNXTensorElementDataType as Type;
 
-use crate::ffi::{Api, Dims, Error, KernelContext, KernelInfo, Value};
+use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value};
 use crate::operator::{Input, about};
 use crate::options::Options;
 use crate::pool::processors;
 
 /// Attribute: tilingK, tilingN, k, n, direction.
 pub const COMPRESS_INFO: &CStr = c"compress_info";
+
+/// The error for a list that cannot be [`COMPRESS_INFO`].
+pub fn not_five_numbers(list: &[i64]) -> Error {
+    if list.is_empty() {
+        // A list of no numbers and an attribute of another type look the same to an operator.
+        return Error::invalid("compress_info is missing, empty, or no list of integers");
+    }
+    Error::invalid(format!("compress_info is {list:?} instead of five numbers"))
+}
 
 /// Bytes at the beginning of `x2` that hold the checksums of all others.
 const FINGERPRINT: usize = 64;
@@ -37,6 +47,20 @@ pub trait Prepared: Sized {
 impl Prepared for PreparedWeight {
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
         Self::new(x2, index, info, options)
+    }
+
+    fn n(&self) -> usize {
+        self.n()
+    }
+
+    fn weight_type(&self) -> WeightType {
+        self.weight_type()
+    }
+}
+
+impl Prepared for VerifiedWeight {
+    fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
+        Self::new(x2, index, info, options.kernel, options.threads)
     }
 
     fn n(&self) -> usize {
@@ -108,13 +132,18 @@ impl<P: Prepared> Weight<P> {
         Ok(weight)
     }
 
+    /// Why the weight cannot be used, though it was verified: its bytes have changed since.
+    pub fn refused(&self, error: &mcd_core::Error) -> Error {
+        Error::invalid(format!("weight {:?}: {error}; it has changed since it was verified", self.name))
+    }
+
     /// Output columns, as declared.
     pub fn n(&self) -> Result<usize, Error> {
         match &self.state {
             State::Constant(verified) => Ok(verified.weight.n()),
             State::Deferred(_) => {
                 let declared = self.info.get(3).and_then(|&n| usize::try_from(n).ok());
-                declared.ok_or_else(|| Error::invalid(format!("compress_info is {:?}", self.info)))
+                declared.ok_or_else(|| not_five_numbers(&self.info))
             }
         }
     }
@@ -173,16 +202,42 @@ fn name(of: WeightType) -> &'static str {
     }
 }
 
-/// The bytes of an int8 tensor of one dimension, in place.
+/// The type that an attribute `dtype` stands for, ONNX's number of a type of one byte.
+pub fn byte_type(dtype: i64) -> Result<(Type, WeightType), Error> {
+    match i32::try_from(dtype).map(ElementType) {
+        Ok(ElementType::UINT8) => Ok((Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, WeightType::U8)),
+        Ok(ElementType::INT8) => Ok((Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8, WeightType::I8)),
+        Ok(other) => Err(Error::invalid(format!("dtype is {other} instead of uint8 or int8"))),
+        Err(_) => Err(Error::invalid(format!("dtype is {dtype}, which is no type"))),
+    }
+}
+
+/// The bytes of an int8 tensor of one dimension, or of a uint8 tensor where an overload accepts one, in place.
 pub fn tensor_bytes<'a>(value: &Value<'a>, input: Input) -> Result<&'a [u8], Error> {
     let mut dims = Dims::new();
     let mut read = || {
-        let len = value.read_bytes::<i8>(&mut dims)?.len();
+        let len = match value.read_bytes::<u8>(&mut dims) {
+            Ok(bytes) => bytes.len(),
+            Err(_) => value.read_bytes::<i8>(&mut dims)?.len(),
+        };
         if dims.len() != 1 {
             return Err(Error::invalid(format!("has shape {:?} instead of one dimension", &dims[..])));
         }
-        // SAFETY: int8 elements are bytes, and there are `len`.
+        // SAFETY: elements of either type are bytes, and there are `len`.
         unsafe { value.bytes(len) }
     };
     read().map_err(|error| about(input, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_bytes() {
+        assert_eq!(byte_type(2).unwrap().1, WeightType::U8);
+        assert_eq!(byte_type(3).unwrap().1, WeightType::I8);
+        assert_eq!(byte_type(1).unwrap_err().to_string(), "dtype is float instead of uint8 or int8");
+        assert_eq!(byte_type(1 << 40).unwrap_err().to_string(), "dtype is 1099511627776, which is no type");
+    }
 }

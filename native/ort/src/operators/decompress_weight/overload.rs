@@ -9,10 +9,10 @@ use std::ffi::CStr;
 use ort_sys::ONNXTensorElementDataType as Type;
 
 use super::bind::Bound;
-use super::spec::{DTYPE, NAME, SHAPE, check_shape, element_type, input};
+use super::spec::{DTYPE, NAME, SHAPE, check_shape, input};
 use crate::ffi::{Api, Error, KernelInfo, ShapeContext};
 use crate::operator::{Input, Kernel, Overload};
-use crate::operators::weight::COMPRESS_INFO;
+use crate::operators::weight::{COMPRESS_INFO, byte_type};
 use crate::options::Options;
 
 /// The only overload.
@@ -41,7 +41,7 @@ impl Overload for DecompressWeight {
     }
 
     fn infer(&self, context: &ShapeContext<'_>) -> Option<()> {
-        let (element, _) = element_type(context.int(DTYPE)?).ok()?;
+        let (element, _) = byte_type(context.int(DTYPE)?).ok()?;
         let shape = context.list(SHAPE)?;
         let [_, _, k, n, _] = context.ints::<5>(COMPRESS_INFO)?;
         check_shape(&shape, k, n).ok()?;

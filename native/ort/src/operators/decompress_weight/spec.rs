@@ -2,10 +2,7 @@
 
 use std::ffi::CStr;
 
-use mcd_core::WeightType;
-use ort_sys::ONNXTensorElementDataType as Type;
-
-use crate::ffi::{ElementType, Error, element_count};
+use crate::ffi::{Error, element_count};
 
 pub const NAME: &CStr = c"DecompressWeight";
 
@@ -27,16 +24,6 @@ pub mod input {
 
     /// All of them.
     pub const ALL: &[Input] = &[X2, COMPRESS_INDEX];
-}
-
-/// The type that `dtype` stands for.
-pub fn element_type(dtype: i64) -> Result<(Type, WeightType), Error> {
-    match i32::try_from(dtype).map(ElementType) {
-        Ok(ElementType::UINT8) => Ok((Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, WeightType::U8)),
-        Ok(ElementType::INT8) => Ok((Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8, WeightType::I8)),
-        Ok(other) => Err(Error::invalid(format!("dtype is {other} instead of uint8 or int8"))),
-        Err(_) => Err(Error::invalid(format!("dtype is {dtype}, which is no type"))),
-    }
 }
 
 /// The elements of a shape, of which the weight must have as many.
@@ -68,13 +55,5 @@ mod tests {
             let error = check_shape(shape, k, n).unwrap_err().to_string();
             assert!(error.contains(&format!("{shape:?}")), "{error}");
         }
-    }
-
-    #[test]
-    fn types_are_bytes() {
-        assert_eq!(element_type(2).unwrap().1, WeightType::U8);
-        assert_eq!(element_type(3).unwrap().1, WeightType::I8);
-        assert_eq!(element_type(1).unwrap_err().to_string(), "dtype is float instead of uint8 or int8");
-        assert_eq!(element_type(1 << 40).unwrap_err().to_string(), "dtype is 1099511627776, which is no type");
     }
 }

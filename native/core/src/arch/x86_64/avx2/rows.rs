@@ -1,6 +1,7 @@
 //! Work on whole rows, by this kernel's instructions.
 
 use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
+use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS};
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose_from};
 use std::arch::x86_64::*;
@@ -42,18 +43,42 @@ pub(in crate::arch::x86_64) fn transpose_words(from: Matrix<'_, u32>, to: &mut [
             unsafe {
                 let piece = from.elements.as_ptr().add(i * from.stride + j);
                 let to = to.as_mut_ptr().cast::<u32>().add(j * from.rows + i);
-                transpose_piece(piece, from.stride, to, from.rows);
+                transpose_piece(piece, from.stride, to.cast(), from.rows * size_of::<u32>(), _mm256_setzero_si256());
             }
         }
     }
     transpose_from(from, to, rows, columns);
 }
 
+/// As [`TileKernel::write_rows`](crate::arch::TileKernel::write_rows).
+///
+/// # Safety
+/// As there; and the processor has AVX2.
+#[target_feature(enable = "avx2")]
+pub(in crate::arch::x86_64) unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+    const { assert!(GROUPS == PIECE && FRACTAL_K == PIECE * size_of::<u32>()) };
+    let flip = _mm256_set1_epi8(flip.cast_signed());
+    let words = panel.as_ptr().cast::<u32>();
+    for fractal in 0..panel.len() / FRACTAL {
+        for half in [0, PIECE] {
+            // SAFETY: a fractal has 8 groups of 16 words, one for each row; the caller answers for the output.
+            unsafe {
+                let from = words.add(fractal * FRACTAL / size_of::<u32>() + half);
+                let to = out.add(half * stride + fractal * FRACTAL_K);
+                transpose_piece(from, GROUP / size_of::<u32>(), to, stride, flip);
+            }
+        }
+    }
+}
+
+/// Writes the transpose of 8 rows of 8 words, exclusive-or `flip`.
+///
 /// # Safety
 /// The processor has AVX2. 8 words can be read from each of 8 rows, `stride` apart from `from` on, and written to as
-/// many rows, `to_stride` apart from `to` on.
+/// many rows, `to_stride` bytes apart from `to` on.
+#[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn transpose_piece(from: *const u32, stride: usize, to: *mut u32, to_stride: usize) {
+unsafe fn transpose_piece(from: *const u32, stride: usize, to: *mut u8, to_stride: usize, flip: __m256i) {
     // SAFETY: the caller's contract.
     let row = |i: usize| unsafe { _mm256_loadu_si256(from.add(i * stride).cast()) };
     let mut r: [__m256i; 8] = [row(0), row(1), row(2), row(3), row(4), row(5), row(6), row(7)];
@@ -74,8 +99,8 @@ unsafe fn transpose_piece(from: *const u32, stride: usize, to: *mut u32, to_stri
             (_mm256_permute2x128_si256(r[i], r[i + 4], 0x20), _mm256_permute2x128_si256(r[i], r[i + 4], 0x31));
         // SAFETY: the caller's contract.
         unsafe {
-            _mm256_storeu_si256(to.add(i * to_stride).cast(), low);
-            _mm256_storeu_si256(to.add((i + 4) * to_stride).cast(), high);
+            _mm256_storeu_si256(to.add(i * to_stride).cast(), _mm256_xor_si256(low, flip));
+            _mm256_storeu_si256(to.add((i + 4) * to_stride).cast(), _mm256_xor_si256(high, flip));
         }
     }
 }

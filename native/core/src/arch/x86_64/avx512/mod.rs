@@ -151,6 +151,11 @@ impl TileKernel for Avx512 {
         unsafe { avx2::transpose_words(from, to) }
     }
 
+    unsafe fn write_rows(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: `self` proves the features, and the caller answers for the rest.
+        unsafe { avx2::write_rows(panel, flip, out, stride) }
+    }
+
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         // SAFETY: `self` proves the features.
         unsafe { pack(from, to) }

@@ -11,7 +11,7 @@ import onnx
 from lowering import make_model
 from onnx import TensorProto, helper
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 K, N, TOKENS = 256, 128, 50
 
 

@@ -1,0 +1,17 @@
+//! `mcd::GatherCompressDequant`: rows of a compressed table, and the dequantisation that followed.
+//!
+//! - [`spec`]: inputs, attributes, forms
+//! - [`overload`]: an overload for each form, told to onnxruntime
+//! - [`bind`]: a node's attributes and inputs, checked when its session is created
+//! - [`compute`]: one call
+//! - [`table`]: the rows, from the compressed bytes or decoded once
+//! - [`dequantize`]: what becomes of a row
+
+mod bind;
+mod compute;
+mod dequantize;
+mod overload;
+mod spec;
+mod table;
+
+pub use overload::OVERLOADS;

@@ -1,0 +1,117 @@
+//! What the operator takes and gives.
+
+use std::ffi::CStr;
+
+use ort_sys::ONNXTensorElementDataType as Type;
+
+use crate::ffi::ElementType;
+
+pub const NAME: &CStr = c"GatherCompressDequant";
+
+/// ONNX's number of the type of the table.
+pub const DTYPE: &CStr = c"dtype";
+/// Which axis of the table scales and zero points go along, where there are several.
+pub const AXIS: &CStr = c"axis";
+
+/// Declared where an overload wants an input to be absent: no overload accepts it.
+const ABSENT: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
+/// Any type; binding a node checks it.
+const ANY: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+const FLOAT: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+const INT8: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
+
+/// The inputs, with their names and positions.
+pub mod input {
+    use crate::operator::Input;
+
+    /// The compressed stream of the table, (n, k): n rows of k columns.
+    pub const X2: Input = Input::required(0, "x2");
+    /// The tile table.
+    pub const COMPRESS_INDEX: Input = Input::required(1, "compress_index");
+    /// Which rows; below zero they count from the end.
+    pub const INDICES: Input = Input::required(2, "indices");
+    /// What the rows are multiplied by; none where they are wanted as they are.
+    pub const SCALE: Input = Input::optional(3, "scale");
+    /// What is subtracted before, as a float.
+    pub const ZERO_POINT: Input = Input::optional(4, "zero_point");
+
+    /// All of them.
+    pub const ALL: &[Input] = &[X2, COMPRESS_INDEX, INDICES, SCALE, ZERO_POINT];
+}
+
+/// The type of the indices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Indices {
+    I32,
+    I64,
+}
+
+/// One overload of the operator each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    pub indices: Indices,
+    /// Whether the output is float, and not of the table's type.
+    pub dequantised: bool,
+}
+
+impl Form {
+    /// In the order in which onnxruntime tries them: an absent scale fits every overload, so those that want it to be absent come
+    /// first.
+    pub const ALL: [Self; 4] = [
+        Self { indices: Indices::I64, dequantised: false },
+        Self { indices: Indices::I32, dequantised: false },
+        Self { indices: Indices::I64, dequantised: true },
+        Self { indices: Indices::I32, dequantised: true },
+    ];
+
+    /// The declared type of an input.
+    pub fn input(self, index: usize) -> Type {
+        match index {
+            // The one of any type that a type of the output to be inferred needs.
+            0 => ANY,
+            1 => INT8,
+            2 if self.indices == Indices::I64 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
+            2 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
+            3 if !self.dequantised => ABSENT,
+            _ => FLOAT,
+        }
+    }
+
+    /// The type of the output: where it is that of the table, inference says which. Where it cannot, before onnxruntime 1.24 or
+    /// without a known shape of the indices, onnxruntime takes it for that of `x2`, which may be uint8 for that.
+    pub fn output(self) -> Type {
+        if self.dequantised { FLOAT } else { ANY }
+    }
+}
+
+/// The type of the output of a node whose table is of the type `dtype`.
+pub fn output_type(dtype: i64, scale: Option<ElementType>) -> Option<Type> {
+    match (scale, i32::try_from(dtype).map(ElementType)) {
+        (Some(_), _) => Some(FLOAT),
+        (None, Ok(ElementType::UINT8)) => Some(Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8),
+        (None, Ok(ElementType::INT8)) => Some(INT8),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overloads_differ_in_an_input() {
+        for (i, a) in Form::ALL.iter().enumerate() {
+            for b in &Form::ALL[i + 1..] {
+                assert!((0..input::ALL.len()).any(|index| a.input(index) != b.input(index)), "{a:?} {b:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_input_is_of_any_type() {
+        for form in Form::ALL {
+            let any = (0..input::ALL.len()).filter(|&index| form.input(index) == ANY).count();
+            assert_eq!(any, 1, "{form:?}: onnxruntime wants one where the output is of any");
+        }
+    }
+}
