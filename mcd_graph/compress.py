@@ -346,9 +346,10 @@ def _why_nothing(plan: LoweringPlan) -> str:
             return "it is compressed already"
         held = _int8_constants(plan)
         return held or "it has no quantised matrix multiplication; quantise it to int8 first"
-    reasons = Counter(site.reason for site in sites)
-    reason, count = reasons.most_common(1)[0]
-    return f"all {len(sites)} quantised matrix multiplications are kept, {count} because {reason}"
+    reasons = Counter((site.code, site.reason) for site in sites)
+    (code, reason), count = reasons.most_common(1)[0]
+    hint = "" if code is None else f". What to do ({code}): {code.remedy}"
+    return f"all {len(sites)} quantised matrix multiplications are kept, {count} because {reason}{hint}"
 
 
 def _int8_constants(plan: LoweringPlan) -> str | None:

@@ -22,7 +22,15 @@ import onnxruntime as ort
 
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
 from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
-from mcd_graph.passes.engine.facts import all_nodes, constant_array, get_input, graph_of, is_op, known_dtype
+from mcd_graph.passes.engine.facts import (
+    all_nodes,
+    called_functions,
+    constant_array,
+    get_input,
+    graph_of,
+    is_op,
+    known_dtype,
+)
 from mcd_graph.passes.engine.match import NewConstant
 from mcd_graph.passes.engine.operands import check_rank
 from mcd_graph.passes.engine.optimized import SITE, IntegerNode, Optimized, emptied_copy, optimize
@@ -347,7 +355,10 @@ def plan_lowering(
     sites: list[Site] = []
     candidates: list[_Candidate] = []
     results: set[ir.Value] = set()
+    called = called_functions(model)
     for node, function in all_nodes(model):
+        if function is not None and function.identifier() not in called:
+            continue  # nobody sees it
         rule = by_operator.get((node.domain, node.op_type))
         if rule is None or (node.domain, node.op_type, node.overload) in model.functions:
             continue

@@ -212,7 +212,8 @@ class ReasonCode(enum.StrEnum):
     NOT_AN_INTEGER_MULTIPLICATION = (
         "not-an-integer-multiplication",
         "The installed onnxruntime, asked, does not compute this result in integers when it optimises.",
-        "Look at the optimised model that it saves; a later version may decide otherwise.",
+        "Give each QuantizeLinear and DequantizeLinear a zero point, and each multiplication a DequantizeLinear of its "
+        "own; or look at the optimised model that onnxruntime saves.",
     )
     FUSES_OTHERWISE = (
         "fuses-otherwise",

@@ -23,7 +23,6 @@ back with its three scales folded into one, for instance.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,9 +38,8 @@ from mcd_graph.passes.engine.facts import (
     known_shape,
 )
 from mcd_graph.passes.engine.validate import check_node, check_opset
-from mcd_graph.passes.fusions.dynamic_quantizer import quantiser_of
-from mcd_graph.passes.fusions.elementwise import expose_elementwise
-from mcd_graph.passes.fusions.layout import expose_layout
+from mcd_graph.passes.fusions.dynamic_quantizer import quantises_itself
+from mcd_graph.passes.fusions.registry import undo_fusions
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
@@ -54,7 +52,7 @@ __all__ = ["check", "expose", "standard_form"]
 
 def check(view: CompressedNode, owner: ir.Model | ir.Function) -> None:
     """Raise Refusal if a node cannot be restored where it stands, in a model's graphs or a function."""
-    check_opset(owner, dynamic=quantiser_of(view.node) is not None)
+    check_opset(owner, dynamic=quantises_itself(view.node))
     scale = view.input("deq_scale")
     if known_dtype(scale) == ir.DataType.UINT64 and constant_array(scale) is None:
         raise Refusal(ReasonCode.RUN_TIME_PARAMETER, "its uint64 deq_scale is computed at run time")
@@ -63,8 +61,7 @@ def check(view: CompressedNode, owner: ir.Model | ir.Function) -> None:
 
 def expose(view: CompressedNode, names: Names) -> None:
     """Put the operators that a node took in back around it."""
-    expose_elementwise(view.node, names)
-    expose_layout(view.node, names)
+    undo_fusions(view.node, names)
 
 
 def standard_form(view: CompressedNode, weight: ir.Value) -> Operand:
@@ -78,24 +75,13 @@ class _Multiplication:
 
     view: CompressedNode
 
-    @functools.cached_property
-    def quantiser(self) -> NewNode | None:
-        """What quantises a float x1; to be looked at when the nodes before this one have been restored."""
-        return quantiser_of(self.view.node)
-
     def input(self, name: str) -> ir.Value | None:
         """Return the input called ``name``, if there is one."""
         return self.view.input(name)
 
-    def activation(self) -> tuple[Operand, Operand, Operand]:
-        """Return x1, its scale, and its zero point: the inputs, or what a quantiser makes of a float x1."""
-        if self.quantiser is None:
-            return self.input("x1"), self.input("x1_scale"), self.input("x1_zero_point")
-        return NewOutput(self.quantiser, 0), NewOutput(self.quantiser, 1), NewOutput(self.quantiser, 2)
-
     def scale(self) -> Operand:
         """Return ``deq_scale``, multiplied by the scale of x1 if there is one."""
-        deq_scale, (_, x1_scale, _) = self.input("deq_scale"), self.activation()
+        deq_scale, x1_scale = self.input("deq_scale"), self.input("x1_scale")
         return deq_scale if x1_scale is None else NewOutput(NewNode("Mul", (x1_scale, deq_scale)))
 
 
@@ -103,10 +89,7 @@ def _standard_form(node: _Multiplication, weight: ir.Value) -> NewNode:
     """Return the node, with those in front of it, that computes what the lowered one did."""
     y_zero_point = node.input("y_zero_point")
     if y_zero_point is not None:
-        result, y_scale = _requantised(node, weight, y_zero_point), node.input("y_scale")
-        if y_scale is not None:
-            result = NewNode("DequantizeLinear", (NewOutput(result), y_scale, y_zero_point))
-        return result
+        return _requantised(node, weight, y_zero_point)
     result = _scaled(node, weight)
     scale = node.input("deq_scale")
     if scale is None:
@@ -120,11 +103,10 @@ def _standard_form(node: _Multiplication, weight: ir.Value) -> NewNode:
 
 def _scaled(node: _Multiplication, weight: ir.Value) -> NewNode:
     """Return the multiplication up to the float result; up to the int32 one where there is no scale."""
-    x1, _, x1_zero_point = node.activation()
-    zero_points: list[Operand] = [x1_zero_point, node.input("w_zero_point")]
+    zero_points: list[Operand] = [node.input("x1_zero_point"), node.input("w_zero_point")]
     while zero_points and zero_points[-1] is None:
         zero_points.pop()
-    result = NewNode("MatMulInteger", (x1, weight, *zero_points))
+    result = NewNode("MatMulInteger", (node.input("x1"), weight, *zero_points))
     bias, scale, addend = (node.input(name) for name in ("bias", "deq_scale", "addend"))
     if bias is not None:
         result = NewNode("Add", (NewOutput(result), bias))
@@ -149,7 +131,7 @@ def _requantised(node: _Multiplication, weight: ir.Value, y_zero_point: ir.Value
     """Return a QLinearMatMul or QGemm whose three scales are 1, deq_scale and 1: 1 * deq_scale / 1 is deq_scale."""
     one = NewConstant(np.array(1, np.float32), "one")
     scale = node.input("deq_scale")
-    (x1, _, x1_zero_point), bias = node.activation(), node.input("bias")
+    x1, x1_zero_point, bias = (node.input(name) for name in ("x1", "x1_zero_point", "bias"))
     w_zero_point = node.input("w_zero_point")
     x1_type = known_dtype(node.input("x1")) or known_dtype(y_zero_point) or ir.DataType.UINT8
     # QGemm wants the weight's zero point in the shape of its scale.

@@ -71,6 +71,7 @@ def test_include_exclude_and_min_saving(model: Path, out: Path, capsys: pytest.C
     printed = mcd("compress", model, out / "m.onnx", "--include", "/MatMul$", "--exclude", "first|^/y").stdout
     assert "1 of 3 quantised matrix multiplications lowered, 1 weights" in printed
     assert "kept /first/MatMul: its name matches --exclude" in printed
+    assert "what to do (excluded): Change --exclude." in printed
     message = complaint(capsys, "compress", model, out / "n.onnx", "--min-saving", "0.5")
     assert "would save" in message
     assert "less than 50.0%" in message

@@ -141,6 +141,11 @@ def print_proof(proof: "Proof") -> None:
 
 
 def _print_kept(nodes: "tuple[NodeReport, ...]") -> None:
+    from mcd_graph.passes import ReasonCode  # noqa: PLC0415
+
     for node in nodes:
         if node.status == "kept":
             out.print(f"kept {node.name}: {node.reason}", markup=False)
+    codes = dict.fromkeys(node.code for node in nodes if node.status == "kept" and node.code is not None)
+    for code in [each for each in ReasonCode if each in codes]:
+        out.print(f"what to do ({code}): {code.remedy}", markup=False)

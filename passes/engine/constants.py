@@ -2,7 +2,7 @@
 
 The operators are those that exporters put between an integer weight and its use: Identity, Cast between integer types,
 Clip, QuantizeLinear, Reshape, Squeeze, Unsqueeze and Transpose. Each is computed as onnxruntime's kernel computes it;
-what that leaves to the processor (NaN to an integer) is not folded.
+what that leaves to the processor (NaN to an integer) is not folded. ``ort_behaviour.FOLDS_CONSTANTS``.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ __all__ = [
     "MS_DOMAIN",
     "AttributeUnknownError",
     "all_nodes",
+    "called_functions",
     "constant_array",
     "constant_tensor",
     "dimensions",
@@ -248,6 +249,19 @@ def all_nodes(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Function | None]]:
     for function in model.functions.values():
         for node in function.all_nodes():
             yield node, function
+
+
+def called_functions(model: ir.Model) -> set[ir.OperatorIdentifier]:
+    """Return the local functions that the graph calls, itself or in other functions."""
+    called: set[ir.OperatorIdentifier] = set()
+    waiting = [node.op_identifier() for node in model.graph.all_nodes()]
+    while waiting:
+        name = waiting.pop()
+        function = model.functions.get(name)
+        if function is not None and name not in called:
+            called.add(name)
+            waiting += [node.op_identifier() for node in function.all_nodes()]
+    return called
 
 
 def graph_of(node: ir.Node) -> ir.Graph:

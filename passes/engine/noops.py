@@ -2,7 +2,7 @@
 
 Identity, Dropout in inference, a Cast to the type that its input has, a product with or quotient by 1, a sum with or
 difference of 0, and a Transpose that undoes the one in front of it. All but the sum give each bit of their input; the
-sum makes 0 of -0.
+sum makes 0 of -0. ``ort_behaviour.REMOVES_NO_OPS``, ``ort_behaviour.CANCELS_TRANSPOSES``.
 """
 
 from __future__ import annotations

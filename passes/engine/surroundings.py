@@ -215,12 +215,17 @@ def _is_part(node: onnx.NodeProto, view: _View, within: AbstractSet[str], depth:
 
 
 def _nearest(node: onnx.NodeProto, view: _View, followed: set[int]) -> set[int]:
-    """Return the lowered nodes that feed a node, else those that it feeds, else those that read what it reads."""
-    for ahead in (False, True):
-        if found := _search(node, view, followed, ahead=ahead):
+    """Return the lowered nodes that feed a node, else those that it feeds, else those that read what it reads.
+
+    Others in between are passed only if there are none without: onnxruntime stops after some rounds, so that what it
+    removes in one place decides what it still comes to do in another.
+    """
+    everywhere = {id(each) for each in view.nodes}
+    for ahead, passed in ((False, followed), (False, everywhere), (True, followed)):
+        if found := _search(node, view, passed, ahead=ahead):
             return found
     beside = (reader for name in node.input for reader, _ in view.readers.get(name, ()))
-    return _numbers(beside)
+    return _numbers(beside) or _search(node, view, everywhere, ahead=True)
 
 
 def _search(node: onnx.NodeProto, view: _View, followed: set[int], *, ahead: bool) -> set[int]:

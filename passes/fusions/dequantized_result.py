@@ -5,14 +5,17 @@ widens again, to the same floats. onnxruntime, when it optimises, may make somet
 integer operator together with a QuantizeLinear further on, or one that is moved behind operators that only move
 values. There it stays, so that both models go on to change alike. It stays as well where several nodes read it:
 onnxruntime gives each reader a DequantizeLinear of its own, which keeps it from fusing GELU, LayerNormalization and
-the like behind it, whose readers have to share one value.
+the like behind it, whose readers have to share one value (``ort_behaviour.COPIES_SHARED_DEQUANTIZE``).
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import onnx_ir as ir
 
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
+from mcd_graph.passes import ort_behaviour
 from mcd_graph.passes.engine.emit import set_input, take_over
 from mcd_graph.passes.engine.facts import (
     MS_DOMAIN,
@@ -25,17 +28,17 @@ from mcd_graph.passes.engine.facts import (
     known_shape,
     only_consumer,
 )
+from mcd_graph.passes.fusions.protocol import Fusion
 
-__all__ = ["absorb_dequantizer"]
+if TYPE_CHECKING:
+    from mcd_graph.passes.engine.emit import Names
+
+__all__ = ["FUSION", "absorb_dequantizer", "expose_dequantizer"]
 
 _Y_ZERO_POINT, _Y_SCALE = (INPUT_NAMES.index(name) for name in ("y_zero_point", "y_scale"))
 
 #: Operators that onnxruntime joins with a DequantizeLinear in front, or moves in front of it.
-_JOINED = (
-    *("ArgMax", "Conv", "Gemm", "MatMul", "QuantizeLinear"),
-    *("DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "ReduceMax", "ReduceMin", "Reshape"),
-    *("Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "TopK", "Transpose", "Unsqueeze"),
-)
+_JOINED = ort_behaviour.JOINS_DEQUANTIZE.operators
 
 
 def absorb_dequantizer(node: ir.Node) -> ir.Node | None:
@@ -69,6 +72,32 @@ def absorb_dequantizer(node: ir.Node) -> ir.Node | None:
     return user
 
 
+def expose_dequantizer(node: ir.Node, names: Names) -> bool:
+    """Put the DequantizeLinear back behind a MatmulCompressDequant that does what it does.
+
+    Returns:
+        Whether there was one.
+    """
+    scale, zero_point = get_input(node, _Y_SCALE), get_input(node, _Y_ZERO_POINT)
+    if scale is None or zero_point is None:
+        return False
+    base, result, floats = node.name or node.op_type, node.outputs[0], ir.Value()
+    take_over(result, floats)
+    result.name, result.type = names.unique(f"{base}.quantised"), None
+    if (dtype := known_dtype(zero_point)) is not None:
+        result.dtype = dtype
+    made = ir.node(
+        "DequantizeLinear",
+        [result, scale, zero_point],
+        outputs=[floats],
+        name=names.unique(f"{base}.DequantizeLinear"),
+    )
+    node.append(made)
+    set_input(node, _Y_SCALE, None)
+    node.attributes.pop("output_type", None)
+    return True
+
+
 def _same_zero_point(ours: ir.Value, theirs: ir.Value | None) -> bool:
     if ours is theirs:
         return True
@@ -87,3 +116,11 @@ def _joined(value: ir.Value) -> bool:
         if user.op_type in _JOINED or any(reader.op_type == "QuantizeLinear" for reader in readers):
             return True
     return False
+
+
+def _fuse(node: ir.Node) -> list[ir.Node] | None:
+    dequantizer = absorb_dequantizer(node)
+    return None if dequantizer is None else [dequantizer]
+
+
+FUSION = Fusion("DequantizeLinear", _fuse, expose_dequantizer)

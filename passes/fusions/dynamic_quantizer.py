@@ -1,8 +1,9 @@
 """Quantisers that belong to one node go into it.
 
 onnxruntime makes one DynamicQuantizeMatMul of a DynamicQuantizeLinear and its multiplication where nobody else reads
-what was quantised. In the same case MatmulCompressDequant takes the float activation and quantises it itself, to the
-same bits. A quantiser with several readers stays: it does its work once for all of them.
+what was quantised (``ort_behaviour.FUSES_DYNAMIC_QUANTIZERS``). In the same case MatmulCompressDequant takes the float
+activation and quantises it itself, to the same bits. A quantiser with several readers stays: it does its work once for
+all of them.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
-from mcd_graph.passes.engine.emit import set_input
+from mcd_graph.passes.engine.emit import place_operands, set_input
 from mcd_graph.passes.engine.facts import get_input, is_op, known_dtype
-from mcd_graph.passes.engine.match import NewNode
+from mcd_graph.passes.engine.match import NewNode, NewOutput
+from mcd_graph.passes.fusions.protocol import Fusion
 
 if TYPE_CHECKING:
-    from mcd_graph.passes.engine.match import Operand
+    from mcd_graph.passes.engine.emit import Names
 
-__all__ = ["absorb_quantiser", "quantiser_of"]
+__all__ = ["FUSION", "absorb_quantiser", "quantises_itself"]
 
 #: The inputs that take the three outputs of DynamicQuantizeLinear.
 _POSITIONS = tuple(INPUT_NAMES.index(name) for name in ("x1", "x1_scale", "x1_zero_point"))
@@ -57,9 +59,33 @@ def absorb_quantiser(node: ir.Node, *, in_function: bool) -> ir.Node | None:
     return quantiser
 
 
-def quantiser_of(node: ir.Node) -> NewNode | None:
-    """Return the DynamicQuantizeLinear that a node with a float activation stands for; ``None`` for other nodes."""
-    x1: Operand = get_input(node, 0)
-    if not isinstance(x1, ir.Value) or known_dtype(x1) != ir.DataType.FLOAT:
-        return None
-    return NewNode("DynamicQuantizeLinear", (x1,), num_outputs=3)
+def quantises_itself(node: ir.Node) -> bool:
+    """Tell whether a node takes a float activation."""
+    x1 = get_input(node, 0)
+    return x1 is not None and known_dtype(x1) == ir.DataType.FLOAT
+
+
+def expose_quantiser(node: ir.Node, names: Names) -> bool:
+    """Put the DynamicQuantizeLinear back in front of a MatmulCompressDequant that does what it does.
+
+    Returns:
+        Whether there was one.
+    """
+    if not quantises_itself(node):
+        return False
+    quantised = NewNode("DynamicQuantizeLinear", (get_input(node, 0),), num_outputs=3)
+    values = place_operands(
+        [NewOutput(quantised, index) for index in range(3)], node, names,
+        in_function=False, base=node.name or node.op_type,
+    )  # fmt: skip
+    for position, value in zip(_POSITIONS, values, strict=True):
+        set_input(node, position, value)
+    return True
+
+
+def _fuse(node: ir.Node) -> list[ir.Node] | None:
+    quantiser = absorb_quantiser(node, in_function=isinstance(node.graph, ir.Function))
+    return None if quantiser is None else [quantiser]
+
+
+FUSION = Fusion("DynamicQuantizeLinear", _fuse, expose_quantiser, in_functions=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.passes import ort_behaviour
 from mcd_graph.passes.engine.emit import set_input, take_over
 from mcd_graph.passes.engine.facts import (
     AttributeUnknownError,
@@ -27,22 +28,23 @@ from mcd_graph.passes.engine.facts import (
     known_shape,
     only_consumer,
 )
+from mcd_graph.passes.fusions.protocol import Fusion
 
 if TYPE_CHECKING:
     from mcd_graph.passes.engine.emit import Names
 
-__all__ = ["absorb_elementwise", "expose_elementwise"]
+__all__ = ["FUSION", "absorb_elementwise", "expose_elementwise"]
 
 _POSITIONS = {name: position for position, name in enumerate(INPUT_NAMES)}
 #: What each of the two inputs stands for, in the order in which the node does it.
 _STEPS = (("gate", "Mul"), ("residual", "Add"))
 
 #: Readers of a sum with which onnxruntime joins the Add; it knows LayerNormalization by the steps of it as well.
-_NORMALISING = ("LayerNormalization", "ReduceMean", "Sub")
+_NORMALISING = ort_behaviour.FUSES_NORMALISATION.operators
 #: First steps of a GELU, with which it joins the Add of a bias.
-_ACTIVATING = ("Div", "FastGelu", "Gelu", "Mul", "Pow")
+_ACTIVATING = ort_behaviour.FUSES_BIAS_AND_GELU.operators
 #: What it joins with an Add or a Mul behind.
-_JOINED = {"Add": ("Conv", "Gemm", "MatMul"), "Mul": ("Div",)}
+_JOINED = {"Add": ("Conv", "Gemm", "MatMul"), "Mul": ort_behaviour.FUSES_RECIPROCAL.operators}
 #: They read no elements: what is computed of their results alone is a constant where shapes are.
 _SHAPE_READERS = ("Shape", "Size")
 #: Attributes that may read values as well, of graphs around them.
@@ -183,3 +185,6 @@ def _computed(value: ir.Value) -> bool:
                 seen.add(read)
                 waiting.append(read)
     return False
+
+
+FUSION = Fusion("Mul or Add", lambda node: [] if absorb_elementwise(node) else None, expose_elementwise)

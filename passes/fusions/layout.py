@@ -24,11 +24,12 @@ from mcd_graph.passes.engine.facts import (
     known_dtype,
     only_consumer,
 )
+from mcd_graph.passes.fusions.protocol import Fusion
 
 if TYPE_CHECKING:
     from mcd_graph.passes.engine.emit import Names
 
-__all__ = ["absorb_layout", "expose_layout"]
+__all__ = ["FUSION", "absorb_layout", "expose_layout"]
 
 _X1_SHAPE, _Y_SHAPE, _X1_ZERO_POINT = (INPUT_NAMES.index(name) for name in ("x1_shape", "y_shape", "x1_zero_point"))
 
@@ -164,3 +165,6 @@ def _perm(transpose: ir.Node) -> tuple[int, ...] | None:
         return ints_attribute(transpose, "perm")
     except AttributeUnknownError:
         return None
+
+
+FUSION = Fusion("Reshape and Transpose", lambda node: absorb_layout(node) or None, expose_layout)

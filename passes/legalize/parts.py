@@ -1,4 +1,4 @@
-"""A node taken apart: what the strict form is made of. Nothing is changed here."""
+"""A node taken apart: what the strict form is made of."""
 
 from __future__ import annotations
 
@@ -9,29 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mcd_graph import _native
-from mcd_graph.operators.view import CompressedNode, CompressedNodeError, WeightNotConstantError
-from mcd_graph.passes.engine.facts import constant_array, known_dtype
-from mcd_graph.passes.engine.match import NewNode, NewOutput
+from mcd_graph.passes.engine.facts import known_dtype
 from mcd_graph.passes.legalize.limits import FLIP, K_ABOVE, K_STEP, MAX_ACCUMULATOR, MAX_FLOAT16, MIN_N, N_STEP
-from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from mcd_graph.passes.engine.match import Operand
 
-__all__ = [
-    "Parts",
-    "absent_flip",
-    "constant_scale",
-    "is_half",
-    "output_type_of",
-    "run_time_scale_of",
-    "shrunk_scale",
-    "stored_weight",
-    "without_zero_point",
-]
-
-_INT8 = np.iinfo(np.int8)
+__all__ = ["Parts", "is_half", "shrunk_scale"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +38,6 @@ class Parts:
         addend: float bias.
         y_zero_point: of a quantised result.
         output_type: of the result.
-        quantiser: what quantises ``x1``, which is float then, and gives its scale and zero point.
     """
 
     node: ir.Node
@@ -72,7 +55,6 @@ class Parts:
     addend: ir.Value | None
     y_zero_point: ir.Value | None
     output_type: ir.DataType
-    quantiser: NewNode | None
 
     @property
     def n(self) -> int:
@@ -124,78 +106,9 @@ class Parts:
         return limited
 
 
-def stored_weight(node: ir.Node) -> np.ndarray:
-    """Return the weight (n, k) as its stream holds it."""
-    try:
-        return CompressedNode.of(node).decode()
-    except WeightNotConstantError as error:
-        raise Refusal(ReasonCode.STREAM_NOT_CONSTANT, error.reason) from None
-    except CompressedNodeError as error:
-        raise _native.FormatError(str(error)) from None
-
-
-def without_zero_point(stored: np.ndarray, zero_point: np.ndarray | None) -> np.ndarray:
-    """Return the weight as int8 with its zero point subtracted; ``stored`` itself if that changes nothing."""
-    if stored.dtype == np.int8 and (zero_point is None or not zero_point.any()):
-        return stored
-    offset = np.zeros(1, np.int16) if zero_point is None else zero_point.reshape(-1).astype(np.int16)
-    shifted = stored.astype(np.int16) - offset[:, np.newaxis]
-    outside = (shifted < _INT8.min) | (shifted > _INT8.max)
-    if outside.any():
-        column = int(np.flatnonzero(outside.any(axis=1))[0])
-        raise Refusal(ReasonCode.WEIGHT_RANGE, f"its weight less its zero point does not fit int8 in column {column}")
-    return shifted.astype(np.int8)
-
-
-def constant_scale(value: ir.Value, x1_scale: ir.Value | None, n: int) -> np.ndarray | None:
-    """Return a constant scale, multiplied by x1's, as float32 (n,); ``None`` if it is computed at run time."""
-    scale = constant_array(value)
-    factor = np.ones((), np.float32) if x1_scale is None else constant_array(x1_scale)
-    if scale is None or factor is None:
-        if known_dtype(value) == ir.DataType.UINT64:
-            raise Refusal(ReasonCode.RUN_TIME_PARAMETER, "its uint64 deq_scale is computed at run time")
-        return None
-    if scale.dtype == np.uint64:
-        if (scale >> np.uint64(32)).any():
-            raise Refusal(ReasonCode.SCALE_WORD, "a deq_scale word has bits above the 32 of a float")
-        scale = np.asarray(scale.astype(np.uint32)).view(np.float32)
-    with np.errstate(over="ignore"):  # that is infinity, and refused below
-        product = factor.reshape(()) * scale.reshape(-1).astype(np.float32)
-    scale = np.broadcast_to(product, (n,))
-    bad = np.flatnonzero(~(np.isfinite(scale) & (scale > 0)))
-    if bad.size:
-        raise Refusal(
-            ReasonCode.SCALE_NOT_POSITIVE, f"its scale is {scale[bad[0]]} in column {bad[0]}, not finite and above zero"
-        )
-    return scale
-
-
-def run_time_scale_of(value: ir.Value, x1_scale: ir.Value | None) -> Operand:
-    """Return a scale that is computed at run time, as float32."""
-    if x1_scale is not None:
-        return NewOutput(NewNode("Mul", (x1_scale, value)))
-    return NewOutput(NewNode("Cast", (value,), {"to": int(ir.DataType.FLOAT)})) if is_half(value) else value
-
-
 def is_half(value: ir.Value) -> bool:
     """Tell whether a value is known to be float16."""
     return known_dtype(value) == ir.DataType.FLOAT16
-
-
-def absent_flip(unsigned: bool, value: dict[str, ir.Value | None]) -> int:
-    """Return what flipping the top bit of x1 adds to a zero point that is constant or absent."""
-    run_time = value["x1_zero_point"] is not None and constant_array(value["x1_zero_point"]) is None
-    return FLIP if unsigned and not run_time else 0
-
-
-def output_type_of(node: ir.Node, scale: ir.Value, y_zero_point: ir.Value | None) -> ir.DataType:
-    """Return the type of a node's result."""
-    attribute = node.attributes.get("output_type")
-    if attribute is not None:
-        return ir.DataType(attribute.as_int())
-    if y_zero_point is not None:
-        return known_dtype(y_zero_point) or ir.DataType.UINT8
-    return ir.DataType.FLOAT if known_dtype(scale) in (None, ir.DataType.FLOAT) else ir.DataType.FLOAT16
 
 
 def shrunk_scale(parts: Parts) -> tuple[np.ndarray, float] | None:

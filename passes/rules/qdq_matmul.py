@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from mcd_graph.passes import ort_behaviour
 from mcd_graph.passes.engine.facts import (
     MS_DOMAIN,
     constant_array,
@@ -71,7 +72,7 @@ __all__ = ["FAMILY"]
 _EIGHT_BIT = (ir.DataType.INT8, ir.DataType.UINT8)
 
 #: Operators past which onnxruntime moves a QuantizeLinear up towards the multiplication.
-_MOVABLE = ("MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice")
+_MOVABLE = ort_behaviour.MOVES_QUANTIZE_UP.operators
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +229,10 @@ def _refuse_outside(value: ir.Value | None, user: ir.Node) -> None:
 
 
 def _check_type(x: _Dequantised) -> None:
-    """Refuse an activation that onnxruntime would not multiply as integers."""
+    """Refuse an activation that onnxruntime would not multiply as integers.
+
+    ``ort_behaviour.MERGES_DOUBLE_QUANTIZERS``, ``ort_behaviour.MAKES_INT8_PAIRS_UINT8``.
+    """
     dtype = x.dtype
     if dtype is None:
         raise Refusal(ReasonCode.ACTIVATION_TYPE, f"the type of its activation {x.value.name} is not known")
@@ -250,14 +254,17 @@ def _check_type(x: _Dequantised) -> None:
 
 
 def _is_signed_pair(quantise: ir.Node, dequantise: ir.Node) -> bool:
-    """Tell whether onnxruntime for x86 would turn this int8 pair into a uint8 one (it has no fast int8 kernel)."""
+    """Tell whether onnxruntime for x86 would turn this int8 pair into a uint8 one (it has no fast int8 kernel).
+
+    ``ort_behaviour.MAKES_INT8_PAIRS_UINT8``.
+    """
     if not _is_qdq(quantise, "QuantizeLinear") or not _is_qdq(dequantise, "DequantizeLinear"):
         return False
     between, behind = readers_of(quantise.outputs[0]), readers_of(dequantise.outputs[0])
     if len(between.uses) != 1 or between.is_output or len(behind.uses) + behind.is_output != 1:
         return False
     if any(_same_parameters(quantise, other) for other in _siblings(quantise)):
-        return False  # onnxruntime makes one node of the two, and then it has two readers
+        return False  # MERGES_EQUAL_NODES: onnxruntime makes one node of the two, and then it has two readers
     zero_points = [constant_array(get_input(node, 2)) for node in (quantise, dequantise)]
     return all(array is not None and array.size == 1 and array.dtype == np.int8 for array in zero_points) and (
         zero_points[0] == zero_points[1]
@@ -284,6 +291,8 @@ def _same_parameters(node: ir.Node, other: ir.Node) -> bool:
 
 def _destination(node: ir.Node, n: int) -> _Quantised | None:
     """Return the QuantizeLinear that onnxruntime fuses with the multiplication, ``None`` for a float result.
+
+    ``ort_behaviour.FUSES_QDQ``.
 
     Refused where onnxruntime leaves the multiplication in float, or where it does something else.
     """
@@ -325,7 +334,7 @@ def _behind(output: ir.Value, op_type: str) -> _Quantised | None:
         return _behind_clip(readers, user)
     if readers.is_output:
         return None
-    if op_type == "Gemm" and (is_op(user, "Transpose") or is_op(user, "Sum")):
+    if op_type == "Gemm" and any(is_op(user, each) for each in ort_behaviour.FUSES_BEHIND_GEMM.operators):
         raise Refusal(ReasonCode.FUSED_FIRST, f"onnxruntime fuses the {user.op_type} behind it first")
     return _moved_up(user)
 
@@ -334,7 +343,8 @@ def _as_gemm(node: ir.Node, add: ir.Node, bias: ir.Value | None, noops: tuple[ir
     """Return what stands behind MatMul and Add where onnxruntime surely makes a Gemm of the two.
 
     It does so for matrices and a vector over the columns; for higher ranks only since some release, and only with all
-    sizes known. The Gemm's bias is float, so without a QuantizeLinear it is computed in float.
+    sizes known. The Gemm's bias is float, so without a QuantizeLinear it is computed in float
+    (``ort_behaviour.FUSES_ADD_INTO_GEMM``).
     """
     sure = (
         known_rank(_without_noops(get_input(node, 0))) == 2
@@ -350,7 +360,10 @@ def _as_gemm(node: ir.Node, add: ir.Node, bias: ir.Value | None, noops: tuple[ir
 
 
 def _refuse_read_twice(readers: Readers) -> None:
-    """Refuse if an operator reads a value twice: merged, the two would be the only reader of it."""
+    """Refuse if an operator reads a value twice: merged, the two would be the only reader of it.
+
+    ``ort_behaviour.MERGES_EQUAL_NODES``.
+    """
     operators = [(user.domain, user.op_type) for user in readers.nodes if not _is_qdq(user, "QuantizeLinear")]
     if len(set(operators)) != len(operators):
         raise Refusal(
@@ -360,7 +373,10 @@ def _refuse_read_twice(readers: Readers) -> None:
 
 
 def _behind_clip(product: Readers, clip: ir.Node) -> _Quantised | None:
-    """Return what follows a Relu or Clip: the QuantizeLinear if its saturation does the clipping already."""
+    """Return what follows a Relu or Clip: the QuantizeLinear if its saturation does the clipping already.
+
+    ``ort_behaviour.DROPS_RELU_THAT_SATURATION_DOES``.
+    """
     clipped = readers_of(clip.outputs[0])
     if len(clipped.uses) != 1 or clipped.is_output:
         _refuse_read_twice(clipped)
@@ -390,7 +406,10 @@ def _may_become_gemm(node: ir.Node, other: ir.Value | None, n: int) -> bool:
 
 
 def _moved_up(user: ir.Node) -> _Quantised | None:
-    """Return the QuantizeLinear that onnxruntime moves up past reshaping nodes to the multiplication, if any."""
+    """Return the QuantizeLinear that onnxruntime moves up past reshaping nodes to the multiplication, if any.
+
+    ``ort_behaviour.MOVES_QUANTIZE_UP``.
+    """
     graph = user.graph
     while any(is_op(user, op_type) for op_type in _MOVABLE):
         readers = readers_of(user.outputs[0])
@@ -448,7 +467,10 @@ def _output_parameters(quantised: _Quantised) -> _Output:
 def _bias(
     node: ir.Node, c: ir.Value, x: _Dequantised, w: _Dequantised, weight: Weight, *, alpha: float, requantised: bool
 ) -> Operand:
-    """Return a Gemm's third input as int32, the way onnxruntime brings it there."""
+    """Return a Gemm's third input as int32, the way onnxruntime brings it there.
+
+    ``ort_behaviour.QUANTIZES_FLOAT_BIAS``.
+    """
     if alpha != 1 or float_attribute(node, "beta", 1.0) != 1:
         raise Refusal(
             ReasonCode.BIAS_SCALED,

@@ -314,6 +314,16 @@ def test_a_function_of_another_version_is_left(tmp_path: Path) -> None:
     assert (site.status, site.code) == ("kept", ReasonCode.WEIGHT_IS_INPUT)
 
 
+def test_a_function_that_nobody_calls_is_not_counted(tmp_path: Path) -> None:
+    model = function_model()
+    unused = onnx.FunctionProto.FromString(model.functions[0].SerializeToString())
+    unused.name = "Unused"
+    model.functions.append(unused)
+    source = tmp_path / "model.onnx"
+    source.write_bytes(model.SerializeToString())
+    assert len(inspect_model(source).nodes) == 2
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Graphs within graphs
 
