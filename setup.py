@@ -1,5 +1,6 @@
 """Build steps that pyproject.toml cannot say: where the version comes from and what the op library is called."""
 
+import sys
 import tomllib
 from pathlib import Path
 
@@ -8,13 +9,20 @@ from setuptools_rust import Binding, RustExtension
 from setuptools_rust.build import build_rust
 
 
+def library_file_name(name: str) -> str:
+    """Return what the linker calls a library: ``libx`` is ``libx.so``, ``libx.dylib`` or ``x.dll``."""
+    if sys.platform == "win32":
+        return name.removeprefix("lib") + ".dll"
+    return name + (".dylib" if sys.platform == "darwin" else ".so")
+
+
 class BuildRust(build_rust):
     """Names a library without Python bindings as the linker does, since other languages load it by that name."""
 
     def get_dylib_ext_path(self, ext: RustExtension, target_fname: str) -> str:
         path = Path(super().get_dylib_ext_path(ext, target_fname))
         if ext.binding is Binding.NoBinding:
-            path = path.with_name(target_fname.rpartition(".")[2] + path.suffix)
+            path = path.with_name(library_file_name(target_fname.rpartition(".")[2]))
         return str(path)
 
 

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mcd_graph.requirements import explain_missing
+
 if TYPE_CHECKING:
     from mcd_graph.codec.weights import CompressedWeight, pack_weight, unpack_weight
     from mcd_graph.compress import compress_model
@@ -57,11 +59,17 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "passes":
-        return import_module("mcd_graph.passes")
-    if name not in _HOMES:
+    if name != "passes" and name not in _HOMES:
         raise AttributeError(f"module 'mcd_graph' has no attribute {name!r}")
-    return getattr(import_module(f"mcd_graph.{_HOMES[name]}"), name)
+    try:
+        if name == "passes":
+            return import_module("mcd_graph.passes")
+        return getattr(import_module(f"mcd_graph.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        reason = explain_missing(error.name)
+        if reason is None:
+            raise
+        raise ModuleNotFoundError(f"mcd_graph.{name}: {reason}", name=error.name) from None
 
 
 def __dir__() -> list[str]:

@@ -3,6 +3,8 @@
 import signal
 import sys
 
+from mcd_graph.requirements import explain_missing
+
 __all__ = ["main"]
 
 
@@ -12,6 +14,12 @@ def main() -> int:
         from mcd_graph.cli import main as run  # noqa: PLC0415 - takes a good part of a second
 
         return run()
+    except ModuleNotFoundError as error:
+        reason = explain_missing(error.name)
+        if reason is None:
+            raise
+        sys.stderr.write(f"mcd: {reason}\n")
+        return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 

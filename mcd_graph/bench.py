@@ -126,6 +126,7 @@ def bench_models(
     threads: Sequence[int] = (1, 2),
     repeats: int = 15,
     seed: int = 0,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
     progress: Progress | None = None,
 ) -> Bench:
     """Compare models on the same random inputs, onnxruntime's optimisations on.
@@ -139,6 +140,7 @@ def bench_models(
         threads: numbers of threads.
         repeats: timed calls of each.
         seed: seed of the inputs.
+        custom_ops: libraries of other operators that the models need.
         progress: called with the number of steps done and of all steps, from this thread.
 
     Raises:
@@ -166,7 +168,10 @@ def bench_models(
         step = _counter(progress, len(threads) * len(shapes) * (repeats + 1) + turns * len(paths))
         rows = []
         for count in threads:
-            sessions = {name: create_session(path, threads=count, spin=False) for name, path in paths.items()}
+            sessions = {
+                name: create_session(path, threads=count, spin=False, custom_ops=custom_ops)
+                for name, path in paths.items()
+            }
             for (rows_m, bound), feed in zip(shapes, feeds, strict=True):
                 times = interleaved(list(sessions.values()), feed, repeats=repeats, step=step)
                 for index, name in enumerate(sessions):
@@ -178,7 +183,7 @@ def bench_models(
         footprints: dict[str, list[Footprint]] = {name: [] for name in paths}
         for _ in range(turns):
             for name, path in paths.items():
-                footprints[name] += measure_footprints(path, feeds[0])
+                footprints[name] += measure_footprints(path, feeds[0], custom_ops=custom_ops)
                 step()
         contestants = tuple(Contestant(name, size_of(path), tuple(footprints[name])) for name, path in paths.items())
     return Bench(this_machine(), contestants, tuple(rows))
@@ -247,8 +252,12 @@ def _shapes(
     """Return each shape to try: the rows it stands for, if any, and what each symbol is."""
     symbols = bind_dimensions(specs, 1, itertools.repeat(1))
     for given in axes:
-        if given.keys() != symbols.keys():
-            raise InputError(f"the axes are {', '.join(symbols) or 'all fixed'}, not {', '.join(given)}")
+        missing = [name for name in symbols if name not in given]
+        unknown = [name for name in given if name not in symbols]
+        if missing or unknown:
+            wrong = [f"lacks {', '.join(missing)}"] * bool(missing)
+            wrong += [f"has {', '.join(unknown)}, which the model has not"] * bool(unknown)
+            raise InputError(f"--axes {' and '.join(wrong)}: the axes are {', '.join(symbols) or 'all fixed'}")
     if axes:
         return [(None, dict(given)) for given in axes]
     if not symbols:

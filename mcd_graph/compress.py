@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import re
 import tempfile
@@ -118,6 +119,8 @@ def compress_model(
         >>> 1.2 < report.totals.ratio < 1.6
         True
     """
+    if math.isnan(min_saving):
+        raise InputError("min_saving must be a number, such as 0.01, not nan")
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
     request = _Request(
@@ -347,9 +350,10 @@ def _why_nothing(plan: LoweringPlan) -> str:
         held = _int8_constants(plan)
         return held or "it has no quantised matrix multiplication; quantise it to int8 first"
     reasons = Counter((site.code, site.reason) for site in sites)
-    (code, reason), count = reasons.most_common(1)[0]
+    each = "; ".join(f"{count} because {reason}" for (_, reason), count in reasons.most_common())
+    code = reasons.most_common(1)[0][0][0]
     hint = "" if code is None else f". What to do ({code}): {code.remedy}"
-    return f"all {len(sites)} quantised matrix multiplications are kept, {count} because {reason}{hint}"
+    return f"all {len(sites)} quantised matrix multiplications are kept: {each}{hint}"
 
 
 def _int8_constants(plan: LoweringPlan) -> str | None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def measure_footprints(
     *,
     threads: int = 1,
     processes: int = 1,
+    custom_ops: Iterable[str | os.PathLike[str]] = (),
 ) -> list[Footprint]:
     """Open a model in fresh processes at the same time and measure each while all hold it open.
 
@@ -66,6 +67,7 @@ def measure_footprints(
         model: path of a model.
         feed: its inputs, by name.
         threads: threads within one operator.
+        custom_ops: libraries of other operators that the model needs.
         processes: how many hold the model open together.
 
     Raises:
@@ -76,6 +78,7 @@ def measure_footprints(
         arrays: dict[str, Any] = {f"feed:{name}": array for name, array in feed.items()}
         np.savez(inputs, **arrays)
         command = [sys.executable, "-P", "-m", __spec__.name, os.fspath(model), str(inputs), str(threads)]
+        command += [os.fspath(library) for library in custom_ops]
         children = [stack.enter_context(_child(command)) for _ in range(processes)]
         for child in children:
             _read_line(child)  # ready: the session is open and has run
@@ -120,13 +123,13 @@ def _rollup() -> dict[str, int]:
     return fields
 
 
-def _serve(model: str, inputs: str, threads: int) -> None:
+def _serve(model: str, inputs: str, threads: int, custom_ops: Sequence[str]) -> None:
     """Be the process that is measured."""
     with np.load(inputs, allow_pickle=False) as file:
         feed = {name.removeprefix("feed:"): file[name] for name in file}
     before = _rollup()
     start = time.perf_counter_ns()
-    session = create_session(model, threads=threads)
+    session = create_session(model, threads=threads, custom_ops=custom_ops)
     load_ms = (time.perf_counter_ns() - start) / 1e6
     session.run(None, feed)
     sys.stdout.write("ready\n")
@@ -147,4 +150,4 @@ def _serve(model: str, inputs: str, threads: int) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    _serve(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4:])

@@ -34,7 +34,14 @@ class Machine:
 
 def this_machine() -> Machine:
     """Describe the machine that this process runs on."""
-    return Machine(_processor(), len(os.sched_getaffinity(0)), version("onnxruntime"), version("mcd-graph"))
+    return Machine(_processor(), len(os.sched_getaffinity(0)), _onnxruntime_version(), version("mcd-graph"))
+
+
+def _onnxruntime_version() -> str:
+    """Return the version of the module, which several packages may have brought."""
+    import onnxruntime  # noqa: PLC0415 - takes a good part of a second
+
+    return str(onnxruntime.__version__)
 
 
 def _processor() -> str:

@@ -1,7 +1,7 @@
 """onnxruntime sessions as this package needs them: quiet, on the CPU, with the custom operator registered."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import onnx
@@ -24,6 +24,7 @@ def create_session(
     spin: bool = True,
     precise: bool = False,
     also: Sequence[str] = (),
+    custom_ops: Iterable[str | os.PathLike[str]] = (),
 ) -> ort.InferenceSession:
     """Open a model on the CPU, with the custom operator at hand.
 
@@ -33,6 +34,7 @@ def create_session(
         optimise: let onnxruntime rewrite the graph.
         precise: let it multiply 8-bit integers exactly on processors without VNNI, where it saturates otherwise.
         also: names of further values to make outputs of, for a model in a file.
+        custom_ops: libraries of other operators that the model needs.
         spin: let idle threads wait busily; off where several sessions share the processor.
 
     Raises:
@@ -51,9 +53,13 @@ def create_session(
     name = "the given model" if isinstance(model, bytes) else os.fspath(model)
     if not isinstance(model, bytes) and not os.path.isfile(model):  # noqa: PTH113 - onnxruntime would bury it in a longer message
         raise FileNotFoundError(2, os.strerror(2), name)
+    if os.fsencode(name).decode(errors="replace") != name:
+        raise InputError(f"{name}: onnxruntime opens no file whose name is not UTF-8")
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY  # errors arrive as exceptions
     options.register_custom_ops_library(get_library_path())
+    for library in custom_ops:
+        _register(options, library)
     if threads is not None:
         options.intra_op_num_threads = threads
     if not spin:
@@ -70,6 +76,13 @@ def create_session(
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
         raise InputError(f"onnxruntime refuses {name}: {' '.join(str(error).split())}") from error
+
+
+def _register(options: ort.SessionOptions, library: str | os.PathLike[str]) -> None:
+    try:
+        options.register_custom_ops_library(os.fspath(Path(library).absolute()))
+    except Exception as error:  # as above
+        raise InputError(f"onnxruntime refuses {os.fspath(library)}: {' '.join(str(error).split())}") from error
 
 
 def _with_outputs(path: Path, names: Sequence[str]) -> bytes:

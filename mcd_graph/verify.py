@@ -101,6 +101,7 @@ def verify_model(
     inputs: Mapping[str, npt.NDArray[np.generic]] | None = None,
     threads: Sequence[int] | None = None,
     precise: bool = False,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
 ) -> Verification:
     """Run both models on the same inputs and compare the outputs' bytes.
 
@@ -120,6 +121,7 @@ def verify_model(
             gives on one thread or on as many. One and all (two at least) by default.
         precise: let onnxruntime multiply 8-bit integers exactly on processors without VNNI, where it saturates
             otherwise (``session.x64quantprecision``).
+        custom_ops: libraries of other operators that the models need.
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -141,16 +143,18 @@ def verify_model(
     feeds: list[Feed] = []
     found: list[_Comparison] = []
     for optimise in settings:
-        reference = _open_original(original, optimise=optimise, precise=precise)
+        pair = _Pair(original, compressed, optimise, precise, custom_ops)
+        reference = _open_original(pair)
         if not feeds:
             feeds = _random_feeds(model, original, reference, runs, seed) if inputs is None else [
                 _given_feed(reference, inputs)
             ]  # fmt: skip
-        pair = _Pair(original, compressed, optimise, precise)
         found.append(_compare(pair, reference, feeds, threads))
     not_deterministic = tuple(sorted({name for result in found for name in result.not_deterministic}))
     random = random_nodes(model) if not_deterministic else []
-    before = _compare_before(_Pair(original, compressed, False, precise), model, compressed_model, random, feeds)
+    before = _compare_before(
+        _Pair(original, compressed, False, precise, custom_ops), model, compressed_model, random, feeds
+    )
     if False in settings:
         found.append(before)
     nan = set.intersection(*(result.only_nan for result in found[: len(settings)]))
@@ -180,15 +184,22 @@ class _Pair:
     compressed: str | os.PathLike[str]
     optimise: bool
     precise: bool
+    custom_ops: Sequence[str | os.PathLike[str]]
 
     def open(self, which: str, threads: int) -> ort.InferenceSession:
         """Open ``original`` or ``compressed``."""
-        return create_session(getattr(self, which), threads=threads, optimise=self.optimise, precise=self.precise)
+        return create_session(
+            getattr(self, which),
+            threads=threads,
+            optimise=self.optimise,
+            precise=self.precise,
+            custom_ops=self.custom_ops,
+        )
 
 
-def _open_original(path: str | os.PathLike[str], *, optimise: bool, precise: bool) -> ort.InferenceSession:
+def _open_original(pair: _Pair) -> ort.InferenceSession:
     try:
-        return create_session(path, threads=1, optimise=optimise, precise=precise)
+        return pair.open("original", 1)
     except InputError as error:
         raise InputError(f"the original does not load: {error}") from error
 
@@ -255,7 +266,7 @@ def _compare_before(
     if not names:
         return result
     original, compressed = (
-        create_session(path, threads=1, optimise=False, precise=pair.precise, also=names)
+        create_session(path, threads=1, optimise=False, precise=pair.precise, also=names, custom_ops=pair.custom_ops)
         for path in (pair.original, pair.compressed)
     )
     for run, feed in enumerate(feeds):

@@ -1,8 +1,10 @@
 """The command line: exit status, one line for each error, nothing half-written."""
 
 import contextlib
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from rich_model import rich_model
 from samples import digests, float_model, gaussian_weight, text_model, uniform_weight, write
@@ -292,3 +295,123 @@ def test_quiet_and_json(model: Path, out: Path, capsys: pytest.CaptureFixture[st
     assert main(["compress", str(model), str(out / "m.onnx"), "--json", "--inline", "--force"]) == 0
     assert json.loads(capsys.readouterr().out)["totals"]["lowered"] == 3
     assert not (out / "m.onnx_data").exists()
+
+
+def test_outputs_are_checked_before_the_work(
+    model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mcd_graph.compress.compress_model", lambda *_, **__: pytest.fail("too early"))
+    monkeypatch.setattr("mcd_graph.bench.bench_models", lambda *_, **__: pytest.fail("too early"))
+    for option in ("--report", "--html"):
+        message = complaint(capsys, "compress", model, out / "m.onnx", option, out / "nowhere" / "r")
+        assert message == f"{out / 'nowhere'}: there is no such folder to write to"
+        assert "written twice" in complaint(capsys, "compress", model, out / "m.onnx", option, out / "m.onnx")
+    (out / "r.html").write_text("mine")
+    assert "already exists" in complaint(capsys, "bench", model, "--html", out / "r.html")
+    both = ["--html", out / "r", "--report", out / "r"]
+    assert "written twice" in complaint(capsys, "compress", model, out / "m.onnx", *both)
+    assert digests(out).keys() == {"r.html"}
+
+
+def test_temporary_names_are_not_shown(
+    model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path, *_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("mcd_graph.model.saving.temporary_file", refuse)
+    assert complaint(capsys, "compress", model, out / "m.onnx") == f"{out / 'm.onnx'}: Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "help_"),
+    [(["compress"], "mcd compress"), (["bench", "--nonsense"], "mcd bench"), (["nonsense"], "mcd")],
+)
+def test_errors_name_the_help_of_their_command(
+    arguments: list[str], help_: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert complaint(capsys, *arguments).endswith(f"({help_} --help)")
+
+
+def test_a_saving_that_is_no_number(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "not nan" in complaint(capsys, "compress", model, out / "m.onnx", "--min-saving", "nan")
+    assert digests(out) == {}
+
+
+def test_all_reasons_are_named(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exclude = ["--exclude", "first"]
+    message = complaint(capsys, "compress", model, out / "m.onnx", *exclude, "--min-saving", "0.99")
+    assert "all 3 quantised matrix multiplications are kept: " in message
+    assert message.count(" because ") >= 2
+
+
+def test_a_model_in_onnxruntimes_own_format(
+    model: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "model.ort")
+    onnxruntime.InferenceSession(model, options)
+    for arguments in (["compress", out / "m.onnx"], ["inspect"], ["bench"], ["restore", out / "m.onnx"]):
+        message = complaint(capsys, arguments[0], tmp_path / "model.ort", *arguments[1:])
+        assert "is in onnxruntime's own format (.ort), not ONNX: give the model that it was made of" in message
+
+
+def test_json_of_restore(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mcd("compress", model, out / "m.onnx", "--data-name", "weights.bin")
+    assert digests(out).keys() == {"m.onnx", "weights.bin"}
+    assert main(["restore", str(out / "m.onnx"), str(out / "p.onnx"), "--json", "--data-name", "plain.bin"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["schema"], result["restored"], result["kept"]) == ("mcd-restoration", 3, {})
+    assert (out / "plain.bin").is_file()
+
+
+def test_more_threads_than_processors(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mcd_graph.bench.bench_models", lambda *_, **__: pytest.skip("warned, and goes on"))
+    with pytest.raises(pytest.skip.Exception):
+        main(["bench", str(model), "--threads", "1,999"])
+    assert "999 threads on" in capsys.readouterr().err
+
+
+def test_a_name_that_is_not_utf8(model: Path, out: Path) -> None:
+    name = os.fsdecode(b"\xff.onnx")
+    (out / name).write_bytes(model.read_bytes())
+    script = Path(sys.executable).with_name("mcd")
+    for arguments in (["inspect", name], ["inspect", name, "--check"], ["compress", name, "m.onnx"]):
+        result = subprocess.run([script, *arguments], cwd=out, check=False, capture_output=True)
+        assert (result.returncode, result.stderr) == (0, b""), arguments
+    result = subprocess.run([script, "verify", name, "m.onnx"], cwd=out, check=False, capture_output=True)
+    assert result.returncode == 2
+    assert b"\\xff.onnx: onnxruntime opens no file whose name is not UTF-8" in result.stderr
+    result = subprocess.run([script, "inspect", os.fsdecode(b"\xfe")], cwd=out, check=False, capture_output=True)
+    assert result.returncode == 2
+    assert result.stderr == b"mcd: \\xfe: No such file or directory\n"
+
+
+@pytest.mark.parametrize("columns", [60])
+def test_nothing_is_wider_than_the_terminal(model: Path, out: Path, columns: int) -> None:
+    """Not tables, not sentences."""
+    model.rename(out / "model.onnx")
+    model, compressed = Path("model.onnx"), Path("m.onnx")
+    for arguments in (
+        ["compress", model, compressed],
+        ["inspect", model],
+        ["inspect", compressed],
+        ["inspect", compressed, "--check"],
+        ["verify", model, compressed],
+        ["restore", compressed, "plain.onnx"],
+    ):
+        ours, theirs = os.openpty()
+        environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
+        command = [Path(sys.executable).with_name("mcd"), *map(str, arguments)]
+        subprocess.run(command, check=True, stdout=theirs, cwd=out, env=environment)
+        os.close(theirs)
+        written = b""
+        with contextlib.suppress(OSError):
+            while piece := os.read(ours, 4096):
+                written += piece
+        os.close(ours)
+        assert written
+        lines = re.sub("\x1b\\[[0-9;]*m", "", written.decode()).splitlines()
+        assert [line for line in lines if len(line) > columns] == [], arguments

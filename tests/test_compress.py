@@ -241,7 +241,7 @@ def test_progress(model: Path, out: Path) -> None:
         (
             text_model(w1=uniform_weight(), w2=uniform_weight(N, K)),
             {},
-            "all 3 quantised .* are kept, . because it would",
+            "all 3 quantised .* are kept: . because it would",
         ),
         (text_model(), {"include": "nowhere"}, "all 3 .* 3 because its name does not match --include"),
     ],

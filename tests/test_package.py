@@ -11,6 +11,7 @@ import pytest
 from samples import ROOT
 
 import mcd_graph
+from mcd_graph.requirements import TOOLS
 
 
 def test_public_names() -> None:
@@ -100,3 +101,69 @@ def test_ci_runs_the_readme_test_command() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert "pip install --quiet --disable-pip-version-check '.[test]'\n" in script
     assert script.rstrip().endswith("\npytest")
+
+
+def without(modules: tuple[str, ...], statement: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    """Run a statement where some modules are not installed."""
+    script = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {modules!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+{statement}
+"""
+    return subprocess.run([sys.executable, "-c", script], cwd=directory, check=False, capture_output=True, text=True)
+
+
+def test_numpy_is_all_that_the_package_alone_needs(tmp_path: Path) -> None:
+    """And an onnxruntime, of whichever package, to open sessions."""
+    tools = tuple(sorted({*TOOLS, "jinja2", "matplotlib", "distributed"}))
+    statement = "import mcd_graph; mcd_graph.get_library_path(); mcd_graph.pack_weight; mcd_graph.enable()"
+    result = without(tools, statement, tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert [re.split("[>=<]", each)[0] for each in project["dependencies"]] == ["numpy"]
+    assert not any("onnxruntime" in each for each in project["optional-dependencies"]["tools"])
+
+
+@pytest.mark.parametrize(
+    ("missing", "statement", "line"),
+    [
+        ("onnxruntime", "mcd_graph.InferenceSession", "pip install onnxruntime"),
+        ("onnxruntime", "mcd_graph.verify_model", "pip install onnxruntime"),
+        ("onnx", "mcd_graph.compress_model", "'mcd-graph[tools]'"),
+        ("onnx_ir", "mcd_graph.passes", "'mcd-graph[tools]'"),
+    ],
+)
+def test_what_is_missing_is_said_in_a_line(missing: str, statement: str, line: str, tmp_path: Path) -> None:
+    result = without((missing,), f"import mcd_graph; {statement}", tmp_path)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"ModuleNotFoundError: {statement}: {missing} is not installed: ")
+    assert line in last
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [("typer", []), ("rich", []), ("onnx", ["inspect", "m.onnx"]), ("onnxruntime", ["verify", "m.onnx", "m.onnx"])],
+)
+def test_the_command_line_says_it_as_well(missing: str, arguments: list[str], tmp_path: Path) -> None:
+    statement = f"from mcd_graph.__main__ import main; sys.argv[1:] = {arguments!r}; sys.exit(main())"
+    result = without((missing,), statement, tmp_path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"mcd: {missing} is not installed: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "name"), [("linux", "libmcd_ort.so"), ("darwin", "libmcd_ort.dylib"), ("win32", "mcd_ort.dll")]
+)
+def test_the_librarys_name_on_each_platform(platform: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    if platform == "linux":
+        assert Path(mcd_graph.get_library_path()).name == name
+    else:
+        with pytest.raises(FileNotFoundError, match=re.escape(name)):
+            mcd_graph.get_library_path()

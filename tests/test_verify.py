@@ -11,7 +11,7 @@ from lowering import make_model
 from onnx import helper
 from samples import TOKENS, N, float_model, gaussian_weight, text_model, write
 
-from mcd_graph import InputError, compress_model, verify_model
+from mcd_graph import InputError, compress_model, get_library_path, verify_model
 from mcd_graph.cli import main
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
 
@@ -312,3 +312,10 @@ def test_saturation_is_explained(
     assert "session.x64quantprecision" in capsys.readouterr().out
     assert main(["verify", str(model), str(other), "--runs", "1", "--precise"]) == 1
     assert "session.x64quantprecision" not in capsys.readouterr().out
+
+
+def test_operators_of_other_libraries(model: Path) -> None:
+    """The library is loaded; ours does for one, for it may be registered twice."""
+    assert verify_model(model, model, runs=1, threads=[1], custom_ops=[get_library_path()]).identical
+    with pytest.raises(InputError, match=r"onnxruntime refuses .*nothing\.so"):
+        verify_model(model, model, custom_ops=["nothing.so"])

@@ -1,18 +1,21 @@
 // Runs a compressed model from C++, with nothing of Python in the process.
 //
 //     g++ -std=c++17 run.cpp -I $ORT/include -L $ORT/lib -lonnxruntime -o run
-//     ./run model.mcd.onnx "$(python -c 'import mcd_graph; print(mcd_graph.get_library_path())')" 1 < x.bin > y.bin
+//     library=$(python -c 'import mcd_graph; print(mcd_graph.get_library_path())')
+//     ./run model.mcd.onnx "$library" ids=ids.bin:1,128 mask=mask.bin:1,128 > output.bin
 //
-// ORT is an unpacked release of onnxruntime (1.14 or later). The model has one float32 input (rows, k) and its first output is
-// float32; x.bin holds the input's numbers, y.bin will hold the output's.
+// ORT is an unpacked release of onnxruntime (1.14 or later). Each input is NAME=FILE:SHAPE, a file of its elements in the machine's
+// byte order, of whatever fixed-size type the model says; so is what comes out: the elements of the model's first output.
 
 #include <onnxruntime_c_api.h>
 
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <iterator>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -20,11 +23,16 @@ namespace {
 
 const OrtApi *api = nullptr;
 
+[[noreturn]] void fail(int status, const std::string &what) {
+    std::fprintf(stderr, "run: %s\n", what.c_str());
+    std::exit(status);
+}
+
 void check(OrtStatus *status) {
     if (status == nullptr) return;
-    std::fprintf(stderr, "run: %s\n", api->GetErrorMessage(status));
+    const std::string what = api->GetErrorMessage(status);
     api->ReleaseStatus(status);
-    std::exit(1);
+    fail(1, what);
 }
 
 // Owns what onnxruntime has made: `release` is called on it in the end.
@@ -34,33 +42,77 @@ struct Release {
 };
 template <class T, void (*OrtApi::*release)(T *)>
 using Owned = std::unique_ptr<T, Release<T, release>>;
+using OwnedValue = Owned<OrtValue, &OrtApi::ReleaseValue>;
 
-std::vector<float> read_all(std::FILE *file) {
-    std::vector<float> values;
-    float buffer[4096];
-    for (std::size_t count; (count = std::fread(buffer, sizeof(float), std::size(buffer), file)) > 0;)
-        values.insert(values.end(), buffer, buffer + count);
-    return values;
+// Bytes of an element, by ONNXTensorElementDataType; 0 for strings and what is smaller than a byte.
+std::size_t element_size(ONNXTensorElementDataType type) {
+    static const std::size_t sizes[] = {0, 4, 1, 1, 2, 2, 4, 8, 0, 1, 2, 8, 4, 8, 8, 16, 2};
+    const auto index = static_cast<std::size_t>(type);
+    return index < std::size(sizes) ? sizes[index] : 0;
+}
+
+ONNXTensorElementDataType type_of_input(const OrtSession *session, std::size_t index) {
+    OrtTypeInfo *info = nullptr;
+    check(api->SessionGetInputTypeInfo(session, index, &info));
+    Owned<OrtTypeInfo, &OrtApi::ReleaseTypeInfo> owner(info);
+    const OrtTensorTypeAndShapeInfo *tensor = nullptr;
+    check(api->CastTypeInfoToTensorInfo(info, &tensor));
+    ONNXTensorElementDataType type{};
+    if (tensor != nullptr) check(api->GetTensorElementType(tensor, &type));
+    return type;
+}
+
+// One input, as the command line gives it; onnxruntime reads its elements where they are.
+struct Input {
+    std::string name;
+    std::vector<std::int64_t> shape;
+    std::vector<char> bytes;
+
+    explicit Input(const std::string &text) {
+        const auto equals = text.find('='), colon = text.rfind(':');
+        if (equals == std::string::npos || colon == std::string::npos || colon < equals) fail(2, text + " is not NAME=FILE:SHAPE");
+        name = text.substr(0, equals);
+        const std::string path = text.substr(equals + 1, colon - equals - 1);
+        std::stringstream sizes(text.substr(colon + 1));
+        for (std::string size; std::getline(sizes, size, ',');) shape.push_back(std::atoll(size.c_str()));
+        std::ifstream file(path, std::ios::binary);
+        if (!file) fail(2, path + " cannot be read");
+        bytes.assign(std::istreambuf_iterator<char>(file), {});
+    }
+
+    OwnedValue tensor(const OrtMemoryInfo *memory, ONNXTensorElementDataType type) {
+        std::size_t needed = element_size(type);
+        if (needed == 0) fail(2, "input " + name + " is of a type that has no fixed size");
+        for (const std::int64_t size : shape) needed *= static_cast<std::size_t>(size);
+        if (bytes.size() != needed)
+            fail(2, "input " + name + " has " + std::to_string(bytes.size()) + " bytes; its shape needs " + std::to_string(needed));
+        OrtValue *value = nullptr;
+        check(api->CreateTensorWithDataAsOrtValue(memory, bytes.data(), bytes.size(), shape.data(), shape.size(), type, &value));
+        return OwnedValue(value);
+    }
+};
+
+// The elements of a tensor, to standard output.
+bool write(OrtValue *value) {
+    OrtTensorTypeAndShapeInfo *info = nullptr;
+    check(api->GetTensorTypeAndShape(value, &info));
+    Owned<OrtTensorTypeAndShapeInfo, &OrtApi::ReleaseTensorTypeAndShapeInfo> owner(info);
+    ONNXTensorElementDataType type{};
+    std::size_t count = 0;
+    void *data = nullptr;
+    check(api->GetTensorElementType(info, &type));
+    check(api->GetTensorShapeElementCount(info, &count));
+    check(api->GetTensorMutableData(value, &data));
+    return std::fwrite(data, element_size(type), count, stdout) == count;
 }
 
 }  // namespace
 
 int main(int count, char **arguments) {
-    if (count != 4) {
-        std::fprintf(stderr, "usage: run MODEL LIBRARY ROWS < x.bin > y.bin\n");
-        return 2;
-    }
-    const std::int64_t rows = std::atoll(arguments[3]);
-    std::vector<float> x = read_all(stdin);
-    if (rows < 1 || x.empty() || x.size() % rows != 0) {
-        std::fprintf(stderr, "run: %zu numbers are not %s rows\n", x.size(), arguments[3]);
-        return 2;
-    }
+    if (count < 4) fail(2, "usage: run MODEL LIBRARY NAME=FILE:SHAPE... > output.bin");
+    std::vector<Input> inputs(arguments + 3, arguments + count);
     api = OrtGetApiBase()->GetApi(ORT_API_VERSION);
-    if (api == nullptr) {
-        std::fprintf(stderr, "run: the installed onnxruntime is older than its header\n");
-        return 1;
-    }
+    if (api == nullptr) fail(1, "the installed onnxruntime is older than its header");
 
     OrtEnv *env = nullptr;
     check(api->CreateEnv(ORT_LOGGING_LEVEL_WARNING, "run", &env));
@@ -76,33 +128,36 @@ int main(int count, char **arguments) {
     check(api->CreateSession(env, arguments[1], options, &session));
     Owned<OrtSession, &OrtApi::ReleaseSession> session_owner(session);
 
-    OrtAllocator *allocator = nullptr;
-    check(api->GetAllocatorWithDefaultOptions(&allocator));
-    char *input_name = nullptr, *output_name = nullptr;
-    check(api->SessionGetInputName(session, 0, allocator, &input_name));
-    check(api->SessionGetOutputName(session, 0, allocator, &output_name));
-
     OrtMemoryInfo *memory = nullptr;
     check(api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &memory));
     Owned<OrtMemoryInfo, &OrtApi::ReleaseMemoryInfo> memory_owner(memory);
-    const std::int64_t shape[] = {rows, static_cast<std::int64_t>(x.size()) / rows};
-    OrtValue *input = nullptr;
-    check(api->CreateTensorWithDataAsOrtValue(memory, x.data(), x.size() * sizeof(float), shape, 2,
-                                              ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, &input));
-    Owned<OrtValue, &OrtApi::ReleaseValue> input_owner(input);
+    OrtAllocator *allocator = nullptr;
+    check(api->GetAllocatorWithDefaultOptions(&allocator));
 
+    std::vector<const char *> names;
+    std::vector<OwnedValue> owners;
+    std::vector<const OrtValue *> values;
+    std::size_t declared = 0;
+    check(api->SessionGetInputCount(session, &declared));
+    for (std::size_t index = 0; index < declared; ++index) {
+        char *text = nullptr;
+        check(api->SessionGetInputName(session, index, allocator, &text));
+        const std::string name = text;
+        check(api->AllocatorFree(allocator, text));
+        for (Input &input : inputs) {
+            if (input.name != name) continue;
+            names.push_back(input.name.c_str());
+            owners.push_back(input.tensor(memory, type_of_input(session, index)));
+            values.push_back(owners.back().get());
+        }
+    }
+    if (values.size() != inputs.size()) fail(2, "the model has no input of one of these names, or one is given twice");
+
+    char *output_name = nullptr;
+    check(api->SessionGetOutputName(session, 0, allocator, &output_name));
     OrtValue *output = nullptr;
-    check(api->Run(session, nullptr, &input_name, &input, 1, &output_name, 1, &output));
-    Owned<OrtValue, &OrtApi::ReleaseValue> output_owner(output);
-    check(api->AllocatorFree(allocator, input_name));
+    check(api->Run(session, nullptr, names.data(), values.data(), values.size(), &output_name, 1, &output));
+    OwnedValue output_owner(output);
     check(api->AllocatorFree(allocator, output_name));
-
-    OrtTensorTypeAndShapeInfo *info = nullptr;
-    check(api->GetTensorTypeAndShape(output, &info));
-    Owned<OrtTensorTypeAndShapeInfo, &OrtApi::ReleaseTensorTypeAndShapeInfo> info_owner(info);
-    std::size_t values = 0;
-    check(api->GetTensorShapeElementCount(info, &values));
-    void *y = nullptr;
-    check(api->GetTensorMutableData(output, &y));
-    return std::fwrite(y, sizeof(float), values, stdout) == values ? 0 : 1;
+    return write(output) ? 0 : 1;
 }

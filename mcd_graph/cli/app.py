@@ -6,7 +6,10 @@ found a difference, 2 bad usage or input. Heavy imports wait until a command nee
 
 import errno
 import logging
+import os
+import re
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +24,7 @@ from mcd_graph.cli.output import err, out
 from mcd_graph.cli.restore import restore
 from mcd_graph.cli.verify import verify
 from mcd_graph.errors import InputError, WorkerError
-from mcd_graph.model.temporaries import remove_temporaries
+from mcd_graph.model.temporaries import MARK, remove_temporaries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +62,9 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     try:
         status = app(args=None if arguments is None else list(arguments), prog_name="mcd", standalone_mode=False)
     except _UsageError as error:
-        return _complain(f"{error.format_message()} (mcd --help)")  # type: ignore[attr-defined]
+        context = getattr(error, "ctx", None)
+        command = "mcd" if context is None else context.command_path
+        return _complain(f"{error.format_message()} ({command} --help)")  # type: ignore[attr-defined]
     except (InputError, ValueError, WorkerError) as error:
         return _complain(str(error))
     except OSError as error:
@@ -80,7 +85,9 @@ def _interrupted() -> int:
 
 
 def _complain(message: str) -> int:
-    err.print(f"mcd: {escape(' '.join(message.split()))}", style="red", soft_wrap=True)
+    # A name that is not UTF-8 has characters that cannot be printed.
+    text = " ".join(message.split()).encode(errors="surrogateescape").decode(errors="backslashreplace")
+    err.print(f"mcd: {escape(text)}", style="red", soft_wrap=True)
     return 2
 
 
@@ -88,7 +95,14 @@ def _describe(error: OSError) -> str:
     reason = error.strerror or str(error)
     if error.errno == errno.ENOSPC:
         reason = "no space left; no file was left half-written"
-    return f"{error.filename}: {reason}" if error.filename is not None else reason
+    if error.filename is None:
+        return reason
+    path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else None
+    if path is None:  # an open descriptor, whose number says nothing
+        return reason
+    # What was written under a temporary name is to have this one.
+    temporary = re.fullmatch(rf"\.(.+){re.escape(MARK)}[0-9a-f-]+(\.\w+)?", path.name)
+    return f"{path if temporary is None else path.with_name(temporary[1])}: {reason}"
 
 
 for _command in (compress, inspect, verify, restore, bench, demo):

@@ -1,5 +1,6 @@
 """``mcd bench``."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,8 +8,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mcd_graph.cli.options import AsJson, Force, Html
-from mcd_graph.cli.output import html_page, out, print_json, size, step_bar
+from mcd_graph.cli.options import AsJson, CustomOps, Force, Html
+from mcd_graph.cli.output import check_outputs, err, html_page, out, print_json, say, size, step_bar
 from mcd_graph.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def bench(
     ] = "balanced",
     threads: Annotated[str, typer.Option(metavar="N,…", help="Threads within one operator.")] = "1,2",
     repeats: Annotated[int, typer.Option(min=1, help="Timed calls of each model.")] = 15,
+    custom_ops: CustomOps = None,
     html: Html = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -44,6 +46,10 @@ def bench(
     """
     from mcd_graph.bench import bench_models  # noqa: PLC0415
 
+    check_outputs(original, html, force=force)
+    counts = _numbers(threads, "--threads")
+    if max(counts) > (processors := len(os.sched_getaffinity(0))):
+        err.print(f"mcd: {max(counts)} threads on {processors} processors: they wait for each other", style="yellow")
     page = None if html is None else html_page(html, force=force)
     with step_bar() as show:
         result = bench_models(
@@ -52,8 +58,9 @@ def bench(
             profiles=_profiles(profiles),
             m=_numbers(m, "--m"),
             axes=[_axes(text) for text in axes or ()],
-            threads=_numbers(threads, "--threads"),
+            threads=counts,
             repeats=repeats,
+            custom_ops=custom_ops or (),
             progress=lambda done, total: show("measuring", done, total),
         )
     if page is not None:
@@ -115,6 +122,4 @@ def print_bench(result: "Bench") -> None:
             cells.append(f"{one.median('load_ms'):.0f} ms")
         table.add_row(escape(one.name), *cells)
     out.print(table)
-    out.print(
-        f"medians; memory that a session adds to a process of its own; {result.machine}", markup=False, soft_wrap=True
-    )
+    say(f"medians; memory that a session adds to a process of its own; {result.machine}")

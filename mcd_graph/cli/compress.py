@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from mcd_graph.cli.options import AsJson, Destination, Force, Html, Inline, Quiet, Source
-from mcd_graph.cli.output import byte_bar, html_page, out, print_json, ratio, size
+from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Html, Inline, Quiet, Source
+from mcd_graph.cli.output import byte_bar, check_outputs, html_page, out, print_json, ratio, say, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +34,7 @@ def compress(
         str | None, typer.Option(metavar="ADDRESS", help="Compress on the Dask cluster whose scheduler is there.")
     ] = None,
     inline: Inline = False,
+    data_name: DataName = None,
     report: Annotated[Path | None, typer.Option(metavar="R.json", help="Write the report as JSON.")] = None,
     html: Html = None,
     force: Force = False,
@@ -51,11 +52,9 @@ def compress(
     Example: [bold]mcd compress model.onnx model.mcd.onnx[/bold]
     """
     from mcd_graph.compress import compress_model  # noqa: PLC0415
-    from mcd_graph.model.replacement import refuse_existing  # noqa: PLC0415
     from mcd_graph.model.saving import write_text  # noqa: PLC0415
 
-    if report is not None:
-        refuse_existing(report, force=force)
+    check_outputs(destination, report, html, force=force)
     page = None if html is None else html_page(html, force=force)
     with byte_bar("compressing", shown=not (as_json or quiet)) as progress, _executor(dask) as executor:
         if executor is not None and jobs is None:
@@ -72,6 +71,7 @@ def compress(
             min_saving=min_saving,
             progress=progress,
             inline=inline,
+            data_name=data_name,
             force=force,
             force_larger=force_larger,
             verify=not no_verify,
@@ -115,10 +115,9 @@ def print_totals(totals: "Totals") -> None:
         table.add_row("files", size(totals.file_bytes_before), size(after), ratio(totals.file_bytes_before / after))
     out.print(table)
     over = totals.payload_bytes / totals.entropy_bytes - 1 if totals.entropy_bytes else 0.0
-    out.print(
+    say(
         f"{totals.lowered} of {totals.nodes} quantised matrix multiplications lowered, {totals.weights} weights; "
-        f"payload {over:.1%} over the order-0 entropy",
-        soft_wrap=True,
+        f"payload {over:.1%} over the order-0 entropy"
     )
 
 

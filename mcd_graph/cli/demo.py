@@ -1,14 +1,19 @@
 """``mcd demo``."""
 
+import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mcd_graph.cli.bench import print_bench
 from mcd_graph.cli.compress import print_totals
-from mcd_graph.cli.output import out, step_bar
+from mcd_graph.cli.options import AsJson
+from mcd_graph.cli.output import out, print_json, say, step_bar
 from mcd_graph.cli.verify import print_verification
+
+if TYPE_CHECKING:
+    from mcd_graph.demo import DemoResult
 
 __all__ = ["demo"]
 
@@ -16,7 +21,7 @@ __all__ = ["demo"]
 _Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the compressed model goes.")]
 
 
-def demo(folder: _Folder = Path("mcd-demo")) -> None:
+def demo(folder: _Folder = Path("mcd-demo"), as_json: AsJson = False) -> None:
     """Compress, verify and time the encoder of a real T5-small model (from the package traceforge-title-model).
 
     Example: [bold]mcd demo --out /tmp/mcd-demo[/bold]
@@ -25,11 +30,35 @@ def demo(folder: _Folder = Path("mcd-demo")) -> None:
 
     with step_bar() as progress:
         result = run_demo(folder, progress=progress)
+    if as_json:
+        _print_json(result)
+    else:
+        _print(result)
+    if not result.verification.identical:
+        raise typer.Exit(1)
+
+
+def _print_json(result: "DemoResult") -> None:
+    print_json(
+        {
+            "schema": "mcd-demo",
+            "schema_version": 1,
+            "compressed": str(result.compressed),
+            "page": str(result.page),
+            "seconds": result.seconds,
+            "report": result.report.to_dict(),
+            "verification": {"identical": result.verification.identical, **dataclasses.asdict(result.verification)},
+            "bench": result.bench.to_dict(),
+        }
+    )
+
+
+def _print(result: "DemoResult") -> None:
     print_totals(result.report.totals)
     out.print(f"compressed in {result.seconds:.2f} s")
     print_verification(result.verification)
     print_bench(result.bench)
-    out.print(f"Written: {result.compressed}, with its weights beside it, and {result.page}", soft_wrap=True)
+    say(f"Written: {result.compressed}, with its weights beside it, and {result.page}")
     out.print(
         "Next: open the report in a browser; look at every layer with\n"
         f"  mcd inspect {result.compressed}\n"
@@ -38,5 +67,3 @@ def demo(folder: _Folder = Path("mcd-demo")) -> None:
         markup=False,
         soft_wrap=True,
     )
-    if not result.verification.identical:
-        raise typer.Exit(1)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mcd_graph.cli.options import AsJson
-from mcd_graph.cli.output import byte_bar, out, print_json, size
+from mcd_graph.cli.output import byte_bar, out, print_json, say, size
 
 __all__ = ["inspect"]
 
@@ -36,19 +36,17 @@ def inspect(
     for part in layer_tables(report.nodes):
         out.print(part)
     totals = report.totals
-    out.print(
+    say(
         f"{totals.nodes} quantised matrix multiplications: {totals.lowered} lowered, "
-        f"{totals.lowerable} lowerable, {totals.kept} kept",
-        soft_wrap=True,
+        f"{totals.lowerable} lowerable, {totals.kept} kept"
     )
     if totals.ratio is not None:
-        out.print(
+        say(
             f"{totals.weights} weights: {size(totals.weight_bytes)} became {size(totals.compressed_bytes)}, "
-            f"ratio {totals.ratio:.3f}",
-            soft_wrap=True,
+            f"ratio {totals.ratio:.3f}"
         )
     elif totals.lowerable:
-        out.print(f"To compress them: mcd compress {model} {model.with_suffix('.mcd.onnx').name}", soft_wrap=True)
+        say(f"To compress them: mcd compress {model} {model.with_suffix('.mcd.onnx').name}")
 
 
 def _inspect_check(model: Path, *, as_json: bool) -> None:
@@ -59,14 +57,13 @@ def _inspect_check(model: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(result.to_dict())
     elif result.intact:
-        out.print(
+        say(
             f"intact: {result.weights} compressed weights, {size(result.compressed_bytes)}, "
             f"of {result.nodes} multiplications",
-            style="green",
-            soft_wrap=True,
+            "green",
         )
     else:
         for problem in result.problems:
-            out.print(f"damaged: {problem}", style="red", markup=False, soft_wrap=True)
+            say(f"damaged: {problem}", "red")
     if not result.intact:
         raise typer.Exit(1)

@@ -5,10 +5,18 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "Destination", "Force", "Html", "Inline", "Quiet", "Source"]
+__all__ = ["AsJson", "CustomOps", "DataName", "Destination", "Force", "Html", "Inline", "Quiet", "Source"]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+CustomOps = Annotated[
+    list[Path] | None,
+    typer.Option("--custom-ops", metavar="LIB", help="Library of operators that the models need; may be repeated."),
+]
+DataName = Annotated[
+    str | None,
+    typer.Option("--data-name", metavar="NAME", help="Name of DST's data file; DST_data by default."),
+]
 Destination = Annotated[Path, typer.Argument(metavar="DST", help="Model to write.", show_default=False)]
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are already there.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="R.html", help="Write a report as one HTML file.")]

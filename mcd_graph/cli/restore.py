@@ -1,13 +1,21 @@
 """``mcd restore``."""
 
-from mcd_graph.cli.options import Destination, Force, Inline, Quiet, Source
-from mcd_graph.cli.output import byte_bar, out, size
+import dataclasses
+
+from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Inline, Quiet, Source
+from mcd_graph.cli.output import byte_bar, print_json, say, size
 
 __all__ = ["restore"]
 
 
 def restore(
-    source: Source, destination: Destination, inline: Inline = False, force: Force = False, quiet: Quiet = False
+    source: Source,
+    destination: Destination,
+    inline: Inline = False,
+    data_name: DataName = None,
+    force: Force = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Turn a compressed model back into one of standard operators that computes the same bits.
 
@@ -15,12 +23,12 @@ def restore(
     """
     from mcd_graph.restore import restore_model  # noqa: PLC0415
 
-    with byte_bar("restoring", shown=not quiet) as progress:
-        result = restore_model(source, destination, progress=progress, inline=inline, force=force)
-    if quiet:
+    with byte_bar("restoring", shown=not (as_json or quiet)) as progress:
+        result = restore_model(source, destination, progress=progress, inline=inline, data_name=data_name, force=force)
+    if as_json:
+        print_json({"schema": "mcd-restoration", "schema_version": 1, **dataclasses.asdict(result)})
+    if as_json or quiet:
         return
-    out.print(
-        f"{result.restored} nodes restored; {size(result.file_bytes_before)} became {size(result.file_bytes_after)}"
-    )
+    say(f"{result.restored} nodes restored; {size(result.file_bytes_before)} became {size(result.file_bytes_after)}")
     for name, reason in result.kept.items():
-        out.print(f"kept {name}: {reason}", markup=False)
+        say(f"kept {name}: {reason}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mcd_graph.cli.options import AsJson
+from mcd_graph.cli.options import AsJson, CustomOps
 from mcd_graph.cli.output import out, print_json
 from mcd_graph.errors import InputError
 
@@ -34,6 +34,7 @@ def verify(
             "--precise", help="Exact products of 8-bit integers without VNNI, where onnxruntime's saturate otherwise."
         ),
     ] = False,
+    custom_ops: CustomOps = None,
     as_json: AsJson = False,
 ) -> None:
     """Run both models on the same inputs and compare every byte of their outputs.
@@ -43,7 +44,15 @@ def verify(
     from mcd_graph.verify import verify_model  # noqa: PLC0415
 
     arrays = None if inputs is None else _load_inputs(inputs)
-    result = verify_model(original, compressed, runs=runs, seed=seed, inputs=arrays, precise=precise)
+    result = verify_model(
+        original,
+        compressed,
+        runs=runs,
+        seed=seed,
+        inputs=arrays,
+        precise=precise,
+        custom_ops=custom_ops or (),
+    )
     if as_json:
         print_json({"identical": result.identical, **dataclasses.asdict(result)})
     else:

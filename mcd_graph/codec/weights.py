@@ -1,14 +1,18 @@
 """One weight at a time: a matrix in, the operator's three tensors out, and back."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["PROFILES", "CompressedWeight", "Profile", "WeightStats", "pack_weight", "unpack_weight"]
 

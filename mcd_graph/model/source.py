@@ -16,6 +16,9 @@ from mcd_graph.model.walk import Contents
 
 __all__ = ["ModelSource", "Source", "external_files", "read_proto", "size_of"]
 
+_ORT_MARK = b"ORTM"
+"""Where a flatbuffer has its identifier, behind the first four bytes: a model in onnxruntime's format."""
+
 FILE_BYTES_LIMIT = (1 << 31) - 1
 """What a protobuf message may hold, and so a model file without its external data."""
 
@@ -76,8 +79,13 @@ def read_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
         FileNotFoundError: there is no such file.
         InputError: the file is not an ONNX model.
     """
+    content = _read_regular(Path(path))
+    if content[4:8] == _ORT_MARK:
+        raise InputError(
+            f"{os.fspath(path)} is in onnxruntime's own format (.ort), not ONNX: give the model that it was made of"
+        )
     try:
-        proto: onnx.ModelProto = onnx.ModelProto.FromString(_read_regular(Path(path)))
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except DecodeError as error:
         # Versions of protobuf before 7 say nothing but that it failed.
         if "depth" in str(error).lower():

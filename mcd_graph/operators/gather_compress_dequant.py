@@ -59,6 +59,8 @@ float32, and those of Cast, Sub and Mul. Scale and zero point have one value eac
 of the rows that are asked for are taken) or column (axis = 1).
 
 An index that is out of range is the error that it is for Gather. Only those tiles are decoded that the rows lie in.
+So a row costs least where tiles are one panel high and as wide as the table, tilingN = 1 and tilingK = k / 32, rounded
+up and at most 127: it takes 16 rows to be decoded, with the tiling [8, 8] 128.
 """
 
 

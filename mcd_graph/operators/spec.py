@@ -6,6 +6,7 @@ An operator is described once, by an :class:`OperatorSpec`. The schema that onnx
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +148,17 @@ def tell_onnx(spec: OperatorSpec) -> None:
     """Register an operator's schema with onnx; a second call changes nothing."""
     if not onnx.defs.has(spec.op_type, DOMAIN):
         onnx.defs.register_schema(schema_of(spec))
+        atexit.register(_untell_onnx, spec)
+
+
+def _untell_onnx(spec: OperatorSpec) -> None:
+    """Take a schema away again while Python is alive.
+
+    Else onnx (seen with 1.19 to 1.21) gives up the function that infers shapes when Python has ended, and crashes or
+    hangs in that.
+    """
+    if onnx.defs.has(spec.op_type, DOMAIN):
+        onnx.defs.deregister_schema(spec.op_type, DOMAIN_VERSION, DOMAIN)
 
 
 def schema_of(spec: OperatorSpec) -> OpSchema:

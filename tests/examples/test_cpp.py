@@ -48,23 +48,41 @@ def matrix_model(directory: Path) -> tuple[Path, Path]:
 def test_it_computes_the_originals_bytes(program: Path, tmp_path: Path) -> None:
     original, compressed = matrix_model(tmp_path)
     x = np.random.default_rng(0).standard_normal((5, K)).astype(np.float32)
-    result = subprocess.run(
-        [program, compressed, mcd_graph.get_library_path(), "5"], input=x.tobytes(), capture_output=True, check=True
-    )
+    (tmp_path / "x.bin").write_bytes(x.tobytes())
+    command = [program, compressed, mcd_graph.get_library_path(), f"x=x.bin:5,{K}"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
     (y,) = create_session(original).run(None, {"x": x})
+    assert result.stdout == y.tobytes()
+
+
+def test_several_inputs_of_another_type(program: Path, model: Path, tmp_path: Path) -> None:
+    """In whatever order they are given."""
+    mcd_graph.compress_model(model, tmp_path / "model.mcd.onnx")
+    rng = np.random.default_rng(0)
+    feed = {"ids": rng.integers(0, 30, (2, 7)), "mask": rng.integers(0, 2, (2, 7))}
+    for name, array in feed.items():
+        (tmp_path / f"{name}.bin").write_bytes(array.tobytes())
+    command = [program, "model.mcd.onnx", mcd_graph.get_library_path(), "mask=mask.bin:2,7", "ids=ids.bin:2,7"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    (y,) = create_session(model).run(None, feed)
+    assert y.dtype == np.float32
     assert result.stdout == y.tobytes()
 
 
 def test_it_says_what_is_wrong(program: Path, tmp_path: Path) -> None:
     _, compressed = matrix_model(tmp_path)
-    x = np.zeros((1, K), np.float32).tobytes()
+    (tmp_path / "x.bin").write_bytes(np.zeros((1, K), np.float32).tobytes())
     library = mcd_graph.get_library_path()
+    whole = f"x=x.bin:1,{K}"
     for arguments, status, message in (
-        ([compressed, library, "3"], 2, "are not 3 rows"),
-        ([compressed, tmp_path / "no.so", "1"], 1, "no.so"),
-        ([tmp_path / "no.onnx", library, "1"], 1, "no.onnx"),
+        ([compressed, library, f"x=x.bin:3,{K}"], 2, f"x has {4 * K} bytes; its shape needs {12 * K}"),
+        ([compressed, library, f"y=x.bin:1,{K}"], 2, "no input of one of these names"),
+        ([compressed, library, "x=no.bin:1"], 2, "no.bin cannot be read"),
+        ([compressed, library, "x.bin"], 2, "is not NAME=FILE:SHAPE"),
+        ([compressed, tmp_path / "no.so", whole], 1, "no.so"),
+        ([tmp_path / "no.onnx", library, whole], 1, "no.onnx"),
     ):
-        result = subprocess.run([program, *arguments], input=x, capture_output=True, check=False)
+        result = subprocess.run([program, *arguments], cwd=tmp_path, capture_output=True, check=False)
         assert result.returncode == status
         assert message in result.stderr.decode()
 

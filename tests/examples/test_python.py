@@ -41,3 +41,24 @@ def test_bytes_alone_lack_the_weights(example: Callable[[str], ModuleType], mode
     module = example("python/from_bytes.py")
     with pytest.raises(Exception, match=r"model\.mcd\.onnx_data"):
         module.from_bytes(compressed.read_bytes())
+
+
+def run(name: str, *arguments: object, cwd: Path) -> str:
+    command = [sys.executable, str(ROOT / "examples" / "python" / name), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+def test_bound_memory(model: Path, out: Path) -> None:
+    mcd_graph.compress_model(model, out / "model.mcd.onnx")
+    assert run("io_binding.py", "model.mcd.onnx", cwd=out) == "y: the same\n"
+
+
+def test_onnxruntimes_own_format(example: Callable[[str], ModuleType], model: Path, out: Path) -> None:
+    mcd_graph.compress_model(model, out / "model.mcd.onnx", inline=True)
+    assert run("ort_format.py", "model.mcd.onnx", "model.ort", cwd=out).startswith("model.ort: ['ids', 'mask'], ")
+    module = example("python/from_bytes.py")
+    session, original = module.from_file(out / "model.ort"), module.from_file(model)
+    feed = module.ones(original)
+    (ours,), (theirs,) = session.run(None, feed), original.run(None, feed)
+    assert ours.tobytes() == theirs.tobytes()
+    assert (out / "model.ort").stat().st_size < model.stat().st_size

@@ -1,6 +1,7 @@
 """GatherCompressDequant in real onnxruntime sessions, against the operators it stands for, byte for byte."""
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 import mcd_graph
 from mcd_graph import _native
+from mcd_graph.integrity import check_model
 from mcd_graph.operators.gather_compress_dequant import GatherCompressDequant
 
 ORT_VERSION = tuple(int(part) for part in ort.__version__.split(".")[:2])
@@ -299,3 +301,22 @@ def test_the_type_of_the_table_is_the_one_that_is_declared() -> None:
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.UINT8
     with pytest.raises(Exception, match=r"embed/rows.*dtype: is uint8 instead of int8"):
         session(model)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("count", [None, 1, "each"])
+def test_restored_it_is_standard_operators_of_the_same_bytes(axis: int, count: Any, tmp_path: Path) -> None:
+    q, indices = table(np.uint8), np.array([[3, -1], [0, 299]])
+    scale = zero = None
+    if count is not None:
+        size = count if count == 1 else q.shape[axis]
+        scale, zero = np.linspace(0.1, 1, size, dtype=np.float32), np.linspace(3, 90, size, dtype=np.float32)
+    model = compressed(q, indices, scale, zero, axis=axis)
+    source, restored = tmp_path / "m.onnx", tmp_path / "restored.onnx"
+    source.write_bytes(model.SerializeToString())
+    assert check_model(source).intact
+    mcd_graph.restore_model(source, restored)
+    nodes = onnx.load(restored, load_external_data=False).graph.node
+    assert "mcd" not in {node.domain for node in nodes}
+    opened = ort.InferenceSession(str(restored), providers=["CPUExecutionProvider"])
+    assert_same(opened.run(None, {"indices": indices})[0], run(model, indices))

@@ -17,6 +17,7 @@ struct OrtSession;
 struct OrtSessionOptions;
 struct OrtStatus;
 struct OrtTensorTypeAndShapeInfo;
+struct OrtTypeInfo;
 struct OrtValue;
 
 enum OrtLoggingLevel { ORT_LOGGING_LEVEL_WARNING = 2 };
@@ -37,7 +38,11 @@ struct OrtApi {
                       const OrtValue *const *inputs, size_t input_count, const char *const *output_names,
                       size_t output_count, OrtValue **outputs);
     OrtStatus *(*CreateSessionOptions)(OrtSessionOptions **out);
-    OrtNotDeclared from_11[25];
+    OrtNotDeclared from_11[19];
+    OrtStatus *(*SessionGetInputCount)(const OrtSession *session, size_t *out);
+    OrtNotDeclared from_31[2];
+    OrtStatus *(*SessionGetInputTypeInfo)(const OrtSession *session, size_t index, OrtTypeInfo **out);
+    OrtNotDeclared from_34[2];
     OrtStatus *(*SessionGetInputName)(const OrtSession *session, size_t index, OrtAllocator *allocator, char **out);
     OrtStatus *(*SessionGetOutputName)(const OrtSession *session, size_t index, OrtAllocator *allocator, char **out);
     OrtNotDeclared from_38[11];
@@ -45,7 +50,11 @@ struct OrtApi {
                                                  size_t rank, ONNXTensorElementDataType type, OrtValue **out);
     OrtNotDeclared from_50[1];
     OrtStatus *(*GetTensorMutableData)(OrtValue *value, void **out);
-    OrtNotDeclared from_52[12];
+    OrtNotDeclared from_52[3];
+    OrtStatus *(*CastTypeInfoToTensorInfo)(const OrtTypeInfo *info, const OrtTensorTypeAndShapeInfo **out);
+    OrtNotDeclared from_56[4];
+    OrtStatus *(*GetTensorElementType)(const OrtTensorTypeAndShapeInfo *info, ONNXTensorElementDataType *out);
+    OrtNotDeclared from_61[3];
     OrtStatus *(*GetTensorShapeElementCount)(const OrtTensorTypeAndShapeInfo *info, size_t *out);
     OrtStatus *(*GetTensorTypeAndShape)(const OrtValue *value, OrtTensorTypeAndShapeInfo **out);
     OrtNotDeclared from_66[3];
@@ -60,7 +69,8 @@ struct OrtApi {
     void (*ReleaseMemoryInfo)(OrtMemoryInfo *object);
     void (*ReleaseSession)(OrtSession *object);
     void (*ReleaseValue)(OrtValue *object);
-    OrtNotDeclared from_97[2];
+    OrtNotDeclared from_97[1];
+    void (*ReleaseTypeInfo)(OrtTypeInfo *object);
     void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo *object);
     void (*ReleaseSessionOptions)(OrtSessionOptions *object);
     OrtNotDeclared from_101[127];

@@ -54,6 +54,10 @@ impl CompressedWeight {
         let geometry = header.geometry;
         let tiling = geometry.tiling();
         let expected = [tiling.k, tiling.n, geometry.k(), geometry.n(), 1].map(|v| v as i64);
+        if compress_info.is_empty() {
+            // Where an attribute is of another type, its readers have no numbers to give.
+            return Err(Error::Info(format!("is missing, empty, or no list of integers; x2 holds {expected:?}")));
+        }
         if compress_info != expected {
             return Err(Error::Info(format!("is {compress_info:?}, but x2 holds {expected:?}")));
         }

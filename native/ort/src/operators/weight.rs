@@ -14,6 +14,15 @@ use crate::pool::processors;
 /// Attribute: tilingK, tilingN, k, n, direction.
 pub const COMPRESS_INFO: &CStr = c"compress_info";
 
+/// The error for a list that cannot be [`COMPRESS_INFO`].
+pub fn not_five_numbers(list: &[i64]) -> Error {
+    if list.is_empty() {
+        // A list of no numbers and an attribute of another type look the same to an operator.
+        return Error::invalid("compress_info is missing, empty, or no list of integers");
+    }
+    Error::invalid(format!("compress_info is {list:?} instead of five numbers"))
+}
+
 /// Bytes at the beginning of `x2` that hold the checksums of all others.
 const FINGERPRINT: usize = 64;
 
@@ -134,7 +143,7 @@ impl<P: Prepared> Weight<P> {
             State::Constant(verified) => Ok(verified.weight.n()),
             State::Deferred(_) => {
                 let declared = self.info.get(3).and_then(|&n| usize::try_from(n).ok());
-                declared.ok_or_else(|| Error::invalid(format!("compress_info is {:?}", self.info)))
+                declared.ok_or_else(|| not_five_numbers(&self.info))
             }
         }
     }

@@ -4,7 +4,7 @@ use mcd_core::{Layout, VerifiedWeight};
 
 use super::spec::{DTYPE, SHAPE, TRANSPOSED, check_shape, input};
 use crate::ffi::{Api, Dims, Error, KernelInfo};
-use crate::operators::weight::{self, COMPRESS_INFO, Weight, byte_type};
+use crate::operators::weight::{self, COMPRESS_INFO, Weight, byte_type, not_five_numbers};
 use crate::options::Options;
 use crate::pool::Helpers;
 
@@ -28,7 +28,7 @@ impl Bound {
         let shape = Dims::from_vec(info.ints(SHAPE)?);
         let compress_info = info.ints(COMPRESS_INFO)?;
         let &[_, _, k, n, _] = compress_info.as_slice() else {
-            return Err(Error::invalid(format!("compress_info is {compress_info:?} instead of five numbers")));
+            return Err(not_five_numbers(&compress_info));
         };
         let count = check_shape(&shape, k, n)?;
         let layout = match info.optional_int(TRANSPOSED)? {

@@ -11,7 +11,7 @@ use crate::ascend::queue::{Constants, Queue, upload};
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
 use crate::operator::{Input, Kernel, about};
 use crate::operators::operand::{Columns, bias, float_bits};
-use crate::operators::weight::{COMPRESS_INFO, Weight, tensor_bytes};
+use crate::operators::weight::{COMPRESS_INFO, Weight, not_five_numbers, tensor_bytes};
 use crate::options::Options;
 
 /// First bytes of a stream of the open codec.
@@ -164,7 +164,7 @@ fn has(info: &KernelInfo<'_>, input: Input) -> Result<bool, Error> {
 fn compress_info(info: &KernelInfo<'_>) -> Result<[i64; 5], Error> {
     let list = info.ints(COMPRESS_INFO)?;
     let Ok([tiling_k, tiling_n, k, n, direction]) = <[i64; 5]>::try_from(list.as_slice()) else {
-        return Err(Error::invalid(format!("compress_info is {list:?} instead of five numbers")));
+        return Err(not_five_numbers(&list));
     };
     let limit = i64::from(i32::MAX);
     let legal = k % 64 == 0 && n % 64 == 0 && (257..=limit).contains(&k) && (128..=limit).contains(&n);
