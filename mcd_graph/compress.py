@@ -244,7 +244,7 @@ def _pack(
     with contextlib.ExitStack() as stack:
         executor = request.executor or stack.enter_context(ThreadPoolExecutor(workers))
         weights = pack_all(plan.weights.values(), request.profile, executor, most=workers + 1, most_bytes=limit)
-        tell = _Teller(plan.weights, request.progress)
+        tell = _ProgressReporter(plan.weights, request.progress)
         for job, weight in stack.enter_context(contextlib.closing(weights)):
             key = job.key
             stats[key] = weight.stats
@@ -305,7 +305,7 @@ def _differs_alone(
     return differs
 
 
-class _Teller:
+class _ProgressReporter:
     """Adds up what is done and passes it on."""
 
     def __init__(self, jobs: Mapping[str, WeightJob], listener: Callable[[Progress], None] | None) -> None:

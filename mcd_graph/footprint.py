@@ -108,7 +108,7 @@ def _read_line(child: subprocess.Popen[str]) -> str:
     assert child.stderr is not None  # noqa: S101 - as above
     line = child.stdout.readline()
     if not line:
-        said = child.stderr.read().strip().splitlines() or ["it ended without a word"]
+        said = child.stderr.read().strip().splitlines() or ["it exited without output"]
         raise InputError(f"measuring in a process of its own failed: {said[-1]}")
     return line
 

@@ -1,4 +1,4 @@
-"""The way back: a model with its weights uncompressed, for runtimes without the custom operator."""
+"""Restores standard operators: a model with its weights uncompressed, for runtimes without the custom operator."""
 
 import contextlib
 import dataclasses

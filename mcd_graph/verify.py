@@ -136,7 +136,7 @@ def verify_model(
     """
     if runs < 1:
         raise InputError(f"runs must be at least 1, not {runs}")
-    # Read here first: what a file from a stranger claims is checked before onnxruntime follows it.
+    # Read here first: what an untrusted file claims is checked before onnxruntime follows it.
     model, compressed_model = load_model(original), load_model(compressed)
     settings = (True,) if reproduces_optimised(compressed_model) else (True, False)
     threads = (1, max(2, len(os.sched_getaffinity(0)))) if threads is None else tuple(threads)

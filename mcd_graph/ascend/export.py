@@ -60,7 +60,7 @@ class AscendExport:
         folder: where.
         sites: what became of each matrix multiplication.
         codec: of the weights; ``None`` if there are none.
-        obstacles: why the result is not ready for a device; empty if nothing is known that stands in the way.
+        obstacles: why the result is not ready for a device; empty if no blocker is known.
         doubts: what may or may not turn out to stand in the way.
         atc: the command that is to convert the model.
     """
@@ -74,7 +74,7 @@ class AscendExport:
 
     @property
     def device_ready(self) -> bool:
-        """Nothing is known that stands in the way. It was not tried."""
+        """No known blocker; untested on hardware."""
         return not self.obstacles
 
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 __all__ = ["write_guide"]
 
 _READY = """\
-Nothing is known that stands in the way of a conversion. **It was never tried on a device**; see below.
+No known blocker of a conversion. **It is untested on hardware**; see below.
 """
 
 _NOT_READY = """\

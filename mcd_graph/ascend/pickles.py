@@ -1,4 +1,4 @@
-"""Reads the .npy files of the operator's walkthrough: a pickled dict of arrays, from a stranger.
+"""Reads the .npy files of the operator's walkthrough: a pickled dict of arrays, which is not trusted.
 
 Unpickling runs whatever the file asks for. So nothing is unpickled here: this is an interpreter of its own for the few
 opcodes that ``numpy.save`` writes for a dict of arrays. It makes strings, integers, bytes, tuples, lists and dicts, and

@@ -126,14 +126,13 @@ def print_totals(totals: "Totals") -> None:
 def print_proof(proof: "Proof") -> None:
     """Print whether the compressed model was run, and what came of it."""
     if not proof.proved:
-        out.print(f"not proved: {proof.reason}", style="yellow", markup=False, soft_wrap=True)
+        say(f"not proved: {proof.reason}", "yellow")
         return
     settings = " and ".join("at default settings" if each == "default" else f"with {each}" for each in proof.settings)
-    out.print(
+    say(
         f"proved: {proof.values:,} output values the same in {proof.runs} runs {settings} of onnxruntime "
         f"{proof.onnxruntime}, {proof.seconds:.1f} s",
-        style="green",
-        soft_wrap=True,
+        "green",
     )
     for name in proof.not_deterministic:
         out.print(

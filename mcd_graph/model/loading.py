@@ -81,7 +81,7 @@ def _with_constants(contents: Contents) -> Contents:
 
 
 def _forget_negative_sizes(model: ir.Model) -> None:
-    """Let negative sizes be not known: some exporters write -1 for that, and onnx computes with it as with a number."""
+    """Treat negative dimensions as unknown: some exporters write -1, and onnx computes with it as with a number."""
     for graph in model.graphs():
         for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
             if value.shape is not None and any(isinstance(dim, int) and dim < 0 for dim in value.shape):

@@ -1,7 +1,7 @@
 """A report as one HTML file: what was saved, what it costs in time and memory, what was kept and why.
 
 The page is made of what was measured and nothing else; a section without figures is left out. Names in it come from
-the model, a stranger's file, so the template escapes every string, no script is part of the page, and its
+the model, an untrusted file, so the template escapes every string, no script is part of the page, and its
 Content-Security-Policy lets the browser run and fetch nothing. Needs the extra ``report`` (Jinja2 and Matplotlib).
 """
 

@@ -45,7 +45,7 @@ def export(
     for doubt in result.doubts:
         typer.echo(f"doubtful: {doubt}")
     if result.device_ready:
-        typer.echo(f"nothing is known that stands in the way, and it was never tried on a device: {result.atc}")
+        typer.echo(f"no known blocker; untested on hardware: {result.atc}")
     else:
         typer.echo("not device-ready:")
         for obstacle in result.obstacles:
