@@ -85,7 +85,10 @@ def test_a_page_with_everything(compressed: tuple[Report, list[Histogram], Verif
         "Histogram of the weights",
         "Saving per layer",
         "Not compressed",
+        "Int8 constants that stay",
     ]
+    (constant,) = (each for each in report.constants if each.status == "kept")
+    assert f'<td class="name">{constant.name}</td>' in page
     (kept,) = (node for node in report.nodes if node.status == "kept")
     assert f'<td class="name">{kept.reason}</td>' in page
     assert report.totals.ratio is not None
@@ -103,7 +106,11 @@ def test_sections_without_figures_are_left_out(compressed: tuple[Report, list[Hi
         "Latency",
         "Files",
     ]
-    lowered = dataclasses.replace(report, nodes=tuple(node for node in report.nodes if node.status == "lowered"))
+    lowered = dataclasses.replace(
+        report,
+        nodes=tuple(node for node in report.nodes if node.status == "lowered"),
+        constants=tuple(each for each in report.constants if each.status == "lowered"),
+    )
     assert headings(render_report(title="r", report=lowered)) == ["Saving per layer"]
     assert headings(render_report(title="nothing")) == []
 

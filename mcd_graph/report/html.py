@@ -94,6 +94,7 @@ def render_report(
         verdicts=[] if bench is None else _verdicts(bench),
         entropy=_entropy(weights),
         kept=[] if report is None else [node for node in report.nodes if node.status == "kept"],
+        constants_left=[] if report is None else [each for each in report.constants if each.status == "kept"],
         verification=verification,
         bench=bench,
         made=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
