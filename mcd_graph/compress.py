@@ -365,7 +365,7 @@ def _int8_constants(plan: LoweringPlan) -> str | None:
     size = 0
     for constant in eight_bit_constants(plan.model):
         size += constant.tensor.nbytes
-        readers.update({label for _, label in constant.readers})
+        readers.update({user.op_type for user in constant.value.consumers()})
     if not size:
         return None
     names = ", ".join(f"{name} ({count})" for name, count in readers.most_common())
