@@ -1,13 +1,14 @@
 """Sessions as people open them: a process of its own for each contestant, default settings, all sorts of models.
 
-    python benchmarks/sessions.py [--workloads chain-64,t5-encoder,…] [--contestants auto,compressed,decoded]
+    python benchmarks/sessions.py [--workloads chain-64,t5-encoder,…] [--contestants compressed,decoded]
                                   [--threads 0,1] [--seconds 4] [--json FILE]
 
-Each contestant is a process that holds one session: onnxruntime on the original model ("onnxruntime"), or the compressed
-model with `mcd.residency` set to the contestant's name. They run in bursts, in turns with pauses, so that the spinning
-threads of one do not take the processors of the other, and the order alternates. A pair of bursts gives one ratio of
-medians; the figure is the median of these, a speed-up (above 1: the compressed model is faster), with the quartiles.
-Outputs are compared byte for byte first. Threads: 0 is onnxruntime's default, all processors and idle threads that spin.
+Each contestant is a process that holds one session: onnxruntime on the original model ("onnxruntime"), or the
+compressed model with `mcd.residency` set to the contestant's name. They run in bursts, in turns with pauses, so
+that the spinning threads of one do not take the processors of the other, and the order alternates. A pair of bursts
+gives one ratio of medians; the figure is the median of these, a speed-up (above 1: the compressed model is faster),
+with the quartiles. Outputs are compared byte for byte first. Threads: 0 is onnxruntime's default, all processors
+and idle threads that spin.
 
 Workloads that need a model from a package fetch it with pip, by models/results.py.
 """
@@ -96,9 +97,7 @@ def work(name: str, model: str, feed: str, threads: str) -> None:
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     opened = time.perf_counter() - start
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(output).tobytes() for output in session.run(None, inputs)))
-    times = []
-    for _ in range(5):
-        times.append(timed(session, inputs))
+    times = [timed(session, inputs) for _ in range(5)]
     print(json.dumps({"digest": digest.hexdigest(), "seconds": min(times), "open": opened}), flush=True)
     for line in sys.stdin:
         print(json.dumps([timed(session, inputs) for _ in range(int(line))]), flush=True)

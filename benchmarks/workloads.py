@@ -1,4 +1,4 @@
-"""The models that benchmarks run: made from seeds, installed with the test packages, or fetched by a recipe of models/."""
+"""The models that benchmarks run: made from seeds, installed with the tests, or fetched by a recipe of models/."""
 
 import dataclasses
 import sys
