@@ -13,7 +13,7 @@ import time
 import traceback
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parents[1])]
+sys.path[:0] = [str(Path(__file__).parents[1] / "support")]
 
 from random_graphs import check, expect, generate  # noqa: E402 - found there
 
