@@ -14,7 +14,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lowering import Lowered, assert_same_bytes, floats, integers, lower, make_model, run, scales
+from lowering import Lowered, assert_same_bytes, floats, integers, lower, make_model, node, run, scales
 from onnx import TensorProto, helper, numpy_helper
 
 from mcd_graph import compress_model
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 
 K, N = 52, 36
 Nodes = list[onnx.NodeProto]
-
-
-def node(op_type: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
-    """Return a node; ``inputs`` are separated by blanks, ``-`` is an absent one."""
-    names = ["" if name == "-" else name for name in inputs.split()]
-    return helper.make_node(op_type, names, [output], **attributes)
 
 
 CONSTANTS = {

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from sessions import save_unaligned, session, session_options
 
 import mcd_graph
 from mcd_graph import _native
@@ -90,25 +91,6 @@ class Node:
 
 def onnx_type(dtype: Any) -> int:
     return helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-
-
-def session_options(threads: int = 1, config: dict[str, str] | None = None) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors arrive as exceptions
-    options.intra_op_num_threads = threads
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for key, value in (config or {}).items():
-        options.add_session_config_entry(key, value)
-    return options
-
-
-def session(
-    model: onnx.ModelProto | Path, threads: int = 1, config: dict[str, str] | None = None
-) -> ort.InferenceSession:
-    options = session_options(threads, config)
-    options.register_custom_ops_library(mcd_graph.get_library_path())
-    source = str(model) if isinstance(model, Path) else model.SerializeToString()
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def accumulate(x: np.ndarray, w: np.ndarray, x_zero: Any = 0, w_zero: Any = 0, bias: Any = 0) -> np.ndarray:
@@ -523,16 +505,7 @@ def test_constants_in_a_file_may_begin_anywhere(tmp_path: Path) -> None:
     node = plain()
     node.inputs["bias"] = np.arange(40, dtype=np.int32)
     model = node.model()
-    with (tmp_path / "model.data").open("wb") as file:
-        for tensor in model.graph.initializer:
-            file.write(b"\x55" * (4096 - file.tell() % 4096 + 3))  # three bytes beyond any alignment
-            offset, length = file.tell(), file.write(tensor.raw_data)
-            tensor.ClearField("raw_data")
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, value in {"location": "model.data", "offset": offset, "length": length}.items():
-                tensor.external_data.add(key=key, value=str(value))
-    path = tmp_path / "model.onnx"
-    path.write_bytes(model.SerializeToString())
+    path = save_unaligned(model, tmp_path)
     assert_same(session(path).run(None, node.feeds())[0], expected(node, "float"))
 
 

@@ -11,8 +11,8 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from sessions import corrupt, save_unaligned, session
 
-import mcd_graph
 from mcd_graph import _native
 from mcd_graph.operators.decompress_weight import DecompressWeight
 
@@ -68,21 +68,6 @@ def model(
     )
     opsets = [helper.make_opsetid("", 19), helper.make_opsetid("mcd", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=9)
-
-
-def session(
-    source: onnx.ModelProto | Path, threads: int = 1, config: dict[str, str] | None = None, *, optimised: bool = False
-) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors arrive as exceptions
-    options.intra_op_num_threads = threads
-    if not optimised:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for key, entry in (config or {}).items():
-        options.add_session_config_entry(key, entry)
-    options.register_custom_ops_library(mcd_graph.get_library_path())
-    blob = str(source) if isinstance(source, Path) else source.SerializeToString()
-    return ort.InferenceSession(blob, options, providers=["CPUExecutionProvider"])
 
 
 def assert_gives(opened: ort.InferenceSession, value: np.ndarray) -> None:
@@ -188,16 +173,7 @@ def test_a_convolution_reads_it() -> None:
 def test_constants_in_a_file_may_begin_anywhere(tmp_path: Path) -> None:
     value = constant(np.int8, (200, 300))
     made = model(value)
-    with (tmp_path / "model.data").open("wb") as file:
-        for tensor in made.graph.initializer[:2]:
-            file.write(b"\x55" * (4096 - file.tell() % 4096 + 3))  # three bytes beyond any alignment
-            offset, length = file.tell(), file.write(tensor.raw_data)
-            tensor.ClearField("raw_data")
-            tensor.data_location = TensorProto.EXTERNAL
-            for key, entry in {"location": "model.data", "offset": offset, "length": length}.items():
-                tensor.external_data.add(key=key, value=str(entry))
-    path = tmp_path / "model.onnx"
-    path.write_bytes(made.SerializeToString())
+    path = save_unaligned(made, tmp_path, tensors=2)
     assert_gives(session(path), value)
 
 
@@ -224,13 +200,9 @@ def test_a_constant_of_an_outer_graph() -> None:
 @pytest.mark.parametrize("tensor", ["x2", "compress_index"])
 def test_a_corrupt_byte_anywhere_is_found(tensor: str) -> None:
     made = model(constant(np.int8, (64, 200)))
-    (found,) = (one for one in made.graph.initializer if one.name == tensor)
-    intact = found.raw_data
-    positions = np.random.default_rng(5).permutation(len(intact))[:60]
-    for position in positions:
-        found.raw_data = intact[:position] + bytes([intact[position] ^ 4]) + intact[position + 1 :]
+    for damaged in corrupt(made, tensor):
         with pytest.raises(Exception, match=r'DecompressWeight node \\?"conv1/weight\\?": weight \\?"x2\\?"'):
-            session(made)
+            session(damaged)
 
 
 @pytest.mark.parametrize(

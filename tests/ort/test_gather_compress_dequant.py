@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from sessions import corrupt, session
 
 import mcd_graph
 from mcd_graph import _native
@@ -74,20 +75,6 @@ def compressed(
     node = helper.make_node("GatherCompressDequant", names, ["y"], name="embed/rows", domain="mcd", **given)
     output = TensorProto.FLOAT if scale is not None else onnx_type(q.dtype)
     return wrap([node], indices, tensors, output, shape)
-
-
-def session(
-    model: onnx.ModelProto, threads: int = 1, config: dict[str, str] | None = None, *, optimised: bool = False
-) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors arrive as exceptions
-    options.intra_op_num_threads = threads
-    if not optimised:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for key, entry in (config or {}).items():
-        options.add_session_config_entry(key, entry)
-    options.register_custom_ops_library(mcd_graph.get_library_path())
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def run(
@@ -260,12 +247,9 @@ def test_an_index_that_overflows() -> None:
 @pytest.mark.parametrize("tensor", ["x2", "compress_index"])
 def test_a_corrupt_byte_anywhere_is_found(tensor: str) -> None:
     model = compressed(table(np.int8), np.zeros(1, np.int64))
-    (found,) = (one for one in model.graph.initializer if one.name == tensor)
-    intact = found.raw_data
-    for position in np.random.default_rng(5).permutation(len(intact))[:60]:
-        found.raw_data = intact[:position] + bytes([intact[position] ^ 4]) + intact[position + 1 :]
+    for damaged in corrupt(model, tensor):
         with pytest.raises(Exception, match=r'GatherCompressDequant node \\?"embed/rows\\?": weight \\?"x2\\?"'):
-            session(model)
+            session(damaged)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from lowering import floats, integers, make_model, scales
+from lowering import floats, integers, make_model, node, scales
 from onnx import TensorProto, helper
 
 from mcd_graph import passes
@@ -18,11 +18,6 @@ from mcd_graph.passes.ort_behaviour import Fact
 
 K, N = 52, 36
 FACTS = {name: fact for name, fact in vars(ort_behaviour).items() if isinstance(fact, Fact)}
-
-
-def node(op_type: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
-    names = ["" if name == "-" else name for name in inputs.split()]
-    return helper.make_node(op_type, names, [output], **attributes)
 
 
 CONSTANTS = {

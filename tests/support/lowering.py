@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
+from sessions import session
 
 import mcd_graph
 from mcd_graph.passes import (
@@ -43,6 +43,12 @@ def scales(shape: tuple[int, ...], seed: int, size: float = 0.02) -> np.ndarray:
     return np.asarray((np.random.default_rng(seed).random(shape) + 0.1) * size, np.float32)
 
 
+def node(op_type: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
+    """Return a node; ``inputs`` are separated by blanks, ``-`` is an absent one."""
+    names = ["" if name == "-" else name for name in inputs.split()]
+    return helper.make_node(op_type, names, [output], **attributes)
+
+
 def make_model(
     nodes: Sequence[onnx.NodeProto],
     inputs: Mapping[str, tuple[type[np.generic], Sequence[int | str | None] | None]],
@@ -70,14 +76,7 @@ def make_model(
 
 def run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], *, optimise: bool = False) -> list[np.ndarray]:
     """Run a model under onnxruntime's CPU provider with the custom operator registered."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.register_custom_ops_library(mcd_graph.get_library_path())
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, dict(feeds)))
+    return list(session(model, optimised=optimise).run(None, dict(feeds)))
 
 
 @dataclasses.dataclass

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 from lowering import MS_DOMAIN, assert_same_bytes, make_model, pack_all
 from onnx import TensorProto, helper, numpy_helper
+from sessions import session
 
-import mcd_graph
 from mcd_graph.passes import plan_lowering
 
 if TYPE_CHECKING:
@@ -605,14 +604,8 @@ def used_by(node: onnx.NodeProto) -> set[str]:
 def compute(
     model: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], *, optimise: bool
 ) -> list[list[np.ndarray]]:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.register_custom_ops_library(mcd_graph.get_library_path())
-    if not optimise:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [list(session.run(None, dict(feed))) for feed in feeds]
+    opened = session(model, optimised=optimise)
+    return [list(opened.run(None, dict(feed))) for feed in feeds]
 
 
 Expected = dict[bool, list[list[np.ndarray]]]
