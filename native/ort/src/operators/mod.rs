@@ -1,5 +1,6 @@
 //! The operators of the domain, a folder each.
 
+mod declared;
 mod decompress_weight;
 mod gather_compress_dequant;
 mod matmul_compress_dequant;

@@ -12,6 +12,7 @@ use super::bind::Bound;
 use super::spec::{DTYPE, NAME, SHAPE, check_shape, input};
 use crate::ffi::{Api, Error, KernelInfo, ShapeContext};
 use crate::operator::{Input, Kernel, Overload};
+use crate::operators::declared::{ANY, INT8};
 use crate::operators::weight::{COMPRESS_INFO, byte_type};
 use crate::options::Options;
 
@@ -31,13 +32,13 @@ impl Overload for DecompressWeight {
 
     fn input_type(&self, index: usize) -> Type {
         match index == input::X2.index {
-            true => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED,
-            false => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+            true => ANY,
+            false => INT8,
         }
     }
 
     fn output_type(&self) -> Type {
-        Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED
+        ANY
     }
 
     fn infer(&self, context: &ShapeContext<'_>) -> Option<()> {

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use ort_sys::ONNXTensorElementDataType as Type;
 
 use crate::ffi::ElementType;
+use crate::operators::declared::{ABSENT, ANY, FLOAT, INT8};
 
 pub const NAME: &CStr = c"GatherCompressDequant";
 
@@ -12,13 +13,6 @@ pub const NAME: &CStr = c"GatherCompressDequant";
 pub const DTYPE: &CStr = c"dtype";
 /// Which axis of the table scales and zero points go along, where there are several.
 pub const AXIS: &CStr = c"axis";
-
-/// Declared where an overload wants an input to be absent: no overload accepts it.
-const ABSENT: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
-/// Any type; binding a node checks it.
-const ANY: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-const FLOAT: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-const INT8: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
 
 /// The inputs, with their names and positions.
 pub mod input {

@@ -6,6 +6,7 @@ use ort_sys::ONNXTensorElementDataType as Type;
 
 use crate::ffi::ElementType;
 use crate::operator::Input;
+use crate::operators::declared::{ABSENT, ANY, FLOAT, INT8};
 
 pub const NAME: &CStr = c"MatmulCompressDequant";
 
@@ -14,12 +15,6 @@ pub const OUTPUT_TYPE: &CStr = c"output_type";
 pub const X1_PERM: &CStr = c"x1_perm";
 pub const Y_PERM: &CStr = c"y_perm";
 
-/// Declared where an overload wants an input to be absent: no overload accepts it.
-const ABSENT: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
-/// Any type; binding a node checks it.
-const ANY: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-const FLOAT: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-const INT8: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
 const INT32: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
 const INT64: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
 
