@@ -8,10 +8,28 @@ import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.model.constants import EightBitConstant
+from mcd_graph.operators.registry import name_of
 from mcd_graph.passes import LoweringPlan, ReasonCode, Site
-from mcd_graph.report.data import ConstantReport, Reader
+from mcd_graph.report.data import ConstantReport, NodeReport, Reader
 
-__all__ = ["account_for"]
+__all__ = ["account_for", "report_of"]
+
+
+def report_of(site: Site, entropy_bits: float | None) -> NodeReport:
+    """Say what the plan knows of a multiplication, and the entropy of its weight where that was measured."""
+    return NodeReport(
+        name=site.name,
+        op_type=site.op_type,
+        pattern=site.pattern,
+        status=site.status,
+        code=site.code,
+        reason=site.reason,
+        weight=site.weight,
+        k=site.k,
+        n=site.n,
+        weight_bytes=None if site.k is None or site.n is None else site.k * site.n,
+        entropy_bits=entropy_bits,
+    )
 
 
 def account_for(
@@ -43,7 +61,7 @@ def _account(
     measured: Mapping[str, tuple[int | None, float]],
     status: str,
 ) -> ConstantReport:
-    readers = tuple(Reader(label, _name(node)) for node, label in constant.readers)
+    readers = tuple(Reader(label, name_of(node)) for node, label in constant.readers)
     report = ConstantReport(
         name=constant.value.name or "",
         dtype=constant.tensor.dtype.name.lower(),
@@ -71,7 +89,3 @@ def _entropy(tensor: ir.TensorProtocol) -> float:
     if isinstance(tensor, ir.ExternalTensor):
         tensor.release()  # what was looked at need not stay mapped
     return entropy
-
-
-def _name(node: ir.Node) -> str:
-    return node.name or (node.outputs[0].name if node.outputs else "") or ""

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnx_ir as ir
 
-from mcd_graph.accounting import account_for
+from mcd_graph.accounting import account_for, report_of
 from mcd_graph.codec.packing import Submits, pack_all
 from mcd_graph.codec.weights import CompressedWeight, Profile, WeightStats
 from mcd_graph.errors import InputError, NothingToCompressError
@@ -325,19 +325,7 @@ class _ProgressReporter:
 
 
 def _node_report(site: Site, stats: WeightStats | None) -> NodeReport:
-    report = NodeReport(
-        name=site.name,
-        op_type=site.op_type,
-        pattern=site.pattern,
-        status=site.status,
-        code=site.code,
-        reason=site.reason,
-        weight=site.weight,
-        k=site.k,
-        n=site.n,
-        weight_bytes=None if site.k is None or site.n is None else site.k * site.n,
-        entropy_bits=None if stats is None else stats.entropy_bits,
-    )
+    report = report_of(site, None if stats is None else stats.entropy_bits)
     if stats is None or site.status != "lowered":
         return report
     return dataclasses.replace(

@@ -1,5 +1,6 @@
 """Looks at a model, compressed or not, without changing anything."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import onnx_ir as ir
 
 from mcd_graph import _native
-from mcd_graph.accounting import account_for
+from mcd_graph.accounting import account_for, report_of
 from mcd_graph.errors import InputError
 from mcd_graph.integrity import Stream, over_streams, streams_of
 from mcd_graph.model.constants import eight_bit_constants
@@ -140,16 +141,5 @@ def _entropies(plan: LoweringPlan) -> dict[str, float]:
 def _others(plan: LoweringPlan, entropies: Mapping[str, float]) -> Iterator[NodeReport]:
     """Yield what is known of the nodes that are not lowered, in the graph's order."""
     for site in plan.sites:
-        yield NodeReport(
-            name=site.name,
-            op_type=site.op_type,
-            pattern=site.pattern,
-            status="kept" if site.weight is None else "lowerable",
-            code=site.code,
-            reason=site.reason,
-            weight=site.weight,
-            k=site.k,
-            n=site.n,
-            weight_bytes=None if site.k is None or site.n is None else site.k * site.n,
-            entropy_bits=None if site.weight is None else entropies[site.weight],
-        )
+        report = report_of(site, None if site.weight is None else entropies[site.weight])
+        yield dataclasses.replace(report, status="kept" if site.weight is None else "lowerable")

@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from mcd_graph.operators.matmul_compress_dequant import OP_TYPE as MATMUL
 from mcd_graph.operators.nodes import NewNode, NewOutput
-from mcd_graph.operators.registry import compressed_nodes
+from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.operators.spec import DOMAIN
-from mcd_graph.operators.view import CompressedNode, CompressedNodeError, info_of, name_of
+from mcd_graph.operators.view import CompressedNode, CompressedNodeError, info_of
 from mcd_graph.passes import restore_matmul
 from mcd_graph.passes.engine.emit import (
     RULE_KEY,

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx import TensorProto
 from onnx.reference.op_run import OpRun
 
 from mcd_graph import _native
+from mcd_graph.operators.spec import BYTE_TYPES, Attribute, Input, OperatorSpec, Output, tell_onnx
 from mcd_graph.operators.spec import DOMAIN as OP_DOMAIN
 from mcd_graph.operators.spec import DOMAIN_VERSION as OP_VERSION
-from mcd_graph.operators.spec import Attribute, Input, OperatorSpec, Output, tell_onnx
 
 if TYPE_CHECKING:
     from mcd_graph.operators.nodes import Operand
@@ -44,8 +43,6 @@ INPUT_NAMES = ("x2", "compress_index")
 #: ``transposed`` is optional.
 ATTRIBUTE_NAMES = ("compress_info", "shape", "dtype", "transposed")
 
-_TYPES: dict[int, type] = {TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8}
-
 _DOC = """
 Decodes a compressed int8 or uint8 weight: the tensor y that was compressed, in its own shape and order.
 
@@ -60,7 +57,7 @@ def _infer(context: Any) -> None:
     info, shape, dtype = (context.get_attribute(name) for name in ATTRIBUTE_NAMES[:3])
     if info is None or shape is None or dtype is None:
         raise onnx.shape_inference.InferenceError("compress_info, shape and dtype are required")
-    if dtype.i not in _TYPES:
+    if dtype.i not in BYTE_TYPES:
         raise onnx.shape_inference.InferenceError(f"dtype is {dtype.i} instead of 2 (uint8) or 3 (int8)")
     try:
         _check(list(info.ints), list(shape.ints))
@@ -102,7 +99,7 @@ class DecompressWeight(OpRun):
         if transposed not in (None, 0, 1):
             raise ValueError(f"transposed is {transposed} instead of 0 or 1")
         weight = _native.decode(x2, compress_index, np.asarray(compress_info, dtype=np.int64))
-        if dtype not in _TYPES or weight.dtype != _TYPES[dtype]:
+        if dtype not in BYTE_TYPES or weight.dtype != BYTE_TYPES[dtype]:
             raise ValueError(f"dtype is {dtype}, and the weight is {weight.dtype}")
         return (np.ascontiguousarray(weight if transposed else weight.T).reshape(shape),)
 

@@ -17,9 +17,9 @@ from onnx.reference.op_run import OpRun
 
 from mcd_graph import _native
 from mcd_graph.operators.nodes import NewConstant, NewNode, NewOutput
+from mcd_graph.operators.spec import BYTE_TYPES, Attribute, Input, OperatorSpec, Output, tell_onnx
 from mcd_graph.operators.spec import DOMAIN as OP_DOMAIN
 from mcd_graph.operators.spec import DOMAIN_VERSION as OP_VERSION
-from mcd_graph.operators.spec import Attribute, Input, OperatorSpec, Output, tell_onnx
 
 if TYPE_CHECKING:
     from mcd_graph.operators.nodes import Operand
@@ -44,8 +44,6 @@ INPUT_NAMES = ("x2", "compress_index", "indices", "scale", "zero_point")
 #: ``axis`` is optional.
 ATTRIBUTE_NAMES = ("compress_info", "dtype", "axis")
 
-_TYPES: dict[int, type] = {TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8}
-
 _DOC = """
 Gives rows of a compressed table of int8 or uint8, n rows of k columns, as Gather with axis 0 gives them. With q the
 table and i an index, which counts from the end where it is negative:
@@ -69,7 +67,7 @@ def _infer(context: Any) -> None:
     info, dtype = context.get_attribute("compress_info"), context.get_attribute("dtype")
     if info is None or len(info.ints) != 5:
         raise onnx.shape_inference.InferenceError("compress_info must hold 5 integers")
-    if dtype is None or dtype.i not in _TYPES:
+    if dtype is None or dtype.i not in BYTE_TYPES:
         raise onnx.shape_inference.InferenceError("dtype must be 2 (uint8) or 3 (int8)")
     has = {name: _input_type(context, name) is not None for name in ("scale", "zero_point")}
     if has["zero_point"] and not has["scale"]:
@@ -112,7 +110,7 @@ class GatherCompressDequant(OpRun):
             IndexError: an index is out of range.
         """
         table = _native.decode(x2, compress_index, np.asarray(compress_info, dtype=np.int64))
-        if dtype not in _TYPES or table.dtype != _TYPES[dtype]:
+        if dtype not in BYTE_TYPES or table.dtype != BYTE_TYPES[dtype]:
             raise ValueError(f"dtype is {dtype}, and the table is {table.dtype}")
         axis = 1 if axis is None else axis
         if axis not in (0, 1):

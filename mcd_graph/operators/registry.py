@@ -13,7 +13,7 @@ import onnx_ir as ir
 from mcd_graph.errors import InputError
 from mcd_graph.operators.spec import DOMAIN, DOMAIN_VERSION, OperatorSpec, tell_onnx
 
-__all__ = ["compressed_nodes", "find", "operators", "register", "spec_of", "unknown_operator", "unregister"]
+__all__ = ["compressed_nodes", "find", "name_of", "operators", "register", "spec_of", "unknown_operator", "unregister"]
 
 #: Modules of this folder, each with its operator as ``SPEC``.
 _MODULES = ("decompress_weight", "gather_compress_dequant", "matmul_compress_dequant")
@@ -48,6 +48,11 @@ def unregister(spec: OperatorSpec) -> None:
         onnx.defs.deregister_schema(spec.op_type, DOMAIN_VERSION, DOMAIN)
 
 
+def name_of(node: ir.Node) -> str:
+    """Return what messages and reports call a node: its name, or that of its output."""
+    return node.name or (node.outputs[0].name if node.outputs else "") or ""
+
+
 def unknown_operator(name: str, op_type: str) -> InputError:
     """Return the error for a node whose operator is of our domain and not known here."""
     return InputError(
@@ -66,7 +71,7 @@ def spec_of(node: ir.Node) -> OperatorSpec | None:
         return None
     spec = _operators.get(node.op_type)
     if spec is None:
-        raise unknown_operator(node.name or (node.outputs[0].name if node.outputs else "") or "", node.op_type)
+        raise unknown_operator(name_of(node), node.op_type)
     return spec
 
 

@@ -10,23 +10,37 @@ import atexit
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import TensorProto
 from onnx.defs import OpSchema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import numpy as np
     from onnx.reference.op_run import OpRun
 
     from mcd_graph.operators.nodes import Operand
     from mcd_graph.operators.view import CompressedNode
 
-__all__ = ["DOMAIN", "DOMAIN_VERSION", "Attribute", "Input", "OperatorSpec", "Output", "schema_of", "tell_onnx"]
+__all__ = [
+    "BYTE_TYPES",
+    "DOMAIN",
+    "DOMAIN_VERSION",
+    "Attribute",
+    "Input",
+    "OperatorSpec",
+    "Output",
+    "schema_of",
+    "tell_onnx",
+]
 
 DOMAIN = "mcd"
 DOMAIN_VERSION = 1
+
+#: The types that a compressed tensor can have, by ONNX's number.
+BYTE_TYPES: dict[int, type] = {TensorProto.UINT8: np.uint8, TensorProto.INT8: np.int8}
 
 _ATTRIBUTE_TYPES = {
     ir.AttributeType.INT: OpSchema.AttrType.INT,

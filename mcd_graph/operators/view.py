@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.errors import InputError
-from mcd_graph.operators.registry import spec_of
+from mcd_graph.operators.registry import name_of, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
     Parts = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]
 
-__all__ = ["CompressedNode", "CompressedNodeError", "WeightNotConstantError", "info_of", "name_of", "weight_name_of"]
+__all__ = ["CompressedNode", "CompressedNodeError", "WeightNotConstantError", "info_of", "weight_name_of"]
 
 
 class CompressedNodeError(InputError):
@@ -42,11 +42,6 @@ class CompressedNodeError(InputError):
 
 class WeightNotConstantError(CompressedNodeError):
     """The compressed weight is an input of the model, or is computed."""
-
-
-def name_of(node: ir.Node) -> str:
-    """Return what messages and reports call a node: its name, or that of its output."""
-    return node.name or (node.outputs[0].name if node.outputs else "") or ""
 
 
 def weight_name_of(x2: str | None) -> str:

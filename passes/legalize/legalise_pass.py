@@ -43,8 +43,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mcd_graph.operators.registry import compressed_nodes
-from mcd_graph.operators.view import name_of
+from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.passes.engine.emit import (
     Names,
     remove_dead,
