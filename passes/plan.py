@@ -22,6 +22,7 @@ import onnxruntime as ort
 
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
 from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
+from mcd_graph.passes.engine.extent import Extent
 from mcd_graph.passes.engine.facts import (
     all_nodes,
     called_functions,
@@ -34,16 +35,13 @@ from mcd_graph.passes.engine.facts import (
 from mcd_graph.passes.engine.match import NewConstant
 from mcd_graph.passes.engine.operands import check_rank
 from mcd_graph.passes.engine.optimized import SITE, IntegerNode, Optimized, emptied_copy, optimize
-from mcd_graph.passes.engine.settle import Extent, settle
+from mcd_graph.passes.engine.settle import settle
 from mcd_graph.passes.engine.shapes import infer_shapes
 from mcd_graph.passes.engine.stand_in import StandIn, make_small
 from mcd_graph.passes.engine.surroundings import sites_to_blame
 from mcd_graph.passes.engine.unsigned import make_unsigned
 from mcd_graph.passes.engine.validate import check_compatibility, check_opset
-from mcd_graph.passes.fusions.dequantized_result import absorb_dequantizer
-from mcd_graph.passes.fusions.dynamic_quantizer import absorb_quantiser
-from mcd_graph.passes.fusions.elementwise import absorb_elementwise
-from mcd_graph.passes.fusions.layout import absorb_layout
+from mcd_graph.passes.fusions.registry import FUSIONS, fuse_surroundings
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.registry import ALL_RULES, RULES_ON_REQUEST
 
@@ -66,9 +64,6 @@ logger = logging.getLogger(__name__)
 #: Metadata of a model with lowered QDQ multiplications: the version of onnxruntime that was asked how it computes them.
 ONNXRUNTIME_KEY = "mcd.onnxruntime"
 
-
-#: What :attr:`Site.absorbed` calls a Mul or Add with another tensor.
-_ELEMENTWISE = "Mul or Add"
 
 #: Nodes that may stand between a weight and its multiplications; what counts is who reads their results.
 _LOOKED_THROUGH = (
@@ -112,7 +107,7 @@ class Site:
         weight: key into :attr:`LoweringPlan.weights`; ``None`` for a kept one.
         optimised: the lowered node gives the bits of the original as onnxruntime runs it with graph optimisations
             on, not off (QDQ forms).
-        absorbed: operators around the pattern that the lowered node takes in.
+        absorbed: what the lowered node takes in around the pattern, by the names of the fusions.
     """
 
     name: str
@@ -272,25 +267,12 @@ class LoweringPlan:
 
 def _absorb(node: ir.Node, candidate: _Candidate, names: Names) -> None:
     """Let a lowered node take in what stands around it, as far as its extent goes."""
-    in_function = candidate.function is not None
-    site, absorbed = candidate.site, []
-    if candidate.match.optimised:
+    in_function, qdq = candidate.function is not None, candidate.match.optimised
+    if qdq:
         make_unsigned(node, names, in_function=in_function)
-    elif candidate.extent < Extent.MATCHED:
-        if (quantiser := absorb_quantiser(node, in_function=in_function)) is not None:
-            remove_dead([quantiser])
-            absorbed.append("DynamicQuantizeLinear")
-        elif not in_function and (dequantizer := absorb_dequantizer(node)) is not None:
-            site.pattern += "+DequantizeLinear"
-            remove_dead([dequantizer])
-            absorbed.append("DequantizeLinear")
-    if not in_function and candidate.extent < Extent.MATCHED:
-        moved = absorb_layout(node)
-        absorbed.extend(each.op_type for each in moved)
-        remove_dead(moved)
-    if not in_function and candidate.extent < Extent.NO_ELEMENTWISE and absorb_elementwise(node):
-        absorbed.append(_ELEMENTWISE)
-    site.absorbed = tuple(absorbed)
+    taken = fuse_surroundings(node, candidate.extent, in_function=in_function, qdq=qdq)
+    candidate.site.pattern += "".join(f"+{fusion.name}" for fusion in taken if fusion.in_pattern)
+    candidate.site.absorbed = tuple(fusion.name for fusion in taken)
 
 
 class _Placed:
@@ -536,10 +518,9 @@ def _settle(candidates: Sequence[_Candidate], original: Optimized, copy: Path) -
 
     def narrower(number: int, extent: Extent) -> Extent:
         absorbed, match = taken_in.get(number, ()), candidates[number].match
-        if extent < Extent.NO_ELEMENTWISE and _ELEMENTWISE in absorbed:
-            return Extent.NO_ELEMENTWISE
-        if extent < Extent.MATCHED and absorbed:
-            return Extent.MATCHED
+        needed = [fusion.extent for fusion in FUSIONS if fusion.name in absorbed and fusion.extent >= extent]
+        if needed:
+            return Extent(min(needed) + 1)
         alone = extent < Extent.MULTIPLICATION and candidates[number].rule.alone is not None and len(match.nodes) > 1
         return Extent.MULTIPLICATION if alone else Extent.NONE
 
