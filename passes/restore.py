@@ -27,7 +27,7 @@ from mcd_graph.passes.engine.emit import (
     remove_dead,
     take_over,
 )
-from mcd_graph.passes.engine.facts import graph_of
+from mcd_graph.passes.engine.facts import graph_of, home_of
 from mcd_graph.passes.engine.restorer import Restorer
 from mcd_graph.passes.engine.validate import infer_inputs
 from mcd_graph.passes.refusal import ReasonCode, Refusal
@@ -95,9 +95,13 @@ class RestorePlan:
             if view.key not in tensors:
                 tensors[view.key] = view.weight(names.unique(view.weight_name))
             tensor = tensors[view.key]
-            place = (id(graph_of(node)), id(tensor))
+            # Where the stream is, so that graphs that share that share the weight.
+            x2 = view.input("x2")
+            home = graph_of(node) if x2 is None else home_of(x2)
+            place = (id(home), id(tensor))
             if place not in values:
-                values[place] = place_constant(tensor, tensor.name or "", node, as_node=lowered.function is not None)
+                before = node if home is graph_of(node) else home[0]
+                values[place] = place_constant(tensor, tensor.name or "", before, as_node=lowered.function is not None)
             self._replace(lowered, values[place], names)
         remove_dead(lowered.view.node for lowered in todo)
         _forget_domain(self.model)

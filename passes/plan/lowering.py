@@ -9,7 +9,7 @@ import onnxruntime as ort
 
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
 from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
-from mcd_graph.passes.engine.facts import all_nodes, graph_of
+from mcd_graph.passes.engine.facts import all_nodes, graph_of, home_of
 from mcd_graph.passes.engine.unsigned import make_unsigned
 from mcd_graph.passes.fusions.registry import fuse_surroundings
 from mcd_graph.passes.plan.weights import keep_sharers_of_kept
@@ -101,18 +101,17 @@ class LoweringPlan:
                 raise ValueError(f"the compressed weight for {key} is not of shape ({weight.n}, {weight.k})")
             ready.append((candidate, key, answer))
         keep_sharers_of_kept(candidates)
+        ready = [(candidate, key, answer) for candidate, key, answer in ready if candidate.site.status == "lowered"]
 
         names = Names(self.model)
-        placed: dict[str, _Placed] = {}
+        placed = {key: _Placed(answer, candidate.match.weight) for candidate, key, answer in ready}
+        for candidate, key, _ in ready:
+            placed[key].users.add(graph_of(candidate.match.nodes[-1]))
         replaced: dict[ir.Value, ir.Value] = {}
         dead: dict[ir.Node, None] = {}
         built: list[tuple[ir.Node, Candidate]] = []
         for candidate, key, answer in ready:
-            if candidate.site.status == "kept":
-                continue
             match, function = candidate.match, candidate.function
-            if key not in placed:
-                placed[key] = _Placed(answer, match.weight)
             values = placed[key].values(match.nodes[-1], names, as_node=function is not None)
             made = build(
                 match, candidate.rule, values, answer.compress_info,
@@ -142,9 +141,15 @@ def _absorb(node: ir.Node, candidate: Candidate, names: Names) -> None:
 
 
 class _Placed:
-    """The two tensors of one compressed weight, placed in each graph that needs them; the tensors are shared."""
+    """The two tensors of one compressed weight, placed once: where the weight is, if several graphs need them.
+
+    Attributes:
+        users: the graphs that need them.
+    """
 
     def __init__(self, packed: PackedWeight, weight: Weight) -> None:
+        self.users: set[ir.Graph] = set()
+        self._home = home_of(weight.value)
         base = weight.value.name or "weight"
         self._parts = tuple(
             (
@@ -153,19 +158,19 @@ class _Placed:
             )
             for part, data in (("x2", packed.x2), ("compress_index", packed.compress_index))
         )
-        self._by_graph: dict[int, tuple[ir.Value, ir.Value]] = {}
+        self._values: tuple[ir.Value, ir.Value] | None = None
 
     def values(self, user: ir.Node, names: Names, *, as_node: bool) -> tuple[ir.Value, ir.Value]:
-        """Return the values x2 and compress_index in the graph of ``user``, made there if they are missing."""
-        graph = graph_of(user)
-        if id(graph) not in self._by_graph:
+        """Return the values x2 and compress_index, made for the first ``user`` that asks."""
+        if self._values is None:
+            # In the user's own graph if possible: what is not, onnxruntime before 1.29 verifies when it first runs.
+            graph = self._home if len(self.users) > 1 else graph_of(user)
             # As nodes they must come before every user; nothing else orders a graph's Constant nodes.
-            before = graph[0] if as_node else user
             x2, index = (
-                place_constant(tensor, names.unique(name), before, as_node=as_node) for name, tensor in self._parts
+                place_constant(tensor, names.unique(name), graph[0], as_node=as_node) for name, tensor in self._parts
             )
-            self._by_graph[id(graph)] = (x2, index)
-        return self._by_graph[id(graph)]
+            self._values = (x2, index)
+        return self._values
 
 
 def reproduces_optimised(model: ir.Model) -> bool:
