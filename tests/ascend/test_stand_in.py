@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from acl_runtime import FLOAT16, INT8, INT32, TO_DEVICE, TO_HOST, UINT64, Acl, Call, Problem
 
+from mcd_graph.codec.weights import pack_weight
+
 GET = "aclnnMatmulCompressDequantGetWorkspaceSize"
 RUN = "aclnnMatmulCompressDequant"
 NULL, INVALID, RUNTIME, NO_EXECUTOR = 161001, 161002, 361001, 561101
@@ -57,6 +59,29 @@ def test_strict_mode_computes_the_same(strict: Call, problem: Problem) -> None:
 
 def test_the_devices_own_stream_is_null(call: Call, problem: Problem) -> None:
     assert call.run(None).tobytes() == problem.expected().tobytes()
+
+
+def padded(call: Call, size: int) -> np.ndarray:
+    """The call's x2 in front of what nobody has written, as vLLM-Ascend's loader leaves its parameter."""
+    stream = np.asarray(pack_weight(Problem.random(M, K, N).w, tiling=(8, 8)).x2)
+    assert stream.size < size
+    return np.concatenate([stream, np.random.default_rng(1).integers(-128, 128, size - stream.size, np.int8)])
+
+
+@pytest.mark.parametrize("library", ["acl", "strict_acl"])
+def test_the_stream_ends_where_its_header_says(library: str, problem: Problem, request: pytest.FixtureRequest) -> None:
+    call = Call(request.getfixturevalue(library), problem)
+    call.replace("x2", padded(call, N * K))
+    assert call.run(None).tobytes() == problem.expected().tobytes()
+
+
+def test_a_stream_that_is_cut_off(call: Call) -> None:
+    whole = padded(call, N * K)
+    call.replace("x2", whole[:4096])
+    assert "x2" in (message := fails_on_the_stream(call))
+    assert "4096" in message
+    call.replace("x2", whole[:40])
+    assert "40" in fails_on_the_stream(call)
 
 
 def test_large_products_become_infinite(call: Call, problem: Problem) -> None:

@@ -8,6 +8,7 @@ use std::slice;
 use std::sync::Arc;
 
 use half::f16;
+use mcd_core::container::stream_of;
 use mcd_core::parallel::Scoped;
 use mcd_core::{
     Activation, Error, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight, Serial, Vector, WeightType,
@@ -429,7 +430,7 @@ unsafe fn execute(plan: &Plan) -> Checked<()> {
     let (x1, x2, index, words, bias) = unsafe {
         (
             elements::<i8>(&plan.x1),
-            elements::<u8>(&plan.x2),
+            stream_of(elements::<u8>(&plan.x2)),
             elements::<u8>(&plan.index),
             elements::<u64>(&plan.scale),
             plan.bias.map(|bias| elements::<i32>(&bias)),
