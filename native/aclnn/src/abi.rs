@@ -13,17 +13,18 @@ use std::{ptr, slice};
 
 use half::f16;
 
+use crate::arguments::Arguments;
 use crate::guard::{guard, guard_object};
 use crate::inject;
 use crate::memory::{Access, Place};
 use crate::mode::strict;
-use crate::operator::{self, Arguments};
 use crate::state::{Kind, Object, State, report_at_exit, with_state};
 use crate::status::{
     self, Checked, Family, INVALID_PARAM, NO_EXECUTOR, PARAM_INVALID, PARAM_NULLPTR, REPEAT_INITIALIZE, fail, report,
 };
 use crate::stream::Stream;
 use crate::tensor::{DataType, MAX_RANK, Tensor, check_list};
+use crate::{launch, operator};
 
 /// Elements that an `aclIntArray` may have.
 const MAX_INTS: u64 = 1 << 20;
@@ -438,7 +439,7 @@ pub extern "C" fn aclSetAclOpExecutorRepeatable(executor: *mut c_void) -> c_int 
 pub extern "C" fn aclDestroyAclOpExecutor(executor: *mut c_void) -> c_int {
     guard(Family::Aclnn, "aclDestroyAclOpExecutor", || {
         let handle = not_null("executor", executor, PARAM_NULLPTR)?;
-        with_state(|state| operator::destroy(state, handle))
+        with_state(|state| launch::destroy(state, handle))
     })
 }
 
@@ -498,7 +499,7 @@ pub extern "C" fn aclnnMatmulCompressDequant(
 ) -> c_int {
     guard(Family::Aclnn, "aclnnMatmulCompressDequant", || {
         let handle = not_null("executor", executor, PARAM_NULLPTR)?;
-        with_state(|state| operator::launch(state, handle, workspace.addr(), workspace_size, stream.addr()))
+        with_state(|state| launch::launch(state, handle, workspace.addr(), workspace_size, stream.addr()))
     })
 }
 
