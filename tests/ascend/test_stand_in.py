@@ -612,6 +612,122 @@ def test_copies(acl: Acl) -> None:
         assert text in acl.refused(ACL_INVALID, "aclrtMemcpy", *arguments)
 
 
+def test_filling(acl: Acl) -> None:
+    device, pinned, stream = acl.malloc(64), acl.malloc(64, host=True), acl.stream()
+    acl.ok("aclrtMemset", device, 64, 0x17F, 60)
+    acl.ok("aclrtMemset", pinned, 64, 5, 64)
+    acl.ok("aclrtMemsetAsync", device, 64, 7, 32, stream)
+    text = "memory that work queued on a stream writes; synchronise it first"
+    assert text in acl.refused(ACL_INVALID, "aclrtMemset", device, 64, 1, 1)
+    acl.ok("aclrtSynchronizeDevice")
+    found = acl.download(device, np.empty(64, np.uint8))
+    assert found.tolist() == [7] * 32 + [0x7F] * 28 + [0] * 4
+    other = np.zeros(64, np.uint8)
+    for arguments, text in [
+        ((None, 64, 0, 1), "devPtr is null"),
+        ((device, 64, 0, 0), "count is 0"),
+        ((device, 63, 0, 64), "count is 64, and maxCount is 63"),
+        ((device + 32, 64, 0, 64), "where the allocation has 32 left"),
+        ((other.ctypes.data, 64, 0, 64), "was never allocated here"),
+    ]:
+        assert text in acl.refused(ACL_INVALID, "aclrtMemset", *arguments)
+    assert "no aclrtStream of this library" in acl.refused(ACL_INVALID, "aclrtMemsetAsync", device, 64, 7, 32, 99)
+
+
+def test_host_memory_that_is_overrun(acl: Acl, capfd: pytest.CaptureFixture[str]) -> None:
+    """The document's program reads 8 bytes a column into a buffer for 4."""
+    device, pinned = acl.malloc(400), acl.malloc(400, host=True)
+    acl.ok("aclrtMemcpy", device, 400, pinned, 400, TO_DEVICE)
+    ctypes.memset(pinned, 1, 800)
+    text = "the program has written 400 bytes past the end of the 400 that aclrtMallocHost gave it"
+    assert text in acl.refused(ACL_INVALID, "aclrtMemcpy", device, 400, pinned, 400, TO_DEVICE)
+    assert text in acl.refused(ACL_INVALID, "aclrtMemcpy", pinned, 400, device, 400, TO_HOST)
+    assert text in acl.refused(ACL_INVALID, "aclrtMemset", pinned, 400, 0, 400)
+    acl.ok("aclrtFree", device)
+    capfd.readouterr()
+    acl.ok("aclrtResetDevice", 0)
+    assert text in capfd.readouterr().err
+    acl.ok("aclrtSetDevice", 0)
+    assert text in acl.refused(ACL_INVALID, "aclrtFreeHost", pinned)
+    assert acl.mcdAclnnLiveObjects() == 0
+
+
+def test_refusals_are_printed_unless_they_are_not_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for value, expected in [("0", "libmcd_aclnn: aclrtSetDevice: called before aclInit (status 100001)\n"), ("1", "")]:
+        monkeypatch.setenv("MCD_ACLNN_QUIET", value)
+        capfd.readouterr()
+        Acl(tmp_path).refused(UNINITIALIZED, "aclrtSetDevice", 0)
+        assert capfd.readouterr().err == expected
+
+
+def test_all_streams_are_waited_for(call: Call, problem: Problem) -> None:
+    acl, streams = call.acl, [call.acl.stream() for _ in range(2)]
+    call.prepare()
+    call.launch(streams[0])
+    acl.ok("aclrtSynchronizeDevice")
+    assert call.result().tobytes() == problem.expected().tobytes()
+    acl.ok("mcdAclnnFail", b"execution:1")
+    call.prepare()
+    call.launch(streams[1])
+    assert "failed on request" in acl.refused(FAILURE, "aclrtSynchronizeDevice")
+    acl.ok("aclrtSynchronizeStream", streams[1])  # told once
+
+
+def context_of(acl: Acl, name: str, *arguments: int) -> int:
+    place = c_void_p()
+    acl.ok(name, ctypes.byref(place), *arguments)
+    assert place.value
+    return place.value
+
+
+def test_contexts(unopened: Acl) -> None:
+    acl = unopened
+    place = ctypes.byref(c_void_p())
+    number = ctypes.c_uint32()
+    assert "before aclInit" in acl.refused(UNINITIALIZED, "aclrtCreateContext", place, 0)
+    acl.ok("aclInit", None)
+    assert "there is no device 1" in acl.refused(ACL_INVALID, "aclrtCreateContext", place, 1)
+    assert "no context is set on this thread" in acl.refused(UNINITIALIZED, "aclrtGetCurrentContext", place)
+    assert "no device is set" in acl.refused(UNINITIALIZED, "aclrtGetDevice", ctypes.byref(number))
+    acl.ok("aclrtGetDeviceCount", ctypes.byref(number))
+    assert number.value == 1
+    first, second = (context_of(acl, "aclrtCreateContext", 0) for _ in range(2))
+    assert context_of(acl, "aclrtGetCurrentContext") == second
+    acl.ok("aclrtSetCurrentContext", first)
+    assert context_of(acl, "aclrtGetCurrentContext") == first
+    acl.ok("aclrtGetDevice", ctypes.byref(number))
+    assert number.value == 0
+    memory = acl.malloc(32)
+    acl.ok("aclrtSetDevice", 0)
+    default = context_of(acl, "aclrtGetCurrentContext")
+    assert default not in (first, second)
+    assert "goes with aclrtResetDevice" in acl.refused(ACL_INVALID, "aclrtDestroyContext", default)
+    acl.ok("aclrtFree", memory)
+    acl.ok("aclrtResetDevice", 0)
+    for context in (first, second):
+        acl.ok("aclrtDestroyContext", context)
+    assert "this aclrtContext was destroyed already" in acl.refused(ACL_INVALID, "aclrtSetCurrentContext", first)
+    assert "no device is set" in acl.refused(UNINITIALIZED, "aclrtMalloc", place, 32, 0)
+    assert acl.mcdAclnnLiveObjects() == 0
+
+
+def test_a_thread_may_set_a_context_instead_of_the_device_strictly(strict_acl: Acl) -> None:
+    context, statuses = context_of(strict_acl, "aclrtGetCurrentContext"), []
+
+    def allocate() -> None:
+        place = ctypes.byref(c_void_p())
+        statuses.append(strict_acl.aclrtMalloc(place, 32, 0))
+        statuses.append(strict_acl.aclrtSetCurrentContext(context))
+        statuses.append(strict_acl.aclrtMalloc(place, 32, 0))
+
+    thread = Thread(target=allocate)
+    thread.start()
+    thread.join()
+    assert statuses == [UNINITIALIZED, 0, 0]
+
+
 def test_memory_is_freed_once(acl: Acl) -> None:
     device, pinned = acl.malloc(64), acl.malloc(64, host=True)
     assert "which aclrtFree frees" in acl.refused(ACL_INVALID, "aclrtFreeHost", device)

@@ -8,9 +8,10 @@
 //! - [`abi`]: the exported functions; the only file that touches a caller's pointers
 //! - [`status`]: status codes, and the text that `aclGetRecentErrMsg` returns
 //! - [`guard`]: what stands around every exported function
-//! - [`mode`]: whether the document or the public implementation is followed where they differ
+//! - [`mode`]: whether the document or the public implementation is followed where they differ; silence
 //! - [`state`]: all live objects, handles that are never used twice, leaks
 //! - [`memory`]: allocations, and which queued work uses them
+//! - [`overflow`]: guard bytes behind host memory
 //! - [`stream`]: work in order on a thread of its own
 //! - [`tensor`]: descriptions of memory
 //! - [`view`]: elements at strides, and matrices in fractals
@@ -32,6 +33,7 @@ mod launch;
 mod memory;
 mod mode;
 mod operator;
+mod overflow;
 mod plan;
 mod scales;
 mod state;

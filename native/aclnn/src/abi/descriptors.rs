@@ -1,17 +1,17 @@
 //! Descriptions of memory, lists of integers, and the fp16 helpers.
 
 use std::ffi::{c_int, c_void};
+use std::ptr;
 use std::sync::Arc;
-use std::{ptr, slice};
 
 use half::f16;
 
-use super::not_null;
+use super::pointers::{list, not_null};
 use crate::guard::{guard, guard_object};
 use crate::mode::strict;
 use crate::state::{Kind, Object, with_state};
-use crate::status::{Checked, Family, PARAM_INVALID, PARAM_NULLPTR};
-use crate::tensor::{DataType, MAX_RANK, Tensor, check_list};
+use crate::status::{Family, PARAM_INVALID, PARAM_NULLPTR};
+use crate::tensor::{DataType, MAX_RANK, Tensor};
 
 /// Elements that an `aclIntArray` may have.
 const MAX_INTS: u64 = 1 << 20;
@@ -97,16 +97,4 @@ pub extern "C" fn aclFloatToFloat16(value: f32) -> u16 {
         return limit.to_bits();
     }
     rounded.to_bits()
-}
-
-/// # Safety
-///
-/// `data` is null or points to `length` integers.
-unsafe fn list(what: &str, data: *const i64, length: u64, limit: u64) -> Checked<Vec<i64>> {
-    check_list(what, data.is_null(), length, limit)?;
-    if length == 0 {
-        return Ok(Vec::new());
-    }
-    // SAFETY: the caller's contract; the limit keeps the length small.
-    Ok(unsafe { slice::from_raw_parts(data, length as usize) }.to_vec())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::ptr;
 use std::sync::{Arc, Once};
 
-use super::{check_place, not_null};
+use super::pointers::{check_place, not_null};
 use crate::guard::guard;
 use crate::mode::strict;
 use crate::state::{Kind, Object, report_at_exit, with_state};
@@ -78,11 +78,11 @@ pub extern "C" fn aclrtSetDevice(device: i32) -> c_int {
     })
 }
 
-/// Undoes one `aclrtSetDevice`; the last one closes the device.
+/// Undoes one `aclrtSetDevice`; the last user of the device closes it.
 #[unsafe(no_mangle)]
 pub extern "C" fn aclrtResetDevice(device: i32) -> c_int {
     guard(Family::Acl, "aclrtResetDevice", || {
-        let closing = with_state(|state| {
+        with_state(|state| {
             state.check_initialized()?;
             check_device_id(device)?;
             if state.device_uses == 0 {
@@ -91,16 +91,21 @@ pub extern "C" fn aclrtResetDevice(device: i32) -> c_int {
             if state.device_uses == 1 {
                 state.report_leaks("at aclrtResetDevice");
             }
-            Ok(state.reset_device())
+            Ok(())
         })?;
-        if let Some((handle, stream)) = closing {
-            close(handle, stream);
-        }
+        close_device();
         Ok(())
     })
 }
 
-fn check_device_id(device: i32) -> Checked<()> {
+/// One user of the device less; without any, its own stream ends.
+pub(super) fn close_device() {
+    if let Some((handle, stream)) = with_state(|state| state.reset_device()) {
+        close(handle, stream);
+    }
+}
+
+pub(super) fn check_device_id(device: i32) -> Checked<()> {
     if device == 0 { Ok(()) } else { fail(INVALID_PARAM, format!("there is no device {device}, only device 0")) }
 }
 
@@ -154,6 +159,24 @@ pub extern "C" fn aclrtSynchronizeStream(stream: *mut c_void) -> c_int {
         })?;
         let result = queue.wait(ticket);
         with_state(|state| state.memory.settle(handle, ticket));
+        result
+    })
+}
+
+/// Waits for all streams; the first failure of their work since the last wait is told here, once.
+#[unsafe(no_mangle)]
+pub extern "C" fn aclrtSynchronizeDevice() -> c_int {
+    guard(Family::Acl, "aclrtSynchronizeDevice", || {
+        let streams = with_state(|state| {
+            state.check_device(Family::Acl)?;
+            Ok(state.streams())
+        })?;
+        let mut result = Ok(());
+        for (handle, queue, ticket) in streams {
+            let outcome = queue.wait(ticket);
+            with_state(|state| state.memory.settle(handle, ticket));
+            result = result.and(outcome);
+        }
         result
     })
 }

@@ -3,7 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::ptr;
 
-use super::{check_place, not_null};
+use super::pointers::{check_place, not_null};
 use crate::guard::guard;
 use crate::memory::{Access, Place};
 use crate::state::{State, with_state};
@@ -60,6 +60,62 @@ fn release(address: *mut c_void, place: Place) -> Checked<()> {
         state.check_device(Family::Acl)?;
         state.memory.free(address, place)
     })
+}
+
+/// Fills memory with a byte, and returns when it is done.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aclrtMemset(address: *mut c_void, room: usize, value: i32, count: usize) -> c_int {
+    guard(Family::Acl, "aclrtMemset", || {
+        with_state(|state| {
+            check_fill(state, address, room, count, None)?;
+            // SAFETY: as for a copy's destination.
+            unsafe { ptr::write_bytes(address.cast::<u8>(), value as u8, count) };
+            Ok(())
+        })
+    })
+}
+
+/// Fills memory in its turn on a stream.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn aclrtMemsetAsync(
+    address: *mut c_void,
+    room: usize,
+    value: i32,
+    count: usize,
+    stream: *mut c_void,
+) -> c_int {
+    guard(Family::Acl, "aclrtMemsetAsync", || {
+        with_state(|state| {
+            state.check_device(Family::Acl)?;
+            let (handle, _) = state.stream(stream.addr(), Family::Acl)?;
+            check_fill(state, address, room, count, Some(handle))?;
+            let to = address.expose_provenance();
+            let task = Box::new(move || {
+                // SAFETY: as for a queued copy's destination.
+                unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(to), value as u8, count) };
+                Ok(())
+            });
+            let ticket = state.stream(handle, Family::Acl)?.1.submit(task);
+            state.memory.note_use(handle, ticket, to, count, Access::Write);
+            Ok(())
+        })
+    })
+}
+
+/// Checks memory to be filled; `stream` is the one that it is queued on.
+fn check_fill(state: &State, address: *mut c_void, room: usize, count: usize, stream: Option<usize>) -> Checked<()> {
+    state.check_device(Family::Acl)?;
+    let address = not_null("devPtr", address, INVALID_PARAM)?;
+    if count == 0 {
+        return fail(INVALID_PARAM, "count is 0");
+    }
+    if count > room {
+        return fail(INVALID_PARAM, format!("count is {count}, and maxCount is {room}"));
+    }
+    let memory = &state.memory;
+    memory.check_end("devPtr", address)?;
+    memory.check_inside("devPtr", address, count, memory.place(address).unwrap_or(Place::Device))?;
+    memory.check_settled("devPtr", address, count, Access::Write, stream)
 }
 
 /// Copies, and returns when it is done.
@@ -143,6 +199,7 @@ fn check_copy(
     };
     for (what, address, wanted, access) in [("src", src, from, Access::Read), ("dst", dst, to, Access::Write)] {
         let memory = &state.memory;
+        memory.check_end(what, address)?;
         match (wanted, memory.place(address)) {
             // Any memory of the process is host memory, unless it is the device's.
             (None | Some(Place::Host), None) => continue,

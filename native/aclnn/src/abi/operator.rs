@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
-use super::not_null;
+use super::pointers::not_null;
 use crate::arguments::Arguments;
 use crate::guard::guard;
 use crate::state::{Object, with_state};
