@@ -18,7 +18,7 @@ def main(m: int, k: int, n: int) -> None:
     data.mkdir(exist_ok=True)
     rng.integers(-128, 128, (m, k), np.int8).tofile(data / "mat1.bin")
     weight = rng.integers(-9, 10, (n, k)) * (rng.random((n, k)) < 0.5)  # sparse, as W8A8S weights are
-    np.save(data / "weight.npy", {"weight": weight.astype(np.int8)})
+    np.save(data / "weight.npy", {"weight": weight.astype(np.int8)})  # type: ignore[arg-type]
     rng.integers(-1000, 1000, n, np.int32).tofile(data / "bias.bin")
     scale = rng.uniform(1e-4, 1e-3, n).astype(np.float32)
     scale.view(np.uint32).astype(np.uint64).tofile(data / "deqScale.bin")
