@@ -4,8 +4,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from mcd_graph.errors import InputError
-from mcd_graph.model.replacement import refuse_existing
 from mcd_graph.model.files import write_text
+from mcd_graph.model.replacement import refuse_existing
 
 __all__ = ["compiler_flags", "get_aclnn_library_path", "get_include_path", "linker_flags", "write_listing"]
 
