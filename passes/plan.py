@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
-from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
+from mcd_graph.operators.spec import DOMAIN, DOMAIN_VERSION
 from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
 from mcd_graph.passes.engine.facts import (
     all_nodes,
@@ -31,12 +31,12 @@ from mcd_graph.passes.engine.facts import (
     is_op,
     known_dtype,
 )
-from mcd_graph.passes.engine.match import NewConstant
+from mcd_graph.passes.engine.match import Fused, NewConstant
 from mcd_graph.passes.engine.operands import check_rank
 from mcd_graph.passes.engine.optimized import SITE, IntegerNode, Optimized, emptied_copy, optimize
 from mcd_graph.passes.engine.settle import Extent, settle
 from mcd_graph.passes.engine.shapes import infer_shapes
-from mcd_graph.passes.engine.stand_in import StandIn, make_small
+from mcd_graph.passes.engine.stand_in import StandIn, make_small, zeros
 from mcd_graph.passes.engine.surroundings import sites_to_blame
 from mcd_graph.passes.engine.unsigned import make_unsigned
 from mcd_graph.passes.engine.validate import check_compatibility, check_opset
@@ -140,10 +140,12 @@ class WeightJob:
     Attributes:
         key: its name in :attr:`LoweringPlan.weights`; the initialiser's name where that is unique.
         source: where it was found.
+        tiling: the size of tile that suits its readers; ``None``: the codec's own choice.
     """
 
     key: str
     source: Weight
+    tiling: tuple[int, int] | None = None
 
     @property
     def k(self) -> int:
@@ -252,7 +254,8 @@ class LoweringPlan:
             match, function = candidate.match, candidate.function
             if key not in placed:
                 placed[key] = _Placed(answer, match.weight)
-            values = placed[key].values(match.nodes[-1], names, as_node=function is not None)
+            stream_type = match.fused.stream_type(match.weight)
+            values = placed[key].values(match.nodes[-1], names, stream_type, as_node=function is not None)
             made = build(
                 match, candidate.rule, values, answer.compress_info,
                 names=names, replaced=replaced, in_function=function is not None,
@@ -261,7 +264,7 @@ class LoweringPlan:
             dead.update(dict.fromkeys(match.nodes))
             for owner in (self.model, function):
                 if owner is not None:
-                    owner.opset_imports[OP_DOMAIN] = OP_VERSION
+                    owner.opset_imports[DOMAIN] = DOMAIN_VERSION
         if any(candidate.match.optimised for _, candidate in built):
             self.model.metadata_props[ONNXRUNTIME_KEY] = ort.__version__
         remove_dead(dead)
@@ -272,6 +275,8 @@ class LoweringPlan:
 
 def _absorb(node: ir.Node, candidate: _Candidate, names: Names) -> None:
     """Let a lowered node take in what stands around it, as far as its extent goes."""
+    if not candidate.match.fused.absorbs:
+        return
     in_function = candidate.function is not None
     site, absorbed = candidate.site, []
     if candidate.match.optimised:
@@ -297,27 +302,42 @@ class _Placed:
     """The two tensors of one compressed weight, placed in each graph that needs them; the tensors are shared."""
 
     def __init__(self, packed: PackedWeight, weight: Weight) -> None:
-        base = weight.value.name or "weight"
-        self._parts = tuple(
-            (
-                f"{base}.{part}",
-                ir.tensor(data, name=f"{base}.{part}") if not isinstance(data, ir.TensorProtocol) else data,
-            )
-            for part, data in (("x2", packed.x2), ("compress_index", packed.compress_index))
-        )
-        self._by_graph: dict[int, tuple[ir.Value, ir.Value]] = {}
+        self._base = weight.value.name or "weight"
+        self._x2, self._index = _tensor(packed.x2), _tensor(packed.compress_index)
+        self._streams = {ir.DataType.INT8: self._x2}
+        self._values: dict[tuple[int, ir.TensorProtocol], ir.Value] = {}
 
-    def values(self, user: ir.Node, names: Names, *, as_node: bool) -> tuple[ir.Value, ir.Value]:
+    def values(
+        self, user: ir.Node, names: Names, stream_type: ir.DataType, *, as_node: bool
+    ) -> tuple[ir.Value, ir.Value]:
         """Return the values x2 and compress_index in the graph of ``user``, made there if they are missing."""
+        x2 = self._streams.setdefault(stream_type, _retyped(self._x2, stream_type))
         graph = graph_of(user)
-        if id(graph) not in self._by_graph:
-            # As nodes they must come before every user; nothing else orders a graph's Constant nodes.
-            before = graph[0] if as_node else user
-            x2, index = (
-                place_constant(tensor, names.unique(name), before, as_node=as_node) for name, tensor in self._parts
-            )
-            self._by_graph[id(graph)] = (x2, index)
-        return self._by_graph[id(graph)]
+        # As nodes they must come before every user; nothing else orders a graph's Constant nodes.
+        before = graph[0] if as_node else user
+
+        def value(tensor: ir.TensorProtocol, part: str) -> ir.Value:
+            key = (id(graph), tensor)
+            if key not in self._values:
+                name = names.unique(f"{self._base}.{part}")
+                self._values[key] = place_constant(tensor, name, before, as_node=as_node)
+            return self._values[key]
+
+        return value(x2, "x2"), value(self._index, "compress_index")
+
+
+def _tensor(data: np.ndarray | ir.TensorProtocol) -> ir.TensorProtocol:
+    return data if isinstance(data, ir.TensorProtocol) else ir.tensor(data)
+
+
+def _retyped(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
+    """Return the same bytes as a tensor of another 8-bit type; bytes in a file stay there."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return ir.tensor(tensor.numpy().view(dtype.numpy()))
+    return ir.ExternalTensor(
+        tensor.location, tensor.offset, tensor.length, dtype,
+        shape=tensor.shape, name=tensor.name or "", base_dir=tensor.base_dir,
+    )  # fmt: skip
 
 
 def plan_lowering(
@@ -371,8 +391,9 @@ def plan_lowering(
             if match is None:
                 continue
             check_opset(model if function is None else function)
-            check_rank(match.weight, get_input(node, 0))
-            _check_inputs(match)
+            if isinstance(match.fused, Fused):
+                check_rank(match.weight, get_input(node, 0))
+                _check_inputs(match.fused, match.weight)
             site.pattern, site.k, site.n = match.pattern, match.weight.k, match.weight.n
             site.optimised = match.optimised
             if match.output in results:
@@ -402,22 +423,23 @@ def _weights_of(candidates: Sequence[_Candidate]) -> dict[str, WeightJob]:
     weights: dict[str, WeightJob] = {}
     keys: dict[tuple[ir.Value, tuple[object, ...], bool], str] = {}
     for candidate in candidates:
-        weight = candidate.match.weight
+        match, weight = candidate.match, candidate.match.weight
+        tiling = match.fused.tiling(weight)
         identity = (weight.value, weight.recipe, weight.transposed)
         if identity not in keys:
             keys[identity] = _unused_key(weight.value.name or "weight", weights)
-            weights[keys[identity]] = WeightJob(keys[identity], weight)
+            weights[keys[identity]] = WeightJob(keys[identity], weight, tiling)
+        elif (job := weights[keys[identity]]).tiling not in (tiling, None):
+            weights[job.key] = dataclasses.replace(job, tiling=None)  # who wants no special one multiplies
         candidate.site.weight = keys[identity]
     return weights
 
 
-def _check_inputs(match: Match) -> None:
+def _check_inputs(fused: Fused, weight: Weight) -> None:
     """Refuse if what the new node would read is known not to fit it."""
-    weight, fused = match.weight, match.fused
     if isinstance(fused.x1, ir.Value) and known_dtype(fused.x1) == ir.DataType.FLOAT:
         raise Refusal(ReasonCode.ACTIVATION_NOT_QUANTISED, f"its activation {fused.x1.name} is not quantised")
-    inputs = {field.name: getattr(fused, field.name) for field in dataclasses.fields(fused)}
-    check_compatibility(inputs, k=weight.k, n=weight.n, weight_type=weight.tensor.dtype)
+    check_compatibility(fused.inputs(), k=weight.k, n=weight.n, weight_type=weight.tensor.dtype)
 
 
 def _wants_shapes(model: ir.Model) -> bool:
@@ -489,7 +511,7 @@ def _keep_where_onnxruntime_does_otherwise(candidates: Sequence[_Candidate], ans
     for number, candidate in unsure:
         match = candidate.match
         node = by_result.get(match.output.name or "")
-        if node is None and match.fused.y_zero_point is not None:
+        if node is None and isinstance(match.fused, Fused) and match.fused.y_zero_point is not None:
             node = requantised.get(number)
         if node is None:
             text = f"onnxruntime {ort.__version__} does not compute this result in integers when it optimises"
@@ -501,12 +523,15 @@ def _keep_where_onnxruntime_does_otherwise(candidates: Sequence[_Candidate], ans
 
 def _same_parameters(node: IntegerNode, match: Match) -> bool:
     """Tell whether a multiplication has the scales and zero points that were expected, as far as they are constant."""
-    ours = _array(match.fused.deq_scale) if match.fused.x1_scale is None else None
+    fused = match.fused
+    if not isinstance(fused, Fused):
+        return True
+    ours = _array(fused.deq_scale) if fused.x1_scale is None else None
     if ours is not None and node.scale is not None:
         theirs, ours = np.broadcast_arrays(node.scale.reshape(-1), ours.reshape(-1))
         if theirs.tobytes() != ours.tobytes():
             return False
-    expected = (match.fused.x1_zero_point, match.fused.y_zero_point)
+    expected = (fused.x1_zero_point, fused.y_zero_point)
     for array, zero_point in zip(node.zero_points, map(_array, expected), strict=True):
         if array is None or zero_point is None:
             continue
@@ -596,8 +621,14 @@ def _lower_copy(path: Path, candidates: Sequence[_Candidate]) -> tuple[Path, dic
                 site = Site(node.name or "", node.op_type, match.pattern, "lowered")
                 copies[number] = _Candidate(site, match, rule, None, extent)
     plan = LoweringPlan(model, [], list(copies.values()), _weights_of(list(copies.values())))
-    plan.apply({key: StandIn(job.k, job.n, job.dtype) for key, job in plan.weights.items()})
-    make_small(node for node in model.graph.all_nodes() if node.name in numbers)
+    whole = {each.site.weight for each in copies.values() if not isinstance(each.match.fused, Fused)}
+    stand_ins = {
+        key: (zeros(job.n, job.k, job.dtype) if key in whole else StandIn(job.k, job.n, job.dtype))
+        for key, job in plan.weights.items()
+    }
+    plan.apply(stand_ins)
+    small = {f"{SITE}{number}" for number, each in copies.items() if each.site.weight not in whole}
+    make_small(node for node in model.graph.all_nodes() if node.name in small)
     lowered = path.with_name("lowered.onnx")
     lowered.write_bytes(ir.to_proto(model).SerializeToString())
     return lowered, {number: candidate.site.absorbed for number, candidate in copies.items()}
