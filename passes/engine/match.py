@@ -163,8 +163,8 @@ class Rule:
 
     The function answers ``None`` for a node that has nothing to do with quantised weights at all, and raises
     :class:`~mcd_graph.passes.refusal.Refusal` for one that has to stay as it is. ``form`` is what to call the pattern
-    where it is more than its operator. ``alone`` is as ``match`` for no more than that operator, where ``match`` takes
-    nodes behind it that can be left.
+    where it is more than its operator. ``spec`` is the operator that it makes. ``alone`` is as ``match`` for no more
+    than the operator that the rule starts from, where ``match`` takes nodes behind it that can be left.
     """
 
     name: str
@@ -173,6 +173,7 @@ class Rule:
     match: Callable[[ir.Node], Match | None]
     form: str = ""
     alone: Callable[[ir.Node], Match | None] | None = None
+    spec: OperatorSpec = matmul_compress_dequant.SPEC
 
     @property
     def label(self) -> str:

@@ -313,7 +313,7 @@ def _float_vector(value: ir.Value | None) -> Operand:
     return NewConstant(array.astype(np.float32).reshape(-1), f"{value.name}.float") if array.any() else None
 
 
-gather_rule = Rule("gather_rule", "", "Gather", _match, alone=_match_alone)
+gather_rule = Rule("gather_rule", "", "Gather", _match, alone=_match_alone, spec=gather_compress_dequant.SPEC)
 
 FAMILY = Family(
     "Gather",
