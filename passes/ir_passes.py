@@ -28,7 +28,7 @@ __all__ = ["FAMILY_PASSES", "CompressPass", "RestorePass"]
 
 
 class CompressPass(ir.passes.InPlacePass):
-    """Compresses the weights of every form of quantised matrix multiplication; 1x1 convolutions excepted.
+    """Compresses the weights of every form of quantised matrix multiplication and look-up; 1x1 convolutions excepted.
 
     Args:
         profile: ``fast``, ``balanced`` or ``small``.

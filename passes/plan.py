@@ -1,4 +1,4 @@
-"""Finding every quantised matrix multiplication of a model, and lowering those that the rules accept.
+"""Finding every quantised matrix multiplication and look-up of a model, and lowering those that the rules accept.
 
 Planning and rewriting are two steps, so that the weights can be compressed in between, one by one and wherever the
 caller likes::
@@ -98,7 +98,7 @@ class PackedWeight(Protocol):
 
 @dataclasses.dataclass
 class Site:
-    """One quantised matrix multiplication that was met.
+    """One quantised matrix multiplication or look-up that was met.
 
     Attributes:
         name: of the node; of its first output when the node has no name.
@@ -194,7 +194,7 @@ class LoweringPlan:
 
     Attributes:
         model: the model that was looked at; :meth:`apply` changes it in place.
-        sites: every quantised matrix multiplication, in graph order.
+        sites: every quantised matrix multiplication and look-up, in graph order.
         weights: the weights to compress, by key.
     """
 
@@ -348,7 +348,7 @@ def plan_lowering(
     convolutions: bool = False,
     rules: Sequence[Rule] = ALL_RULES,
 ) -> LoweringPlan:
-    """Look for quantised matrix multiplications in a model, its subgraphs and its functions; change nothing.
+    """Look for quantised multiplications and look-ups in a model, its subgraphs and its functions; change nothing.
 
     Args:
         model: the model.
