@@ -6,6 +6,7 @@ from mcd_graph.cli.ascend.cflags import cflags
 from mcd_graph.cli.ascend.compress import compress
 from mcd_graph.cli.ascend.doctor import doctor
 from mcd_graph.cli.ascend.export import export
+from mcd_graph.cli.ascend.listing import listing
 
 __all__ = ["app"]
 
@@ -19,3 +20,4 @@ app.command()(compress)
 app.command()(export)
 app.command()(doctor)
 app.command()(cflags)
+app.command()(listing)
