@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.errors import InputError
+from mcd_graph.operators.constants import constant_tensor
 from mcd_graph.operators.registry import name_of, spec_of
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class CompressedNode:
         spec = spec_of(node)
         if spec is None:
             raise InputError(f"node {name_of(node)} is {node.domain}::{node.op_type}, which has no compressed weight")
-        x2, index = (_constant(spec.input(node, name)) for name in ("x2", "compress_index"))
+        x2, index = (constant_tensor(spec.input(node, name)) for name in ("x2", "compress_index"))
         if x2 is None or index is None:
             raise WeightNotConstantError(node, "its compressed weight is not constant")
         info = info_of(node)
@@ -198,21 +199,6 @@ class CompressedNode:
             yield
         except (_native.FormatError, TypeError, OverflowError) as error:
             raise _native.FormatError(f"node {self.name}: {error}") from None
-
-
-def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """Return the tensor behind a value that nobody can change at run time: an initialiser or a Constant node."""
-    if value is None or value.is_graph_input():
-        return None
-    if value.is_initializer():
-        return value.const_value
-    node = value.producer()
-    if node is None or (node.domain, node.op_type) != ("", "Constant") or len(node.attributes) != 1:
-        return None
-    attribute = node.attributes.get("value")
-    if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
-        return None
-    return attribute.as_tensor()
 
 
 def _place(tensor: ir.TensorProtocol) -> tuple[Any, ...]:
