@@ -68,6 +68,10 @@ class Job(Protocol):
     def nbytes(self) -> int:
         """Its size in bytes, uncompressed."""
 
+    @property
+    def tiling(self) -> tuple[int, int] | None:
+        """The size of its tiles; ``None``: the codec's own choice."""
+
     def array(self) -> Int8Matrix:
         """Return it as an (n, k) view."""
 
@@ -187,15 +191,17 @@ def _version() -> str:
     return importlib.metadata.version("mcd-graph")
 
 
-def _pack(source: FileView | Int8Matrix, profile: Profile, version: str) -> tuple[CompressedWeight, int | None]:
+def _pack(
+    source: FileView | Int8Matrix, profile: Profile, version: str, tiling: tuple[int, int] | None
+) -> tuple[CompressedWeight, int | None]:
     """Compress a weight, and return the CRC-32 of its bytes in the file if it is there; this is what workers run."""
     if version != _version():
         raise InputError(f"a worker has mcd-graph {_version()} installed, and not {version}, which asks for the work")
     if not isinstance(source, FileView):
-        return pack_weight(source, profile=profile), None
+        return pack_weight(source, profile=profile, tiling=tiling), None
     array, window = source.open()
     before = zlib.crc32(window)
-    weight = pack_weight(array, profile=profile)
+    weight = pack_weight(array, profile=profile, tiling=tiling)
     if zlib.crc32(window) != before:
         raise InputError(f"the model was changed while it was read: a weight in {source.path} is another one now")
     return weight, before
@@ -242,7 +248,7 @@ def pack_all(
             del array
             job.release()
         with _worker_errors(job):
-            return _UnderWay(job, source, executor.submit(_pack, source, profile, _version()))
+            return _UnderWay(job, source, executor.submit(_pack, source, profile, _version(), job.tiling))
 
     def first() -> tuple[Job, CompressedWeight]:
         nonlocal in_files
