@@ -45,7 +45,7 @@ def compress(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compress the weights of SRC's int8 matrix multiplications and write DST.
+    """Compress the int8 weights of SRC and write DST.
 
     Example: [bold]mcd compress model.onnx model.mcd.onnx[/bold]
     """
@@ -103,7 +103,7 @@ def print_totals(totals: "Totals") -> None:
     out.print(table)
     over = totals.payload_bytes / totals.entropy_bytes - 1 if totals.entropy_bytes else 0.0
     say(
-        f"{totals.lowered} of {totals.nodes} quantised matrix multiplications lowered, {totals.weights} weights; "
+        f"{totals.lowered} of {totals.nodes} nodes with quantised weights lowered, {totals.weights} weights; "
         f"payload {over:.1%} over the order-0 entropy"
     )
 
