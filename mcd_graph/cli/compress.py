@@ -36,6 +36,9 @@ def compress(
     ] = None,
     inline: Inline = False,
     data_name: DataName = None,
+    at_open: Annotated[
+        bool, typer.Option("--at-open", help="Compress the other int8 constants too; restored when a session opens.")
+    ] = False,
     report: Annotated[Path | None, typer.Option(metavar="R.json", help="Write the report as JSON.")] = None,
     html: Html = None,
     force: Force = False,
@@ -73,6 +76,7 @@ def compress(
             progress=progress,
             inline=inline,
             data_name=data_name,
+            at_open=at_open,
             force=force,
             force_larger=force_larger,
             verify=not no_verify,
