@@ -204,7 +204,7 @@ class _Packed:
     Attributes:
         weights: those of nodes, or those that are restored at opening.
         stats: sizes and entropy, of refused ones as well.
-        at_open: the others, of an attempt before.
+        at_open: beside those of nodes, those that are restored at opening.
     """
 
     weights: dict[str, CompressedWeight | Refusal] = dataclasses.field(default_factory=dict)
@@ -224,17 +224,17 @@ class _Packed:
             else dataclasses.replace(each, x2=np.asarray(each.x2), compress_index=np.asarray(each.compress_index))
             for key, each in self.weights.items()
         }
-        return _Packed(weights, self.stats)
+        return _Packed(weights, self.stats, None if self.at_open is None else self.at_open.without_file())
 
 
 class _DifferenceError(Exception):
     """A lowered model gives other bytes than the original; ``sites`` are to be kept the next time."""
 
-    def __init__(self, sites: Collection[int], prover: Prover, packed: _Packed, restored: _Packed) -> None:
+    def __init__(self, sites: Collection[int], prover: Prover, packed: _Packed) -> None:
         super().__init__()
         self.sites = frozenset(sites)
         self.prover = prover
-        self.packed = dataclasses.replace(packed.without_file(), at_open=restored.without_file())
+        self.packed = packed.without_file()
 
 
 def _compress(request: _Request, differing: Collection[int], prover: Prover | None, known: _Packed) -> Report:
@@ -265,7 +265,7 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         weights = [*packed.weights.values(), *restored.weights.values()]
         versions = {weight.stats.format_version for weight in weights if isinstance(weight, CompressedWeight)}
         annotate(model, Stated(request.profile, "+".join(map(str, sorted(versions)))))
-        proof = _prove(request, plan, packed, restored, writer, prover)
+        proof = _prove(request, plan, dataclasses.replace(packed, at_open=restored), writer, prover)
         # Before the output is there, which may take the place of the input.
         measured = {key: (each.stored_bytes, each.entropy_bits) for key, each in stats.items()}
         accounts = account_for(constants, plan, measured, status="lowered", at_open=restored.weights)
@@ -338,7 +338,6 @@ def _prove(
     request: _Request,
     plan: LoweringPlan,
     packed: _Packed,
-    restored: _Packed,
     writer: ModelWriter,
     prover: Prover | None,
 ) -> Proof:
@@ -356,7 +355,7 @@ def _prove(
             logger.info("%s: the compressed model differs: %s", request.source, difference)
             lowered = [number for number, site in enumerate(plan.sites) if site.status == "lowered"]
             culprits = find_culprits(lowered, _differs_alone(request, packed.weights, prover, plan))
-            raise _DifferenceError(culprits, prover, packed, restored)
+            raise _DifferenceError(culprits, prover, packed)
     return prover.proof([site.name for site in plan.sites if site.code == ReasonCode.DIFFERS])
 
 

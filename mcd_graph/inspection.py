@@ -123,8 +123,7 @@ def _were_constants(lowered: Iterable[NodeReport], compressed: Mapping[str, ir.N
         readers.setdefault(node.weight or "", []).append(node)
     for name, nodes in readers.items():
         first = nodes[0]
-        node = compressed[first.name]
-        at_open = node.metadata_props.get(WAY_KEY) == AT_OPEN
+        at_open = compressed[first.name].metadata_props.get(WAY_KEY) == AT_OPEN
         yield ConstantReport(
             name=name,
             dtype=None,

@@ -121,13 +121,12 @@ def restore_at_open(model: ir.Model, packed: Mapping[str, PackedWeight]) -> None
             place_constant(_tensor(data), names.unique(f"{value.name}.{part}"), first, as_node=False)
             for part, data in (("x2", weight.x2), ("compress_index", weight.compress_index))
         ]
-        attributes = {
-            "compress_info": [int(number) for number in weight.compress_info],
-            "shape": list(dimensions(job.constant.tensor)),
-            "dtype": int(job.constant.tensor.dtype),
-            "transposed": 1,
-        }
-        output = ir.Value(type=ir.TensorType(job.constant.tensor.dtype), shape=ir.Shape(attributes["shape"]))
+        dtype, shape = job.constant.tensor.dtype, dimensions(job.constant.tensor)
+        info = [int(number) for number in weight.compress_info]
+        attributes: dict[str, Any] = {
+            "compress_info": info, "shape": list(shape), "dtype": int(dtype), "transposed": 1
+        }  # fmt: skip
+        output = ir.Value()
         node = ir.node(
             OP_TYPE, inputs, attributes, domain=DOMAIN, outputs=[output],
             name=names.unique(f"{value.name}.{OP_TYPE}"), metadata_props={WAY_KEY: AT_OPEN},
@@ -135,7 +134,7 @@ def restore_at_open(model: ir.Model, packed: Mapping[str, PackedWeight]) -> None
         first.prepend(node)
         model.graph.initializers.pop(value.name or "")
         take_over(value, output)
-        output.type, output.shape = ir.TensorType(job.constant.tensor.dtype), ir.Shape(attributes["shape"])
+        output.type, output.shape = ir.TensorType(dtype), ir.Shape(shape)
     if jobs:
         model.opset_imports.setdefault(DOMAIN, DOMAIN_VERSION)
 

@@ -95,14 +95,12 @@ def reveal_nodes(proto: onnx.ModelProto) -> onnx.ModelProto:
         tensor = named.get(entry["name"])
         if tensor is None or external_entries(tensor).get("location") != SENTENCE:
             raise InputError(f"its metadata {AT_OPEN_KEY} names {entry['name']!r}, which is no constant to be restored")
-        if list(tensor.dims) != entry["shape"] or tensor.data_type != TensorProto.DataType.Value(
-            entry["dtype"].upper()
-        ):
+        if list(tensor.dims) != entry["shape"] or tensor.data_type != _type_of(entry):
             raise InputError(f"its metadata {AT_OPEN_KEY} says another type or shape of {entry['name']!r}")
         graph.initializer.remove(tensor)
         for part in _PARTS:
             name, offset, length = entry[part]
-            streams[name] = _external(name, TensorProto.INT8, [length], data, offset, length)
+            streams[name] = _external(name, TensorProto.INT8, [length], (data, offset, length))
         nodes.append(_node(entry, tensor.data_type))
     graph.initializer.extend(stream for name, stream in streams.items() if name not in named)
     rest = list(graph.node)
@@ -151,13 +149,17 @@ def _node(entry: Mapping[str, Any], dtype: int) -> onnx.NodeProto:
 
 def _without_data(entry: Mapping[str, Any]) -> onnx.TensorProto:
     length = entry["compress_info"][2] * entry["compress_info"][3]
-    dtype = TensorProto.DataType.Value(entry["dtype"].upper())
-    return _external(entry["name"], dtype, entry["shape"], SENTENCE, 0, length)
+    return _external(entry["name"], _type_of(entry), entry["shape"], (SENTENCE, 0, length))
 
 
-def _external(name: str, dtype: int, shape: list[int], location: str, offset: int, length: int) -> onnx.TensorProto:
+def _type_of(entry: Mapping[str, Any]) -> int:
+    return int(TensorProto.DataType.Value(entry["dtype"].upper()))
+
+
+def _external(name: str, dtype: int, shape: list[int], place: tuple[str, int, int]) -> onnx.TensorProto:
+    """Return a tensor whose data lies elsewhere: in which file, from where on, and how many bytes."""
     tensor = TensorProto(name=name, data_type=dtype, dims=shape, data_location=TensorProto.EXTERNAL)
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
+    for key, value in zip(("location", "offset", "length"), place, strict=True):
         tensor.external_data.add(key=key, value=str(value))
     return tensor
 
