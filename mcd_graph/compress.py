@@ -355,6 +355,11 @@ def _prove(
             logger.info("%s: the compressed model differs: %s", request.source, difference)
             lowered = [number for number, site in enumerate(plan.sites) if site.status == "lowered"]
             culprits = find_culprits(lowered, _differs_alone(request, packed.weights, prover, plan))
+            if not culprits:
+                raise InputError(
+                    f"{request.source}: nothing is written, for the compressed model does not do what the original does, "
+                    f"and no node alone is the cause: {difference}"
+                )
             raise _DifferenceError(culprits, prover, packed)
     return prover.proof([site.name for site in plan.sites if site.code == ReasonCode.DIFFERS])
 

@@ -30,7 +30,7 @@ from mcd_graph.operators.spec import DOMAIN
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["AT_OPEN", "AT_OPEN_KEY", "SENTENCE", "WAY_KEY", "hide_nodes", "reveal_nodes"]
+__all__ = ["AT_OPEN", "AT_OPEN_KEY", "SENTENCE", "WAY_KEY", "hide_nodes", "locations_at_open", "reveal_nodes"]
 
 #: Metadata of a DecompressWeight node whose output is to be an initializer when a session is created.
 WAY_KEY = "mcd.way"
@@ -109,6 +109,17 @@ def reveal_nodes(proto: onnx.ModelProto) -> onnx.ModelProto:
     if DOMAIN not in {opset.domain for opset in model.opset_import}:
         model.opset_import.add(domain=DOMAIN, version=1)
     return model
+
+
+def locations_at_open(proto: onnx.ModelProto) -> set[str]:
+    """Return the file that has the constants, as it is written in the model; nothing if there are none."""
+    text = next((entry.value for entry in proto.metadata_props if entry.key == AT_OPEN_KEY), None)
+    if text is None:
+        return set()
+    try:
+        return {_parsed(text)[0]}
+    except InputError:
+        return set()
 
 
 def _is_marked(node: onnx.NodeProto) -> bool:

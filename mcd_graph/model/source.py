@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from mcd_graph.errors import InputError
-from mcd_graph.model.at_open import reveal_nodes
+from mcd_graph.model.at_open import locations_at_open, reveal_nodes
 from mcd_graph.model.tensors import external_entries
 from mcd_graph.model.walk import Contents
 
@@ -118,7 +118,7 @@ def _read_regular(path: Path) -> bytes:
 
 def external_files(proto: onnx.ModelProto) -> set[str]:
     """Return the locations of all external data that the model names, unchecked, as they are written in it."""
-    return _locations(Contents.of(proto))
+    return _locations(Contents.of(proto)) | locations_at_open(proto)
 
 
 def _locations(contents: Contents) -> set[str]:

@@ -17,6 +17,7 @@ Residency = Literal["compressed", "decoded", "plain"]
 def session_options(
     options: ort.SessionOptions | None = None,
     *,
+    model: str | os.PathLike[str] | None = None,
     residency: Residency | None = None,
     device: str | None = None,
 ) -> ort.SessionOptions:
@@ -25,13 +26,16 @@ def session_options(
     Args:
         options: your own options, which are changed in place and returned; new ones by default. They may have been
             given here before.
+        model: path of the model that they are for, and no other. Constants that ``mcd compress --at-open`` compressed
+            are restored for it, in memory that the options share with its sessions. ``mcd.model``.
         residency: what a weight occupies while the session lives: ``compressed`` (it is decoded in each
             multiplication, from the mapped file) or ``decoded`` (once, at opening). ``mcd.residency``.
         device: where compressed multiplications run, ``cpu`` or ``ascend:N``. ``mcd.device``.
 
     Raises:
         FileNotFoundError: the package was installed without the library.
-        RuntimeError: onnxruntime cannot load the library, or the options were given here before with other settings.
+        RuntimeError: onnxruntime cannot load the library, the options were given here before with other settings, or
+            with another model, or the model's constants are damaged.
         ValueError: ``residency`` is ``plain``: options alone cannot restore a model.
 
     Examples:
@@ -46,9 +50,10 @@ def session_options(
         )
     options = ort.SessionOptions() if options is None else options
     # Before the library is registered, which reads them.
-    for key, value in (("mcd.residency", residency), ("mcd.device", device)):
+    entries = {"mcd.model": model, "mcd.residency": residency, "mcd.device": device}
+    for key, value in entries.items():
         if value is not None:
-            options.add_session_config_entry(key, value)
+            options.add_session_config_entry(key, os.fspath(value))
     options.register_custom_ops_library(get_library_path())
     return options
 
@@ -61,7 +66,8 @@ def opened_with(
 ) -> tuple[str | bytes | os.PathLike[str], ort.SessionOptions | None]:
     """Return the model and the options to give to onnxruntime for a session with these settings."""
     if residency != "plain":
-        return model, session_options(options, residency=residency, device=device)
+        path = None if isinstance(model, bytes) else model
+        return model, session_options(options, model=path, residency=residency, device=device)
     from mcd_graph.restore import restored_bytes  # noqa: PLC0415 - takes onnx, which no other session needs
 
     restored = restored_bytes(model)

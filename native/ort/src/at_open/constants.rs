@@ -2,14 +2,13 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::mem::MaybeUninit;
 use std::path::{Component, Path, PathBuf};
 
 use mcd_core::{Kernel, Layout, Serial, VerifiedWeight, WeightType};
 use ort_sys::ONNXTensorElementDataType as Type;
 use serde::Deserialize;
 
-use crate::ffi::{Error, element_count};
+use crate::ffi::{ByteTensor, Error, element_count};
 
 /// The constants of a model.
 #[derive(Deserialize)]
@@ -27,7 +26,7 @@ pub struct Constant {
     /// The initializer's name.
     pub name: String,
     dtype: String,
-    pub shape: Vec<i64>,
+    shape: Vec<i64>,
     compress_info: Vec<i64>,
     transposed: u8,
     x2: Place,
@@ -51,8 +50,28 @@ impl Constants {
         Ok(constants)
     }
 
-    /// Decodes a constant into `out`, all checksums checked.
-    pub fn decode(&self, constant: &Constant, out: &mut [MaybeUninit<u8>]) -> Result<(), Error> {
+    /// Decodes a constant, all checksums checked.
+    pub fn restore(&self, constant: &Constant) -> Result<ByteTensor, Error> {
+        let (element, count) = constant.element_and_count()?;
+        let (x2, index) = self.stream(constant)?;
+        let refused = |error: mcd_core::Error| Error::invalid(error.to_string());
+        let kernel = Kernel::from_env().map_err(refused)?;
+        let weight = VerifiedWeight::new(&x2, &index, &constant.compress_info, kernel, 1).map_err(refused)?;
+        let declared = if constant.dtype == "uint8" { WeightType::U8 } else { WeightType::I8 };
+        if weight.weight_type() != declared {
+            return Err(Error::invalid(format!("it is declared as {}, and its weight is not", constant.dtype)));
+        }
+        let layout = if constant.transposed == 0 { Layout::Kn } else { Layout::Nk };
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(count).map_err(|error| Error::invalid(error.to_string()))?;
+        weight.decompress(&x2, layout, &mut bytes.spare_capacity_mut()[..count], &Serial).map_err(refused)?;
+        // SAFETY: all of them were written.
+        unsafe { bytes.set_len(count) };
+        Ok(ByteTensor { name: constant.name.clone(), element, shape: constant.shape.clone(), bytes })
+    }
+
+    /// The stream and the index of a constant.
+    fn stream(&self, constant: &Constant) -> Result<(Vec<u8>, Vec<u8>), Error> {
         let in_file = |error: std::io::Error| Error::invalid(format!("{}: {error}", self.data.display()));
         let mut file = File::open(&self.data).map_err(in_file)?;
         let end = file.metadata().map_err(in_file)?.len();
@@ -67,22 +86,13 @@ impl Constants {
             file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(&mut bytes)).map_err(in_file)?;
             Ok(bytes)
         };
-        let (x2, index) = (read(&constant.x2)?, read(&constant.compress_index)?);
-        let refused = |error: mcd_core::Error| Error::invalid(error.to_string());
-        let kernel = Kernel::from_env().map_err(refused)?;
-        let weight = VerifiedWeight::new(&x2, &index, &constant.compress_info, kernel, 1).map_err(refused)?;
-        let declared = if constant.dtype == "uint8" { WeightType::U8 } else { WeightType::I8 };
-        if weight.weight_type() != declared {
-            return Err(Error::invalid(format!("it is declared as {}, and its weight is not", constant.dtype)));
-        }
-        let layout = if constant.transposed == 0 { Layout::Kn } else { Layout::Nk };
-        weight.decompress(&x2, layout, out, &Serial).map_err(refused)
+        Ok((read(&constant.x2)?, read(&constant.compress_index)?))
     }
 }
 
 impl Constant {
     /// The type of its elements, and how many it has.
-    pub fn element_and_count(&self) -> Result<(Type, usize), Error> {
+    fn element_and_count(&self) -> Result<(Type, usize), Error> {
         let element = match self.dtype.as_str() {
             "int8" => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
             "uint8" => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,

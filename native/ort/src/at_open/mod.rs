@@ -14,14 +14,14 @@ mod metadata;
 use std::ffi::CStr;
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use ort_sys::OrtSessionOptions;
 
-use self::constants::{Constant, Constants};
-use crate::ffi::{Api, Error, OwnedTensor};
+use self::constants::Constants;
+use crate::ffi::{Api, ByteTensor, Error};
 use crate::pool::processors;
 
 /// Session config entry: the path of the model that the options are for.
@@ -43,11 +43,13 @@ pub unsafe fn restore(api: Api, options: *mut OrtSessionOptions) -> Result<(), E
     let Some(model) = (unsafe { api.session_config_entry(options, MODEL) })? else { return Ok(()) };
     let about = |error: Error| error.within(&format!("session config entry mcd.model: {model}"));
     let path = Path::new(&model);
-    let mark = mark(options, path).map_err(about)?;
+    let mark = mark(path).map_err(about)?;
     let prefix = format!("{options:p} ");
     // SAFETY: the caller's contract.
-    let before = (unsafe { api.session_config_entry(options, RESTORED) })?.filter(|found| found.starts_with(&prefix));
-    if before.as_ref() == Some(&mark) {
+    let before = (unsafe { api.session_config_entry(options, RESTORED) })?;
+    // A clone of options has the entries of the original.
+    let before = before.as_deref().and_then(|found| found.strip_prefix(&prefix));
+    if before == Some(mark.as_str()) {
         return Ok(());
     }
     let Some(text) = metadata::find(path, KEY).map_err(about)? else { return Ok(()) };
@@ -57,32 +59,47 @@ pub unsafe fn restore(api: Api, options: *mut OrtSessionOptions) -> Result<(), E
              give each model session options of its own",
         )));
     }
-    let tensors = restored(api, &Constants::parse(&text, path).map_err(about)?).map_err(about)?;
+    let tensors = shared(path, &mark, &text).map_err(about)?;
     // SAFETY: the caller's contract.
     unsafe {
-        api.add_external_initializers(options, &tensors)?;
-        api.set_session_config_entry(options, RESTORED, &mark)
+        api.add_external_initializers(options, tensors)?;
+        api.set_session_config_entry(options, RESTORED, &format!("{prefix}{mark}"))
     }
 }
 
-/// What tells options and the state of a model file apart: a clone of options has the entries of the original.
-fn mark(options: *const OrtSessionOptions, model: &Path) -> Result<String, Error> {
+/// What tells the state of a model file.
+fn mark(model: &Path) -> Result<String, Error> {
     let status = fs::metadata(model).map_err(|error| Error::invalid(error.to_string()))?;
     let modified = status.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-    Ok(format!("{options:p} {} {} {}", model.display(), status.len(), modified.as_nanos()))
+    Ok(format!("{} {} {}", model.display(), status.len(), modified.as_nanos()))
+}
+
+/// The constants of a model, decoded once for all sessions of the process that open it.
+fn shared(model: &Path, mark: &str, text: &str) -> Result<&'static [ByteTensor], Error> {
+    // Options and sessions keep pointers to the data and nothing tells when the last one has gone, so it stays.
+    static MODELS: Mutex<Vec<(String, &'static [ByteTensor])>> = Mutex::new(Vec::new());
+
+    let mut models = MODELS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, tensors)) = models.iter().find(|(known, _)| known == mark) {
+        return Ok(tensors);
+    }
+    let tensors: &'static [ByteTensor] = restored(&Constants::parse(text, model)?)?.leak();
+    models.push((mark.to_owned(), tensors));
+    Ok(tensors)
 }
 
 /// Decodes all constants, several at a time.
-fn restored(api: Api, constants: &Constants) -> Result<Vec<(String, OwnedTensor)>, Error> {
-    let places: Vec<Mutex<Option<Result<OwnedTensor, Error>>>> =
+fn restored(constants: &Constants) -> Result<Vec<ByteTensor>, Error> {
+    let places: Vec<Mutex<Option<Result<ByteTensor, Error>>>> =
         constants.list.iter().map(|_| Mutex::default()).collect();
     let next = AtomicUsize::new(0);
     let work = || {
-        while let index = next.fetch_add(1, Ordering::Relaxed)
-            && let (Some(constant), Some(place)) = (constants.list.get(index), places.get(index))
-        {
-            let tensor = one(api, constants, constant);
-            *place.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(tensor);
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let (Some(constant), Some(place)) = (constants.list.get(index), places.get(index)) else { return };
+            let tensor = constants.restore(constant);
+            let tensor = tensor.map_err(|error| error.within(&format!("constant {:?}", constant.name)));
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(tensor);
         }
     };
     std::thread::scope(|scope| {
@@ -91,17 +108,6 @@ fn restored(api: Api, constants: &Constants) -> Result<Vec<(String, OwnedTensor)
         }
         work();
     });
-    let found = places.into_iter().map(|place| place.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner));
-    let tensors = found.map(|each| each.unwrap_or_else(|| Err(Error::internal("a constant was not restored"))));
-    constants.list.iter().zip(tensors).map(|(constant, tensor)| Ok((constant.name.clone(), tensor?))).collect()
-}
-
-fn one(api: Api, constants: &Constants, constant: &Constant) -> Result<OwnedTensor, Error> {
-    let restore = || {
-        let (element, count) = constant.element_and_count()?;
-        let mut tensor = OwnedTensor::new(api, element, &constant.shape)?;
-        constants.decode(constant, tensor.bytes_mut(count)?)?;
-        Ok(tensor)
-    };
-    restore().map_err(|error: Error| error.within(&format!("constant {:?}", constant.name)))
+    let found = places.into_iter().map(|place| place.into_inner().unwrap_or_else(PoisonError::into_inner));
+    found.map(|each| each.unwrap_or_else(|| Err(Error::internal("a constant was not restored")))).collect()
 }

@@ -9,7 +9,7 @@
 //! - [`element`]: element types and shapes
 //! - [`api`]: the function table of the running onnxruntime
 //! - [`value`]: a tensor
-//! - [`tensor`]: a tensor that this library makes
+//! - [`tensor`]: tensors that this library gives to onnxruntime
 //! - [`kernel_info`]: a node, while its kernel is created
 //! - [`kernel_context`]: one call of a kernel
 //! - [`shape_context`]: a node, while the shape of its output is inferred
@@ -29,5 +29,5 @@ pub use error::Error;
 pub use kernel_context::{KernelContext, Threads};
 pub use kernel_info::KernelInfo;
 pub use shape_context::ShapeContext;
-pub use tensor::OwnedTensor;
+pub use tensor::ByteTensor;
 pub use value::Value;

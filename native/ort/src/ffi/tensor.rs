@@ -1,54 +1,57 @@
-//! A tensor that this library makes, in memory of onnxruntime's.
+//! Tensors that this library gives to onnxruntime.
 
-use std::ffi::{CString, c_void};
-use std::mem::MaybeUninit;
+use std::ffi::CString;
 use std::ptr;
 
-use ort_sys::{ONNXTensorElementDataType, OrtSessionOptions, OrtValue};
+use ort_sys::{ONNXTensorElementDataType, OrtAllocatorType, OrtMemType, OrtSessionOptions, OrtValue};
 
 use super::api::{Api, call};
 use super::error::Error;
 
-/// A tensor of bytes in memory of onnxruntime's; released when dropped, unless somebody else refers to it.
-pub struct OwnedTensor {
+/// A tensor whose elements have one byte each.
+pub struct ByteTensor {
+    /// The initializer that it stands for.
+    pub name: String,
+    pub element: ONNXTensorElementDataType,
+    pub shape: Vec<i64>,
+    pub bytes: Vec<u8>,
+}
+
+/// An `OrtValue` of this library's; released when dropped.
+struct Owned {
     api: Api,
     raw: *mut OrtValue,
-    len: usize,
 }
 
-// SAFETY: a value belongs to no thread.
-unsafe impl Send for OwnedTensor {}
-
-impl OwnedTensor {
-    /// A tensor whose bytes are not set yet; its elements have one byte each.
-    pub fn new(api: Api, element: ONNXTensorElementDataType, shape: &[i64]) -> Result<Self, Error> {
-        let len = super::element::element_count(shape)?;
-        let (mut allocator, mut raw) = (ptr::null_mut(), ptr::null_mut());
-        // SAFETY: the allocator is the process's, and lives as long as onnxruntime; the shape is read in the call.
+impl Owned {
+    fn new(api: Api, tensor: &'static ByteTensor) -> Result<Self, Error> {
+        let (mut info, mut raw) = (ptr::null_mut(), ptr::null_mut());
+        // SAFETY: the description is released once it has been read; the data lives for good, and onnxruntime reads it only.
         unsafe {
-            call!(api, GetAllocatorWithDefaultOptions(&mut allocator))?;
-            call!(api, CreateTensorAsOrtValue(allocator, shape.as_ptr(), shape.len(), element, &mut raw))?;
+            let (allocator, memory) = (OrtAllocatorType::OrtDeviceAllocator, OrtMemType::OrtMemTypeDefault);
+            call!(api, CreateCpuMemoryInfo(allocator, memory, &mut info))?;
+            let data = tensor.bytes.as_ptr().cast_mut().cast();
+            let (shape, element) = (&tensor.shape, tensor.element);
+            let made = call!(
+                api,
+                CreateTensorWithDataAsOrtValue(
+                    info,
+                    data,
+                    tensor.bytes.len(),
+                    shape.as_ptr(),
+                    shape.len(),
+                    element,
+                    &mut raw
+                )
+            );
+            ((*api.raw).ReleaseMemoryInfo)(info);
+            made?;
         }
-        Ok(Self { api, raw, len })
-    }
-
-    /// Its memory, if it has `len` bytes.
-    pub fn bytes_mut(&mut self, len: usize) -> Result<&mut [MaybeUninit<u8>], Error> {
-        let mut data: *mut c_void = ptr::null_mut();
-        // SAFETY: the value is live.
-        unsafe { call!(self.api, GetTensorMutableData(self.raw, &mut data)) }?;
-        if len != self.len || (data.is_null() && len > 0) {
-            return Err(Error::internal("a new tensor has no memory"));
-        }
-        if len == 0 {
-            return Ok(&mut []);
-        }
-        // SAFETY: the tensor has that many bytes, and is lent to nobody else.
-        Ok(unsafe { std::slice::from_raw_parts_mut(data.cast(), len) })
+        Ok(Self { api, raw })
     }
 }
 
-impl Drop for OwnedTensor {
+impl Drop for Owned {
     fn drop(&mut self) {
         // SAFETY: the value is live and ours.
         unsafe { ((*self.api.raw).ReleaseValue)(self.raw) };
@@ -56,7 +59,7 @@ impl Drop for OwnedTensor {
 }
 
 impl Api {
-    /// Gives the data of external initializers, by their names, to a session's options, which share the tensors.
+    /// Gives the data of external initializers, by their names, to a session's options. onnxruntime uses it in place.
     ///
     /// # Safety
     ///
@@ -64,14 +67,15 @@ impl Api {
     pub unsafe fn add_external_initializers(
         self,
         options: *mut OrtSessionOptions,
-        tensors: &[(String, OwnedTensor)],
+        tensors: &'static [ByteTensor],
     ) -> Result<(), Error> {
-        let names = tensors.iter().map(|(name, _)| CString::new(name.as_str()));
+        let names = tensors.iter().map(|tensor| CString::new(tensor.name.as_str()));
         let names: Vec<CString> =
             names.collect::<Result<_, _>>().map_err(|_| Error::invalid("a name has a zero byte"))?;
         let texts: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
-        let values: Vec<_> = tensors.iter().map(|(_, tensor)| tensor.raw.cast_const()).collect();
+        let values: Vec<Owned> = tensors.iter().map(|tensor| Owned::new(self, tensor)).collect::<Result<_, _>>()?;
+        let raw: Vec<_> = values.iter().map(|value| value.raw.cast_const()).collect();
         // SAFETY: the options are live, and names and values are for the call; onnxruntime takes shares of the values.
-        unsafe { call!(self, AddExternalInitializers(options, texts.as_ptr(), values.as_ptr(), values.len())) }
+        unsafe { call!(self, AddExternalInitializers(options, texts.as_ptr(), raw.as_ptr(), raw.len())) }
     }
 }
