@@ -357,7 +357,7 @@ def _prove(
             culprits = find_culprits(lowered, _differs_alone(request, packed.weights, prover, plan))
             if not culprits:
                 raise InputError(
-                    f"{request.source}: nothing is written, for the compressed model does not do what the original does, "
+                    f"{request.source}: nothing is written: the compressed model does not do what the original does, "
                     f"and no node alone is the cause: {difference}"
                 )
             raise _DifferenceError(culprits, prover, packed)
@@ -458,9 +458,7 @@ def _int8_constants(plan: LoweringPlan) -> str | None:
     if not size:
         return None
     names = ", ".join(f"{name} ({count})" for name, count in readers.most_common())
-    hint = (
-        "; --convolutions compresses those with a 1x1 kernel" if {"ConvInteger", "QLinearConv"} & readers.keys() else ""
-    )
+    hint = "; --at-open compresses those of them that are large enough"
     return f"its int8 and uint8 constants, {size:,} bytes, are read by operators that are not compressed: {names}{hint}"
 
 

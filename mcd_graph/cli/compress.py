@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.table import Table
 
-from mcd_graph.cli.constants import print_constants
+from mcd_graph.cli.constants import print_constants, print_gain_at_open
 from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Html, Inline, Quiet, Source
 from mcd_graph.cli.output import byte_bar, check_outputs, html_page, out, print_json, ratio, say, size
 
@@ -93,6 +93,8 @@ def compress(
         return
     print_totals(result.totals)
     print_constants(result.totals, "compressed")
+    if not at_open:
+        print_gain_at_open(result)
     if result.proof is not None:
         print_proof(result.proof)
     _print_kept(result.nodes)

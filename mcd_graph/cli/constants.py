@@ -5,9 +5,15 @@ from typing import TYPE_CHECKING
 from mcd_graph.cli.output import say, size
 
 if TYPE_CHECKING:
-    from mcd_graph.report.data import Totals
+    from mcd_graph.report.data import Report, Totals
 
-__all__ = ["print_constants"]
+__all__ = ["print_constants", "print_gain_at_open"]
+
+_WORTH_SAYING = 0.01
+"""Share of the files."""
+
+_AT_OPEN_CODES = ("operator-not-compressed", "weight-shared", "weight-of-kept", "fuses-otherwise", "differs")
+"""Reasons that keep a constant from being decoded at run time, and not from being restored at opening."""
 
 
 def print_constants(totals: "Totals", what: str) -> None:
@@ -20,3 +26,12 @@ def print_constants(totals: "Totals", what: str) -> None:
     if totals.constant_bytes_left:
         text += "; left: " + ", ".join(f"{name} {size(left)}" for name, left in totals.constant_bytes_left.items())
     say(text)
+
+
+def print_gain_at_open(report: "Report") -> None:
+    """Print what --at-open would bring, where it was not asked for: by entropy, so less tables and padding."""
+    open_to_it = [each for each in report.constants if each.status == "kept" and each.code in _AT_OPEN_CODES]
+    gain = sum(each.bytes_before * (1 - each.entropy_bits / 8) for each in open_to_it)
+    if gain >= _WORTH_SAYING * report.totals.file_bytes_before:
+        before = sum(each.bytes_before for each in open_to_it)
+        say(f"--at-open would compress {size(before)} more, which saves up to {size(round(gain))}")

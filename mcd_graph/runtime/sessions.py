@@ -52,10 +52,18 @@ def session_options(
     # Before the library is registered, which reads them.
     entries = {"mcd.model": model, "mcd.residency": residency, "mcd.device": device}
     for key, value in entries.items():
-        if value is not None:
+        if value is not None and _entry(options, key) != os.fspath(value):
             options.add_session_config_entry(key, os.fspath(value))
     options.register_custom_ops_library(get_library_path())
     return options
+
+
+def _entry(options: ort.SessionOptions, key: str) -> str | None:
+    """Return a session config entry; onnxruntime prints a warning where one is set that is there already."""
+    try:
+        return str(options.get_session_config_entry(key))
+    except RuntimeError:
+        return None
 
 
 def opened_with(

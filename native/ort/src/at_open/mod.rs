@@ -52,13 +52,14 @@ pub unsafe fn restore(api: Api, options: *mut OrtSessionOptions) -> Result<(), E
     if before == Some(mark.as_str()) {
         return Ok(());
     }
-    let Some(text) = metadata::find(path, KEY).map_err(about)? else { return Ok(()) };
+    // Whatever this model is: onnxruntime would take them for initializers of the same names in it.
     if before.is_some() {
         return Err(about(Error::invalid(
             "the session options have the constants of another model, or of an older state of this one: \
              give each model session options of its own",
         )));
     }
+    let Some(text) = metadata::find(path, KEY).map_err(about)? else { return Ok(()) };
     let tensors = shared(path, &mark, &text).map_err(about)?;
     // SAFETY: the caller's contract.
     unsafe {
