@@ -66,9 +66,9 @@ def compress_model(
     """Write a smaller model that computes the same bits.
 
     Every matrix multiplication with a constant int8 or uint8 weight becomes a MatmulCompressDequant node with the
-    weight compressed. The weights go into a data file beside the output (``model.mcd.onnx_data`` for
-    ``model.mcd.onnx``); both files appear whole or not at all. The output's bytes do not depend on ``jobs`` and
-    ``executor``.
+    weight compressed, and every look-up in such a table a GatherCompressDequant. The weights go into a data file beside
+    the output (``model.mcd.onnx_data`` for ``model.mcd.onnx``); both files appear whole or not at all. The output's
+    bytes do not depend on ``jobs`` and ``executor``.
 
     Before they do, both models run on generated inputs, at onnxruntime's default settings and without optimisations,
     and have to give the same bytes. Nodes that would give others are kept, with the code ``differs``. The report's
@@ -99,7 +99,7 @@ def compress_model(
         verify: run both models, and put the new one in place only if they give the same bytes.
 
     Returns:
-        What was done to each multiplication.
+        What was done to each node and constant.
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -362,12 +362,12 @@ def _why_nothing(plan: LoweringPlan) -> str:
         if any(compressed_nodes(plan.model)):
             return "it is compressed already"
         held = _int8_constants(plan)
-        return held or "it has no quantised matrix multiplication; quantise it to int8 first"
+        return held or "it has no int8 weights; quantise it to int8 first"
     reasons = Counter((site.code, site.reason) for site in sites)
     each = "; ".join(f"{count} because {reason}" for (_, reason), count in reasons.most_common())
     code = reasons.most_common(1)[0][0][0]
     hint = "" if code is None else f". What to do ({code}): {code.remedy}"
-    return f"all {len(sites)} quantised matrix multiplications are kept: {each}{hint}"
+    return f"all {len(sites)} nodes with quantised weights are kept: {each}{hint}"
 
 
 def _int8_constants(plan: LoweringPlan) -> str | None:

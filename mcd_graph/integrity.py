@@ -182,8 +182,7 @@ def streams_of(nodes: Iterable[ir.Node]) -> tuple[list[Stream], list[CompressedN
         except CompressedNodeError as error:
             unreadable.append(error)
             continue
-        key = (id(view.x2), id(view.compress_index), view.info)
-        streams.setdefault(key, Stream([])).nodes.append(view)
+        streams.setdefault(view.key, Stream([])).nodes.append(view)
     return list(streams.values()), unreadable
 
 

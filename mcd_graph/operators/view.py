@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -142,9 +143,9 @@ class CompressedNode:
         """The type of the constant that was compressed: int8 or uint8; FormatError for a damaged one."""
         return {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8}[self.inspect()["dtype"]]
 
-    @property
+    @functools.cached_property
     def key(self) -> tuple[Any, ...]:
-        """Tells compressed weights apart; equal for two tensors that read the same place of the same file."""
+        """Tells weights apart: by their place, for tensors in a file, and by their content for those in the model."""
         return (*_place(self.x2), *_place(self.compress_index), self.info)
 
     def input(self, name: str) -> ir.Value | None:
@@ -204,7 +205,7 @@ class CompressedNode:
 def _place(tensor: ir.TensorProtocol) -> tuple[Any, ...]:
     if isinstance(tensor, ir.ExternalTensor):
         return str(tensor.path), tensor.offset or 0
-    return (id(tensor),)
+    return (hashlib.blake2b(tensor.tobytes(), digest_size=16).digest(),)
 
 
 def _first_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.operators.registry import find
 from mcd_graph.passes.engine.optimized import instance_of
 
 if TYPE_CHECKING:
@@ -38,10 +38,8 @@ _EXACT = frozenset((
 #: They only move values, or hand them on.
 _MOVES = frozenset(("Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"))
 
-#: Inputs of a lowered node that are no tensors of activations: what computes them alone belongs to the node.
-_PARAMETERS = frozenset(
-    index for index, name in enumerate(INPUT_NAMES) if name not in ("x1", "addend", "gate", "residual")
-)
+#: Inputs of lowered nodes that are tensors of activations; what computes nothing but others belongs to the node.
+_ACTIVATIONS = ("x1", "addend", "gate", "residual", "indices")
 
 #: Operators that multiply integers, scale the sum and add a bias; and the steps of that, which round as they do.
 _DEQUANTISING = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
@@ -249,7 +247,7 @@ def _defaults(domain: str, op_type: str) -> dict[str, object]:
 
 def _site(node: onnx.NodeProto) -> int | None:
     """Return the number of a lowered node; -1 for one without; ``None`` for nodes of other operators."""
-    if (node.domain, node.op_type) != (OP_DOMAIN, OP_TYPE):
+    if find(node.domain, node.op_type) is None:
         return None
     instance = instance_of(node)
     return -1 if instance is None else instance.site
@@ -263,9 +261,15 @@ def _is_part(node: onnx.NodeProto, view: _View, within: AbstractSet[str], depth:
     if not readers or view.outputs.intersection(node.output) or depth == _DEPTH:
         return False
     return all(
-        index in _PARAMETERS if _site(reader) is not None else _is_part(reader, view, within, depth + 1)
+        _is_parameter(reader, index) if _site(reader) is not None else _is_part(reader, view, within, depth + 1)
         for reader, index in readers
     )
+
+
+def _is_parameter(node: onnx.NodeProto, index: int) -> bool:
+    """Tell whether an input of a lowered node is no tensor of activations."""
+    spec = find(node.domain, node.op_type)
+    return spec is not None and spec.input_names[index] not in _ACTIVATIONS
 
 
 def _nearest(node: onnx.NodeProto, view: _View, followed: set[int]) -> set[int]:
