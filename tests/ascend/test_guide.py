@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ascend.small_checkpoint import small_model
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -44,6 +45,14 @@ def test_the_documents_listing(tmp_path: Path) -> None:
     assert "result[0] is: " in walk("ascend-listing.md", tmp_path, "")
 
 
+def test_the_checkpoint(tmp_path: Path) -> None:
+    small_model().save(tmp_path / "Qwen3-8B-w8a8s")
+    printed = walk("ascend-checkpoint.md", tmp_path, "")
+    assert printed.count("each gave the bytes of the uncompressed product") == 2
+    for path in (tmp_path / "from-python").glob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "Qwen3-8B-w8a8sc" / path.name).read_bytes()
+
+
 def test_the_commands_are_all_described() -> None:
     pages = (ROOT / "docs" / "guide").glob("ascend*.md")
     text = "".join(page.read_text(encoding="utf-8") for page in pages)
@@ -51,5 +60,5 @@ def test_the_commands_are_all_described() -> None:
         [sys.executable, "-m", "mcd_graph", "ascend", "--help"], capture_output=True, text=True, check=True
     )
     commands = re.findall(r"^│ (\w+)  ", done.stdout, re.MULTILINE)
-    assert set(commands) >= {"compress", "export", "cflags", "doctor", "listing"}
+    assert set(commands) >= {"compress", "export", "cflags", "checkpoint", "doctor", "listing"}
     assert all(f"mcd ascend {command}" in text for command in commands)
