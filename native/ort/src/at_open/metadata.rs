@@ -125,7 +125,7 @@ mod tests {
         ]
         .concat();
         assert_eq!(found(&model), Some(Some("text".to_owned())));
-        assert_eq!(found(&model[..model.len() - 14]), Some(None));
+        assert_eq!(found(&model[..model.len() - 13]), Some(None));
     }
 
     #[test]
