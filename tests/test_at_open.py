@@ -15,7 +15,9 @@ from mcd_graph.errors import InputError, NothingToCompressError
 from mcd_graph.inspection import inspect_model
 from mcd_graph.integrity import check_model
 from mcd_graph.model.at_open import AT_OPEN_KEY, SENTENCE
+from mcd_graph.model.source import size_of
 from mcd_graph.passes.at_open import matrix_of
+from mcd_graph.report.forecast import forecast
 
 X = np.random.default_rng(9).integers(0, 256, (2, 32, 9, 8)).astype(np.uint8)
 
@@ -103,6 +105,12 @@ def test_what_onnxruntime_runs_is_what_it_runs_of_the_original(source: Path, com
 
     assert operators(compressed) == operators(source)
     assert "DecompressWeight" not in operators(source)
+
+
+def test_the_forecast_says_what_it_brings(source: Path, compressed: Path) -> None:
+    expected = forecast(inspect_model(source))
+    assert expected.compressed == source.stat().st_size
+    assert expected.at_open == pytest.approx(size_of(compressed), rel=0.05), "small weights, in a small file"
 
 
 def test_without_help_the_error_says_what_to_do(compressed: Path) -> None:

@@ -2,18 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-from mcd_graph.cli.output import say, size
+from mcd_graph.cli.output import ratio, say, size
+from mcd_graph.report.forecast import forecast, open_to_restoring
 
 if TYPE_CHECKING:
     from mcd_graph.report.data import Report, Totals
 
-__all__ = ["print_constants", "print_gain_at_open"]
+__all__ = ["print_constants", "print_forecast", "print_gain_at_open"]
 
 _WORTH_SAYING = 0.01
 """Share of the files."""
-
-_AT_OPEN_CODES = ("operator-not-compressed", "weight-shared", "weight-of-kept", "fuses-otherwise", "differs")
-"""Reasons that keep a constant from being decoded at run time, and not from being restored at opening."""
 
 
 def print_constants(totals: "Totals", what: str) -> None:
@@ -29,9 +27,22 @@ def print_constants(totals: "Totals", what: str) -> None:
 
 
 def print_gain_at_open(report: "Report") -> None:
-    """Print what --at-open would bring, where it was not asked for: by entropy, so less tables and padding."""
-    open_to_it = [each for each in report.constants if each.status == "kept" and each.code in _AT_OPEN_CODES]
-    gain = sum(each.bytes_before * (1 - each.entropy_bits / 8) for each in open_to_it)
+    """Print what --at-open would bring to a compressed model, where it was not asked for."""
+    gain = (expected := forecast(report)).compressed - expected.at_open
     if gain >= _WORTH_SAYING * report.totals.file_bytes_before:
-        before = sum(each.bytes_before for each in open_to_it)
-        say(f"--at-open would compress {size(before)} more, which saves up to {size(round(gain))}")
+        before = sum(each.bytes_before for each in open_to_restoring(report))
+        say(f"--at-open would compress {size(before)} more, which saves about {size(gain)}")
+
+
+def print_forecast(report: "Report") -> None:
+    """Print what size compression would give the files of a model that was only looked at."""
+    expected, before = forecast(report), report.totals.file_bytes_before
+    if expected.at_open == before:
+        return
+    sizes = {"": expected.compressed, "with --at-open ": expected.at_open}
+    if expected.compressed - expected.at_open < _WORTH_SAYING * before:
+        del sizes["with --at-open "]
+    each = (
+        f"{how}about {size(after)}, ratio {ratio(before / after)}" for how, after in sizes.items() if after < before
+    )
+    say(f"compressed, the files of {size(before)} would have " + ", and ".join(each))
