@@ -1,7 +1,7 @@
 """Work that may end the process: onnxruntime does so on some models, by a failed assertion or a wrong address.
 
-It is done in a fork of this process, which costs some milliseconds and needs nothing loaded again. Whoever calls has no
-need for what was computed there, or has it written to a file.
+It is done in a fork of this process, which costs some milliseconds and needs nothing loaded again. What is
+computed there is lost, unless it is written to a file.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def _work(work: Callable[[], object]) -> None:
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         work()
-    except BaseException:  # noqa: BLE001, S110 - nobody sees it
+    except BaseException:  # noqa: BLE001, S110 - as the docstring of death_of says
         pass
     finally:
         os._exit(0)
