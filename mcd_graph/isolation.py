@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 __all__ = ["death_of"]
 
-_LONGEST_PAUSE = 0.02
+_LONGEST_PAUSE = 0.005
 
 
 def death_of(work: Callable[[], object], *, seconds: float) -> str | None:
