@@ -10,8 +10,8 @@ use std::sync::Arc;
 use half::f16;
 use mcd_core::parallel::Scoped;
 use mcd_core::{
-    Activation, Error, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight, Serial, Vector, WeightType,
-    ZeroPoint,
+    Activation, Elementwise, Epilogue, Error, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight,
+    ScalarOrPerColumn, Serial, WeightType, ZeroPoint,
 };
 
 use crate::inject;
@@ -437,8 +437,8 @@ unsafe fn execute(plan: &Plan) -> Checked<()> {
     };
     let scales = scales(if words.len() == 1 { words } else { &words[..plan.n] })?;
     let scale = match scales[..] {
-        [only] => Vector::Scalar(only),
-        _ => Vector::PerColumn(&scales),
+        [only] => ScalarOrPerColumn::Scalar(only),
+        _ => ScalarOrPerColumn::PerColumn(&scales),
     };
     if plan.work == Work::BiasOnly {
         bias_only(out, plan.n, bias, &scales);
@@ -461,7 +461,9 @@ unsafe fn execute(plan: &Plan) -> Checked<()> {
     };
     let pool: &dyn Parallel =
         if x1.len().saturating_mul(plan.n) < PARALLEL_FROM { &Serial } else { &Scoped(threads) };
-    weight.run(x2, &call, Output::F16 { out, scale, addend: None }, pool).map_err(|error| refused(&error))
+    let epilogue = Epilogue::Dequantize { scale, addend: None, elementwise: Elementwise::default() };
+    let weight = weight.bind(x2).map_err(|error| refused(&error))?;
+    weight.run(&call, Output::new(out, epilogue), pool).map_err(|error| refused(&error))
 }
 
 /// The scales that words stand for.

@@ -15,6 +15,7 @@
 
 use super::expand::{expand, mask};
 use super::levels::continuations;
+use crate::arch::kernel::Damaged;
 use crate::arch::operands::{Extent, TileCode};
 use crate::codec::Order;
 use crate::codec::decode::CodedTile;
@@ -25,7 +26,7 @@ use std::arch::aarch64::*;
 const LANES: usize = 16;
 const QUARTERS: usize = GROUP / LANES;
 
-/// Decodes a tile into panels that are `stride` apart; whether everything was consumed exactly.
+/// Decodes a tile into panels that are `stride` apart.
 #[target_feature(enable = "neon")]
 pub fn decode_panels(
     code: &TileCode,
@@ -34,13 +35,13 @@ pub fn decode_panels(
     sums: &mut [Vec<u8>; 2],
     out: &mut [u8],
     stride: usize,
-) -> bool {
-    let panel = extent.fractals * FRACTAL;
+) -> Result<(), Damaged> {
+    let panel = extent.panel();
     let row = code.code.root_bits() * GROUP;
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * row);
-    let Some(total) = continuations(code, tile, extent.weights(), sums) else { return false };
+    let total = continuations(code, tile, extent.weights(), sums).ok_or(Damaged)?;
     let mut taken = 0;
-    for (p, roots) in tile.roots.chunks_exact(extent.fractals * row).enumerate() {
+    for (p, roots) in tile.roots.chunks_exact(extent.fractals() * row).enumerate() {
         let out = &mut out[p * stride..][..panel];
         let sums = &sums[0][taken..];
         taken += match code.code.order() {
@@ -48,7 +49,8 @@ pub fn decode_panels(
             Order::Stored(stored) => decode_panel(&LookedUp::new(code, stored.mask()), code, roots, sums, out),
         };
     }
-    taken == total
+    // Everything was consumed exactly.
+    (taken == total).then_some(()).ok_or(Damaged)
 }
 
 /// Decodes a panel with the next of the sums; how many it took.

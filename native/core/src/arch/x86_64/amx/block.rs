@@ -13,7 +13,7 @@
 use super::registers::{HEIGHT, Heights, STEP, WIDTH, configure};
 use crate::arch::operands::{Extent, Rows};
 use crate::arch::x86_64::avx512::block::{self as avx512, Accumulate};
-use crate::arch::x86_64::avx512::finish::{Columns, FinishColumns, finish_rows};
+use crate::arch::x86_64::avx512::epilogue::{Columns, DequantizedColumns, epilogue_of_rows};
 use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use std::arch::asm;
 use std::mem::MaybeUninit;
@@ -52,11 +52,11 @@ fn chunks(m: usize) -> impl Iterator<Item = (usize, usize)> {
 /// AMX and the features of the AVX-512 kernel; inside of [`within`](super::registers::within); symbols, rows and
 /// accumulators cover the extent.
 pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: Accumulate) {
-    let panel_bytes = extent.fractals * FRACTAL;
-    let steps = extent.fractals / STEP;
+    let panel_bytes = extent.panel();
+    let steps = extent.fractals() / STEP;
     let mut panel = 0;
-    while panel < extent.panels && steps > 0 {
-        let wide = match (rows.m(), extent.panels - panel) {
+    while panel < extent.panels() && steps > 0 {
+        let wide = match (rows.m(), extent.panels() - panel) {
             (..=HEIGHT, QUAD..) => QUAD,
             (..=HEIGHT, _) => 1,
             (_, left) => left.min(2),
@@ -96,20 +96,25 @@ pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: 
 /// # Safety
 /// As for [`multiply`].
 pub unsafe fn last_fractal(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: Accumulate) {
-    let done = extent.fractals / STEP * STEP;
-    if done < extent.fractals {
-        let rest = Extent { panels: extent.panels, fractals: extent.fractals - done };
+    let done = extent.fractals() / STEP * STEP;
+    if done < extent.fractals() {
+        let rest = Extent::new(extent.panels(), extent.fractals() - done);
         let x = Rows::new(&rows.data()[done * FRACTAL_K..], rows.stride(), rows.m(), rest.k());
         // SAFETY: the last fractal of each panel, in what the caller promises.
-        unsafe { avx512::multiply(symbols.add(done * FRACTAL), extent.fractals * FRACTAL, rest, &x, to) };
+        unsafe { avx512::multiply(symbols.add(done * FRACTAL), extent.panel(), rest, &x, to) };
     }
 }
 
-/// Multiplies four panels that reach over all of k, and finishes the sums chunk by chunk in the first cache.
+/// Multiplies four panels that reach over all of k, and does the epilogue chunk by chunk in the first cache.
 ///
 /// # Safety
-/// As for [`multiply`]; the extent has an even number of fractals, and `finish` was made for it and these rows.
-pub unsafe fn multiply_finish(symbols: *const u8, extent: Extent, rows: &Rows<'_>, finish: &FinishColumns<'_>) {
+/// As for [`multiply`]; the extent has an even number of fractals, and `columns` was made for it and these rows.
+pub unsafe fn multiply_epilogue(
+    symbols: *const u8,
+    extent: Extent,
+    rows: &Rows<'_>,
+    columns: &DequantizedColumns<'_>,
+) {
     /// Sums of a chunk.
     #[repr(align(64))]
     struct Sums([i32; CHUNK * QUAD * PANEL]);
@@ -121,7 +126,7 @@ pub unsafe fn multiply_finish(symbols: *const u8, extent: Extent, rows: &Rows<'_
         // SAFETY: the buffer has room for a chunk of four panels; the rest is the caller's contract.
         unsafe {
             multiply(symbols, extent, &x, to);
-            finish_rows(finish.first_row(), row..row + height, sums.0.as_ptr(), stride);
+            epilogue_of_rows(columns.first_row(), row..row + height, sums.0.as_ptr(), stride);
         }
     }
 }

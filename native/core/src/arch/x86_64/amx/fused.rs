@@ -63,13 +63,13 @@ impl<'a> PipelinedSink<'a> {
         let (blocks, heights) = heights(rows.m());
         // SAFETY: the caller's contract.
         unsafe { configure(heights) };
-        let (steps, block_bytes) = (extent.fractals / STEP, HEIGHT * rows.stride());
+        let (steps, block_bytes) = (extent.fractals() / STEP, HEIGHT * rows.stride());
         Self { buffer, extent, rows, to, blocks, steps, block_bytes, pending: None }
     }
 
     /// Where a panel is in the buffer.
     fn symbols(&self, panel: usize) -> *mut u8 {
-        self.buffer.wrapping_add(panel % PANELS * self.extent.fractals * FRACTAL)
+        self.buffer.wrapping_add(panel % PANELS * self.extent.panel())
     }
 
     /// Adds the products of a step of 64 along k of a panel.
@@ -182,7 +182,7 @@ impl<'a> PipelinedSink<'a> {
                 }
             )* }};
         }
-        let extent = Extent { panels: 1, ..self.extent };
+        let extent = Extent::new(1, self.extent.fractals());
         // SAFETY: the panel is in the buffer, and the accumulators cover it, as was promised.
         unsafe {
             store!(0, 1, 2, 3);
@@ -190,11 +190,11 @@ impl<'a> PipelinedSink<'a> {
         }
     }
 
-    /// Finishes the last panel.
+    /// Adds the products of the last panel.
     ///
     /// # Safety
     /// That of [`Self::new`]; the tile was decoded into this.
-    pub unsafe fn finish(self) {
+    pub unsafe fn flush(self) {
         if let Some(panel) = self.pending {
             // SAFETY: the panel is in the buffer, and its sums in their registers.
             unsafe {

@@ -19,14 +19,15 @@
 
 use super::planes::{Continuations, ESCAPES_AT_ONCE, MAX_PLANES, PLANE, Planes};
 use super::symbols::{ByDistance, Stored, deltas, look_up, look_up_all, root_fields};
+use crate::arch::kernel::Damaged;
 use crate::arch::operands::{Extent, TileCode};
 use crate::codec::Order;
 use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, GROUP};
 use std::arch::x86_64::__m256i;
 
-/// Memory that a thread keeps from tile to tile.
-pub(super) struct Scratch {
+/// Memory that a thread keeps from tile to tile, some kilobytes for the largest one.
+pub(super) struct Memory {
     /// Planes of the level that is being built, and of the one below it.
     planes: [Box<Planes>; 2],
     /// Root fields of a panel.
@@ -41,7 +42,7 @@ pub(super) struct Scratch {
     pub(super) x: Vec<[i32; 2]>,
 }
 
-impl Default for Scratch {
+impl Default for Memory {
     fn default() -> Self {
         Self {
             planes: std::array::from_fn(|_| Box::new([[0; PLANE]; MAX_PLANES])),
@@ -54,23 +55,20 @@ impl Default for Scratch {
     }
 }
 
-/// Decodes all panels of a tile, one after the other, and hands each to `sink` with the widened activations; whether
-/// everything was consumed exactly.
+/// Decodes all panels of a tile, one after the other, and hands each to `sink` with the widened activations.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
 pub(super) fn decode_panels(
     code: &TileCode,
     tile: &CodedTile<'_>,
     extent: Extent,
-    scratch: &mut Scratch,
+    memory: &mut Memory,
     mut sink: impl FnMut(usize, &[u8], &[[i32; 2]]),
-) -> bool {
+) -> Result<(), Damaged> {
     let row = code.code.root_bits() * GROUP;
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * row);
-    let Scratch { planes, fields, ranks, symbols, escapes, x } = scratch;
-    let Some(mut continuations) = Continuations::new(code, tile, extent.weights(), planes) else {
-        return false;
-    };
-    let panel = extent.fractals * FRACTAL;
+    let Memory { planes, fields, ranks, symbols, escapes, x } = memory;
+    let mut continuations = Continuations::new(code, tile, extent.weights(), planes).ok_or(Damaged)?;
+    let panel = extent.panel();
     for buffer in [&mut *fields, ranks, symbols] {
         buffer.resize(panel, 0);
     }
@@ -84,7 +82,7 @@ pub(super) fn decode_panels(
     // The greatest rank that is not an escape's.
     let last =
         (1usize << code.code.root_bits()) - 1 + usize::from(code.code.step()) * code.code.levels().saturating_sub(1);
-    for (p, roots) in tile.roots.chunks_exact(extent.fractals * row).enumerate() {
+    for (p, roots) in tile.roots.chunks_exact(extent.fractals() * row).enumerate() {
         match code.code.root_bits() {
             1 => root_fields::<1>(roots, fields),
             2 => root_fields::<2>(roots, fields),
@@ -98,9 +96,7 @@ pub(super) fn decode_panels(
             Way::Distance(offsets, _) => continuations.apply_all(*offsets, fields, symbols, escapes),
             Way::Stored(stored, ..) => continuations.apply_all(*stored, fields, ranks, escapes),
         };
-        let Some(bytes) = continuations.escape_bytes(found) else {
-            return false;
-        };
+        let bytes = continuations.escape_bytes(found).ok_or(Damaged)?;
         let escaped = escapes.iter().map(|&at| usize::from(at)).zip(bytes);
         match &way {
             Way::Distance(_, centre) => {
@@ -127,7 +123,7 @@ pub(super) fn decode_panels(
         }
         sink(p, symbols, x);
     }
-    continuations.is_finished()
+    continuations.is_finished().then_some(()).ok_or(Damaged)
 }
 
 /// How root fields become symbols, and what that needs: made once a tile.

@@ -26,12 +26,12 @@ use super::levels::{continuations, expand_bytes};
 use super::roots::{ByDistance, LookedUp, Ranks, root_fields, spread_top};
 use super::sink::Sink;
 use super::unroll::{each_group, unrolled};
+use crate::arch::kernel::Damaged;
 use crate::arch::operands::{Extent, TileCode};
 use crate::codec::Order;
 use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, GROUP, GROUPS};
 use std::arch::x86_64::*;
-use std::cell::RefCell;
 
 /// Bytes that the low 12 bits of an address tell apart.
 const PAGE: usize = 4096;
@@ -45,12 +45,44 @@ const BEHIND: usize = FRACTAL;
 #[repr(C, align(64))]
 struct Line([u8; LINE]);
 
-thread_local! {
-    /// Sums of the level that is being built, and of the one below it.
-    static SUMS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+/// Memory that a thread keeps from tile to tile, some kilobytes for the largest one.
+#[derive(Default)]
+pub(in crate::arch::x86_64) struct Memory {
+    pub levels: Levels,
+    /// Of the AMX kernel: panels on their way from the decoder to the products.
+    pub panels: Lines,
 }
 
-/// Decodes all of a tile into `sink`; whether everything was consumed exactly.
+/// Bytes that begin on a cache line.
+#[derive(Default)]
+pub(in crate::arch::x86_64) struct Lines(Vec<Line>);
+
+impl Lines {
+    /// The address of `bytes` of them.
+    pub fn room_for(&mut self, bytes: usize) -> *mut u8 {
+        let needed = bytes.div_ceil(LINE);
+        if self.0.len() < needed {
+            self.0.resize(needed, Line([0; LINE]));
+        }
+        self.0.as_mut_ptr().cast()
+    }
+}
+
+/// Sums of the level that is being built, and of the one below it.
+#[derive(Default)]
+pub(in crate::arch::x86_64) struct Levels(Lines);
+
+impl Levels {
+    /// Both for a tile of that many weights, and [`BEHIND`] more. They are half a page apart modulo the page, for a load waits
+    /// for an earlier store whose address has the same low 12 bits.
+    fn sums(&mut self, weights: usize) -> [*mut u8; 2] {
+        let second = (weights + BEHIND).next_multiple_of(PAGE) + PAGE / 2;
+        let first = self.0.room_for(second + weights + BEHIND);
+        [first, first.wrapping_add(second)]
+    }
+}
+
+/// Decodes all of a tile into `sink`.
 ///
 /// # Safety
 /// The processor must have the features of [`Avx512`](super::Avx512), and the sink's own pointers must cover `extent`.
@@ -58,34 +90,25 @@ pub(in crate::arch::x86_64) unsafe fn decode_tile<S: Sink>(
     code: &TileCode,
     tile: &CodedTile<'_>,
     extent: Extent,
+    levels: &mut Levels,
     sink: &mut S,
-) -> bool {
+) -> Result<(), Damaged> {
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * code.code.root_bits() * GROUP);
     assert!(extent.weights() > 0 && tile.rest.len() >= tile.len + GROUP);
-    // The two buffers are half a page apart modulo the page, for a load waits for an earlier store whose address has the same
-    // low 12 bits.
-    let second = (extent.weights() + BEHIND).next_multiple_of(PAGE) + PAGE / 2;
-    SUMS.with_borrow_mut(|lines| {
-        let needed = (second + extent.weights() + BEHIND).div_ceil(LINE);
-        if lines.len() < needed {
-            lines.resize(needed, Line([0; LINE]));
+    let sums = levels.sums(extent.weights());
+    // SAFETY: the caller answers for the features; the assertions above cover the roots and the rest, both sums have room
+    // for all weights and `BEHIND` more, and the caller answers for the sink.
+    unsafe {
+        match code.code.root_bits() {
+            1 => panels::<S, 1>(code, tile, extent, sums, sink),
+            2 => panels::<S, 2>(code, tile, extent, sums, sink),
+            3 => panels::<S, 3>(code, tile, extent, sums, sink),
+            4 => panels::<S, 4>(code, tile, extent, sums, sink),
+            5 => panels::<S, 5>(code, tile, extent, sums, sink),
+            6 => panels::<S, 6>(code, tile, extent, sums, sink),
+            _ => panels::<S, 7>(code, tile, extent, sums, sink),
         }
-        let sums = lines.as_mut_ptr().cast::<u8>();
-        let sums = [sums, sums.wrapping_add(second)];
-        // SAFETY: the caller answers for the features; the assertions above cover the roots and the rest, both
-        // sums have room for all weights and `BEHIND` more, and the caller answers for the sink.
-        unsafe {
-            match code.code.root_bits() {
-                1 => panels::<S, 1>(code, tile, extent, sums, sink),
-                2 => panels::<S, 2>(code, tile, extent, sums, sink),
-                3 => panels::<S, 3>(code, tile, extent, sums, sink),
-                4 => panels::<S, 4>(code, tile, extent, sums, sink),
-                5 => panels::<S, 5>(code, tile, extent, sums, sink),
-                6 => panels::<S, 6>(code, tile, extent, sums, sink),
-                _ => panels::<S, 7>(code, tile, extent, sums, sink),
-            }
-        }
-    })
+    }
 }
 
 /// A fractal whose root fields are known, and which of its weights are continued.
@@ -150,12 +173,10 @@ unsafe fn panels<S: Sink, const R: usize>(
     extent: Extent,
     sums: [*mut u8; 2],
     sink: &mut S,
-) -> bool {
+) -> Result<(), Damaged> {
     let mut ahead = Ahead::of(tile);
     // SAFETY: as promised by the caller.
-    let Some(total) = (unsafe { continuations(code, tile, extent.weights(), sums, &mut ahead, sink) }) else {
-        return false;
-    };
+    let total = unsafe { continuations(code, tile, extent.weights(), sums, &mut ahead, sink) }.ok_or(Damaged)?;
     // SAFETY: as promised by the caller; the table has 256 bytes.
     let taken = unsafe {
         let sums = sums[0].cast_const();
@@ -185,7 +206,8 @@ unsafe fn panels<S: Sink, const R: usize>(
             }
         }
     };
-    taken == total
+    // Everything was consumed exactly.
+    (taken == total).then_some(()).ok_or(Damaged)
 }
 
 /// Gives the sink its fractals; the number of sums that they took.
@@ -219,8 +241,8 @@ unsafe fn fractals<S: Sink, K: Ranks, const R: usize>(
     // SAFETY: as for the others, below.
     let mut symbols = unsafe { close(&first, ranks, sums) };
     let mut all = taken;
-    for panel in 0..extent.panels {
-        for fractal in 0..extent.fractals {
+    for panel in 0..extent.panels() {
+        for fractal in 0..extent.fractals() {
             ahead.fetch(lines);
             all = taken;
             // Behind the last one it comes again, for nothing.
