@@ -10,7 +10,7 @@ from mcd_graph.bench import Bench, bench_models
 from mcd_graph.codec.weights import PROFILES
 from mcd_graph.compress import compress_model
 from mcd_graph.errors import InputError
-from mcd_graph.model.saving import write_text
+from mcd_graph.model.files import write_text
 from mcd_graph.report.data import Report
 from mcd_graph.report.histograms import weight_histograms
 from mcd_graph.report.html import render_report, require

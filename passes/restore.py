@@ -1,7 +1,7 @@
 """Restoring standard operators: every node of our domain becomes what it stands for, with its weight uncompressed.
 
-The operator's description says what a node becomes (:attr:`OperatorSpec.restore`); :data:`_RESTORERS` has the operators
-whose way back undoes fusions as well. The result computes the same bits as the node did. It need not be the graph that
+The operator's description says what a node becomes, or which module of this package knows
+(:attr:`OperatorSpec.restore`). The result computes the same bits as the node did. It need not be the graph that
 was compressed: a QLinearMatMul comes back with its three scales folded into one, for instance.
 """
 
@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mcd_graph.operators.matmul_compress_dequant import OP_TYPE as MATMUL
 from mcd_graph.operators.nodes import NewNode, NewOutput
 from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.operators.view import CompressedNode, CompressedNodeError, info_of
-from mcd_graph.passes import restore_matmul
 from mcd_graph.passes.engine.emit import (
     RULE_KEY,
     Names,
@@ -28,15 +27,15 @@ from mcd_graph.passes.engine.emit import (
     remove_dead,
     take_over,
 )
-from mcd_graph.passes.engine.facts import graph_of
+from mcd_graph.passes.engine.facts import graph_of, home_of
+from mcd_graph.passes.engine.restorer import Restorer
 from mcd_graph.passes.engine.validate import infer_inputs
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection, Iterator
     from typing import Any
 
-    from mcd_graph.operators.nodes import Operand
     from mcd_graph.operators.spec import OperatorSpec
 
 __all__ = ["RestorationSite", "RestorePlan", "plan_restoration"]
@@ -96,9 +95,13 @@ class RestorePlan:
             if view.key not in tensors:
                 tensors[view.key] = view.weight(names.unique(view.weight_name))
             tensor = tensors[view.key]
-            place = (id(graph_of(node)), id(tensor))
+            # Where the stream is, so that graphs that share that share the weight.
+            x2 = view.input("x2")
+            home = graph_of(node) if x2 is None else home_of(x2)
+            place = (id(home), id(tensor))
             if place not in values:
-                values[place] = place_constant(tensor, tensor.name or "", node, as_node=lowered.function is not None)
+                before = node if home is graph_of(node) else home[0]
+                values[place] = place_constant(tensor, tensor.name or "", before, as_node=lowered.function is not None)
             self._replace(lowered, values[place], names)
         remove_dead(lowered.view.node for lowered in todo)
         _forget_domain(self.model)
@@ -129,31 +132,11 @@ class RestorePlan:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Restorer:
-    """How the nodes of one operator are restored.
-
-    Attributes:
-        standard_form: returns what takes the place of the node's result, given its uncompressed weight.
-        check: raises Refusal if a node cannot be restored.
-        expose: puts what the node took in back around it, first of all.
-    """
-
-    standard_form: Callable[[CompressedNode, ir.Value], Operand]
-    check: Callable[[CompressedNode, ir.Model | ir.Function], None] = lambda _view, _owner: None
-    expose: Callable[[CompressedNode, Names], None] = lambda _view, _names: None
-
-
-_RESTORERS = {
-    MATMUL: _Restorer(restore_matmul.standard_form, restore_matmul.check, restore_matmul.expose),
-}
-
-
-@dataclasses.dataclass(frozen=True)
 class _Lowered:
     """A node that can be restored, and the function around it, if any."""
 
     view: CompressedNode
-    restorer: _Restorer
+    restorer: Restorer
     function: ir.Function | None
 
 
@@ -198,14 +181,22 @@ def _take_apart(model: ir.Model, node: ir.Node, spec: OperatorSpec, function: ir
         view = CompressedNode.of(node)
     except CompressedNodeError as error:
         raise Refusal(ReasonCode.STREAM_NOT_CONSTANT, error.reason) from None
-    restorer = _RESTORERS.get(spec.op_type) or (_Restorer(spec.restore) if spec.restore else None)
-    if restorer is None:
-        raise Refusal(ReasonCode.NOT_RESTORABLE, f"no standard operators are known that compute {spec.op_type}")
+    restorer = _restorer_of(spec)
     view.inspect()  # a damaged weight is an error
     if (wrong := spec.check(view)) is not None:
         raise Refusal(ReasonCode.INPUTS_CONTRADICT, wrong)
     restorer.check(view, model if function is None else function)
     return _Lowered(view, restorer, function)
+
+
+def _restorer_of(spec: OperatorSpec) -> Restorer:
+    """Return how an operator is restored, as its description says."""
+    if spec.restore is None:
+        raise Refusal(ReasonCode.NOT_RESTORABLE, f"no standard operators are known that compute {spec.op_type}")
+    if isinstance(spec.restore, str):
+        restorer: Restorer = import_module(spec.restore).RESTORER
+        return restorer
+    return Restorer(spec.restore)
 
 
 def _forget_domain(model: ir.Model) -> None:

@@ -23,9 +23,9 @@ from mcd_graph import (
     verify_model,
 )
 from mcd_graph.model.annotations import remove_annotations
+from mcd_graph.model.data_files import DATA_FILE_KEY
 from mcd_graph.model.fidelity import to_proto
 from mcd_graph.model.loading import load_model, read_proto
-from mcd_graph.model.saving import DATA_FILE_KEY
 from mcd_graph.report.data import SCHEMA_VERSION
 
 
@@ -130,7 +130,7 @@ def test_inline_takes_the_place_of_a_model_with_data(model: Path, out: Path) -> 
 
 @pytest.mark.parametrize("limit", [20_000, 80_000], ids=["while packing", "at the end"])
 def test_too_large_for_inline(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr("mcd_graph.model.saving.MODEL_BYTES_LIMIT", limit)
+    monkeypatch.setattr("mcd_graph.model.content.MODEL_BYTES_LIMIT", limit)
     with pytest.raises(InputError, match="larger than 2 GiB, which no ONNX file can be"):
         compress_model(model, out / "m.onnx", inline=True)
     assert digests(out) == {}

@@ -26,8 +26,8 @@ from mcd_graph.ascend.files import PARTS, write_dat, write_note
 from mcd_graph.ascend.pickles import load_weights
 from mcd_graph.ascend.tensors import as_array, read_tensors, write_tensors
 from mcd_graph.errors import InputError
+from mcd_graph.model.files import write_bytes
 from mcd_graph.model.replacement import refuse_existing
-from mcd_graph.model.saving import write_bytes
 
 __all__ = ["CompressConfig", "Compressor", "compress_file"]
 

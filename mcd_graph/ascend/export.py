@@ -21,9 +21,10 @@ from mcd_graph.ascend.excutor import run_excutor
 from mcd_graph.ascend.guide import write_guide
 from mcd_graph.codec.weights import pack_weight
 from mcd_graph.errors import InputError
+from mcd_graph.model.files import write_text
 from mcd_graph.model.loading import load_model
 from mcd_graph.model.replacement import refuse_existing
-from mcd_graph.model.saving import ModelWriter, write_text
+from mcd_graph.model.saving import ModelWriter
 from mcd_graph.model.source import ModelSource, Source
 from mcd_graph.operators.registry import compressed_nodes, operators
 from mcd_graph.operators.view import CompressedNode

@@ -53,7 +53,7 @@ def compress(
     Example: [bold]mcd compress model.onnx model.mcd.onnx[/bold]
     """
     from mcd_graph.compress import compress_model  # noqa: PLC0415
-    from mcd_graph.model.saving import write_text  # noqa: PLC0415
+    from mcd_graph.model.files import write_text  # noqa: PLC0415
 
     check_outputs(destination, report, html, force=force)
     page = None if html is None else html_page(html, force=force)

@@ -24,6 +24,7 @@ __all__ = [
     "float_attribute",
     "get_input",
     "graph_of",
+    "home_of",
     "int_attribute",
     "ints_attribute",
     "is_op",
@@ -269,3 +270,10 @@ def graph_of(node: ir.Node) -> ir.Graph:
     if node.graph is None:
         raise ValueError(f"node {node.name} is in no graph any more: the model changed since it was matched")
     return node.graph
+
+
+def home_of(value: ir.Value) -> ir.Graph:
+    """Return the graph, of a model, a subgraph or a function, that ``value`` belongs to."""
+    if value.graph is None:
+        raise ValueError(f"value {value.name} is in no graph any more: the model changed since it was matched")
+    return value.graph

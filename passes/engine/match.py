@@ -2,9 +2,9 @@
 
 A rule (one file a family) looks at a quantised matrix multiplication. A match says which constant is the weight,
 which values feed the new node, which value the new node computes. Nothing is changed while matching, because the
-weight has to be compressed first, maybe in another process; ``plan.py`` carries the matches out afterwards. (That
-pause between matching and rewriting is why the rules are not onnxscript rewrite rules, which match and rewrite in
-one go.)
+weight has to be compressed first, maybe in another process; ``plan/lowering.py`` carries the matches out afterwards.
+(That pause between matching and rewriting is why the rules are not onnxscript rewrite rules, which match and rewrite
+in one go.)
 """
 
 from __future__ import annotations

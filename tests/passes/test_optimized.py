@@ -11,7 +11,7 @@ from lowering import Lowered, assert_same_bytes, floats, integers, lower, make_m
 from onnx import helper
 
 from mcd_graph.passes import ReasonCode
-from mcd_graph.passes.plan import ONNXRUNTIME_KEY
+from mcd_graph.passes.plan.lowering import ONNXRUNTIME_KEY
 
 K, N = 52, 36
 Nodes = list[onnx.NodeProto]
