@@ -3,6 +3,8 @@
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
 pub mod feature;
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_imports, dead_code, reason = "other kernels need less of it"))]
+pub mod generic;
 pub mod kernel;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other kernels need less of it"))]
 pub mod operands;

@@ -1,12 +1,12 @@
 //! NEON, which every processor of this architecture has; with its dot product (ARMv8.2 and later) where there is one.
 //!
-//! `expand` deals bytes out to the lanes of a mask, `levels` builds the sums of a tile's continued weights with it, `decode` makes symbols of
-//! them and of root fields, and `products` multiplies those.
+//! `expand` deals bytes out to the lanes of a mask, `group` is what generic algorithms have of that and other instructions, `decode` makes
+//! symbols with them, and `products` multiplies those.
 
 mod decode;
 mod expand;
+mod group;
 mod halves;
-mod levels;
 mod products;
 
 use crate::arch::feature::Feature;

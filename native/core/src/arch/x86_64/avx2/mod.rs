@@ -8,6 +8,7 @@
 //! `products` the multiplications.
 
 mod decode;
+mod group;
 mod planes;
 mod products;
 pub(super) mod rows;

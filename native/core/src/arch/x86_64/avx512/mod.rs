@@ -5,8 +5,8 @@ mod ahead;
 pub(super) mod block;
 pub(super) mod decode;
 pub(super) mod epilogue;
+mod group;
 
-mod levels;
 mod roots;
 pub(super) mod sink;
 pub(super) mod unroll;
