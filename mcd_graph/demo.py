@@ -30,7 +30,7 @@ class DemoResult:
         compressed: path of the compressed model.
         page: path of the HTML report.
         seconds: time that compression took.
-        report: what was done to each multiplication.
+        report: what was done to each node.
         verification: comparison with the original.
         bench: timings of every profile.
     """

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from mcd_graph.operators import gather_compress_dequant
 from mcd_graph.operators.nodes import NewNode, NewOutput
 from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.operators.spec import DOMAIN
@@ -33,7 +34,7 @@ from mcd_graph.passes.engine.validate import infer_inputs
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
     from typing import Any
 
     from mcd_graph.operators.spec import OperatorSpec
@@ -87,22 +88,11 @@ class RestorePlan:
         """
         todo, self._open = self._open, []
         names = Names(self.model)
-        tensors: dict[tuple[Any, ...], ir.LazyTensor] = {}
-        values: dict[tuple[int, int], ir.Value] = {}
+        weights = _Weights([lowered.view for lowered in todo], names)
         for lowered in todo:
-            view, node = lowered.view, lowered.view.node
-            lowered.restorer.expose(view, names)
-            if view.key not in tensors:
-                tensors[view.key] = view.weight(names.unique(view.weight_name))
-            tensor = tensors[view.key]
-            # Where the stream is, so that graphs that share that share the weight.
-            x2 = view.input("x2")
-            home = graph_of(node) if x2 is None else home_of(x2)
-            place = (id(home), id(tensor))
-            if place not in values:
-                before = node if home is graph_of(node) else home[0]
-                values[place] = place_constant(tensor, tensor.name or "", before, as_node=lowered.function is not None)
-            self._replace(lowered, values[place], names)
+            lowered.restorer.expose(lowered.view, names)
+            value = weights.value(lowered.view, as_node=lowered.function is not None)
+            self._replace(lowered, value, names)
         remove_dead(lowered.view.node for lowered in todo)
         _forget_domain(self.model)
         return bool(todo)
@@ -129,6 +119,56 @@ class RestorePlan:
             for owner in (self.model, lowered.function):
                 if owner is not None:
                     owner.opset_imports.setdefault(producer.domain, 1)
+
+
+class _Weights:
+    """The constants that were compressed, placed once in each graph that needs them; graphs share the tensors.
+
+    A table that is looked up and multiplied with is one tensor, behind a Transpose where it is multiplied with.
+    """
+
+    def __init__(self, views: Sequence[CompressedNode], names: Names) -> None:
+        self._names = names
+        self._tensors: dict[tuple[Any, ...], ir.LazyTensor] = {}
+        self._values: dict[tuple[Any, ...], ir.Value] = {}
+        self._tables = {view.key: view for view in views if view.weight_shape == (view.n, view.k) and _is_table(view)}
+
+    def value(self, view: CompressedNode, *, as_node: bool) -> ir.Value:
+        """Return the value of a node's uncompressed constant, in the graph that has the stream."""
+        home = _home_of_stream(view)
+        table = self._tables.get(view.key)
+        if table is None or _is_table(view) or view.weight_shape != (view.k, view.n):
+            return self._placed(view, home, view.node, as_node=as_node)
+        place = (id(graph_of(view.node)), view.key, "Transpose")
+        if place not in self._values:
+            source = self._placed(table, home, view.node, as_node=as_node)
+            turned = NewOutput(NewNode("Transpose", (source,), {"perm": [1, 0]}))
+            (value,) = place_operands([turned], view.node, self._names, in_function=as_node, base=view.weight_name)
+            if value is None:
+                raise AssertionError("a new node has an output")
+            self._values[place] = value
+        return self._values[place]
+
+    def _placed(self, view: CompressedNode, home: ir.Graph, user: ir.Node, *, as_node: bool) -> ir.Value:
+        key = (view.key, view.weight_shape, view.spec.weight_of)
+        if key not in self._tensors:
+            self._tensors[key] = view.weight(self._names.unique(view.weight_name))
+        tensor = self._tensors[key]
+        place = (id(home), id(tensor))
+        if place not in self._values:
+            before = user if home is graph_of(user) else home[0]
+            self._values[place] = place_constant(tensor, tensor.name or "", before, as_node=as_node)
+        return self._values[place]
+
+
+def _home_of_stream(view: CompressedNode) -> ir.Graph:
+    """Return the graph that has a node's stream, so that graphs that share that share the weight."""
+    x2 = view.input("x2")
+    return graph_of(view.node) if x2 is None else home_of(x2)
+
+
+def _is_table(view: CompressedNode) -> bool:
+    return view.spec is gather_compress_dequant.SPEC
 
 
 @dataclasses.dataclass(frozen=True)

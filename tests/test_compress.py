@@ -237,11 +237,11 @@ def test_progress(model: Path, out: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "options", "reason"),
     [
-        (float_model(), {}, "it has no quantised matrix multiplication"),
+        (float_model(), {}, "it has no int8 weights"),
         (
             text_model(w1=uniform_weight(), w2=uniform_weight(N, K)),
             {},
-            "all 3 quantised .* are kept: . because it would",
+            "all 3 nodes with quantised weights are kept: . because it would",
         ),
         (text_model(), {"include": "nowhere"}, "all 3 .* 3 because its name does not match --include"),
     ],

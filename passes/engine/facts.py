@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 
+from mcd_graph.operators.constants import constant_tensor
 from mcd_graph.passes.engine.shapes import inferred_dtype, inferred_shape
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
 
 __all__ = [
     "MS_DOMAIN",
@@ -59,29 +61,6 @@ def get_input(node: ir.Node, index: int) -> ir.Value | None:
 def dimensions(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """Return the shape of a constant as plain integers."""
     return tuple(tensor.shape.numpy())
-
-
-def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """Return the tensor of a value that nobody can change at run time: a pure initialiser or a Constant node."""
-    if value is None or value.is_graph_input():
-        return None
-    if value.is_initializer():
-        return value.const_value
-    node = value.producer()
-    if node is None or not is_op(node, "Constant") or len(node.attributes) != 1:
-        return None
-    # Not ir.convenience.get_const_tensor: that one names the tensor after the value, and so changes the model.
-    (attribute,) = node.attributes.values()
-    if attribute.is_ref():  # an argument of the function around it
-        return None
-    form = (attribute.name, attribute.type)
-    if form == ("value", ir.AttributeType.TENSOR):
-        return attribute.as_tensor()
-    if form in (("value_float", ir.AttributeType.FLOAT), ("value_floats", ir.AttributeType.FLOATS)):
-        return ir.tensor(np.array(attribute.value, np.float32))
-    if form in (("value_int", ir.AttributeType.INT), ("value_ints", ir.AttributeType.INTS)):
-        return ir.tensor(np.array(attribute.value, np.int64))
-    return None
 
 
 def constant_array(value: ir.Value | None) -> np.ndarray | None:

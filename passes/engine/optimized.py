@@ -22,7 +22,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import numpy_helper
 
-from mcd_graph.library import get_library_path
+from mcd_graph.options import quiet_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -210,16 +210,13 @@ def _emptied(model: ir.Model, zeros: Path) -> Iterator[None]:
 
 
 def _optimize(source: Path, destination: Path) -> None:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options = quiet_options(threads=1)
     options.optimized_model_filepath = str(destination)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.bin")
     options.add_session_config_entry(
         "session.optimized_model_external_initializers_min_size_in_bytes", str(_KEPT_BYTES + 1)
     )
     options.add_session_config_entry("session.disable_prepacking", "1")  # for nothing is computed
-    options.register_custom_ops_library(get_library_path())
     ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.operators.registry import find
 from mcd_graph.passes.engine.optimized import SITE
 
 if TYPE_CHECKING:
@@ -36,14 +36,15 @@ _EXACT = frozenset((
     *("QuantizeLinear", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
 ))  # fmt: skip
 
-#: Inputs of a lowered node that are no tensors of activations: what computes them alone belongs to the node.
-_PARAMETERS = frozenset(
-    index for index, name in enumerate(INPUT_NAMES) if name not in ("x1", "addend", "gate", "residual")
-)
+#: Inputs of lowered nodes that are tensors of activations; what computes nothing but others belongs to the node.
+_ACTIVATIONS = ("x1", "addend", "gate", "residual", "indices")
 
 #: Operators that multiply integers, scale the sum and add a bias; and the steps of that, which round as they do.
 _DEQUANTISING = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 _STEPS = ("Cast", "Mul", "Add")
+
+#: Directions to look in: ahead, or not.
+_AHEAD, _BACK = (True,), (False,)
 
 #: So many nodes are followed, at most, from a difference to its cause.
 _DEPTH = 24
@@ -98,8 +99,10 @@ class _Numbering:
             same = self._known.get(_describe(node, values)) if _site(node) is None else None
             if same is None:
                 found.append(node)
-                names = (results.get(name, name) for name in node.output)
+                names = [results.get(name, name) for name in node.output]
+                rounded = _rounds(node, model, values)
                 same = [self._original.get(name, f"new {name}") for name in names]
+                same = [f"rounded {name}" if each == rounded else each for each, name in zip(same, names, strict=True)]
             values.update(zip(node.output, same, strict=False))
         other = {
             name
@@ -108,6 +111,17 @@ class _Numbering:
         }
         named = [node for node in model.nodes if other.intersection(node.output)]
         return [node for node in found if _site(node) is None], named
+
+
+def _rounds(node: onnx.NodeProto, view: _View, values: Mapping[str, str]) -> str | None:
+    """Return which value a DequantizeLinear gives as a QuantizeLinear rounds it, and so never that value itself.
+
+    onnxruntime moves a QuantizeLinear up past a Transpose, and leaves the name of the value there to what is rounded.
+    """
+    quantise = view.producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+    if quantise is None or quantise.op_type != "QuantizeLinear":
+        return None
+    return values.get(quantise.input[0], f"value {quantise.input[0]}")
 
 
 def sites_to_blame(
@@ -195,7 +209,7 @@ def _defaults(domain: str, op_type: str) -> dict[str, object]:
 
 def _site(node: onnx.NodeProto) -> int | None:
     """Return the number of a lowered node; -1 for one without; ``None`` for nodes of other operators."""
-    if (node.domain, node.op_type) != (OP_DOMAIN, OP_TYPE):
+    if find(node.domain, node.op_type) is None:
         return None
     name = re.fullmatch(re.escape(SITE) + "([0-9]+)", node.name)
     return int(name[1]) if name else -1
@@ -209,29 +223,41 @@ def _is_part(node: onnx.NodeProto, view: _View, within: AbstractSet[str], depth:
     if not readers or view.outputs.intersection(node.output) or depth == _DEPTH:
         return False
     return all(
-        index in _PARAMETERS if _site(reader) is not None else _is_part(reader, view, within, depth + 1)
+        _is_parameter(reader, index) if _site(reader) is not None else _is_part(reader, view, within, depth + 1)
         for reader, index in readers
     )
+
+
+def _is_parameter(node: onnx.NodeProto, index: int) -> bool:
+    """Tell whether an input of a lowered node is no tensor of activations."""
+    spec = find(node.domain, node.op_type)
+    return spec is not None and spec.input_names[index] not in _ACTIVATIONS
 
 
 def _nearest(node: onnx.NodeProto, view: _View, followed: set[int]) -> set[int]:
     """Return the lowered nodes that feed a node, else those that it feeds, else those that read what it reads.
 
+    Where there is none of these, those that are nearest in any direction.
+
     Others in between are passed only if there are none without: onnxruntime stops after some rounds, so that what it
     removes in one place decides what it still comes to do in another.
     """
     everywhere = {id(each) for each in view.nodes}
-    for ahead, passed in ((False, followed), (False, everywhere), (True, followed)):
-        if found := _search(node, view, passed, ahead=ahead):
+    for way, passed in ((_BACK, followed), (_BACK, everywhere), (_AHEAD, followed)):
+        if found := _search(node, view, passed, way):
             return found
     beside = (reader for name in node.input for reader, _ in view.readers.get(name, ()))
-    return _numbers(beside) or _search(node, view, everywhere, ahead=True)
+    return (
+        _numbers(beside) or _search(node, view, everywhere, _AHEAD) or _search(node, view, everywhere, _AHEAD + _BACK)
+    )
 
 
-def _search(node: onnx.NodeProto, view: _View, followed: set[int], *, ahead: bool) -> set[int]:
+def _search(node: onnx.NodeProto, view: _View, followed: set[int], ways: Sequence[bool]) -> set[int]:
+    """Return the nearest lowered nodes, in one direction or both, with none but nodes in ``followed`` in between."""
     level, seen = [node], {id(node)}
     for _ in range(_DEPTH):
-        reached = [each for one in level for each in _neighbours(one, view, ahead=ahead) if id(each) not in seen]
+        near = (each for one in level for ahead in ways for each in _neighbours(one, view, ahead=ahead))
+        reached = [each for each in near if id(each) not in seen]
         if found := _numbers(reached):
             return found
         level = [each for each in reached if id(each) in followed]

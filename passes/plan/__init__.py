@@ -1,10 +1,10 @@
-"""Finding every quantised matrix multiplication of a model, and lowering those that the rules accept.
+"""Finding every quantised matrix multiplication and look-up of a model, and lowering those that the rules accept.
 
 Planning and rewriting are two steps, so that the weights can be compressed in between, one by one and wherever the
 caller likes::
 
     plan = plan_lowering(model)
-    packed = {key: pack_weight(job.array()) for key, job in plan.weights.items()}
+    packed = {key: pack_weight(job.array(), tiling=job.tiling) for key, job in plan.weights.items()}
     plan.apply(packed)
 """
 

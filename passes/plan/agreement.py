@@ -10,9 +10,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from mcd_graph.passes.engine.extent import Extent
+from mcd_graph.passes.engine.match import Fused
 from mcd_graph.passes.engine.optimized import SITE, Optimized, emptied_copy, optimize
 from mcd_graph.passes.engine.settle import settle
-from mcd_graph.passes.engine.stand_in import StandIn, make_small
+from mcd_graph.passes.engine.stand_in import StandIn, make_small, zeros
 from mcd_graph.passes.engine.surroundings import sites_to_blame
 from mcd_graph.passes.fusions.registry import FUSIONS
 from mcd_graph.passes.plan.integers import keep_where_onnxruntime_does_otherwise
@@ -118,8 +119,14 @@ def _lower_copy(path: Path, candidates: Sequence[Candidate]) -> tuple[Path, dict
                 site = Site(node.name or "", node.op_type, match.pattern, "lowered")
                 copies[number] = Candidate(site, match, rule, None, extent)
     plan = LoweringPlan(model, [], list(copies.values()), weights_of(list(copies.values())))
-    plan.apply({key: StandIn(job.k, job.n, job.dtype) for key, job in plan.weights.items()})
-    make_small(node for node in model.graph.all_nodes() if node.name in numbers)
+    whole = {each.site.weight for each in copies.values() if not isinstance(each.match.fused, Fused)}
+    stand_ins = {
+        key: (zeros(job.n, job.k, job.dtype) if key in whole else StandIn(job.k, job.n, job.dtype))
+        for key, job in plan.weights.items()
+    }
+    plan.apply(stand_ins)
+    small = {f"{SITE}{number}" for number, each in copies.items() if each.site.weight not in whole}
+    make_small(node for node in model.graph.all_nodes() if node.name in small)
     lowered = path.with_name("lowered.onnx")
     lowered.write_bytes(ir.to_proto(model).SerializeToString())
     return lowered, {number: candidate.site.absorbed for number, candidate in copies.items()}

@@ -1,14 +1,14 @@
-"""Finds every quantised matrix multiplication of a model; the rules say which can be lowered."""
+"""Finds every quantised matrix multiplication and look-up of a model; the rules say which can be lowered."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from mcd_graph.passes.engine.facts import all_nodes, called_functions, get_input, known_dtype
+from mcd_graph.passes.engine.match import Fused
 from mcd_graph.passes.engine.operands import check_rank
 from mcd_graph.passes.engine.validate import check_compatibility, check_opset
 from mcd_graph.passes.plan.agreement import agree_with_onnxruntime
@@ -22,7 +22,7 @@ from mcd_graph.passes.rules.registry import ALL_RULES, RULES_ON_REQUEST
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mcd_graph.passes.engine.match import Match, Rule
+    from mcd_graph.passes.engine.match import Rule, Weight
 
 __all__ = ["plan_lowering"]
 
@@ -35,7 +35,7 @@ def plan_lowering(
     convolutions: bool = False,
     rules: Sequence[Rule] = ALL_RULES,
 ) -> LoweringPlan:
-    """Look for quantised matrix multiplications in a model, its subgraphs and its functions; change nothing.
+    """Look for quantised multiplications and look-ups in a model, its subgraphs and its functions; change nothing.
 
     Args:
         model: the model.
@@ -77,8 +77,9 @@ def plan_lowering(
             if match is None:
                 continue
             check_opset(model if function is None else function)
-            check_rank(match.weight, get_input(node, 0))
-            _check_inputs(match)
+            if isinstance(match.fused, Fused):
+                check_rank(match.weight, get_input(node, 0))
+                _check_inputs(match.fused, match.weight)
             site.pattern, site.k, site.n = match.pattern, match.weight.k, match.weight.n
             site.optimised = match.optimised
             if match.output in results:
@@ -103,10 +104,8 @@ def plan_lowering(
     return LoweringPlan(model, sites, candidates, weights_of(candidates))
 
 
-def _check_inputs(match: Match) -> None:
+def _check_inputs(fused: Fused, weight: Weight) -> None:
     """Refuse if what the new node would read is known not to fit it."""
-    weight, fused = match.weight, match.fused
     if isinstance(fused.x1, ir.Value) and known_dtype(fused.x1) == ir.DataType.FLOAT:
         raise Refusal(ReasonCode.ACTIVATION_NOT_QUANTISED, f"its activation {fused.x1.name} is not quantised")
-    inputs = {field.name: getattr(fused, field.name) for field in dataclasses.fields(fused)}
-    check_compatibility(inputs, k=weight.k, n=weight.n, weight_type=weight.tensor.dtype)
+    check_compatibility(fused.inputs(), k=weight.k, n=weight.n, weight_type=weight.tensor.dtype)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from mcd_graph.passes.engine.facts import constant_array
-from mcd_graph.passes.engine.match import NewConstant
+from mcd_graph.passes.engine.match import Fused, NewConstant
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def keep_where_onnxruntime_does_otherwise(candidates: Sequence[Candidate], answe
     for number, candidate in unsure:
         match = candidate.match
         node = by_result.get(match.output.name or "")
-        if node is None and match.fused.y_zero_point is not None:
+        if node is None and isinstance(match.fused, Fused) and match.fused.y_zero_point is not None:
             node = requantised.get(number)
         if node is None:
             text = f"onnxruntime {ort.__version__} does not compute this result in integers when it optimises"
@@ -49,12 +49,15 @@ def keep_where_onnxruntime_does_otherwise(candidates: Sequence[Candidate], answe
 
 def _same_parameters(node: IntegerNode, match: Match) -> bool:
     """Tell whether a multiplication has the scales and zero points that were expected, as far as they are constant."""
-    ours = _array(match.fused.deq_scale) if match.fused.x1_scale is None else None
+    fused = match.fused
+    if not isinstance(fused, Fused):
+        return True
+    ours = _array(fused.deq_scale) if fused.x1_scale is None else None
     if ours is not None and node.scale is not None:
         theirs, ours = np.broadcast_arrays(node.scale.reshape(-1), ours.reshape(-1))
         if theirs.tobytes() != ours.tobytes():
             return False
-    expected = (match.fused.x1_zero_point, match.fused.y_zero_point)
+    expected = (fused.x1_zero_point, fused.y_zero_point)
     for array, zero_point in zip(node.zero_points, map(_array, expected), strict=True):
         if array is None or zero_point is None:
             continue

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import onnx_ir as ir
 import onnxruntime as ort
 
-from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
+from mcd_graph.operators.spec import DOMAIN, DOMAIN_VERSION
 from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
 from mcd_graph.passes.engine.facts import all_nodes, graph_of, home_of
 from mcd_graph.passes.engine.unsigned import make_unsigned
@@ -53,7 +53,7 @@ class LoweringPlan:
 
     Attributes:
         model: the model that was looked at; :meth:`apply` changes it in place.
-        sites: every quantised matrix multiplication, in graph order.
+        sites: every quantised matrix multiplication and look-up, in graph order.
         weights: the weights to compress, by key.
     """
 
@@ -112,7 +112,8 @@ class LoweringPlan:
         built: list[tuple[ir.Node, Candidate]] = []
         for candidate, key, answer in ready:
             match, function = candidate.match, candidate.function
-            values = placed[key].values(match.nodes[-1], names, as_node=function is not None)
+            stream_type = match.fused.stream_type(match.weight)
+            values = placed[key].values(match.nodes[-1], names, stream_type, as_node=function is not None)
             made = build(
                 match, candidate.rule, values, answer.compress_info,
                 names=names, replaced=replaced, in_function=function is not None,
@@ -121,7 +122,7 @@ class LoweringPlan:
             dead.update(dict.fromkeys(match.nodes))
             for owner in (self.model, function):
                 if owner is not None:
-                    owner.opset_imports[OP_DOMAIN] = OP_VERSION
+                    owner.opset_imports[DOMAIN] = DOMAIN_VERSION
         if any(candidate.match.optimised for _, candidate in built):
             self.model.metadata_props[ONNXRUNTIME_KEY] = ort.__version__
         remove_dead(dead)
@@ -132,6 +133,8 @@ class LoweringPlan:
 
 def _absorb(node: ir.Node, candidate: Candidate, names: Names) -> None:
     """Let a lowered node take in what stands around it, as far as its extent goes."""
+    if not candidate.match.fused.absorbs:
+        return
     in_function, qdq = candidate.function is not None, candidate.match.optimised
     if qdq:
         make_unsigned(node, names, in_function=in_function)
@@ -150,27 +153,51 @@ class _Placed:
     def __init__(self, packed: PackedWeight, weight: Weight) -> None:
         self.users: set[ir.Graph] = set()
         self._home = home_of(weight.value)
-        base = weight.value.name or "weight"
-        self._parts = tuple(
-            (
-                f"{base}.{part}",
-                ir.tensor(data, name=f"{base}.{part}") if not isinstance(data, ir.TensorProtocol) else data,
-            )
-            for part, data in (("x2", packed.x2), ("compress_index", packed.compress_index))
-        )
-        self._values: tuple[ir.Value, ir.Value] | None = None
+        self._base = weight.value.name or "weight"
+        self._x2, self._index = _tensor(packed.x2), _tensor(packed.compress_index)
+        self._streams: dict[ir.DataType, ir.Value] = {}
+        self._index_value: ir.Value | None = None
 
-    def values(self, user: ir.Node, names: Names, *, as_node: bool) -> tuple[ir.Value, ir.Value]:
-        """Return the values x2 and compress_index, made for the first ``user`` that asks."""
-        if self._values is None:
-            # In the user's own graph if possible: what is not, onnxruntime before 1.29 verifies when it first runs.
-            graph = self._home if len(self.users) > 1 else graph_of(user)
+    def values(
+        self, user: ir.Node, names: Names, stream_type: ir.DataType, *, as_node: bool
+    ) -> tuple[ir.Value, ir.Value]:
+        """Return the values x2, which says that it is of ``stream_type``, and compress_index.
+
+        They are made for the first ``user`` that asks.
+        """
+        # In the user's own graph if possible: what is not, onnxruntime before 1.29 verifies when it first runs.
+        graph = self._home if len(self.users) > 1 else graph_of(user)
+
+        def place(tensor: ir.TensorProtocol, part: str) -> ir.Value:
             # As nodes they must come before every user; nothing else orders a graph's Constant nodes.
-            x2, index = (
-                place_constant(tensor, names.unique(name), graph[0], as_node=as_node) for name, tensor in self._parts
-            )
-            self._values = (x2, index)
-        return self._values
+            return place_constant(tensor, names.unique(f"{self._base}.{part}"), graph[0], as_node=as_node)
+
+        if stream_type not in self._streams:
+            self._streams[stream_type] = place(_retyped(self._x2, stream_type), "x2")
+        if self._index_value is None:
+            self._index_value = place(self._index, "compress_index")
+        return self._streams[stream_type], self._index_value
+
+
+def _tensor(data: np.ndarray | ir.TensorProtocol) -> ir.TensorProtocol:
+    return data if isinstance(data, ir.TensorProtocol) else ir.tensor(data)
+
+
+def _retyped(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
+    """Return the same bytes as a tensor of another 8-bit type; bytes in a file stay there."""
+    if tensor.dtype == dtype:
+        return tensor
+    if not isinstance(tensor, ir.ExternalTensor):
+        return ir.tensor(tensor.numpy().view(dtype.numpy()))
+    return ir.ExternalTensor(
+        tensor.location,
+        tensor.offset,
+        tensor.length,
+        dtype,
+        shape=tensor.shape,
+        name=tensor.name or "",
+        base_dir=tensor.base_dir,
+    )
 
 
 def reproduces_optimised(model: ir.Model) -> bool:

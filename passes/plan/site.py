@@ -1,4 +1,4 @@
-"""What a plan knows of a model: its multiplications, what matched there, and the weights to compress."""
+"""What a plan knows of a model: its multiplications and look-ups, what matched there, and the weights to compress."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass
 class Site:
-    """One quantised matrix multiplication that was met.
+    """One quantised matrix multiplication or look-up that was met.
 
     Attributes:
         name: of the node; of its first output when the node has no name.
@@ -65,10 +65,12 @@ class WeightJob:
     Attributes:
         key: its name in :attr:`LoweringPlan.weights`; the initialiser's name where that is unique.
         source: where it was found.
+        tiling: the size of tile that suits its readers; ``None``: the codec's own choice.
     """
 
     key: str
     source: Weight
+    tiling: tuple[int, int] | None = None
 
     @property
     def k(self) -> int:

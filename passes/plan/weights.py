@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from mcd_graph.passes.plan.site import Candidate, WeightJob
@@ -28,11 +29,14 @@ def weights_of(candidates: Sequence[Candidate]) -> dict[str, WeightJob]:
     weights: dict[str, WeightJob] = {}
     keys: dict[tuple[ir.Value, tuple[object, ...], bool], str] = {}
     for candidate in candidates:
-        weight = candidate.match.weight
+        match, weight = candidate.match, candidate.match.weight
+        tiling = match.fused.tiling(weight)
         identity = (weight.value, weight.recipe, weight.transposed)
         if identity not in keys:
             keys[identity] = _unused_key(weight.value.name or "weight", weights)
-            weights[keys[identity]] = WeightJob(keys[identity], weight)
+            weights[keys[identity]] = WeightJob(keys[identity], weight, tiling)
+        elif (job := weights[keys[identity]]).tiling not in (tiling, None):
+            weights[job.key] = dataclasses.replace(job, tiling=None)  # who wants no special one multiplies
         candidate.site.weight = keys[identity]
     return weights
 

@@ -230,6 +230,54 @@ def test_an_output_that_onnxruntime_quantises() -> None:
     exact(nodes, outputs=("y", "z"))
 
 
+def test_an_output_that_onnxruntime_quantises_in_the_lowered_model_only() -> None:
+    """In the original the Transpose that moves nothing goes with the two that cancel; before a lowered node it stays,
+    and the quantiser is moved in front of it."""
+    turned = [
+        node("Transpose", "xd", output="t1", perm=[0, 2, 1]),
+        node("Transpose", "t1", output="t2", perm=[0, 2, 1]),
+    ]
+    nodes = [
+        node("Neg", "x", output="z"), node("Transpose", "z", output="t", perm=[0, 1, 2]),
+        node("QuantizeLinear", "t", "xs", "xz", output="xq"), node("DequantizeLinear", "xq", "xs", "xz", output="xd"),
+        *turned, *WEIGHT, node("MatMul", "t2", "wd", output="r"), *REQUANTISED,
+    ]  # fmt: skip
+    exact(nodes, outputs=("y", "z"))
+
+
+def test_a_normalisation_that_onnxruntime_comes_to_in_its_last_round_only() -> None:
+    """It stops after some rounds: whether it still fuses this one depends on what else there is to remove, far in
+    front of it."""
+    rows, k, n = 3, 32, 4
+    constants = {
+        "w": integers(np.int8, (n, k), 1), "ws": scales((), 2), "shape": np.array([0, 0, 2, 16]),
+        "back": np.array([0, 0, k]), "v": integers(np.uint8, (n, k), 3), "vs": scales((), 4), "vz": np.uint8(128),
+        "xs": np.float32(0.016), "xz": np.uint8(126), "bias": floats((n,), 5), "ys": np.float32(0.11),
+        "yz": np.uint8(26), "zero": np.float32(0), "two": np.float32(2), "none": np.zeros((0,), np.int64),
+        "last": np.array([-1]), "small": np.float32(1e-5), "gamma": floats((n,), 6),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        node("MatMulInteger", "q", "w", "z", output="a"), node("Cast", "a", output="f", to=1),
+        node("Mul", "s", "f", output="p"), node("Reshape", "p", "shape", output="h"),
+        node("Transpose", "h", output="ht", perm=[0, 2, 1, 3]), node("Transpose", "ht", output="hb", perm=[0, 2, 1, 3]),
+        node("Reshape", "hb", "back", output="b"), node("DequantizeLinear", "v", "vs", "vz", output="vd"),
+        node("Transpose", "vd", output="vt", perm=[1, 0]), node("Identity", "xs", output="xi"),
+        node("QuantizeLinear", "b", "xi", "xz", output="bq"), node("DequantizeLinear", "bq", "xi", "xz", output="bd"),
+        node("MatMul", "bd", "vt", output="r"), node("Add", "bias", "r", output="rb"),
+        node("QuantizeLinear", "rb", "ys", "yz", output="rq"), node("DequantizeLinear", "rq", "ys", "yz", output="rd"),
+        node("Sub", "rd", "zero", output="c"), node("Reshape", "two", "none", output="power"),
+        node("Pow", "c", "power", output="squares"), node("ReduceMean", "squares", "last", output="mean"),
+        node("Add", "mean", "small", output="shifted"), node("Sqrt", "shifted", output="root"),
+        node("Div", "c", "root", output="normal"), node("Mul", "normal", "gamma", output="y"),
+    ]  # fmt: skip
+    inputs, outputs = {"x": (np.float32, ("b", "m", n))}, {"y": (np.float32, ("b", "m", n))}
+    model = make_model(nodes, inputs, outputs, constants, opset=21)
+    lowered = lower(model)
+    feeds = {"x": floats((2, rows, n), 7)}
+    assert_same_bytes(run(lowered.proto, feeds, optimise=True), run(model, feeds, optimise=True))
+
+
 def test_the_model_says_which_onnxruntime_was_asked() -> None:
     lowered = exact([*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *REQUANTISED])
     assert lowered.model.metadata_props[ONNXRUNTIME_KEY] == onnxruntime.__version__
