@@ -131,6 +131,9 @@ pub unsafe fn multiply_epilogue(
     }
 }
 
+// What the sums of a panel's columns lie apart, in the texts below.
+const _: () = assert!(PANEL * size_of::<i32>() == 64);
+
 /// Some panels by a chunk of rows.
 #[derive(Clone, Copy)]
 struct Block {
@@ -144,61 +147,53 @@ struct Block {
     overwrite: bool,
 }
 
-/// Loads the sums that there are already, or clears them.
-macro_rules! begin {
-    ($block:ident, $($tile:literal at $address:expr),*) => {
-        if $block.overwrite {
-            asm!($(concat!("tilezero tmm", $tile),)* options(nostack, nomem, preserves_flags));
-        } else {
-            let stride = $block.stride * size_of::<i32>();
-            $(asm!(
-                concat!("tileloadd tmm", $tile, ", [{at} + {stride}*1]"),
-                at = in(reg) $address,
-                stride = in(reg) stride,
-                options(nostack, readonly, preserves_flags),
-            );)*
-        }
-    };
-}
-
-/// Stores the sums.
-macro_rules! end {
-    ($block:ident, $($tile:literal at $address:expr),*) => {
-        let stride = $block.stride * size_of::<i32>();
-        $(asm!(
-            concat!("tilestored [{at} + {stride}*1], tmm", $tile),
-            at = in(reg) $address,
-            stride = in(reg) stride,
-            options(nostack, preserves_flags),
-        );)*
-    };
-}
-
-/// Runs a step for each 64 of k with the operands `$pointer`, which advance by `$by` bytes. Every few steps register 4 is
-/// stored to no purpose: the processor turns off what stores tiles after some 400 ns, and takes 300 to wake it.
+/// A block: loads the sums that there are already, or clears them; adds the products, a step for each 64 of k with the operands
+/// `$pointer`, which advance by `$by` bytes; and stores the sums. It is one `asm!`, for what tile registers hold does not
+/// outlast one.
+///
+/// Every few steps register 4 is stored to no purpose: the processor turns off what stores tiles after some 400 ns, and
+/// takes 300 to wake it.
 macro_rules! run {
-    ($block:ident, $text:expr, { $($pointer:ident = $from:expr, $by:literal;)* }) => {
-        $(let mut $pointer = $from;)*
-        let mut left = $block.steps;
+    (
+        $block:ident, $text:expr, { $($pointer:ident = $from:expr, $by:literal;)* },
+        sums: { $($base:ident = $address:expr => $($tile:literal + $offset:literal),*;)* }
+    ) => {
         let mut discard = MaybeUninit::<[u8; HEIGHT * WIDTH]>::uninit();
-        while left > 0 {
-            let steps = left.min(AWAKE_STEPS);
-            left -= steps;
-            asm!(
-                "2:",
-                $text,
-                $(concat!("add {", stringify!($pointer), "}, ", $by),)*
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{discard} + {width}*1], tmm4",
-                $($pointer = inout(reg) $pointer,)*
-                x_stride = in(reg) $block.x_stride,
-                width = in(reg) WIDTH,
-                steps = inout(reg) steps => _,
-                discard = in(reg) discard.as_mut_ptr(),
-                options(nostack),
-            );
-        }
+        asm!(
+            "test {some}, {some}",
+            "jz 3f",
+            $($(concat!("tilezero tmm", $tile),)*)*
+            "jmp 4f",
+            "3:",
+            $($(concat!("tileloadd tmm", $tile, ", [{", stringify!($base), "} + {stride}*1 + ", $offset, "]"),)*)*
+            "4:",
+            "mov {some}, {awake}",
+            "cmp {left}, {some}",
+            "cmovb {some}, {left}",
+            "sub {left}, {some}",
+            "2:",
+            $text,
+            $(concat!("add {", stringify!($pointer), "}, ", $by),)*
+            "dec {some}",
+            "jnz 2b",
+            "tilestored [{discard} + {width}*1], tmm4",
+            "test {left}, {left}",
+            "jnz 4b",
+            $($(concat!("tilestored [{", stringify!($base), "} + {stride}*1 + ", $offset, "], tmm", $tile),)*)*
+            // Whether to clear, then the steps up to the next store.
+            some = inout(reg) usize::from($block.overwrite) => _,
+            left = inout(reg) $block.steps => _,
+            awake = const AWAKE_STEPS,
+            $($pointer = inout(reg) $from => _,)*
+            $($base = in(reg) $address,)*
+            stride = in(reg) $block.stride * size_of::<i32>(),
+            x_stride = in(reg) $block.x_stride,
+            width = in(reg) WIDTH,
+            discard = in(reg) discard.as_mut_ptr(),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
     };
 }
 
@@ -218,7 +213,6 @@ impl Block {
         let (w, c) = (self.weights, self.to);
         // SAFETY: the caller's contract covers every address; the loop runs `steps` times.
         unsafe {
-            begin!(self, 0 at c, 1 at c.add(PANEL), 2 at c.add(2 * PANEL), 3 at c.add(3 * PANEL));
             run!(self, concat!(
                 "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
                 "tileloadd tmm5, [{w0} + {width}*1]\n",
@@ -235,8 +229,7 @@ impl Block {
                 w1 = w.add(self.panel_bytes), 1024;
                 w2 = w.add(2 * self.panel_bytes), 1024;
                 w3 = w.add(3 * self.panel_bytes), 1024;
-            });
-            end!(self, 0 at c, 1 at c.add(PANEL), 2 at c.add(2 * PANEL), 3 at c.add(3 * PANEL));
+            }, sums: { c0 = c => 0 + 0, 1 + 64, 2 + 128, 3 + 192; });
         }
     }
 
@@ -244,7 +237,6 @@ impl Block {
         let c = self.to;
         // SAFETY: as above.
         unsafe {
-            begin!(self, 0 at c);
             run!(self, concat!(
                 "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
                 "tileloadd tmm5, [{w0} + {width}*1]\n",
@@ -252,8 +244,7 @@ impl Block {
             ), {
                 x0 = self.x, 64;
                 w0 = self.weights, 1024;
-            });
-            end!(self, 0 at c);
+            }, sums: { c0 = c => 0 + 0; });
         }
     }
 
@@ -262,7 +253,6 @@ impl Block {
         // SAFETY: as above.
         unsafe {
             let below = c.add(first * self.stride);
-            begin!(self, 0 at c, 1 at c.add(PANEL), 2 at below, 3 at below.add(PANEL));
             run!(self, concat!(
                 "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
                 "tileloadd tmm6, [{w0} + {width}*1]\n",
@@ -277,8 +267,7 @@ impl Block {
                 x1 = self.x.add(first * self.x_stride), 64;
                 w0 = w, 1024;
                 w1 = w.add(self.panel_bytes), 1024;
-            });
-            end!(self, 0 at c, 1 at c.add(PANEL), 2 at below, 3 at below.add(PANEL));
+            }, sums: { c0 = c => 0 + 0, 1 + 64; c1 = below => 2 + 0, 3 + 64; });
         }
     }
 
@@ -287,7 +276,6 @@ impl Block {
         // SAFETY: as above.
         unsafe {
             let below = c.add(first * self.stride);
-            begin!(self, 0 at c, 2 at below);
             run!(self, concat!(
                 "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
                 "tileloadd tmm6, [{w0} + {width}*1]\n",
@@ -298,8 +286,7 @@ impl Block {
                 x0 = self.x, 64;
                 x1 = self.x.add(first * self.x_stride), 64;
                 w0 = self.weights, 1024;
-            });
-            end!(self, 0 at c, 2 at below);
+            }, sums: { c0 = c => 0 + 0; c1 = below => 2 + 0; });
         }
     }
 }
