@@ -105,6 +105,9 @@ impl TileKernel for Amx {
     }
 
     fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
+        if block::too_few(rows.m(), extent) {
+            return self.0.multiply(symbols, extent, rows, acc);
+        }
         assert!(symbols.len() >= extent.weights());
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
@@ -122,6 +125,9 @@ impl TileKernel for Amx {
         terms: &Terms<'_>,
         out: &mut OutputBlock<'_>,
     ) -> bool {
+        if block::too_few(rows.m(), extent) {
+            return self.0.multiply_finish(symbols, extent, rows, terms, out);
+        }
         assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
         if !extent.fractals.is_multiple_of(STEP) {
             return false;
