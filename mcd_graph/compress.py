@@ -66,9 +66,9 @@ def compress_model(
     """Write a smaller model that computes the same bits.
 
     Every matrix multiplication with a constant int8 or uint8 weight becomes a MatmulCompressDequant node with the
-    weight compressed. The weights go into a data file beside the output (``model.mcd.onnx_data`` for
-    ``model.mcd.onnx``); both files appear whole or not at all. The output's bytes do not depend on ``jobs`` and
-    ``executor``.
+    weight compressed, and every look-up in such a table a GatherCompressDequant. The weights go into a data file beside
+    the output (``model.mcd.onnx_data`` for ``model.mcd.onnx``); both files appear whole or not at all. The output's
+    bytes do not depend on ``jobs`` and ``executor``.
 
     Before they do, both models run on generated inputs, at onnxruntime's default settings and without optimisations,
     and have to give the same bytes. Nodes that would give others are kept, with the code ``differs``. The report's
@@ -99,7 +99,7 @@ def compress_model(
         verify: run both models, and put the new one in place only if they give the same bytes.
 
     Returns:
-        What was done to each multiplication.
+        What was done to each node and constant.
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -127,12 +127,12 @@ def compress_model(
         inline=inline, data_name=data_name, force=force, force_larger=force_larger, verify=verify,
     )  # fmt: skip
     differing: frozenset[int] = frozenset()
-    prover = None
+    prover, known = None, _Packed()
     while True:
         try:
-            return _compress(request, differing, prover)
+            return _compress(request, differing, prover, known)
         except _DifferenceError as found:
-            differing, prover = differing | found.sites, found.prover
+            differing, prover, known = differing | found.sites, found.prover, found.packed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,17 +179,34 @@ class _Request:
         return plan
 
 
+@dataclasses.dataclass(frozen=True)
+class _Packed:
+    """The weights that were compressed, by key, or why they are kept all the same; and what came of each."""
+
+    weights: dict[str, CompressedWeight | Refusal] = dataclasses.field(default_factory=dict)
+    stats: dict[str, WeightStats] = dataclasses.field(default_factory=dict)
+
+    def without_file(self) -> "_Packed":
+        """Return the same with each stream mapped, so that the file it is in may go."""
+        weights = {
+            key: each if isinstance(each, Refusal) else dataclasses.replace(each, x2=np.asarray(each.x2))
+            for key, each in self.weights.items()
+        }
+        return _Packed(weights, self.stats)
+
+
 class _DifferenceError(Exception):
     """A lowered model gives other bytes than the original; ``sites`` are to be kept the next time."""
 
-    def __init__(self, sites: Collection[int], prover: Prover) -> None:
+    def __init__(self, sites: Collection[int], prover: Prover, packed: _Packed) -> None:
         super().__init__()
         self.sites = frozenset(sites)
         self.prover = prover
+        self.packed = packed.without_file()
 
 
-def _compress(request: _Request, differing: Collection[int], prover: Prover | None) -> Report:
-    """Compress a model, less some sites; ``prover`` is what is left of an attempt that did not give the same bytes."""
+def _compress(request: _Request, differing: Collection[int], prover: Prover | None, known: _Packed) -> Report:
+    """Compress a model, less some sites; the rest is what is left of an attempt that did not give the same bytes."""
     given = Source.read(request.model_input)
     model = request.load(given)
     files, before = given.files, given.size
@@ -204,12 +221,14 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         inline=request.inline,
         data_name=request.data_name,
     ) as writer:
-        packed, stats = _pack(request, plan, writer)
+        packed = _pack(request, plan, writer, known)
+        stats = packed.stats
         if request.verify and prover is None:
             prover = Prover(request.model_input, model, nbytes=2 * before, at_optimisation_only=plan.optimised)
-        if not plan.apply(packed):
+        if not plan.apply(packed.weights):
             raise NothingToCompressError(f"{request.source}: nothing to compress: {_why_nothing(plan)}")
-        versions = {weight.stats.format_version for weight in packed.values() if isinstance(weight, CompressedWeight)}
+        weights = packed.weights.values()
+        versions = {weight.stats.format_version for weight in weights if isinstance(weight, CompressedWeight)}
         annotate(model, Stated(request.profile, "+".join(map(str, sorted(versions)))))
         proof = _prove(request, plan, packed, writer, prover)
         # Before the output is there, which may take the place of the input.
@@ -233,34 +252,37 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
     )
 
 
-def _pack(
-    request: _Request, plan: LoweringPlan, writer: ModelWriter
-) -> tuple[dict[str, CompressedWeight | Refusal], dict[str, WeightStats]]:
-    """Compress the weights of a plan and write them as they come; those that save too little are refused."""
+def _pack(request: _Request, plan: LoweringPlan, writer: ModelWriter, known: _Packed) -> _Packed:
+    """Compress the weights of a plan that are not ``known`` and write all; those that save too little are refused."""
     workers = request.jobs or len(os.sched_getaffinity(0))
     limit = _BYTES_UNDER_WAY if request.executor is None or request.jobs is None else None
-    stats: dict[str, WeightStats] = {}
-    packed: dict[str, CompressedWeight | Refusal] = {}
+    packed = _Packed()
     with contextlib.ExitStack() as stack:
         executor = request.executor or stack.enter_context(ThreadPoolExecutor(workers))
-        weights = pack_all(plan.weights.values(), request.profile, executor, most=workers + 1, most_bytes=limit)
+        new = [job for key, job in plan.weights.items() if key not in known.weights]
+        weights = pack_all(new, request.profile, executor, most=workers + 1, most_bytes=limit)
+        stack.enter_context(contextlib.closing(weights))
         tell = _ProgressReporter(plan.weights, request.progress)
-        for job, weight in stack.enter_context(contextlib.closing(weights)):
-            key = job.key
-            stats[key] = weight.stats
-            if weight.stats.saving < request.min_saving:
-                text = f"it would save {weight.stats.saving:.1%}, less than {request.min_saving:.1%}"
-                packed[key] = Refusal(ReasonCode.SMALL_SAVING, text)
+        for key in plan.weights:
+            if key in known.weights:
+                answer, packed.stats[key] = known.weights[key], known.stats[key]
             else:
-                packed[key] = dataclasses.replace(weight, x2=writer.add(f"{key}.x2", np.asarray(weight.x2)))
+                answer = weight = next(weights)[1]
+                packed.stats[key] = weight.stats
+                if weight.stats.saving < request.min_saving:
+                    text = f"it would save {weight.stats.saving:.1%}, less than {request.min_saving:.1%}"
+                    answer = Refusal(ReasonCode.SMALL_SAVING, text)
+            if isinstance(answer, CompressedWeight):
+                answer = dataclasses.replace(answer, x2=writer.add(f"{key}.x2", np.asarray(answer.x2)))
+            packed.weights[key] = answer
             tell(key)
-    return packed, stats
+    return packed
 
 
 def _prove(
     request: _Request,
     plan: LoweringPlan,
-    packed: Mapping[str, CompressedWeight | Refusal],
+    packed: _Packed,
     writer: ModelWriter,
     prover: Prover | None,
 ) -> Proof:
@@ -277,7 +299,8 @@ def _prove(
         if difference is not None:
             logger.info("%s: the compressed model differs: %s", request.source, difference)
             lowered = [number for number, site in enumerate(plan.sites) if site.status == "lowered"]
-            raise _DifferenceError(find_culprits(lowered, _differs_alone(request, packed, prover, plan)), prover)
+            culprits = find_culprits(lowered, _differs_alone(request, packed.weights, prover, plan))
+            raise _DifferenceError(culprits, prover, packed)
     return prover.proof([site.name for site in plan.sites if site.code == ReasonCode.DIFFERS])
 
 
@@ -339,12 +362,12 @@ def _why_nothing(plan: LoweringPlan) -> str:
         if any(compressed_nodes(plan.model)):
             return "it is compressed already"
         held = _int8_constants(plan)
-        return held or "it has no quantised matrix multiplication; quantise it to int8 first"
+        return held or "it has no int8 weights; quantise it to int8 first"
     reasons = Counter((site.code, site.reason) for site in sites)
     each = "; ".join(f"{count} because {reason}" for (_, reason), count in reasons.most_common())
     code = reasons.most_common(1)[0][0][0]
     hint = "" if code is None else f". What to do ({code}): {code.remedy}"
-    return f"all {len(sites)} quantised matrix multiplications are kept: {each}{hint}"
+    return f"all {len(sites)} nodes with quantised weights are kept: {each}{hint}"
 
 
 def _int8_constants(plan: LoweringPlan) -> str | None:

@@ -10,7 +10,7 @@ from mcd_graph.bench import Bench, bench_models
 from mcd_graph.codec.weights import PROFILES
 from mcd_graph.compress import compress_model
 from mcd_graph.errors import InputError
-from mcd_graph.model.saving import write_text
+from mcd_graph.model.files import write_text
 from mcd_graph.report.data import Report
 from mcd_graph.report.histograms import weight_histograms
 from mcd_graph.report.html import render_report, require
@@ -30,7 +30,7 @@ class DemoResult:
         compressed: path of the compressed model.
         page: path of the HTML report.
         seconds: time that compression took.
-        report: what was done to each multiplication.
+        report: what was done to each node.
         verification: comparison with the original.
         bench: timings of every profile.
     """

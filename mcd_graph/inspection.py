@@ -26,7 +26,7 @@ __all__ = ["inspect_model"]
 
 
 def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None) -> Report:
-    """Describe every quantised matrix multiplication of a model, lowered or not.
+    """Describe every quantised matrix multiplication, look-up and constant of a model, lowered or not.
 
     Compressed weights are decoded to measure their entropy, so all their checksums are checked on the way.
 
@@ -94,7 +94,7 @@ def _lowered(model: ir.Model, source: str, progress: Callable[[Progress], None] 
             op_type=node.op_type,
             pattern=_form(view),
             status="lowered",
-            weight=view.weight_name,
+            weight=stream.view.weight_name,  # graphs that share it give it names of their own
             k=info["k"],
             n=info["n"],
             weight_bytes=info["k"] * info["n"],

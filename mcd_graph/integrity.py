@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.errors import InputError
-from mcd_graph.model.loading import graphs_of, load_model, read_proto
+from mcd_graph.model.loading import graphs_of, load_model
+from mcd_graph.model.source import Source
 from mcd_graph.operators.registry import compressed_nodes
 from mcd_graph.operators.view import CompressedNode, CompressedNodeError
 from mcd_graph.progress import Progress
@@ -133,11 +134,12 @@ def check_model(model_input: str | os.PathLike[str], *, progress: Callable[[Prog
     source = os.fspath(model_input)
     problems = []
     try:
-        model = load_model(source)
+        given = Source.read(source)
+        model = load_model(given)
     except InputError as error:
         return Check(source, 0, 0, 0, (Problem(None, None, str(error).removeprefix(f"{source}: ")),))
     try:
-        onnx.checker.check_model(_for_checker(read_proto(source)))
+        onnx.checker.check_model(_for_checker(given.contents.proto))
     except _CHECKER_ERRORS as error:
         problems.append(Problem(None, None, f"onnx's checker: {_first_line(error)}"))
 
@@ -180,8 +182,7 @@ def streams_of(nodes: Iterable[ir.Node]) -> tuple[list[Stream], list[CompressedN
         except CompressedNodeError as error:
             unreadable.append(error)
             continue
-        key = (id(view.x2), id(view.compress_index), view.info)
-        streams.setdefault(key, Stream([])).nodes.append(view)
+        streams.setdefault(view.key, Stream([])).nodes.append(view)
     return list(streams.values()), unreadable
 
 

@@ -12,8 +12,9 @@ from google.protobuf.message import DecodeError
 from mcd_graph._native import FormatError
 from mcd_graph.errors import InputError
 from mcd_graph.model.annotations import annotate, remove_annotations
+from mcd_graph.model.content import model_bytes
 from mcd_graph.model.loading import load_model, read_proto
-from mcd_graph.model.saving import ModelWriter, model_bytes
+from mcd_graph.model.saving import ModelWriter
 from mcd_graph.model.source import Source, size_of
 from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.passes import plan_restoration

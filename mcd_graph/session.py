@@ -8,12 +8,10 @@ import onnx
 import onnxruntime as ort
 
 from mcd_graph.errors import InputError
-from mcd_graph.library import get_library_path
 from mcd_graph.model.loading import read_proto
+from mcd_graph.options import quiet_options
 
 __all__ = ["create_session"]
-
-_FATAL_ONLY = 4
 
 
 def create_session(
@@ -55,13 +53,9 @@ def create_session(
         raise FileNotFoundError(2, os.strerror(2), name)
     if os.fsencode(name).decode(errors="replace") != name:
         raise InputError(f"{name}: onnxruntime opens no file whose name is not UTF-8")
-    options = ort.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY  # errors arrive as exceptions
-    options.register_custom_ops_library(get_library_path())
+    options = quiet_options(threads=threads)
     for library in custom_ops:
         _register(options, library)
-    if threads is not None:
-        options.intra_op_num_threads = threads
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if precise:

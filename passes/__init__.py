@@ -1,4 +1,4 @@
-"""Graph rewrites: which quantised matrix multiplications become MatmulCompressDequant nodes, and back.
+"""Graph rewrites: which nodes with quantised weights become compressed nodes, and back.
 
 ``rules/`` has one file a family of patterns, and ``registry.py``, which lists them. ``engine/`` is what they share:
 matches, facts of a model, validation, planning, onnxruntime's answer, changing the model. ``fusions/`` take in what

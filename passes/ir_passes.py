@@ -28,7 +28,7 @@ __all__ = ["FAMILY_PASSES", "CompressPass", "RestorePass"]
 
 
 class CompressPass(ir.passes.InPlacePass):
-    """Compresses the weights of every form of quantised matrix multiplication; 1x1 convolutions excepted.
+    """Compresses the weights of every form of quantised matrix multiplication and look-up; 1x1 convolutions excepted.
 
     Args:
         profile: ``fast``, ``balanced`` or ``small``.
@@ -58,7 +58,9 @@ class CompressPass(ir.passes.InPlacePass):
         """Lower what the family's rules accept; ``modified`` says whether anything was."""
         inlined = InlineWeightArgumentsPass(self.rules)(model).modified
         plan = plan_lowering(model, include=self.include, exclude=self.exclude, rules=self.rules)
-        packed = {key: pack_weight(job.array(), profile=self.profile) for key, job in plan.weights.items()}
+        packed = {
+            key: pack_weight(job.array(), profile=self.profile, tiling=job.tiling) for key, job in plan.weights.items()
+        }
         return ir.passes.PassResult(model, plan.apply(packed) or inlined)
 
 

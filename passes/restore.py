@@ -1,7 +1,7 @@
 """Restoring standard operators: every node of our domain becomes what it stands for, with its weight uncompressed.
 
-The operator's description says what a node becomes (:attr:`OperatorSpec.restore`); :data:`_RESTORERS` has the operators
-whose way back undoes fusions as well. The result computes the same bits as the node did. It need not be the graph that
+The operator's description says what a node becomes, or which module of this package knows
+(:attr:`OperatorSpec.restore`). The result computes the same bits as the node did. It need not be the graph that
 was compressed: a QLinearMatMul comes back with its three scales folded into one, for instance.
 """
 
@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mcd_graph.operators.matmul_compress_dequant import OP_TYPE as MATMUL
+from mcd_graph.operators import gather_compress_dequant
 from mcd_graph.operators.nodes import NewNode, NewOutput
 from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.operators.view import CompressedNode, CompressedNodeError, info_of
-from mcd_graph.passes import restore_matmul
 from mcd_graph.passes.engine.emit import (
     RULE_KEY,
     Names,
@@ -28,15 +28,15 @@ from mcd_graph.passes.engine.emit import (
     remove_dead,
     take_over,
 )
-from mcd_graph.passes.engine.facts import graph_of
+from mcd_graph.passes.engine.facts import graph_of, home_of
+from mcd_graph.passes.engine.restorer import Restorer
 from mcd_graph.passes.engine.validate import infer_inputs
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection, Iterator, Sequence
     from typing import Any
 
-    from mcd_graph.operators.nodes import Operand
     from mcd_graph.operators.spec import OperatorSpec
 
 __all__ = ["RestorationSite", "RestorePlan", "plan_restoration"]
@@ -88,18 +88,11 @@ class RestorePlan:
         """
         todo, self._open = self._open, []
         names = Names(self.model)
-        tensors: dict[tuple[Any, ...], ir.LazyTensor] = {}
-        values: dict[tuple[int, int], ir.Value] = {}
+        weights = _Weights([lowered.view for lowered in todo], names)
         for lowered in todo:
-            view, node = lowered.view, lowered.view.node
-            lowered.restorer.expose(view, names)
-            if view.key not in tensors:
-                tensors[view.key] = view.weight(names.unique(view.weight_name))
-            tensor = tensors[view.key]
-            place = (id(graph_of(node)), id(tensor))
-            if place not in values:
-                values[place] = place_constant(tensor, tensor.name or "", node, as_node=lowered.function is not None)
-            self._replace(lowered, values[place], names)
+            lowered.restorer.expose(lowered.view, names)
+            value = weights.value(lowered.view, as_node=lowered.function is not None)
+            self._replace(lowered, value, names)
         remove_dead(lowered.view.node for lowered in todo)
         _forget_domain(self.model)
         return bool(todo)
@@ -128,24 +121,54 @@ class RestorePlan:
                     owner.opset_imports.setdefault(producer.domain, 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Restorer:
-    """How the nodes of one operator are restored.
+class _Weights:
+    """The constants that were compressed, placed once in each graph that needs them; graphs share the tensors.
 
-    Attributes:
-        standard_form: returns what takes the place of the node's result, given its uncompressed weight.
-        check: raises Refusal if a node cannot be restored.
-        expose: puts what the node took in back around it, first of all.
+    A table that is looked up and multiplied with is one tensor, behind a Transpose where it is multiplied with.
     """
 
-    standard_form: Callable[[CompressedNode, ir.Value], Operand]
-    check: Callable[[CompressedNode, ir.Model | ir.Function], None] = lambda _view, _owner: None
-    expose: Callable[[CompressedNode, Names], None] = lambda _view, _names: None
+    def __init__(self, views: Sequence[CompressedNode], names: Names) -> None:
+        self._names = names
+        self._tensors: dict[tuple[Any, ...], ir.LazyTensor] = {}
+        self._values: dict[tuple[Any, ...], ir.Value] = {}
+        self._tables = {view.key: view for view in views if view.weight_shape == (view.n, view.k) and _is_table(view)}
+
+    def value(self, view: CompressedNode, *, as_node: bool) -> ir.Value:
+        """Return the value of a node's uncompressed constant, in the graph that has the stream."""
+        home = _home_of_stream(view)
+        table = self._tables.get(view.key)
+        if table is None or _is_table(view) or view.weight_shape != (view.k, view.n):
+            return self._placed(view, home, view.node, as_node=as_node)
+        place = (id(graph_of(view.node)), view.key, "Transpose")
+        if place not in self._values:
+            source = self._placed(table, home, view.node, as_node=as_node)
+            turned = NewOutput(NewNode("Transpose", (source,), {"perm": [1, 0]}))
+            (value,) = place_operands([turned], view.node, self._names, in_function=as_node, base=view.weight_name)
+            if value is None:
+                raise AssertionError("a new node has an output")
+            self._values[place] = value
+        return self._values[place]
+
+    def _placed(self, view: CompressedNode, home: ir.Graph, user: ir.Node, *, as_node: bool) -> ir.Value:
+        key = (view.key, view.weight_shape, view.spec.weight_of)
+        if key not in self._tensors:
+            self._tensors[key] = view.weight(self._names.unique(view.weight_name))
+        tensor = self._tensors[key]
+        place = (id(home), id(tensor))
+        if place not in self._values:
+            before = user if home is graph_of(user) else home[0]
+            self._values[place] = place_constant(tensor, tensor.name or "", before, as_node=as_node)
+        return self._values[place]
 
 
-_RESTORERS = {
-    MATMUL: _Restorer(restore_matmul.standard_form, restore_matmul.check, restore_matmul.expose),
-}
+def _home_of_stream(view: CompressedNode) -> ir.Graph:
+    """Return the graph that has a node's stream, so that graphs that share that share the weight."""
+    x2 = view.input("x2")
+    return graph_of(view.node) if x2 is None else home_of(x2)
+
+
+def _is_table(view: CompressedNode) -> bool:
+    return view.spec is gather_compress_dequant.SPEC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +176,7 @@ class _Lowered:
     """A node that can be restored, and the function around it, if any."""
 
     view: CompressedNode
-    restorer: _Restorer
+    restorer: Restorer
     function: ir.Function | None
 
 
@@ -198,14 +221,22 @@ def _take_apart(model: ir.Model, node: ir.Node, spec: OperatorSpec, function: ir
         view = CompressedNode.of(node)
     except CompressedNodeError as error:
         raise Refusal(ReasonCode.STREAM_NOT_CONSTANT, error.reason) from None
-    restorer = _RESTORERS.get(spec.op_type) or (_Restorer(spec.restore) if spec.restore else None)
-    if restorer is None:
-        raise Refusal(ReasonCode.NOT_RESTORABLE, f"no standard operators are known that compute {spec.op_type}")
+    restorer = _restorer_of(spec)
     view.inspect()  # a damaged weight is an error
     if (wrong := spec.check(view)) is not None:
         raise Refusal(ReasonCode.INPUTS_CONTRADICT, wrong)
     restorer.check(view, model if function is None else function)
     return _Lowered(view, restorer, function)
+
+
+def _restorer_of(spec: OperatorSpec) -> Restorer:
+    """Return how an operator is restored, as its description says."""
+    if spec.restore is None:
+        raise Refusal(ReasonCode.NOT_RESTORABLE, f"no standard operators are known that compute {spec.op_type}")
+    if isinstance(spec.restore, str):
+        restorer: Restorer = import_module(spec.restore).RESTORER
+        return restorer
+    return Restorer(spec.restore)
 
 
 def _forget_domain(model: ir.Model) -> None:

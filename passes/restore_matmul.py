@@ -37,6 +37,7 @@ from mcd_graph.passes.engine.facts import (
     known_rank,
     known_shape,
 )
+from mcd_graph.passes.engine.restorer import Restorer
 from mcd_graph.passes.engine.validate import check_node, check_opset
 from mcd_graph.passes.fusions.dynamic_quantizer import quantises_itself
 from mcd_graph.passes.fusions.registry import undo_fusions
@@ -47,10 +48,10 @@ if TYPE_CHECKING:
     from mcd_graph.operators.view import CompressedNode
     from mcd_graph.passes.engine.emit import Names
 
-__all__ = ["check", "expose", "standard_form"]
+__all__ = ["RESTORER"]
 
 
-def check(view: CompressedNode, owner: ir.Model | ir.Function) -> None:
+def _check(view: CompressedNode, owner: ir.Model | ir.Function) -> None:
     """Raise Refusal if a node cannot be restored where it stands, in a model's graphs or a function."""
     check_opset(owner, dynamic=quantises_itself(view.node))
     scale = view.input("deq_scale")
@@ -59,14 +60,14 @@ def check(view: CompressedNode, owner: ir.Model | ir.Function) -> None:
     check_node(view.node, k=view.k, n=view.n, weight_type=view.dtype)
 
 
-def expose(view: CompressedNode, names: Names) -> None:
+def _expose(view: CompressedNode, names: Names) -> None:
     """Put the operators that a node took in back around it."""
     undo_fusions(view.node, names)
 
 
-def standard_form(view: CompressedNode, weight: ir.Value) -> Operand:
+def _standard_form(view: CompressedNode, weight: ir.Value) -> Operand:
     """Return what computes a node's result from its uncompressed weight (k, n)."""
-    return NewOutput(_standard_form(_Multiplication(view), weight))
+    return NewOutput(_form(_Multiplication(view), weight))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class _Multiplication:
         return deq_scale if x1_scale is None else NewOutput(NewNode("Mul", (x1_scale, deq_scale)))
 
 
-def _standard_form(node: _Multiplication, weight: ir.Value) -> NewNode:
+def _form(node: _Multiplication, weight: ir.Value) -> NewNode:
     """Return the node, with those in front of it, that computes what the lowered one did."""
     y_zero_point = node.input("y_zero_point")
     if y_zero_point is not None:
@@ -163,3 +164,6 @@ def _requantised_step_by_step(node: _Multiplication, weight: ir.Value, y_zero_po
         result = NewNode(operator, (NewOutput(result), NewOutput(bound)))
     result = NewNode("Add", (NewOutput(NewNode("Round", (NewOutput(result),))), offset))
     return NewNode("Cast", (NewOutput(result),), {"to": int(dtype)})
+
+
+RESTORER = Restorer(_standard_form, _check, _expose)

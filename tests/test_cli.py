@@ -43,7 +43,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: object, status: in
 
 def test_the_whole_way(model: Path, out: Path) -> None:
     printed = mcd("compress", model, out / "m.mcd.onnx", "--report", out / "r.json")
-    assert "3 of 3 quantised matrix multiplications lowered, 2 weights" in printed.stdout
+    assert "3 of 3 nodes with quantised weights lowered, 2 weights" in printed.stdout
     assert printed.stderr == "", "no progress bar where nobody watches"
     report = json.loads((out / "r.json").read_text())
     assert [node["status"] for node in report["nodes"]] == ["lowered"] * 3
@@ -72,7 +72,7 @@ def test_kept_nodes_are_listed(tmp_path: Path, out: Path) -> None:
 
 def test_include_exclude_and_min_saving(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = mcd("compress", model, out / "m.onnx", "--include", "/MatMul$", "--exclude", "first|^/y").stdout
-    assert "1 of 3 quantised matrix multiplications lowered, 1 weights" in printed
+    assert "1 of 3 nodes with quantised weights lowered, 1 weights" in printed
     assert "kept /first/MatMul: its name matches --exclude" in printed
     assert "what to do (excluded): Change --exclude." in printed
     message = complaint(capsys, "compress", model, out / "n.onnx", "--min-saving", "0.5")
@@ -341,7 +341,7 @@ def test_a_saving_that_is_no_number(model: Path, out: Path, capsys: pytest.Captu
 def test_all_reasons_are_named(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exclude = ["--exclude", "first"]
     message = complaint(capsys, "compress", model, out / "m.onnx", *exclude, "--min-saving", "0.99")
-    assert "all 3 quantised matrix multiplications are kept: " in message
+    assert "all 3 nodes with quantised weights are kept: " in message
     assert message.count(" because ") >= 2
 
 

@@ -23,9 +23,9 @@ from mcd_graph import (
     verify_model,
 )
 from mcd_graph.model.annotations import remove_annotations
+from mcd_graph.model.data_files import DATA_FILE_KEY
 from mcd_graph.model.fidelity import to_proto
 from mcd_graph.model.loading import load_model, read_proto
-from mcd_graph.model.saving import DATA_FILE_KEY
 from mcd_graph.report.data import SCHEMA_VERSION
 
 
@@ -130,7 +130,7 @@ def test_inline_takes_the_place_of_a_model_with_data(model: Path, out: Path) -> 
 
 @pytest.mark.parametrize("limit", [20_000, 80_000], ids=["while packing", "at the end"])
 def test_too_large_for_inline(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr("mcd_graph.model.saving.MODEL_BYTES_LIMIT", limit)
+    monkeypatch.setattr("mcd_graph.model.content.MODEL_BYTES_LIMIT", limit)
     with pytest.raises(InputError, match="larger than 2 GiB, which no ONNX file can be"):
         compress_model(model, out / "m.onnx", inline=True)
     assert digests(out) == {}
@@ -237,11 +237,11 @@ def test_progress(model: Path, out: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "options", "reason"),
     [
-        (float_model(), {}, "it has no quantised matrix multiplication"),
+        (float_model(), {}, "it has no int8 weights"),
         (
             text_model(w1=uniform_weight(), w2=uniform_weight(N, K)),
             {},
-            "all 3 quantised .* are kept: . because it would",
+            "all 3 nodes with quantised weights are kept: . because it would",
         ),
         (text_model(), {"include": "nowhere"}, "all 3 .* 3 because its name does not match --include"),
     ],

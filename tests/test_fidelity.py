@@ -11,9 +11,10 @@ from samples import write, write_external
 
 from mcd_graph import compress_model, restore_model
 from mcd_graph.model.annotations import Stated, remove_annotations
+from mcd_graph.model.data_files import DATA_FILE_KEY
 from mcd_graph.model.fidelity import to_proto
 from mcd_graph.model.loading import load_model, read_proto
-from mcd_graph.model.saving import DATA_FILE_KEY, ModelWriter
+from mcd_graph.model.saving import ModelWriter
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN
 
 

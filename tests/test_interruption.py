@@ -166,6 +166,36 @@ def test_ctrl_c_in_a_command_that_is_starting(model: Path, out: Path) -> None:
             path.unlink()
 
 
+# NumPy's version is looked at while its C-API is fetched: Ctrl-C comes right there, and is gone when that is over.
+WHILE_FETCHING = """
+import os, signal, sys
+import numpy, numpy.lib
+
+class Version(numpy.lib.NumpyVersion):
+    def __init__(self, version):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):
+            pass
+        super().__init__(version)
+
+numpy.lib.NumpyVersion = Version
+try:
+    import mcd_graph._native
+    for _ in range(1000):
+        pass
+except KeyboardInterrupt:
+    print("interrupted")
+from mcd_graph import _native
+print(_native.decode(*_native.encode(numpy.eye(3, dtype=numpy.int8)))[0, 0])
+"""
+
+
+def test_ctrl_c_while_numpys_api_is_fetched() -> None:
+    """The crate that fetches it would panic."""
+    result = subprocess.run([sys.executable, "-c", WHILE_FETCHING], check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "interrupted\n1\n", "")
+
+
 def complaint(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert main([str(argument) for argument in arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -250,7 +250,7 @@ def _training(proto: onnx.ModelProto) -> None:
         (_redeclare, "is not a valid ONNX model: Output 'embedded' is redeclared"),
         (_unknown_type, "is not a valid ONNX model: 99 is not a valid DataType"),
         (_too_few_bytes, "tensor 'table' has 3 bytes, which do not fit its type and shape"),
-        (_sparse, "sparse initialisers are not supported"),
+        (_sparse, r"sparse tensor 's' (has the shape \(\), which is not supported|cannot be read)"),
         (_training, "models with training information are not supported"),
     ],
 )
@@ -412,6 +412,33 @@ def sparse_model(indices: list[int], dims: list[int]) -> onnx.ModelProto:
 def test_a_sparse_constant_becomes_a_dense_one() -> None:
     constant = load_model(sparse_model([1, 5], [2, 3])).graph[0]
     assert constant.attributes["value"].as_tensor().numpy().tolist() == [[0, 1, 0], [0, 0, 2]]
+
+
+def test_a_sparse_initialiser_becomes_a_dense_one(tmp_path: Path) -> None:
+    """Also one that is a weight: most of a pruned layer is zero."""
+    proto = text_model()
+    weight = next(tensor for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.INT8)
+    array = onnx.numpy_helper.to_array(weight).copy()
+    array[np.random.default_rng(0).random(array.shape) < 0.5] = 0
+    places = onnx.numpy_helper.from_array(np.flatnonzero(array))
+    values = onnx.numpy_helper.from_array(array[array != 0], weight.name)
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, array.shape))
+    proto.graph.initializer.remove(weight)
+    loaded = load_model(proto).graph.initializers[weight.name].const_value
+    assert loaded is not None
+    assert np.array_equal(loaded.numpy(), array)
+    report = compress_model(write(proto, tmp_path / "m.onnx"), tmp_path / "c.onnx", force_larger=True)
+    assert [node.status for node in report.nodes] == ["lowered"] * 3
+    assert report.proof.proved
+
+
+def test_a_sparse_constant_whose_numbers_are_elsewhere_is_refused() -> None:
+    proto = sparse_model([1, 5], [2, 3])
+    values = proto.graph.node[0].attribute[0].sparse_tensor.values
+    values.data_location = onnx.TensorProto.EXTERNAL
+    values.external_data.add(key="location", value="elsewhere")
+    with pytest.raises(InputError, match="sparse tensor 'c' has its numbers in another file"):
+        load_model(proto)
 
 
 @pytest.mark.parametrize(

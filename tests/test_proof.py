@@ -96,6 +96,27 @@ def test_what_differs_is_found_and_kept(source: Path, monkeypatch: pytest.Monkey
     assert mcd_graph.verify_model(source, output).identical
 
 
+def test_weights_are_compressed_once_however_often_it_is_tried(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As leaving out at once what differs, it gives the same bytes: in the model file, or in a data file."""
+    spoil(monkeypatch, {"w1", "w4"})
+    tried, spoiled = [], compress.pack_all
+
+    def count(jobs: Collection[WeightJob], *given: object, **named: object) -> object:
+        tried.append([job.key for job in jobs])
+        return spoiled(jobs, *given, **named)
+
+    monkeypatch.setattr(compress, "pack_all", count)
+    outputs = [source.with_name(name) for name in ("tried.onnx", "left_out.onnx")]
+    for inline in (False, True):
+        tried.clear()
+        mcd_graph.compress_model(source, outputs[0], force_larger=True, inline=inline, force=True)
+        assert tried == [[f"w{i}" for i in range(LAYERS)], []]
+        mcd_graph.compress_model(source, outputs[1], force_larger=True, inline=inline, force=True, exclude="w1|w4")
+        parts = [[path, *([] if inline else [path.with_name(f"{path.name}_data")])] for path in outputs]
+        first, second = ([path.read_bytes() for path in each] for each in parts)
+        assert first[-1].replace(b"tried", b"left_out") == second[-1].replace(b"tried", b"left_out")
+
+
 def test_nothing_is_written_where_all_differ(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, {f"w{i}" for i in range(LAYERS)})
     with pytest.raises(mcd_graph.NothingToCompressError, match="gave other bytes"):

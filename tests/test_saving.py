@@ -19,8 +19,11 @@ from saved import small_disk, tensors
 
 from mcd_graph import InputError
 from mcd_graph.model import saving
+from mcd_graph.model.data_files import DATA_FILE_KEY
+from mcd_graph.model.files import write_text
+from mcd_graph.model.layout import ALIGNMENT, TensorLayout
 from mcd_graph.model.loading import load_model, read_proto
-from mcd_graph.model.saving import ALIGNMENT, DATA_FILE_KEY, ModelWriter, write_text
+from mcd_graph.model.saving import ModelWriter
 from mcd_graph.model.temporaries import MARK
 
 
@@ -263,7 +266,7 @@ def test_a_run_that_died_before_its_model_appeared_needs_no_force(model: Path, o
 
 
 @pytest.mark.parametrize("existing", [False, True], ids=["new", "overwriting"])
-@pytest.mark.parametrize("step", ["put_new", "replace", "_sync_directory"])
+@pytest.mark.parametrize("step", ["put_new", "replace", "sync_directory"])
 def test_interrupted_behind_a_step(
     model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, step: str, existing: bool
 ) -> None:
@@ -306,7 +309,7 @@ def test_interrupted_while_the_data_file_gets_its_name(
         return call_it
 
     def rename_data(writer: ModelWriter, *arguments: Any) -> None:
-        for module, name in ((ModelWriter, "_relocate"), (saving, "_sync"), (saving, "replace")):
+        for module, name in ((TensorLayout, "relocate"), (saving, "sync"), (saving, "replace")):
             monkeypatch.setattr(module, name, interrupted(getattr(module, name)))
         original(writer, *arguments)
 

@@ -8,11 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mcd_graph.ascend.checkpoint import write_checkpoint
     from mcd_graph.ascend.compressor import CompressConfig, Compressor
     from mcd_graph.ascend.deq_scale import deq_scale_from_float, deq_scale_to_float
     from mcd_graph.ascend.export import export_model
     from mcd_graph.ascend.files import read_dat
     from mcd_graph.ascend.pickles import load_weights
+    from mcd_graph.ascend.torch_npu import npu_matmul_compress_dequant
     from mcd_graph.ascend.w8a8sc import read_safetensors
 
 __all__ = [
@@ -22,8 +24,10 @@ __all__ = [
     "deq_scale_to_float",
     "export_model",
     "load_weights",
+    "npu_matmul_compress_dequant",
     "read_dat",
     "read_safetensors",
+    "write_checkpoint",
 ]
 
 # Imported when first asked for, so that `mcd --help` need not wait for onnx.
@@ -34,8 +38,10 @@ _HOMES = {
     "deq_scale_to_float": "deq_scale",
     "export_model": "export",
     "load_weights": "pickles",
+    "npu_matmul_compress_dequant": "torch_npu",
     "read_dat": "files",
     "read_safetensors": "w8a8sc",
+    "write_checkpoint": "checkpoint",
 }
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "decode_open",
     "from_nz",
     "stated_codec",
+    "stream_of",
     "tile_count",
     "to_nz",
 ]
@@ -39,11 +40,23 @@ TILE = (128, 256)
 _FRACTAL = (16, 32)
 _MAGIC = b"MCDW"
 _SIZES = slice(16, 32)  # where an open stream's header holds k and n
+_LENGTH = slice(32, 40)  # and how many bytes it has
 
 
 def codec_of(x2: npt.NDArray[np.int8]) -> Codec:
     """Return the codec of a stream: the open one if it has its magic number, else CANN's."""
     return "open" if x2[:4].tobytes() == _MAGIC else "cann"
+
+
+def stream_of(x2: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Return the part of an ``x2`` that is the stream.
+
+    vLLM-Ascend's parameter has n * k bytes, and its loader fills the front: the rest is whatever memory held. An open
+    stream's header says where it ends. CANN's says nothing that is public, so that one stays as it is.
+    """
+    if codec_of(x2) != "open":
+        return x2
+    return x2[: int.from_bytes(x2[_LENGTH].tobytes(), "little")]
 
 
 def check_codec(name: str, x2: npt.NDArray[np.int8], stated: str | None) -> Codec:

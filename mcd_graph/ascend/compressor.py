@@ -26,14 +26,15 @@ from mcd_graph.ascend.files import PARTS, write_dat, write_note
 from mcd_graph.ascend.pickles import load_weights
 from mcd_graph.ascend.tensors import as_array, read_tensors, write_tensors
 from mcd_graph.errors import InputError
+from mcd_graph.model.files import write_bytes
 from mcd_graph.model.replacement import refuse_existing
-from mcd_graph.model.saving import write_bytes
 
 __all__ = ["CompressConfig", "Compressor", "compress_file"]
 
 logger = logging.getLogger(__name__)
 
 _Arrays = dict[str, npt.NDArray[Any]]
+_REFUSED = "all that the operator's document and vLLM-Ascend's loader allow: leave this weight uncompressed"
 
 
 @dataclasses.dataclass
@@ -345,6 +346,8 @@ def compress_file(
     for name, info in infos.items():
         k, n = int(info[2]), int(info[3])
         lines.append(f"{name}: {n} x {k}, {n * k} bytes became {weights[name].size + indices[name].size}")
+        if weights[name].size > n * k:
+            lines.append(f"{name}: does not compress; its stream exceeds n * k bytes, {_REFUSED}")
     whose = (
         "the open codec: for the CPU, not for a device" if worker.codec == "open" else "CANN's codec: for a device only"
     )

@@ -1,4 +1,4 @@
-"""What of CANN, msModelSlim and the build tools is installed, and what each way to Ascend still misses.
+"""What of CANN, msModelSlim, vLLM-Ascend and the build tools is installed, and what each way to Ascend still misses.
 
 Libraries are only looked for and looked into, never loaded: CANN's symbols must not meet those of the stand-in in one
 process.
@@ -20,6 +20,7 @@ __all__ = ["Finding", "Way", "examine"]
 
 _ROOTS = ("/usr/local/Ascend/cann", "/usr/local/Ascend/ascend-toolkit/latest")
 _OPERATOR = b"aclnnMatmulCompressDequantGetWorkspaceSize"
+_TORCH_OPERATOR = b"npu_matmul_compress_dequant"
 # Newest first: the operator moved from the one to the other between releases.
 _OPERATOR_LIBRARIES = ("libopapi_nn.so", "libopapi_math.so", "libopapi.so")
 _RUNTIME_LIBRARIES = ("libacl_rt.so", "libascendcl.so")
@@ -101,7 +102,32 @@ def examine() -> tuple[Way, ...]:
                 Finding("aclnnMatmulCompressDequant", _library(root, _OPERATOR_LIBRARIES, _OPERATOR), operators),
             ),
         ),
+        _vllm_ascend(),
     )
+
+
+def _vllm_ascend() -> Way:
+    return Way(
+        "vLLM-Ascend",
+        (
+            Finding("torch_npu", _package("torch_npu"), "pip install torch-npu, of the release that CANN wants"),
+            Finding(
+                "npu_matmul_compress_dequant",
+                _mentioned("torch_npu", _TORCH_OPERATOR),
+                "install a newer torch-npu: older ones lack the operator",
+            ),
+            Finding("vllm-ascend", _package("vllm_ascend"), "pip install vllm-ascend; 0.18.0 or later for W8A8SC"),
+            Finding("compress_excutor", _excutor(), "build it: bash build.sh in msModelSlim's compress_graph folder"),
+        ),
+    )
+
+
+def _mentioned(package: str, symbol: bytes) -> str | None:
+    """Return the library of an installed package that mentions ``symbol``; nothing is imported or loaded for that."""
+    spec = find_spec(package)
+    folders = [] if spec is None else list(spec.submodule_search_locations or ())
+    libraries = (path for folder in folders for path in sorted(Path(folder).rglob("*.so")))
+    return next((str(path) for path in libraries if _mentions(path, symbol)), None)
 
 
 def _cann_root() -> str | None:

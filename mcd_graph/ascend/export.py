@@ -21,13 +21,15 @@ from mcd_graph.ascend.excutor import run_excutor
 from mcd_graph.ascend.guide import write_guide
 from mcd_graph.codec.weights import pack_weight
 from mcd_graph.errors import InputError
+from mcd_graph.model.files import write_text
 from mcd_graph.model.loading import load_model
 from mcd_graph.model.replacement import refuse_existing
-from mcd_graph.model.saving import ModelWriter, write_text
+from mcd_graph.model.saving import ModelWriter
 from mcd_graph.model.source import ModelSource, Source
 from mcd_graph.operators.registry import compressed_nodes, operators
 from mcd_graph.operators.view import CompressedNode
 from mcd_graph.passes import LegalisePass, LegalSite, plan_lowering, plan_restoration
+from mcd_graph.passes.rules.registry import ALL_RULES
 
 __all__ = ["DEFAULT_SOC", "AscendExport", "export_model"]
 
@@ -123,7 +125,7 @@ def export_model(
     _set_input_shapes(model, input_shapes or {})
     foreign = [spec for spec in operators() if spec.ascend is None]
     plan_restoration(model, operators=foreign).apply()
-    plan = plan_lowering(model)
+    plan = plan_lowering(model, rules=tuple(rule for rule in ALL_RULES if rule.spec.ascend is not None))
     plan.apply({key: pack_weight(job.array()) for key, job in plan.weights.items()})
     if max_rows is not None:
         model = common_passes.ShapeInferencePass()(model).model

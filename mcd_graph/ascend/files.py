@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mcd_graph.ascend.codec import CODEC_KEY, Codec, stated_codec, tile_count
 from mcd_graph.ascend.layers import CompressedLayer, check_info
 from mcd_graph.errors import InputError
-from mcd_graph.model.saving import write_bytes, write_text
+from mcd_graph.model.files import write_bytes, write_text
 
 __all__ = ["PARTS", "read_dat", "write_dat", "write_note"]
 

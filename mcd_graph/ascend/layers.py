@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from mcd_graph.ascend.codec import Codec, check_codec, decode_open, tile_count
+from mcd_graph.ascend.codec import Codec, check_codec, decode_open, stream_of, tile_count
 from mcd_graph.errors import InputError
 
 __all__ = ["CompressedLayer", "check_info"]
@@ -19,7 +19,8 @@ class CompressedLayer:
 
     Attributes:
         name: of the weight.
-        x2: the stream, int8 (c,).
+        x2: the stream, int8 (c,), without what a buffer may hold behind it (of the open codec; the device's streams do
+            not say how long they are).
         compress_index: int8 (8 * tiles,).
         compress_info: int64 (5,): [8, 8, k, n, 1].
         codec: ``open``, which this package decodes, or ``cann``, which only the device does.
@@ -61,7 +62,8 @@ class CompressedLayer:
                 f"the index of weight {name} has {compress_index.size} bytes; "
                 f"a weight of {n} x {k} needs {8 * tile_count(n, k)}"
             )
-        return cls(name, x2, compress_index, compress_info, check_codec(name, x2, stated_codec))
+        codec = check_codec(name, x2, stated_codec)
+        return cls(name, stream_of(x2), compress_index, compress_info, codec)
 
     def decode(self) -> npt.NDArray[np.int8]:
         """Return the weight (n, k).

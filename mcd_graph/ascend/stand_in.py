@@ -1,10 +1,15 @@
-"""The CPU stand-in for Ascend's runtime: where its library and headers lie, and what a compiler needs to use them."""
+"""The CPU stand-in for Ascend's runtime: its library and headers, the flags that a compiler needs, a first program."""
 
+from importlib.resources import files
 from pathlib import Path
 
 from mcd_graph.errors import InputError
+from mcd_graph.model.files import write_text
+from mcd_graph.model.replacement import refuse_existing
 
-__all__ = ["compiler_flags", "get_aclnn_library_path", "get_include_path", "linker_flags"]
+__all__ = ["compiler_flags", "get_aclnn_library_path", "get_include_path", "linker_flags", "write_listing"]
+
+_LISTING = ("matmul_compress_dequant.cpp", "gen_data.py")
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -46,6 +51,30 @@ def linker_flags() -> list[str]:
     """
     folder = Path(get_aclnn_library_path()).parent
     return [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lmcd_aclnn"]
+
+
+def write_listing(folder: Path, *, force: bool = False) -> list[Path]:
+    """Write the program of the operator's document, put right, and the script that makes its data.
+
+    Args:
+        folder: made if it is missing.
+        force: replace files that are there.
+
+    Returns:
+        The files.
+
+    Raises:
+        FileExistsError: one is there and ``force`` is not set.
+        OSError: one cannot be written.
+    """
+    paths = [folder / name for name in _LISTING]
+    for path in paths:
+        refuse_existing(path, force=force)
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths:
+        source = files("mcd_graph.ascend").joinpath("listing", path.name).read_text(encoding="utf-8")
+        write_text(path, source, force=force)
+    return paths
 
 
 def shell_words(flags: list[str]) -> str:

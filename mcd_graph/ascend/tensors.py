@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mcd_graph.errors import InputError
-from mcd_graph.model.saving import write_bytes
+from mcd_graph.model.files import write_bytes
 
 __all__ = ["as_array", "read_tensors", "write_tensors"]
 

@@ -1,20 +1,17 @@
 """``mcd compress``."""
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
+from mcd_graph.cli.cluster import dask_executor
 from mcd_graph.cli.constants import print_constants
 from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Html, Inline, Quiet, Source
 from mcd_graph.cli.output import byte_bar, check_outputs, html_page, out, print_json, ratio, say, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mcd_graph.codec.cluster import DaskExecutor
     from mcd_graph.report.data import NodeReport, Proof, Totals
 
 __all__ = ["compress", "print_proof", "print_totals"]
@@ -48,16 +45,16 @@ def compress(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compress the weights of SRC's int8 matrix multiplications and write DST.
+    """Compress the int8 weights of SRC and write DST.
 
     Example: [bold]mcd compress model.onnx model.mcd.onnx[/bold]
     """
     from mcd_graph.compress import compress_model  # noqa: PLC0415
-    from mcd_graph.model.saving import write_text  # noqa: PLC0415
+    from mcd_graph.model.files import write_text  # noqa: PLC0415
 
     check_outputs(destination, report, html, force=force)
     page = None if html is None else html_page(html, force=force)
-    with byte_bar("compressing", shown=not (as_json or quiet)) as progress, _executor(dask) as executor:
+    with byte_bar("compressing", shown=not (as_json or quiet)) as progress, dask_executor(dask) as executor:
         if executor is not None and jobs is None:
             jobs = 2 * executor.threads  # so that no worker waits for the next weight
         result = compress_model(
@@ -94,18 +91,6 @@ def compress(
     _print_kept(result.nodes)
 
 
-@contextmanager
-def _executor(dask: str | None) -> "Iterator[DaskExecutor | None]":
-    """Connect to the cluster, if one is given."""
-    if dask is None:
-        yield None
-        return
-    from mcd_graph.codec.cluster import DaskExecutor  # noqa: PLC0415
-
-    with DaskExecutor(dask) as executor:
-        yield executor
-
-
 def print_totals(totals: "Totals") -> None:
     """Print the sums of a report."""
     table = Table("", "before", "after", "ratio")
@@ -118,7 +103,7 @@ def print_totals(totals: "Totals") -> None:
     out.print(table)
     over = totals.payload_bytes / totals.entropy_bytes - 1 if totals.entropy_bytes else 0.0
     say(
-        f"{totals.lowered} of {totals.nodes} quantised matrix multiplications lowered, {totals.weights} weights; "
+        f"{totals.lowered} of {totals.nodes} nodes with quantised weights lowered, {totals.weights} weights; "
         f"payload {over:.1%} over the order-0 entropy"
     )
 

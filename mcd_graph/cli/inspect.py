@@ -19,7 +19,7 @@ def inspect(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show every quantised matrix multiplication of MODEL, compressed or not, and check its compressed weights.
+    """Show every node of MODEL with quantised weights, compressed or not, and check its compressed weights.
 
     Example: [bold]mcd inspect model.mcd.onnx[/bold]
     """
@@ -38,7 +38,7 @@ def inspect(
         out.print(part)
     totals = report.totals
     say(
-        f"{totals.nodes} quantised matrix multiplications: {totals.lowered} lowered, "
+        f"{totals.nodes} nodes with quantised weights: {totals.lowered} lowered, "
         f"{totals.lowerable} lowerable, {totals.kept} kept"
     )
     if totals.ratio is not None:
@@ -60,8 +60,7 @@ def _inspect_check(model: Path, *, as_json: bool) -> None:
         print_json(result.to_dict())
     elif result.intact:
         say(
-            f"intact: {result.weights} compressed weights, {size(result.compressed_bytes)}, "
-            f"of {result.nodes} multiplications",
+            f"intact: {result.weights} compressed weights, {size(result.compressed_bytes)}, of {result.nodes} nodes",
             "green",
         )
     else:

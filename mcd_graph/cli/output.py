@@ -78,7 +78,7 @@ def step_bar() -> "Iterator[Callable[[str, int, int], None]]":
 
 def html_page(path: Path, *, force: bool) -> "Callable[..., None]":
     """Return what writes the HTML report, once it is known that this can be done: the work before takes minutes."""
-    from mcd_graph.model.saving import write_text  # noqa: PLC0415
+    from mcd_graph.model.files import write_text  # noqa: PLC0415
     from mcd_graph.report.html import render_report, require  # noqa: PLC0415
 
     require()

@@ -68,6 +68,10 @@ class Job(Protocol):
     def nbytes(self) -> int:
         """Its size in bytes, uncompressed."""
 
+    @property
+    def tiling(self) -> tuple[int, int] | None:
+        """The size of its tiles; ``None``: the codec's own choice."""
+
     def array(self) -> Int8Matrix:
         """Return it as an (n, k) view."""
 
@@ -182,11 +186,13 @@ def _version() -> str:
     return importlib.metadata.version("mcd-graph")
 
 
-def _pack(source: FileView | Int8Matrix, profile: Profile, version: str) -> CompressedWeight:
+def _pack(
+    source: FileView | Int8Matrix, profile: Profile, version: str, tiling: tuple[int, int] | None
+) -> CompressedWeight:
     """Compress a weight; this is what workers run."""
     if version != _version():
         raise InputError(f"a worker has mcd-graph {_version()} installed, and not {version}, which asks for the work")
-    return pack_weight(source.open() if isinstance(source, FileView) else source, profile=profile)
+    return pack_weight(source.open() if isinstance(source, FileView) else source, profile=profile, tiling=tiling)
 
 
 @dataclasses.dataclass
@@ -223,7 +229,7 @@ def pack_all(
             del array
             job.release()
         with _worker_errors(job):
-            return _UnderWay(job, source, executor.submit(_pack, source, profile, _version()))
+            return _UnderWay(job, source, executor.submit(_pack, source, profile, _version(), job.tiling))
 
     def first() -> tuple[Job, CompressedWeight]:
         nonlocal in_files

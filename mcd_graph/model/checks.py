@@ -245,8 +245,6 @@ def _check_attributes(contents: Contents) -> None:
 
 
 def _check_kept_whole(contents: Contents) -> None:
-    """Raise InputError for the two things that onnx_ir forgets, since they would be missing in what we write."""
+    """Raise InputError for what onnx_ir forgets, since it would be missing in what we write."""
     if contents.proto.training_info:
         raise InputError("models with training information are not supported")
-    if any(graph.sparse_initializer for graph, _ in contents.graphs):
-        raise InputError("sparse initialisers are not supported")

@@ -16,16 +16,21 @@ _BYTES_LIMIT = 256 << 20
 
 
 def with_dense_constants(contents: Contents) -> Contents:
-    """Return a model with dense tensors in its Constant nodes in place of sparse ones; the same object without any.
+    """Return a model with dense constants in place of sparse ones; the same object if it has none.
 
     Raises:
         InputError: a sparse tensor contradicts itself, or would be too large.
     """
-    if not any(_has_sparse(node) for node in contents.nodes):
+    initialisers = any(graph.sparse_initializer for graph, _ in contents.graphs)
+    if not initialisers and not any(_has_sparse(node) for node in contents.nodes):
         return contents
     changed = onnx.ModelProto()
     changed.CopyFrom(contents.proto)
-    for node in Contents.of(changed).nodes:
+    dense = Contents.of(changed)
+    for graph, _ in dense.graphs:
+        graph.initializer.extend(_dense(sparse, sparse.values.name) for sparse in graph.sparse_initializer)
+        del graph.sparse_initializer[:]
+    for node in dense.nodes:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.SPARSE_TENSOR and node.op_type == "Constant":
                 tensor = _dense(attribute.sparse_tensor, next(iter(node.output), ""))
@@ -39,6 +44,8 @@ def _has_sparse(node: onnx.NodeProto) -> bool:
 
 def _dense(sparse: onnx.SparseTensorProto, name: str) -> onnx.TensorProto:
     dims = tuple(sparse.dims)
+    if any(part.data_location == onnx.TensorProto.EXTERNAL for part in (sparse.values, sparse.indices)):
+        raise InputError(f"sparse tensor {name!r} has its numbers in another file, which is not supported")
     try:
         values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
         if not dims or min(dims) <= 0 or math.prod(dims) * values.itemsize > _BYTES_LIMIT:

@@ -16,6 +16,7 @@ from onnx import TensorProto
 from onnx.reference.op_run import OpRun
 
 from mcd_graph import _native
+from mcd_graph.operators.inference import type_of_input
 from mcd_graph.operators.nodes import NewConstant, NewNode, NewOutput
 from mcd_graph.operators.spec import BYTE_TYPES, Attribute, Input, OperatorSpec, Output, tell_onnx
 from mcd_graph.operators.spec import DOMAIN as OP_DOMAIN
@@ -69,21 +70,16 @@ def _infer(context: Any) -> None:
         raise onnx.shape_inference.InferenceError("compress_info must hold 5 integers")
     if dtype is None or dtype.i not in BYTE_TYPES:
         raise onnx.shape_inference.InferenceError("dtype must be 2 (uint8) or 3 (int8)")
-    has = {name: _input_type(context, name) is not None for name in ("scale", "zero_point")}
+    has = {name: type_of_input(context, INPUT_NAMES, name) is not None for name in ("scale", "zero_point")}
     if has["zero_point"] and not has["scale"]:
         raise onnx.shape_inference.InferenceError("zero_point needs a scale")
     result = onnx.TypeProto()
     result.tensor_type.elem_type = TensorProto.FLOAT if has["scale"] else dtype.i
-    indices = _input_type(context, "indices")
+    indices = type_of_input(context, INPUT_NAMES, "indices")
     if indices is not None and indices.tensor_type.HasField("shape"):
         result.tensor_type.shape.CopyFrom(indices.tensor_type.shape)
         result.tensor_type.shape.dim.add().dim_value = info.ints[2]
     context.set_output_type(0, result)
-
-
-def _input_type(context: Any, name: str) -> Any:
-    position = INPUT_NAMES.index(name)
-    return context.get_input_type(position) if position < context.get_num_inputs() else None
 
 
 class GatherCompressDequant(OpRun):

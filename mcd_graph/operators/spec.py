@@ -127,7 +127,8 @@ class OperatorSpec:
         weight_shape: shape of the constant that was compressed; (k, n) by default.
         weight_of: that constant, from the decoded matrix (n, k); its transpose by default.
         restore: returns the value that takes the place of the node's first output, given the node and its
-            uncompressed constant; ``None``: `passes/restore.py` knows, because what it has to undo is known there only.
+            uncompressed constant. Where more has to be undone than that: the name of the module of the passes with the
+            operator's ``RESTORER``. ``None``: no standard operators compute the same.
         ascend: name of the aclnn operator that computes its strict form; ``None``: it must be restored before export.
         telling_inputs: optional inputs that a report names, since they tell what a node computes besides.
     """
@@ -143,7 +144,7 @@ class OperatorSpec:
     check: Callable[[CompressedNode], str | None] = _no_check
     weight_shape: Callable[[CompressedNode], tuple[int, ...]] = _matrix_shape
     weight_of: Callable[[CompressedNode, np.ndarray], np.ndarray] = _matrix
-    restore: Callable[[CompressedNode, ir.Value], Operand] | None = None
+    restore: Callable[[CompressedNode, ir.Value], Operand] | str | None = None
     ascend: str | None = None
     telling_inputs: tuple[str, ...] = ()
 

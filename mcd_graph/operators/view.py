@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.errors import InputError
+from mcd_graph.operators.constants import constant_tensor
 from mcd_graph.operators.registry import name_of, spec_of
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ class CompressedNode:
         spec = spec_of(node)
         if spec is None:
             raise InputError(f"node {name_of(node)} is {node.domain}::{node.op_type}, which has no compressed weight")
-        x2, index = (_constant(spec.input(node, name)) for name in ("x2", "compress_index"))
+        x2, index = (constant_tensor(spec.input(node, name)) for name in ("x2", "compress_index"))
         if x2 is None or index is None:
             raise WeightNotConstantError(node, "its compressed weight is not constant")
         info = info_of(node)
@@ -141,9 +143,9 @@ class CompressedNode:
         """The type of the constant that was compressed: int8 or uint8; FormatError for a damaged one."""
         return {"int8": ir.DataType.INT8, "uint8": ir.DataType.UINT8}[self.inspect()["dtype"]]
 
-    @property
+    @functools.cached_property
     def key(self) -> tuple[Any, ...]:
-        """Tells compressed weights apart; equal for two tensors that read the same place of the same file."""
+        """Tells weights apart: by their place, for tensors in a file, and by their content for those in the model."""
         return (*_place(self.x2), *_place(self.compress_index), self.info)
 
     def input(self, name: str) -> ir.Value | None:
@@ -200,25 +202,10 @@ class CompressedNode:
             raise _native.FormatError(f"node {self.name}: {error}") from None
 
 
-def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """Return the tensor behind a value that nobody can change at run time: an initialiser or a Constant node."""
-    if value is None or value.is_graph_input():
-        return None
-    if value.is_initializer():
-        return value.const_value
-    node = value.producer()
-    if node is None or (node.domain, node.op_type) != ("", "Constant") or len(node.attributes) != 1:
-        return None
-    attribute = node.attributes.get("value")
-    if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
-        return None
-    return attribute.as_tensor()
-
-
 def _place(tensor: ir.TensorProtocol) -> tuple[Any, ...]:
     if isinstance(tensor, ir.ExternalTensor):
         return str(tensor.path), tensor.offset or 0
-    return (id(tensor),)
+    return (hashlib.blake2b(tensor.tobytes(), digest_size=16).digest(),)
 
 
 def _first_line(error: BaseException) -> str:

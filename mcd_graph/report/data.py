@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class NodeReport:
-    """One matrix multiplication that was met.
+    """One quantised matrix multiplication or look-up that was met.
 
     Attributes:
         name: name of the node.
@@ -104,7 +104,7 @@ class Totals:
     """Sums over the nodes. A weight that several nodes share counts once.
 
     Attributes:
-        nodes: matrix multiplications met.
+        nodes: quantised matrix multiplications and look-ups met.
         lowered: of these, lowered.
         kept: of these, kept.
         lowerable: of these, those that a compression would lower.
@@ -171,13 +171,13 @@ class Proof:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was done to each matrix multiplication of a model.
+    """What was done to each node with quantised weights, and to each int8 constant, of a model.
 
     Attributes:
         input: the model that was read.
         output: the model that was written; ``None`` when a model was only looked at.
         profile: the profile asked for; ``None`` when a model was only looked at.
-        nodes: one entry per multiplication, in the graph's order.
+        nodes: one entry per multiplication or look-up, in the graph's order.
         totals: sums over them.
         proof: whether the model that was written was run and gave the same bytes; ``None`` when a model was only
             looked at.

@@ -1,24 +1,24 @@
-"""Changing a model: the one builder of MatmulCompressDequant nodes, and what places and removes nodes and constants."""
+"""Changing a model: the one builder of compressed nodes, and what places and removes nodes and constants."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
+from mcd_graph.operators.registry import spec_of
+from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.passes.engine.facts import dimensions, graph_of, known_dtype
-from mcd_graph.passes.engine.match import Fused, NewConstant, NewNode, NewOutput, Result
+from mcd_graph.passes.engine.match import NewConstant, NewNode, NewOutput, Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
+    from mcd_graph.operators.spec import OperatorSpec
     from mcd_graph.passes.engine.match import Match, Operand, Rule
 
 __all__ = [
-    "INPUT_NAMES_ENTRY",
     "OPTIMISED",
     "OPTIMISED_KEY",
     "RULE_KEY",
@@ -40,8 +40,8 @@ OPTIMISED_KEY = "mcd.reproduces"
 
 OPTIMISED = "optimised"
 
-#: Metadata on every MatmulCompressDequant node: what viewers that do not know the operator call its inputs (Netron).
-INPUT_NAMES_ENTRY = ("input_names", str(list(INPUT_NAMES)))
+#: Metadata key on every new node: what viewers that do not know its operator call its inputs (Netron).
+_INPUT_NAMES_KEY = "input_names"
 
 
 class Names:
@@ -77,10 +77,10 @@ def build(
     replaced: dict[ir.Value, ir.Value],
     in_function: bool,
 ) -> ir.Node:
-    """Put a MatmulCompressDequant in the place of ``match.nodes`` and return it.
+    """Put a compressed node in the place of ``match.nodes`` and return it.
 
-    The new node takes over the name of the multiplication and computes a value of the same name, type and shape
-    as ``match.output``, so that graph outputs and value infos stay what they were.
+    The new node takes over the name of the one that the rule starts from, and computes a value of the same name, type
+    and shape as ``match.output``, so that graph outputs and value infos stay what they were.
 
     Args:
         match: what to replace. Its last node must produce ``match.output``.
@@ -94,25 +94,22 @@ def build(
             have no initialisers, and a Cast to the type that it has already stands behind the result: onnxruntime
             infers types of a function's values from schemas alone, which cannot tell this operator's.
     """
-    anchor, last, fused = match.nodes[0], match.nodes[-1], match.fused
+    anchor, last, fused, spec = match.nodes[0], match.nodes[-1], match.fused, match.fused.spec
     stamp = {**anchor.metadata_props, RULE_KEY: rule.name}
     if match.optimised:
         stamp[OPTIMISED_KEY] = OPTIMISED
-    given: dict[str, Operand] = {field.name: getattr(fused, field.name) for field in dataclasses.fields(Fused)}
-    given["x2"], given["compress_index"] = packed
+    given: dict[str, Operand] = {**fused.inputs(), **dict(zip(("x2", "compress_index"), packed, strict=True))}
     base = anchor.name or anchor.op_type
     inputs = place_operands(
-        [given.get(name) for name in INPUT_NAMES], last, names,
+        [given.get(name) for name in spec.input_names], last, names,
         in_function=in_function, base=base, metadata=stamp, replaced=replaced,
     )  # fmt: skip
     while inputs[-1] is None:
         inputs.pop()
-    attributes: dict[str, Any] = {"compress_info": [int(number) for number in compress_info]}
-    if fused.output_type is not None:
-        attributes["output_type"] = int(fused.output_type)
+    attributes: dict[str, Any] = {"compress_info": [int(number) for number in compress_info], **fused.attributes()}
     node = ir.node(
-        OP_TYPE, inputs, attributes, domain=OP_DOMAIN, outputs=[ir.Value()],
-        name=anchor.name, doc_string=anchor.doc_string, metadata_props=dict([INPUT_NAMES_ENTRY]) | stamp,
+        spec.op_type, inputs, attributes, domain=DOMAIN, outputs=[ir.Value()],
+        name=anchor.name, doc_string=anchor.doc_string, metadata_props=_input_names(spec) | stamp,
     )  # fmt: skip
     last.prepend(node)
     final: ir.Value | None = node.outputs[0]
@@ -133,9 +130,15 @@ def build(
     return node
 
 
+def _input_names(spec: OperatorSpec) -> dict[str, str]:
+    return {_INPUT_NAMES_KEY: str(list(spec.input_names))}
+
+
 def metadata_beside_names(node: ir.Node) -> dict[str, str]:
-    """Return a MatmulCompressDequant node's metadata but for the names of its inputs, which fit no other operator."""
-    return {key: text for key, text in node.metadata_props.items() if (key, text) != INPUT_NAMES_ENTRY}
+    """Return a compressed node's metadata but for the names of its inputs, which fit no other operator."""
+    spec = spec_of(node)
+    ours = {} if spec is None else _input_names(spec)
+    return {key: text for key, text in node.metadata_props.items() if ours.get(key) != text}
 
 
 def set_input(node: ir.Node, position: int, value: ir.Value | None) -> None:
@@ -231,7 +234,7 @@ def remove_dead(nodes: Iterable[ir.Node]) -> None:
             if value.uses() or value.is_graph_output():
                 continue
             producer = value.producer()
-            if producer is not None and producer.domain == OP_DOMAIN:
+            if producer is not None and producer.domain == DOMAIN:
                 continue
             if producer is not None:
                 waiting.append(producer)

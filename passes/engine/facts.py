@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
-import numpy as np
 import onnx_ir as ir
 
+from mcd_graph.operators.constants import constant_tensor
 from mcd_graph.passes.engine.shapes import inferred_dtype, inferred_shape
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+
 __all__ = [
     "MS_DOMAIN",
     "AttributeUnknownError",
     "all_nodes",
     "called_functions",
+    "calls_of",
     "constant_array",
     "constant_tensor",
     "dimensions",
     "float_attribute",
     "get_input",
     "graph_of",
+    "home_of",
     "int_attribute",
     "ints_attribute",
     "is_op",
@@ -58,29 +63,6 @@ def get_input(node: ir.Node, index: int) -> ir.Value | None:
 def dimensions(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     """Return the shape of a constant as plain integers."""
     return tuple(tensor.shape.numpy())
-
-
-def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """Return the tensor of a value that nobody can change at run time: a pure initialiser or a Constant node."""
-    if value is None or value.is_graph_input():
-        return None
-    if value.is_initializer():
-        return value.const_value
-    node = value.producer()
-    if node is None or not is_op(node, "Constant") or len(node.attributes) != 1:
-        return None
-    # Not ir.convenience.get_const_tensor: that one names the tensor after the value, and so changes the model.
-    (attribute,) = node.attributes.values()
-    if attribute.is_ref():  # an argument of the function around it
-        return None
-    form = (attribute.name, attribute.type)
-    if form == ("value", ir.AttributeType.TENSOR):
-        return attribute.as_tensor()
-    if form in (("value_float", ir.AttributeType.FLOAT), ("value_floats", ir.AttributeType.FLOATS)):
-        return ir.tensor(np.array(attribute.value, np.float32))
-    if form in (("value_int", ir.AttributeType.INT), ("value_ints", ir.AttributeType.INTS)):
-        return ir.tensor(np.array(attribute.value, np.int64))
-    return None
 
 
 def constant_array(value: ir.Value | None) -> np.ndarray | None:
@@ -264,8 +246,33 @@ def called_functions(model: ir.Model) -> set[ir.OperatorIdentifier]:
     return called
 
 
+def calls_of(model: ir.Model) -> Counter[ir.OperatorIdentifier]:
+    """Return how many calls of each local function are left when each is replaced by what it stands for."""
+
+    def calls_in(owner: ir.Graph | ir.Function) -> Counter[ir.OperatorIdentifier]:
+        return Counter(name for node in owner.all_nodes() if (name := node.op_identifier()) in model.functions)
+
+    inside = {name: calls_in(function) for name, function in model.functions.items()}
+    counts: Counter[ir.OperatorIdentifier] = Counter()
+    level = calls_in(model.graph)
+    for _ in model.functions:  # deeper than that go circles only
+        counts += level
+        deeper: Counter[ir.OperatorIdentifier] = Counter()
+        for name, count in level.items():
+            deeper += Counter({called: count * times for called, times in inside[name].items()})
+        level = deeper
+    return counts
+
+
 def graph_of(node: ir.Node) -> ir.Graph:
     """Return the graph, of a model, a subgraph or a function, that holds ``node``."""
     if node.graph is None:
         raise ValueError(f"node {node.name} is in no graph any more: the model changed since it was matched")
     return node.graph
+
+
+def home_of(value: ir.Value) -> ir.Graph:
+    """Return the graph, of a model, a subgraph or a function, that ``value`` belongs to."""
+    if value.graph is None:
+        raise ValueError(f"value {value.name} is in no graph any more: the model changed since it was matched")
+    return value.graph

@@ -1,17 +1,20 @@
 """What a rule answers: a :class:`Match`, plain data that says what to replace.
 
-A rule (one file a family) looks at a quantised matrix multiplication. A match says which constant is the weight,
-which values feed the new node, which value the new node computes. Nothing is changed while matching, because the
-weight has to be compressed first, maybe in another process; ``plan.py`` carries the matches out afterwards. (That
-pause between matching and rewriting is why the rules are not onnxscript rewrite rules, which match and rewrite in
-one go.)
+A rule (one file a family) looks at a quantised matrix multiplication, or a look-up in a quantised table. A match says
+which constant is the weight, which values feed the new node, which value the new node computes. Nothing is changed
+while matching, because the weight has to be compressed first, maybe in another process; ``plan/lowering.py`` carries
+the matches out afterwards. (That pause between matching and rewriting is why the rules are not onnxscript rewrite
+rules, which match and rewrite in one go.)
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import onnx_ir as ir
+
+from mcd_graph.operators import matmul_compress_dequant
 from mcd_graph.operators.nodes import NewConstant, NewNode, NewOutput, Operand, Result
 from mcd_graph.passes.engine.facts import dimensions
 
@@ -19,9 +22,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
-    import onnx_ir as ir
 
-__all__ = ["Family", "Fused", "Match", "NewConstant", "NewNode", "NewOutput", "Operand", "Result", "Rule", "Weight"]
+    from mcd_graph.operators.spec import OperatorSpec
+
+__all__ = [
+    "Family",
+    "Fused",
+    "Match",
+    "NewCompressed",
+    "NewConstant",
+    "NewNode",
+    "NewOutput",
+    "Operand",
+    "Result",
+    "Rule",
+    "Weight",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +77,45 @@ class Weight:
         return stored if self.transposed else stored.T
 
 
+class NewCompressed:
+    """A compressed node to be: its inputs and attributes, but for the three that hold the weight.
+
+    A subclass is a dataclass whose fields, but for ``output_type``, are the operator's inputs of the same names.
+    """
+
+    #: Its operator.
+    spec: ClassVar[OperatorSpec]
+
+    #: Fusions may let it take in what stands around it.
+    absorbs: ClassVar[bool] = False
+
+    #: The type of its result, where that is known.
+    output_type: ir.DataType | None = None
+
+    def inputs(self) -> dict[str, Operand]:
+        """Return its inputs by name, those that are absent as ``None``."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type] # every subclass is a dataclass
+        return {each.name: getattr(self, each.name) for each in fields if each.name in self.spec.input_names}
+
+    def attributes(self) -> dict[str, Any]:
+        """Return its attributes."""
+        return {}
+
+    def tiling(self, weight: Weight) -> tuple[int, int] | None:  # noqa: ARG002
+        """Return the size of tile that it reads best, or ``None``: it takes what the codec chooses."""
+        return None
+
+    def stream_type(self, weight: Weight) -> ir.DataType:  # noqa: ARG002
+        """Return the type that its x2 has to say it is."""
+        return ir.DataType.INT8
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Fused:
-    """Inputs and attributes of the MatmulCompressDequant to be, but for the three that hold the weight."""
+class Fused(NewCompressed):
+    """A MatmulCompressDequant to be."""
+
+    spec: ClassVar[OperatorSpec] = matmul_compress_dequant.SPEC
+    absorbs: ClassVar[bool] = True
 
     x1: Operand
     deq_scale: Operand = None
@@ -76,17 +128,21 @@ class Fused:
     y_scale: Operand = None
     output_type: ir.DataType | None = None
 
+    def attributes(self) -> dict[str, Any]:
+        """Return its attributes."""
+        return {} if self.output_type is None else {"output_type": int(self.output_type)}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Match:
-    """A matrix multiplication that can be lowered.
+    """A multiplication or look-up that can be lowered.
 
     Attributes:
         pattern: what was found, for the report, e.g. ``MatMulInteger+Cast+Mul``.
-        weight: the constant right-hand side.
-        fused: the new node's inputs.
+        weight: the constant right-hand side, or the table.
+        fused: the new node.
         output: the value that is computed instead.
-        nodes: the nodes that go away, the multiplication first, the one that produces ``output`` last.
+        nodes: the nodes that go away, the one that the rule starts from first, the one that produces ``output`` last.
         result: what takes the place of ``output``, when that is not the new node's result itself.
         optimised: the original is reproduced as onnxruntime runs it with graph optimisations on (QDQ forms), not
             as it runs without.
@@ -94,7 +150,7 @@ class Match:
 
     pattern: str
     weight: Weight
-    fused: Fused
+    fused: NewCompressed
     output: ir.Value
     nodes: tuple[ir.Node, ...]
     result: NewOutput | Result = dataclasses.field(default_factory=Result)
@@ -105,10 +161,10 @@ class Match:
 class Rule:
     """One pattern: the operator it starts from and the function that looks at such a node.
 
-    The function answers ``None`` for a node that is no quantised matrix multiplication at all, and raises
+    The function answers ``None`` for a node that has nothing to do with quantised weights at all, and raises
     :class:`~mcd_graph.passes.refusal.Refusal` for one that has to stay as it is. ``form`` is what to call the pattern
-    where it is more than its operator. ``alone`` is as ``match`` for no more than the multiplication, where that takes
-    nodes behind it that can be left.
+    where it is more than its operator. ``spec`` is the operator that it makes. ``alone`` is as ``match`` for no more
+    than the operator that the rule starts from, where ``match`` takes nodes behind it that can be left.
     """
 
     name: str
@@ -117,6 +173,7 @@ class Rule:
     match: Callable[[ir.Node], Match | None]
     form: str = ""
     alone: Callable[[ir.Node], Match | None] | None = None
+    spec: OperatorSpec = matmul_compress_dequant.SPEC
 
     @property
     def label(self) -> str:

@@ -7,11 +7,11 @@ behind it, then nothing around it, then the multiplication alone; and where that
 
 from __future__ import annotations
 
-import enum
 import itertools
 import logging
 from typing import TYPE_CHECKING
 
+from mcd_graph.passes.engine.extent import Extent
 from mcd_graph.passes.engine.optimized import optimize
 
 if TYPE_CHECKING:
@@ -20,22 +20,12 @@ if TYPE_CHECKING:
 
     from mcd_graph.passes.engine.optimized import Optimized
 
-__all__ = ["Extent", "settle"]
+__all__ = ["settle"]
 
 logger = logging.getLogger(__name__)
 
 #: More than any site has steps to take; every round asks onnxruntime once.
 _ROUNDS = 8
-
-
-class Extent(enum.IntEnum):
-    """How much of what stands around it a lowered node takes in; each takes in less than the one before."""
-
-    ALL = 0
-    NO_ELEMENTWISE = 1
-    MATCHED = 2
-    MULTIPLICATION = 3
-    NONE = 4
 
 
 def settle(

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from typing import TYPE_CHECKING
 
 import onnx
 
-from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
-from mcd_graph.passes.engine.optimized import SITE
+from mcd_graph.operators.registry import find
+from mcd_graph.passes.engine.optimized import instance_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,14 +35,18 @@ _EXACT = frozenset((
     *("QuantizeLinear", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
 ))  # fmt: skip
 
-#: Inputs of a lowered node that are no tensors of activations: what computes them alone belongs to the node.
-_PARAMETERS = frozenset(
-    index for index, name in enumerate(INPUT_NAMES) if name not in ("x1", "addend", "gate", "residual")
-)
+#: They only move values, or hand them on.
+_MOVES = frozenset(("Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"))
+
+#: Inputs of lowered nodes that are tensors of activations; what computes nothing but others belongs to the node.
+_ACTIVATIONS = ("x1", "addend", "gate", "residual", "indices")
 
 #: Operators that multiply integers, scale the sum and add a bias; and the steps of that, which round as they do.
 _DEQUANTISING = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 _STEPS = ("Cast", "Mul", "Add")
+
+#: Directions to look in: ahead, or not.
+_AHEAD, _BACK = (True,), (False,)
 
 #: So many nodes are followed, at most, from a difference to its cause.
 _DEPTH = 24
@@ -98,20 +101,38 @@ class _Numbering:
             same = self._known.get(_describe(node, values)) if _site(node) is None else None
             if same is None:
                 found.append(node)
-                names = (results.get(name, name) for name in node.output)
+                names = [results.get(name, name) for name in node.output]
+                rounded = _rounds(node, model, values)
                 same = [self._original.get(name, f"new {name}") for name in names]
+                same = [f"rounded {name}" if each == rounded else each for each, name in zip(same, names, strict=True)]
             values.update(zip(node.output, same, strict=False))
-        other = {
-            name
-            for name in model.outputs
-            if values.get(name, f"value {name}") != self._original.get(name, f"value {name}")
-        }
+        other = {name for name in model.outputs if _value(name, values) != _value(name, self._original)}
         named = [node for node in model.nodes if other.intersection(node.output)]
         return [node for node in found if _site(node) is None], named
 
 
+def _value(name: str, values: Mapping[str, str]) -> str:
+    """Return which value is called ``name``; one that nothing computes, an input, has its name to itself."""
+    return values.get(name, f"value {name}")
+
+
+def _rounds(node: onnx.NodeProto, view: _View, values: Mapping[str, str]) -> str | None:
+    """Return which value a DequantizeLinear gives as a QuantizeLinear rounds it, and so never that value itself.
+
+    onnxruntime moves a QuantizeLinear up past a Transpose, and leaves the name of the value there to what is rounded.
+    """
+    quantise = view.producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+    if quantise is None or quantise.op_type != "QuantizeLinear":
+        return None
+    return _value(quantise.input[0], values)
+
+
 def sites_to_blame(
-    original: Optimized, lowered: Optimized, outputs: Sequence[str], within: AbstractSet[str] = frozenset()
+    original: Optimized,
+    lowered: Optimized,
+    outputs: Sequence[str],
+    within: AbstractSet[str] = frozenset(),
+    quantised: AbstractSet[int] = frozenset(),
 ) -> set[int]:
     """Return the numbers of the lowered nodes beside which onnxruntime computes otherwise than in the original.
 
@@ -120,16 +141,47 @@ def sites_to_blame(
         lowered: the optimised lowered model, in which the names of the lowered nodes hold their numbers.
         outputs: by number, the name of the value that is computed in another way.
         within: names of values that are computed within integer multiplications of any form, and so the same in all.
+        quantised: numbers of the lowered nodes that multiply what the original multiplies, quantised already.
     """
     theirs, ours = _View(original.graph), _View(lowered.graph)
     others, differing = _Numbering(theirs).others(ours, _renamed(original, theirs, ours, outputs))
     followed = {id(node) for node in others} | {id(node) for node in ours.nodes if node.op_type in _EXACT}
     within = within | _taken_apart(others, theirs, ours)
-    blamed: set[int] = set()
+    blamed = {number for number in _rounded_otherwise(original, theirs, ours) if number in quantised}
     for node in others:
         if node.op_type not in _EXACT and not _is_part(node, ours, within):
             blamed |= _nearest(node, ours, followed)
     return blamed.union(*(_nearest(node, ours, followed) for node in differing))
+
+
+def _rounded_otherwise(original: Optimized, theirs: _View, ours: _View) -> set[int]:
+    """Return the numbers of lowered nodes whose activation went through other quantisers than in the original.
+
+    onnxruntime merges two pairs of QuantizeLinear and DequantizeLinear in a row. Where a lowered node took one of the
+    DequantizeLinear it no longer does; the rules see to that, as far as they see the pairs.
+    """
+    read = {node.instance: node.activation for node in original.integer_nodes}
+    lowered = ((node, instance_of(node)) for node in ours.nodes if _site(node) is not None)
+    return {
+        instance.site
+        for node, instance in lowered
+        if instance is not None
+        and instance in read
+        and _quantisers(node.input[0], ours) != _quantisers(read[instance], theirs)
+    }
+
+
+def _quantisers(name: str, view: _View) -> list[list[str]]:
+    """Return the parameters of the QuantizeLinear nodes that a value comes through, with only moves in between."""
+    found = []
+    for _ in range(_DEPTH):
+        node = view.producers.get(name)
+        if node is None or (node.op_type not in _MOVES and node.op_type not in ("QuantizeLinear", "DequantizeLinear")):
+            break
+        if node.op_type == "QuantizeLinear":
+            found.append([view.constants.get(each, each) for each in node.input[1:]])
+        name = node.input[0]
+    return found
 
 
 def _taken_apart(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -> set[str]:
@@ -151,14 +203,14 @@ def _taken_apart(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -
 
 def _renamed(original: Optimized, theirs: _View, ours: _View, outputs: Sequence[str]) -> dict[str, str]:
     """Return the results of lowered nodes that have another name in the original, with that."""
-    results = {node.site: node.outputs[0] for node in original.integer_nodes if node.site is not None}
+    results = {node.instance: node.outputs[0] for node in original.integer_nodes}
     renamed = {}
     for node in ours.nodes:
         number = _site(node)
         if number is None or number < 0 or node.output[0] in theirs.producers:
             continue
         # An int8 result that became uint8; or a float16 one, which onnxruntime computes in float.
-        for name in (results.get(number), f"InsertedPrecisionFreeCast_{outputs[number]}"):
+        for name in (results.get(instance_of(node)), f"InsertedPrecisionFreeCast_{outputs[number]}"):
             if name in theirs.producers:
                 renamed[node.output[0]] = str(name)
     return renamed
@@ -171,7 +223,7 @@ def _describe(node: onnx.NodeProto, values: Mapping[str, str]) -> str:
         for attribute in sorted(node.attribute, key=lambda each: each.name)
         if not attribute.HasField("g") and not attribute.graphs and not _is_default(node, attribute)
     )
-    inputs = (values.get(name, f"value {name}") if name else "" for name in node.input)
+    inputs = (_value(name, values) if name else "" for name in node.input)
     # Nodes with graphs inside are told apart by their names, and their inner nodes are looked at by themselves.
     own = list(node.output) if any(True for _ in _bodies(node)) else ""
     return f"{node.domain}::{node.op_type}({', '.join(inputs)}) {' '.join(attributes)}{own}"
@@ -195,10 +247,10 @@ def _defaults(domain: str, op_type: str) -> dict[str, object]:
 
 def _site(node: onnx.NodeProto) -> int | None:
     """Return the number of a lowered node; -1 for one without; ``None`` for nodes of other operators."""
-    if (node.domain, node.op_type) != (OP_DOMAIN, OP_TYPE):
+    if find(node.domain, node.op_type) is None:
         return None
-    name = re.fullmatch(re.escape(SITE) + "([0-9]+)", node.name)
-    return int(name[1]) if name else -1
+    instance = instance_of(node)
+    return -1 if instance is None else instance.site
 
 
 def _is_part(node: onnx.NodeProto, view: _View, within: AbstractSet[str], depth: int = 0) -> bool:
@@ -209,29 +261,41 @@ def _is_part(node: onnx.NodeProto, view: _View, within: AbstractSet[str], depth:
     if not readers or view.outputs.intersection(node.output) or depth == _DEPTH:
         return False
     return all(
-        index in _PARAMETERS if _site(reader) is not None else _is_part(reader, view, within, depth + 1)
+        _is_parameter(reader, index) if _site(reader) is not None else _is_part(reader, view, within, depth + 1)
         for reader, index in readers
     )
+
+
+def _is_parameter(node: onnx.NodeProto, index: int) -> bool:
+    """Tell whether an input of a lowered node is no tensor of activations."""
+    spec = find(node.domain, node.op_type)
+    return spec is not None and spec.input_names[index] not in _ACTIVATIONS
 
 
 def _nearest(node: onnx.NodeProto, view: _View, followed: set[int]) -> set[int]:
     """Return the lowered nodes that feed a node, else those that it feeds, else those that read what it reads.
 
+    Where there is none of these, those that are nearest in any direction.
+
     Others in between are passed only if there are none without: onnxruntime stops after some rounds, so that what it
     removes in one place decides what it still comes to do in another.
     """
     everywhere = {id(each) for each in view.nodes}
-    for ahead, passed in ((False, followed), (False, everywhere), (True, followed)):
-        if found := _search(node, view, passed, ahead=ahead):
+    for way, passed in ((_BACK, followed), (_BACK, everywhere), (_AHEAD, followed)):
+        if found := _search(node, view, passed, way):
             return found
     beside = (reader for name in node.input for reader, _ in view.readers.get(name, ()))
-    return _numbers(beside) or _search(node, view, everywhere, ahead=True)
+    return (
+        _numbers(beside) or _search(node, view, everywhere, _AHEAD) or _search(node, view, everywhere, _AHEAD + _BACK)
+    )
 
 
-def _search(node: onnx.NodeProto, view: _View, followed: set[int], *, ahead: bool) -> set[int]:
+def _search(node: onnx.NodeProto, view: _View, followed: set[int], ways: Sequence[bool]) -> set[int]:
+    """Return the nearest lowered nodes, in one direction or both, with none but nodes in ``followed`` in between."""
     level, seen = [node], {id(node)}
     for _ in range(_DEPTH):
-        reached = [each for one in level for each in _neighbours(one, view, ahead=ahead) if id(each) not in seen]
+        near = (each for one in level for ahead in ways for each in _neighbours(one, view, ahead=ahead))
+        reached = [each for each in near if id(each) not in seen]
         if found := _numbers(reached):
             return found
         level = [each for each in reached if id(each) in followed]

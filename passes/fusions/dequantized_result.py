@@ -17,6 +17,7 @@ import onnx_ir as ir
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes import ort_behaviour
 from mcd_graph.passes.engine.emit import set_input, take_over
+from mcd_graph.passes.engine.extent import Extent
 from mcd_graph.passes.engine.facts import (
     MS_DOMAIN,
     AttributeUnknownError,
@@ -118,9 +119,9 @@ def _joined(value: ir.Value) -> bool:
     return False
 
 
-def _fuse(node: ir.Node) -> list[ir.Node] | None:
-    dequantizer = absorb_dequantizer(node)
+def _fuse(node: ir.Node, *, in_function: bool = False) -> list[ir.Node] | None:
+    dequantizer = None if in_function else absorb_dequantizer(node)
     return None if dequantizer is None else [dequantizer]
 
 
-FUSION = Fusion("DequantizeLinear", _fuse, expose_dequantizer)
+FUSION = Fusion("DequantizeLinear", _fuse, expose_dequantizer, Extent.NO_ELEMENTWISE, in_qdq=False, in_pattern=True)

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes.engine.emit import place_operands, set_input
+from mcd_graph.passes.engine.extent import Extent
 from mcd_graph.passes.engine.facts import get_input, is_op, known_dtype
 from mcd_graph.passes.engine.match import NewNode, NewOutput
 from mcd_graph.passes.fusions.protocol import Fusion
@@ -83,9 +84,9 @@ def expose_quantiser(node: ir.Node, names: Names) -> bool:
     return True
 
 
-def _fuse(node: ir.Node) -> list[ir.Node] | None:
-    quantiser = absorb_quantiser(node, in_function=isinstance(node.graph, ir.Function))
+def _fuse(node: ir.Node, *, in_function: bool = False) -> list[ir.Node] | None:
+    quantiser = absorb_quantiser(node, in_function=in_function)
     return None if quantiser is None else [quantiser]
 
 
-FUSION = Fusion("DynamicQuantizeLinear", _fuse, expose_quantiser, in_functions=True)
+FUSION = Fusion("DynamicQuantizeLinear", _fuse, expose_quantiser, Extent.NO_ELEMENTWISE, in_qdq=False)

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN, OP_TYPE
 from mcd_graph.passes import ort_behaviour
 from mcd_graph.passes.engine.emit import set_input, take_over
+from mcd_graph.passes.engine.extent import Extent
 from mcd_graph.passes.engine.facts import (
     AttributeUnknownError,
     constant_tensor,
@@ -187,4 +188,8 @@ def _computed(value: ir.Value) -> bool:
     return False
 
 
-FUSION = Fusion("Mul or Add", lambda node: [] if absorb_elementwise(node) else None, expose_elementwise)
+def _fuse(node: ir.Node, *, in_function: bool = False) -> list[ir.Node] | None:
+    return [] if not in_function and absorb_elementwise(node) else None
+
+
+FUSION = Fusion("Mul or Add", _fuse, expose_elementwise, Extent.ALL)

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes.engine.emit import set_input, take_over
+from mcd_graph.passes.engine.extent import Extent
 from mcd_graph.passes.engine.facts import (
     AttributeUnknownError,
     get_input,
@@ -167,4 +168,8 @@ def _perm(transpose: ir.Node) -> tuple[int, ...] | None:
         return None
 
 
-FUSION = Fusion("Reshape and Transpose", lambda node: absorb_layout(node) or None, expose_layout)
+def _fuse(node: ir.Node, *, in_function: bool = False) -> list[ir.Node] | None:
+    return None if in_function else absorb_layout(node) or None
+
+
+FUSION = Fusion("Reshape and Transpose", _fuse, expose_layout, Extent.NO_ELEMENTWISE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -11,8 +11,19 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from mcd_graph.passes.engine.emit import Names
+    from mcd_graph.passes.engine.extent import Extent
 
 __all__ = ["Fusion"]
+
+
+class Fuse(Protocol):
+    """Lets a node take in what stands around it."""
+
+    def __call__(self, node: ir.Node, *, in_function: bool = False) -> list[ir.Node] | None:
+        """Return the nodes that nobody reads any more, each before those that it read; ``None`` if nothing changed.
+
+        ``in_function`` says that the node is inside a local function, whose values have no types.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,13 +32,16 @@ class Fusion:
 
     Attributes:
         name: what it takes in.
-        fuse: lets a node take it in. Returns the nodes that nobody reads any more, each before those that it read, or
-            ``None`` if nothing was changed.
+        fuse: lets a node take it in.
         undo: puts back what a node took in; returns whether there was anything.
-        in_functions: it is possible within local functions, whose values have no types.
+        extent: the least extent that takes it in.
+        in_qdq: it is possible where the rule took in the quantisers itself (QDQ forms).
+        in_pattern: what it takes in counts as part of the form that the report names.
     """
 
     name: str
-    fuse: Callable[[ir.Node], list[ir.Node] | None]
+    fuse: Fuse
     undo: Callable[[ir.Node, Names], bool]
-    in_functions: bool = False
+    extent: Extent
+    in_qdq: bool = True
+    in_pattern: bool = False

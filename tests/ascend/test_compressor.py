@@ -409,6 +409,33 @@ def test_models_that_do_not_fit_their_description(tmp_path: Path, out: Path, cha
         read_safetensors(*(out / f"quant_model_{n}" for n in ("weight_w8a8sc.safetensors", "description_w8a8sc.json")))
 
 
+def test_a_stream_in_a_larger_buffer(tmp_path: Path, out: Path) -> None:
+    """vLLM-Ascend's parameter has n * k bytes, of which the loader fills the front."""
+    model, description = write_model(tmp_path)
+    assert main(["ascend", "compress", str(model), str(out), "--description", str(description)]) == 0
+
+    def enlarge(files: Any) -> None:
+        full = np.random.default_rng(0).integers(-128, 128, sparse().size, np.int8)
+        full[: files.tensors["a.weight"].size] = files.tensors["a.weight"]
+        files.tensors["a.weight"] = full
+
+    rewrite(out, enlarge)
+    layers, _ = read_safetensors(
+        *(out / f"quant_model_{name}" for name in ("weight_w8a8sc.safetensors", "description_w8a8sc.json"))
+    )
+    assert layers["a.weight"].x2.size < sparse().size
+    assert np.array_equal(layers["a.weight"].decode(), sparse())
+
+
+def test_weights_that_do_not_compress_are_named(tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0).integers(-128, 128, (128, 256), np.int8)
+    np.save(tmp_path / "w.npy", {"noise": noise, "sparse": sparse()})  # type: ignore[arg-type]
+    assert main(["ascend", "compress", str(tmp_path / "w.npy"), str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "noise: does not compress; its stream exceeds n * k bytes" in printed
+    assert "sparse: does not" not in printed
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -93,10 +93,31 @@ def test_the_compressor_of_msmodelslim(tmp_path: Path, monkeypatch: pytest.Monke
     assert found("msModelSlim")["compress_excutor"] == str(program)
 
 
+def test_vllm_ascend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds of torch_npu without the operator are about; nothing of them is imported."""
+    package = tmp_path / "site" / "torch_npu"
+    (package / "lib").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    for name in ("torch_npu-2.9.0", "vllm_ascend-0.18.0"):
+        folder = tmp_path / "site" / f"{name}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.partition('-')[0]}\nVersion: 1.2\n")
+    library = package / "lib" / "libtorch_npu.so"
+    library.write_bytes(b"\x7fELF" + b"npu_quant_matmul")
+    assert set(found("vLLM-Ascend").values()) == {None}
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.delitem(sys.modules, "torch_npu", raising=False)
+    ready = found("vLLM-Ascend")
+    assert ready["torch_npu"] == ready["vllm-ascend"] == "1.2"
+    assert ready["npu_matmul_compress_dequant"] is None
+    library.write_bytes(b"\x7fELF" + b"npu_matmul_compress_dequant")
+    assert found("vLLM-Ascend")["npu_matmul_compress_dequant"] == str(library)
+
+
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["ascend", "doctor", "--json"]) == 0
     ways = json.loads(capsys.readouterr().out)
-    assert [way["name"] for way in ways] == ["CPU stand-in", "msModelSlim", "ATC", "run-time hand-off"]
+    assert [way["name"] for way in ways] == ["CPU stand-in", "msModelSlim", "ATC", "run-time hand-off", "vLLM-Ascend"]
     assert all(finding["remedy"] for way in ways for finding in way["findings"])
     assert ways[3]["complete"] is False
 

@@ -96,10 +96,14 @@ def model(problems: dict[str, Problem], **changes: Any) -> bytes:
     return serialised
 
 
-def open_session(serialised: bytes, where: str = "ascend:0", severity: int = 4) -> ort.InferenceSession:
+def open_session(
+    serialised: bytes, where: str = "ascend:0", severity: int = 4, rows: str | None = None
+) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = severity
     options.add_session_config_entry("mcd.device", where)
+    if rows is not None:
+        options.add_session_config_entry("mcd.ascend.max_rows", rows)
     options.register_custom_ops_library(mcd_graph.get_library_path())
     return ort.InferenceSession(serialised, options, providers=["CPUExecutionProvider"])
 
@@ -393,6 +397,40 @@ def test_what_cannot_run_there_runs_on_the_cpu_and_says_so(
     assert "the node runs on the CPU" in text
     assert 'node "large"' not in text
     assert device.mcdAclnnLiveObjects() > 0
+
+
+def test_a_session_is_warned_once(device: Acl, problem: Problem, capfd: pytest.CaptureFixture[str]) -> None:
+    small = Problem(problem.x1, problem.w[:64], problem.bias[:64], problem.scale[:64])
+    serialised = model({"one": small, "two": small, "three": small})
+    for _ in range(2):  # each of them
+        session = open_session(serialised, "ascend:0,cpu", severity=2)
+        text = capfd.readouterr().err
+        assert text.count("the node runs on the CPU, and so does any other of this session") == 1
+        assert "ascend:0,cpu" not in text
+        del session
+
+
+def test_rows_of_a_call(device: Acl, problem: Problem) -> None:
+    """By default the document's 256; a failure at a call that there is or is not tells how many there are."""
+    serialised = model({"y": problem})
+    x1 = Problem.random(700, *problem.w.shape[::-1]).x1
+    for rows, calls in [(None, 3), ("256", 3), ("350", 2), ("2064", 1)]:
+        session = open_session(serialised, rows=rows)
+        device.ok("mcdAclnnFail", f"aclnnMatmulCompressDequant:{calls + 1}".encode())
+        check(session, problem, x1)
+        device.ok("mcdAclnnFail", f"aclnnMatmulCompressDequant:{calls}".encode())
+        with pytest.raises(Exception, match="failed on request"):
+            check(session, problem, x1)
+        device.ok("mcdAclnnFail", b"")
+        check(session, problem, x1)
+    for wrong in ("0", "many"):
+        with pytest.raises(Exception, match=f'mcd.ascend.max_rows is "{wrong}", not a number of rows from 1 on'):
+            open_session(serialised, rows=wrong)
+
+
+def test_the_cpu_says_where_a_weight_of_canns_codec_runs(problem: Problem) -> None:
+    message = refusal(model({"y": problem}, x2=np.zeros(8320, np.int8)), "cpu")
+    assert 'only a device reads it: set session config entry mcd.device to "ascend:0"' in message
 
 
 def test_there_is_no_other_device(device: Acl, problem: Problem) -> None:

@@ -8,10 +8,10 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from lowering import Lowered, assert_same_bytes, floats, integers, lower, make_model, run, scales
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from mcd_graph.passes import ReasonCode
-from mcd_graph.passes.plan import ONNXRUNTIME_KEY
+from mcd_graph.passes.plan.lowering import ONNXRUNTIME_KEY
 
 K, N = 52, 36
 Nodes = list[onnx.NodeProto]
@@ -228,6 +228,119 @@ def test_an_output_that_onnxruntime_quantises() -> None:
         node("DequantizeLinear", "yq", "ys", "yz", output="y"),
     ]  # fmt: skip
     exact(nodes, outputs=("y", "z"))
+
+
+def test_an_output_that_onnxruntime_quantises_in_the_lowered_model_only() -> None:
+    """In the original the Transpose that moves nothing goes with the two that cancel; before a lowered node it stays,
+    and the quantiser is moved in front of it."""
+    turned = [
+        node("Transpose", "xd", output="t1", perm=[0, 2, 1]),
+        node("Transpose", "t1", output="t2", perm=[0, 2, 1]),
+    ]
+    nodes = [
+        node("Neg", "x", output="z"), node("Transpose", "z", output="t", perm=[0, 1, 2]),
+        node("QuantizeLinear", "t", "xs", "xz", output="xq"), node("DequantizeLinear", "xq", "xs", "xz", output="xd"),
+        *turned, *WEIGHT, node("MatMul", "t2", "wd", output="r"), *REQUANTISED,
+    ]  # fmt: skip
+    exact(nodes, outputs=("y", "z"))
+
+
+def test_a_normalisation_that_onnxruntime_comes_to_in_its_last_round_only() -> None:
+    """It stops after some rounds: whether it still fuses this one depends on what else there is to remove, far in
+    front of it."""
+    rows, k, n = 3, 32, 4
+    constants = {
+        "w": integers(np.int8, (n, k), 1), "ws": scales((), 2), "shape": np.array([0, 0, 2, 16]),
+        "back": np.array([0, 0, k]), "v": integers(np.uint8, (n, k), 3), "vs": scales((), 4), "vz": np.uint8(128),
+        "xs": np.float32(0.016), "xz": np.uint8(126), "bias": floats((n,), 5), "ys": np.float32(0.11),
+        "yz": np.uint8(26), "zero": np.float32(0), "two": np.float32(2), "none": np.zeros((0,), np.int64),
+        "last": np.array([-1]), "small": np.float32(1e-5), "gamma": floats((n,), 6),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        node("MatMulInteger", "q", "w", "z", output="a"), node("Cast", "a", output="f", to=1),
+        node("Mul", "s", "f", output="p"), node("Reshape", "p", "shape", output="h"),
+        node("Transpose", "h", output="ht", perm=[0, 2, 1, 3]), node("Transpose", "ht", output="hb", perm=[0, 2, 1, 3]),
+        node("Reshape", "hb", "back", output="b"), node("DequantizeLinear", "v", "vs", "vz", output="vd"),
+        node("Transpose", "vd", output="vt", perm=[1, 0]), node("Identity", "xs", output="xi"),
+        node("QuantizeLinear", "b", "xi", "xz", output="bq"), node("DequantizeLinear", "bq", "xi", "xz", output="bd"),
+        node("MatMul", "bd", "vt", output="r"), node("Add", "bias", "r", output="rb"),
+        node("QuantizeLinear", "rb", "ys", "yz", output="rq"), node("DequantizeLinear", "rq", "ys", "yz", output="rd"),
+        node("Sub", "rd", "zero", output="c"), node("Reshape", "two", "none", output="power"),
+        node("Pow", "c", "power", output="squares"), node("ReduceMean", "squares", "last", output="mean"),
+        node("Add", "mean", "small", output="shifted"), node("Sqrt", "shifted", output="root"),
+        node("Div", "c", "root", output="normal"), node("Mul", "normal", "gamma", output="y"),
+    ]  # fmt: skip
+    inputs, outputs = {"x": (np.float32, ("b", "m", n))}, {"y": (np.float32, ("b", "m", n))}
+    model = make_model(nodes, inputs, outputs, constants, opset=21)
+    lowered = lower(model)
+    feeds = {"x": floats((2, rows, n), 7)}
+    assert_same_bytes(run(lowered.proto, feeds, optimise=True), run(model, feeds, optimise=True))
+
+
+SQUARE = {**CONSTANTS, "w": integers(np.int8, (N, N), 3)}
+
+
+def in_function(name: str, outputs: list[str], nodes: Nodes) -> onnx.FunctionProto:
+    """Return nodes from x on as a local function; constants are in it."""
+    read = {each for node in nodes for each in node.input}
+    constants = [
+        helper.make_node("Constant", [], [each], value=numpy_helper.from_array(np.asarray(array), each))
+        for each, array in SQUARE.items()
+        if each in read
+    ]
+    return helper.make_function("local", name, ["x"], outputs, [*constants, *nodes], [helper.make_opsetid("", 17)])
+
+
+def calls(nodes: Nodes, *functions: onnx.FunctionProto) -> Lowered:
+    """Lower a model of calls and compare its bytes with the original's at default settings."""
+    used = {name for node in nodes for name in node.input}
+    constants = {name: array for name, array in SQUARE.items() if name in used}
+    shape = (np.float32, ("m", N))
+    model = make_model(nodes, {"x": shape}, {"y": shape}, constants, opset=17, functions=functions)
+    feeds = {"x": floats((9, N), 3) * 3}
+    lowered = lower(model)
+    assert_same_bytes(run(lowered.proto, feeds, optimise=True), run(model, feeds, optimise=True))
+    return lowered
+
+
+MULTIPLIES = in_function("Linear", ["y"], [*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *REQUANTISED])
+
+
+@pytest.mark.parametrize("between", [None, "Relu", "Neg"])
+def test_functions_are_asked_about(between: str | None) -> None:
+    """Two calls in a row have two pairs of quantisers in a row, which become one where nothing is in between."""
+    nodes = [
+        helper.make_node("Linear", ["x"], ["a"], domain="local"),
+        *([node(between, "a", output="n")] if between else []),
+        helper.make_node("Linear", ["n" if between else "a"], ["y"], domain="local"),
+    ]
+    (site,) = calls(nodes, MULTIPLIES).plan.sites
+    assert site.code == (None if between else ReasonCode.FUSES_OTHERWISE)
+
+
+def test_a_multiplication_in_a_function_that_stays_in_float() -> None:
+    """One of two calls reads what another pair of quantisers made of it; the other one's sum is seen elsewhere."""
+    linear = in_function("Linear", ["r"], [*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r")])
+    nodes = [
+        helper.make_node("Linear", ["x"], ["a"], domain="local"), node("QuantizeLinear", "a", "ys", "yz", output="q"),
+        node("DequantizeLinear", "q", "ys", "yz", output="d"), node("Relu", "d", output="e"),
+        helper.make_node("Linear", ["e"], ["y"], domain="local"),
+    ]  # fmt: skip
+    (site,) = calls(nodes, linear).plan.sites
+    assert site.code == ReasonCode.NOT_AN_INTEGER_MULTIPLICATION
+
+
+def test_quantisers_in_a_row_across_a_function() -> None:
+    """They are merged; the multiplication behind would see the first pair's rounding as well."""
+    pair = [node("QuantizeLinear", "x", "ys", "yz", output="q"), node("DequantizeLinear", "q", "ys", "yz", output="d")]
+    rest = [onnx.NodeProto.FromString(each.SerializeToString()) for each in ACTIVATION]
+    rest[0].input[0] = "p"
+    nodes = [
+        helper.make_node("Pair", ["x"], ["p"], domain="local"), *rest, *WEIGHT,
+        node("MatMul", "xd", "wd", output="r"), *REQUANTISED,
+    ]  # fmt: skip
+    calls(nodes, in_function("Pair", ["d"], pair))
 
 
 def test_the_model_says_which_onnxruntime_was_asked() -> None:

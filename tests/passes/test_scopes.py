@@ -9,7 +9,7 @@ import pytest
 from lowering import assert_exact, assert_same_bytes, check, floats, integers, lower, make_model, run, scales
 from onnx import TensorProto, helper, numpy_helper
 
-from mcd_graph import NothingToCompressError, compress_model
+from mcd_graph import NothingToCompressError, compress_model, restore_model
 from mcd_graph.passes import ReasonCode
 
 K = 40
@@ -64,6 +64,19 @@ def test_branches_of_if(inner: bool, names: tuple[str, str]) -> None:
         assert set(lowered.plan.weights) == set(names)
     left = {name for graph in lowered.model.graphs() for name in graph.initializers}
     assert not left & set(names)
+
+
+def test_a_weight_of_several_branches_is_stored_once(tmp_path: Path) -> None:
+    """Also where everything is in the model file, and again when it is restored there."""
+    onnx.save(if_model("w", "w"), tmp_path / "m.onnx")  # noqa: TID251 - small, and throw-away
+    compress_model(tmp_path / "m.onnx", tmp_path / "c.onnx", inline=True, min_saving=-9, force_larger=True)
+    restore_model(tmp_path / "c.onnx", tmp_path / "r.onnx", inline=True)
+    for name, expected in (("c", ["w.x2", "w.compress_index"]), ("r", ["w"])):
+        proto = onnx.ModelProto.FromString((tmp_path / f"{name}.onnx").read_bytes())
+        branches = [attribute.g for node in proto.graph.node for attribute in node.attribute]
+        assert len(branches) == 2
+        assert [tensor.name for branch in branches for tensor in branch.initializer] == []
+        assert [tensor.name for tensor in proto.graph.initializer if tensor.name != "scale"] == expected
 
 
 def test_weight_of_a_branch_that_is_used_outside_as_well() -> None:

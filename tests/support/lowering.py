@@ -103,7 +103,7 @@ class Lowered:
 
 
 def pack_all(plan: LoweringPlan) -> dict[str, mcd_graph.CompressedWeight]:
-    return {key: mcd_graph.pack_weight(job.array()) for key, job in plan.weights.items()}
+    return {key: mcd_graph.pack_weight(job.array(), tiling=job.tiling) for key, job in plan.weights.items()}
 
 
 def lower(model: onnx.ModelProto, **options: object) -> Lowered:

@@ -3,9 +3,11 @@
 import typer
 
 from mcd_graph.cli.ascend.cflags import cflags
+from mcd_graph.cli.ascend.checkpoint import checkpoint
 from mcd_graph.cli.ascend.compress import compress
 from mcd_graph.cli.ascend.doctor import doctor
 from mcd_graph.cli.ascend.export import export
+from mcd_graph.cli.ascend.listing import listing
 
 __all__ = ["app"]
 
@@ -16,6 +18,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(compress)
+app.command()(checkpoint)
 app.command()(export)
 app.command()(doctor)
 app.command()(cflags)
+app.command()(listing)

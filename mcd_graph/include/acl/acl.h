@@ -12,6 +12,7 @@ extern "C" {
 
 typedef int aclError;
 typedef void *aclrtStream;
+typedef void *aclrtContext;
 typedef uint16_t aclFloat16; /* the bits of an IEEE 754 binary16 */
 
 /* Status codes. */
@@ -71,17 +72,30 @@ aclError aclFinalize(void);
 /* There is device 0. Every thread that uses it sets it. */
 aclError aclrtSetDevice(int32_t deviceId);
 aclError aclrtResetDevice(int32_t deviceId);
+aclError aclrtGetDevice(int32_t *deviceId);
+aclError aclrtGetDeviceCount(uint32_t *count);
+
+/* All contexts share the one device. Creating one makes it the thread's; aclrtSetDevice makes the device's own one so. */
+aclError aclrtCreateContext(aclrtContext *context, int32_t deviceId);
+aclError aclrtDestroyContext(aclrtContext context);
+aclError aclrtSetCurrentContext(aclrtContext context);
+aclError aclrtGetCurrentContext(aclrtContext *context);
 
 /* Work on a stream is done in order, at its own time. A failure of it is told by the next synchronisation. A null
  * stream is the device's own. */
 aclError aclrtCreateStream(aclrtStream *stream);
 aclError aclrtDestroyStream(aclrtStream stream);
 aclError aclrtSynchronizeStream(aclrtStream stream);
+aclError aclrtSynchronizeDevice(void);
 
 aclError aclrtMalloc(void **devPtr, size_t size, aclrtMemMallocPolicy policy);
 aclError aclrtFree(void *devPtr);
 aclError aclrtMallocHost(void **hostPtr, size_t size);
 aclError aclrtFreeHost(void *hostPtr);
+
+/* maxCount is the room at devPtr. */
+aclError aclrtMemset(void *devPtr, size_t maxCount, int32_t value, size_t count);
+aclError aclrtMemsetAsync(void *devPtr, size_t maxCount, int32_t value, size_t count, aclrtStream stream);
 
 /* destMax is the room at dst. Memory that work on a stream still uses is refused: synchronise the stream first. */
 aclError aclrtMemcpy(void *dst, size_t destMax, const void *src, size_t count, aclrtMemcpyKind kind);
@@ -91,7 +105,8 @@ aclError aclrtMemcpyAsync(void *dst, size_t destMax, const void *src, size_t cou
 float aclFloat16ToFloat(aclFloat16 value);
 aclFloat16 aclFloatToFloat16(float value);
 
-/* What went wrong on this thread since the last call, or null; valid until the next call. */
+/* What went wrong on this thread since the last call, or null; valid until the next call. It is printed to standard error
+ * as well, unless MCD_ACLNN_QUIET=1 is in the environment. */
 const char *aclGetRecentErrMsg(void);
 
 #ifdef __cplusplus

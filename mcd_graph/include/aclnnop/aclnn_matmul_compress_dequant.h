@@ -10,9 +10,10 @@
  *   compressInfo   8, 8, k, n, 1
  *   out            float16  (m, n)
  *
- * With MCD_ACLNN_STRICT=1 in the environment the library answers as the public implementation does: a null bias is an
- * error; a number of scales that is no multiple of 16, (1, 1) included, and empty inputs give zeros; offsetX and offsetW
- * are ignored. The limits on k and n are the document's; the implementation does not check them, and they hold either way.
+ * With MCD_ACLNN_STRICT=1 in the environment the library answers as the public implementation does, which checks less: a
+ * null bias is an error; a number of scales that is no multiple of 16, (1, 1) included, and empty inputs give zeros;
+ * offsetX, offsetW and the upper halves of scales are ignored; x1, bias and out may have strides, x1 may be in fractals,
+ * and k and n may be any. docs/reference/aclnn.md has the table.
  * The result is the fp32 product rounded to the nearest fp16, ties to even; how a device rounds is not public.
  */
 #ifndef MCD_ACLNNOP_ACLNN_MATMUL_COMPRESS_DEQUANT_H

@@ -1,7 +1,8 @@
 """The operator ``mcd::MatmulCompressDequant``, version 1.
 
 ``signature.py`` has its inputs and attributes, ``inference.py`` its shape inference, ``reference.py`` the operator in
-NumPy. ``passes/restore.py`` and ``passes/legalize/`` have what becomes of it in standard operators and for Ascend.
+NumPy. ``passes/restore_matmul.py`` and ``passes/legalize/`` have what becomes of it in standard operators and for
+Ascend.
 """
 
 from mcd_graph.operators.matmul_compress_dequant import signature
@@ -23,6 +24,7 @@ SPEC = OperatorSpec(
     attributes=signature.ATTRIBUTES,
     infer=infer,
     reference=MatmulCompressDequant,
+    restore="mcd_graph.passes.restore_matmul",  # by name: it undoes fusions, which are known there
     ascend="aclnnMatmulCompressDequant",
     telling_inputs=("bias", "deq_scale", "addend", "y_zero_point", "gate", "residual"),
 )

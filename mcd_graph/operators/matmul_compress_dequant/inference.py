@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
+from mcd_graph.operators.inference import type_of_input
 from mcd_graph.operators.matmul_compress_dequant.signature import ELEMENTWISE_NEEDS, INPUT_NAMES
 
 __all__ = ["infer"]
@@ -25,7 +26,7 @@ def infer(context: Any) -> None:
     x1 = context.get_input_type(0)
     if x1 is not None and x1.tensor_type.elem_type == TensorProto.FLOAT:
         for name in ("x1_zero_point", "x1_scale"):
-            if _input_type(context, name) is not None:
+            if _element_type(context, name) is not None:
                 raise onnx.shape_inference.InferenceError(f"{name} must be absent where x1 is float32")
     result = onnx.TypeProto()
     result.tensor_type.elem_type = _output_type(context)
@@ -39,7 +40,7 @@ def infer(context: Any) -> None:
     if (perm := _perm(context, "y")) is not None:
         dims = _permuted(_reshaped(dims, _constant(context, "y_shape")), perm)
     for name in ("gate", "residual"):
-        if _input_type(context, name) is not None:
+        if _element_type(context, name) is not None:
             _check_elementwise(context, name)
             dims = _broadcast(dims, _dims(context.get_input_type(INPUT_NAMES.index(name))), name)
     if dims is not None:
@@ -57,8 +58,8 @@ def _dims(type_: onnx.TypeProto) -> list[_Dim] | None:
 
 def _check_elementwise(context: Any, name: str) -> None:
     """Refuse a gate or residual where the result is not float32, or is brought into another order."""
-    plain = _input_type(context, "y_zero_point") is None and _perm(context, "y") is None
-    if _input_type(context, "deq_scale") not in (TensorProto.FLOAT, None) or not plain:
+    plain = _element_type(context, "y_zero_point") is None and _perm(context, "y") is None
+    if _element_type(context, "deq_scale") not in (TensorProto.FLOAT, None) or not plain:
         raise onnx.shape_inference.InferenceError(f"{name} {ELEMENTWISE_NEEDS}")
 
 
@@ -80,7 +81,7 @@ def _broadcast(left: list[_Dim] | None, right: list[_Dim] | None, name: str) -> 
 
 def _perm(context: Any, of: str) -> list[int] | None:
     """Return the order that goes with a shape; InferenceError if there is only one of the two."""
-    attribute, shape = context.get_attribute(f"{of}_perm"), _input_type(context, f"{of}_shape")
+    attribute, shape = context.get_attribute(f"{of}_perm"), _element_type(context, f"{of}_shape")
     if (attribute is None) != (shape is None):
         raise onnx.shape_inference.InferenceError(f"{of}_shape goes with {of}_perm")
     return None if attribute is None else list(attribute.ints)
@@ -128,16 +129,13 @@ def _output_type(context: Any) -> int:
     attribute = context.get_attribute("output_type")
     if attribute is not None:
         return int(attribute.i)
-    if _input_type(context, "y_scale") is not None:
+    if _element_type(context, "y_scale") is not None:
         return int(TensorProto.FLOAT)
-    return _default_output_type(_input_type(context, "deq_scale"), _input_type(context, "y_zero_point"))
+    return _default_output_type(_element_type(context, "deq_scale"), _element_type(context, "y_zero_point"))
 
 
-def _input_type(context: Any, name: str) -> int | None:
-    position = INPUT_NAMES.index(name)
-    if position >= context.get_num_inputs():
-        return None
-    type_ = context.get_input_type(position)
+def _element_type(context: Any, name: str) -> int | None:
+    type_ = type_of_input(context, INPUT_NAMES, name)
     return None if type_ is None else int(type_.tensor_type.elem_type)
 
 

@@ -8,6 +8,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
+use crate::overflow;
 use crate::status::{BAD_ALLOC, Checked, INVALID_PARAM, fail};
 
 /// A cache line; the device asks for 32.
@@ -80,6 +81,8 @@ impl Memory {
         }
         // As the device does: whole units of 32 bytes, and one more.
         let padded = size.checked_next_multiple_of(32).and_then(|size| size.checked_add(32));
+        let guarded = if place == Place::Host { overflow::guard_size(size) } else { 0 };
+        let padded = padded.and_then(|padded| padded.checked_add(guarded));
         let Some(layout) = padded.and_then(|padded| Layout::from_size_align(padded, ALIGN).ok()) else {
             return fail(BAD_ALLOC, format!("there are no {size} bytes of {}", place.name()));
         };
@@ -87,6 +90,11 @@ impl Memory {
         let address = unsafe { alloc_zeroed(layout) }.expose_provenance();
         if address == 0 {
             return fail(BAD_ALLOC, format!("there are no {size} bytes of {}", place.name()));
+        }
+        if place == Place::Host {
+            let guard = std::ptr::with_exposed_provenance_mut::<u8>(address + size);
+            // SAFETY: the bytes behind the buffer, up to the end of its fresh allocation.
+            overflow::fill(unsafe { std::slice::from_raw_parts_mut(guard, layout.size() - size) });
         }
         let end = address + layout.size();
         self.freed.retain(|(range, _)| range.end <= address || range.start >= end);
@@ -109,6 +117,7 @@ impl Memory {
                 format!("{address:#x} is in use by work queued on a stream; synchronise the stream first"),
             );
         }
+        let overflow = self.check_end(&format!("{address:#x}"), address);
         let allocation = self.live.remove(&address).expect("found above");
         self.freed.push_back((address..address + allocation.layout.size(), place));
         if self.freed.len() > REMEMBERED {
@@ -116,7 +125,33 @@ impl Memory {
         }
         // SAFETY: the address came from `alloc_zeroed` with this layout, left the map once, and nothing uses it.
         unsafe { dealloc(std::ptr::with_exposed_provenance_mut(address), allocation.layout) };
-        Ok(())
+        overflow
+    }
+
+    /// Checks that nothing was written past the end of the host buffer that an address lies in.
+    pub fn check_end(&self, what: &str, address: usize) -> Checked<()> {
+        let Some((base, allocation)) = self.around(address).filter(|(_, found)| found.place == Place::Host) else {
+            return Ok(());
+        };
+        let guard = std::ptr::with_exposed_provenance::<u8>(base + allocation.size);
+        // SAFETY: the rest of a live allocation, which was initialised; a program that writes it has a fault of its own.
+        let guard = unsafe { std::slice::from_raw_parts(guard, allocation.layout.size() - allocation.size) };
+        match overflow::written(guard) {
+            0 => Ok(()),
+            bytes => fail(
+                INVALID_PARAM,
+                format!(
+                    "{what}: the program has written {bytes} bytes past the end of the {} that aclrtMallocHost gave it at \
+                     {base:#x}; ask for as many bytes as are read into it",
+                    allocation.size
+                ),
+            ),
+        }
+    }
+
+    /// What was written past the ends of live host buffers.
+    pub fn overflows(&self) -> impl Iterator<Item = String> + '_ {
+        self.live.keys().filter_map(|&base| self.check_end("host memory", base).err().map(|failure| failure.message))
     }
 
     /// The allocation that an address lies in.
@@ -261,6 +296,20 @@ mod tests {
         assert!(memory.check_inside("dst", address, 1, Place::Host).is_err());
         assert!(memory.check_inside("dst", address + 4096, 1, Place::Device).is_err());
         memory.free(address, Place::Device).unwrap();
+    }
+
+    #[test]
+    fn a_host_buffer_that_was_overrun_says_so() {
+        let mut memory = Memory::default();
+        let address = memory.allocate(100, Place::Host).unwrap();
+        memory.check_end("src", address).unwrap();
+        // SAFETY: the guard is as long as this.
+        unsafe { std::ptr::with_exposed_provenance_mut::<u8>(address + 199).write(1) };
+        let message = memory.check_end("src", address + 5).unwrap_err().message;
+        assert!(message.contains("100 bytes past the end of the 100"), "{message}");
+        assert_eq!(memory.overflows().count(), 1);
+        assert!(memory.free(address, Place::Host).unwrap_err().message.contains("past the end"));
+        assert_eq!(memory.len(), 0, "it is free all the same");
     }
 
     #[test]

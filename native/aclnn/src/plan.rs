@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::memory::Access;
+use crate::view::View;
 
 /// Bytes of a tensor.
 #[derive(Debug, Clone, Copy)]
@@ -13,8 +14,18 @@ pub struct Span {
     pub access: Access,
 }
 
+impl Span {
+    /// Whether two spans share a byte.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.len > 0
+            && other.len > 0
+            && self.address < other.address.saturating_add(other.len)
+            && other.address < self.address.saturating_add(self.len)
+    }
+}
+
 /// What the second phase does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Work {
     /// The output has no elements.
     Nothing,
@@ -24,6 +35,18 @@ pub enum Work {
     BiasOnly,
     /// The formula.
     Multiply,
+    /// Something that the implementation does not check, and of which nobody knows what a device makes: an error when it
+    /// is executed.
+    Unknown(String),
+}
+
+/// What the checks of the arguments settle.
+#[derive(Debug)]
+pub struct Settled {
+    pub work: Work,
+    pub m: i64,
+    pub k: i64,
+    pub n: i64,
 }
 
 /// Checked arguments.
@@ -34,11 +57,13 @@ pub struct Plan {
     pub n: usize,
     pub info: [i64; 5],
     pub x1: Span,
+    pub x1_view: View,
     pub x2: Span,
     pub index: Span,
-    pub bias: Option<Span>,
+    pub bias: Option<(Span, View)>,
     pub scale: Span,
     pub out: Span,
+    pub out_view: View,
     /// Descriptors that have to live until the second phase.
     pub tensors: Vec<(&'static str, usize)>,
     pub workspace: usize,
@@ -55,6 +80,6 @@ pub struct Executor {
 impl Plan {
     /// What is read.
     pub fn inputs(&self) -> impl Iterator<Item = Span> {
-        [self.x1, self.x2, self.index, self.scale].into_iter().chain(self.bias)
+        [self.x1, self.x2, self.index, self.scale].into_iter().chain(self.bias.as_ref().map(|(span, _)| *span))
     }
 }

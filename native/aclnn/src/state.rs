@@ -11,7 +11,7 @@ use crate::memory::Memory;
 use crate::mode::strict;
 use crate::plan::Executor;
 use crate::status::{Checked, Family, RUNTIME_ERROR, UNINITIALIZE, fail, report};
-use crate::stream::Stream;
+use crate::stream::{Queue, Stream};
 use crate::tensor::Tensor;
 
 /// Lines of a leak report.
@@ -24,10 +24,11 @@ pub enum Kind {
     IntArray = 2,
     Executor = 3,
     Stream = 4,
+    Context = 5,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Tensor, Self::IntArray, Self::Executor, Self::Stream];
+    const ALL: [Self; 5] = [Self::Tensor, Self::IntArray, Self::Executor, Self::Stream, Self::Context];
 
     fn name(self) -> &'static str {
         match self {
@@ -35,6 +36,7 @@ impl Kind {
             Self::IntArray => "aclIntArray",
             Self::Executor => "aclOpExecutor",
             Self::Stream => "aclrtStream",
+            Self::Context => "aclrtContext",
         }
     }
 }
@@ -45,6 +47,7 @@ pub enum Object {
     IntArray(Arc<[i64]>),
     Executor(Executor),
     Stream(Stream),
+    Context,
 }
 
 impl Object {
@@ -54,6 +57,7 @@ impl Object {
             Self::IntArray(_) => Kind::IntArray,
             Self::Executor(_) => Kind::Executor,
             Self::Stream(_) => Kind::Stream,
+            Self::Context => Kind::Context,
         }
     }
 
@@ -63,6 +67,7 @@ impl Object {
             Self::IntArray(values) => format!("an aclIntArray, {values:?}"),
             Self::Executor(_) => "an aclOpExecutor whose second phase was not called".into(),
             Self::Stream(_) => "an aclrtStream".into(),
+            Self::Context => "an aclrtContext".into(),
         }
     }
 }
@@ -84,13 +89,15 @@ pub struct State {
     pub initialized: bool,
     /// `aclFinalize` was called.
     pub finalized: bool,
-    /// Calls of `aclrtSetDevice` that no `aclrtResetDevice` has undone.
+    /// Calls of `aclrtSetDevice` that no `aclrtResetDevice` has undone, and contexts.
     pub device_uses: usize,
     /// Times that the device was closed: what a thread has set before counts no more.
     epoch: usize,
     pub memory: Memory,
     /// What a null stream stands for.
     pub default_stream: Option<usize>,
+    /// What a thread uses that has set the device and no context.
+    pub default_context: Option<usize>,
     objects: BTreeMap<usize, Object>,
     created: usize,
 }
@@ -100,6 +107,8 @@ static STATE: Mutex<Option<State>> = Mutex::new(None);
 thread_local! {
     /// The epoch in which this thread has set the device, plus one; 0 before.
     static DEVICE_SET: Cell<usize> = const { Cell::new(0) };
+    /// The context that this thread uses; 0 for the device's own.
+    static CONTEXT: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Runs `body` with the state.
@@ -204,23 +213,34 @@ impl State {
         Ok(())
     }
 
-    /// This thread uses the device from now on.
+    /// This thread uses the device from now on, in the device's own context.
     pub fn set_device(&mut self) -> Checked<()> {
+        self.open_device()?;
+        CONTEXT.set(0);
+        Ok(())
+    }
+
+    /// One user of the device more.
+    fn open_device(&mut self) -> Checked<()> {
         if self.default_stream.is_none() {
             self.default_stream = Some(Stream::new().map(|stream| self.insert(Object::Stream(stream)))?);
+            self.default_context = Some(self.insert(Object::Context));
         }
         self.device_uses += 1;
         DEVICE_SET.set(self.epoch + 1);
         Ok(())
     }
 
-    /// Undoes one `set_device`; the last one closes the device and hands its own stream out, to be closed and settled.
+    /// Undoes one `open_device`; the last one closes the device and hands its own stream out, to be closed and settled.
     pub fn reset_device(&mut self) -> Option<(usize, Stream)> {
         self.device_uses -= 1;
         if self.device_uses > 0 {
             return None;
         }
         self.epoch += 1;
+        if let Some(context) = self.default_context.take() {
+            self.objects.remove(&context);
+        }
         let handle = self.default_stream.take()?;
         match self.objects.remove(&handle) {
             Some(Object::Stream(stream)) => Some((handle, stream)),
@@ -228,18 +248,59 @@ impl State {
         }
     }
 
+    /// A new context, which this thread uses from now on.
+    pub fn create_context(&mut self) -> Checked<usize> {
+        self.open_device()?;
+        let handle = self.insert(Object::Context);
+        CONTEXT.set(handle);
+        Ok(handle)
+    }
+
+    /// This thread uses a context from now on.
+    pub fn use_context(&mut self, handle: usize) -> Checked<()> {
+        if !matches!(self.objects.get(&handle), Some(Object::Context)) {
+            return self.refuse("context", handle, Kind::Context, Family::Acl.invalid());
+        }
+        DEVICE_SET.set(self.epoch + 1);
+        CONTEXT.set(if self.default_context == Some(handle) { 0 } else { handle });
+        Ok(())
+    }
+
+    /// The context that this thread uses, if it uses one.
+    pub fn current_context(&self) -> Option<usize> {
+        match CONTEXT.get() {
+            0 => self.default_context.filter(|_| DEVICE_SET.get() == self.epoch + 1),
+            handle => Some(handle).filter(|handle| self.is_live(*handle)),
+        }
+    }
+
+    /// All streams, with their queues and what was submitted to them.
+    pub fn streams(&self) -> Vec<(usize, Arc<Queue>, u64)> {
+        let streams = self.objects.iter().filter_map(|(&handle, object)| match object {
+            Object::Stream(stream) => Some((handle, Arc::clone(&stream.queue), stream.submitted)),
+            _ => None,
+        });
+        streams.collect()
+    }
+
     /// Objects and allocations that are the caller's to destroy.
     pub fn live(&self) -> usize {
-        self.objects.len() - usize::from(self.default_stream.is_some()) + self.memory.len()
+        self.objects.keys().filter(|handle| !self.is_the_devices(**handle)).count() + self.memory.len()
+    }
+
+    /// Whether an object is the device's own.
+    fn is_the_devices(&self, handle: usize) -> bool {
+        [self.default_stream, self.default_context].contains(&Some(handle))
     }
 
     /// Reports what was not destroyed.
     pub fn report_leaks(&self, when: &str) {
+        self.memory.overflows().for_each(|overflow| report(&overflow));
         let live = self.live();
         if live == 0 {
             return;
         }
-        let objects = self.objects.iter().filter(|(handle, _)| Some(**handle) != self.default_stream);
+        let objects = self.objects.iter().filter(|(handle, _)| !self.is_the_devices(**handle));
         let lines: Vec<String> =
             objects.map(|(_, object)| object.describe()).chain(self.memory.describe()).take(LEAKS_SHOWN).collect();
         let more = if live > lines.len() { format!(" and {} more", live - lines.len()) } else { String::new() };

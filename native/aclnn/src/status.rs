@@ -84,10 +84,11 @@ thread_local! {
     static RECENT: RefCell<Recent> = RefCell::default();
 }
 
-/// Keeps a failure's text for `aclGetRecentErrMsg` on this thread.
-pub fn record(function: &str, failure: &Failure) {
+/// Keeps a failure's text for `aclGetRecentErrMsg` on this thread, and returns it.
+pub fn record(function: &str, failure: &Failure) -> String {
     let text = format!("{function}: {} (status {})", failure.message, failure.code).replace('\0', "");
-    RECENT.with_borrow_mut(|recent| recent.pending = CString::new(text).ok());
+    RECENT.with_borrow_mut(|recent| recent.pending = CString::new(text.as_str()).ok());
+    text
 }
 
 /// The text of this thread's most recent failure since the last call, or null. Valid until the next call.

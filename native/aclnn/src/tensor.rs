@@ -38,8 +38,10 @@ impl fmt::Display for DataType {
     }
 }
 
-/// `ACL_FORMAT_ND`, the only format that the operator takes.
+/// `ACL_FORMAT_ND`, the only format that the document knows.
 pub const FORMAT_ND: i32 = 2;
+/// `ACL_FORMAT_FRACTAL_NZ`, which the implementation takes for x1.
+pub const FORMAT_FRACTAL_NZ: i32 = 29;
 
 /// Dimensions that a descriptor may have.
 pub const MAX_RANK: u64 = 8;
@@ -53,6 +55,8 @@ pub struct Tensor {
     pub strides: Vec<i64>,
     /// In elements, from `data` on.
     pub offset: usize,
+    /// Elements of the storage.
+    pub stored: usize,
     /// Address of the storage, not of the first element.
     pub data: usize,
 }
@@ -93,12 +97,42 @@ impl Tensor {
                 ),
             );
         }
-        Ok(Self { dims, data_type, format, strides, offset, data })
+        Ok(Self { dims, data_type, format, strides, offset, stored, data })
     }
 
     /// Elements of the view.
     pub fn len(&self) -> usize {
         count(&self.dims).expect("checked at creation")
+    }
+
+    /// Elements from the first one of the view to its last one; all of the storage where that is in fractals.
+    pub fn reach(&self) -> usize {
+        if self.len() == 0 {
+            0
+        } else if self.format == FORMAT_FRACTAL_NZ {
+            self.stored - self.offset
+        } else {
+            1 + self
+                .dims
+                .iter()
+                .zip(&self.strides)
+                .map(|(&dim, &stride)| (dim - 1) as usize * stride as usize)
+                .sum::<usize>()
+        }
+    }
+
+    /// Whether no two elements of a matrix lie in one place.
+    pub fn elements_are_apart(&self) -> bool {
+        let ([rows, columns], [down, right]) = (&self.dims[..], &self.strides[..]) else {
+            return self.is_contiguous();
+        };
+        let nested = |outer: i64, inner: i64, count: i64| inner > 0 && outer > inner.saturating_mul(count - 1);
+        match (*rows > 1, *columns > 1) {
+            (false, false) => true,
+            (true, false) => *down > 0,
+            (false, true) => *right > 0,
+            (true, true) => nested(*down, *right, *columns) || nested(*right, *down, *rows),
+        }
     }
 
     /// Whether the elements lie one behind the other.

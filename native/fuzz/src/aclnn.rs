@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 
 use half::f16;
 use mcd_aclnn::abi::*;
+use mcd_core::container::stream_of;
 use mcd_core::{
     Activation, CompressedWeight, EncodedWeight, Kernel, MatmulCall, Profile, Tiling, WeightType, WeightView,
     ZeroPoint, encode, unpack,
@@ -251,10 +252,11 @@ fn compare([x1, x2, index, bias, scale, out]: &[Tensor; 6], info: &[i64], done: 
         })
         .collect();
     let scalar = Kernel::by_name("scalar").expect("it is everywhere");
-    let weight = CompressedWeight::parse(x2.seen(), index.seen(), info)
-        .and_then(|weight| unpack(&weight, x2.seen(), scalar))
+    let stream = stream_of(x2.seen());
+    let weight = CompressedWeight::parse(stream, index.seen(), info)
+        .and_then(|weight| unpack(&weight, stream, scalar))
         .ok()
-        .filter(|_| x2.seen()[5] & 1 == 0);
+        .filter(|_| stream[5] & 1 == 0);
     assert_eq!(done, scales.is_some() && weight.is_some(), "accepted and refused");
     let (Some(scales), Some(weight)) = (scales, weight) else { return };
     reached();

@@ -11,6 +11,10 @@ use crate::ffi::{Api, Error, KernelInfo};
 const RESIDENCY: &CStr = c"mcd.residency";
 /// Where nodes run: `cpu` (default), `ascend:0`, or `ascend:0,cpu` for what can.
 const DEVICE: &CStr = c"mcd.device";
+/// Rows of one call on the device: 256 by default, the limit of the operator's document.
+const MAX_ROWS: &CStr = c"mcd.ascend.max_rows";
+/// Without that entry.
+const DEFAULT_ROWS: usize = 256;
 
 /// Where nodes run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,11 +45,24 @@ impl Device {
     }
 }
 
+fn max_rows(text: Option<&str>) -> Result<usize, Error> {
+    let Some(text) = text else { return Ok(DEFAULT_ROWS) };
+    // The operator counts in 32 bits.
+    let rows = text.parse().ok().filter(|&rows: &usize| rows > 0 && i32::try_from(rows).is_ok());
+    rows.ok_or_else(|| {
+        Error::invalid(format!(
+            "session config entry mcd.ascend.max_rows is {text:?}, not a number of rows from 1 on"
+        ))
+    })
+}
+
 /// The entries, read and checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     pub residency: Residency,
     pub device: Device,
+    /// Rows of one call on the device.
+    pub max_rows: usize,
 }
 
 impl Options {
@@ -55,23 +72,25 @@ impl Options {
     ///
     /// `options` is a live `OrtSessionOptions`.
     pub unsafe fn at_registration(api: Api, options: *const OrtSessionOptions) -> Result<Self, Error> {
-        let [residency, device] = [RESIDENCY, DEVICE].map(|key| {
+        let [residency, device, rows] = [RESIDENCY, DEVICE, MAX_ROWS].map(|key| {
             // SAFETY: the caller's contract.
             unsafe { api.session_config_entry(options, key) }
         });
-        Self::parse(residency?.as_deref(), device?.as_deref())
+        Self::parse(residency?.as_deref(), device?.as_deref(), rows?.as_deref())
     }
 
     /// The entries that are set when the session is created, where onnxruntime tells (1.24 and later), so that the
     /// order of setting an entry and registering the library does not matter; else `self`.
     pub fn at_session(self, info: &KernelInfo<'_>) -> Result<Self, Error> {
-        match (info.config_entry(RESIDENCY)?, info.config_entry(DEVICE)?) {
-            (Some(residency), Some(device)) => Self::parse(residency.as_deref(), device.as_deref()),
+        match (info.config_entry(RESIDENCY)?, info.config_entry(DEVICE)?, info.config_entry(MAX_ROWS)?) {
+            (Some(residency), Some(device), Some(rows)) => {
+                Self::parse(residency.as_deref(), device.as_deref(), rows.as_deref())
+            }
             _ => Ok(self),
         }
     }
 
-    fn parse(residency: Option<&str>, device: Option<&str>) -> Result<Self, Error> {
+    fn parse(residency: Option<&str>, device: Option<&str>, rows: Option<&str>) -> Result<Self, Error> {
         let residency = match residency {
             None | Some("compressed") => Residency::Compressed,
             Some("decoded") => Residency::Decoded,
@@ -81,7 +100,7 @@ impl Options {
                 )));
             }
         };
-        Ok(Self { residency, device: Device::parse(device)? })
+        Ok(Self { residency, device: Device::parse(device)?, max_rows: max_rows(rows)? })
     }
 }
 
@@ -91,10 +110,19 @@ mod tests {
 
     #[test]
     fn residency_is_compressed_unless_asked_for() {
-        assert_eq!(Options::parse(None, None).unwrap().residency, Residency::Compressed);
-        assert_eq!(Options::parse(Some("decoded"), None).unwrap().residency, Residency::Decoded);
-        let error = Options::parse(Some("Decoded"), None).unwrap_err().to_string();
+        assert_eq!(Options::parse(None, None, None).unwrap().residency, Residency::Compressed);
+        assert_eq!(Options::parse(Some("decoded"), None, None).unwrap().residency, Residency::Decoded);
+        let error = Options::parse(Some("Decoded"), None, None).unwrap_err().to_string();
         assert!(error.contains("mcd.residency") && error.contains("\"Decoded\""), "{error}");
+    }
+
+    #[test]
+    fn rows_of_a_call_are_counted_from_one() {
+        assert_eq!(max_rows(None).unwrap(), 256);
+        assert_eq!(max_rows(Some("2064")).unwrap(), 2064);
+        for wrong in ["", "0", "-1", "x", "99999999999"] {
+            assert!(max_rows(Some(wrong)).unwrap_err().to_string().contains(&format!("{wrong:?}")));
+        }
     }
 
     #[test]

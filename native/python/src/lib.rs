@@ -1,6 +1,8 @@
 //! `mcd_graph._native`: conversion of arguments and errors; the work is done in the core, with the interpreter lock
 //! released.
 
+mod numpy_api;
+
 use mcd_core::{
     CompressedWeight, EncodedWeight, Error, Kernel, PrepareOptions, PreparedWeight, Profile, Tiling, WeightType,
     WeightView,
@@ -267,6 +269,7 @@ fn kernels() -> Vec<&'static str> {
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    numpy_api::fetch(module.py())?;
     module.add("FormatError", module.py().get_type::<FormatError>())?;
     module.add_function(wrap_pyfunction!(encode, module)?)?;
     module.add_function(wrap_pyfunction!(decode, module)?)?;

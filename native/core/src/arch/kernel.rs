@@ -105,6 +105,6 @@ pub trait TileKernel: Sync {
 
     /// Turns the sums of a block, its rows `stride` apart, into outputs.
     fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
-        rows::finish(sums, stride, terms, out);
+        rows::finish(sums, stride, terms, out, rows::to_halves);
     }
 }

@@ -2,6 +2,7 @@
 
 #[cfg(target_arch = "aarch64")]
 pub mod aarch64;
+pub mod feature;
 pub mod kernel;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other kernels need less of it"))]
 pub mod operands;
@@ -13,5 +14,6 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;
 
+pub use feature::Feature;
 pub use kernel::TileKernel;
 pub use operands::{Accumulators, Extent, Rows, TileCode};

@@ -7,7 +7,6 @@
 use super::operands::reach;
 use crate::geometry::GROUP;
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 use std::marker::PhantomData;
 
 /// A row of activations, as the model has it.
@@ -171,23 +170,46 @@ pub fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
     sum
 }
 
-/// Finishes a block: corrects its sums, rows `stride` apart, and writes the output, a chunk of columns after the other.
+/// Rounds to fp16 (bits), half to even; lengths are the same.
+///
+/// In software, for what the crate `half` does otherwise depends on the processor and not on the kernel.
 #[inline(always)]
-pub fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: OutputBlock<'_>) {
+pub fn to_halves(floats: &[f32], halves: &mut [u16]) {
+    floats.iter().zip(halves).for_each(|(float, half)| *half = f16::from_f32_const(*float).to_bits());
+}
+
+/// Finishes a block: corrects its sums, rows `stride` apart, and writes the output, a chunk of columns after the other.
+/// `to_halves` is [`to_halves`], or gives the same.
+#[inline(always)]
+pub fn finish(
+    sums: &[i32],
+    stride: usize,
+    terms: &Terms<'_>,
+    mut out: OutputBlock<'_>,
+    to_halves: impl Fn(&[f32], &mut [u16]) + Copy,
+) {
     for j0 in (0..terms.columns.len()).step_by(CHUNK) {
         let count = CHUNK.min(terms.columns.len() - j0);
         // A length that the compiler knows turns the loops into a few vector instructions.
         if count == CHUNK {
-            finish_chunk(&sums[j0..], stride, terms, j0, CHUNK, &mut out);
+            finish_chunk(&sums[j0..], stride, terms, j0, CHUNK, &mut out, to_halves);
         } else {
-            finish_chunk(&sums[j0..], stride, terms, j0, count, &mut out);
+            finish_chunk(&sums[j0..], stride, terms, j0, count, &mut out, to_halves);
         }
     }
 }
 
 /// Finishes the `count` columns from `j0` on.
 #[inline(always)]
-fn finish_chunk(sums: &[i32], stride: usize, terms: &Terms<'_>, j0: usize, count: usize, out: &mut OutputBlock<'_>) {
+fn finish_chunk(
+    sums: &[i32],
+    stride: usize,
+    terms: &Terms<'_>,
+    j0: usize,
+    count: usize,
+    out: &mut OutputBlock<'_>,
+    to_halves: impl Fn(&[f32], &mut [u16]),
+) {
     let columns = &terms.columns[j0..j0 + count];
     let mut weights = [0i32; CHUNK];
     match terms.weight {
@@ -243,9 +265,7 @@ fn finish_chunk(sums: &[i32], stride: usize, terms: &Terms<'_>, j0: usize, count
                 } else {
                     floats.iter_mut().zip(scaled).for_each(|(to, v)| *to = v);
                 }
-                let mut halves = [f16::ZERO; CHUNK];
-                halves[..count].convert_from_f32_slice(floats);
-                out.row(i)[j0..j0 + count].iter_mut().zip(halves).for_each(|(out, half)| *out = half.to_bits());
+                to_halves(floats, &mut out.row(i)[j0..j0 + count]);
             }
             OutputBlock::U8(out, _, zero) => {
                 floats.iter_mut().zip(scaled).for_each(|(to, v)| *to = v);

@@ -2,6 +2,7 @@
 //! are compared in `tests/exactness.rs`.
 
 use super::portable::Portable;
+use super::rows::{OutputBlock, Part, Terms, Vector, WeightTerm};
 use super::{Accumulators, Extent, Rows, TileCode, TileKernel};
 use crate::codec::decode::CodedTile;
 use crate::codec::encode::EncodeTable;
@@ -10,6 +11,7 @@ use crate::container::Tile;
 use crate::dispatch::Kernel;
 use crate::geometry::{FRACTAL, GROUP};
 use crate::{CompressedWeight, Profile, Tiling, WeightType, WeightView, encode};
+use half::f16;
 
 struct Rng(u64);
 
@@ -106,4 +108,35 @@ fn damaged_tiles() {
         }
     }
     assert!(accepted > 100);
+}
+
+/// Outputs in fp16 are the same bits whoever rounds them; scales of sums of 1 are what is rounded.
+#[test]
+fn every_kernel_rounds_to_the_same_halves() {
+    let mut floats: Vec<f32> =
+        vec![0.0, -0.0, 1.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN, 65519.0, 65520.0];
+    // NaNs with other bits, what becomes subnormal, zero or infinite, and ties.
+    floats.extend([0x7f80_0001, 0xff80_2000, 0x7fff_ffff].map(f32::from_bits));
+    floats.extend([2f32.powi(-24), 2f32.powi(-25), 2f32.powi(-25) * 1.5, 2f32.powi(-26), f32::MAX, 1e-40]);
+    floats.extend([1.0 + 2f32.powi(-11), 1.0 + 3.0 * 2f32.powi(-11), 2049.0, 2051.0]);
+    let mut rng = Rng(0x0bad_cafe_dead_beef);
+    floats.extend((0..500).map(|_| f32::from_bits(rng.next() as u32)));
+    let n = floats.len();
+    let (sums, columns) = (vec![1; n], vec![0; n]);
+    let terms = Terms { columns: &columns, weight: WeightTerm::Scalar(0), row_sums: &[0] };
+    for kernel in Kernel::available() {
+        let mut halves = vec![0u16; n];
+        // SAFETY: one row of n elements, which are ours.
+        let part = unsafe { Part::new(halves.as_mut_ptr(), n, 1, n) };
+        kernel.tile().finish(&sums, n, &terms, OutputBlock::F16(part, Vector::PerColumn(&floats), None));
+        for (float, half) in floats.iter().zip(halves) {
+            // A product with 1 makes a NaN quiet, as it does in the reference.
+            assert_eq!(
+                half,
+                f16::from_f32_const(float * 1.0).to_bits(),
+                "{kernel:?} {float} {:08x}",
+                float.to_bits()
+            );
+        }
+    }
 }

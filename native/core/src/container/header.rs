@@ -124,6 +124,14 @@ impl Header {
     }
 }
 
+/// The part of `x2` that is the stream: its header says how long it is. Loaders hand it over in a buffer made for any
+/// stream, whose rest nobody has written. Bytes without a header, or shorter than it says, stay as they are: parsing
+/// them tells what is wrong.
+pub fn stream_of(x2: &[u8]) -> &[u8] {
+    let Some(fixed) = x2.first_chunk::<FIXED>().filter(|fixed| fixed[..4] == MAGIC) else { return x2 };
+    size_at(fixed, 32).ok().and_then(|total| x2.get(..total)).unwrap_or(x2)
+}
+
 fn u16_at(b: &[u8; FIXED], at: usize) -> u16 {
     u16::from_le_bytes([b[at], b[at + 1]])
 }

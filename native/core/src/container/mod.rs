@@ -8,7 +8,7 @@ mod layout;
 mod read;
 mod write;
 
-pub use header::VERSION;
+pub use header::{VERSION, stream_of};
 pub use layout::{ALIGN, TAIL};
 pub use read::{CompressedWeight, Stats, Tile};
 pub use write::{EncodedWeight, WeightView, encode};

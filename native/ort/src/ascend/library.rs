@@ -176,7 +176,7 @@ fn open_libraries() -> Result<Vec<Library>, Error> {
             let folders: Vec<String> = roots.iter().map(|root| root.join("lib64").display().to_string()).collect();
             return Err(Error::device(format!(
                 "CANN was not found: searched for {} in the loader's path and in {} ({}). Source the set_env.sh of \
-                 CANN, or set mcd.device to \"ascend:0,cpu\" to go on without it",
+                 CANN",
                 names.join(" or "),
                 folders.join(", "),
                 reasons.join("; ")

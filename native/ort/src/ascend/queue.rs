@@ -6,8 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use super::library::{Arguments, DataType, Executor, IntArray, Memory, Runtime, Stream, Tensor};
 use crate::ffi::Error;
 
-/// Rows of one launch, the operator's documented limit.
-const ROWS: usize = 256;
 /// Times that a stream is asked to come to rest: a failure of its work is told once, and then it is at rest.
 const ATTEMPTS: usize = 3;
 
@@ -15,6 +13,8 @@ const ATTEMPTS: usize = 3;
 pub struct Constants {
     pub k: usize,
     pub n: usize,
+    /// Rows of one launch at most.
+    pub max_rows: usize,
     pub x2: Arc<Tensor>,
     pub compress_index: Arc<Tensor>,
     /// `None` where it is computed at run time.
@@ -117,10 +117,11 @@ impl Queue {
             }
         };
 
-        let mut chunks = Vec::with_capacity(m.div_ceil(ROWS));
+        let most = constants.max_rows;
+        let mut chunks = Vec::with_capacity(m.div_ceil(most));
         let mut workspace = 0;
-        for start in (0..m).step_by(ROWS) {
-            let chunk = Chunk::new(constants, rows, &bias, result, start, ROWS.min(m - start))?;
+        for start in (0..m).step_by(most) {
+            let chunk = Chunk::new(constants, rows, &bias, result, start, most.min(m - start))?;
             workspace = workspace.max(chunk.workspace);
             chunks.push(chunk);
         }

@@ -32,6 +32,11 @@ impl Error {
     pub fn within(self, what: &str) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
+
+    /// The same error, with what to do behind it.
+    pub fn advising(self, what: &str) -> Self {
+        Self { message: format!("{}. {what}", self.message), ..self }
+    }
 }
 
 impl fmt::Display for Error {

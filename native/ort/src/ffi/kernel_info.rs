@@ -129,15 +129,22 @@ impl<'a> KernelInfo<'a> {
         Ok((constant != 0 && !value.is_null()).then_some(Value { api: self.api, raw: value, lifetime: PhantomData }))
     }
 
+    /// The address of the session's logger.
+    pub fn logger(&self) -> Result<usize, Error> {
+        let mut logger = ptr::null();
+        // SAFETY: `raw` is live and keeps the logger.
+        unsafe { call!(self.api, KernelInfo_GetLogger(self.raw, &mut logger)) }?;
+        Ok(logger.expose_provenance())
+    }
+
     /// Tells the session's log of something that its user may not expect.
     pub fn warn(&self, operator: &CStr, message: &str) -> Result<(), Error> {
         let message = CString::new(message.replace('\0', "")).unwrap_or_default();
         let (file, function) = (c"mcd", operator);
         let level = OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING;
-        let mut logger = ptr::null();
+        let logger = ptr::with_exposed_provenance(self.logger()?);
         // SAFETY: `raw` is live and keeps the logger; the texts are zero-terminated and copied.
         unsafe {
-            call!(self.api, KernelInfo_GetLogger(self.raw, &mut logger))?;
             let (message, file, function) = (message.as_ptr(), file.as_ptr(), function.as_ptr());
             call!(self.api, Logger_LogMessage(logger, level, message, file, 0, function))
         }

@@ -179,7 +179,13 @@ impl<P: Prepared> Weight<P> {
             let refused = |error: mcd_core::Error| Error::invalid(error.to_string());
             let defaults = PrepareOptions::from_env().map_err(refused)?;
             let options = PrepareOptions { residency: self.residency, threads, ..defaults };
-            let weight = P::prepare(x2, index, &self.info, options).map_err(refused)?;
+            let weight = P::prepare(x2, index, &self.info, options).map_err(|error| match error {
+                mcd_core::Error::Magic(_) => Error::invalid(format!(
+                    "{error}. If CANN's compressor wrote it, only a device reads it: set session config entry mcd.device to \
+                     \"ascend:0\""
+                )),
+                other => refused(other),
+            })?;
             let fingerprint =
                 x2.first_chunk().copied().ok_or_else(|| Error::internal("a weight without a header"))?;
             Ok(Verified { weight, len: x2.len(), fingerprint })

@@ -53,6 +53,7 @@ impl OnAscend {
         let constants = Constants {
             k: k as usize,
             n: n as usize,
+            max_rows: options.max_rows,
             x2: upload(runtime, strict.x2, &[strict.x2.len() as i64], DataType::Int8)?,
             compress_index: upload(runtime, strict.index, &[strict.index.len() as i64], DataType::Int8)?,
             bias: match strict.bias {

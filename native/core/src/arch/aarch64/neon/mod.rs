@@ -5,16 +5,18 @@
 
 mod decode;
 mod expand;
+mod halves;
 mod levels;
 mod products;
 
+use crate::arch::feature::Feature;
 use crate::arch::kernel::TileKernel;
 use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
+use crate::arch::rows::{self, OutputBlock, Terms};
 use crate::codec::decode::CodedTile;
 use crate::geometry::FRACTAL;
 use decode::decode_panels;
 use products::{Products, multiply_panels};
-use std::arch::is_aarch64_feature_detected;
 use std::cell::RefCell;
 
 /// Rows up to which a tile is multiplied as soon as it is decoded; more are multiplied from decoded strips.
@@ -24,23 +26,21 @@ const FUSED_ROWS: usize = 12;
 #[derive(Debug)]
 pub struct Neon(Products);
 
-static WIDENING: Neon = Neon(Products::Widening);
-static DOT: Neon = Neon(Products::Dot);
-
 impl Neon {
-    /// All kernels that the processor has what they use for, the best first.
-    pub fn all() -> impl Iterator<Item = &'static Self> {
-        let has = is_aarch64_feature_detected!("neon");
-        let dot = has && is_aarch64_feature_detected!("dotprod");
-        dot.then_some(&DOT).into_iter().chain(has.then_some(&WIDENING))
+    /// What it needs, with the dot product and without it.
+    pub const NEEDS_WITH_DOT: &[Feature] = &[Feature::Neon, Feature::DotProduct];
+    pub const NEEDS: &[Feature] = &[Feature::Neon];
+
+    /// # Safety
+    /// The processor has all of [`Self::NEEDS_WITH_DOT`].
+    pub const unsafe fn assume_with_dot() -> Self {
+        Self(Products::Dot)
     }
 
-    /// As `MCD_KERNEL` takes it.
-    pub fn short_name(&self) -> &'static str {
-        match self.0 {
-            Products::Dot => "neon-dot",
-            Products::Widening => "neon",
-        }
+    /// # Safety
+    /// The processor has all of [`Self::NEEDS`].
+    pub const unsafe fn assume() -> Self {
+        Self(Products::Widening)
     }
 }
 
@@ -100,5 +100,12 @@ impl TileKernel for Neon {
         let stride = acc.stride();
         // SAFETY: `self` proves the features.
         unsafe { multiply_panels(self.0, &symbols[..extent.weights()], extent, rows, acc.data(), stride) };
+    }
+
+    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
+        rows::finish(sums, stride, terms, out, |floats, halves| {
+            // SAFETY: `self` proves the feature.
+            unsafe { halves::to_halves(floats, halves) }
+        });
     }
 }

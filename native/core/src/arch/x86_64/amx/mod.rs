@@ -19,6 +19,7 @@ use super::avx512::decode::decode_tile;
 use super::avx512::finish::FinishColumns;
 use super::avx512::{Avx512, check_operands};
 use crate::aligned::Aligned;
+use crate::arch::feature::Feature;
 use crate::arch::kernel::TileKernel;
 use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
 use crate::arch::rows::{ActivationRow, OutputBlock, Terms};
@@ -29,22 +30,20 @@ use crate::transpose::Matrix;
 use registers::STEP;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
-use std::sync::OnceLock;
 
 /// Proof that the processor has the instructions, and that the system lets this process use them.
 #[derive(Debug)]
-pub struct Amx(&'static Avx512);
+pub struct Amx(Avx512);
 
 impl Amx {
-    /// The kernel, if the processor and the system have all that it uses. The first call asks the system to let the
-    /// process use tile registers, which needs no privilege and cannot be taken back.
-    pub fn new() -> Option<&'static Self> {
-        static AMX: OnceLock<Option<Amx>> = OnceLock::new();
-        AMX.get_or_init(|| {
-            let avx512 = Avx512::new()?;
-            (registers::exist() && registers::permitted()).then_some(Self(avx512))
-        })
-        .as_ref()
+    /// What it needs besides what [`Avx512`] does. The permission is last, for to ask whether it is there is to get it.
+    pub const NEEDS: &[Feature] = &[Feature::AmxInt8, Feature::AmxPermission];
+
+    /// # Safety
+    /// Processor and system have all of [`Self::NEEDS`] and of [`Avx512::NEEDS`].
+    pub const unsafe fn assume() -> Self {
+        // SAFETY: the caller's contract.
+        Self(unsafe { Avx512::assume() })
     }
 }
 

@@ -1,7 +1,6 @@
-//! The configuration of a thread's tile registers, and the permission to use them.
+//! The configuration of a thread's tile registers.
 
 use std::arch::asm;
-use std::arch::x86_64::*;
 use std::cell::Cell;
 
 /// Rows of a tile register.
@@ -73,50 +72,4 @@ pub unsafe fn configure(heights: Heights) {
         asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly, preserves_flags));
     }
     CONFIGURED.set(Some(heights));
-}
-
-/// Whether the processor has AMX-TILE and AMX-INT8 (leaf 7 of CPUID), and the system saves the registers (XCR0).
-pub fn exist() -> bool {
-    const LEAF: u32 = 7;
-    const TILE_AND_INT8: u32 = 1 << 24 | 1 << 25;
-    const XTILECFG_AND_XTILEDATA: u64 = 1 << 17 | 1 << 18;
-    // AVX-512 was found before, so XGETBV exists.
-    #[target_feature(enable = "xsave")]
-    fn xcr0() -> u64 {
-        // SAFETY: register 0 exists wherever the instruction does.
-        unsafe { _xgetbv(0) }
-    }
-    is_x86_feature_detected!("xsave")
-        && __cpuid(0).eax >= LEAF
-        && __cpuid_count(LEAF, 0).edx & TILE_AND_INT8 == TILE_AND_INT8
-        // SAFETY: the processor has the feature, as was just found.
-        && unsafe { xcr0() } & XTILECFG_AND_XTILEDATA == XTILECFG_AND_XTILEDATA
-}
-
-/// Asks Linux for the use of tile registers: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), as its documentation
-/// of x86 extended features says. It refuses where a thread has an alternate signal stack that is too small for them.
-#[cfg(target_os = "linux")]
-pub fn permitted() -> bool {
-    const ARCH_PRCTL: i64 = 158;
-    const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
-    const XFEATURE_XTILEDATA: i64 = 18;
-    let result: i64;
-    // SAFETY: a system call that takes two numbers and touches no memory of the process; it clobbers rcx and r11.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") ARCH_PRCTL => result,
-            in("rdi") ARCH_REQ_XCOMP_PERM,
-            in("rsi") XFEATURE_XTILEDATA,
-            out("rcx") _,
-            out("r11") _,
-            options(nostack),
-        );
-    }
-    result == 0
-}
-
-#[cfg(not(target_os = "linux"))]
-pub fn permitted() -> bool {
-    false
 }

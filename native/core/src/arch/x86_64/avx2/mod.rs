@@ -14,6 +14,7 @@ pub(super) mod rows;
 mod symbols;
 mod vectors;
 
+use crate::arch::feature::Feature;
 use crate::arch::kernel::TileKernel;
 use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
 use crate::arch::rows::{ActivationRow, OutputBlock, Terms};
@@ -33,16 +34,14 @@ const FUSED_ROWS: usize = 12;
 #[derive(Debug)]
 pub struct Avx2(());
 
-static AVX2: Avx2 = Avx2(());
-
 impl Avx2 {
-    /// The kernel, if the processor has all that it uses.
-    pub fn new() -> Option<&'static Self> {
-        let has = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("popcnt");
-        has.then_some(&AVX2)
+    /// What it needs.
+    pub const NEEDS: &[Feature] = &[Feature::Avx2, Feature::Bmi1, Feature::Bmi2, Feature::Popcnt, Feature::F16c];
+
+    /// # Safety
+    /// The processor has all of [`Self::NEEDS`].
+    pub const unsafe fn assume() -> Self {
+        Self(())
     }
 }
 

@@ -15,9 +15,25 @@ pub(super) fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
     rows::pack(from, to)
 }
 
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,f16c")]
 pub(super) fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
-    rows::finish(sums, stride, terms, out);
+    rows::finish(sums, stride, terms, out, |floats, halves| to_halves(floats, halves));
+}
+
+/// As [`rows::to_halves`].
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(in crate::arch::x86_64) fn to_halves(floats: &[f32], halves: &mut [u16]) {
+    let (eights, rest) = floats.as_chunks::<8>();
+    let (to, to_rest) = halves.as_chunks_mut::<8>();
+    for (floats, halves) in eights.iter().zip(to) {
+        // SAFETY: eight floats are read, eight halves written.
+        unsafe {
+            let eight = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(floats.as_ptr()));
+            _mm_storeu_si128(halves.as_mut_ptr().cast(), eight);
+        }
+    }
+    rows::to_halves(rest, to_rest);
 }
 
 #[target_feature(enable = "avx2")]

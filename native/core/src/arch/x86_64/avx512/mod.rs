@@ -10,6 +10,7 @@ mod roots;
 pub(super) mod sink;
 pub(super) mod unroll;
 
+use crate::arch::feature::Feature;
 use crate::arch::kernel::TileKernel;
 use crate::arch::operands::{Accumulators, Extent, Rows, TileCode, reach};
 use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
@@ -35,23 +36,28 @@ const FUSED_ROWS: usize = 64;
 #[derive(Debug)]
 pub struct Avx512(());
 
-static AVX512: Avx512 = Avx512(());
-
 impl Avx512 {
-    /// The kernel, if the processor has all that it uses.
-    pub fn new() -> Option<&'static Self> {
-        let has = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512vl")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vnni")
-            && is_x86_feature_detected!("avx512vbmi")
-            && is_x86_feature_detected!("avx512vbmi2")
-            && is_x86_feature_detected!("gfni")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("popcnt");
-        has.then_some(&AVX512)
+    /// What it needs; AVX2 and F16C for some work on rows.
+    pub const NEEDS: &[Feature] = &[
+        Feature::Avx512f,
+        Feature::Avx512bw,
+        Feature::Avx512vl,
+        Feature::Avx512dq,
+        Feature::Avx512vnni,
+        Feature::Avx512vbmi,
+        Feature::Avx512vbmi2,
+        Feature::Gfni,
+        Feature::Bmi1,
+        Feature::Bmi2,
+        Feature::Popcnt,
+        Feature::Avx2,
+        Feature::F16c,
+    ];
+
+    /// # Safety
+    /// The processor has all of [`Self::NEEDS`].
+    pub const unsafe fn assume() -> Self {
+        Self(())
     }
 }
 
@@ -147,7 +153,7 @@ impl TileKernel for Avx512 {
     }
 
     fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
-        // SAFETY: `self` proves the features, and AVX2 comes with AVX-512.
+        // SAFETY: `self` proves the features.
         unsafe { avx2::transpose_words(from, to) }
     }
 
@@ -213,9 +219,9 @@ fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a
     by.quantize(x, out)
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,f16c")]
 fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
-    rows::finish(sums, stride, terms, out);
+    rows::finish(sums, stride, terms, out, |floats, halves| avx2::to_halves(floats, halves));
 }
 
 /// # Panics

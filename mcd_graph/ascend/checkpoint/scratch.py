@@ -1,0 +1,65 @@
+"""Layers that are done, kept in the destination until all are: a run that was interrupted goes on from them."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from mcd_graph.ascend.checkpoint.report import LayerResult
+from mcd_graph.ascend.tensors import write_tensors
+
+__all__ = ["Scratch"]
+
+_FOLDER = ".mcd-checkpoint"
+
+
+class Scratch:
+    """A folder of finished layers.
+
+    Args:
+        destination: that it lies in.
+        key: what the layers depend on; those of another key are not used.
+    """
+
+    def __init__(self, destination: Path, key: str) -> None:
+        self.folder = destination / _FOLDER
+        self._key = key
+
+    def path(self, rank: int, layer: str) -> Path:
+        """Return the file of a layer."""
+        return self.folder / f"{rank}-{hashlib.sha256(layer.encode()).hexdigest()[:32]}.safetensors"
+
+    def put(self, tensors: dict[str, npt.NDArray[Any]], result: LayerResult) -> None:
+        """Keep a layer."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        note = {"key": self._key, "result": json.dumps(result.__dict__)}
+        write_tensors(self.path(result.rank, result.name), tensors, note)
+
+    def get(self, rank: int, layer: str) -> LayerResult | None:
+        """Return what is known of a layer that is done; ``None`` if it is not."""
+        path = self.path(rank, layer)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, "numpy") as file:
+                note = file.metadata() or {}
+                if note.get("key") != self._key or sorted(file.keys()) != ["index", "info", "weight"]:
+                    return None
+            fields = json.loads(note["result"])
+            return LayerResult(**{**fields, "faults": tuple(fields["faults"])})
+        except (SafetensorError, KeyError, TypeError, ValueError):
+            return None  # cut off, or of another version: it is done again
+
+    def tensor(self, rank: int, layer: str, part: str) -> npt.NDArray[Any]:
+        """Read one tensor of a layer that is done."""
+        with safe_open(self.path(rank, layer), "numpy") as file:
+            return np.asarray(file.get_tensor(part))
+
+    def remove(self) -> None:
+        """Throw everything away."""
+        shutil.rmtree(self.folder, ignore_errors=True)

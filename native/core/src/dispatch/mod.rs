@@ -1,0 +1,204 @@
+//! Which kernel runs: the best that the processor has, or the one that is asked for.
+
+mod detect;
+
+#[cfg(target_arch = "aarch64")]
+use crate::arch::aarch64::neon::Neon;
+use crate::arch::portable::Portable;
+#[cfg(target_arch = "x86_64")]
+use crate::arch::x86_64::{amx::Amx, avx2::Avx2, avx512::Avx512};
+use crate::arch::{Feature, TileKernel};
+use crate::error::Error;
+use crate::transpose::Matrix;
+use std::mem::MaybeUninit;
+use std::sync::OnceLock;
+
+/// A kernel, and what it takes to run it.
+struct Candidate {
+    short: &'static str,
+    needs: &'static [&'static [Feature]],
+    /// Gives the kernel. Safe to call where all that it needs is there.
+    tile: unsafe fn() -> &'static dyn TileKernel,
+}
+
+/// Gives a kernel whose constructor is as unsafe as [`Candidate::tile`].
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! assumed {
+    ($kernel:ty, $assume:ident) => {{
+        unsafe fn tile() -> &'static dyn TileKernel {
+            // SAFETY: the caller's contract; the constructor does nothing by itself.
+            static KERNEL: $kernel = unsafe { <$kernel>::$assume() };
+            &KERNEL
+        }
+        tile
+    }};
+}
+
+/// All kernels, best first.
+const CANDIDATES: &[Candidate] = &[
+    #[cfg(target_arch = "x86_64")]
+    Candidate { short: "amx", needs: &[Avx512::NEEDS, Amx::NEEDS], tile: assumed!(Amx, assume) },
+    #[cfg(target_arch = "x86_64")]
+    Candidate { short: "avx512", needs: &[Avx512::NEEDS], tile: assumed!(Avx512, assume) },
+    #[cfg(target_arch = "x86_64")]
+    Candidate { short: "avx2", needs: &[Avx2::NEEDS], tile: assumed!(Avx2, assume) },
+    #[cfg(target_arch = "aarch64")]
+    Candidate { short: "neon-dot", needs: &[Neon::NEEDS_WITH_DOT], tile: assumed!(Neon, assume_with_dot) },
+    #[cfg(target_arch = "aarch64")]
+    Candidate { short: "neon", needs: &[Neon::NEEDS], tile: assumed!(Neon, assume) },
+    Candidate { short: "scalar", needs: &[], tile: || &Portable },
+];
+
+/// Those that run on a machine which has what `has` says, best first.
+fn runnable(has: impl Fn(Feature) -> bool) -> impl Iterator<Item = &'static Candidate> {
+    CANDIDATES.iter().filter(move |candidate| candidate.needs.iter().copied().flatten().all(|need| has(*need)))
+}
+
+/// A kernel that this processor can run.
+#[derive(Clone, Copy)]
+pub struct Kernel {
+    short: &'static str,
+    tile: &'static dyn TileKernel,
+}
+
+impl std::fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.tile.name())
+    }
+}
+
+impl Kernel {
+    /// All that run here, best first.
+    pub fn available() -> Vec<Self> {
+        let kernel = |candidate: &Candidate| {
+            // SAFETY: this machine has all that it needs.
+            Self { short: candidate.short, tile: unsafe { (candidate.tile)() } }
+        };
+        runnable(detect::has).map(kernel).collect()
+    }
+
+    /// The best one.
+    pub fn best() -> Self {
+        Self::available()[0]
+    }
+
+    /// The one called `name`: scalar, avx2, avx512 or amx; on ARM scalar, neon or neon-dot.
+    pub fn by_name(name: &str) -> Result<Self, Error> {
+        let available = Self::available();
+        available.iter().copied().find(|k| k.short == name).ok_or_else(|| {
+            let names = available.iter().map(Self::short_name).collect::<Vec<_>>().join(", ");
+            Error::Kernel(format!("{name:?} is not available here (available: {names})"))
+        })
+    }
+
+    /// What the environment variable `MCD_KERNEL` names, or the best one.
+    pub fn from_env() -> Result<Self, Error> {
+        match std::env::var("MCD_KERNEL") {
+            Ok(name) if !name.is_empty() => Self::by_name(&name),
+            _ => Ok(Self::best()),
+        }
+    }
+
+    /// The one that [`Self::from_env`] gave this process first, for work that belongs to no weight; the best one where
+    /// `MCD_KERNEL` names none that runs here, for that is an error of whoever prepares a weight.
+    pub fn of_process() -> Self {
+        static KERNEL: OnceLock<Kernel> = OnceLock::new();
+        *KERNEL.get_or_init(|| Self::from_env().unwrap_or_else(|_| Self::best()))
+    }
+
+    /// Writes the transpose of `from`, as [`transpose`](crate::transpose()) does it.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
+        self.tile.transpose_words(from, to);
+    }
+
+    /// As `MCD_KERNEL` takes it.
+    pub fn short_name(&self) -> &'static str {
+        self.short
+    }
+
+    /// The kernel itself.
+    pub(crate) fn tile(&self) -> &'static dyn TileKernel {
+        self.tile
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(has: &[Feature]) -> Vec<&'static str> {
+        runnable(|feature| has.contains(&feature)).map(|candidate| candidate.short).collect()
+    }
+
+    /// Features of processors, each with those of the ones that it came after; what they run, best first.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_best_kernel_that_a_processor_has_all_features_of() {
+        use Feature::*;
+        let haswell = [Avx2, Bmi1, Bmi2, Popcnt, F16c];
+        let skylake = [&haswell[..], &[Avx512f, Avx512bw, Avx512vl, Avx512dq]].concat();
+        let cascade_lake = [&skylake[..], &[Avx512vnni]].concat();
+        // Zen 4 has these as well, and neither has tile registers.
+        let ice_lake = [&cascade_lake[..], &[Avx512vbmi, Avx512vbmi2, Gfni]].concat();
+        let sapphire_rapids = [&ice_lake[..], &[AmxInt8, AmxPermission]].concat();
+        let without = |of: &[Feature], feature| of.iter().copied().filter(|f| *f != feature).collect::<Vec<_>>();
+        let table: &[(&str, Vec<Feature>, &[&str])] = &[
+            ("none", Vec::new(), &["scalar"]),
+            ("Sandy Bridge", vec![Popcnt], &["scalar"]),
+            ("Haswell", haswell.to_vec(), &["avx2", "scalar"]),
+            ("Skylake", skylake, &["avx2", "scalar"]),
+            ("Cascade Lake", cascade_lake, &["avx2", "scalar"]),
+            ("Ice Lake", ice_lake.clone(), &["avx512", "avx2", "scalar"]),
+            ("Sapphire Rapids", sapphire_rapids.clone(), &["amx", "avx512", "avx2", "scalar"]),
+            ("no permission", without(&sapphire_rapids, AmxPermission), &["avx512", "avx2", "scalar"]),
+            ("a system that saves no tiles", without(&sapphire_rapids, AmxInt8), &["avx512", "avx2", "scalar"]),
+            ("a hypervisor that hides GFNI", without(&sapphire_rapids, Gfni), &["avx2", "scalar"]),
+            ("tiles, but no AVX-512", [&haswell[..], &[AmxInt8, AmxPermission]].concat(), &["avx2", "scalar"]),
+        ];
+        for (processor, features, expected) in table {
+            assert_eq!(names(features), *expected, "{processor}");
+        }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn the_best_kernel_that_a_processor_has_all_features_of() {
+        use Feature::*;
+        let table: &[(&[Feature], &[&str])] = &[
+            (&[], &["scalar"]),
+            (&[DotProduct], &["scalar"]),
+            (&[Neon], &["neon", "scalar"]),
+            (&[Neon, DotProduct], &["neon-dot", "neon", "scalar"]),
+        ];
+        for (features, expected) in table {
+            assert_eq!(names(features), *expected, "{features:?}");
+        }
+    }
+
+    #[test]
+    fn no_kernel_runs_without_any_of_its_features() {
+        for candidate in CANDIDATES {
+            let needs: Vec<Feature> = candidate.needs.iter().copied().flatten().copied().collect();
+            assert!(names(&needs).contains(&candidate.short));
+            for i in 0..needs.len() {
+                let fewer = [&needs[..i], &needs[i + 1..]].concat();
+                assert!(!names(&fewer).contains(&candidate.short), "{} without {:?}", candidate.short, needs[i]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_runs_here_is_what_is_detected_here() {
+        let available = Kernel::available();
+        let expected: Vec<_> = runnable(detect::has).map(|candidate| candidate.short).collect();
+        assert_eq!(available.iter().map(Kernel::short_name).collect::<Vec<_>>(), expected);
+        assert_eq!(available.last().map(Kernel::short_name), Some("scalar"));
+        for kernel in available {
+            assert_eq!(Kernel::by_name(kernel.short_name()).unwrap().tile().name(), kernel.tile().name());
+        }
+        assert!(Kernel::by_name("no such kernel").is_err());
+    }
+}

@@ -1,0 +1,139 @@
+"""Asks the installed onnxruntime what it makes of a model; each site takes in what leaves the rest as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+import onnxruntime as ort
+
+from mcd_graph.passes.engine.extent import Extent
+from mcd_graph.passes.engine.facts import all_nodes, calls_of
+from mcd_graph.passes.engine.match import Fused
+from mcd_graph.passes.engine.optimized import SITE, Optimized, emptied_copy, optimize
+from mcd_graph.passes.engine.settle import settle
+from mcd_graph.passes.engine.stand_in import StandIn, make_small, zeros
+from mcd_graph.passes.engine.surroundings import sites_to_blame
+from mcd_graph.passes.fusions.registry import FUSIONS
+from mcd_graph.passes.plan.integers import keep_where_onnxruntime_does_otherwise
+from mcd_graph.passes.plan.lowering import LoweringPlan
+from mcd_graph.passes.plan.shapes import infer_shapes_where_needed
+from mcd_graph.passes.plan.site import Candidate, Site
+from mcd_graph.passes.plan.weights import weights_of
+from mcd_graph.passes.refusal import ReasonCode, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mcd_graph.passes.engine.match import Match, Rule
+
+__all__ = ["agree_with_onnxruntime"]
+
+
+def agree_with_onnxruntime(model: ir.Model, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the sites that can be lowered so that the installed onnxruntime, when it optimises, does all as before.
+
+    onnxruntime puts functions in place of their calls. Within those, forms that are in integers anyway are not asked
+    about: onnxruntime takes their names away when it fuses them.
+    """
+    asked = [candidate for candidate in candidates if _is_asked(candidate)]
+    if not asked:
+        return list(candidates)
+    with emptied_copy(model, [candidate.match.nodes[0] for candidate in asked]) as copy:
+        answer = copy if isinstance(copy, str) else optimize(copy)
+        keep_where_onnxruntime_does_otherwise(asked, answer, calls_of(model))
+        if not isinstance(answer, str) and not isinstance(copy, str):
+            asked = _settle(asked, answer, copy)
+    others = [candidate for candidate in candidates if not _is_asked(candidate)]
+    return [candidate for candidate in (*asked, *others) if candidate.site.status == "lowered"]
+
+
+def _is_asked(candidate: Candidate) -> bool:
+    return candidate.function is None or candidate.match.optimised
+
+
+def _settle(candidates: Sequence[Candidate], original: Optimized, copy: Path) -> list[Candidate]:
+    """Return the sites with as much taken in as leaves onnxruntime's fusions around them what they are.
+
+    Args:
+        candidates: sites in the order of their numbers.
+        original: what onnxruntime makes of the original.
+        copy: a copy of the model without large tensors, with the numbers in the names of the sites.
+    """
+    taken_in: dict[int, tuple[str, ...]] = {}
+
+    def narrower(number: int, extent: Extent) -> Extent:
+        absorbed, match = taken_in.get(number, ()), candidates[number].match
+        needed = [fusion.extent for fusion in FUSIONS if fusion.name in absorbed and fusion.extent >= extent]
+        if needed:
+            return Extent(min(needed) + 1)
+        alone = extent < Extent.MULTIPLICATION and candidates[number].rule.alone is not None and len(match.nodes) > 1
+        return Extent.MULTIPLICATION if alone else Extent.NONE
+
+    def lower(extents: Sequence[Extent]) -> Path:
+        numbered = [dataclasses.replace(each, extent=extent) for each, extent in zip(candidates, extents, strict=True)]
+        path, absorbed = _lower_copy(copy, numbered)
+        taken_in.update(absorbed)
+        return path
+
+    extents = [Extent.ALL if each.site.status == "lowered" else Extent.NONE for each in candidates]
+    outputs = [candidate.match.output.name or "" for candidate in candidates]
+    parts = [node for each in candidates if not each.match.optimised for node in each.match.nodes]
+    within = frozenset(output.name or "" for node in parts for output in node.outputs)
+
+    quantised = frozenset(number for number, candidate in enumerate(candidates) if candidate.match.optimised)
+
+    def blame(lowered: Optimized) -> set[int]:
+        return sites_to_blame(original, lowered, outputs, within, quantised)
+
+    settled_extents = settle(blame, extents, lower, narrower)
+    settled = []
+    for candidate, extent in zip(candidates, settled_extents, strict=True):
+        changed = dataclasses.replace(candidate, extent=extent)
+        if extent == Extent.NONE and candidate.site.status == "lowered":
+            text = f"onnxruntime {ort.__version__} would fuse nodes beside it otherwise than in the original"
+            candidate.site.keep(Refusal(ReasonCode.FUSES_OTHERWISE, text))
+        elif extent == Extent.MULTIPLICATION and (match := _match(candidate.rule, candidate.match.nodes[0], extent)):
+            changed = dataclasses.replace(changed, match=match)
+            candidate.site.pattern = match.pattern
+        settled.append(changed)
+    return settled
+
+
+def _match(rule: Rule, node: ir.Node, extent: Extent) -> Match | None:
+    """Return what a rule finds at a node, with no more of its surroundings than the extent says."""
+    if extent == Extent.NONE:
+        return None
+    return rule.alone(node) if extent == Extent.MULTIPLICATION and rule.alone is not None else rule.match(node)
+
+
+def _lower_copy(path: Path, candidates: Sequence[Candidate]) -> tuple[Path, dict[int, tuple[str, ...]]]:
+    """Lower a copy of the model, with zeros for weights; return it and, by number, what each site takes in."""
+    model = ir.load(path)  # noqa: TID251 - written here, of a model that was checked
+    infer_shapes_where_needed(model)
+    numbers = {f"{SITE}{number}": number for number in range(len(candidates))}
+    copies: dict[int, Candidate] = {}
+    nodes = [(node, function) for node, function in all_nodes(model) if node.name in numbers]
+    for node, function in nodes:
+        number = numbers[node.name or ""]
+        rule, extent = candidates[number].rule, candidates[number].extent
+        with contextlib.suppress(Refusal):
+            match = _match(rule, node, extent)
+            if match is not None:
+                site = Site(node.name or "", node.op_type, match.pattern, "lowered")
+                copies[number] = Candidate(site, match, rule, function, extent)
+    plan = LoweringPlan(model, [], list(copies.values()), weights_of(list(copies.values())))
+    whole = {each.site.weight for each in copies.values() if not isinstance(each.match.fused, Fused)}
+    stand_ins = {
+        key: (zeros(job.n, job.k, job.dtype) if key in whole else StandIn(job.k, job.n, job.dtype))
+        for key, job in plan.weights.items()
+    }
+    plan.apply(stand_ins)
+    small = {f"{SITE}{number}" for number, each in copies.items() if each.site.weight not in whole}
+    make_small(node for node, _ in all_nodes(model) if node.name in small)
+    lowered = path.with_name("lowered.onnx")
+    lowered.write_bytes(ir.to_proto(model).SerializeToString())
+    return lowered, {number: candidate.site.absorbed for number, candidate in copies.items()}

@@ -1,0 +1,111 @@
+"""Finds every quantised matrix multiplication and look-up of a model; the rules say which can be lowered."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from mcd_graph.passes.engine.facts import all_nodes, called_functions, get_input, known_dtype
+from mcd_graph.passes.engine.match import Fused
+from mcd_graph.passes.engine.operands import check_rank
+from mcd_graph.passes.engine.validate import check_compatibility, check_opset
+from mcd_graph.passes.plan.agreement import agree_with_onnxruntime
+from mcd_graph.passes.plan.lowering import LoweringPlan
+from mcd_graph.passes.plan.shapes import infer_shapes_where_needed
+from mcd_graph.passes.plan.site import Candidate, Site
+from mcd_graph.passes.plan.weights import keep_weights_used_elsewhere, weights_of
+from mcd_graph.passes.refusal import ReasonCode, Refusal
+from mcd_graph.passes.rules.registry import ALL_RULES, RULES_ON_REQUEST
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mcd_graph.passes.engine.match import Rule, Weight
+
+__all__ = ["plan_lowering"]
+
+
+def plan_lowering(
+    model: ir.Model,
+    *,
+    include: str | None = None,
+    exclude: str | None = None,
+    convolutions: bool = False,
+    rules: Sequence[Rule] = ALL_RULES,
+) -> LoweringPlan:
+    """Look for quantised multiplications and look-ups in a model, its subgraphs and its functions; change nothing.
+
+    Args:
+        model: the model.
+        include: regular expression; only nodes in whose name it is found are lowered.
+        exclude: regular expression; nodes in whose name it is found are kept.
+        convolutions: look for convolutions with a 1x1 kernel as well.
+        rules: the families to look for.
+
+    Raises:
+        re.error: ``include`` or ``exclude`` is not a regular expression.
+
+    Examples:
+        >>> from mcd_graph.model.loading import load_model
+        >>> from mcd_graph.passes import plan_lowering
+        >>> plan = plan_lowering(load_model("model.onnx"), exclude="second")
+        >>> [(site.name, site.status) for site in plan.sites]
+        [('/first/MatMul', 'lowered'), ('/second/MatMul', 'kept'), ('/y/MatMul', 'lowered')]
+    """
+    wanted = re.compile(include) if include is not None else None
+    unwanted = re.compile(exclude) if exclude is not None else None
+    infer_shapes_where_needed(model)
+    by_operator = {(rule.domain, rule.op_type): rule for rule in (*rules, *(RULES_ON_REQUEST if convolutions else ()))}
+    sites: list[Site] = []
+    candidates: list[Candidate] = []
+    results: set[ir.Value] = set()
+    called = called_functions(model)
+    for node, function in all_nodes(model):
+        if function is not None and function.identifier() not in called:
+            continue  # nobody sees it
+        rule = by_operator.get((node.domain, node.op_type))
+        if rule is None or (node.domain, node.op_type, node.overload) in model.functions:
+            continue
+        if not node.outputs:
+            continue
+        name = node.name or next((output.name for output in node.outputs if output.name), "")
+        site = Site(name, node.op_type, node.op_type, "lowered")
+        try:
+            match = rule.match(node)
+            if match is None:
+                continue
+            check_opset(model if function is None else function)
+            if isinstance(match.fused, Fused):
+                check_rank(match.weight, get_input(node, 0))
+                _check_inputs(match.fused, match.weight)
+            site.pattern, site.k, site.n = match.pattern, match.weight.k, match.weight.n
+            site.optimised = match.optimised
+            if match.output in results:
+                raise Refusal(
+                    ReasonCode.RESULT_TAKEN, f"{match.output.name} is another multiplication's result already"
+                )
+            if wanted is not None and not wanted.search(name):
+                raise Refusal(ReasonCode.NOT_INCLUDED, "its name does not match --include")
+            if unwanted is not None and unwanted.search(name):
+                raise Refusal(ReasonCode.EXCLUDED, "its name matches --exclude")
+        except Refusal as refusal:
+            site.keep(refusal)
+        else:
+            candidates.append(Candidate(site, match, rule, function))
+            results.add(match.output)
+        sites.append(site)
+
+    keep_weights_used_elsewhere(candidates)
+    candidates = agree_with_onnxruntime(model, [each for each in candidates if each.site.status == "lowered"])
+    keep_weights_used_elsewhere(candidates)
+    candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
+    return LoweringPlan(model, sites, candidates, weights_of(candidates))
+
+
+def _check_inputs(fused: Fused, weight: Weight) -> None:
+    """Refuse if what the new node would read is known not to fit it."""
+    if isinstance(fused.x1, ir.Value) and known_dtype(fused.x1) == ir.DataType.FLOAT:
+        raise Refusal(ReasonCode.ACTIVATION_NOT_QUANTISED, f"its activation {fused.x1.name} is not quantised")
+    check_compatibility(fused.inputs(), k=weight.k, n=weight.n, weight_type=weight.tensor.dtype)

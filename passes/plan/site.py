@@ -1,0 +1,114 @@
+"""What a plan knows of a model: its multiplications and look-ups, what matched there, and the weights to compress."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from mcd_graph.passes.engine.extent import Extent
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mcd_graph.passes.engine.match import Match, Rule, Weight
+    from mcd_graph.passes.refusal import ReasonCode, Refusal
+
+__all__ = ["Candidate", "Site", "WeightJob"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Site:
+    """One quantised matrix multiplication or look-up that was met.
+
+    Attributes:
+        name: of the node; of its first output when the node has no name.
+        op_type: of the node.
+        pattern: the operators that one node replaces; the rule's operator alone for a kept one.
+        status: ``lowered`` or ``kept``; before ``apply``, ``lowered`` means that it can be.
+        code: which kind of reason kept it.
+        reason: why it was kept, in words.
+        k: rows of the weight, if they are known.
+        n: columns of the weight, if they are known.
+        weight: key into :attr:`LoweringPlan.weights`; ``None`` for a kept one.
+        optimised: the lowered node gives the bits of the original as onnxruntime runs it with graph optimisations
+            on, not off (QDQ forms).
+        absorbed: what the lowered node takes in around the pattern, by the names of the fusions.
+    """
+
+    name: str
+    op_type: str
+    pattern: str
+    status: str
+    code: ReasonCode | None = None
+    reason: str | None = None
+    k: int | None = None
+    n: int | None = None
+    weight: str | None = None
+    optimised: bool = False
+    absorbed: tuple[str, ...] = ()
+
+    def keep(self, refusal: Refusal) -> None:
+        """Mark the site as kept, for the reason that ``refusal`` gives, and log that."""
+        self.status, self.code, self.reason, self.weight = "kept", refusal.code, refusal.reason, None
+        logger.info("%s (%s) is kept: %s [%s]", self.name, self.op_type, refusal.reason, refusal.code)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightJob:
+    """A constant weight to compress: made once, however many multiplications use it.
+
+    Attributes:
+        key: its name in :attr:`LoweringPlan.weights`; the initialiser's name where that is unique.
+        source: where it was found.
+        tiling: the size of tile that suits its readers; ``None``: the codec's own choice.
+    """
+
+    key: str
+    source: Weight
+    tiling: tuple[int, int] | None = None
+
+    @property
+    def k(self) -> int:
+        """Rows of the multiplication's right-hand side."""
+        return self.source.k
+
+    @property
+    def n(self) -> int:
+        """Columns of the multiplication's right-hand side."""
+        return self.source.n
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Either int8 or uint8."""
+        return self.source.tensor.dtype.numpy()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the uncompressed weight in bytes."""
+        return self.k * self.n
+
+    def array(self) -> np.ndarray:
+        """Return the weight as an (n, k) view, read from the model's memory map only when it is looked at."""
+        return self.source.array()
+
+    def release(self) -> None:
+        """Let go of the memory map behind the weight, if there is one; ``array`` opens it again."""
+        tensor = self.source.value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.release()
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A site that can be lowered: what matched, which rule found it, the function around it, if any, and its extent."""
+
+    site: Site
+    match: Match
+    rule: Rule
+    function: ir.Function | None
+    extent: Extent = Extent.ALL
