@@ -25,6 +25,16 @@ const QUAD: usize = 4;
 /// Steps after which a tile is stored.
 const AWAKE_STEPS: usize = 12;
 
+/// Rows, and rows by length of k, up to which the AVX-512 kernel is faster on symbols in memory: so few rows leave tile
+/// registers mostly empty, and waking them takes longer than short products.
+const FEW_ROWS: usize = 4;
+const FEW_ACTIVATIONS: usize = 2048;
+
+/// Whether tile registers do not pay for a block of `m` rows.
+pub fn too_few(m: usize, extent: Extent) -> bool {
+    m <= FEW_ROWS || m.saturating_mul(extent.k()) <= FEW_ACTIVATIONS
+}
+
 /// The rows of a chunk in two tile registers; none in the second if the first has room for all.
 fn halves(rows: usize) -> (usize, usize) {
     if rows <= HEIGHT { (rows, 0) } else { (rows.div_ceil(2), rows / 2) }

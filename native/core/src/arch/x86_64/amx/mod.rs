@@ -110,7 +110,17 @@ impl TileKernel for Amx {
         result
     }
 
-    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>, _: &mut Scratch) {
+    fn multiply(
+        &self,
+        symbols: &[u8],
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        scratch: &mut Scratch,
+    ) {
+        if block::too_few(rows.m(), extent) {
+            return self.0.multiply(symbols, extent, rows, acc, scratch);
+        }
         assert!(symbols.len() >= extent.weights());
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
@@ -128,6 +138,9 @@ impl TileKernel for Amx {
         terms: &Terms<'_>,
         out: &mut Output<'_>,
     ) -> bool {
+        if block::too_few(rows.m(), extent) {
+            return self.0.multiply_epilogue(symbols, extent, rows, terms, out);
+        }
         assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
         if !extent.fractals().is_multiple_of(STEP) {
             return false;
