@@ -64,7 +64,8 @@ impl Constants {
         let layout = if constant.transposed == 0 { Layout::Kn } else { Layout::Nk };
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(count).map_err(|error| Error::invalid(error.to_string()))?;
-        weight.decompress(&x2, layout, &mut bytes.spare_capacity_mut()[..count], &Serial).map_err(refused)?;
+        let bound = weight.bind(&x2).map_err(refused)?;
+        bound.decompress(layout, &mut bytes.spare_capacity_mut()[..count], &Serial).map_err(refused)?;
         // SAFETY: all of them were written.
         unsafe { bytes.set_len(count) };
         Ok(ByteTensor { name: constant.name.clone(), element, shape: constant.shape.clone(), bytes })
