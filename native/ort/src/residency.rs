@@ -11,8 +11,6 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use mcd_core::Residency;
 
-use crate::pool::processors;
-
 /// What a session wants of its weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
@@ -58,10 +56,10 @@ const SHARE_OF_LAST: u64 = 4 << 20;
 const UNKNOWN: (u64, u64) = (512 << 10, 0);
 
 impl Caches {
-    /// Those of this machine.
-    pub fn of_machine() -> Self {
+    /// Those of this machine, for a process that may use some of its processors.
+    pub fn of_machine(processors: usize) -> Self {
         static CACHES: OnceLock<Caches> = OnceLock::new();
-        *CACHES.get_or_init(|| Self::read(Path::new("/sys/devices/system/cpu/cpu0/cache"), processors() as u64))
+        *CACHES.get_or_init(|| Self::read(Path::new("/sys/devices/system/cpu/cpu0/cache"), processors as u64))
     }
 
     /// Those that a folder describes as Linux does it.

@@ -212,7 +212,7 @@ impl<P: Prepared> Weight<P> {
         if let Some(made) = choice.made.get() {
             return Ok(made);
         }
-        let made = if choice.entry.decide(self.policy, Caches::of_machine()) {
+        let made = if choice.entry.decide(self.policy, Caches::of_machine(processors())) {
             let (x2, index) = (context.input(self.inputs.x2)?, context.input(self.inputs.index)?);
             Some(self.verify(&x2, &index, processors(), Residency::Decoded)?.weight)
         } else {
