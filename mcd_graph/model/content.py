@@ -95,5 +95,5 @@ def in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def size_of_tensor(tensor: ir.TensorProtocol) -> int:
-    """Return the bytes of a tensor; 0 for strings, which are counted by nobody."""
+    """Return the bytes of a tensor; 0 for strings, whose size is not known before they are written."""
     return 0 if tensor.dtype == ir.DataType.STRING else tensor.nbytes

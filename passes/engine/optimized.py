@@ -22,6 +22,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import numpy_helper
 
+from mcd_graph.isolation import death_of
 from mcd_graph.options import quiet_options
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ SITE = "mcd.site."
 
 #: Tensors of more bytes are replaced by zeros; scales, zero points and biases, whose values decide, are smaller.
 _KEPT_BYTES = 64 << 10
+
+#: How long onnxruntime may take for it.
+_SECONDS = 120.0
 
 #: Operators that multiply integers, as onnxruntime's optimiser makes them.
 _INTEGER_OPERATORS = frozenset(
@@ -135,12 +139,31 @@ def emptied_copy(model: ir.Model, sites: Sequence[ir.Node]) -> Iterator[Path | s
 
 
 def optimize(path: Path) -> Optimized | str:
-    """Return what onnxruntime makes of a model file at its default settings, or why it cannot be asked."""
+    """Return what onnxruntime makes of a model file at its default settings, or why it cannot be asked.
+
+    There are models whose optimisation ends the process, so that is done in another one.
+    """
     destination = path.with_name("optimized.onnx")
+    complaint = path.with_name("complaint.txt")
+    for left in (destination, complaint):
+        left.unlink(missing_ok=True)
+
+    def ask() -> None:
+        try:
+            _optimize(path, destination)
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common base
+            complaint.write_text(_first_line(error), encoding="utf-8", errors="replace")
+
     try:
-        _optimize(path, destination)
+        death = death_of(ask, seconds=_SECONDS)
+        if death is not None:
+            return f"it ends its process ({death})"
+        if complaint.exists():
+            return complaint.read_text(encoding="utf-8")
+        if not destination.exists():
+            return f"it takes longer than {_SECONDS:.0f} s"
         graph = onnx.ModelProto.FromString(destination.read_bytes()).graph
-    except Exception as error:  # noqa: BLE001 - onnxruntime's and protobuf's exceptions have no common base
+    except Exception as error:  # noqa: BLE001 - protobuf's exceptions have no common base
         return _first_line(error)
     constants = {tensor.name: tensor for each in _graphs(graph) for tensor in each.initializer}
     found = (_integer_node(node, constants) for node in _nodes(graph) if node.op_type in _INTEGER_OPERATORS)

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use mcd_core::{PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType};
+use mcd_core::{Bound, PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType};
 use ort_sys::ONNXTensorElementDataType as Type;
 
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value};
@@ -38,6 +38,12 @@ pub struct Inputs {
 
 /// What an operator makes of a weight that it verifies.
 pub trait Prepared: Sized {
+    /// The same with the bytes that it was made from, which is what it is used by.
+    type Bound<'a>
+    where
+        Self: 'a;
+    /// Binds it to the bytes that it was made from.
+    fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<Self::Bound<'a>, mcd_core::Error>;
     /// Checks all three tensors, every checksum and every code word.
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error>;
     /// Rows of the weight seen as (n, k).
@@ -50,6 +56,12 @@ pub trait Prepared: Sized {
 }
 
 impl Prepared for PreparedWeight {
+    type Bound<'a> = Bound<'a, Self>;
+
+    fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<Self::Bound<'a>, mcd_core::Error> {
+        self.bind(x2)
+    }
+
     fn decoded_bytes(&self) -> Option<u64> {
         Some((self.n() as u64).saturating_mul(self.k() as u64))
     }
@@ -68,6 +80,12 @@ impl Prepared for PreparedWeight {
 }
 
 impl Prepared for VerifiedWeight {
+    type Bound<'a> = Bound<'a, Self>;
+
+    fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<Self::Bound<'a>, mcd_core::Error> {
+        self.bind(x2)
+    }
+
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
         Self::new(x2, index, info, options.kernel, options.threads)
     }
@@ -173,8 +191,13 @@ impl<P: Prepared> Weight<P> {
         }
     }
 
-    /// The weight and the bytes to run it with.
-    pub fn get<'a>(&'a self, context: &KernelContext<'a>) -> Result<(&'a P, &'a [u8]), Error> {
+    /// The weight with the bytes that it has in this call.
+    pub fn get<'a>(&'a self, context: &KernelContext<'a>) -> Result<P::Bound<'a>, Error> {
+        let (weight, x2) = self.weight_and_bytes(context)?;
+        weight.bind(x2).map_err(|error| self.refused(&error))
+    }
+
+    fn weight_and_bytes<'a>(&'a self, context: &KernelContext<'a>) -> Result<(&'a P, &'a [u8]), Error> {
         let x2 = context.input(self.inputs.x2)?;
         match &self.state {
             State::Constant(verified, choice) => {

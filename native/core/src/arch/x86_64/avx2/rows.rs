@@ -1,6 +1,7 @@
 //! Work on whole rows, by this kernel's instructions.
 
-use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
+use crate::arch::output::Output;
+use crate::arch::rows::{self, ActivationRow, Terms};
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS};
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose_from};
@@ -16,8 +17,8 @@ pub(super) fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
 }
 
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
-    rows::finish(sums, stride, terms, out, |floats, halves| to_halves(floats, halves));
+pub(super) fn epilogue(sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
+    rows::epilogue(sums, stride, terms, out, |floats, halves| to_halves(floats, halves));
 }
 
 /// As [`rows::to_halves`].
