@@ -6,7 +6,7 @@ use crate::container::CompressedWeight;
 use crate::decoder::{Bound, Decoder, Tiles};
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
-use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, Geometry, PANEL};
+use crate::geometry::{FRACTAL, FRACTAL_K, Geometry, PANEL};
 use crate::parallel::{Parallel, Scoped, Serial};
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
@@ -191,19 +191,24 @@ impl Writer<'_> {
     /// Writes a panel as columns of the matrix (k, n).
     fn write_kn(&self, panel: &Panel<'_>) {
         let &Panel { symbols, n0, k0 } = panel;
-        let ((n, k, flip), out) = (self.shape(), &self.out);
-        let columns = PANEL.min(n - n0);
-        for (g, group) in symbols.chunks_exact(GROUP).enumerate() {
-            let mut rows = [[0u8; PANEL]; 4];
-            for (i, quad) in group.chunks_exact(4).enumerate() {
-                for (row, symbol) in rows.iter_mut().zip(quad) {
-                    row[i] = symbol ^ flip;
-                }
-            }
-            for (j, row) in rows.iter().enumerate().take(k.saturating_sub(k0 + 4 * g)) {
-                let to = out.at((k0 + 4 * g + j) * n + n0, columns);
+        let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile());
+        let (columns, rows) = (PANEL.min(n - n0), (symbols.len() / PANEL).min(k - k0));
+        let whole = if columns == PANEL { rows / FRACTAL_K } else { 0 };
+        let (inside, edge) = symbols.split_at(whole * FRACTAL);
+        if whole > 0 {
+            let first = out.at(k0 * n + n0, (whole * FRACTAL_K - 1) * n + PANEL);
+            // SAFETY: `at` has seen that so many rows of 16 bytes, n apart, are inside of the output; no other tile has them.
+            unsafe { kernel.write_columns(inside, flip, first, n) };
+        }
+        let mut part = [0u8; FRACTAL];
+        for (f, fractal) in edge.chunks_exact(FRACTAL).enumerate() {
+            let row = (whole + f) * FRACTAL_K;
+            // SAFETY: 32 rows of 16 bytes, 16 apart.
+            unsafe { kernel.write_columns(fractal, flip, part.as_mut_ptr(), PANEL) };
+            for (l, from) in part.chunks_exact(PANEL).enumerate().take(rows.saturating_sub(row)) {
+                let to = out.at((k0 + row + l) * n + n0, columns);
                 // SAFETY: `at` has seen that so many bytes are inside of the output; no other tile has them.
-                unsafe { to.copy_from_nonoverlapping(row.as_ptr(), columns) };
+                unsafe { to.copy_from_nonoverlapping(from.as_ptr(), columns) };
             }
         }
     }

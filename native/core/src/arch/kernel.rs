@@ -119,6 +119,16 @@ pub trait TileKernel: Sync {
         unsafe { rows::write_rows(panel, flip, out, stride) }
     }
 
+    /// Writes the symbols of a panel, whole fractals, as columns: the 16 of place l along k, each exclusive-or `flip`, to
+    /// `out + l * stride`.
+    ///
+    /// # Safety
+    /// From `out` on 32 rows for each fractal, `stride` apart, of 16 bytes can be written.
+    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: the caller's contract.
+        unsafe { rows::write_columns(panel, flip, out, stride) }
+    }
+
     /// Packs a row of activations; its sum.
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         rows::pack(from, to)

@@ -5,7 +5,7 @@
 //! them one by one.
 
 use super::output::{Destination, Epilogue, Output};
-use crate::geometry::GROUP;
+use crate::geometry::{GROUP, PANEL};
 use half::f16;
 use std::mem::MaybeUninit;
 
@@ -195,6 +195,20 @@ pub unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
             let quad = u32::from_ne_bytes(quad.try_into().expect("four bytes")) ^ flip;
             // SAFETY: group g has 4 bytes of each row, behind those of the groups in front of it.
             unsafe { out.add(i * stride + 4 * g).cast::<u32>().write_unaligned(quad) };
+        }
+    }
+}
+
+/// As [`TileKernel::write_columns`](super::TileKernel::write_columns).
+///
+/// # Safety
+/// As there.
+pub unsafe fn write_columns(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+    for (g, group) in panel.chunks_exact(GROUP).enumerate() {
+        for l in 0..4 {
+            let column: [u8; PANEL] = std::array::from_fn(|i| group[4 * i + l] ^ flip);
+            // SAFETY: group g has 4 places along k, behind those of the groups in front of it.
+            unsafe { out.add((4 * g + l) * stride).cast::<[u8; PANEL]>().write_unaligned(column) };
         }
     }
 }

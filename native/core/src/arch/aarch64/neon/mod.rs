@@ -7,6 +7,7 @@ mod decode;
 mod expand;
 mod group;
 mod halves;
+mod layout;
 mod products;
 
 use crate::arch::feature::Feature;
@@ -98,6 +99,16 @@ impl TileKernel for Neon {
 
     fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>, _: &mut Scratch) {
         self.add_products(symbols, extent, rows, acc);
+    }
+
+    unsafe fn write_rows(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: `self` proves the feature, and the caller answers for the rest.
+        unsafe { layout::write_rows(panel, flip, out, stride) }
+    }
+
+    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: as above.
+        unsafe { layout::write_columns(panel, flip, out, stride) }
     }
 
     fn epilogue(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {

@@ -168,6 +168,11 @@ impl TileKernel for Amx {
         unsafe { self.0.write_rows(panel, flip, out, stride) };
     }
 
+    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: the caller's contract.
+        unsafe { self.0.write_columns(panel, flip, out, stride) };
+    }
+
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         self.0.pack(from, to)
     }

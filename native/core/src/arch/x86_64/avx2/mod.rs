@@ -130,6 +130,11 @@ impl TileKernel for Avx2 {
         unsafe { rows::write_rows(panel, flip, out, stride) }
     }
 
+    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: `self` proves the features, and the caller answers for the rest.
+        unsafe { rows::write_columns(panel, flip, out, stride) }
+    }
+
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         // SAFETY: `self` proves the features.
         unsafe { rows::pack(from, to) }

@@ -174,6 +174,11 @@ impl TileKernel for Avx512 {
         unsafe { avx2::write_rows(panel, flip, out, stride) }
     }
 
+    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: `self` proves the features, and the caller answers for the rest.
+        unsafe { write_columns(panel, flip, out, stride) }
+    }
+
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         // SAFETY: `self` proves the features.
         unsafe { pack(from, to) }
@@ -196,6 +201,40 @@ impl TileKernel for Avx512 {
         }
         // SAFETY: `self` proves the features.
         unsafe { epilogue_of_any(sums, stride, terms, out) }
+    }
+}
+
+/// Where the weights of a group, which has four along k for each of 16 columns, are in rows along n.
+const BY_K: [u8; GROUP] = {
+    let mut from = [0; GROUP];
+    let mut at = 0;
+    while at < GROUP {
+        from[at] = (at % PANEL * 4 + at / PANEL) as u8;
+        at += 1;
+    }
+    from
+};
+
+/// As [`TileKernel::write_columns`].
+///
+/// # Safety
+/// As there; and the processor has the features.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn write_columns(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+    // SAFETY: 64 bytes.
+    let by_k = unsafe { _mm512_loadu_si512(BY_K.as_ptr().cast()) };
+    let flip = _mm512_set1_epi8(flip.cast_signed());
+    for (g, group) in panel.as_chunks::<GROUP>().0.iter().enumerate() {
+        // SAFETY: the group's 64 bytes; the caller answers for the output.
+        unsafe {
+            let group = _mm512_loadu_si512(group.as_ptr().cast());
+            let four = _mm512_xor_si512(_mm512_permutexvar_epi8(by_k, group), flip);
+            let to = out.add(4 * g * stride);
+            _mm_storeu_si128(to.cast(), _mm512_castsi512_si128(four));
+            _mm_storeu_si128(to.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(four));
+            _mm_storeu_si128(to.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(four));
+            _mm_storeu_si128(to.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(four));
+        }
     }
 }
 
