@@ -10,7 +10,7 @@ from mcd_graph.library import get_library_path
 
 __all__ = ["InferenceSession", "Residency", "opened_with", "session_options"]
 
-Residency = Literal["compressed", "decoded", "plain"]
+Residency = Literal["auto", "compressed", "decoded", "plain"]
 """What a weight occupies while a session lives; ``plain`` is the original, restored when the session opens."""
 
 
@@ -29,7 +29,8 @@ def session_options(
         model: path of the model that they are for, and no other. Constants that ``mcd compress --at-open`` compressed
             are restored for it, in memory that the options share with its sessions. ``mcd.model``.
         residency: what a weight occupies while the session lives: ``compressed`` (it is decoded in each
-            multiplication, from the mapped file) or ``decoded`` (once, at opening). ``mcd.residency``.
+            multiplication, from the mapped file), ``decoded`` (once, at opening) or ``auto`` (``decoded`` for weights
+            that fit the processor's caches). ``mcd.residency``.
         device: where compressed multiplications run, ``cpu`` or ``ascend:N``. ``mcd.device``.
 
     Raises:

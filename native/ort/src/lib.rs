@@ -12,6 +12,7 @@
 //! - [`backend`]: a node on the CPU or on a device
 //! - [`ascend`]: nodes on an Ascend device
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
+//! - [`residency`]: which weights are decoded once
 //! - [`scratch`]: memory that a thread keeps from call to call
 //! - [`options`]: session config entries
 
@@ -27,6 +28,7 @@ mod operators;
 mod options;
 mod pool;
 mod registration;
+mod residency;
 mod scratch;
 
 use ort_sys::{OrtApiBase, OrtSessionOptions, OrtStatusPtr};
