@@ -395,6 +395,37 @@ def function(b: Builder) -> None:
         b.add(b.node(label, x.name, *rest, domain="fn"), n)
 
 
+def outlined(b: Builder) -> None:
+    """What another step makes, in a local function that is called once or twice; constants are in it or given to it."""
+    nodes, values, weights = len(b.nodes), len(b.values), len(b.weights)
+    before = set(b.constants)
+    qdq(b)
+    del b.weights[weights:]  # nobody else sees them
+    made, results = b.nodes[nodes:], [value.name for value in b.values[values:]]
+    computed = {name for node in made for name in node.output}
+    results = list(dict.fromkeys(name for name in results if name in computed))
+    if not results:
+        return
+    del b.nodes[nodes:]
+    read = list(dict.fromkeys(name for node in made for name in node.input if name and name not in computed))
+    inside = [name for name in read if name in b.constants and name not in before and b.chance(0.6)]
+    constants = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(b.constants.pop(name), name))
+        for name in inside
+    ]
+    given = [name for name in read if name not in inside]
+    label = f"Outlined{len(b.functions)}"
+    opsets = [helper.make_opsetid("", b.opset)]
+    b.functions.append(helper.make_function("fn", label, given, results, [*constants, *made], opsets))
+    b.nodes.append(helper.make_node(label, given, results, domain="fn"))
+    if b.chance(0.3):
+        widths = {value.name: value.width for value in b.values}
+        again = [b.name() for _ in results]
+        b.nodes.append(helper.make_node(label, given, again, domain="fn"))
+        for name, result in zip(again, results, strict=True):
+            b.add(name, widths[result])
+
+
 def branch(b: Builder) -> None:
     """An If whose branches multiply, with weights of the graph around or of their own."""
     x, n = b.draw(), width(b)
@@ -554,7 +585,7 @@ def heads(b: Builder) -> None:
     b.add(y, x.width)
 
 
-MULTIPLICATIONS = (dynamic, dynamic, static_integer, qdq, qdq, qdq, qlinear, contrib, function, branch)
+MULTIPLICATIONS = (dynamic, dynamic, static_integer, qdq, qdq, qdq, qlinear, contrib, function, outlined, branch)
 BEHIND = (gelu, gelu, swish, norm, norm, residual, residual, activation, activation, bias, quantised, heads)
 
 
