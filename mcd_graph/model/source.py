@@ -11,6 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from mcd_graph.errors import InputError
+from mcd_graph.model.at_open import locations_at_open, reveal_nodes
 from mcd_graph.model.tensors import external_entries
 from mcd_graph.model.walk import Contents
 
@@ -49,8 +50,12 @@ class Source:
             InputError: the file is not an ONNX model.
         """
         if isinstance(model, onnx.ModelProto):
-            return cls("the given ModelProto", None, Contents.of(model))
-        return cls(os.fspath(model), Path(model), Contents.of(read_proto(model)))
+            return cls("the given ModelProto", None, Contents.of(reveal_nodes(model)))
+        name = os.fspath(model)
+        try:
+            return cls(name, Path(model), Contents.of(reveal_nodes(read_proto(model))))
+        except InputError as error:
+            raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
 
     @property
     def files(self) -> list[Path]:
@@ -113,7 +118,7 @@ def _read_regular(path: Path) -> bytes:
 
 def external_files(proto: onnx.ModelProto) -> set[str]:
     """Return the locations of all external data that the model names, unchecked, as they are written in it."""
-    return _locations(Contents.of(proto))
+    return _locations(Contents.of(proto)) | locations_at_open(proto)
 
 
 def _locations(contents: Contents) -> set[str]:
