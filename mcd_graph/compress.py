@@ -21,8 +21,10 @@ from mcd_graph.errors import InputError, NothingToCompressError
 from mcd_graph.model.annotations import Stated, annotate
 from mcd_graph.model.constants import eight_bit_constants
 from mcd_graph.model.loading import load_model
+from mcd_graph.model.private import private_copy
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
 from mcd_graph.model.source import ModelSource, Source, size_of
+from mcd_graph.model.unchanged import FileIdentity, Watch
 from mcd_graph.operators.decompress_weight import OP_TYPE
 from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.passes import (
@@ -68,6 +70,7 @@ def compress_model(
     force: bool = False,
     force_larger: bool = False,
     verify: bool = True,
+    mmap: bool = True,
 ) -> Report:
     """Write a smaller model that computes the same bits.
 
@@ -106,6 +109,8 @@ def compress_model(
         force_larger: write the model even if its files are no smaller than the input's, because padding eats what many
             small weights save.
         verify: run both models, and put the new one in place only if they give the same bytes.
+        mmap: map the model's files; without, a private copy of them is read, for which there has to be room beside the
+            output. A mapped file that is truncated meanwhile ends the process.
 
     Returns:
         What was done to each node and constant.
@@ -133,10 +138,21 @@ def compress_model(
     if at_open and inline:
         raise InputError("constants that are restored at opening need a data file: give either inline or at_open")
     request = _Request(
-        model_input=model_input, model_output=model_output, profile=profile, jobs=jobs, executor=executor,
+        model_input=model_input, opened=model_input, model_output=model_output, profile=profile, jobs=jobs,
+        executor=executor,
         include=include, exclude=exclude, convolutions=convolutions, min_saving=min_saving, progress=progress,
         inline=inline, data_name=data_name, at_open=at_open, force=force, force_larger=force_larger, verify=verify,
     )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        if not mmap:
+            copy = stack.enter_context(private_copy(Source.read(model_input), model_output))
+            request = dataclasses.replace(request, opened=copy.path or model_input, copied_from=copy.copied_from)
+            del copy  # the parsed file
+        return _until_equal(request)
+
+
+def _until_equal(request: "_Request") -> Report:
+    """Compress the model, less what makes it give other bytes."""
     differing: frozenset[int] = frozenset()
     prover, known = None, _Packed()
     while True:
@@ -148,9 +164,10 @@ def compress_model(
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """The arguments of :func:`compress_model`."""
+    """The arguments of :func:`compress_model`, and what is opened for them: the model, or a private copy of it."""
 
     model_input: ModelSource
+    opened: ModelSource
     model_output: str | os.PathLike[str]
     profile: Profile
     jobs: int | None
@@ -166,6 +183,8 @@ class _Request:
     force: bool
     force_larger: bool
     verify: bool
+    copied_from: tuple[FileIdentity, ...] = ()
+    watch: Watch = dataclasses.field(default_factory=Watch)
 
     @property
     def source(self) -> str:
@@ -173,9 +192,13 @@ class _Request:
         given = self.model_input
         return os.fspath(given) if isinstance(given, (str, os.PathLike)) else "the given ModelProto"
 
+    def read(self) -> Source:
+        """Return the model, parsed, with the name that it was given by."""
+        return dataclasses.replace(Source.read(self.opened), name=self.source, copied_from=self.copied_from)
+
     def load(self, given: Source | None = None) -> ir.Model:
         """Return the model, functions that are given their weights put in place of their calls."""
-        model = load_model(given or self.model_input)
+        model = load_model(given or self.read())
         InlineWeightArgumentsPass()(model)
         return model
 
@@ -239,7 +262,8 @@ class _DifferenceError(Exception):
 
 def _compress(request: _Request, differing: Collection[int], prover: Prover | None, known: _Packed) -> Report:
     """Compress a model, less some sites; the rest is what is left of an attempt that did not give the same bytes."""
-    given = Source.read(request.model_input)
+    given = request.read()
+    request.watch.begin(given.identities)
     model = request.load(given)
     files, before = given.files, given.size
     del given  # the parsed file, of which the model keeps what it needs
@@ -256,7 +280,7 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         packed = _pack(request, plan.weights, writer, known)
         stats = packed.stats
         if request.verify and prover is None:
-            prover = Prover(request.model_input, model, nbytes=2 * before, at_optimisation_only=plan.optimised)
+            prover = Prover(request.opened, model, nbytes=2 * before, at_optimisation_only=plan.optimised)
         changed = plan.apply(packed.weights)
         restored = _pack_at_open(request, model, writer, known) if request.at_open else _Packed()
         if not changed and not restored.compressed:
@@ -270,7 +294,11 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         measured = {key: (each.stored_bytes, each.entropy_bits) for key, each in stats.items()}
         accounts = account_for(constants, plan, measured, status="lowered", at_open=restored.weights)
         try:
-            writer.commit(model, below=None if request.force_larger else before)
+            writer.commit(
+                model,
+                below=None if request.force_larger else before,
+                check=lambda: request.watch.check(weights=request.verify),
+            )
         except NotSmallerError as error:
             raise NothingToCompressError(
                 _why_not_smaller(request.source, before, error.args[0], inline=request.inline)
@@ -306,7 +334,7 @@ def _pack(
     with contextlib.ExitStack() as stack:
         executor = request.executor or stack.enter_context(ThreadPoolExecutor(workers))
         new = [job for key, job in jobs.items() if key not in known.weights]
-        weights = pack_all(new, request.profile, executor, most=workers + 1, most_bytes=limit)
+        weights = pack_all(new, request.profile, executor, most=workers + 1, most_bytes=limit, saw=request.watch.saw)
         stack.enter_context(contextlib.closing(weights))
         tell = _ProgressReporter(jobs, request.progress)
         for key in jobs:
@@ -352,6 +380,7 @@ def _prove(
         with writer.trial(plan.model) as path:
             difference = prover.difference(path)
         if difference is not None:
+            request.watch.check(weights=True)  # or nodes would be kept because of what somebody else did
             logger.info("%s: the compressed model differs: %s", request.source, difference)
             lowered = [number for number, site in enumerate(plan.sites) if site.status == "lowered"]
             culprits = find_culprits(lowered, _differs_alone(request, packed.weights, prover, plan))

@@ -14,8 +14,10 @@ from mcd_graph.errors import InputError
 from mcd_graph.model.annotations import annotate, remove_annotations
 from mcd_graph.model.content import model_bytes
 from mcd_graph.model.loading import load_model, read_proto
+from mcd_graph.model.private import private_copy
 from mcd_graph.model.saving import ModelWriter
 from mcd_graph.model.source import Source, size_of
+from mcd_graph.model.unchanged import Watch
 from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.passes import plan_restoration
 from mcd_graph.progress import Progress
@@ -48,6 +50,7 @@ def restore_model(
     inline: bool = False,
     data_name: str | None = None,
     force: bool = False,
+    mmap: bool = True,
 ) -> Restoration:
     """Write a model of standard operators, with weights uncompressed, that computes the same bits.
 
@@ -58,6 +61,8 @@ def restore_model(
         inline: keep all weights inside of the model file, which stays below 2 GiB then.
         data_name: name of the data file, beside the model; the model's with ``_data`` appended by default.
         force: replace a model that is already there.
+        mmap: map the model's files; without, a private copy of them is read, for which there has to be room beside the
+            output.
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -72,7 +77,24 @@ def restore_model(
         >>> mcd_graph.restore_model("model.mcd.onnx", "plain.onnx").restored
         3
     """
-    given = Source.read(model_input)
+    with contextlib.ExitStack() as stack:
+        given = Source.read(model_input)
+        if not mmap:
+            given = stack.enter_context(private_copy(given, model_output))
+        return _restore(given, model_output, progress=progress, inline=inline, data_name=data_name, force=force)
+
+
+def _restore(
+    given: Source,
+    model_output: str | os.PathLike[str],
+    *,
+    progress: Callable[[Progress], None] | None,
+    inline: bool,
+    data_name: str | None,
+    force: bool,
+) -> Restoration:
+    watch = Watch()
+    watch.begin(given.identities)
     model = load_model(given)
     source, files, before = given.name, given.files, given.size
     with _damage_named(source):
@@ -83,7 +105,7 @@ def restore_model(
                 raise InputError(f"{source}: nothing to restore: it has no compressed node")
             if stated is not None and any(site.status == "kept" for site in plan.sites):
                 annotate(model, stated)
-            writer.commit(model, progress=progress)
+            writer.commit(model, progress=progress, check=watch.check_files)
     kept = {site.name: site.reason for site in plan.sites if site.reason is not None}
     return Restoration(len(plan.sites) - len(kept), kept, before, size_of(model_output))
 

@@ -20,6 +20,7 @@ from mcd_graph.cli.bench import bench
 from mcd_graph.cli.compress import compress
 from mcd_graph.cli.demo import demo
 from mcd_graph.cli.inspect import inspect
+from mcd_graph.cli.last_word import with_last_word
 from mcd_graph.cli.output import err, out
 from mcd_graph.cli.restore import restore
 from mcd_graph.cli.verify import verify
@@ -106,5 +107,5 @@ def _describe(error: OSError) -> str:
 
 
 for _command in (compress, inspect, verify, restore, bench, demo):
-    app.command()(_command)
+    app.command()(with_last_word(_command))
 app.add_typer(ascend)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mcd_graph.cli.cluster import dask_executor
 from mcd_graph.cli.constants import print_constants, print_gain_at_open
-from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Html, Inline, Quiet, Source
+from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Html, Inline, NoMmap, Quiet, Source
 from mcd_graph.cli.output import byte_bar, check_outputs, html_page, out, print_json, ratio, say, size
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def compress(
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not run both models before DST is put in place.")
     ] = False,
+    no_mmap: NoMmap = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -77,6 +78,7 @@ def compress(
             force=force,
             force_larger=force_larger,
             verify=not no_verify,
+            mmap=not no_mmap,
         )
     if report is not None:
         write_text(report, result.to_json(), force=force)

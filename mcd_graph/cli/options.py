@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "CustomOps", "DataName", "Destination", "Force", "Html", "Inline", "Quiet", "Source"]
+__all__ = ["AsJson", "CustomOps", "DataName", "Destination", "Force", "Html", "Inline", "NoMmap", "Quiet", "Source"]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -21,5 +21,11 @@ Destination = Annotated[Path, typer.Argument(metavar="DST", help="Model to write
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are already there.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="R.html", help="Write a report as one HTML file.")]
 Inline = Annotated[bool, typer.Option("--inline", help="Keep all weights inside of DST (below 2 GiB).")]
+NoMmap = Annotated[
+    bool,
+    typer.Option(
+        "--no-mmap", help="Read a private copy of SRC, made beside DST, so that SRC may be truncated meanwhile."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 Source = Annotated[Path, typer.Argument(metavar="SRC", help="Model to read.", show_default=False)]

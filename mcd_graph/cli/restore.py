@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Inline, Quiet, Source
+from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Inline, NoMmap, Quiet, Source
 from mcd_graph.cli.output import byte_bar, print_json, say, size
 
 __all__ = ["restore"]
@@ -14,6 +14,7 @@ def restore(
     inline: Inline = False,
     data_name: DataName = None,
     force: Force = False,
+    no_mmap: NoMmap = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -24,7 +25,15 @@ def restore(
     from mcd_graph.restore import restore_model  # noqa: PLC0415
 
     with byte_bar("restoring", shown=not (as_json or quiet)) as progress:
-        result = restore_model(source, destination, progress=progress, inline=inline, data_name=data_name, force=force)
+        result = restore_model(
+            source,
+            destination,
+            progress=progress,
+            inline=inline,
+            data_name=data_name,
+            force=force,
+            mmap=not no_mmap,
+        )
     if as_json:
         print_json({"schema": "mcd-restoration", "schema_version": 1, **dataclasses.asdict(result)})
     if as_json or quiet:

@@ -134,8 +134,13 @@ class FileView:
         )
         return dataclasses.replace(view, sample=_checksum(view._map()[1]))
 
-    def open(self) -> Int8Matrix:
-        """Map the matrix; the map lives as long as the array.
+    @property
+    def nbytes(self) -> int:
+        """Bytes in the file from the first to the last element."""
+        return _span(self.shape, self.strides)
+
+    def open(self) -> tuple[Int8Matrix, memoryview]:
+        """Map the matrix; return it, and its bytes in the file. The map lives as long as they do.
 
         Raises:
             NotSharedError: there is no such file, or it is another one.
@@ -143,7 +148,7 @@ class FileView:
         array, window = self._map()
         if _checksum(window) != self.sample:
             raise NotSharedError(f"{self.path} holds something else")
-        return array
+        return array, window
 
     def _map(self) -> tuple[Int8Matrix, memoryview]:
         """Return the matrix and its bytes in the file, from the first to the last element."""
@@ -188,22 +193,35 @@ def _version() -> str:
 
 def _pack(
     source: FileView | Int8Matrix, profile: Profile, version: str, tiling: tuple[int, int] | None
-) -> CompressedWeight:
-    """Compress a weight; this is what workers run."""
+) -> tuple[CompressedWeight, int | None]:
+    """Compress a weight, and return the CRC-32 of its bytes in the file if it is there; this is what workers run."""
     if version != _version():
         raise InputError(f"a worker has mcd-graph {_version()} installed, and not {version}, which asks for the work")
-    return pack_weight(source.open() if isinstance(source, FileView) else source, profile=profile, tiling=tiling)
+    if not isinstance(source, FileView):
+        return pack_weight(source, profile=profile, tiling=tiling), None
+    array, window = source.open()
+    before = zlib.crc32(window)
+    weight = pack_weight(array, profile=profile, tiling=tiling)
+    if zlib.crc32(window) != before:
+        raise InputError(f"the model was changed while it was read: a weight in {source.path} is another one now")
+    return weight, before
 
 
 @dataclasses.dataclass
 class _UnderWay:
     job: Job
     sent: FileView | Int8Matrix
-    pending: Pending[CompressedWeight]
+    pending: Pending[tuple[CompressedWeight, int | None]]
 
 
 def pack_all(
-    jobs: Iterable[Job], profile: Profile, executor: Submits, *, most: int, most_bytes: int | None
+    jobs: Iterable[Job],
+    profile: Profile,
+    executor: Submits,
+    *,
+    most: int,
+    most_bytes: int | None,
+    saw: Callable[[str, int, int, int], None] = lambda *_: None,
 ) -> Generator[tuple[Job, CompressedWeight]]:
     """Compress weights wherever ``executor`` does it, and yield them in order.
 
@@ -213,6 +231,7 @@ def pack_all(
         executor: where they are compressed.
         most: weights under way at a time.
         most_bytes: their total size in bytes, uncompressed; a single larger one still gets its turn.
+        saw: called with path, offset, size and CRC-32 of the bytes that were compressed, where they lie in a file.
 
     Raises:
         InputError: a file has changed meanwhile, or a worker has another version of this package.
@@ -234,15 +253,18 @@ def pack_all(
     def first() -> tuple[Job, CompressedWeight]:
         nonlocal in_files
         try:
-            weight = _result(under_way[0])
+            weight, checksum = _result(under_way[0])
         except NotSharedError as error:
             _check_unchanged(under_way[0].sent, error)
             in_files = False
             for index, waiting in enumerate(under_way):
                 waiting.pending.cancel()
                 under_way[index] = send(waiting.job)
-            weight = _result(under_way[0])
-        job = under_way.popleft().job
+            weight, checksum = _result(under_way[0])
+        done = under_way.popleft()
+        job = done.job
+        if isinstance(done.sent, FileView) and checksum is not None:
+            saw(done.sent.path, done.sent.offset, done.sent.nbytes, checksum)
         with contextlib.suppress(BufferError):  # the executor has not let go of the bytes yet
             job.release()
         return job, weight
@@ -261,7 +283,7 @@ def pack_all(
             waiting.pending.cancel()
 
 
-def _result(under_way: _UnderWay) -> CompressedWeight:
+def _result(under_way: _UnderWay) -> tuple[CompressedWeight, int | None]:
     with _worker_errors(under_way.job):
         return under_way.pending.result()
 

@@ -13,7 +13,7 @@ from mcd_graph.model.sparse import with_dense_constants
 from mcd_graph.model.tensors import Folders, check_tensor
 from mcd_graph.model.walk import Contents, graphs_of
 
-__all__ = ["ModelSource", "external_files", "graphs_of", "load_model", "read_proto"]
+__all__ = ["ModelSource", "check_tensors", "external_files", "graphs_of", "load_model", "read_proto"]
 
 _CONSTANTS_IR_VERSION = 4
 """The first version of the IR in which an initialiser that is not among the graph's inputs is a constant."""
@@ -44,9 +44,7 @@ def load_model(source: ModelSource | Source) -> ir.Model:
         contents = with_dense_constants(contents)
         proto = contents.proto
         check_structure(contents)
-        folders = None if base is None else Folders(base, Path(name))
-        for tensor in contents.tensors:
-            check_tensor(tensor, folders)
+        _check_tensors(contents, given.path)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     try:
@@ -60,6 +58,20 @@ def load_model(source: ModelSource | Source) -> ir.Model:
             ir.external_data.set_base_dir(graph, base)
         _follow_links(model)
     return model
+
+
+def check_tensors(source: Source) -> None:
+    """Raise InputError unless all tensors have the bytes that they need, in files where they may lie."""
+    try:
+        _check_tensors(source.contents, source.path)
+    except InputError as error:
+        raise InputError(f"{source.name}: {error}") from None
+
+
+def _check_tensors(contents: Contents, path: Path | None) -> None:
+    folders = None if path is None else Folders(path.absolute().parent, path)
+    for tensor in contents.tensors:
+        check_tensor(tensor, folders)
 
 
 def _with_constants(contents: Contents) -> Contents:

@@ -144,7 +144,12 @@ class ModelWriter:
             yield Path(file.name)
 
     def commit(
-        self, model: ir.Model, *, below: int | None = None, progress: Callable[[Progress], None] | None = None
+        self,
+        model: ir.Model,
+        *,
+        below: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         """Move the model's other large tensors to the data file, and put both files in place.
 
@@ -154,6 +159,7 @@ class ModelWriter:
             model: the model.
             below: write nothing unless both files together have fewer bytes than this.
             progress: called after each initialiser.
+            check: called when all is written, before anything is put in place; what it raises ends the commit.
 
         Raises:
             NotSmallerError: they have as many or more.
@@ -175,6 +181,7 @@ class ModelWriter:
             copy_attributes(self._data.inherited(old), self._data_file.fileno())
             sync(self._data_file)
             sync(self._model_file)
+            check()
             if self._data_file.tell():
                 self._put_data(data_name, old)
             replace(Path(self._model_file.name), self._destination, force=self._force)

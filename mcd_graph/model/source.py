@@ -1,5 +1,6 @@
 """A model as it is given: read once, with the files that it lies in."""
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -13,6 +14,7 @@ from google.protobuf.message import DecodeError
 from mcd_graph.errors import InputError
 from mcd_graph.model.at_open import locations_at_open, reveal_nodes
 from mcd_graph.model.tensors import external_entries
+from mcd_graph.model.unchanged import FileIdentity
 from mcd_graph.model.walk import Contents
 
 __all__ = ["ModelSource", "Source", "external_files", "read_proto", "size_of"]
@@ -35,15 +37,23 @@ class Source:
         name: what messages call it.
         path: of its file; ``None`` for a proto.
         contents: what it consists of.
+        identities: what its files were when it was read, as far as they are there.
+        copied_from: the files that it was copied from, if it is a private copy.
     """
 
     name: str
     path: Path | None
     contents: Contents
+    identities: tuple[FileIdentity, ...] = ()
+    copied_from: tuple[FileIdentity, ...] = ()
 
     @classmethod
-    def read(cls, model: ModelSource) -> Self:
+    def read(cls, model: ModelSource, *, copy_of: "Source | None" = None) -> Self:
         """Read a model file without its external data, or take a proto.
+
+        Args:
+            model: the model.
+            copy_of: the model that it is a private copy of; messages give it that one's name.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -51,25 +61,41 @@ class Source:
         """
         if isinstance(model, onnx.ModelProto):
             return cls("the given ModelProto", None, Contents.of(reveal_nodes(model)))
-        name = os.fspath(model)
+        path, name = Path(model), os.fspath(model) if copy_of is None else copy_of.name
+        content, own = _read_regular(path)
+        proto = _parse(path, content)
+        del content
         try:
-            return cls(name, Path(model), Contents.of(reveal_nodes(read_proto(model))))
+            contents = Contents.of(reveal_nodes(proto))
         except InputError as error:
-            raise InputError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
+            raise InputError(f"{name}: {error}") from None
+        identities = [own]
+        for location in sorted(_locations(contents)):
+            with contextlib.suppress(OSError, ValueError):  # who loads it says better what is wrong with its data
+                identities.append(FileIdentity.of(path.parent / location))
+        return cls(name, path, contents, tuple(identities), () if copy_of is None else copy_of.identities)
+
+    @property
+    def locations(self) -> list[str]:
+        """Where its external data is, as the model writes it."""
+        return sorted(_locations(self.contents))
 
     @property
     def files(self) -> list[Path]:
-        """The files that it lies in: its own and those of its external data."""
-        if self.path is None:
-            return []
-        return [self.path, *(self.path.parent / name for name in sorted(_locations(self.contents)))]
+        """The files that it lies in: its own and those of its external data; of a copy, the original's as well."""
+        return [*self._own_files(), *(each.path for each in self.copied_from)]
 
     @property
     def size(self) -> int:
-        """Its size in bytes, external data included."""
+        """Its size in bytes, external data included; of a copy, the original's."""
         if self.path is None:
             return int(self.contents.proto.ByteSize())
-        return sum(path.stat().st_size for path in self.files)
+        if self.copied_from:
+            return sum(each.nbytes for each in self.copied_from)
+        return sum(path.stat().st_size for path in self._own_files())
+
+    def _own_files(self) -> list[Path]:
+        return [] if self.path is None else [self.path, *(self.path.parent / name for name in self.locations)]
 
 
 def size_of(model: ModelSource) -> int:
@@ -84,7 +110,11 @@ def read_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
         FileNotFoundError: there is no such file.
         InputError: the file is not an ONNX model.
     """
-    content = _read_regular(Path(path))
+    content, _ = _read_regular(Path(path))
+    return _parse(Path(path), content)
+
+
+def _parse(path: Path, content: bytes) -> onnx.ModelProto:
     if content[4:8] == _ORT_MARK:
         raise InputError(
             f"{os.fspath(path)} is in onnxruntime's own format (.ort), not ONNX: give the model that it was made of"
@@ -102,7 +132,7 @@ def read_proto(path: str | os.PathLike[str]) -> onnx.ModelProto:
     return proto
 
 
-def _read_regular(path: Path) -> bytes:
+def _read_regular(path: Path) -> tuple[bytes, FileIdentity]:
     """Read a file that is one: a pipe may never end, and a device has no end."""
     # Without waiting for somebody to write into it, if it is a pipe.
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
@@ -113,7 +143,7 @@ def _read_regular(path: Path) -> bytes:
             raise InputError(f"{path} is not a regular file")
         if status.st_size > FILE_BYTES_LIMIT:
             raise InputError(f"{path} is not an ONNX model: it is larger than 2 GiB")
-        return file.read()
+        return file.read(), FileIdentity.of(path, status)
 
 
 def external_files(proto: onnx.ModelProto) -> set[str]:

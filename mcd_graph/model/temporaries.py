@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["MARK", "is_locked", "remove_temporaries", "temporary_file"]
+__all__ = ["MARK", "is_locked", "remove_temporaries", "tell", "temporary_file"]
 
 MARK = ".mcd-tmp-"
 """What the name of every temporary holds."""
@@ -19,9 +19,35 @@ MARK = ".mcd-tmp-"
 _living: dict[Path, Callable[[], None]] = {}
 """This process's temporaries, each from before it is created until it is gone, and what to do before that."""
 
+_listeners: list[tuple[Callable[[bytes], int], Callable[[int], None]]] = []
+
 
 @contextlib.contextmanager
-def temporary_file(path: Path, before_removal: Callable[[], None] = lambda: None) -> Iterator[BinaryIO]:
+def tell(created: Callable[[bytes], int], gone: Callable[[int], None]) -> Iterator[None]:
+    """Have somebody told of each temporary that may simply be removed, for a while.
+
+    Args:
+        created: called with its path; what it returns stands for the temporary.
+        gone: called with that when the temporary is no more.
+    """
+    _listeners.append((created, gone))
+    try:
+        yield
+    finally:
+        _listeners.remove((created, gone))
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Tell of a temporary that is there, and that it is gone on leaving."""
+    with contextlib.ExitStack() as stack:
+        for created, gone in _listeners:
+            stack.callback(gone, created(os.fsencode(path)))
+        yield
+
+
+@contextlib.contextmanager
+def temporary_file(path: Path, before_removal: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
     """Create, lock and open a file that is removed on leaving unless it was renamed.
 
     Args:
@@ -31,17 +57,23 @@ def temporary_file(path: Path, before_removal: Callable[[], None] = lambda: None
     Raises:
         OSError: the file exists or cannot be created.
     """
-    _living[path] = before_removal
-    file = path.open("x+b")
+    prepare = before_removal or (lambda: None)
+    _living[path] = prepare
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-    finally:
-        before_removal()
-        path.unlink(missing_ok=True)
-        _living.pop(path, None)
-        with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
-            file.close()
+        file = path.open("x+b")
+    except OSError:
+        _living.pop(path, None)  # what is there is not ours
+        raise
+    with contextlib.nullcontext() if before_removal else _told(path):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield file
+        finally:
+            prepare()
+            path.unlink(missing_ok=True)
+            _living.pop(path, None)
+            with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
+                file.close()
 
 
 def remove_temporaries() -> None:

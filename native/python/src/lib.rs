@@ -1,6 +1,7 @@
 //! `mcd_graph._native`: conversion of arguments and errors; the work is done in the core, with the interpreter lock
 //! released.
 
+mod bus_error;
 mod numpy_api;
 
 use mcd_core::parallel::Scoped;
@@ -280,5 +281,8 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(entropy_bits, module)?)?;
     module.add_function(wrap_pyfunction!(histogram, module)?)?;
     module.add_function(wrap_pyfunction!(kernels, module)?)?;
+    module.add_function(wrap_pyfunction!(bus_error::explain_bus_error, module)?)?;
+    module.add_function(wrap_pyfunction!(bus_error::remove_at_bus_error, module)?)?;
+    module.add_function(wrap_pyfunction!(bus_error::keep_at_bus_error, module)?)?;
     Ok(())
 }
