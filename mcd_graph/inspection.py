@@ -11,7 +11,7 @@ from mcd_graph import _native
 from mcd_graph.accounting import account_for, report_of
 from mcd_graph.errors import InputError
 from mcd_graph.integrity import Stream, over_streams, streams_of
-from mcd_graph.model.at_open import AT_OPEN, WAY_KEY
+from mcd_graph.model.at_open import is_at_open
 from mcd_graph.model.constants import eight_bit_constants, readers_of
 from mcd_graph.model.loading import load_model
 from mcd_graph.model.source import Source
@@ -123,7 +123,7 @@ def _were_constants(lowered: Iterable[NodeReport], compressed: Mapping[str, ir.N
         readers.setdefault(node.weight or "", []).append(node)
     for name, nodes in readers.items():
         first = nodes[0]
-        at_open = compressed[first.name].metadata_props.get(WAY_KEY) == AT_OPEN
+        at_open = is_at_open(compressed[first.name])
         yield ConstantReport(
             name=name,
             dtype=None,

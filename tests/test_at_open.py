@@ -118,6 +118,10 @@ def test_without_help_the_error_says_what_to_do(compressed: Path) -> None:
         onnxruntime.InferenceSession(compressed)
 
 
+def test_the_model_says_how_it_is_opened(compressed: Path) -> None:
+    assert "set the session config entry mcd.model" in onnx.load(compressed, load_external_data=False).doc_string
+
+
 def test_inspect_restore_and_check(source: Path, compressed: Path, tmp_path: Path) -> None:
     report = inspect_model(compressed)
     assert {each.name: (each.way, each.read_by) for each in report.constants} == {

@@ -30,7 +30,18 @@ from mcd_graph.operators.spec import DOMAIN
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["AT_OPEN", "AT_OPEN_KEY", "SENTENCE", "WAY_KEY", "hide_nodes", "locations_at_open", "reveal_nodes"]
+    import onnx_ir as ir
+
+__all__ = [
+    "AT_OPEN",
+    "AT_OPEN_KEY",
+    "SENTENCE",
+    "WAY_KEY",
+    "hide_nodes",
+    "is_at_open",
+    "locations_at_open",
+    "reveal_nodes",
+]
 
 #: Metadata of a DecompressWeight node whose output is to be an initializer when a session is created.
 WAY_KEY = "mcd.way"
@@ -43,6 +54,11 @@ AT_OPEN_KEY = "mcd.at_open"
 SENTENCE = "compressed by mcd-graph, open it with mcd_graph.InferenceSession or the session config entry mcd.model"
 
 _PARTS = ("x2", "compress_index")
+
+
+def is_at_open(node: ir.Node) -> bool:
+    """Tell whether a node is marked as a constant that is restored when a session is created."""
+    return node.metadata_props.get(WAY_KEY) == AT_OPEN
 
 
 def hide_nodes(proto: onnx.ModelProto) -> None:
