@@ -1,4 +1,4 @@
-"""Random graphs as exporters write them, from a seed: quantised multiplications of every form and what stands around.
+"""Random graphs as exporters write them, from a seed: quantised multiplications and look-ups, and what stands around.
 
 Whatever is lowered has to give the original's bytes, at onnxruntime's default settings and without optimisations. A
 graph grows step by step from a float input; each step adds a multiplication, what often stands behind one, or a change
@@ -532,6 +532,34 @@ def norm(b: Builder) -> None:
     b.add(b.node("Add", y, b.floats((size,))), size)
 
 
+def look_up(b: Builder) -> None:
+    """Rows of an int8 table, widened before they are taken or after, as embeddings have it."""
+    x, n = b.draw(), width(b)
+    table, dtype = b.weight(64, n)
+    form = b.pick(["DequantizeLinear", "DequantizeLinear", "Cast"])
+    size = n if b.chance(0.3) else None
+    scale = b.scale(size, 0.05)
+    zero = b.zero_point(dtype, size) if b.chance(0.6) else None
+    indices = b.node("ArgMax", x.name, axis=-1, keepdims=0)
+
+    def widened(value: str, *, last: int) -> str:
+        if form == "DequantizeLinear":
+            return b.node(form, value, scale, *([] if zero is None else [zero]), axis=last)
+        floats = b.node("Cast", value, to=FLOAT)
+        if zero is not None:
+            floats = b.node("Sub", floats, b.floats(() if size is None else (size,), 9.0))
+        return b.node("Mul", *b.rng.permutation([floats, scale]).tolist())
+
+    if b.chance(0.5):
+        y = b.node("Gather", b.edge(widened(table, last=1)), indices)
+        if b.chance(0.3) and form == "DequantizeLinear" and zero is not None and size is None:
+            y = b.node("DequantizeLinear", b.node("QuantizeLinear", y, scale, zero), scale, zero)
+    else:
+        rows = b.edge_of_bytes(b.node("Gather", table, indices))
+        y = widened(rows, last=b.rank - 1 if b.chance(0.5) else -1)
+    b.add(b.edge(y, n), n)
+
+
 def residual(b: Builder) -> None:
     x = b.draw()
     other = b.pick([each for each in b.values if each.width == x.width])
@@ -585,7 +613,20 @@ def heads(b: Builder) -> None:
     b.add(y, x.width)
 
 
-MULTIPLICATIONS = (dynamic, dynamic, static_integer, qdq, qdq, qdq, qlinear, contrib, function, outlined, branch)
+MULTIPLICATIONS = (
+    dynamic,
+    dynamic,
+    static_integer,
+    qdq,
+    qdq,
+    qdq,
+    qlinear,
+    contrib,
+    function,
+    outlined,
+    branch,
+    look_up,
+)
 BEHIND = (gelu, gelu, swish, norm, norm, residual, residual, activation, activation, bias, quantised, heads)
 
 
