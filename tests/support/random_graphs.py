@@ -551,7 +551,7 @@ def look_up(b: Builder) -> None:
         return b.node("Mul", *b.rng.permutation([floats, scale]).tolist())
 
     if b.chance(0.5):
-        y = b.node("Gather", b.edge(widened(table, last=1)), indices)
+        y = b.node("Gather", widened(table, last=1), indices)
         if b.chance(0.3) and form == "DequantizeLinear" and zero is not None and size is None:
             y = b.node("DequantizeLinear", b.node("QuantizeLinear", y, scale, zero), scale, zero)
     else:
