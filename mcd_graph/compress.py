@@ -25,7 +25,8 @@ from mcd_graph.model.private import private_copy
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
 from mcd_graph.model.source import ModelSource, Source, size_of
 from mcd_graph.model.unchanged import FileIdentity, Watch
-from mcd_graph.operators.registry import compressed_nodes
+from mcd_graph.operators.decompress_weight import OP_TYPE
+from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.passes import (
     InlineWeightArgumentsPass,
     LoweringPlan,
@@ -35,11 +36,15 @@ from mcd_graph.passes import (
     WeightJob,
     plan_lowering,
 )
+from mcd_graph.passes.at_open import ConstantJob, constants_at_open, restore_at_open
 from mcd_graph.progress import Progress
 from mcd_graph.proof import NOT_ASKED_FOR, Prover, find_culprits
 from mcd_graph.report.data import NodeReport, Proof, Report
 
 __all__ = ["compress_model"]
+
+AnyJob = WeightJob | ConstantJob
+"""A weight to compress: of nodes, or a constant that is restored at opening."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +66,7 @@ def compress_model(
     progress: Callable[[Progress], None] | None = None,
     inline: bool = False,
     data_name: str | None = None,
+    at_open: bool = False,
     force: bool = False,
     force_larger: bool = False,
     verify: bool = True,
@@ -96,6 +102,9 @@ def compress_model(
         inline: keep all weights inside of the model file, which stays below 2 GiB then, for runtimes that take a
             model as bytes.
         data_name: name of the data file, beside the model; the model's with ``_data`` appended by default.
+        at_open: compress the other int8 constants as well, whatever reads them. They are restored in memory when a
+            session is created, so that speed and memory are as ever; that takes :class:`mcd_graph.InferenceSession`,
+            :func:`mcd_graph.enable`, or the session config entry ``mcd.model`` with the model's path.
         force: replace a model that is already there.
         force_larger: write the model even if its files are no smaller than the input's, because padding eats what many
             small weights save.
@@ -126,11 +135,13 @@ def compress_model(
         raise InputError("min_saving must be a number, such as 0.01, not nan")
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
+    if at_open and inline:
+        raise InputError("constants that are restored at opening need a data file: give either inline or at_open")
     request = _Request(
         model_input=model_input, opened=model_input, model_output=model_output, profile=profile, jobs=jobs,
         executor=executor,
         include=include, exclude=exclude, convolutions=convolutions, min_saving=min_saving, progress=progress,
-        inline=inline, data_name=data_name, force=force, force_larger=force_larger, verify=verify,
+        inline=inline, data_name=data_name, at_open=at_open, force=force, force_larger=force_larger, verify=verify,
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         if not mmap:
@@ -168,6 +179,7 @@ class _Request:
     progress: Callable[[Progress], None] | None
     inline: bool
     data_name: str | None
+    at_open: bool
     force: bool
     force_larger: bool
     verify: bool
@@ -190,6 +202,12 @@ class _Request:
         InlineWeightArgumentsPass()(model)
         return model
 
+    def wants(self, job: ConstantJob) -> bool:
+        """Tell whether a constant is to be compressed, going by the names of itself and of those that read it."""
+        names = [job.key, *(name_of(node) for node, _ in job.constant.readers)]
+        included = self.include is None or any(re.search(self.include, name) for name in names)
+        return included and not (self.exclude and any(re.search(self.exclude, name) for name in names))
+
     def plan(self, model: ir.Model, differing: Collection[int]) -> LoweringPlan:
         """Return what can be lowered of the model, less the sites that are known to differ."""
         try:
@@ -197,25 +215,39 @@ class _Request:
         except re.error as error:
             raise InputError(f"not a regular expression: {error.pattern!r}: {error}") from None
         plan.keep(differing, Refusal(ReasonCode.DIFFERS, "lowered, it gave other bytes than the original when run"))
-        if not plan.weights:
+        if not plan.weights and not (self.at_open and any(constants_at_open(model))):
             raise NothingToCompressError(f"{self.source}: nothing to compress: {_why_nothing(plan)}")
         return plan
 
 
 @dataclasses.dataclass(frozen=True)
 class _Packed:
-    """The weights that were compressed, by key, or why they are kept all the same; and what came of each."""
+    """The weights that were compressed, by key, or why they are kept all the same; and what came of each.
+
+    Attributes:
+        weights: those of nodes, or those that are restored at opening.
+        stats: sizes and entropy, of refused ones as well.
+        at_open: beside those of nodes, those that are restored at opening.
+    """
 
     weights: dict[str, CompressedWeight | Refusal] = dataclasses.field(default_factory=dict)
     stats: dict[str, WeightStats] = dataclasses.field(default_factory=dict)
+    at_open: "_Packed | None" = None
+
+    @property
+    def compressed(self) -> dict[str, CompressedWeight]:
+        """Those that were not refused."""
+        return {key: each for key, each in self.weights.items() if isinstance(each, CompressedWeight)}
 
     def without_file(self) -> "_Packed":
         """Return the same with each stream mapped, so that the file it is in may go."""
         weights = {
-            key: each if isinstance(each, Refusal) else dataclasses.replace(each, x2=np.asarray(each.x2))
+            key: each
+            if isinstance(each, Refusal)
+            else dataclasses.replace(each, x2=np.asarray(each.x2), compress_index=np.asarray(each.compress_index))
             for key, each in self.weights.items()
         }
-        return _Packed(weights, self.stats)
+        return _Packed(weights, self.stats, None if self.at_open is None else self.at_open.without_file())
 
 
 class _DifferenceError(Exception):
@@ -245,19 +277,22 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         inline=request.inline,
         data_name=request.data_name,
     ) as writer:
-        packed = _pack(request, plan, writer, known)
+        packed = _pack(request, plan.weights, writer, known)
         stats = packed.stats
         if request.verify and prover is None:
             prover = Prover(request.opened, model, nbytes=2 * before, at_optimisation_only=plan.optimised)
-        if not plan.apply(packed.weights):
+        changed = plan.apply(packed.weights)
+        restored = _pack_at_open(request, model, writer, known) if request.at_open else _Packed()
+        if not changed and not restored.compressed:
             raise NothingToCompressError(f"{request.source}: nothing to compress: {_why_nothing(plan)}")
-        weights = packed.weights.values()
+        restore_at_open(model, restored.compressed)
+        weights = [*packed.weights.values(), *restored.weights.values()]
         versions = {weight.stats.format_version for weight in weights if isinstance(weight, CompressedWeight)}
         annotate(model, Stated(request.profile, "+".join(map(str, sorted(versions)))))
-        proof = _prove(request, plan, packed, writer, prover)
+        proof = _prove(request, plan, dataclasses.replace(packed, at_open=restored), writer, prover)
         # Before the output is there, which may take the place of the input.
         measured = {key: (each.stored_bytes, each.entropy_bits) for key, each in stats.items()}
-        accounts = account_for(constants, plan, measured, status="lowered")
+        accounts = account_for(constants, plan, measured, status="lowered", at_open=restored.weights)
         try:
             writer.commit(
                 model,
@@ -269,7 +304,10 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
                 _why_not_smaller(request.source, before, error.args[0], inline=request.inline)
             ) from None
     return Report.of(
-        tuple(_node_report(site, stats.get(weight_of[id(site)])) for site in plan.sites),
+        (
+            *(_node_report(site, stats.get(weight_of[id(site)])) for site in plan.sites),
+            *(_restored_report(name, weight.stats) for name, weight in restored.compressed.items()),
+        ),
         source=request.source,
         output=os.fspath(request.model_output),
         profile=request.profile,
@@ -280,18 +318,26 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
     )
 
 
-def _pack(request: _Request, plan: LoweringPlan, writer: ModelWriter, known: _Packed) -> _Packed:
-    """Compress the weights of a plan that are not ``known`` and write all; those that save too little are refused."""
+def _pack_at_open(request: _Request, model: ir.Model, writer: ModelWriter, known: _Packed) -> _Packed:
+    """Compress what is left of a model's constants, to be restored when a session is created."""
+    jobs = {job.key: job for job in constants_at_open(model) if request.wants(job)}
+    return _pack(request, jobs, writer, known.at_open or _Packed(), at_open=True)
+
+
+def _pack(
+    request: _Request, jobs: Mapping[str, AnyJob], writer: ModelWriter, known: _Packed, *, at_open: bool = False
+) -> _Packed:
+    """Compress the weights that are not ``known`` and write all; those that save too little are refused."""
     workers = request.jobs or len(os.sched_getaffinity(0))
     limit = _BYTES_UNDER_WAY if request.executor is None or request.jobs is None else None
     packed = _Packed()
     with contextlib.ExitStack() as stack:
         executor = request.executor or stack.enter_context(ThreadPoolExecutor(workers))
-        new = [job for key, job in plan.weights.items() if key not in known.weights]
+        new = [job for key, job in jobs.items() if key not in known.weights]
         weights = pack_all(new, request.profile, executor, most=workers + 1, most_bytes=limit, saw=request.watch.saw)
         stack.enter_context(contextlib.closing(weights))
-        tell = _ProgressReporter(plan.weights, request.progress)
-        for key in plan.weights:
+        tell = _ProgressReporter(jobs, request.progress)
+        for key in jobs:
             if key in known.weights:
                 answer, packed.stats[key] = known.weights[key], known.stats[key]
             else:
@@ -301,10 +347,19 @@ def _pack(request: _Request, plan: LoweringPlan, writer: ModelWriter, known: _Pa
                     text = f"it would save {weight.stats.saving:.1%}, less than {request.min_saving:.1%}"
                     answer = Refusal(ReasonCode.SMALL_SAVING, text)
             if isinstance(answer, CompressedWeight):
-                answer = dataclasses.replace(answer, x2=writer.add(f"{key}.x2", np.asarray(answer.x2)))
+                answer = _written(key, answer, writer, at_open=at_open)
             packed.weights[key] = answer
             tell(key)
     return packed
+
+
+def _written(key: str, weight: CompressedWeight, writer: ModelWriter, *, at_open: bool) -> CompressedWeight:
+    """Write a weight's stream; and its index, where nothing of it is to be in the model file."""
+    x2 = writer.add(f"{key}.x2", np.asarray(weight.x2), packed=at_open)
+    if not at_open:
+        return dataclasses.replace(weight, x2=x2)
+    index = writer.add(f"{key}.compress_index", np.asarray(weight.compress_index), packed=True)
+    return dataclasses.replace(weight, x2=x2, compress_index=index)
 
 
 def _prove(
@@ -329,6 +384,11 @@ def _prove(
             logger.info("%s: the compressed model differs: %s", request.source, difference)
             lowered = [number for number, site in enumerate(plan.sites) if site.status == "lowered"]
             culprits = find_culprits(lowered, _differs_alone(request, packed.weights, prover, plan))
+            if not culprits:
+                raise InputError(
+                    f"{request.source}: nothing is written: the compressed model does not do what the original does, "
+                    f"and no node alone is the cause: {difference}"
+                )
             raise _DifferenceError(culprits, prover, packed)
     return prover.proof([site.name for site in plan.sites if site.code == ReasonCode.DIFFERS])
 
@@ -360,7 +420,7 @@ def _differs_alone(
 class _ProgressReporter:
     """Adds up what is done and passes it on."""
 
-    def __init__(self, jobs: Mapping[str, WeightJob], listener: Callable[[Progress], None] | None) -> None:
+    def __init__(self, jobs: Mapping[str, AnyJob], listener: Callable[[Progress], None] | None) -> None:
         self._jobs = jobs
         self._listener = listener
         self._progress = Progress("", 0, len(jobs), 0, sum(job.nbytes for job in jobs.values()))
@@ -382,6 +442,24 @@ def _node_report(site: Site, stats: WeightStats | None) -> NodeReport:
         return report
     return dataclasses.replace(
         report, compressed_bytes=stats.stored_bytes, payload_bytes=stats.payload_bytes, codec=stats.codec
+    )
+
+
+def _restored_report(name: str, stats: WeightStats) -> NodeReport:
+    """Describe the node that restores a constant at opening."""
+    return NodeReport(
+        name=f"{name}.{OP_TYPE}",
+        op_type=OP_TYPE,
+        pattern=OP_TYPE,
+        status="lowered",
+        weight=name,
+        k=stats.k,
+        n=stats.n,
+        weight_bytes=stats.weight_bytes,
+        compressed_bytes=stats.stored_bytes,
+        payload_bytes=stats.payload_bytes,
+        entropy_bits=stats.entropy_bits,
+        codec=stats.codec,
     )
 
 
@@ -409,9 +487,7 @@ def _int8_constants(plan: LoweringPlan) -> str | None:
     if not size:
         return None
     names = ", ".join(f"{name} ({count})" for name, count in readers.most_common())
-    hint = (
-        "; --convolutions compresses those with a 1x1 kernel" if {"ConvInteger", "QLinearConv"} & readers.keys() else ""
-    )
+    hint = "; --at-open compresses those of them that are large enough"
     return f"its int8 and uint8 constants, {size:,} bytes, are read by operators that are not compressed: {names}{hint}"
 
 

@@ -11,10 +11,12 @@ from mcd_graph import _native
 from mcd_graph.accounting import account_for, report_of
 from mcd_graph.errors import InputError
 from mcd_graph.integrity import Stream, over_streams, streams_of
-from mcd_graph.model.constants import eight_bit_constants
+from mcd_graph.model.at_open import is_at_open
+from mcd_graph.model.constants import eight_bit_constants, readers_of
 from mcd_graph.model.loading import load_model
 from mcd_graph.model.source import Source
-from mcd_graph.operators.registry import compressed_nodes
+from mcd_graph.operators import decompress_weight
+from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.operators.view import CompressedNode
 from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, plan_lowering
@@ -51,6 +53,7 @@ def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Pr
     given = Source.read(source)
     model = load_model(given)
     lowered = tuple(_lowered(model, source, progress))
+    before = {name_of(node): node for node, *_ in compressed_nodes(model)}
     InlineWeightArgumentsPass()(model)
     plan = plan_lowering(model)
     entropies = _entropies(plan)
@@ -63,7 +66,7 @@ def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Pr
         profile=None,
         file_bytes_before=given.size,
         file_bytes_after=None,
-        constants=(*_were_constants(lowered), *account_for(plain, plan, measured, status="lowerable")),
+        constants=(*_were_constants(lowered, before), *account_for(plain, plan, measured, status="lowerable")),
     )
 
 
@@ -113,23 +116,32 @@ def _form(view: CompressedNode) -> str:
     return "+".join([label_of(rule) or view.node.op_type, *besides])
 
 
-def _were_constants(lowered: Iterable[NodeReport]) -> Iterator[ConstantReport]:
-    """Yield the constants that became the compressed weights of nodes."""
+def _were_constants(lowered: Iterable[NodeReport], compressed: Mapping[str, ir.Node]) -> Iterator[ConstantReport]:
+    """Yield the constants that became the compressed weights of nodes, which are given by name."""
     readers: dict[str, list[NodeReport]] = {}
     for node in lowered:
         readers.setdefault(node.weight or "", []).append(node)
     for name, nodes in readers.items():
         first = nodes[0]
+        at_open = is_at_open(compressed[first.name])
         yield ConstantReport(
             name=name,
             dtype=None,
             shape=(first.k or 0, first.n or 0),
-            readers=tuple(Reader(node.pattern, node.name) for node in nodes),
+            readers=tuple(reader for each in nodes for reader in _readers(each, compressed[each.name])),
             status="lowered",
             bytes_before=first.weight_bytes or 0,
             entropy_bits=first.entropy_bits or 0.0,
             bytes_after=first.compressed_bytes,
+            way="open" if at_open else "run",
         )
+
+
+def _readers(report: NodeReport, node: ir.Node) -> list[Reader]:
+    """Return who computes with a node's constant: the node itself, or those that read what it decodes."""
+    if node.op_type != decompress_weight.OP_TYPE:
+        return [Reader(report.pattern, report.name)]
+    return [Reader(label, name_of(user)) for user, label in readers_of(node.outputs[0])]
 
 
 def _entropies(plan: LoweringPlan) -> dict[str, float]:

@@ -22,6 +22,7 @@ import onnxruntime as ort
 from mcd_graph.comparison import describe_difference, is_nan
 from mcd_graph.errors import InputError
 from mcd_graph.inputs import InputSpec, accepted_inputs, input_specs
+from mcd_graph.isolation import death_of
 from mcd_graph.machine import saturates
 from mcd_graph.model.loading import ModelSource
 from mcd_graph.report.data import Proof
@@ -96,6 +97,9 @@ class Prover:
             if nbytes > (limit := _bytes_limit()):
                 raise _NotProvableError(f"its files are larger than {limit >> 20} MiB, a quarter of the free memory")
             specs = input_specs(model)
+            death = death_of(lambda: self._try(specs), seconds=_SECONDS)
+            if death is not None:
+                raise _NotProvableError(f"onnxruntime ends its process when it runs the original ({death})")
             for optimise in self._settings:
                 self._references.append(self._run_original(optimise, specs))
             self._refuse_vain()
@@ -140,24 +144,22 @@ class Prover:
         precise = saturates()
         return create_session(model, threads=reference.threads, optimise=reference.optimise, precise=precise)
 
+    def _try(self, specs: Sequence[InputSpec]) -> None:
+        """Run the original once at each setting, for what that may do to the process."""
+        for optimise in self._settings:
+            session = self._open(self._source, _Reference(optimise, []))
+            next(accepted_inputs(specs, _RUNS[:1], np.random.default_rng(0), _attempt(session, [])), None)
+
     def _run_original(self, optimise: bool, specs: Sequence[InputSpec]) -> _Reference:
         reference = _Reference(optimise, [])
         session = self._open(self._source, reference)
         reference.names = [value.name for value in session.get_outputs()]
         complaints: list[str] = []
-
-        def run(feed: Feed) -> list[object] | None:
-            try:
-                return _run(session, feed)
-            except _NotProvableError as error:
-                complaints.append(str(error))
-                return None
-
         runs: Iterator[tuple[Feed, list[object]]]
         if self._references:  # the inputs that the model took
             runs = ((feed, _run(session, feed)) for feed, _ in self._references[0].runs)
         else:
-            runs = accepted_inputs(specs, _RUNS, np.random.default_rng(0), run)
+            runs = accepted_inputs(specs, _RUNS, np.random.default_rng(0), _attempt(session, complaints))
         remembered = 0
         for feed, computed in runs:
             if not reference.runs:
@@ -214,6 +216,19 @@ def find_culprits(
         return set().union(*map(search, halves)) if halves else set(group)
 
     return search(list(suspects)) if suspects else set()
+
+
+def _attempt(session: ort.InferenceSession, complaints: list[str]) -> Callable[[Feed], list[object] | None]:
+    """Return a function that runs a model, or says why that fails and returns ``None``."""
+
+    def run(feed: Feed) -> list[object] | None:
+        try:
+            return _run(session, feed)
+        except _NotProvableError as error:
+            complaints.append(str(error))
+            return None
+
+    return run
 
 
 def _run(session: ort.InferenceSession, feed: Feed) -> list[object]:

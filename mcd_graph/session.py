@@ -53,7 +53,10 @@ def create_session(
         raise FileNotFoundError(2, os.strerror(2), name)
     if os.fsencode(name).decode(errors="replace") != name:
         raise InputError(f"{name}: onnxruntime opens no file whose name is not UTF-8")
-    options = quiet_options(threads=threads)
+    try:
+        options = quiet_options(threads=threads, model=None if isinstance(model, bytes) else name)
+    except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+        raise InputError(f"{name}: {' '.join(str(error).split())}") from error
     for library in custom_ops:
         _register(options, library)
     if not spin:
@@ -68,7 +71,7 @@ def create_session(
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(name).parent))
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+    except Exception as error:  # as above
         raise InputError(f"onnxruntime refuses {name}: {' '.join(str(error).split())}") from error
 
 

@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from mcd_graph.comparison import describe_difference, is_nan
 from mcd_graph.determinism import random_nodes, values_before
+from mcd_graph.drift import Drift, DriftMeter
 from mcd_graph.errors import InputError
 from mcd_graph.inputs import accepted_inputs, input_specs
 from mcd_graph.machine import saturates
@@ -63,6 +64,7 @@ class Verification:
         only_nan: outputs of which the original computed nothing but not-a-number, which prove little.
         saturates: this processor has no VNNI, so that onnxruntime's products of 8-bit integers saturate at 16 bits,
             the original's too, unless it is asked for precise ones.
+        drifts: how far each output is from the original's, where that was measured.
 
     Examples:
         >>> import mcd_graph
@@ -85,6 +87,7 @@ class Verification:
     compared_before: tuple[str, ...] = ()
     only_nan: tuple[str, ...] = ()
     saturates: bool = False
+    drifts: tuple[Drift, ...] = ()
 
     @property
     def identical(self) -> bool:
@@ -102,6 +105,7 @@ def verify_model(
     threads: Sequence[int] | None = None,
     precise: bool = False,
     custom_ops: Sequence[str | os.PathLike[str]] = (),
+    measure: bool = False,
 ) -> Verification:
     """Run both models on the same inputs and compare the outputs' bytes.
 
@@ -122,6 +126,8 @@ def verify_model(
         precise: let onnxruntime multiply 8-bit integers exactly on processors without VNNI, where it saturates
             otherwise (``session.x64quantprecision``).
         custom_ops: libraries of other operators that the models need.
+        measure: also say how far each output is from the original's, for a model that rounds otherwise, such as a
+            strict export for Ascend; random inputs have the sizes then that this model takes.
 
     Raises:
         FileNotFoundError: there is no such model.
@@ -142,14 +148,16 @@ def verify_model(
     threads = (1, max(2, len(os.sched_getaffinity(0)))) if threads is None else tuple(threads)
     feeds: list[Feed] = []
     found: list[_Comparison] = []
+    meters: dict[str, DriftMeter] = {}
     for optimise in settings:
         pair = _Pair(original, compressed, optimise, precise, custom_ops)
         reference = _open_original(pair)
         if not feeds:
-            feeds = _random_feeds(model, original, reference, runs, seed) if inputs is None else [
+            sizes = compressed_model if measure else model
+            feeds = _random_feeds(sizes, original, reference, runs, seed) if inputs is None else [
                 _given_feed(reference, inputs)
             ]  # fmt: skip
-        found.append(_compare(pair, reference, feeds, threads))
+        found.append(_compare(pair, reference, feeds, threads, meters if measure else None))
     not_deterministic = tuple(sorted({name for result in found for name in result.not_deterministic}))
     random = random_nodes(model) if not_deterministic else []
     before = _compare_before(
@@ -173,6 +181,7 @@ def verify_model(
         before.names if False in settings else (),
         tuple(sorted(nan)),
         saturates=not precise and saturates(),
+        drifts=tuple(meter.result() for meter in meters.values()),
     )
 
 
@@ -223,7 +232,11 @@ def _given_feed(
 
 
 def _compare(
-    pair: _Pair, reference: ort.InferenceSession, feeds: Sequence[Feed], threads: Sequence[int]
+    pair: _Pair,
+    reference: ort.InferenceSession,
+    feeds: Sequence[Feed],
+    threads: Sequence[int],
+    meters: dict[str, DriftMeter] | None,
 ) -> _Comparison:
     """Compare the models at one setting of graph optimisations; ``reference`` is the original at it on one thread."""
     candidates = {count: pair.open("compressed", count) for count in threads}
@@ -245,6 +258,8 @@ def _compare(
             for name, ours, theirs in zip(names, _run(session, pair.compressed, feed), expected, strict=True):
                 if name in result.not_deterministic:
                     continue
+                if meters is not None:
+                    meters.setdefault(name, DriftMeter(name)).add(ours, theirs)
                 result.values += theirs.size if isinstance(theirs, np.ndarray) else 1
                 what = describe_difference(ours, theirs)
                 if what is not None and count != 1:

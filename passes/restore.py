@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from mcd_graph.operators import gather_compress_dequant
+from mcd_graph.operators import decompress_weight, gather_compress_dequant
 from mcd_graph.operators.nodes import NewNode, NewOutput
 from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.operators.spec import DOMAIN
@@ -152,13 +152,20 @@ class _Weights:
     def _placed(self, view: CompressedNode, home: ir.Graph, user: ir.Node, *, as_node: bool) -> ir.Value:
         key = (view.key, view.weight_shape, view.spec.weight_of)
         if key not in self._tensors:
-            self._tensors[key] = view.weight(self._names.unique(view.weight_name))
+            self._tensors[key] = view.weight(self._name(view))
         tensor = self._tensors[key]
         place = (id(home), id(tensor))
         if place not in self._values:
             before = user if home is graph_of(user) else home[0]
             self._values[place] = place_constant(tensor, tensor.name or "", before, as_node=as_node)
         return self._values[place]
+
+    def _name(self, view: CompressedNode) -> str:
+        """Return a name for a node's constant: that of the node's output, if the constant takes its place."""
+        output = view.node.outputs[0]
+        if view.spec is decompress_weight.SPEC and output.name and not output.is_graph_output():
+            return output.name
+        return self._names.unique(view.weight_name)
 
 
 def _home_of_stream(view: CompressedNode) -> ir.Graph:

@@ -15,6 +15,8 @@ from mcd_graph.demo import run_demo
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
 from mcd_graph.inspection import inspect_model
 from mcd_graph.model.loading import load_model
+from mcd_graph.model.source import size_of
+from mcd_graph.report.forecast import forecast
 from mcd_graph.session import create_session
 
 FILES = {entry["name"]: entry for entry in recipe()["files"]}
@@ -35,6 +37,13 @@ def test_the_recipe_describes_the_installed_file(name: str) -> None:
     content = real_model(name).read_bytes()
     assert len(content) == FILES[name]["bytes"]
     assert hashlib.sha256(content).hexdigest() == FILES[name]["sha256"]
+
+
+def test_the_forecast_is_within_one_per_cent(compressed: tuple[str, Path]) -> None:
+    name, path = compressed
+    expected = forecast(inspect_model(real_model(name)))
+    assert expected.compressed == pytest.approx(size_of(path), rel=0.01)
+    assert expected.at_open == expected.compressed, "nothing is left"
 
 
 def test_everything_is_lowered(compressed: tuple[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""restore_model and inspect_model: the way back, and a look inside."""
+"""restore_model and inspect_model: restoring standard operators, and a look inside."""
 
 from pathlib import Path
 

@@ -1,12 +1,11 @@
-"""The way to ATC: a strict model, the parser plugin's source, the command, and what stands in the way.
+"""A strict model for a device: for the run-time hand-off, and with what ATC would need besides.
 
-Nothing here was ever run on a device, and CANN's own list of operators says that this one does not work in graphs. So
-the result is called device-ready only as far as can be told without a device, and never with weights of the open codec.
+Nothing here was ever run on a device. The result is called device-ready only as far as can be told without one, and
+never with weights of the open codec.
 """
 
 import dataclasses
 import os
-import shlex
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +15,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common_passes
 
 from mcd_graph._native import FormatError
+from mcd_graph.ascend.atc import atc_command, atc_doubts, atc_script
+from mcd_graph.ascend.atc import atc_obstacles as find_obstacles
 from mcd_graph.ascend.codec import CODEC_KEY, Codec, codec_of
 from mcd_graph.ascend.excutor import run_excutor
 from mcd_graph.ascend.guide import write_guide
@@ -35,23 +36,7 @@ __all__ = ["DEFAULT_SOC", "AscendExport", "export_model"]
 
 DEFAULT_SOC = "Ascend310P3"
 
-_SCRIPT = """\
-#!/usr/bin/env bash
-# Builds the parser plugin and converts the model. Needs CANN's environment: source its set_env.sh first.
-set -euo pipefail
-{steps}"""
-
-_STEPS = """\
-cd "$(dirname "$0")"
-cmake -S plugin -B plugin/build
-cmake --build plugin/build
-export ASCEND_CUSTOM_OPP_PATH="$PWD/plugin${{ASCEND_CUSTOM_OPP_PATH:+:$ASCEND_CUSTOM_OPP_PATH}}"
-{atc}
-"""
-
 _PLUGIN = ("mcd_onnx_plugin.cpp", "CMakeLists.txt")
-_ATC_OPSETS = (11, 18)
-_ATC_INPUTS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.UINT8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +47,9 @@ class AscendExport:
         folder: where.
         sites: what became of each matrix multiplication.
         codec: of the weights; ``None`` if there are none.
-        obstacles: why the result is not ready for a device; empty if no blocker is known.
-        doubts: what may or may not turn out to stand in the way.
+        obstacles: why the result is not ready for a device by any way; empty if no blocker is known.
+        atc_obstacles: what stands in ATC's way besides; never empty, for CANN marks the operator as not for graphs.
+        doubts: what may or may not turn out to stand in ATC's way.
         atc: the command that is to convert the model.
     """
 
@@ -71,12 +57,13 @@ class AscendExport:
     sites: tuple[LegalSite, ...]
     codec: Codec | None
     obstacles: tuple[str, ...]
+    atc_obstacles: tuple[str, ...]
     doubts: tuple[str, ...]
     atc: str
 
     @property
     def device_ready(self) -> bool:
-        """No known blocker; untested on hardware."""
+        """No known blocker of the run-time hand-off; untested on hardware."""
         return not self.obstacles
 
 
@@ -138,7 +125,7 @@ def export_model(
         def pack(name: str, weight: np.ndarray) -> tuple[ir.TensorProtocol, np.ndarray, np.ndarray]:
             if compressor is None:
                 packed = pack_weight(weight)
-                x2, index, info = np.asarray(packed.x2), packed.compress_index, packed.compress_info
+                x2, index, info = np.asarray(packed.x2), np.asarray(packed.compress_index), packed.compress_info
             else:
                 x2, index, info = run_excutor(compressor, weight, name=name)
             return writer.add(f"{name}.strict.x2", x2), index, info
@@ -152,12 +139,13 @@ def export_model(
         if not any(site.status == "strict" for site in legalise.sites):
             raise InputError(f"nothing to export: {_why_nothing(legalise.sites)}")
         codec = _codec_of(compressed)
-        obstacles, doubts = tuple(_obstacles(model, legalise.sites, codec)), tuple(_doubts(model))
+        obstacles = tuple(_obstacles(legalise.sites, codec))
+        atc_obstacles, doubts = tuple(find_obstacles(model)), tuple(atc_doubts(model))
         model.metadata_props[CODEC_KEY] = codec
         _name_nodes(model)
-        atc = _atc_command(model, soc)
+        atc = atc_command(model, soc)
         writer.commit(model)
-    result = AscendExport(folder, tuple(legalise.sites), codec, obstacles, doubts, atc)
+    result = AscendExport(folder, tuple(legalise.sites), codec, obstacles, atc_obstacles, doubts, atc)
     _write_texts(result, soc, compressor, force=force)
     return result
 
@@ -184,28 +172,15 @@ def _codec_of(nodes: list[CompressedNode]) -> Codec:
     return codecs.pop()
 
 
-def _obstacles(model: ir.Model, sites: list[LegalSite], codec: Codec) -> list[str]:
-    """Return what is known to stand between the model and a device, a sentence each."""
+def _obstacles(sites: list[LegalSite], codec: Codec) -> list[str]:
+    """Return what is known to stand between the model and a device by any way, a sentence each."""
     found = []
     if codec == "open":
         found.append(
             "the weights carry the open codec, which no device reads: export again where CANN is installed, with "
             "--compressor and the path of its compress_excutor"
         )
-    found += [f"node {site.name} is not strict: {site.reason}" for site in sites if site.status == "kept"]
-    opset = model.opset_imports.get("", 0)
-    if not _ATC_OPSETS[0] <= opset <= _ATC_OPSETS[1]:
-        found.append(f"ATC takes opset {_ATC_OPSETS[0]} to {_ATC_OPSETS[1]}; the model's is {opset}")
-    for value in model.graph.inputs:
-        if value.shape is None or not all(isinstance(dim, int) for dim in value.shape):
-            found.append(f"input {value.name} has no fixed shape: give it with --input-shape")
-    return found
-
-
-def _doubts(model: ir.Model) -> list[str]:
-    others = [value for value in model.graph.inputs if value.dtype not in _ATC_INPUTS]
-    kinds = {str(value.name): "of no type" if value.dtype is None else value.dtype.name.lower() for value in others}
-    return [f"input {name} is {kind}; ATC's guide lists float32, float16 and uint8" for name, kind in kinds.items()]
+    return found + [f"node {site.name} is not strict: {site.reason}" for site in sites if site.status == "kept"]
 
 
 def _why_nothing(sites: list[LegalSite]) -> str:
@@ -228,27 +203,13 @@ def _name_nodes(model: ir.Model) -> None:
         taken.add(name)
 
 
-def _atc_command(model: ir.Model, soc: str) -> str:
-    shapes = ";".join(
-        f"{value.name}:{','.join(str(dim) for dim in value.shape)}"
-        for value in model.graph.inputs
-        if value.shape is not None and all(isinstance(dim, int) for dim in value.shape)
-    )
-    command = ["atc", "--framework=5", "--model=model.onnx", "--output=model", f"--soc_version={soc}"]
-    return shlex.join([*command, *([f"--input_shape={shapes}"] if shapes else [])])
-
-
 def _write_texts(result: AscendExport, soc: str, compressor: str | os.PathLike[str] | None, *, force: bool) -> None:
     plugin = result.folder / "plugin"
     plugin.mkdir(exist_ok=True)
     for name in _PLUGIN:
         source = files("mcd_graph.ascend").joinpath("plugin", name).read_text(encoding="utf-8")
         write_text(plugin / name, source, force=force)
-    steps = _STEPS.format(atc=result.atc)
-    if not result.device_ready:
-        lines = ["not device-ready:", *(f"- {obstacle}" for obstacle in result.obstacles)]
-        steps = "".join(f"echo {shlex.quote(line)} >&2\n" for line in lines) + "exit 1\n"
-    script = _SCRIPT.format(steps=steps)
+    script = atc_script(result.atc, result.obstacles, result.atc_obstacles)
     write_text(result.folder / "convert.sh", script, force=force)
     (result.folder / "convert.sh").chmod(0o755)
     write_text(result.folder / "README.md", write_guide(result, soc, compressor is not None), force=force)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 __all__ = ["write_guide"]
 
 _READY = """\
-No known blocker of a conversion. **It is untested on hardware**; see below.
+No known blocker of the run-time hand-off. **It is untested on hardware**; see below.
 """
 
 _NOT_READY = """\
@@ -43,9 +43,24 @@ _GUIDE = """\
 |---|---|
 | `model.onnx`, `model.onnx_data` | {strict} of {nodes} `mcd::MatmulCompressDequant` nodes have the strict form |
 | `plugin/` | source and CMake file of the parser plugin that maps these nodes to CANN's `MatMulV2CompressDequant` |
-| `convert.sh` | the steps below in one; it refuses to run while the export is not device-ready |
+| `convert.sh` | ATC's steps in one; it refuses to run if the export is not device-ready, and without `MCD_TRY_ATC=1` |
 
-## Steps
+## The run-time hand-off (recommended)
+
+CANN's own example calls the aclnn function, and so does mcd-graph's library. In onnxruntime, where CANN is installed:
+
+    options.add_session_config_entry("mcd.device", "ascend:0")           # before the library is registered
+    options.register_custom_ops_library(mcd_graph.get_library_path())
+
+Operators other than this one stay on the CPU, whatever their opset, types and shapes.
+
+## ATC (unproven)
+
+What is known to stand in the way:
+
+{atc_obstacles}
+{doubts}
+To try all the same (`MCD_TRY_ATC=1 ./convert.sh` does these steps):
 
     source /usr/local/Ascend/cann/set_env.sh        # or ascend-toolkit/set_env.sh, for older releases
     cmake -S plugin -B plugin/build && cmake --build plugin/build
@@ -53,14 +68,12 @@ _GUIDE = """\
     {atc}
 
 `--soc_version` is "Ascend" and the Name that `npu-smi info` shows. The operators' package of that chip must be
-installed, and the CANN release that runs the model must not be older than the one that converts it.
+installed, and the CANN release that runs the model must not be older than the one that converts it. The list above has
+the operators of quantised models that were looked up; ATC must know every other operator of the model as well.
 
 ## What to expect
 
-- CANN lists this operator as supported through aclnn and **not in graphs**, which is what ATC makes. Nobody has shown
-  a model that goes this way. The run-time hand-off is the better way: onnxruntime with mcd-graph's library and the
-  session setting `mcd.device = ascend:0`, which calls the aclnn function that CANN's own example calls.
-{doubts}- The plugin was compiled against stand-ins for CANN's headers only, the model was run on a CPU only.
+- The plugin was compiled against stand-ins for CANN's headers only, the model was run on a CPU only.
 - Results are float16 where the original's were float32; rounding and overflow on the device are not documented.
 - The device's codec is made for sparse weights (msModelSlim's W8A8S); dense ones gain little or nothing.
 """
@@ -85,5 +98,6 @@ def write_guide(result: "AscendExport", soc: str, with_compressor: bool) -> str:
         strict=sum(site.status == "strict" for site in result.sites),
         nodes=len(result.sites),
         atc=result.atc,
-        doubts="".join(f"- {doubt[0].upper()}{doubt[1:]}.\n" for doubt in result.doubts),
+        atc_obstacles="\n".join(f"- {obstacle}" for obstacle in result.atc_obstacles),
+        doubts="".join(f"- doubtful: {doubt}\n" for doubt in result.doubts),
     )

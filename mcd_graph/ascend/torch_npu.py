@@ -11,7 +11,8 @@ from mcd_graph.errors import InputError
 
 __all__ = ["multiply", "npu_matmul_compress_dequant"]
 
-_ROWS = 256  # of the weight at a time: products are taken in float64, eight bytes a weight
+_ROWS = 256  # of the weight at a time, so that wider copies of it stay small
+_FEW = 32  # rows of activations
 
 
 def npu_matmul_compress_dequant(
@@ -59,13 +60,20 @@ def npu_matmul_compress_dequant(
 def multiply(
     x1: npt.NDArray[np.int8], w: npt.NDArray[np.int8], bias: npt.NDArray[np.int32], scale: npt.NDArray[Any]
 ) -> npt.NDArray[np.float16]:
-    """Return ``(x1 @ w.T + bias) * scale``: exact sums, one product in float32, one rounding to float16."""
+    """Return ``(x1 @ w.T + bias) * scale``: exact int32 sums, one product in float32, one rounding to float16."""
     out = np.empty((x1.shape[0], w.shape[0]), np.float16)
     factors = np.asarray(scale.astype(np.uint64) & np.uint64(0xFFFFFFFF)).astype(np.uint32).view(np.float32)
-    x = x1.astype(np.float64)
     for start in range(0, w.shape[0], _ROWS):
         rows = slice(start, start + _ROWS)
-        sums = x @ w[rows].T.astype(np.float64) + bias[rows]  # integers below 2**53, so exact
+        sums = _sums(x1, w[rows]) + bias[rows]
         with np.errstate(over="ignore", invalid="ignore"):
-            out[:, rows] = (sums.astype(np.int32).astype(np.float32) * factors[rows]).astype(np.float16)
+            out[:, rows] = (sums.astype(np.float32) * factors[rows]).astype(np.float16)
     return out
+
+
+def _sums(x1: npt.NDArray[np.int8], w: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
+    """Return ``x1 @ w.T``. A few rows are soonest done in integers; for many, doubles are exact up to 2**53."""
+    if x1.shape[0] <= _FEW:
+        few: npt.NDArray[np.int32] = np.einsum("mk,nk->mn", x1.astype(np.int32), w.astype(np.int32))
+        return few
+    return np.asarray(x1.astype(np.float64) @ w.T.astype(np.float64)).astype(np.int64).astype(np.int32)

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from mcd_graph.cli.cluster import dask_executor
-from mcd_graph.cli.constants import print_constants
+from mcd_graph.cli.constants import print_constants, print_gain_at_open
 from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Html, Inline, NoMmap, Quiet, Source
 from mcd_graph.cli.output import byte_bar, check_outputs, html_page, out, print_json, ratio, say, size
 
@@ -33,6 +33,9 @@ def compress(
     ] = None,
     inline: Inline = False,
     data_name: DataName = None,
+    at_open: Annotated[
+        bool, typer.Option("--at-open", help="Compress the other int8 constants too; restored when a session opens.")
+    ] = False,
     report: Annotated[Path | None, typer.Option(metavar="R.json", help="Write the report as JSON.")] = None,
     html: Html = None,
     force: Force = False,
@@ -71,6 +74,7 @@ def compress(
             progress=progress,
             inline=inline,
             data_name=data_name,
+            at_open=at_open,
             force=force,
             force_larger=force_larger,
             verify=not no_verify,
@@ -88,6 +92,8 @@ def compress(
         return
     print_totals(result.totals)
     print_constants(result.totals, "compressed")
+    if not at_open:
+        print_gain_at_open(result)
     if result.proof is not None:
         print_proof(result.proof)
     _print_kept(result.nodes)

@@ -34,10 +34,23 @@ def verify(
             "--precise", help="Exact products of 8-bit integers without VNNI, where onnxruntime's saturate otherwise."
         ),
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="COMPRESSED is a strict export for Ascend: measure cosine and largest difference of each output.",
+        ),
+    ] = False,
+    min_cosine: Annotated[
+        float, typer.Option(min=-1, max=1, help="With --strict: the cosine that every output must reach.")
+    ] = 0.99,
     custom_ops: CustomOps = None,
     as_json: AsJson = False,
 ) -> None:
     """Run both models on the same inputs and compare every byte of their outputs.
+
+    A strict export rounds each product to float16, so that its bytes differ: with --strict, how far is measured, and
+    exit status 1 means that an output's cosine is below --min-cosine.
 
     Example: [bold]mcd verify model.onnx model.mcd.onnx[/bold]
     """
@@ -52,12 +65,16 @@ def verify(
         inputs=arrays,
         precise=precise,
         custom_ops=custom_ops or (),
+        measure=strict,
     )
     if as_json:
         print_json({"identical": result.identical, **dataclasses.asdict(result)})
+    elif strict and not result.identical:
+        _print_drifts(result, min_cosine)
     else:
         print_verification(result)
-    if not result.identical:
+    far = not all(drift.cosine >= min_cosine for drift in result.drifts)  # not-a-number is far, too
+    if far if strict else not result.identical:
         raise typer.Exit(1)
 
 
@@ -69,6 +86,19 @@ def _load_inputs(path: Path) -> "dict[str, npt.NDArray[np.generic]]":
             return dict(file)
     except (AttributeError, TypeError, ValueError, zipfile.BadZipFile):
         raise InputError(f"{path} is not an .npz file of plain arrays") from None
+
+
+def _print_drifts(result: "Verification", min_cosine: float) -> None:
+    """Print how far each output is from the original's."""
+    out.print(f"{len(result.shapes)} runs; bytes differ, as those of a strict export do:")
+    for drift in result.drifts:
+        out.print(
+            f"{drift.output}: cosine {drift.cosine:.6f}, largest difference {drift.largest:.4g} where the largest "
+            f"value is {drift.scale:.4g} ({drift.values:,} values)",
+            style="green" if drift.cosine >= min_cosine else "red",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def print_verification(result: "Verification") -> None:

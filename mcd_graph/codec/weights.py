@@ -62,7 +62,7 @@ class CompressedWeight:
 
     Attributes:
         x2: the stream, int8 of shape (c,), in memory or as a tensor that lies in a file.
-        compress_index: int8 of shape (8 * tiles,).
+        compress_index: int8 of shape (8 * tiles,), in memory or as a tensor that lies in a file.
         compress_info: int64 of shape (5,): [tilingK, tilingN, k, n, direction].
         stats: sizes and entropy.
 
@@ -76,7 +76,7 @@ class CompressedWeight:
     """
 
     x2: npt.NDArray[np.int8] | ir.TensorProtocol
-    compress_index: npt.NDArray[np.int8]
+    compress_index: npt.NDArray[np.int8] | ir.TensorProtocol
     compress_info: npt.NDArray[np.int64]
     stats: WeightStats
 

@@ -11,6 +11,7 @@ import dataclasses
 import importlib.metadata
 from typing import TYPE_CHECKING
 
+from mcd_graph.model.at_open import is_at_open
 from mcd_graph.operators.matmul_compress_dequant import OP_DOMAIN, OP_VERSION
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ _MARK = "[mcd-graph] "
 """What our part of a doc string begins with; it goes to the end."""
 
 _OPEN = 'import mcd_graph; session = mcd_graph.InferenceSession("MODEL.onnx")'
+
+_MODEL_ENTRY = "set the session config entry mcd.model to the path of this file, and then "
+"""What comes first where constants are restored when a session is created."""
 
 _NODE_NOTE = (
     "The weight is compressed: onnxruntime needs the operator's library. "
@@ -82,6 +86,7 @@ def annotate(model: ir.Model, stated: Stated) -> None:
         f"Compressed by mcd-graph {version} without loss: this model computes the same bits as the original. "
         f"It needs the custom operators {names}, version {OP_VERSION} (weights in format {stated.format_version}). "
         f"In Python: {_OPEN}; or mcd_graph.enable() before any other library opens it. In other languages: "
+        f"{_MODEL_ENTRY if any(map(is_at_open, nodes)) else ''}"
         "RegisterCustomOpsLibrary with the file that mcd_graph.get_library_path() names. "
         "For runtimes without custom operators: mcd restore."
     )

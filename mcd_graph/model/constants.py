@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["WORTH_NAMING", "EightBitConstant", "eight_bit_constants"]
+__all__ = ["WORTH_NAMING", "EightBitConstant", "eight_bit_constants", "readers_of"]
 
 WORTH_NAMING = 1024
 """Smaller constants, in bytes, are scales and zero points rather than weights."""
@@ -41,12 +41,17 @@ def eight_bit_constants(model: ir.Model) -> Iterator[EightBitConstant]:
             values += [(node.outputs[0], _held(node)) for node in graph if node.op_type == "Constant"]
             for value, tensor in values:
                 if tensor is not None and tensor.dtype in _EIGHT_BIT and tensor.nbytes >= WORTH_NAMING:
-                    yield EightBitConstant(value, tensor, tuple(_readers(value, "")))
+                    yield EightBitConstant(value, tensor, tuple(readers_of(value)))
 
 
 def _held(node: ir.Node) -> ir.TensorProtocol | None:
     attribute = node.attributes.get("value")
     return attribute.as_tensor() if attribute is not None and attribute.type == ir.AttributeType.TENSOR else None
+
+
+def readers_of(value: ir.Value) -> Iterator[tuple[ir.Node, str]]:
+    """Yield the nodes that compute with a value, each with the operators on the way; see :class:`EightBitConstant`."""
+    yield from _readers(value, "")
 
 
 def _readers(value: ir.Value, path: str) -> Iterator[tuple[ir.Node, str]]:

@@ -6,6 +6,7 @@ import onnx_ir as ir
 from google.protobuf.message import EncodeError
 
 from mcd_graph.errors import InputError
+from mcd_graph.model.at_open import hide_nodes
 from mcd_graph.model.fidelity import to_proto
 
 __all__ = [
@@ -53,7 +54,9 @@ def serialized(model: ir.Model) -> bytes:
         InputError: it is too large for one file.
     """
     try:
-        data: bytes = to_proto(model).SerializeToString()
+        proto = to_proto(model)
+        hide_nodes(proto)
+        data: bytes = proto.SerializeToString()
     except (EncodeError, ValueError) as error:
         raise InputError(_TOO_LARGE) from error
     except ir.serde.SerdeError as error:  # a tensor that is made only now could not be: what it says is what is wrong
@@ -95,5 +98,5 @@ def in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def size_of_tensor(tensor: ir.TensorProtocol) -> int:
-    """Return the bytes of a tensor; 0 for strings, which are counted by nobody."""
+    """Return the bytes of a tensor; 0 for strings, whose size is not known before they are written."""
     return 0 if tensor.dtype == ir.DataType.STRING else tensor.nbytes

@@ -2,7 +2,7 @@
 
 The data of ``model.onnx`` is in ``model.onnx_data``, where exporters and hubs put it and look for it. Where the model
 that is replaced has its data there, the new data is ``model.2.onnx_data`` until that is gone. It keeps the number where
-the name is somebody else's.
+another file has the name.
 
 A data file is removed only when it is certainly ours and no longer used: the model that was replaced says in its
 metadata that it was written with it (:data:`DATA_FILE_KEY`), and no other model of the directory mentions it.

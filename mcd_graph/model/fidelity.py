@@ -1,4 +1,4 @@
-"""Keeps what onnx_ir sorts, regroups or doubles between reading a model and writing it.
+"""Keeps the order of what onnx_ir does not preserve between reading a model and writing it.
 
 Metadata comes back in its own order instead of the alphabet's, value infos and quantisation annotations in the order of
 the file, and only those that were in it or belong to what is new.

@@ -15,6 +15,8 @@ __all__ = ["ALIGNMENT", "TensorLayout"]
 ALIGNMENT = 4096
 """Tensors in the data file start at multiples of this many bytes (a page), and smaller ones stay in the model file."""
 
+_PACKED_ALIGNMENT = 64
+
 _PIECE_BYTES = 16 << 20
 
 
@@ -37,12 +39,15 @@ class TensorLayout:
         """What the data file is called until it is put in place."""
         return Path(self._file.name).name
 
-    def place(self, tensor: ir.TensorProtocol, location: str | None = None) -> ir.TensorProtocol:
+    def place(
+        self, tensor: ir.TensorProtocol, location: str | None = None, *, packed: bool = False
+    ) -> ir.TensorProtocol:
         """Append a tensor to the data file unless it is small; return the tensor to use instead.
 
         Args:
             tensor: the tensor.
             location: what it is to call the data file; the temporary name by default.
+            packed: it goes there however small it is, and right behind the one before, for nobody maps it by itself.
 
         Raises:
             InputError: the model file would hold more than a model file can.
@@ -52,10 +57,10 @@ class TensorLayout:
             self._inline_bytes += size_of_tensor(tensor)
             check_size(self._inline_bytes)
             return in_memory(tensor)
-        if tensor.dtype == ir.DataType.STRING or tensor.nbytes < ALIGNMENT:
+        if tensor.dtype == ir.DataType.STRING or (tensor.nbytes < ALIGNMENT and not packed):
             return in_memory(tensor)
         file = self._file
-        file.write(bytes(-file.tell() % ALIGNMENT))
+        file.write(bytes(-file.tell() % (_PACKED_ALIGNMENT if packed else ALIGNMENT)))
         offset = file.tell()
         if isinstance(tensor, ir.ExternalTensor):
             tensor.tofile(file)  # in bounded pieces

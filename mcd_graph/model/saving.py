@@ -107,12 +107,13 @@ class ModelWriter:
     ) -> None:
         self._files.close()
 
-    def add(self, name: str, data: npt.NDArray[np.generic]) -> ir.TensorProtocol:
+    def add(self, name: str, data: npt.NDArray[np.generic], *, packed: bool = False) -> ir.TensorProtocol:
         """Write one tensor's bytes now, so that they need not be kept in memory.
 
         Args:
             name: name of the tensor; the model may give it another.
             data: the tensor, of any shape and dtype.
+            packed: it is not mapped by itself, so that it needs no page of its own.
 
         Returns:
             A tensor to put into the model: it reads from the temporary file, or from memory when it is small.
@@ -121,7 +122,7 @@ class ModelWriter:
             InputError: the tensors are too many for a model without a data file.
             OSError: writing failed.
         """
-        return self._layout.place(ir.tensor(data, name=name))
+        return self._layout.place(ir.tensor(data, name=name), packed=packed)
 
     @contextlib.contextmanager
     def trial(self, model: ir.Model) -> Iterator[Path]:

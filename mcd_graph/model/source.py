@@ -12,6 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from mcd_graph.errors import InputError
+from mcd_graph.model.at_open import locations_at_open, reveal_nodes
 from mcd_graph.model.tensors import external_entries
 from mcd_graph.model.unchanged import FileIdentity
 from mcd_graph.model.walk import Contents
@@ -59,16 +60,19 @@ class Source:
             InputError: the file is not an ONNX model.
         """
         if isinstance(model, onnx.ModelProto):
-            return cls("the given ModelProto", None, Contents.of(model))
-        path = Path(model)
+            return cls("the given ModelProto", None, Contents.of(reveal_nodes(model)))
+        path, name = Path(model), os.fspath(model) if copy_of is None else copy_of.name
         content, own = _read_regular(path)
-        contents = Contents.of(_parse(path, content))
+        proto = _parse(path, content)
         del content
+        try:
+            contents = Contents.of(reveal_nodes(proto))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
         identities = [own]
-        for name in sorted(_locations(contents)):
+        for location in sorted(_locations(contents)):
             with contextlib.suppress(OSError, ValueError):  # who loads it says better what is wrong with its data
-                identities.append(FileIdentity.of(path.parent / name))
-        name = os.fspath(model) if copy_of is None else copy_of.name
+                identities.append(FileIdentity.of(path.parent / location))
         return cls(name, path, contents, tuple(identities), () if copy_of is None else copy_of.identities)
 
     @property
@@ -144,7 +148,7 @@ def _read_regular(path: Path) -> tuple[bytes, FileIdentity]:
 
 def external_files(proto: onnx.ModelProto) -> set[str]:
     """Return the locations of all external data that the model names, unchecked, as they are written in it."""
-    return _locations(Contents.of(proto))
+    return _locations(Contents.of(proto)) | locations_at_open(proto)
 
 
 def _locations(contents: Contents) -> set[str]:

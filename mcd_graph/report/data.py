@@ -80,6 +80,8 @@ class ConstantReport:
         bytes_after: size of stream and index; ``None`` when it is kept or nothing was written.
         code: which kind of reason kept it, a value of :class:`mcd_graph.passes.ReasonCode`; stable, for programs.
         reason: why it was kept, for people.
+        way: how it comes back, if it is not kept: ``run``, in the nodes that compute with it, or ``open``, restored in
+            memory when a session is created.
     """
 
     name: str
@@ -92,6 +94,7 @@ class ConstantReport:
     bytes_after: int | None = None
     code: str | None = None
     reason: str | None = None
+    way: str | None = None
 
     @property
     def read_by(self) -> str:

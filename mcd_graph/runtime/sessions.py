@@ -10,13 +10,14 @@ from mcd_graph.library import get_library_path
 
 __all__ = ["InferenceSession", "Residency", "opened_with", "session_options"]
 
-Residency = Literal["compressed", "decoded", "plain"]
+Residency = Literal["auto", "compressed", "decoded", "plain"]
 """What a weight occupies while a session lives; ``plain`` is the original, restored when the session opens."""
 
 
 def session_options(
     options: ort.SessionOptions | None = None,
     *,
+    model: str | os.PathLike[str] | None = None,
     residency: Residency | None = None,
     device: str | None = None,
 ) -> ort.SessionOptions:
@@ -25,13 +26,17 @@ def session_options(
     Args:
         options: your own options, which are changed in place and returned; new ones by default. They may have been
             given here before.
+        model: path of the model that they are for, and no other. Constants that ``mcd compress --at-open`` compressed
+            are restored for it, in memory that the options share with its sessions. ``mcd.model``.
         residency: what a weight occupies while the session lives: ``compressed`` (it is decoded in each
-            multiplication, from the mapped file) or ``decoded`` (once, at opening). ``mcd.residency``.
+            multiplication, from the mapped file), ``decoded`` (once, at opening) or ``auto`` (``decoded`` for weights
+            that fit the processor's caches). ``mcd.residency``.
         device: where compressed multiplications run, ``cpu`` or ``ascend:N``. ``mcd.device``.
 
     Raises:
         FileNotFoundError: the package was installed without the library.
-        RuntimeError: onnxruntime cannot load the library, or the options were given here before with other settings.
+        RuntimeError: onnxruntime cannot load the library, the options were given here before with other settings, or
+            with another model, or the model's constants are damaged.
         ValueError: ``residency`` is ``plain``: options alone cannot restore a model.
 
     Examples:
@@ -46,11 +51,20 @@ def session_options(
         )
     options = ort.SessionOptions() if options is None else options
     # Before the library is registered, which reads them.
-    for key, value in (("mcd.residency", residency), ("mcd.device", device)):
-        if value is not None:
-            options.add_session_config_entry(key, value)
+    entries = {"mcd.model": model, "mcd.residency": residency, "mcd.device": device}
+    for key, value in entries.items():
+        if value is not None and _entry(options, key) != os.fspath(value):
+            options.add_session_config_entry(key, os.fspath(value))
     options.register_custom_ops_library(get_library_path())
     return options
+
+
+def _entry(options: ort.SessionOptions, key: str) -> str | None:
+    """Return a session config entry; onnxruntime prints a warning where one is set that is there already."""
+    try:
+        return str(options.get_session_config_entry(key))
+    except RuntimeError:
+        return None
 
 
 def opened_with(
@@ -61,7 +75,8 @@ def opened_with(
 ) -> tuple[str | bytes | os.PathLike[str], ort.SessionOptions | None]:
     """Return the model and the options to give to onnxruntime for a session with these settings."""
     if residency != "plain":
-        return model, session_options(options, residency=residency, device=device)
+        path = None if isinstance(model, bytes) else model
+        return model, session_options(options, model=path, residency=residency, device=device)
     from mcd_graph.restore import restored_bytes  # noqa: PLC0415 - takes onnx, which no other session needs
 
     restored = restored_bytes(model)

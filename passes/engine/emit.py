@@ -152,7 +152,7 @@ def set_input(node: ir.Node, position: int, value: ir.Value | None) -> None:
 
 
 def take_over(old: ir.Value, new: ir.Value) -> None:
-    """Let ``new`` be what ``old`` was: name, type, shape, documentation, uses, place among the graph's outputs."""
+    """Transfer name, type, shape, documentation, uses and place among the graph's outputs from ``old`` to ``new``."""
     new.name, new.type, new.shape, new.doc_string = old.name, old.type, old.shape, old.doc_string
     new.metadata_props.update(old.metadata_props)
     old.replace_all_uses_with(new, replace_graph_outputs=True)
@@ -221,7 +221,7 @@ def place_constant(tensor: ir.TensorProtocol, name: str, before: ir.Node, *, as_
 def remove_dead(nodes: Iterable[ir.Node]) -> None:
     """Remove replaced nodes, and then whatever only they used: constants and the nodes that computed their inputs.
 
-    Lowered nodes stay, even if what they compute is read by nobody.
+    Lowered nodes stay, even if what they compute has no consumers.
     """
     waiting = list(nodes)
     while waiting:

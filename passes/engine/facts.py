@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -20,6 +21,7 @@ __all__ = [
     "AttributeUnknownError",
     "all_nodes",
     "called_functions",
+    "calls_of",
     "constant_array",
     "constant_tensor",
     "dimensions",
@@ -242,6 +244,24 @@ def called_functions(model: ir.Model) -> set[ir.OperatorIdentifier]:
             called.add(name)
             waiting += [node.op_identifier() for node in function.all_nodes()]
     return called
+
+
+def calls_of(model: ir.Model) -> Counter[ir.OperatorIdentifier]:
+    """Return how many calls of each local function are left when each is replaced by what it stands for."""
+
+    def calls_in(owner: ir.Graph | ir.Function) -> Counter[ir.OperatorIdentifier]:
+        return Counter(name for node in owner.all_nodes() if (name := node.op_identifier()) in model.functions)
+
+    inside = {name: calls_in(function) for name, function in model.functions.items()}
+    counts: Counter[ir.OperatorIdentifier] = Counter()
+    level = calls_in(model.graph)
+    for _ in model.functions:  # deeper than that go circles only
+        counts += level
+        deeper: Counter[ir.OperatorIdentifier] = Counter()
+        for name, count in level.items():
+            deeper += Counter({called: count * times for called, times in inside[name].items()})
+        level = deeper
+    return counts
 
 
 def graph_of(node: ir.Node) -> ir.Graph:

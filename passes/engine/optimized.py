@@ -22,18 +22,22 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import numpy_helper
 
+from mcd_graph.isolation import death_of
 from mcd_graph.options import quiet_options
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["SITE", "IntegerNode", "Optimized", "ask_onnxruntime", "emptied_copy", "optimize"]
+__all__ = ["SITE", "Instance", "IntegerNode", "Optimized", "ask_onnxruntime", "emptied_copy", "instance_of", "optimize"]
 
 #: Prefix of the names that the nodes asked about have, before their number.
 SITE = "mcd.site."
 
 #: Tensors of more bytes are replaced by zeros; scales, zero points and biases, whose values decide, are smaller.
 _KEPT_BYTES = 64 << 10
+
+#: How long onnxruntime may take for it.
+_SECONDS = 120.0
 
 #: Operators that multiply integers, as onnxruntime's optimiser makes them.
 _INTEGER_OPERATORS = frozenset(
@@ -50,18 +54,40 @@ _PARAMETERS = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Instance:
+    """A node that was asked about, at one place of the graph that onnxruntime makes.
+
+    Attributes:
+        prefix: what onnxruntime puts in front of the names of a function that it puts in place of a call.
+        site: the number of the node.
+    """
+
+    prefix: str
+    site: int
+
+
+def instance_of(node: onnx.NodeProto) -> Instance | None:
+    """Return which node that was asked about an optimised node was; onnxruntime appends to names that it replaces."""
+    name = re.match("(.*)" + re.escape(SITE) + r"([0-9]+)(/|$)", node.name)
+    return Instance(name[1], int(name[2])) if name else None
+
+
+@dataclasses.dataclass(frozen=True)
 class IntegerNode:
     """A multiplication that onnxruntime computes in integers.
 
     Attributes:
-        site: which of the nodes that were asked about became it, as far as its name tells; else ``None``.
+        instance: which of the nodes that were asked about became it, as far as its name tells; else ``None``. One in a
+            local function has an instance for each call.
+        activation: the name of what it multiplies.
         outputs: names of its results.
         requantises: its result is int8 or uint8, not float or int32.
         scale: what it multiplies sums with, where that is constant: float32, one value or one per column.
         zero_points: of activation and result, where they are there and constant.
     """
 
-    site: int | None
+    instance: Instance | None
+    activation: str
     outputs: tuple[str, ...]
     requantises: bool
     scale: np.ndarray | None = None
@@ -113,12 +139,31 @@ def emptied_copy(model: ir.Model, sites: Sequence[ir.Node]) -> Iterator[Path | s
 
 
 def optimize(path: Path) -> Optimized | str:
-    """Return what onnxruntime makes of a model file at its default settings, or why it cannot be asked."""
+    """Return what onnxruntime makes of a model file at its default settings, or why it cannot be asked.
+
+    There are models whose optimisation ends the process, so that is done in another one.
+    """
     destination = path.with_name("optimized.onnx")
+    complaint = path.with_name("complaint.txt")
+    for left in (destination, complaint):
+        left.unlink(missing_ok=True)
+
+    def ask() -> None:
+        try:
+            _optimize(path, destination)
+        except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common base
+            complaint.write_text(_first_line(error), encoding="utf-8", errors="replace")
+
     try:
-        _optimize(path, destination)
+        death = death_of(ask, seconds=_SECONDS)
+        if death is not None:
+            return f"it ends its process ({death})"
+        if complaint.exists():
+            return complaint.read_text(encoding="utf-8")
+        if not destination.exists():
+            return f"it takes longer than {_SECONDS:.0f} s"
         graph = onnx.ModelProto.FromString(destination.read_bytes()).graph
-    except Exception as error:  # noqa: BLE001 - onnxruntime's and protobuf's exceptions have no common base
+    except Exception as error:  # noqa: BLE001 - protobuf's exceptions have no common base
         return _first_line(error)
     constants = {tensor.name: tensor for each in _graphs(graph) for tensor in each.initializer}
     found = (_integer_node(node, constants) for node in _nodes(graph) if node.op_type in _INTEGER_OPERATORS)
@@ -130,10 +175,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def _integer_node(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> IntegerNode:
-    """Describe an integer multiplication; onnxruntime appends to the name of a node that it replaces."""
-    name = re.match(re.escape(SITE) + r"([0-9]+)(/|$)", node.name)
+    """Describe an integer multiplication."""
     requantises = node.op_type == "QLinearMatMul" or (node.op_type == "QGemm" and any(node.input[7:9]))
-    site = int(name[1]) if name else None
 
     def constant(index: int | None) -> np.ndarray | None:
         tensor = constants.get(node.input[index]) if index is not None and index < len(node.input) else None
@@ -141,7 +184,8 @@ def _integer_node(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto
 
     x_scale, x_zero, w_scale, y_scale, y_zero = _PARAMETERS.get(node.op_type, (None,) * 5)
     return IntegerNode(
-        site,
+        instance_of(node),
+        node.input[0],
         tuple(node.output),
         requantises,
         _folded(node, constant(x_scale), constant(w_scale), constant(y_scale), requantises=requantises),

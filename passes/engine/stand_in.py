@@ -1,4 +1,4 @@
-"""Weights for a lowered model that onnxruntime is to open and nobody is to run."""
+"""Weights for a lowered model that onnxruntime opens and does not run."""
 
 from __future__ import annotations
 

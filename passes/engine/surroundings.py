@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 from typing import TYPE_CHECKING
 
 import onnx
 
 from mcd_graph.operators.registry import find
-from mcd_graph.passes.engine.optimized import SITE
+from mcd_graph.passes.engine.optimized import instance_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +34,9 @@ _EXACT = frozenset((
     *("Cast", "Concat", "DequantizeLinear", "DynamicQuantizeLinear", "Expand", "Flatten", "Gather", "Identity"),
     *("QuantizeLinear", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
 ))  # fmt: skip
+
+#: They only move values, or hand them on.
+_MOVES = frozenset(("Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"))
 
 #: Inputs of lowered nodes that are tensors of activations; what computes nothing but others belongs to the node.
 _ACTIVATIONS = ("x1", "addend", "gate", "residual", "indices")
@@ -104,13 +106,14 @@ class _Numbering:
                 same = [self._original.get(name, f"new {name}") for name in names]
                 same = [f"rounded {name}" if each == rounded else each for each, name in zip(same, names, strict=True)]
             values.update(zip(node.output, same, strict=False))
-        other = {
-            name
-            for name in model.outputs
-            if values.get(name, f"value {name}") != self._original.get(name, f"value {name}")
-        }
+        other = {name for name in model.outputs if _value(name, values) != _value(name, self._original)}
         named = [node for node in model.nodes if other.intersection(node.output)]
         return [node for node in found if _site(node) is None], named
+
+
+def _value(name: str, values: Mapping[str, str]) -> str:
+    """Return which value is called ``name``; one that nothing computes, an input, has its name to itself."""
+    return values.get(name, f"value {name}")
 
 
 def _rounds(node: onnx.NodeProto, view: _View, values: Mapping[str, str]) -> str | None:
@@ -121,11 +124,15 @@ def _rounds(node: onnx.NodeProto, view: _View, values: Mapping[str, str]) -> str
     quantise = view.producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
     if quantise is None or quantise.op_type != "QuantizeLinear":
         return None
-    return values.get(quantise.input[0], f"value {quantise.input[0]}")
+    return _value(quantise.input[0], values)
 
 
 def sites_to_blame(
-    original: Optimized, lowered: Optimized, outputs: Sequence[str], within: AbstractSet[str] = frozenset()
+    original: Optimized,
+    lowered: Optimized,
+    outputs: Sequence[str],
+    within: AbstractSet[str] = frozenset(),
+    quantised: AbstractSet[int] = frozenset(),
 ) -> set[int]:
     """Return the numbers of the lowered nodes beside which onnxruntime computes otherwise than in the original.
 
@@ -134,16 +141,47 @@ def sites_to_blame(
         lowered: the optimised lowered model, in which the names of the lowered nodes hold their numbers.
         outputs: by number, the name of the value that is computed in another way.
         within: names of values that are computed within integer multiplications of any form, and so the same in all.
+        quantised: numbers of the lowered nodes that multiply what the original multiplies, quantised already.
     """
     theirs, ours = _View(original.graph), _View(lowered.graph)
     others, differing = _Numbering(theirs).others(ours, _renamed(original, theirs, ours, outputs))
     followed = {id(node) for node in others} | {id(node) for node in ours.nodes if node.op_type in _EXACT}
     within = within | _taken_apart(others, theirs, ours)
-    blamed: set[int] = set()
+    blamed = {number for number in _rounded_otherwise(original, theirs, ours) if number in quantised}
     for node in others:
         if node.op_type not in _EXACT and not _is_part(node, ours, within):
             blamed |= _nearest(node, ours, followed)
     return blamed.union(*(_nearest(node, ours, followed) for node in differing))
+
+
+def _rounded_otherwise(original: Optimized, theirs: _View, ours: _View) -> set[int]:
+    """Return the numbers of lowered nodes whose activation went through other quantisers than in the original.
+
+    onnxruntime merges two pairs of QuantizeLinear and DequantizeLinear in a row. Where a lowered node took one of the
+    DequantizeLinear it no longer does; the rules see to that, as far as they see the pairs.
+    """
+    read = {node.instance: node.activation for node in original.integer_nodes}
+    lowered = ((node, instance_of(node)) for node in ours.nodes if _site(node) is not None)
+    return {
+        instance.site
+        for node, instance in lowered
+        if instance is not None
+        and instance in read
+        and _quantisers(node.input[0], ours) != _quantisers(read[instance], theirs)
+    }
+
+
+def _quantisers(name: str, view: _View) -> list[list[str]]:
+    """Return the parameters of the QuantizeLinear nodes that a value comes through, with only moves in between."""
+    found = []
+    for _ in range(_DEPTH):
+        node = view.producers.get(name)
+        if node is None or (node.op_type not in _MOVES and node.op_type not in ("QuantizeLinear", "DequantizeLinear")):
+            break
+        if node.op_type == "QuantizeLinear":
+            found.append([view.constants.get(each, each) for each in node.input[1:]])
+        name = node.input[0]
+    return found
 
 
 def _taken_apart(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -> set[str]:
@@ -165,14 +203,14 @@ def _taken_apart(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -
 
 def _renamed(original: Optimized, theirs: _View, ours: _View, outputs: Sequence[str]) -> dict[str, str]:
     """Return the results of lowered nodes that have another name in the original, with that."""
-    results = {node.site: node.outputs[0] for node in original.integer_nodes if node.site is not None}
+    results = {node.instance: node.outputs[0] for node in original.integer_nodes}
     renamed = {}
     for node in ours.nodes:
         number = _site(node)
         if number is None or number < 0 or node.output[0] in theirs.producers:
             continue
         # An int8 result that became uint8; or a float16 one, which onnxruntime computes in float.
-        for name in (results.get(number), f"InsertedPrecisionFreeCast_{outputs[number]}"):
+        for name in (results.get(instance_of(node)), f"InsertedPrecisionFreeCast_{outputs[number]}"):
             if name in theirs.producers:
                 renamed[node.output[0]] = str(name)
     return renamed
@@ -185,7 +223,7 @@ def _describe(node: onnx.NodeProto, values: Mapping[str, str]) -> str:
         for attribute in sorted(node.attribute, key=lambda each: each.name)
         if not attribute.HasField("g") and not attribute.graphs and not _is_default(node, attribute)
     )
-    inputs = (values.get(name, f"value {name}") if name else "" for name in node.input)
+    inputs = (_value(name, values) if name else "" for name in node.input)
     # Nodes with graphs inside are told apart by their names, and their inner nodes are looked at by themselves.
     own = list(node.output) if any(True for _ in _bodies(node)) else ""
     return f"{node.domain}::{node.op_type}({', '.join(inputs)}) {' '.join(attributes)}{own}"
@@ -211,8 +249,8 @@ def _site(node: onnx.NodeProto) -> int | None:
     """Return the number of a lowered node; -1 for one without; ``None`` for nodes of other operators."""
     if find(node.domain, node.op_type) is None:
         return None
-    name = re.fullmatch(re.escape(SITE) + "([0-9]+)", node.name)
-    return int(name[1]) if name else -1
+    instance = instance_of(node)
+    return -1 if instance is None else instance.site
 
 
 def _is_part(node: onnx.NodeProto, view: _View, within: AbstractSet[str], depth: int = 0) -> bool:

@@ -105,7 +105,8 @@ def check_compatibility(inputs: Mapping[str, Operand], *, k: int, n: int, weight
         )
     if shape_source(x1) is shape_source(zero_point):
         raise Refusal(
-            ReasonCode.SHAPE_MISMATCH, f"zero point {zero_point.name} of its activation has the shape of that"
+            ReasonCode.SHAPE_MISMATCH,
+            f"zero point {zero_point.name} must be a scalar; it has the shape of the activation",
         )
 
 

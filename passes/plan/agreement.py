@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from mcd_graph.passes.engine.extent import Extent
+from mcd_graph.passes.engine.facts import all_nodes, calls_of
 from mcd_graph.passes.engine.match import Fused
 from mcd_graph.passes.engine.optimized import SITE, Optimized, emptied_copy, optimize
 from mcd_graph.passes.engine.settle import settle
@@ -35,18 +36,23 @@ __all__ = ["agree_with_onnxruntime"]
 def agree_with_onnxruntime(model: ir.Model, candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return the sites that can be lowered so that the installed onnxruntime, when it optimises, does all as before.
 
-    Those in functions are not asked about: onnxruntime puts functions in place of their calls, under other names.
+    onnxruntime puts functions in place of their calls. Within those, forms that are in integers anyway are not asked
+    about: onnxruntime takes their names away when it fuses them.
     """
-    asked = [candidate for candidate in candidates if candidate.function is None]
+    asked = [candidate for candidate in candidates if _is_asked(candidate)]
     if not asked:
         return list(candidates)
     with emptied_copy(model, [candidate.match.nodes[0] for candidate in asked]) as copy:
         answer = copy if isinstance(copy, str) else optimize(copy)
-        keep_where_onnxruntime_does_otherwise(asked, answer)
+        keep_where_onnxruntime_does_otherwise(asked, answer, calls_of(model))
         if not isinstance(answer, str) and not isinstance(copy, str):
             asked = _settle(asked, answer, copy)
-    others = [candidate for candidate in candidates if candidate.function is not None]
+    others = [candidate for candidate in candidates if not _is_asked(candidate)]
     return [candidate for candidate in (*asked, *others) if candidate.site.status == "lowered"]
+
+
+def _is_asked(candidate: Candidate) -> bool:
+    return candidate.function is None or candidate.match.optimised
 
 
 def _settle(candidates: Sequence[Candidate], original: Optimized, copy: Path) -> list[Candidate]:
@@ -78,8 +84,10 @@ def _settle(candidates: Sequence[Candidate], original: Optimized, copy: Path) ->
     parts = [node for each in candidates if not each.match.optimised for node in each.match.nodes]
     within = frozenset(output.name or "" for node in parts for output in node.outputs)
 
+    quantised = frozenset(number for number, candidate in enumerate(candidates) if candidate.match.optimised)
+
     def blame(lowered: Optimized) -> set[int]:
-        return sites_to_blame(original, lowered, outputs, within)
+        return sites_to_blame(original, lowered, outputs, within, quantised)
 
     settled_extents = settle(blame, extents, lower, narrower)
     settled = []
@@ -108,16 +116,15 @@ def _lower_copy(path: Path, candidates: Sequence[Candidate]) -> tuple[Path, dict
     infer_shapes_where_needed(model)
     numbers = {f"{SITE}{number}": number for number in range(len(candidates))}
     copies: dict[int, Candidate] = {}
-    for node in model.graph.all_nodes():
-        number = numbers.get(node.name or "")
-        if number is None:
-            continue
+    nodes = [(node, function) for node, function in all_nodes(model) if node.name in numbers]
+    for node, function in nodes:
+        number = numbers[node.name or ""]
         rule, extent = candidates[number].rule, candidates[number].extent
         with contextlib.suppress(Refusal):
             match = _match(rule, node, extent)
             if match is not None:
                 site = Site(node.name or "", node.op_type, match.pattern, "lowered")
-                copies[number] = Candidate(site, match, rule, None, extent)
+                copies[number] = Candidate(site, match, rule, function, extent)
     plan = LoweringPlan(model, [], list(copies.values()), weights_of(list(copies.values())))
     whole = {each.site.weight for each in copies.values() if not isinstance(each.match.fused, Fused)}
     stand_ins = {
@@ -126,7 +133,7 @@ def _lower_copy(path: Path, candidates: Sequence[Candidate]) -> tuple[Path, dict
     }
     plan.apply(stand_ins)
     small = {f"{SITE}{number}" for number, each in copies.items() if each.site.weight not in whole}
-    make_small(node for node in model.graph.all_nodes() if node.name in small)
+    make_small(node for node, _ in all_nodes(model) if node.name in small)
     lowered = path.with_name("lowered.onnx")
     lowered.write_bytes(ir.to_proto(model).SerializeToString())
     return lowered, {number: candidate.site.absorbed for number, candidate in copies.items()}

@@ -13,7 +13,7 @@ from mcd_graph.passes.engine.match import Fused, NewConstant
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mcd_graph.passes.engine.match import Match, Operand
     from mcd_graph.passes.engine.optimized import IntegerNode, Optimized
@@ -22,8 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["keep_where_onnxruntime_does_otherwise"]
 
 
-def keep_where_onnxruntime_does_otherwise(candidates: Sequence[Candidate], answer: Optimized | str) -> None:
-    """Keep the sites of which onnxruntime's optimiser makes something else than the rule expects."""
+def keep_where_onnxruntime_does_otherwise(
+    candidates: Sequence[Candidate], answer: Optimized | str, calls: Mapping[ir.OperatorIdentifier, int]
+) -> None:
+    """Keep the sites of which onnxruntime's optimiser makes something else than the rule expects.
+
+    Args:
+        candidates: sites in the order of their numbers.
+        answer: what onnxruntime makes of the model, or why it cannot be asked.
+        calls: how often it puts each local function in place of a call.
+    """
     unsure = [(number, candidate) for number, candidate in enumerate(candidates) if candidate.match.optimised]
     if isinstance(answer, str):
         for _, candidate in unsure:
@@ -31,20 +39,27 @@ def keep_where_onnxruntime_does_otherwise(candidates: Sequence[Candidate], answe
                 Refusal(ReasonCode.CANNOT_ASK, f"onnxruntime cannot be asked how it computes it: {answer}")
             )
         return
-    by_result = {name: node for node in answer.integer_nodes for name in node.outputs}
-    # An int8 result becomes uint8, and one whose quantisation is moved up is new: both have other names.
-    requantised = {node.site: node for node in answer.integer_nodes if node.requantises}
     for number, candidate in unsure:
-        match = candidate.match
-        node = by_result.get(match.output.name or "")
-        if node is None and isinstance(match.fused, Fused) and match.fused.y_zero_point is not None:
-            node = requantised.get(number)
-        if node is None:
+        match, function = candidate.match, candidate.function
+        nodes = _became(number, candidate, answer.integer_nodes)
+        if len(nodes) != (1 if function is None else calls.get(function.identifier(), 0)):
             text = f"onnxruntime {ort.__version__} does not compute this result in integers when it optimises"
             candidate.site.keep(Refusal(ReasonCode.NOT_AN_INTEGER_MULTIPLICATION, text))
-        elif not _same_parameters(node, match):
+        elif not all(_same_parameters(node, match) for node in nodes):
             text = f"onnxruntime {ort.__version__} takes other scales or zero points for it when it optimises"
             candidate.site.keep(Refusal(ReasonCode.FUSES_OTHERWISE, text))
+
+
+def _became(number: int, candidate: Candidate, nodes: Sequence[IntegerNode]) -> list[IntegerNode]:
+    """Return what onnxruntime makes of a site; of one in a function, at each call of that."""
+    match = candidate.match
+    requantises = isinstance(match.fused, Fused) and match.fused.y_zero_point is not None
+    named = [node for node in nodes if node.instance is not None and node.instance.site == number]
+    if candidate.function is not None:
+        return [node for node in named if node.requantises == requantises]
+    found = [node for node in nodes if match.output.name in node.outputs]
+    # An int8 result becomes uint8, and one whose quantisation is moved up is new: both have other names.
+    return found or [node for node in named if node.requantises and requantises][-1:]
 
 
 def _same_parameters(node: IntegerNode, match: Match) -> bool:

@@ -50,7 +50,7 @@ def _unused_key(base: str, taken: Mapping[str, WeightJob]) -> str:
 
 
 def keep_weights_used_elsewhere(candidates: Sequence[Candidate]) -> None:
-    """Keep the sites whose weight's bytes would stay in the model anyway, for somebody else who needs them."""
+    """Keep the sites whose weight has other consumers, so that its bytes would stay in the model anyway."""
     open_ = list(candidates)
     while True:
         going = {node for candidate in open_ for node in candidate.match.nodes}

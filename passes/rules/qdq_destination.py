@@ -76,7 +76,7 @@ def destination(node: ir.Node, n: int) -> Quantised | None:
 
 
 def _behind(output: ir.Value, op_type: str) -> Quantised | None:
-    """Do as :func:`destination` says for the result of a MatMul or Gemm."""
+    """Classify the consumers of the result of a MatMul or Gemm, as :func:`destination` does."""
     producer = output.producer()
     graph = None if producer is None else producer.graph
     readers = readers_of(output)

@@ -52,6 +52,6 @@ FAMILY = Family(
     "QLinearMatMul",
     "QLinearMatMul",
     "`QLinearMatMul` [`DequantizeLinear`]",
-    "with its requantisation, and the way back to float where onnxruntime would not make something else of it",
+    "with its requantisation, and its dequantisation where onnxruntime would not make something else of it",
     (qlinear_matmul_rule,),
 )

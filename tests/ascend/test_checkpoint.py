@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from acl_runtime import Problem
 from ascend import stand_in_excutor
 from ascend.small_checkpoint import HEAD, HEADS, HIDDEN, KEYS, LAYERS, MIDDLE, VOCABULARY, Model, load, run, small_model
 from safetensors import safe_open
 
-from mcd_graph import InputError, Progress
+from mcd_graph import InputError, Progress, WorkerError, pack_weight
 from mcd_graph.ascend import npu_matmul_compress_dequant, write_checkpoint
+from mcd_graph.ascend.checkpoint import run as checkpoint_run
 from mcd_graph.ascend.checkpoint import work
+from mcd_graph.ascend.checkpoint.writer import write_safetensors
 from mcd_graph.ascend.torch_npu import multiply
 from mcd_graph.cli import main
 
@@ -205,6 +208,37 @@ def test_a_run_that_was_interrupted_goes_on(
     assert not list(out.glob(".mcd*"))
 
 
+def test_a_run_that_was_interrupted_while_it_wrote_goes_on(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+
+    def write(path: Path, *given: Any, **options: Any) -> None:
+        if len(written) == 1:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_safetensors(path, *given, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint_run, "write_safetensors", write)
+        with pytest.raises(KeyboardInterrupt):
+            write_checkpoint(source, out, ranks=2)
+    assert [path.name for path in out.glob("*.safetensors")] == ["model-rank-0-part-0.safetensors"]
+    with pytest.raises(FileExistsError):
+        write_checkpoint(source, out, ranks=2, rows=1)  # another run's
+    assert write_checkpoint(source, out, ranks=2).resumed == 8 * LAYERS
+    assert load(out, 1, 2)
+
+
+def test_files_of_another_number_of_ranks_are_not_left_beside(source: Path, out: Path) -> None:
+    write_checkpoint(source, out, ranks=2)
+    with pytest.raises(InputError, match=r"model-rank-1-part-0.safetensors is of another number of ranks: remove it"):
+        write_checkpoint(source, out, ranks=1, force=True)
+    write_checkpoint(source, out / "m", ranks=2, layout="mindie")
+    with pytest.raises(InputError, match=r"part0-of-2.* is of another number of ranks"):
+        write_checkpoint(source, out / "m", ranks=1, layout="mindie", force=True)
+
+
 def test_what_was_done_for_another_number_of_ranks_is_done_again(source: Path, out: Path) -> None:
     def stop(_: Progress) -> None:
         raise KeyboardInterrupt
@@ -221,6 +255,42 @@ def test_progress_and_processes(source: Path, out: Path) -> None:
     assert report.differing == 0
     assert [progress.weights_done for progress in seen] == list(range(1, 8 * LAYERS + 1))
     assert seen[-1].bytes_done == seen[-1].bytes_total == sum(layer.n * layer.k for layer in report.layers)
+
+
+def test_dask_on_the_command_line(source: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None, "silence_logs": 50}
+    with distributed.LocalCluster(processes=True, **options) as cluster:
+        arguments = ["--ranks", "2", "--dask", cluster.scheduler_address, "--json"]
+        assert main(["ascend", "checkpoint", str(source), str(out / "there"), *arguments]) == 0
+    assert len(json.loads(capsys.readouterr().out)["layers"]) == 8 * LAYERS
+    write_checkpoint(source, out / "here", ranks=2)
+    for path in (out / "here").glob("*.safetensors"):
+        assert path.read_bytes() == (out / "there" / path.name).read_bytes()
+
+
+class Broken:
+    """An executor whose workers are gone, or are of another version."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def submit(self, *_: Any) -> "Broken":
+        return self
+
+    def result(self) -> Any:
+        raise self.error
+
+    def cancel(self) -> None:
+        pass
+
+
+def test_workers_that_fail(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(WorkerError, match="gate_up_proj could not be compressed: lost"):
+        write_checkpoint(source, out, executor=Broken(RuntimeError("lost")))  # type: ignore[arg-type]
+    monkeypatch.setattr(work, "package_version", lambda: "9.9.9")
+    with pytest.raises(InputError, match=r"a worker has mcd-graph 9\.9\.9 installed, and not "):
+        write_checkpoint(source, out)
 
 
 def test_the_device_s_codec_is_written_and_not_run(source: Path, out: Path, tmp_path: Path) -> None:
@@ -300,6 +370,13 @@ CHANGES: dict[str, tuple[Any, str]] = {
         lambda m: m.tensors.update({"model.layers.0.mlp.down_proj.weight": np.zeros((HIDDEN, 1023), np.int8)}),
         r"down_proj.weight of shape \(512, 1023\) cannot be split into 2 along dimension 1",
     ),
+    "unknown layers": (
+        lambda m: [
+            target.update({key.replace("o_proj", "out"): target.pop(key) for key in list(target) if "o_proj" in key})
+            for target in (m.tensors, m.description)
+        ],
+        r"it is not known how model.layers.0.self_attn.out.weight of shape \(512, 1024\) is split among ranks",
+    ),
     "kind": (lambda m: m.description.update(model_quant_type="W8A8"), "is of a W8A8 model; only W8A8S"),
     "undescribed": (lambda m: m.description.pop("model.norm.weight"), "'model.norm.weight' is in only one of"),
     "experts": (
@@ -348,6 +425,16 @@ def test_folders_that_cannot_be_used(source: Path, tmp_path: Path, out: Path) ->
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The stand-in operator
+
+
+@pytest.mark.parametrize("m", [1, 33])
+def test_the_operator_gives_numpys_product(m: int) -> None:
+    problem = Problem.random(m, 320, 300)
+    assert problem.bias is not None
+    packed = pack_weight(problem.w)
+    x2 = np.concatenate([np.asarray(packed.x2), np.full(99, 7, np.int8)])
+    found = npu_matmul_compress_dequant(problem.x1, x2, packed.compress_index, problem.bias[None], problem.words())
+    assert found.tobytes() == problem.expected().tobytes()
 
 
 def test_arguments_that_torch_npu_refuses() -> None:

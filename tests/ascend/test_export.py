@@ -146,6 +146,8 @@ def test_it_is_not_device_ready_with_the_open_codec(model: Path, out: Path, caps
     assert "--compressor" in printed
     assert "input ids has no fixed shape: give it with --input-shape" in printed
     assert "doubtful: input ids is int64" in printed
+    assert "ATC is not known to take it; the run-time hand-off is the recommended way:" in printed
+    assert "- no parser for DynamicQuantizeLinear (3 nodes) in CANN's public sources; a third party's covers" in printed
     assert "not device-ready" in texts(folder)["README.md"]
     assert "atc --framework=5 --model=model.onnx --output=model --soc_version=Ascend310P1" in texts(folder)["README.md"]
     script = subprocess.run([folder / "convert.sh"], capture_output=True, text=True, check=False)
@@ -185,8 +187,14 @@ def test_with_the_device_s_codec_it_is(tmp_path: Path, capsys: pytest.CaptureFix
     proto = onnx.load(folder / "model.onnx", load_external_data=False)
     assert {entry.key: entry.value for entry in proto.metadata_props}["mcd.codec"] == "cann"
 
+    tools = fake_tools(tmp_path / "tools")
+    script = subprocess.run([folder / "convert.sh"], env=tools, capture_output=True, text=True, check=False)
+    assert script.returncode == 1
+    assert script.stderr.startswith("ATC is not known to take this model:\n- CANN's list of operators marks")
+    assert "Use the run-time hand-off" in script.stderr
+    assert not (tmp_path / "tools" / "calls").exists()
     script = subprocess.run(
-        [folder / "convert.sh"], env=fake_tools(tmp_path / "tools"), capture_output=True, text=True, check=False
+        [folder / "convert.sh"], env={**tools, "MCD_TRY_ATC": "1"}, capture_output=True, text=True, check=False
     )
     assert script.returncode == 0, script.stderr
     calls = (tmp_path / "tools" / "calls").read_text().splitlines()
@@ -213,7 +221,25 @@ def test_a_compressor_that_fails_leaves_no_model(tmp_path: Path, mode: str) -> N
 
 def test_opsets_that_atc_does_not_take(tmp_path: Path) -> None:
     source = write(static_model(opset=21), tmp_path / "m.onnx")
-    assert "ATC takes opset 11 to 18; the model's is 21" in export_model(source, tmp_path / "ascend").obstacles
+    assert "ATC takes opset 11 to 18; the model's is 21" in export_model(source, tmp_path / "ascend").atc_obstacles
+
+
+def test_operators_that_public_parsers_do_not_know_are_listed(tmp_path: Path) -> None:
+    model = static_model()
+    model.graph.node.extend(
+        [helper.make_node("Gelu", [model.graph.output[0].name], ["z"], domain="com.microsoft")],
+    )
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    model.graph.output.append(helper.make_tensor_value_info("z", 1, None))
+    result = export_model(write(model, tmp_path / "m.onnx"), tmp_path / "ascend")
+    listed = [line for line in result.atc_obstacles if line.startswith("no parser for ")]
+    assert listed == [
+        "no parser for DynamicQuantizeLinear (1 nodes) in CANN's public sources; a third party's covers opset 10 to 15",
+        "no parser for com.microsoft::Gelu (1 nodes) in CANN's public sources",
+    ]
+    readme = texts(tmp_path / "ascend")["README.md"]
+    assert all(line in readme for line in result.atc_obstacles)
+    assert readme.index("hand-off (recommended)") < readme.index("ATC (unproven)")
 
 
 def test_nodes_that_stay_are_obstacles(tmp_path: Path) -> None:

@@ -433,7 +433,7 @@ def test_addend_is_rounded_separately() -> None:
 
 
 @pytest.mark.parametrize("kernel", _native.kernels())
-@pytest.mark.parametrize("residency", ["compressed", "decoded"])
+@pytest.mark.parametrize("residency", ["auto", "compressed", "decoded"])
 def test_every_kernel_and_residency(kernel: str, residency: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MCD_KERNEL", kernel)
     for form in FORMS:
@@ -789,9 +789,24 @@ def test_an_unknown_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "abacus" in refusal(plain().model())
 
 
+@pytest.mark.parametrize("value", ["-1", "4G", ""])
+def test_the_decoded_limit_is_a_number_of_bytes(value: str) -> None:
+    with pytest.raises(Exception, match=r'mcd\.decoded_limit is ".*", not a number of bytes'):
+        session(plain().model(), config={"mcd.decoded_limit": value})
+
+
+@pytest.mark.parametrize("residency", ["auto", "decoded"])
+@pytest.mark.parametrize("limit", ["0", "1000", "1000000000"])
+def test_a_limit_changes_no_bit(limit: str, residency: str) -> None:
+    node = plain(n=129, k=257, m=2)
+    opened = session(node.model(), config={"mcd.residency": residency, "mcd.decoded_limit": limit})
+    for _ in range(2):  # the first run decides
+        assert_same(opened.run(None, node.feeds())[0], expected(node, "float"))
+
+
 @pytest.mark.parametrize("value", ["Compressed", "", "both"])
-def test_residency_is_one_of_two(value: str) -> None:
-    with pytest.raises(Exception, match=r'mcd\.residency is ".*", not "compressed" or "decoded"'):
+def test_residency_is_one_of_three(value: str) -> None:
+    with pytest.raises(Exception, match=r'mcd\.residency is ".*", not "auto", "compressed" or "decoded"'):
         session(plain().model(), config={"mcd.residency": value})
 
 

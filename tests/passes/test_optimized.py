@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 from lowering import Lowered, assert_same_bytes, floats, integers, lower, make_model, run, scales
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from mcd_graph.passes import ReasonCode
 from mcd_graph.passes.plan.lowering import ONNXRUNTIME_KEY
@@ -276,6 +276,71 @@ def test_a_normalisation_that_onnxruntime_comes_to_in_its_last_round_only() -> N
     lowered = lower(model)
     feeds = {"x": floats((2, rows, n), 7)}
     assert_same_bytes(run(lowered.proto, feeds, optimise=True), run(model, feeds, optimise=True))
+
+
+SQUARE = {**CONSTANTS, "w": integers(np.int8, (N, N), 3)}
+
+
+def in_function(name: str, outputs: list[str], nodes: Nodes) -> onnx.FunctionProto:
+    """Return nodes from x on as a local function; constants are in it."""
+    read = {each for node in nodes for each in node.input}
+    constants = [
+        helper.make_node("Constant", [], [each], value=numpy_helper.from_array(np.asarray(array), each))
+        for each, array in SQUARE.items()
+        if each in read
+    ]
+    return helper.make_function("local", name, ["x"], outputs, [*constants, *nodes], [helper.make_opsetid("", 17)])
+
+
+def calls(nodes: Nodes, *functions: onnx.FunctionProto) -> Lowered:
+    """Lower a model of calls and compare its bytes with the original's at default settings."""
+    used = {name for node in nodes for name in node.input}
+    constants = {name: array for name, array in SQUARE.items() if name in used}
+    shape = (np.float32, ("m", N))
+    model = make_model(nodes, {"x": shape}, {"y": shape}, constants, opset=17, functions=functions)
+    feeds = {"x": floats((9, N), 3) * 3}
+    lowered = lower(model)
+    assert_same_bytes(run(lowered.proto, feeds, optimise=True), run(model, feeds, optimise=True))
+    return lowered
+
+
+MULTIPLIES = in_function("Linear", ["y"], [*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *REQUANTISED])
+
+
+@pytest.mark.parametrize("between", [None, "Relu", "Neg"])
+def test_functions_are_asked_about(between: str | None) -> None:
+    """Two calls in a row have two pairs of quantisers in a row, which become one where nothing is in between."""
+    nodes = [
+        helper.make_node("Linear", ["x"], ["a"], domain="local"),
+        *([node(between, "a", output="n")] if between else []),
+        helper.make_node("Linear", ["n" if between else "a"], ["y"], domain="local"),
+    ]
+    (site,) = calls(nodes, MULTIPLIES).plan.sites
+    assert site.code == (None if between else ReasonCode.FUSES_OTHERWISE)
+
+
+def test_a_multiplication_in_a_function_that_stays_in_float() -> None:
+    """One of two calls reads what another pair of quantisers made of it; the other one's sum is seen elsewhere."""
+    linear = in_function("Linear", ["r"], [*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r")])
+    nodes = [
+        helper.make_node("Linear", ["x"], ["a"], domain="local"), node("QuantizeLinear", "a", "ys", "yz", output="q"),
+        node("DequantizeLinear", "q", "ys", "yz", output="d"), node("Relu", "d", output="e"),
+        helper.make_node("Linear", ["e"], ["y"], domain="local"),
+    ]  # fmt: skip
+    (site,) = calls(nodes, linear).plan.sites
+    assert site.code == ReasonCode.NOT_AN_INTEGER_MULTIPLICATION
+
+
+def test_quantisers_in_a_row_across_a_function() -> None:
+    """They are merged; the multiplication behind would see the first pair's rounding as well."""
+    pair = [node("QuantizeLinear", "x", "ys", "yz", output="q"), node("DequantizeLinear", "q", "ys", "yz", output="d")]
+    rest = [onnx.NodeProto.FromString(each.SerializeToString()) for each in ACTIVATION]
+    rest[0].input[0] = "p"
+    nodes = [
+        helper.make_node("Pair", ["x"], ["p"], domain="local"), *rest, *WEIGHT,
+        node("MatMul", "xd", "wd", output="r"), *REQUANTISED,
+    ]  # fmt: skip
+    calls(nodes, in_function("Pair", ["d"], pair))
 
 
 def test_the_model_says_which_onnxruntime_was_asked() -> None:

@@ -1,4 +1,4 @@
-"""The way back where it is not the mirror of a lowering: Ascend's strict form, refusals, shared weights."""
+"""Restoring standard operators where it does not mirror a lowering: Ascend's strict form, refusals, shared weights."""
 
 import numpy as np
 import onnx

@@ -29,7 +29,7 @@ def test_the_small_model_has_every_kind_of_tile() -> None:
     assert (found["coded_tiles"], found["raw_tiles"], found["constant_tiles"]) == (2, 1, 1)
 
 
-@pytest.mark.parametrize("residency", RESIDENCIES)
+@pytest.mark.parametrize("residency", [*RESIDENCIES, "auto"])
 @pytest.mark.parametrize("step", SAMPLED_OR_ALL)
 def test_a_flipped_bit_of_a_weight_is_an_error(step: int, residency: str) -> None:
     model = small.lowered_model()

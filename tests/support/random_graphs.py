@@ -1,4 +1,4 @@
-"""Random graphs as exporters write them, from a seed: quantised multiplications of every form and what stands around.
+"""Random graphs as exporters write them, from a seed: quantised multiplications and look-ups, and what stands around.
 
 Whatever is lowered has to give the original's bytes, at onnxruntime's default settings and without optimisations. A
 graph grows step by step from a float input; each step adds a multiplication, what often stands behind one, or a change
@@ -395,6 +395,37 @@ def function(b: Builder) -> None:
         b.add(b.node(label, x.name, *rest, domain="fn"), n)
 
 
+def outlined(b: Builder) -> None:
+    """What another step makes, in a local function that is called once or twice; constants are in it or given to it."""
+    nodes, values, weights = len(b.nodes), len(b.values), len(b.weights)
+    before = set(b.constants)
+    qdq(b)
+    del b.weights[weights:]  # nobody else sees them
+    made, results = b.nodes[nodes:], [value.name for value in b.values[values:]]
+    computed = {name for node in made for name in node.output}
+    results = list(dict.fromkeys(name for name in results if name in computed))
+    if not results:
+        return
+    del b.nodes[nodes:]
+    read = list(dict.fromkeys(name for node in made for name in node.input if name and name not in computed))
+    inside = [name for name in read if name in b.constants and name not in before and b.chance(0.6)]
+    constants = [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(b.constants.pop(name), name))
+        for name in inside
+    ]
+    given = [name for name in read if name not in inside]
+    label = f"Outlined{len(b.functions)}"
+    opsets = [helper.make_opsetid("", b.opset)]
+    b.functions.append(helper.make_function("fn", label, given, results, [*constants, *made], opsets))
+    b.nodes.append(helper.make_node(label, given, results, domain="fn"))
+    if b.chance(0.3):
+        widths = {value.name: value.width for value in b.values}
+        again = [b.name() for _ in results]
+        b.nodes.append(helper.make_node(label, given, again, domain="fn"))
+        for name, result in zip(again, results, strict=True):
+            b.add(name, widths[result])
+
+
 def branch(b: Builder) -> None:
     """An If whose branches multiply, with weights of the graph around or of their own."""
     x, n = b.draw(), width(b)
@@ -501,6 +532,34 @@ def norm(b: Builder) -> None:
     b.add(b.node("Add", y, b.floats((size,))), size)
 
 
+def look_up(b: Builder) -> None:
+    """Rows of an int8 table, widened before they are taken or after, as embeddings have it."""
+    x, n = b.draw(), width(b)
+    table, dtype = b.weight(64, n)
+    form = b.pick(["DequantizeLinear", "DequantizeLinear", "Cast"])
+    size = n if b.chance(0.3) else None
+    scale = b.scale(size, 0.05)
+    zero = b.zero_point(dtype, size) if b.chance(0.6) else None
+    indices = b.node("ArgMax", x.name, axis=-1, keepdims=0)
+
+    def widened(value: str, *, last: int) -> str:
+        if form == "DequantizeLinear":
+            return b.node(form, value, scale, *([] if zero is None else [zero]), axis=last)
+        floats = b.node("Cast", value, to=FLOAT)
+        if zero is not None:
+            floats = b.node("Sub", floats, b.floats(() if size is None else (size,), 9.0))
+        return b.node("Mul", *b.rng.permutation([floats, scale]).tolist())
+
+    if b.chance(0.5):
+        y = b.node("Gather", widened(table, last=1), indices)
+        if b.chance(0.3) and form == "DequantizeLinear" and zero is not None and size is None:
+            y = b.node("DequantizeLinear", b.node("QuantizeLinear", y, scale, zero), scale, zero)
+    else:
+        rows = b.edge_of_bytes(b.node("Gather", table, indices))
+        y = widened(rows, last=b.rank - 1 if b.chance(0.5) else -1)
+    b.add(b.edge(y, n), n)
+
+
 def residual(b: Builder) -> None:
     x = b.draw()
     other = b.pick([each for each in b.values if each.width == x.width])
@@ -554,7 +613,20 @@ def heads(b: Builder) -> None:
     b.add(y, x.width)
 
 
-MULTIPLICATIONS = (dynamic, dynamic, static_integer, qdq, qdq, qdq, qlinear, contrib, function, branch)
+MULTIPLICATIONS = (
+    dynamic,
+    dynamic,
+    static_integer,
+    qdq,
+    qdq,
+    qdq,
+    qlinear,
+    contrib,
+    function,
+    outlined,
+    branch,
+    look_up,
+)
 BEHIND = (gelu, gelu, swish, norm, norm, residual, residual, activation, activation, bias, quantised, heads)
 
 

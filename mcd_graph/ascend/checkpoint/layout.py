@@ -59,6 +59,11 @@ class Layout:
             return f"part{rank}-of-{ranks}/quant_model_weight_w8a8sc.safetensors"
         return f"model-rank-{rank}-part-0.safetensors"
 
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What files of any rank look like."""
+        return ("part*-of-*/*.safetensors",) if self.is_mindie else ("model-rank-*-part-*.safetensors",)
+
     def tensor(self, name: str) -> str:
         """Return what this loader calls a tensor of the fused model."""
         if self.is_mindie:

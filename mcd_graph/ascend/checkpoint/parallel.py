@@ -72,6 +72,8 @@ class Rank:
             return self._even(name, shape, 0)
         if layer in _ROW:
             return self._even(name, shape, 1) if parameter == "weight" else Part(name)
+        if len(shape) > 1:
+            raise InputError(f"it is not known how {name} of shape {shape} is split among ranks")
         return Part(name)
 
     def _even(self, name: str, shape: tuple[int, ...], dim: int) -> Part:

@@ -98,10 +98,13 @@ def write_checkpoint(
     style, target = LAYOUTS[layout], Path(destination)
     style.check(checkpoint.config)
     plans = [plan_rank(checkpoint, style, rank, ranks) for rank in range(ranks)]
-    _check_destination(checkpoint, style, target, ranks, force=force)
     settings = Settings(None if compressor is None else os.fspath(Path(compressor).absolute()), rows, package_version())
     key = json.dumps([checkpoint.fingerprint(), layout, ranks, settings.__dict__])
     scratch = Scratch(target, hashlib.sha256(key.encode()).hexdigest())
+    # What an interrupted run of this kind has written is its own to replace.
+    force = force or scratch.begun
+    _check_destination(checkpoint, style, target, ranks, force=force)
+    scratch.begin()
     workers = jobs or os.cpu_count() or 1
     with ExitStack() as stack:
         pool = executor or stack.enter_context(ThreadPoolExecutor(workers))
@@ -119,11 +122,13 @@ def write_checkpoint(
 def _check_destination(checkpoint: Checkpoint, layout: Layout, target: Path, ranks: int, *, force: bool) -> None:
     if target.absolute() == checkpoint.folder or checkpoint.folder in target.absolute().parents:
         raise InputError(f"{target} lies in the folder that is read")
-    for rank in range(ranks):
-        path = target / layout.file(rank, ranks)
-        if path.exists() and not force:
+    wanted = {layout.file(rank, ranks) for rank in range(ranks)}
+    for path in sorted(found for pattern in layout.patterns for found in target.glob(pattern)):
+        name = str(path.relative_to(target))
+        if name not in wanted:
+            raise InputError(f"{path} is of another number of ranks: remove it, or write to another folder")
+        if not force:
             raise FileExistsError(17, "already exists; --force replaces it", str(path))
-    target.mkdir(parents=True, exist_ok=True)
 
 
 def _report(layout: str, ranks: int, results: list[LayerResult], resumed: int) -> CheckpointReport:

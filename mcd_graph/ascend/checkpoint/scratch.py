@@ -12,10 +12,12 @@ from safetensors import SafetensorError, safe_open
 
 from mcd_graph.ascend.checkpoint.report import LayerResult
 from mcd_graph.ascend.tensors import write_tensors
+from mcd_graph.model.files import write_text
 
 __all__ = ["Scratch"]
 
 _FOLDER = ".mcd-checkpoint"
+_KEY = "key"
 
 
 class Scratch:
@@ -30,13 +32,23 @@ class Scratch:
         self.folder = destination / _FOLDER
         self._key = key
 
+    @property
+    def begun(self) -> bool:
+        """Whether a run with the same key has begun here and not come to its end."""
+        note = self.folder / _KEY
+        return note.is_file() and note.read_text() == self._key
+
+    def begin(self) -> None:
+        """Note the key, so that what this run leaves behind is known for its own."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / _KEY, self._key, force=True)
+
     def path(self, rank: int, layer: str) -> Path:
         """Return the file of a layer."""
         return self.folder / f"{rank}-{hashlib.sha256(layer.encode()).hexdigest()[:32]}.safetensors"
 
     def put(self, tensors: dict[str, npt.NDArray[Any]], result: LayerResult) -> None:
         """Keep a layer."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         note = {"key": self._key, "result": json.dumps(result.__dict__)}
         write_tensors(self.path(result.rank, result.name), tensors, note)
 

@@ -25,7 +25,7 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are already there.")] = False,
 ) -> None:
-    """Write MODEL in the form of Ascend's operator, with the parser plugin's source and the atc command.
+    """Write MODEL in the form of Ascend's operator, for the run-time hand-off, with what ATC would need besides.
 
     Example: [bold]mcd ascend export model.onnx DIR --input-shape x:1,256[/bold]
     """
@@ -42,14 +42,17 @@ def export(
     )
     strict = sum(site.status == "strict" for site in result.sites)
     typer.echo(f"{strict} of {len(result.sites)} matrix multiplications are strict; written to {result.folder}")
-    for doubt in result.doubts:
-        typer.echo(f"doubtful: {doubt}")
     if result.device_ready:
-        typer.echo(f"no known blocker; untested on hardware: {result.atc}")
+        typer.echo("no known blocker of the run-time hand-off (mcd.device=ascend:0); untested on hardware")
     else:
         typer.echo("not device-ready:")
         for obstacle in result.obstacles:
             typer.echo(f"- {obstacle}")
+    typer.echo("ATC is not known to take it; the run-time hand-off is the recommended way:")
+    for obstacle in result.atc_obstacles:
+        typer.echo(f"- {obstacle}")
+    for doubt in result.doubts:
+        typer.echo(f"- doubtful: {doubt}")
 
 
 def _shapes(text: str | None) -> dict[str, tuple[int, ...]]:

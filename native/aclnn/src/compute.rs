@@ -9,8 +9,8 @@ use half::f16;
 use mcd_core::container::stream_of;
 use mcd_core::parallel::Scoped;
 use mcd_core::{
-    Activation, Error, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight, Serial, Vector, WeightType,
-    ZeroPoint,
+    Activation, Elementwise, Epilogue, Error, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight,
+    ScalarOrPerColumn, Serial, WeightType, ZeroPoint,
 };
 
 use crate::plan::{Plan, Span, Work};
@@ -120,12 +120,14 @@ fn multiply(
         heads: None,
     };
     let scale = match scales {
-        &[only] => Vector::Scalar(only),
-        _ => Vector::PerColumn(scales),
+        &[only] => ScalarOrPerColumn::Scalar(only),
+        _ => ScalarOrPerColumn::PerColumn(scales),
     };
     let pool: &dyn Parallel =
         if x1.len().saturating_mul(plan.n) < PARALLEL_FROM { &Serial } else { &Scoped(threads) };
-    weight.run(x2, &call, Output::F16 { out, scale, addend: None }, pool).map_err(|error| refused(&error))
+    let epilogue = Epilogue::Dequantize { scale, addend: None, elementwise: Elementwise::default() };
+    let weight = weight.bind(x2).map_err(|error| refused(&error))?;
+    weight.run(&call, Output::new(out, epilogue), pool).map_err(|error| refused(&error))
 }
 
 /// What the operator gives for sums without a term.

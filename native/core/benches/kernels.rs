@@ -3,8 +3,8 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mcd_core::{
-    Activation, Kernel, Layout, MatmulCall, Output, PrepareOptions, PreparedWeight, Profile, Residency, Serial,
-    Tiling, VerifiedWeight, WeightType, WeightView, ZeroPoint, encode,
+    Activation, Epilogue, Kernel, Layout, MatmulCall, Output, PrepareOptions, PreparedWeight, Profile, Residency,
+    Serial, Tiling, VerifiedWeight, WeightType, WeightView, ZeroPoint, encode,
 };
 use std::hint::black_box;
 use std::mem::MaybeUninit;
@@ -57,8 +57,12 @@ fn benchmarks(c: &mut Criterion) {
                 let options = PrepareOptions { residency: Residency::Compressed, kernel, threads: 1 };
                 let (x2, index, info) = (&encoded.x2, &encoded.compress_index, &encoded.compress_info);
                 let weight = PreparedWeight::new(x2, index, info, options).expect("it is sound");
-                let mut out = vec![0; m * N];
-                let mut run = || weight.run(x2, &call, Output::I32(&mut out), &Serial).expect("it multiplies");
+                let mut out = vec![0i32; m * N];
+                let weight = weight.bind(x2).expect("its own bytes");
+                let mut run = || {
+                    let output = Output::new(&mut out[..], Epilogue::Sums);
+                    weight.run(&call, output, &Serial).expect("it multiplies");
+                };
                 run();
                 group.bench_function(format!("{}/m{m}", kernel.short_name()), |b| b.iter(&mut run));
                 assert_eq!(expected.get_or_insert_with(|| out.clone()), &out, "{kernel:?}");
@@ -80,9 +84,10 @@ fn decompress(c: &mut Criterion) {
         for kernel in Kernel::available().into_iter().filter(|kernel| kernel.short_name() != "scalar") {
             let (x2, index, info) = (&encoded.x2, &encoded.compress_index, &encoded.compress_info);
             let weight = VerifiedWeight::new(x2, index, info, kernel, 1).expect("it is sound");
+            let weight = weight.bind(x2).expect("its own bytes");
             for layout in [Layout::Nk, Layout::Kn] {
                 group.bench_function(format!("{}/{layout:?}", kernel.short_name()), |b| {
-                    b.iter(|| weight.decompress(x2, layout, &mut out, &Serial).expect("it decodes"));
+                    b.iter(|| weight.decompress(layout, &mut out, &Serial).expect("it decodes"));
                 });
             }
         }
@@ -101,12 +106,11 @@ fn gather(c: &mut Criterion) {
         for kernel in Kernel::available().into_iter().filter(|kernel| kernel.short_name() != "scalar") {
             let (x2, index, info) = (&encoded.x2, &encoded.compress_index, &encoded.compress_info);
             let table = VerifiedWeight::new(x2, index, info, kernel, 1).expect("it is sound");
+            let table = table.bind(x2).expect("its own bytes");
             for count in [8, 64, 512] {
                 let wanted: Vec<usize> = (0..count).map(|i| i * 7919 % rows).collect();
                 group.bench_function(format!("{}/{count} rows", kernel.short_name()), |b| {
-                    b.iter(|| {
-                        table.gather(x2, &wanted, &Serial, &|part| _ = black_box(part)).expect("they are there")
-                    });
+                    b.iter(|| table.gather(&wanted, &Serial, &|part| _ = black_box(part)).expect("they are there"));
                 });
             }
         }

@@ -1,6 +1,6 @@
 //! Elements that begin on a cache line, for kernels that load whole lines.
 
-use crate::error::Error;
+use crate::error::{Error, with_room};
 use std::alloc::{Layout, alloc_zeroed};
 use std::ops::{Deref, DerefMut};
 
@@ -16,19 +16,17 @@ pub struct Aligned<T> {
 }
 
 impl<T: Copy + Default> Aligned<T> {
-    /// None.
-    pub const fn new() -> Self {
-        Self { elements: Vec::new(), start: 0, len: 0 }
-    }
-
-    /// Makes them `len`; what they hold is not specified.
-    pub fn reset(&mut self, len: usize) {
+    /// Makes them `len`, for `what`; what they hold is not specified.
+    pub fn reset(&mut self, len: usize, what: &'static str) -> Result<(), Error> {
         let room = LINE / const { size_of::<T>() };
-        if self.elements.len() < len + room {
-            self.elements = vec![T::default(); len + room];
+        if self.elements.len() < len.saturating_add(room) {
+            let mut elements = with_room(len.saturating_add(room), what)?;
+            elements.resize(len + room, T::default());
+            self.elements = elements;
             self.start = self.elements.as_ptr().align_offset(LINE);
         }
         self.len = len;
+        Ok(())
     }
 }
 
@@ -71,7 +69,7 @@ mod tests {
         let mut elements = Aligned::<T>::default();
         assert!(elements.is_empty());
         for len in [1, 63, 64, 1000, 10] {
-            elements.reset(len);
+            elements.reset(len, "elements").unwrap();
             let moved = elements;
             assert_eq!((moved.len(), moved.as_ptr() as usize % LINE), (len, 0));
             elements = moved;
@@ -82,6 +80,16 @@ mod tests {
     fn they_begin_on_a_line_wherever_they_are_moved() {
         check::<u8>();
         check::<i32>();
+    }
+
+    #[test]
+    fn more_than_can_be_had_is_an_error_and_changes_nothing() {
+        let mut elements = Aligned::<i32>::default();
+        elements.reset(100, "sums").unwrap();
+        for len in [usize::MAX, isize::MAX as usize] {
+            assert!(matches!(elements.reset(len, "sums"), Err(Error::Memory { what: "sums", .. })));
+            assert_eq!(elements.len(), 100);
+        }
     }
 
     #[test]

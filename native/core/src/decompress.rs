@@ -1,15 +1,13 @@
 //! A weight as a tensor: all of it, written straight to where it is wanted.
 
-use crate::aligned::Aligned;
-use crate::arch::TileCode;
+use crate::arch::Workspace;
 use crate::codec::WeightType;
-use crate::container::{CompressedWeight, Tile};
+use crate::container::CompressedWeight;
+use crate::decoder::{Bound, Decoder, Tiles};
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
-use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, Geometry, PANEL, TileShape};
+use crate::geometry::{FRACTAL, FRACTAL_K, Geometry, PANEL};
 use crate::parallel::{Parallel, Scoped, Serial};
-use crate::unpack::{decode_tile, refusal};
-use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
@@ -18,11 +16,6 @@ const WEIGHTS_PER_TASK: usize = 1 << 17;
 
 /// Tasks for each thread, so that one that begins late does not hold up the others.
 const TASKS_PER_THREAD: usize = 4;
-
-thread_local! {
-    /// The symbols of a tile.
-    static SYMBOLS: RefCell<Aligned<u8>> = const { RefCell::new(Aligned::new()) };
-}
 
 /// In which order the elements of a weight (n, k) are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,33 +29,29 @@ pub enum Layout {
 /// A weight whose every checksum and code word was checked. The compressed bytes stay with the caller.
 #[derive(Debug)]
 pub struct VerifiedWeight {
-    weight: CompressedWeight,
-    code: Option<TileCode>,
-    kernel: Kernel,
+    decoder: Decoder,
 }
 
 impl VerifiedWeight {
     /// Checks all three tensors, on `threads` threads at most.
     pub fn new(x2: &[u8], index: &[u8], info: &[i64], kernel: Kernel, threads: usize) -> Result<Self, Error> {
-        let weight = CompressedWeight::parse(x2, index, info)?;
-        let code = weight.code().cloned().map(TileCode::from);
-        let mut verified = Self { weight, code, kernel };
+        let mut decoder = Decoder::new(CompressedWeight::parse(x2, index, info)?, kernel);
         let pool: &dyn Parallel = if threads > 1 { &Scoped(threads) } else { &Serial };
-        let (tiles, of_a_tile) = (verified.geometry().tiles(), verified.weight.counts_of_a_tile());
-        let mut counts = with_room(tiles * of_a_tile, "counts of tiles")?;
-        counts.resize(tiles * of_a_tile, 0);
+        let (tiles, of_a_tile) = (decoder.geometry().tiles(), decoder.weight().counts_of_a_tile());
+        let len = tiles.saturating_mul(of_a_tile);
+        let mut counts = with_room(len, "counts of tiles")?;
+        counts.resize(len, 0);
         let places = Mutex::new(&mut counts);
-        verified.each(tiles, pool, |t| {
-            let found = verified.weight.verify_tile(x2, t)?;
-            verified.with_symbols(x2, t, |_| ())?;
+        each(decoder.geometry(), tiles, pool, |t, workspace| {
+            let tiles = decoder.tiles(x2);
+            let found = tiles.verify(t)?;
+            tiles.with_symbols(t, workspace, |_| ())?;
             let mut places = places.lock().unwrap_or_else(PoisonError::into_inner);
             places[t * of_a_tile..][..found.len()].copy_from_slice(&found);
             Ok(())
         })?;
-        if verified.code.is_some() {
-            verified.weight.remember_counts(counts);
-        }
-        Ok(verified)
+        decoder.remember_counts(counts);
+        Ok(Self { decoder })
     }
 
     /// Columns of the matrix (n, k).
@@ -75,70 +64,122 @@ impl VerifiedWeight {
     }
     /// Type of the weights.
     pub fn weight_type(&self) -> WeightType {
-        self.weight.weight_type()
+        self.decoder.weight().weight_type()
     }
-
     pub(crate) fn geometry(&self) -> &Geometry {
-        self.weight.geometry()
+        self.decoder.geometry()
     }
 
-    /// Writes all weights. `x2` must be the bytes this was made from; the call is memory-safe whatever they are, and wrong ones
-    /// give an error where they do not decode: then `out` holds anything.
-    pub fn decompress(
-        &self,
-        x2: &[u8],
-        layout: Layout,
-        out: &mut [MaybeUninit<u8>],
-        pool: &dyn Parallel,
-    ) -> Result<(), Error> {
-        let (n, k) = (self.n(), self.k());
-        if out.len() != n * k {
-            return Err(Error::Argument { what: "the decoded weight", expected: n * k, found: out.len() });
-        }
-        let out = Shared { data: out.as_mut_ptr().cast(), len: out.len() };
-        self.each(self.geometry().tiles(), pool, |t| {
-            let shape = self.geometry().tile(t);
-            self.with_symbols(x2, t, |symbols| {
-                for (p, panel) in symbols.chunks_exact(shape.fractals * FRACTAL).enumerate() {
-                    let panel =
-                        Panel { symbols: panel, n0: (shape.panel + p) * PANEL, k0: shape.fractal * FRACTAL_K };
-                    match layout {
-                        Layout::Nk => self.write_nk(&panel, &out),
-                        Layout::Kn => self.write_kn(&panel, &out),
-                    }
-                }
-            })
-        })
+    /// Together with the bytes that it was made from. What is done with it is memory-safe whatever they are by now, and gives
+    /// an error where they do not decode.
+    pub fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<Bound<'a, Self>, Error> {
+        self.decoder.tiles(x2).check_len()?;
+        Ok(Bound { weight: self, x2 })
+    }
+}
+
+impl Bound<'_, VerifiedWeight> {
+    pub(crate) fn tiles(&self) -> Tiles<'_> {
+        self.weight.decoder.tiles(self.x2)
+    }
+
+    /// Writes all weights. Where that fails, `out` holds anything.
+    pub fn decompress(&self, layout: Layout, out: &mut [MaybeUninit<u8>], pool: &dyn Parallel) -> Result<(), Error> {
+        decompress(&self.weight.decoder, self.x2, layout, out, pool, |_, _| Ok(()))
     }
 
     /// All weights as a matrix (n, k), row by row.
-    pub fn decompressed(&self, x2: &[u8]) -> Result<Vec<u8>, Error> {
-        let len = self.n() * self.k();
-        let mut out = with_room(len, "a decoded weight")?;
-        self.decompress(x2, Layout::Nk, &mut out.spare_capacity_mut()[..len], &Serial)?;
-        // SAFETY: all of them were written.
-        unsafe { out.set_len(len) };
-        Ok(out)
+    pub fn decompressed(&self, pool: &dyn Parallel) -> Result<Vec<u8>, Error> {
+        in_memory(self.geometry(), |out| self.decompress(Layout::Nk, out, pool))
+    }
+}
+
+/// The weight (n, k), row by row; checks every checksum and every code word.
+pub fn unpack(weight: CompressedWeight, x2: &[u8], kernel: Kernel, pool: &dyn Parallel) -> Result<Vec<u8>, Error> {
+    let decoder = Decoder::new(weight, kernel);
+    let check = |tiles: &Tiles<'_>, t| tiles.verify(t).map(drop);
+    in_memory(decoder.geometry(), |out| decompress(&decoder, x2, Layout::Nk, out, pool, check))
+}
+
+/// A weight in memory of its own.
+fn in_memory(
+    geometry: &Geometry,
+    write: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<(), Error>,
+) -> Result<Vec<u8>, Error> {
+    let len = geometry.n() * geometry.k();
+    let mut out = with_room(len, "a decoded weight")?;
+    write(&mut out.spare_capacity_mut()[..len])?;
+    // SAFETY: all of them were written.
+    unsafe { out.set_len(len) };
+    Ok(out)
+}
+
+/// Writes all weights; `check` is asked about each tile before it is decoded.
+fn decompress(
+    decoder: &Decoder,
+    x2: &[u8],
+    layout: Layout,
+    out: &mut [MaybeUninit<u8>],
+    pool: &dyn Parallel,
+    check: impl Fn(&Tiles<'_>, usize) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
+    let (geometry, tiles) = (decoder.geometry(), decoder.tiles(x2));
+    let expected = geometry.n() * geometry.k();
+    if out.len() != expected {
+        return Err(Error::Argument { what: "the decoded weight", expected, found: out.len() });
+    }
+    let writer = Writer { decoder, layout, out: Shared { data: out.as_mut_ptr().cast(), len: out.len() } };
+    each(geometry, geometry.tiles(), pool, |t, workspace| {
+        check(&tiles, t)?;
+        let shape = geometry.tile(t);
+        tiles.with_symbols(t, workspace, |symbols| {
+            for (p, symbols) in symbols.chunks_exact(shape.fractals * FRACTAL).enumerate() {
+                let (n0, k0) = ((shape.panel + p) * PANEL, shape.fractal * FRACTAL_K);
+                writer.write(&Panel { symbols, n0, k0 });
+            }
+        })
+    })
+}
+
+/// Puts panels to their places in an output.
+struct Writer<'a> {
+    decoder: &'a Decoder,
+    layout: Layout,
+    out: Shared,
+}
+
+impl Writer<'_> {
+    fn write(&self, panel: &Panel<'_>) {
+        match self.layout {
+            Layout::Nk => self.write_nk(panel),
+            Layout::Kn => self.write_kn(panel),
+        }
+    }
+
+    /// n, k, and what symbols differ from weights by.
+    fn shape(&self) -> (usize, usize, u8) {
+        let geometry = self.decoder.geometry();
+        (geometry.n(), geometry.k(), self.decoder.weight().weight_type().flip())
     }
 
     /// Writes a panel as rows of the matrix (n, k).
-    fn write_nk(&self, panel: &Panel<'_>, out: &Shared) {
+    fn write_nk(&self, panel: &Panel<'_>) {
         let &Panel { symbols, n0, k0 } = panel;
-        let (n, k, flip) = (self.n(), self.k(), self.weight_type().flip());
+        let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile());
         let (rows, columns) = (PANEL.min(n - n0), (symbols.len() / PANEL).min(k - k0));
         let whole = if rows == PANEL { columns / FRACTAL_K } else { 0 };
         let (inside, edge) = symbols.split_at(whole * FRACTAL);
         if whole > 0 {
             let first = out.at(n0 * k + k0, (PANEL - 1) * k + whole * FRACTAL_K);
             // SAFETY: `at` has seen that 16 rows of so many bytes, k apart, are inside of the output; no other tile has them.
-            unsafe { self.kernel.tile().write_rows(inside, flip, first, k) };
+            unsafe { kernel.write_rows(inside, flip, first, k) };
         }
         let mut part = [0u8; FRACTAL];
         for (f, fractal) in edge.chunks_exact(FRACTAL).enumerate() {
             let column = (whole + f) * FRACTAL_K;
             let len = FRACTAL_K.min(columns.saturating_sub(column));
             // SAFETY: 16 rows of 32 bytes, 32 apart.
-            unsafe { self.kernel.tile().write_rows(fractal, flip, part.as_mut_ptr(), FRACTAL_K) };
+            unsafe { kernel.write_rows(fractal, flip, part.as_mut_ptr(), FRACTAL_K) };
             for (i, row) in part.chunks_exact(FRACTAL_K).take(rows).enumerate() {
                 let to = out.at((n0 + i) * k + k0 + column, len);
                 // SAFETY: `at` has seen that `len` bytes are inside of the output; no other tile has them.
@@ -148,40 +189,47 @@ impl VerifiedWeight {
     }
 
     /// Writes a panel as columns of the matrix (k, n).
-    fn write_kn(&self, panel: &Panel<'_>, out: &Shared) {
+    fn write_kn(&self, panel: &Panel<'_>) {
         let &Panel { symbols, n0, k0 } = panel;
-        let (n, k, flip) = (self.n(), self.k(), self.weight_type().flip());
-        let columns = PANEL.min(n - n0);
-        for (g, group) in symbols.chunks_exact(GROUP).enumerate() {
-            let mut rows = [[0u8; PANEL]; 4];
-            for (i, quad) in group.chunks_exact(4).enumerate() {
-                for (row, symbol) in rows.iter_mut().zip(quad) {
-                    row[i] = symbol ^ flip;
-                }
-            }
-            for (j, row) in rows.iter().enumerate().take(k.saturating_sub(k0 + 4 * g)) {
-                let to = out.at((k0 + 4 * g + j) * n + n0, columns);
+        let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile());
+        let (columns, rows) = (PANEL.min(n - n0), (symbols.len() / PANEL).min(k - k0));
+        let whole = if columns == PANEL { rows / FRACTAL_K } else { 0 };
+        let (inside, edge) = symbols.split_at(whole * FRACTAL);
+        if whole > 0 {
+            let first = out.at(k0 * n + n0, (whole * FRACTAL_K - 1) * n + PANEL);
+            // SAFETY: `at` has seen that so many rows of 16 bytes, n apart, are inside of the output; no other tile has them.
+            unsafe { kernel.write_columns(inside, flip, first, n) };
+        }
+        let mut part = [0u8; FRACTAL];
+        for (f, fractal) in edge.chunks_exact(FRACTAL).enumerate() {
+            let row = (whole + f) * FRACTAL_K;
+            // SAFETY: 32 rows of 16 bytes, 16 apart.
+            unsafe { kernel.write_columns(fractal, flip, part.as_mut_ptr(), PANEL) };
+            for (l, from) in part.chunks_exact(PANEL).enumerate().take(rows.saturating_sub(row)) {
+                let to = out.at((k0 + row + l) * n + n0, columns);
                 // SAFETY: `at` has seen that so many bytes are inside of the output; no other tile has them.
-                unsafe { to.copy_from_nonoverlapping(row.as_ptr(), columns) };
+                unsafe { to.copy_from_nonoverlapping(from.as_ptr(), columns) };
             }
         }
     }
+}
 
-    /// Calls `task` for all of `count` tiles, or some of them as long as there is no error, and gives the first error in their
-    /// order of those that were met.
-    pub(crate) fn each(
-        &self,
-        count: usize,
-        pool: &dyn Parallel,
-        task: impl Fn(usize) -> Result<(), Error> + Sync,
-    ) -> Result<(), Error> {
-        let tiling = self.geometry().tiling();
-        let weights = count.saturating_mul(tiling.k * tiling.n * FRACTAL);
-        let tasks = (pool.threads() * TASKS_PER_THREAD).min(weights / WEIGHTS_PER_TASK).clamp(1, count.max(1));
-        let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
-        pool.run(tasks, &|i| {
+/// Calls `task` for all of `count` tiles, or some of them as long as there is no error, with the workspace of the thread, and gives
+/// the first error in their order of those that were met.
+pub(crate) fn each(
+    geometry: &Geometry,
+    count: usize,
+    pool: &dyn Parallel,
+    task: impl Fn(usize, &mut Workspace) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
+    let tiling = geometry.tiling();
+    let weights = count.saturating_mul(tiling.k * tiling.n * FRACTAL);
+    let tasks = (pool.threads() * TASKS_PER_THREAD).min(weights / WEIGHTS_PER_TASK).clamp(1, count.max(1));
+    let failure: Mutex<Option<(usize, Error)>> = Mutex::new(None);
+    pool.run(tasks, &|i| {
+        Workspace::with(|workspace| {
             for t in count * i / tasks..count * (i + 1) / tasks {
-                let Err(error) = task(t) else { continue };
+                let Err(error) = task(t, workspace) else { continue };
                 let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
                 if failure.as_ref().is_none_or(|(first, _)| t < *first) {
                     *failure = Some((t, error));
@@ -189,24 +237,8 @@ impl VerifiedWeight {
                 return;
             }
         });
-        failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |(_, error)| Err(error))
-    }
-
-    /// Calls `use_them` with the symbols of tile `t` in kernel order.
-    pub(crate) fn with_symbols<R>(&self, x2: &[u8], t: usize, use_them: impl FnOnce(&[u8]) -> R) -> Result<R, Error> {
-        let TileShape { panels, fractals, .. } = self.geometry().tile(t);
-        if let Tile::Raw(symbols) = self.weight.tile(x2, t)? {
-            return Ok(use_them(symbols));
-        }
-        SYMBOLS.with_borrow_mut(|symbols| {
-            symbols.reset(panels * fractals * FRACTAL);
-            let stride = fractals * FRACTAL;
-            if !decode_tile(&self.weight, self.code.as_ref(), self.kernel, x2, t, symbols, stride)? {
-                return Err(refusal(&self.weight, x2, t));
-            }
-            Ok(use_them(symbols))
-        })
-    }
+    });
+    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |(_, error)| Err(error))
 }
 
 /// A panel of a tile.

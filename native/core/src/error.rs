@@ -82,6 +82,14 @@ pub enum Error {
         /// Elements given.
         found: usize,
     },
+    /// A destination cannot hold what the epilogue makes.
+    #[error("an output of {destination} cannot hold {results}")]
+    Output {
+        /// Type of the destination.
+        destination: &'static str,
+        /// What the epilogue makes.
+        results: &'static str,
+    },
     /// A length of the call is no multiple of what it is cut into.
     #[error("{whole} {what} cannot be cut evenly into pieces of {part}")]
     Divisibility {
@@ -111,5 +119,27 @@ pub(crate) fn with_room<T>(len: usize, what: &'static str) -> Result<Vec<T>, Err
     let mut vec = Vec::new();
     let bytes = len.saturating_mul(size_of::<T>());
     vec.try_reserve_exact(len).map_err(|_| Error::Memory { what, bytes })?;
+    Ok(vec)
+}
+
+/// Makes a vector that is kept from call to call `len` elements long, as [`with_room`].
+pub(crate) fn resize<T: Copy + Default>(vec: &mut Vec<T>, len: usize, what: &'static str) -> Result<(), Error> {
+    if let Some(more) = len.checked_sub(vec.len()) {
+        let bytes = len.saturating_mul(size_of::<T>());
+        vec.try_reserve_exact(more).map_err(|_| Error::Memory { what, bytes })?;
+    }
+    vec.resize(len, T::default());
+    Ok(())
+}
+
+/// A vector of what an iterator gives, whose number a file declares, as [`with_room`].
+pub(crate) fn collected<T>(
+    items: impl ExactSizeIterator<Item = Result<T, Error>>,
+    what: &'static str,
+) -> Result<Vec<T>, Error> {
+    let mut vec = with_room(items.len(), what)?;
+    for item in items {
+        vec.push(item?);
+    }
     Ok(vec)
 }

@@ -1,6 +1,7 @@
 //! Rows of a table: of a weight (n, k), some of the n, and no more of it decoded than the tiles that they lie in.
 
-use crate::decompress::VerifiedWeight;
+use crate::decoder::Bound;
+use crate::decompress::{VerifiedWeight, each};
 use crate::error::{Error, with_room};
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, PANEL};
 use crate::parallel::Parallel;
@@ -18,17 +19,15 @@ pub struct RowPart<'a> {
     pub weights: &'a [u8],
 }
 
-impl VerifiedWeight {
-    /// Tells `sink` all parts of all `rows`, in any order and from several threads at once; each once. `x2` must be the bytes this
-    /// was made from, as in [`Self::decompress`].
+impl Bound<'_, VerifiedWeight> {
+    /// Tells `sink` all parts of all `rows`, in any order and from several threads at once; each once.
     pub fn gather(
         &self,
-        x2: &[u8],
         rows: &[usize],
         pool: &dyn Parallel,
         sink: &(dyn Fn(RowPart<'_>) + Sync),
     ) -> Result<(), Error> {
-        let geometry = self.geometry();
+        let (geometry, tiles) = (self.geometry(), self.tiles());
         if let Some(&row) = rows.iter().find(|&&row| row >= geometry.n()) {
             return Err(Error::Argument { what: "the table", expected: row + 1, found: geometry.n() });
         }
@@ -37,14 +36,14 @@ impl VerifiedWeight {
         wanted.sort_unstable();
         // Rows of one strip of tiles are decoded together.
         let strip = geometry.tile_columns();
-        let strips: Vec<&[(usize, usize)]> =
-            wanted.chunk_by(|(one, _), (other, _)| one / strip == other / strip).collect();
+        let mut strips: Vec<&[(usize, usize)]> = with_room(rows.len(), "strips of rows")?;
+        strips.extend(wanted.chunk_by(|(one, _), (other, _)| one / strip == other / strip));
         let tiles_k = geometry.tiles_k();
-        self.each(strips.len() * tiles_k, pool, |i| {
+        each(geometry, strips.len() * tiles_k, pool, |i, workspace| {
             let wanted = strips[i / tiles_k];
             let t = wanted[0].0 / strip * tiles_k + i % tiles_k;
             let shape = geometry.tile(t);
-            self.with_symbols(x2, t, |symbols| {
+            tiles.with_symbols(t, workspace, |symbols| {
                 let mut part = [0; FRACTAL_K * MAX_FRACTALS];
                 let column = shape.fractal * FRACTAL_K;
                 let len = (shape.fractals * FRACTAL_K).min(geometry.k() - column);

@@ -8,6 +8,7 @@ mod aligned;
 mod arch;
 pub mod codec;
 pub mod container;
+mod decoder;
 mod decompress;
 pub mod dispatch;
 pub mod error;
@@ -17,19 +18,18 @@ pub mod geometry;
 pub mod parallel;
 pub mod quantize;
 mod transpose;
-mod unpack;
 
 pub use codec::{Histogram, Profile, WeightType};
 pub use container::{CompressedWeight, EncodedWeight, WeightView, encode};
-pub use decompress::{Layout, VerifiedWeight};
+pub use decoder::Bound;
+pub use decompress::{Layout, VerifiedWeight, unpack};
 pub use dispatch::Kernel;
 pub use error::Error;
 pub use gather::RowPart;
 pub use gemm::{
-    Activation, Elementwise, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight, QuantOut, Residency,
-    SplitHeads, Vector, ZeroPoint,
+    Activation, Destination, Elementwise, Epilogue, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight,
+    Residency, ScalarOrPerColumn, SplitHeads, ZeroPoint,
 };
 pub use geometry::Tiling;
 pub use parallel::{Parallel, Serial};
 pub use transpose::{Matrix, transpose};
-pub use unpack::unpack;

@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mcd_core::{CompressedWeight, Error, Kernel, PrepareOptions, PreparedWeight, Residency, unpack};
+use mcd_core::{CompressedWeight, Error, Kernel, PrepareOptions, PreparedWeight, Residency, Serial, unpack};
 
 /// Counts what is live, remembers the peak, and refuses single requests above a limit.
 struct Counting;
@@ -120,7 +120,7 @@ fn what_cannot_be_had_is_an_error_and_not_the_end() {
     let tiles = (k as usize).div_ceil(32 * 12) * (n as usize).div_ceil(160);
     let (x2, index, info) = forged([12, 10], k, n, tiles);
     let parsed = CompressedWeight::parse(&x2, &index, &info).unwrap();
-    assert!(matches!(unpack(&parsed, &x2, Kernel::best()), Err(Error::Memory { .. })));
+    assert!(matches!(unpack(parsed, &x2, Kernel::best(), &Serial), Err(Error::Memory { .. })));
     let decoded = PreparedWeight::new(&x2, &index, &info, options(Residency::Decoded));
     assert!(matches!(decoded, Err(Error::Memory { .. })), "{decoded:?}");
     PreparedWeight::new(&x2, &index, &info, options(Residency::Compressed)).unwrap();

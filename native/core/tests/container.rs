@@ -1,7 +1,7 @@
 //! Checks of header and index, one test each: checksums are right, one field is not.
 
 use mcd_core::container::{TAIL, VERSION};
-use mcd_core::{CompressedWeight, Error, Kernel, unpack};
+use mcd_core::{CompressedWeight, Error, Kernel, Serial, unpack};
 
 /// Bytes of a raw tile of the tests: one fractal.
 const RAW: usize = 512;
@@ -126,7 +126,7 @@ fn a_changed_byte_of_a_tile_is_seen_when_the_tile_is_verified() {
     let found = parsed.verify_tile(&weight.x2, 1);
     assert!(matches!(found, Err(Error::Checksum { .. })), "{found:?}");
     for kernel in Kernel::available() {
-        let found = unpack(&parsed, &weight.x2, kernel);
+        let found = unpack(parsed.clone(), &weight.x2, kernel, &Serial);
         assert!(matches!(found, Err(Error::Checksum { .. })), "{kernel:?}: {found:?}");
     }
 }

@@ -76,7 +76,7 @@ fn a_weight_with_such_a_tile_is_refused_by_every_kernel() {
         let (x2, index, info) = weight(entries);
         let parsed = mcd_core::CompressedWeight::parse(&x2, &index, &info).unwrap();
         for kernel in Kernel::available() {
-            mcd_core::unpack(&parsed, &x2, kernel).unwrap_err();
+            mcd_core::unpack(parsed.clone(), &x2, kernel, &mcd_core::Serial).unwrap_err();
             for residency in [mcd_core::Residency::Compressed, mcd_core::Residency::Decoded] {
                 let options = mcd_core::PrepareOptions { residency, kernel, threads: 1 };
                 mcd_core::PreparedWeight::new(&x2, &index, &info, options).unwrap_err();

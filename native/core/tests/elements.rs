@@ -43,7 +43,7 @@ fn weights(n: usize, k: usize) -> Vec<u8> {
 
 fn decompressed(weight: &VerifiedWeight, x2: &[u8], layout: Layout, pool: &dyn Parallel) -> Vec<u8> {
     let mut out = vec![MaybeUninit::new(0xa5); weight.n() * weight.k()];
-    weight.decompress(x2, layout, &mut out, pool).unwrap();
+    weight.bind(x2).unwrap().decompress(layout, &mut out, pool).unwrap();
     // SAFETY: all were initialised above.
     out.into_iter().map(|byte| unsafe { byte.assume_init() }).collect()
 }
@@ -66,7 +66,7 @@ fn whole_weights_in_both_layouts() {
             let encoded = encode(&view, Profile::Balanced, tiling).unwrap();
             let (x2, index, info) = (&encoded.x2, &encoded.compress_index, &encoded.compress_info);
             let parsed = CompressedWeight::parse(x2, index, info).unwrap();
-            assert!(unpack(&parsed, x2, Kernel::by_name("scalar").unwrap()).unwrap() == w);
+            assert!(unpack(parsed, x2, Kernel::by_name("scalar").unwrap(), &Two).unwrap() == w);
             for kernel in Kernel::available() {
                 let weight = VerifiedWeight::new(x2, index, info, kernel, 2).unwrap();
                 for pool in [&Serial as &dyn Parallel, &Two] {
@@ -103,13 +103,13 @@ fn rows_in_any_order() {
                                 .copy_from_slice(part.weights);
                             *parts += part.weights.len();
                         };
-                        weight.gather(x2, &rows, pool, &sink).unwrap();
+                        weight.bind(x2).unwrap().gather(&rows, pool, &sink).unwrap();
                         let (out, parts) = found.into_inner().unwrap();
                         let expected: Vec<u8> = rows.iter().flat_map(|row| w[row * k..][..k].to_vec()).collect();
                         assert!(out == expected && parts == count * k, "{kernel:?} {n} {k} {tiling:?} {count}");
                     }
                 }
-                assert!(weight.gather(x2, &[0, n], &Serial, &|_| ()).is_err());
+                assert!(weight.bind(x2).unwrap().gather(&[0, n], &Serial, &|_| ()).is_err());
             }
         }
     }
@@ -129,12 +129,13 @@ fn damage_is_found_before_the_first_use_and_does_no_harm_afterwards() {
             x2[at] ^= 0x24;
             assert!(VerifiedWeight::new(&x2, index, info, kernel, 2).is_err(), "{kernel:?} {at}");
             let mut out = vec![MaybeUninit::uninit(); n * k];
-            let _ = weight.decompress(&x2, Layout::Nk, &mut out, &Two);
-            let _ = weight.gather(&x2, &[5, 299, 5], &Two, &|part| assert!(part.column + part.weights.len() <= k));
+            let bound = weight.bind(&x2).unwrap();
+            let _ = bound.decompress(Layout::Nk, &mut out, &Two);
+            let _ = bound.gather(&[5, 299, 5], &Two, &|part| assert!(part.column + part.weights.len() <= k));
         }
         let mut out = vec![MaybeUninit::uninit(); n * k];
-        assert!(weight.decompress(&encoded.x2[1..], Layout::Nk, &mut out, &Serial).is_err());
-        assert!(weight.decompress(&encoded.x2, Layout::Nk, &mut out[1..], &Serial).is_err());
-        assert!(weight.gather(&encoded.x2[..64], &[0], &Serial, &|_| ()).is_err());
+        assert!(weight.bind(&encoded.x2[1..]).is_err());
+        assert!(weight.bind(&encoded.x2).unwrap().decompress(Layout::Nk, &mut out[1..], &Serial).is_err());
+        assert!(weight.bind(&encoded.x2[..64]).is_err());
     }
 }

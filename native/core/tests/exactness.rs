@@ -3,9 +3,9 @@
 use mcd_core::parallel::Scoped;
 use mcd_core::quantize::{Quantizer, Range};
 use mcd_core::{
-    Activation, Elementwise, Error, Heads, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight,
-    Profile, QuantOut, Residency, Serial, SplitHeads, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode,
-    unpack,
+    Activation, Bound, Destination, Elementwise, Epilogue, Error, Heads, Kernel, MatmulCall, Output, Parallel,
+    PrepareOptions, PreparedWeight, Profile, Residency, ScalarOrPerColumn, Serial, SplitHeads, Tiling, WeightType,
+    WeightView, ZeroPoint, encode, unpack,
 };
 use std::mem::MaybeUninit;
 
@@ -99,7 +99,7 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
         let parsed =
             mcd_core::CompressedWeight::parse(&encoded.x2, &encoded.compress_index, &encoded.compress_info).unwrap();
         for kernel in Kernel::available() {
-            let unpacked = unpack(&parsed, &encoded.x2, kernel).unwrap();
+            let unpacked = unpack(parsed.clone(), &encoded.x2, kernel, &Serial).unwrap();
             assert!(unpacked == w, "round trip {kernel:?} {content:?} {n}×{k}");
         }
         for kernel in Kernel::available() {
@@ -108,6 +108,7 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
                 let prepared =
                     PreparedWeight::new(&encoded.x2, &encoded.compress_index, &encoded.compress_info, options)
                         .unwrap();
+                let bound = prepared.bind(&encoded.x2).unwrap();
                 for &m in ms {
                     let x: Vec<u8> = (0..m * k).map(|_| rng.byte()).collect();
                     let xi: Vec<i8> = x.iter().map(|&v| v as i8).collect();
@@ -142,17 +143,22 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
                         floats[i] * if gated { gate[i] } else { 1.0 } + if added { residual[i] } else { -0.0 }
                     };
                     for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
-                        let mut out = vec![0; m * n];
-                        prepared.run(&encoded.x2, &call, Output::I32(&mut out), pool).unwrap();
+                        let mut out = vec![0i32; m * n];
+                        bound.run(&call, Output::new(&mut out[..], Epilogue::Sums), pool).unwrap();
                         assert!(out == expected, "{kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
-                        let mut out = vec![0.0; m * n];
-                        let scale = if m % 7 < 4 { Vector::PerColumn(&scales) } else { Vector::Scalar(scales[0]) };
-                        let addend = addend.map(Vector::PerColumn);
+                        let mut out = vec![0f32; m * n];
+                        let scale = if m % 7 < 4 {
+                            ScalarOrPerColumn::PerColumn(&scales)
+                        } else {
+                            ScalarOrPerColumn::Scalar(scales[0])
+                        };
+                        let addend = addend.map(ScalarOrPerColumn::PerColumn);
                         for (gated, added) in [(false, false), (true, false), (false, true), (true, true)] {
                             let (gate, residual) = (gated.then_some(&gate[..]), added.then_some(&residual[..]));
                             let elementwise = Elementwise { gate, residual };
-                            let output = Output::F32 { out: &mut out, scale, addend, elementwise };
-                            prepared.run(&encoded.x2, &call, output, pool).unwrap();
+                            let output =
+                                Output::new(&mut out[..], Epilogue::Dequantize { scale, addend, elementwise });
+                            bound.run(&call, output, pool).unwrap();
                             let expected = (0..m * n).map(|i| finished(i, gated, added).to_bits());
                             let same = expected.zip(&out).all(|(a, b)| a == b.to_bits());
                             assert!(
@@ -163,7 +169,7 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
 
                         let heads = heads(m, n);
                         let call = MatmulCall { heads: Some(heads), ..call };
-                        let mut out = vec![0.0; m * n];
+                        let mut out = vec![0f32; m * n];
                         let place = |i: usize| {
                             let (row, column) = (i / n, i % n);
                             let (batch, head) = (row / heads.rows, column / heads.columns);
@@ -176,13 +182,13 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
                             moved[1][place(i)] = residual[i];
                         }
                         let elementwise = Elementwise { gate: Some(&moved[0]), residual: Some(&moved[1]) };
-                        let output = Output::F32 { out: &mut out, scale, addend, elementwise };
-                        prepared.run(&encoded.x2, &call, output, pool).unwrap();
+                        let output = Output::new(&mut out[..], Epilogue::Dequantize { scale, addend, elementwise });
+                        bound.run(&call, output, pool).unwrap();
                         let same = (0..m * n).all(|i| out[place(i)].to_bits() == finished(i, true, true).to_bits());
                         assert!(same, "{heads:?} {kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
                     }
-                    check_bytes(&prepared, &encoded.x2, &call, &expected);
-                    check_floats(&prepared, &encoded.x2, &w, MatmulCall { heads: None, ..call }, &x);
+                    check_bytes(bound, &call, &expected);
+                    check_floats(bound, &w, MatmulCall { heads: None, ..call }, &x);
                 }
             }
         }
@@ -190,30 +196,32 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
 }
 
 /// Requantised outputs of these sums against the definition.
-fn check_bytes(prepared: &PreparedWeight, x2: &[u8], call: &MatmulCall<'_>, sums: &[i32]) {
+fn check_bytes(prepared: Bound<'_, PreparedWeight>, call: &MatmulCall<'_>, sums: &[i32]) {
     let n = prepared.n();
     // So that many results lie on either side of the limits, and a few columns give NaN.
     let spread = sums.iter().map(|sum| sum.unsigned_abs()).max().unwrap_or(1).max(1) as f32;
     let scales: Vec<f32> =
         (0..n).map(|j| if j % 7 == 6 { f32::NAN } else { (100 + j % 300) as f32 / spread }).collect();
-    for (scale, zero_point) in [(Vector::PerColumn(&scales), 3), (Vector::Scalar(190.5 / spread), 120)] {
+    for (scale, zero_point) in
+        [(ScalarOrPerColumn::PerColumn(&scales), 3), (ScalarOrPerColumn::Scalar(190.5 / spread), 120)]
+    {
         let expected = |i: usize, lowest: i32| {
             let scale = match scale {
-                Vector::Scalar(scale) => scale,
-                Vector::PerColumn(scales) => scales[i % n],
+                ScalarOrPerColumn::Scalar(scale) => scale,
+                ScalarOrPerColumn::PerColumn(scales) => scales[i % n],
             };
             let value = (sums[i] as f32 * scale).max((lowest - zero_point) as f32);
             value.min((lowest + 255 - zero_point) as f32).round_ties_even() as i32 + zero_point
         };
         for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
-            let mut out = vec![77; sums.len()];
-            let output = Output::Requant { out: QuantOut::U8(&mut out), scale, zero_point };
-            prepared.run(x2, call, output, pool).unwrap();
+            let mut out = vec![77u8; sums.len()];
+            let output = Output::new(&mut out[..], Epilogue::Requantize { scale, zero_point });
+            prepared.run(call, output, pool).unwrap();
             let same = (0..out.len()).all(|i| i32::from(out[i]) == expected(i, 0));
             assert!(same, "uint8 {:?} m={} n={n}", prepared.kernel(), call.m);
-            let mut out = vec![77; sums.len()];
-            let output = Output::Requant { out: QuantOut::I8(&mut out), scale, zero_point };
-            prepared.run(x2, call, output, pool).unwrap();
+            let mut out = vec![77i8; sums.len()];
+            let output = Output::new(&mut out[..], Epilogue::Requantize { scale, zero_point });
+            prepared.run(call, output, pool).unwrap();
             let same = (0..out.len()).all(|i| i32::from(out[i]) == expected(i, -128));
             assert!(same, "int8 {:?} m={} n={n}", prepared.kernel(), call.m);
         }
@@ -221,7 +229,7 @@ fn check_bytes(prepared: &PreparedWeight, x2: &[u8], call: &MatmulCall<'_>, sums
 }
 
 /// Floats, and their bytes with a scale, against the definition.
-fn check_floats(prepared: &PreparedWeight, x2: &[u8], w: &[u8], call: MatmulCall<'_>, x: &[u8]) {
+fn check_floats(prepared: Bound<'_, PreparedWeight>, w: &[u8], call: MatmulCall<'_>, x: &[u8]) {
     let (n, k) = (prepared.n(), prepared.k());
     let floats: Vec<f32> = x.iter().map(|&x| (f32::from(x) - 91.3) * 0.37).collect();
     let quantizer = Quantizer::from(Range::of(&floats));
@@ -234,10 +242,13 @@ fn check_floats(prepared: &PreparedWeight, x2: &[u8], w: &[u8], call: MatmulCall
     let expected = |i: usize| sums[i] as f32 * (quantizer.scale * scales[i % n]);
     for call in [quantised, MatmulCall { x: Activation::F32(&floats, None), ..call }] {
         for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
-            let mut out = vec![0.0; call.m * n];
-            let scale = Vector::PerColumn(&scales);
-            let output = Output::F32 { out: &mut out, scale, addend: None, elementwise: Elementwise::default() };
-            prepared.run(x2, &call, output, pool).unwrap();
+            let mut out = vec![0f32; call.m * n];
+            let scale = ScalarOrPerColumn::PerColumn(&scales);
+            let output = Output::new(
+                &mut out[..],
+                Epilogue::Dequantize { scale, addend: None, elementwise: Elementwise::default() },
+            );
+            prepared.run(&call, output, pool).unwrap();
             let same = (0..out.len()).all(|i| out[i].to_bits() == expected(i).to_bits());
             assert!(same, "floats {:?} m={} n={n} k={k}", prepared.kernel(), call.m);
         }
@@ -280,7 +291,8 @@ fn heads_that_do_not_fit_are_refused() {
         [(4, 3, true), (2, 6, true), (3, 3, false), (4, 4, false), (0, 3, false), (4, 0, false)]
     {
         let call = MatmulCall { heads: Some(Heads { rows, columns }), ..FOUR_ROWS };
-        let result = prepared.run(&x2, &call, Output::I32(&mut [0; 24]), &Serial);
+        let result =
+            prepared.bind(&x2).unwrap().run(&call, Output::new(&mut [0i32; 24][..], Epilogue::Sums), &Serial);
         assert_eq!(result.is_ok(), fits, "{rows} {columns}");
     }
 }
@@ -293,10 +305,50 @@ fn activations_whose_heads_do_not_fit_are_refused() {
     {
         let split = SplitHeads { heads, rows, columns };
         let call = MatmulCall { x: Activation::F32(&[1.0; 40], Some(split)), ..FOUR_ROWS };
-        let result = prepared.run(&x2, &call, Output::I32(&mut [0; 24]), &Serial);
+        let result =
+            prepared.bind(&x2).unwrap().run(&call, Output::new(&mut [0i32; 24][..], Epilogue::Sums), &Serial);
         assert_eq!(result.is_ok(), fits, "{split:?}");
     }
 }
+
+#[test]
+fn a_destination_of_another_type_is_refused() {
+    let (x2, prepared) = ones();
+    let bound = prepared.bind(&x2).unwrap();
+    let scale = ScalarOrPerColumn::Scalar(1.0);
+    let plain = Epilogue::Dequantize { scale, addend: None, elementwise: Elementwise::default() };
+    let gated = Elementwise { gate: Some(&[1.0; 24]), residual: None };
+    let gated = Epilogue::Dequantize { scale, addend: None, elementwise: gated };
+    let requantized = Epilogue::Requantize { scale, zero_point: 0 };
+    let epilogues = [Epilogue::Sums, plain, gated, requantized];
+    // What each type can hold.
+    type Of = fn(&mut Memory) -> Destination<'_>;
+    let table: [(Of, [bool; 4]); 5] = [
+        (|memory| (&mut memory.0[..]).into(), [true, false, false, false]),
+        (|memory| (&mut memory.1[..]).into(), [false, true, true, false]),
+        (|memory| (&mut memory.2[..]).into(), [false, true, false, false]),
+        (|memory| (&mut memory.3[..]).into(), [false, false, false, true]),
+        (|memory| (&mut memory.4[..]).into(), [false, false, false, true]),
+    ];
+    for (destination, fits) in table {
+        for (epilogue, fits) in epilogues.into_iter().zip(fits) {
+            let mut memory = Memory::default();
+            let output = Output::new(destination(&mut memory), epilogue);
+            let text = format!("{output:?}");
+            match bound.run(&FOUR_ROWS, output, &Serial) {
+                Ok(()) => assert!(fits, "{text}"),
+                Err(error) => {
+                    assert!(!fits && matches!(error, Error::Output { .. }), "{text}: {error}");
+                    assert!(error.to_string().starts_with("an output of "));
+                }
+            }
+        }
+    }
+}
+
+/// Outputs of every type.
+#[derive(Default)]
+struct Memory([i32; 24], [f32; 24], [u16; 24], [u8; 24], [i8; 24]);
 
 #[test]
 fn gates_and_residuals_of_another_size_are_refused() {
@@ -310,9 +362,10 @@ fn gates_and_residuals_of_another_size_are_refused() {
     ] {
         let elementwise =
             Elementwise { gate: gate.map(|len| &values[..len]), residual: residual.map(|len| &values[..len]) };
-        let mut out = [0.0; 24];
-        let output = Output::F32 { out: &mut out, scale: Vector::Scalar(1.0), addend: None, elementwise };
-        let found = match prepared.run(&x2, &FOUR_ROWS, output, &Serial) {
+        let mut out = [0f32; 24];
+        let scale = ScalarOrPerColumn::Scalar(1.0);
+        let output = Output::new(&mut out[..], Epilogue::Dequantize { scale, addend: None, elementwise });
+        let found = match prepared.bind(&x2).unwrap().run(&FOUR_ROWS, output, &Serial) {
             Ok(()) => "",
             Err(Error::Argument { what, .. }) => what,
             Err(error) => panic!("{error}"),

@@ -1,8 +1,8 @@
 //! Streams whose checksums are right and whose content no encoder writes: every kernel refuses them, for one reason.
 
 use mcd_core::{
-    CompressedWeight, EncodedWeight, Error, Kernel, PrepareOptions, PreparedWeight, Profile, Residency, Tiling,
-    WeightType, WeightView, encode, unpack,
+    CompressedWeight, EncodedWeight, Error, Kernel, PrepareOptions, PreparedWeight, Profile, Residency, Serial,
+    Tiling, WeightType, WeightView, encode, unpack,
 };
 
 /// A weight of one coded tile, whose levels end within a byte.
@@ -39,7 +39,7 @@ fn refusal(weight: &EncodedWeight) -> &'static str {
     let parsed = CompressedWeight::parse(x2, compress_index, compress_info).unwrap();
     let mut reasons = Vec::new();
     for kernel in Kernel::available() {
-        reasons.push(unpack(&parsed, x2, kernel).unwrap_err());
+        reasons.push(unpack(parsed.clone(), x2, kernel, &Serial).unwrap_err());
         for residency in [Residency::Compressed, Residency::Decoded] {
             let options = PrepareOptions { residency, kernel, threads: 1 };
             reasons.push(PreparedWeight::new(x2, compress_index, compress_info, options).unwrap_err());

@@ -9,7 +9,7 @@ use half::f16;
 use mcd_aclnn::abi::*;
 use mcd_core::container::stream_of;
 use mcd_core::{
-    Activation, CompressedWeight, EncodedWeight, Kernel, MatmulCall, Profile, Tiling, WeightType, WeightView,
+    Activation, CompressedWeight, EncodedWeight, Kernel, MatmulCall, Profile, Serial, Tiling, WeightType, WeightView,
     ZeroPoint, encode, unpack,
 };
 
@@ -254,7 +254,7 @@ fn compare([x1, x2, index, bias, scale, out]: &[Tensor; 6], info: &[i64], done: 
     let scalar = Kernel::by_name("scalar").expect("it is everywhere");
     let stream = stream_of(x2.seen());
     let weight = CompressedWeight::parse(stream, index.seen(), info)
-        .and_then(|weight| unpack(&weight, stream, scalar))
+        .and_then(|weight| unpack(weight, stream, scalar, &Serial))
         .ok()
         .filter(|_| stream[5] & 1 == 0);
     assert_eq!(done, scales.is_some() && weight.is_some(), "accepted and refused");

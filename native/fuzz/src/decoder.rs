@@ -2,13 +2,13 @@
 //! for the same reason, and multiplies as the decoded weight does.
 
 use mcd_core::{
-    Activation, CompressedWeight, EncodedWeight, Kernel, MatmulCall, PreparedWeight, Residency, Serial, WeightType,
-    ZeroPoint, unpack,
+    Activation, CompressedWeight, EncodedWeight, Epilogue, Kernel, MatmulCall, PreparedWeight, Residency, Serial,
+    WeightType, ZeroPoint, unpack,
 };
 
 use crate::forge::{Fields, Forged, Tile, forge};
 use crate::input::Input;
-use crate::multiply::{Wanted, run, sums, ways};
+use crate::multiply::{Element, run, sums, ways};
 use crate::reached;
 
 /// Masks of codes, none and those that encoders use, or centres; and another one.
@@ -23,9 +23,9 @@ pub fn check(data: &[u8]) {
     let Ok(weight) = CompressedWeight::parse(&forged.x2, &forged.index, &forged.info) else { return };
 
     let scalar = Kernel::by_name("scalar").expect("it is everywhere");
-    let decoded = unpack(&weight, &forged.x2, scalar);
+    let decoded = unpack(weight.clone(), &forged.x2, scalar, &Serial);
     for kernel in Kernel::available() {
-        assert_eq!(unpack(&weight, &forged.x2, kernel), decoded, "{kernel:?} decodes otherwise");
+        assert_eq!(unpack(weight.clone(), &forged.x2, kernel, &Serial), decoded, "{kernel:?} decodes otherwise");
     }
     let (n, k) = (fields.n, fields.k);
     let x: Vec<u8> = (0..m * k).map(|i| (i * 37 + i / 7) as u8 ^ data[i % data.len()]).collect();
@@ -54,10 +54,10 @@ pub fn check(data: &[u8]) {
             }
             (prepared, _) => panic!("{options:?} differs: {:?}, but {:?}", prepared.err(), decoded.as_ref().err()),
         };
-        let out = run(&prepared, &forged.x2, &call, Wanted::I32, &Serial).expect("it was checked");
+        let out = run(&prepared, &forged.x2, &call, (Element::I32, Epilogue::Sums), &Serial).expect("it was checked");
         assert!(out.iter().zip(expected).all(|(&a, &b)| a == b as u32), "{options:?} multiplies otherwise");
         if options.residency == Residency::Compressed {
-            let out = run(&prepared, &changed(&forged, flips), &call, Wanted::I32, &Serial);
+            let out = run(&prepared, &changed(&forged, flips), &call, (Element::I32, Epilogue::Sums), &Serial);
             others.extend(out.ok().map(|out| (options, out)));
         }
     }

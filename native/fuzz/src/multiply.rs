@@ -1,8 +1,8 @@
 //! The multiplication as its definition has it, and how the kernels are asked for theirs.
 
 use mcd_core::{
-    Activation, Elementwise, Error, Kernel, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight, QuantOut,
-    Residency, Vector, WeightType, ZeroPoint,
+    Activation, Destination, Elementwise, Epilogue, Error, Kernel, MatmulCall, Output, Parallel, PrepareOptions,
+    PreparedWeight, Residency, ScalarOrPerColumn, WeightType, ZeroPoint,
 };
 
 /// Pretends to have threads: the tasks run one after the other, the last one first.
@@ -53,85 +53,79 @@ pub fn sums(w: &[u8], of: WeightType, n: usize, k: usize, call: &MatmulCall<'_>)
     out
 }
 
-/// Which output, with its operands.
-#[derive(Debug, Clone, Copy)]
-pub enum Wanted<'a> {
+/// Types of outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
     I32,
-    F32(Vector<'a>, Option<Vector<'a>>, Elementwise<'a>),
-    F16(Vector<'a>, Option<Vector<'a>>),
-    U8(Vector<'a>, i32),
-    I8(Vector<'a>, i32),
+    F32,
+    F16,
+    U8,
+    I8,
 }
+
+/// Which output: its type, and what makes it.
+pub type Wanted<'a> = (Element, Epilogue<'a>);
 
 /// The output's elements as bits; every NaN as the same one.
 pub fn run(
     weight: &PreparedWeight,
     x2: &[u8],
     call: &MatmulCall<'_>,
-    wanted: Wanted<'_>,
+    (element, epilogue): Wanted<'_>,
     pool: &dyn Parallel,
 ) -> Result<Vec<u32>, Error> {
-    let len = call.m * weight.n();
-    Ok(match wanted {
-        Wanted::I32 => {
-            let mut out = vec![0; len];
-            weight.run(x2, call, Output::I32(&mut out), pool)?;
-            out.into_iter().map(|v| v as u32).collect()
-        }
-        Wanted::F32(scale, addend, elementwise) => {
-            let mut out = vec![0.0; len];
-            weight.run(x2, call, Output::F32 { out: &mut out, scale, addend, elementwise }, pool)?;
-            out.into_iter().map(float_bits).collect()
-        }
-        Wanted::F16(scale, addend) => {
-            let mut out = vec![0; len];
-            weight.run(x2, call, Output::F16 { out: &mut out, scale, addend }, pool)?;
-            out.into_iter().map(|bits| half_bits(half::f16::from_bits(bits))).collect()
-        }
-        Wanted::U8(scale, zero_point) => {
-            let mut out = vec![0; len];
-            weight.run(x2, call, Output::Requant { out: QuantOut::U8(&mut out), scale, zero_point }, pool)?;
-            out.into_iter().map(u32::from).collect()
-        }
-        Wanted::I8(scale, zero_point) => {
-            let mut out = vec![0; len];
-            weight.run(x2, call, Output::Requant { out: QuantOut::I8(&mut out), scale, zero_point }, pool)?;
-            out.into_iter().map(|v| v as u32).collect()
-        }
-    })
+    /// Memory of an output once it is written.
+    fn written<T: Copy + Default>(
+        len: usize,
+        bits: impl Fn(T) -> u32,
+        write: impl FnOnce(&mut [T]) -> Result<(), Error>,
+    ) -> Result<Vec<u32>, Error> {
+        let mut out = vec![T::default(); len];
+        write(&mut out)?;
+        Ok(out.into_iter().map(bits).collect())
+    }
+    let (len, weight) = (call.m * weight.n(), weight.bind(x2)?);
+    let run = |destination: Destination<'_>| weight.run(call, Output::new(destination, epilogue), pool);
+    match element {
+        Element::I32 => written(len, |v: i32| v as u32, |out| run(out.into())),
+        Element::F32 => written(len, float_bits, |out| run(out.into())),
+        Element::F16 => written(len, |bits| half_bits(half::f16::from_bits(bits)), |out| run(out.into())),
+        Element::U8 => written(len, |v: u8| u32::from(v), |out| run(out.into())),
+        Element::I8 => written(len, |v: i8| v as u32, |out| run(out.into())),
+    }
 }
 
 /// What [`run`] must give for these sums; `None` where the definition says nothing.
-pub fn expected(sums: &[i32], n: usize, wanted: Wanted<'_>) -> Vec<Option<u32>> {
-    let at = |vector: Vector<'_>, i: usize| match vector {
-        Vector::Scalar(v) => v,
-        Vector::PerColumn(v) => v[i % n],
+pub fn expected(sums: &[i32], n: usize, (element, epilogue): Wanted<'_>) -> Vec<Option<u32>> {
+    let at = |values: ScalarOrPerColumn<'_>, i: usize| match values {
+        ScalarOrPerColumn::Scalar(v) => v,
+        ScalarOrPerColumn::PerColumn(v) => v[i % n],
     };
-    let scaled = |i: usize, scale, addend: Option<Vector<'_>>| {
-        let product = sums[i] as f32 * at(scale, i);
-        addend.map_or(product, |a| product + at(a, i))
+    let float = |i: usize| {
+        let product = sums[i] as f32 * at(epilogue.scale(), i);
+        let mut value = epilogue.addend().map_or(product, |addend| product + at(addend, i));
+        let Elementwise { gate, residual } = epilogue.elementwise();
+        if let Some(gate) = gate {
+            value *= gate[i];
+        }
+        if let Some(residual) = residual {
+            value += residual[i];
+        }
+        value
     };
-    let rounded = |i: usize, scale, zero_point: i32, low: i32, high: i32| {
-        let value = scaled(i, scale, None).round_ties_even();
+    let rounded = |i: usize, low: i32, high: i32| {
+        let Epilogue::Requantize { zero_point, .. } = epilogue else { panic!("bytes are requantised") };
+        let value = float(i).round_ties_even();
         (!value.is_nan())
             .then(|| (f64::from(value) + f64::from(zero_point)).clamp(low.into(), high.into()) as i32 as u32)
     };
     (0..sums.len())
-        .map(|i| match wanted {
-            Wanted::I32 => Some(sums[i] as u32),
-            Wanted::F32(scale, addend, Elementwise { gate, residual }) => {
-                let mut value = scaled(i, scale, addend);
-                if let Some(gate) = gate {
-                    value *= gate[i];
-                }
-                if let Some(residual) = residual {
-                    value += residual[i];
-                }
-                Some(float_bits(value))
-            }
-            Wanted::F16(scale, addend) => Some(half_bits(half::f16::from_f32(scaled(i, scale, addend)))),
-            Wanted::U8(scale, zero_point) => rounded(i, scale, zero_point, 0, 255),
-            Wanted::I8(scale, zero_point) => rounded(i, scale, zero_point, -128, 127),
+        .map(|i| match element {
+            Element::I32 => Some(sums[i] as u32),
+            Element::F32 => Some(float_bits(float(i))),
+            Element::F16 => Some(half_bits(half::f16::from_f32(float(i)))),
+            Element::U8 => rounded(i, 0, 255),
+            Element::I8 => rounded(i, -128, 127),
         })
         .collect()
 }

@@ -4,12 +4,12 @@ use std::sync::OnceLock;
 
 use half::f16;
 use mcd_core::{
-    Activation, Elementwise, EncodedWeight, MatmulCall, Profile, Tiling, Vector, WeightType, WeightView, ZeroPoint,
-    encode,
+    Activation, Elementwise, EncodedWeight, Epilogue, MatmulCall, Profile, ScalarOrPerColumn, Tiling, WeightType,
+    WeightView, ZeroPoint, encode,
 };
 
 use crate::input::Input;
-use crate::multiply::{Wanted, expected, float_bits, half_bits, sums};
+use crate::multiply::{Element, expected, float_bits, half_bits, sums};
 use crate::reached;
 use crate::runtime::{Node, NodeInput, Tensor, operators, size_of_element};
 
@@ -454,17 +454,20 @@ fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bo
     let vector = |values: &'_ [f32]| -> Vec<f32> { (0..n).map(|j| values[j % values.len()]).collect() };
     let scales = scales.map_or(vec![1.0; n], |scales| vector(&scales));
     let addends = addends.map(|addends| vector(&addends));
-    let (scale, addend) = (Vector::PerColumn(&scales), addends.as_deref().map(Vector::PerColumn));
+    let (scale, addend) =
+        (ScalarOrPerColumn::PerColumn(&scales), addends.as_deref().map(ScalarOrPerColumn::PerColumn));
     // Other forms do not read it: onnxruntime takes another overload where it is there.
     let zero = if form >= 4 { scalar(Y_ZERO_POINT) } else { 0 };
     let unsigned = tensor(node, Y_ZERO_POINT).is_some_and(|of| of.element == UINT8);
+    let dequantized = Epilogue::Dequantize { scale, addend, elementwise: Elementwise::default() };
+    let requantized = Epilogue::Requantize { scale, zero_point: zero };
     let wanted = match form {
-        0 => Wanted::I32,
-        1 => Wanted::F32(scale, addend, Elementwise::default()),
-        2 | 3 => Wanted::F16(scale, addend),
-        4 => Wanted::U8(scale, zero),
-        6 if unsigned => Wanted::U8(scale, zero),
-        _ => Wanted::I8(scale, zero),
+        0 => (Element::I32, Epilogue::Sums),
+        1 => (Element::F32, dequantized),
+        2 | 3 => (Element::F16, dequantized),
+        4 => (Element::U8, requantized),
+        6 if unsigned => (Element::U8, requantized),
+        _ => (Element::I8, requantized),
     };
     let y_scale = floats(Y_SCALE).filter(|_| form == 6).map_or(1.0, |values| values[0]);
     let mut results = expected(&sums(&weight.w, weight.kind, n, k, &call), n, wanted);

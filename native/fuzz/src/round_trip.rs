@@ -5,12 +5,12 @@ use std::mem::MaybeUninit;
 
 use mcd_core::quantize::{Quantizer, Range};
 use mcd_core::{
-    Activation, CompressedWeight, Elementwise, Kernel, MatmulCall, Parallel, PreparedWeight, Profile, Serial,
-    SplitHeads, Tiling, Vector, WeightType, WeightView, ZeroPoint, encode, unpack,
+    Activation, CompressedWeight, Elementwise, Epilogue, Kernel, MatmulCall, Parallel, PreparedWeight, Profile,
+    ScalarOrPerColumn, Serial, SplitHeads, Tiling, WeightType, WeightView, ZeroPoint, encode, unpack,
 };
 
 use crate::input::Input;
-use crate::multiply::{Backwards, Wanted, expected, run, sums, ways};
+use crate::multiply::{Backwards, Element, expected, run, sums, ways};
 use crate::reached;
 
 /// Runs one input.
@@ -54,7 +54,7 @@ pub fn check(data: &[u8]) {
         reached();
     }
     for kernel in Kernel::available() {
-        assert!(unpack(&parsed, x2, kernel).as_ref() == Ok(&w), "{kernel:?} gives another weight");
+        assert!(unpack(parsed.clone(), x2, kernel, &Serial).as_ref() == Ok(&w), "{kernel:?} gives another weight");
     }
 
     let cycle = |of: &[u8], i: usize| of.get(i % of.len().max(1)).copied().unwrap_or(0);
@@ -99,7 +99,9 @@ pub fn check(data: &[u8]) {
         heads: None,
     };
     let columns: Vec<f32> = (0..n).map(|j| floats.get(j % floats.len().max(1)).copied().unwrap_or(0.5)).collect();
-    let vector = |per_column: bool| if per_column { Vector::PerColumn(&columns) } else { Vector::Scalar(columns[0]) };
+    let vector = |per_column: bool| {
+        if per_column { ScalarOrPerColumn::PerColumn(&columns) } else { ScalarOrPerColumn::Scalar(columns[0]) }
+    };
     let addend = (flags & 128 != 0).then(|| vector(flags & 256 != 0));
     let matrix = |step: usize| -> Vec<f32> {
         (0..m * n).map(|i| floats.get(i * step % floats.len().max(1)).copied().unwrap_or(i as f32 * 0.3)).collect()
@@ -110,12 +112,13 @@ pub fn check(data: &[u8]) {
         residual: (flags >> 13 & 1 != 0).then_some(&residual[..]),
     };
     let zero_point = i32::from(cycle(zeros, 1));
+    let dequantized = |scale, elementwise| Epilogue::Dequantize { scale, addend, elementwise };
     let wanted = |scale| match flags >> 9 & 7 {
-        0 | 1 => Wanted::I32,
-        2 | 3 => Wanted::F32(scale, addend, elementwise),
-        4 | 5 => Wanted::F16(scale, addend),
-        6 => Wanted::U8(scale, zero_point),
-        _ => Wanted::I8(scale, zero_point - 128),
+        0 | 1 => (Element::I32, Epilogue::Sums),
+        2 | 3 => (Element::F32, dequantized(scale, elementwise)),
+        4 | 5 => (Element::F16, dequantized(scale, Elementwise::default())),
+        6 => (Element::U8, Epilogue::Requantize { scale, zero_point }),
+        _ => (Element::I8, Epilogue::Requantize { scale, zero_point: zero_point - 128 }),
     };
     let per_column = flags & 64 != 0;
     let scales: Vec<f32> = columns.iter().map(|scale| quantizer.scale * scale).collect();
@@ -123,7 +126,8 @@ pub fn check(data: &[u8]) {
         (call, expected(&sums(&w, kind, n, k, &call), n, wanted(vector(per_column))))
     } else {
         let bytes = MatmulCall { x: Activation::U8(&quantised), x_zero_point: quantizer.zero_point.into(), ..call };
-        let scale = if per_column { Vector::PerColumn(&scales) } else { Vector::Scalar(scales[0]) };
+        let scale =
+            if per_column { ScalarOrPerColumn::PerColumn(&scales) } else { ScalarOrPerColumn::Scalar(scales[0]) };
         let floats = MatmulCall { x: Activation::F32(&x_floats, split), ..call };
         (floats, expected(&sums(&w, kind, n, k, &bytes), n, wanted(scale)))
     };

@@ -8,13 +8,16 @@
 //! - [`operator`]: what an operator is to the rest of the library
 //! - [`operators`]: the operators, a folder each
 //! - [`registration`]: the operators told to onnxruntime
+//! - [`at_open`]: constants that are restored when a session is created
 //! - [`backend`]: a node on the CPU or on a device
 //! - [`ascend`]: nodes on an Ascend device
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
+//! - [`residency`]: which weights are decoded once
 //! - [`scratch`]: memory that a thread keeps from call to call
 //! - [`options`]: session config entries
 
 mod ascend;
+mod at_open;
 mod backend;
 #[cfg(test)]
 mod fake;
@@ -25,6 +28,7 @@ mod operators;
 mod options;
 mod pool;
 mod registration;
+mod residency;
 mod scratch;
 
 use ort_sys::{OrtApiBase, OrtSessionOptions, OrtStatusPtr};
@@ -35,7 +39,7 @@ use crate::guard::guard;
 /// Adds the domain `mcd` to a session's options.
 ///
 /// Returns null, or a status that says why not: an onnxruntime older than 1.20, or a session config entry `mcd.*`
-/// with an unknown value.
+/// with an unknown value; or the model that `mcd.model` names has constants that cannot be restored.
 ///
 /// # Safety
 ///
@@ -51,7 +55,10 @@ pub unsafe extern "system" fn RegisterCustomOps(
         Err(status) => return status,
     };
     // SAFETY: the caller's contract.
-    guard(api, || unsafe { registration::register(api, options) })
+    guard(api, || unsafe {
+        registration::register(api, options)?;
+        at_open::restore(api, options)
+    })
 }
 
 #[cfg(test)]

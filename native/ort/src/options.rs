@@ -2,17 +2,21 @@
 
 use std::ffi::CStr;
 
-use mcd_core::Residency;
 use ort_sys::OrtSessionOptions;
 
 use crate::ffi::{Api, Error, KernelInfo};
+use crate::residency::Policy;
 
-/// What a weight occupies while the session lives: `compressed` (default) or `decoded`.
+/// What a weight occupies while the session lives: `compressed` (default), `decoded` or `auto`.
 const RESIDENCY: &CStr = c"mcd.residency";
+/// Bytes that may be decoded; no limit by default.
+const DECODED_LIMIT: &CStr = c"mcd.decoded_limit";
 /// Where nodes run: `cpu` (default), `ascend:0`, or `ascend:0,cpu` for what can.
 const DEVICE: &CStr = c"mcd.device";
 /// Rows of one call on the device: 256 by default, the limit of the operator's document.
 const MAX_ROWS: &CStr = c"mcd.ascend.max_rows";
+/// All entries.
+const KEYS: [&CStr; 4] = [RESIDENCY, DECODED_LIMIT, DEVICE, MAX_ROWS];
 /// Without that entry.
 const DEFAULT_ROWS: usize = 256;
 
@@ -56,10 +60,27 @@ fn max_rows(text: Option<&str>) -> Result<usize, Error> {
     })
 }
 
+fn residency(text: Option<&str>, limit: Option<&str>) -> Result<Policy, Error> {
+    let limit = match limit {
+        None => u64::MAX,
+        Some(text) => text.parse().map_err(|_| {
+            Error::invalid(format!("session config entry mcd.decoded_limit is {text:?}, not a number of bytes"))
+        })?,
+    };
+    match text {
+        None | Some("compressed") => Ok(Policy::Compressed),
+        Some("decoded") => Ok(Policy::Decoded { limit }),
+        Some("auto") => Ok(Policy::Auto { limit }),
+        Some(other) => Err(Error::invalid(format!(
+            "session config entry mcd.residency is {other:?}, not \"auto\", \"compressed\" or \"decoded\""
+        ))),
+    }
+}
+
 /// The entries, read and checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    pub residency: Residency,
+    pub residency: Policy,
     pub device: Device,
     /// Rows of one call on the device.
     pub max_rows: usize,
@@ -72,35 +93,28 @@ impl Options {
     ///
     /// `options` is a live `OrtSessionOptions`.
     pub unsafe fn at_registration(api: Api, options: *const OrtSessionOptions) -> Result<Self, Error> {
-        let [residency, device, rows] = [RESIDENCY, DEVICE, MAX_ROWS].map(|key| {
+        let [residency, limit, device, rows] = KEYS.map(|key| {
             // SAFETY: the caller's contract.
             unsafe { api.session_config_entry(options, key) }
         });
-        Self::parse(residency?.as_deref(), device?.as_deref(), rows?.as_deref())
+        Self::parse([&residency?, &limit?, &device?, &rows?].map(Option::as_deref))
     }
 
     /// The entries that are set when the session is created, where onnxruntime tells (1.24 and later), so that the
     /// order of setting an entry and registering the library does not matter; else `self`.
     pub fn at_session(self, info: &KernelInfo<'_>) -> Result<Self, Error> {
-        match (info.config_entry(RESIDENCY)?, info.config_entry(DEVICE)?, info.config_entry(MAX_ROWS)?) {
-            (Some(residency), Some(device), Some(rows)) => {
-                Self::parse(residency.as_deref(), device.as_deref(), rows.as_deref())
+        let [residency, limit, device, rows] = KEYS.map(|key| info.config_entry(key));
+        match (residency?, limit?, device?, rows?) {
+            (Some(residency), Some(limit), Some(device), Some(rows)) => {
+                Self::parse([&residency, &limit, &device, &rows].map(Option::as_deref))
             }
             _ => Ok(self),
         }
     }
 
-    fn parse(residency: Option<&str>, device: Option<&str>, rows: Option<&str>) -> Result<Self, Error> {
-        let residency = match residency {
-            None | Some("compressed") => Residency::Compressed,
-            Some("decoded") => Residency::Decoded,
-            Some(other) => {
-                return Err(Error::invalid(format!(
-                    "session config entry mcd.residency is {other:?}, not \"compressed\" or \"decoded\""
-                )));
-            }
-        };
-        Ok(Self { residency, device: Device::parse(device)?, max_rows: max_rows(rows)? })
+    /// Of the values of [`KEYS`].
+    fn parse([text, limit, device, rows]: [Option<&str>; KEYS.len()]) -> Result<Self, Error> {
+        Ok(Self { residency: residency(text, limit)?, device: Device::parse(device)?, max_rows: max_rows(rows)? })
     }
 }
 
@@ -110,10 +124,15 @@ mod tests {
 
     #[test]
     fn residency_is_compressed_unless_asked_for() {
-        assert_eq!(Options::parse(None, None, None).unwrap().residency, Residency::Compressed);
-        assert_eq!(Options::parse(Some("decoded"), None, None).unwrap().residency, Residency::Decoded);
-        let error = Options::parse(Some("Decoded"), None, None).unwrap_err().to_string();
+        assert_eq!(residency(None, None).unwrap(), Policy::Compressed);
+        assert_eq!(residency(Some("decoded"), None).unwrap(), Policy::Decoded { limit: u64::MAX });
+        assert_eq!(residency(Some("auto"), Some("4096")).unwrap(), Policy::Auto { limit: 4096 });
+        let error = residency(Some("Decoded"), None).unwrap_err().to_string();
         assert!(error.contains("mcd.residency") && error.contains("\"Decoded\""), "{error}");
+        for wrong in ["", "-1", "4G", "99999999999999999999"] {
+            let error = residency(None, Some(wrong)).unwrap_err().to_string();
+            assert!(error.contains("mcd.decoded_limit") && error.contains(&format!("{wrong:?}")), "{error}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod bus_error;
 mod numpy_api;
 
+use mcd_core::parallel::Scoped;
 use mcd_core::{
     CompressedWeight, EncodedWeight, Error, Kernel, PrepareOptions, PreparedWeight, Profile, Tiling, WeightType,
     WeightView,
@@ -193,9 +194,10 @@ fn decode<'py>(
     let tensors = Borrowed::new(x2, compress_index, compress_info)?;
     let (weights, n, k, weight_type) = tensors.with(py, |x2, index, info| {
         let weight = CompressedWeight::parse(x2, index, info)?;
-        let geometry = *weight.geometry();
-        let weights = mcd_core::unpack(&weight, x2, Kernel::from_env()?)?;
-        Ok((weights, geometry.n(), geometry.k(), weight.weight_type()))
+        let (geometry, weight_type) = (*weight.geometry(), weight.weight_type());
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let weights = mcd_core::unpack(weight, x2, Kernel::from_env()?, &Scoped(threads))?;
+        Ok((weights, geometry.n(), geometry.k(), weight_type))
     })?;
     match weight_type {
         WeightType::U8 => Ok(PyArray1::from_vec(py, weights).reshape([n, k])?.into_any()),

@@ -1,16 +1,21 @@
 //! What a kernel can do.
 
 use super::operands::{Accumulators, Extent, Rows, TileCode};
-use super::rows::{self, ActivationRow, OutputBlock, Terms};
+use super::output::Output;
+use super::rows::{self, ActivationRow, Terms};
+use super::workspace::Scratch;
 use crate::codec::decode::CodedTile;
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose};
 use std::mem::MaybeUninit;
 
+/// A tile does not decode as its lengths say. Where exactly, kernels do not look: the reference decoder finds the reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damaged;
+
 /// Decoding and multiplication of one tile. Symbols are unsigned, activations signed; sums are exact int32 and wrap.
 ///
-/// Every method is safe to call with any bytes: a tile that does not decode as its lengths say gives `false`, and
-/// then the output is unspecified.
+/// Every method is safe to call with any bytes: where a tile is [`Damaged`], the output is unspecified.
 pub trait TileKernel: Sync {
     /// Architecture, operand types, instruction set.
     fn name(&self) -> &'static str;
@@ -36,7 +41,15 @@ pub trait TileKernel: Sync {
     ///
     /// # Panics
     /// If the tile does not fit.
-    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool;
+    fn decode(
+        &self,
+        code: &TileCode,
+        tile: &CodedTile<'_>,
+        extent: Extent,
+        out: &mut [u8],
+        stride: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(), Damaged>;
 
     /// Adds the products of a coded tile.
     fn multiply_coded(
@@ -46,23 +59,31 @@ pub trait TileKernel: Sync {
         extent: Extent,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
-    ) -> bool;
+        scratch: &mut Scratch,
+    ) -> Result<(), Damaged>;
 
     /// Adds the products of symbols in kernel order.
-    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>);
+    fn multiply(
+        &self,
+        symbols: &[u8],
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        scratch: &mut Scratch,
+    );
 
-    /// Multiplies symbols of panels that reach over all of k and finishes the sums before they are in memory. Where the
+    /// Multiplies symbols of panels that reach over all of k and does the epilogue before the sums are in memory. Where the
     /// kernel has no such way for this block, nothing is done and the answer is `false`.
     ///
     /// # Panics
     /// If operands, terms and output are not of one extent.
-    fn multiply_finish(
+    fn multiply_epilogue(
         &self,
         _symbols: &[u8],
         _extent: Extent,
         _rows: Rows<'_>,
         _terms: &Terms<'_>,
-        _out: &mut OutputBlock<'_>,
+        _out: &mut Output<'_>,
     ) -> bool {
         false
     }
@@ -98,13 +119,23 @@ pub trait TileKernel: Sync {
         unsafe { rows::write_rows(panel, flip, out, stride) }
     }
 
+    /// Writes the symbols of a panel, whole fractals, as columns: the 16 of place l along k, each exclusive-or `flip`, to
+    /// `out + l * stride`.
+    ///
+    /// # Safety
+    /// From `out` on 32 rows for each fractal, `stride` apart, of 16 bytes can be written.
+    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: the caller's contract.
+        unsafe { rows::write_columns(panel, flip, out, stride) }
+    }
+
     /// Packs a row of activations; its sum.
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         rows::pack(from, to)
     }
 
-    /// Turns the sums of a block, its rows `stride` apart, into outputs.
-    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
-        rows::finish(sums, stride, terms, out, rows::to_halves);
+    /// Makes the outputs of a block of its sums, whose rows are `stride` apart.
+    fn epilogue(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
+        rows::epilogue(sums, stride, terms, out, rows::to_halves);
     }
 }

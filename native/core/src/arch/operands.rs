@@ -112,23 +112,39 @@ impl<'a> Accumulators<'a> {
     }
 }
 
-/// Extent of a tile: whole panels, whole fractals.
+/// Extent of a tile: whole panels, whole fractals. Neither it nor anything that it gives can wrap.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
-    /// Panels of 16 columns.
-    pub panels: usize,
-    /// Fractals of 32 along k.
-    pub fractals: usize,
+    panels: usize,
+    fractals: usize,
 }
 
 impl Extent {
-    /// Weights, padding included.
+    /// Panels of 16 columns, and fractals of 32 along k.
     ///
     /// # Panics
-    /// If they are more than can be counted.
+    /// If their weights are more than can be counted.
+    pub fn new(panels: usize, fractals: usize) -> Self {
+        // With one of each at least, so that the columns and the length of an empty extent can be counted as well.
+        let weights = panels.max(1).checked_mul(fractals.max(1)).and_then(|fractals| fractals.checked_mul(FRACTAL));
+        assert!(weights.is_some(), "an extent that can be counted");
+        Self { panels, fractals }
+    }
+    /// Panels of 16 columns.
+    pub fn panels(&self) -> usize {
+        self.panels
+    }
+    /// Fractals of 32 along k.
+    pub fn fractals(&self) -> usize {
+        self.fractals
+    }
+    /// Weights, padding included.
     pub fn weights(&self) -> usize {
-        let weights = self.panels.checked_mul(self.fractals).and_then(|fractals| fractals.checked_mul(FRACTAL));
-        weights.expect("an extent that can be counted")
+        self.panels * self.panel()
+    }
+    /// Weights of a panel.
+    pub fn panel(&self) -> usize {
+        self.fractals * FRACTAL
     }
     /// Length of the dot products.
     pub fn k(&self) -> usize {
@@ -143,17 +159,15 @@ impl Extent {
     /// # Panics
     /// If they are more than can be counted.
     pub fn span(&self, stride: usize) -> usize {
-        let panel = self.fractals.checked_mul(FRACTAL);
-        panel.and_then(|panel| reach(self.panels, stride, panel)).expect("an extent that can be counted")
+        reach(self.panels, stride, self.panel()).expect("a span that can be counted")
     }
     /// Copies symbols in kernel order to panels that are `stride` apart.
     ///
     /// # Panics
     /// If either side does not cover the extent.
     pub fn scatter(&self, symbols: &[u8], out: &mut [u8], stride: usize) {
-        let panel = self.fractals * FRACTAL;
-        for (p, symbols) in symbols[..self.weights()].chunks_exact(panel).enumerate() {
-            out[p * stride..][..panel].copy_from_slice(symbols);
+        for (p, symbols) in symbols[..self.weights()].chunks_exact(self.panel()).enumerate() {
+            out[p * stride..][..self.panel()].copy_from_slice(symbols);
         }
     }
 }
@@ -175,8 +189,8 @@ mod tests {
         let stride = usize::MAX / 2 + 2;
         assert!(std::panic::catch_unwind(|| Rows::new(&[0; 40], stride, 3, 32)).is_err());
         assert!(std::panic::catch_unwind(|| _ = Accumulators::new(&mut [0; 40], stride, 3, 16)).is_err());
-        assert!(std::panic::catch_unwind(|| Extent { panels: 3, fractals: 1 }.span(stride)).is_err());
-        assert!(std::panic::catch_unwind(|| Extent { panels: usize::MAX, fractals: 3 }.weights()).is_err());
+        assert!(std::panic::catch_unwind(|| Extent::new(3, 1).span(stride)).is_err());
+        assert!(std::panic::catch_unwind(|| _ = Extent::new(usize::MAX, 3)).is_err());
         assert!(!Rows::new(&[0; 40], 1, 3, 32).covers(usize::MAX));
     }
 }

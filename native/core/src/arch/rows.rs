@@ -4,10 +4,10 @@
 //! operation is one IEEE-754 fp32 operation, rounded to nearest even; none are fused, for the graph that was lowered did
 //! them one by one.
 
-use super::operands::reach;
-use crate::geometry::GROUP;
+use super::output::{Destination, Epilogue, Output};
+use crate::geometry::{GROUP, PANEL};
 use half::f16;
-use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 /// A row of activations, as the model has it.
 #[derive(Debug, Clone, Copy)]
@@ -16,57 +16,6 @@ pub enum ActivationRow<'a> {
     U8(&'a [u8]),
     /// int8.
     I8(&'a [i8]),
-}
-
-/// fp32 values, one for all columns or one a column.
-#[derive(Debug, Clone, Copy)]
-pub enum Vector<'a> {
-    /// The same for all columns.
-    Scalar(f32),
-    /// (n,).
-    PerColumn(&'a [f32]),
-}
-
-impl<'a> Vector<'a> {
-    /// Those of columns `j0` to `j0 + count`.
-    pub fn columns(&self, j0: usize, count: usize) -> Self {
-        match self {
-            Self::Scalar(v) => Self::Scalar(*v),
-            Self::PerColumn(v) => Self::PerColumn(&v[j0..j0 + count]),
-        }
-    }
-
-    /// Copies those of the columns from `j0` on.
-    #[inline(always)]
-    pub fn copy_to(&self, j0: usize, to: &mut [f32]) {
-        match self {
-            Self::Scalar(v) => to.fill(*v),
-            Self::PerColumn(v) => to.copy_from_slice(&v[j0..j0 + to.len()]),
-        }
-    }
-}
-
-/// Matrices as the output is, whose elements the float results are multiplied with and then added to.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Elementwise<'a> {
-    /// Factors.
-    pub gate: Option<&'a [f32]>,
-    /// Added behind that.
-    pub residual: Option<&'a [f32]>,
-}
-
-impl<'a> Elementwise<'a> {
-    /// Those from element `at` on.
-    pub fn from(&self, at: usize) -> Self {
-        let from = |all: &'a [f32]| &all[at..];
-        Self { gate: self.gate.map(from), residual: self.residual.map(from) }
-    }
-
-    /// Whether each that is there reaches over `rows` rows of `columns` elements, `stride` apart.
-    pub fn covers(&self, rows: usize, columns: usize, stride: usize) -> bool {
-        let covers = |of: &[f32]| reach(rows, stride, columns).is_some_and(|reach| reach <= of.len());
-        [self.gate, self.residual].into_iter().flatten().all(covers)
-    }
 }
 
 /// What turns the sums of a block into Σ (x − x₀)(w − w₀) + bias: `columns[j] − weight[j] · row_sums[i]` is added.
@@ -89,64 +38,7 @@ pub enum WeightTerm<'a> {
     PerColumn(&'a [i32]),
 }
 
-/// Rows of a part of the output, which no one else has meanwhile.
-#[derive(Debug)]
-pub struct Part<'a, T> {
-    at: *mut T,
-    stride: usize,
-    rows: usize,
-    columns: usize,
-    owned: PhantomData<&'a mut [T]>,
-}
-
-impl<T> Part<'_, T> {
-    /// # Safety
-    /// `rows` rows of `columns` elements, `stride` apart from `at` on, can be written, and no one else has them for 'a.
-    pub unsafe fn new(at: *mut T, stride: usize, rows: usize, columns: usize) -> Self {
-        Self { at, stride, rows, columns, owned: PhantomData }
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-    /// Length of rows.
-    pub fn columns(&self) -> usize {
-        self.columns
-    }
-    /// Distance of rows.
-    pub fn stride(&self) -> usize {
-        self.stride
-    }
-    /// The first element of the first row.
-    pub fn as_mut_ptr(&mut self) -> *mut T {
-        self.at
-    }
-    /// Row `i`.
-    #[inline(always)]
-    fn row(&mut self, i: usize) -> &mut [T] {
-        assert!(i < self.rows);
-        // SAFETY: the row exists and is ours, as `new` was promised; the borrow of `self` keeps a second one away.
-        unsafe { std::slice::from_raw_parts_mut(self.at.add(i * self.stride), self.columns) }
-    }
-}
-
-/// A block of the output; scales and addends are those of its columns, gate and residual begin at its first element.
-#[derive(Debug)]
-pub enum OutputBlock<'a> {
-    /// The sums.
-    I32(Part<'a, i32>),
-    /// fp32(sum) · scale (+ addend) (· gate) (+ residual).
-    F32(Part<'a, f32>, Vector<'a>, Option<Vector<'a>>, Elementwise<'a>),
-    /// As `F32`, rounded to fp16 (bits) at the end.
-    F16(Part<'a, u16>, Vector<'a>, Option<Vector<'a>>),
-    /// Requantised to uint8, with the zero point.
-    U8(Part<'a, u8>, Vector<'a>, i32),
-    /// Requantised to int8, with the zero point.
-    I8(Part<'a, i8>, Vector<'a>, i32),
-}
-
-/// Columns that are finished at a time.
+/// Columns of a step of the epilogue.
 const CHUNK: usize = 64;
 
 /// Packs a row for the kernels; its sum.
@@ -178,57 +70,46 @@ pub fn to_halves(floats: &[f32], halves: &mut [u16]) {
     floats.iter().zip(halves).for_each(|(float, half)| *half = f16::from_f32_const(*float).to_bits());
 }
 
-/// Finishes a block: corrects its sums, rows `stride` apart, and writes the output, a chunk of columns after the other.
+/// Makes the outputs of a block: corrects its sums, rows `stride` apart, and writes, a chunk of columns after the other.
 /// `to_halves` is [`to_halves`], or gives the same.
 #[inline(always)]
-pub fn finish(
+pub fn epilogue(
     sums: &[i32],
     stride: usize,
     terms: &Terms<'_>,
-    mut out: OutputBlock<'_>,
+    mut out: Output<'_>,
     to_halves: impl Fn(&[f32], &mut [u16]) + Copy,
 ) {
     for j0 in (0..terms.columns.len()).step_by(CHUNK) {
         let count = CHUNK.min(terms.columns.len() - j0);
         // A length that the compiler knows turns the loops into a few vector instructions.
         if count == CHUNK {
-            finish_chunk(&sums[j0..], stride, terms, j0, CHUNK, &mut out, to_halves);
+            epilogue_of_chunk(&sums[j0..], stride, terms, j0, CHUNK, &mut out, to_halves);
         } else {
-            finish_chunk(&sums[j0..], stride, terms, j0, count, &mut out, to_halves);
+            epilogue_of_chunk(&sums[j0..], stride, terms, j0, count, &mut out, to_halves);
         }
     }
 }
 
-/// Finishes the `count` columns from `j0` on.
+/// Makes the outputs of the `count` columns from `j0` on.
 #[inline(always)]
-fn finish_chunk(
+fn epilogue_of_chunk(
     sums: &[i32],
     stride: usize,
     terms: &Terms<'_>,
     j0: usize,
     count: usize,
-    out: &mut OutputBlock<'_>,
+    out: &mut Output<'_>,
     to_halves: impl Fn(&[f32], &mut [u16]),
 ) {
     let columns = &terms.columns[j0..j0 + count];
-    let mut weights = [0i32; CHUNK];
+    let (mut weights, mut scales, mut addends) = ([0i32; CHUNK], [0f32; CHUNK], [0f32; CHUNK]);
     match terms.weight {
         WeightTerm::Scalar(weight) => weights[..count].fill(weight),
         WeightTerm::PerColumn(weight) => weights[..count].copy_from_slice(&weight[j0..j0 + count]),
     }
-    let (mut scales, mut addends) = ([0f32; CHUNK], [0f32; CHUNK]);
-    let mut added = false;
-    match out {
-        OutputBlock::I32(_) => {}
-        OutputBlock::F32(_, scale, addend, _) | OutputBlock::F16(_, scale, addend) => {
-            scale.copy_to(j0, &mut scales[..count]);
-            if let Some(addend) = addend {
-                addend.copy_to(j0, &mut addends[..count]);
-                added = true;
-            }
-        }
-        OutputBlock::U8(_, scale, _) | OutputBlock::I8(_, scale, _) => scale.copy_to(j0, &mut scales[..count]),
-    }
+    out.epilogue.scale().copy_to(j0, &mut scales[..count]);
+    let added = out.epilogue.addend().inspect(|addend| addend.copy_to(j0, &mut addends[..count])).is_some();
     let (weights, scales, addends) = (&weights[..count], &scales[..count], &addends[..count]);
     for (i, &row_sum) in terms.row_sums.iter().enumerate() {
         let sums = &sums[i * stride..][..count];
@@ -238,49 +119,61 @@ fn finish_chunk(
             .zip(weights)
             .map(|((sum, column), weight)| sum.wrapping_add(*column).wrapping_sub(weight.wrapping_mul(row_sum)));
         let scaled = corrected.clone().zip(scales).map(|(sum, scale)| sum as f32 * scale);
+        let offset = scaled.clone().zip(addends).map(|(v, addend)| v + addend);
         let mut floats = [0f32; CHUNK];
         let floats = &mut floats[..count];
-        match out {
-            OutputBlock::I32(out) => {
-                out.row(i)[j0..j0 + count].iter_mut().zip(corrected).for_each(|(out, sum)| *out = sum);
-            }
-            OutputBlock::F32(out, .., elementwise) => {
+        match (&mut out.destination, &out.epilogue) {
+            (Destination::I32(out), Epilogue::Sums) => _ = written(&mut out.row(i)[j0..j0 + count], corrected),
+            (Destination::F32(out), Epilogue::Dequantize { elementwise, .. }) => {
                 let at = i * out.stride() + j0;
-                let out = &mut out.row(i)[j0..j0 + count];
-                if added {
-                    out.iter_mut().zip(scaled).zip(addends).for_each(|((out, v), addend)| *out = v + addend);
-                } else {
-                    out.iter_mut().zip(scaled).for_each(|(out, v)| *out = v);
-                }
+                let row = &mut out.row(i)[j0..j0 + count];
+                let row = if added { written(row, offset) } else { written(row, scaled) };
                 if let Some(gate) = elementwise.gate {
-                    out.iter_mut().zip(&gate[at..][..count]).for_each(|(out, gate)| *out *= gate);
+                    row.iter_mut().zip(&gate[at..][..count]).for_each(|(out, gate)| *out *= gate);
                 }
                 if let Some(residual) = elementwise.residual {
-                    out.iter_mut().zip(&residual[at..][..count]).for_each(|(out, residual)| *out += residual);
+                    row.iter_mut().zip(&residual[at..][..count]).for_each(|(out, residual)| *out += residual);
                 }
             }
-            OutputBlock::F16(out, ..) => {
+            (Destination::F16(out), Epilogue::Dequantize { .. }) => {
                 if added {
-                    floats.iter_mut().zip(scaled).zip(addends).for_each(|((to, v), addend)| *to = v + addend);
+                    floats.iter_mut().zip(offset).for_each(|(to, v)| *to = v);
                 } else {
                     floats.iter_mut().zip(scaled).for_each(|(to, v)| *to = v);
                 }
-                to_halves(floats, &mut out.row(i)[j0..j0 + count]);
+                let mut halves = [0; CHUNK];
+                to_halves(floats, &mut halves[..count]);
+                written(&mut out.row(i)[j0..j0 + count], halves.into_iter().take(count));
             }
-            OutputBlock::U8(out, _, zero) => {
+            (Destination::U8(out), Epilogue::Requantize { zero_point, .. }) => {
                 floats.iter_mut().zip(scaled).for_each(|(to, v)| *to = v);
-                for (out, v) in out.row(i)[j0..j0 + count].iter_mut().zip(floats) {
-                    *out = requantise(*v, *zero, 0, 255) as u8;
-                }
+                let bytes = floats.iter().map(|v| requantise(*v, *zero_point, 0, 255) as u8);
+                written(&mut out.row(i)[j0..j0 + count], bytes);
             }
-            OutputBlock::I8(out, _, zero) => {
+            (Destination::I8(out), Epilogue::Requantize { zero_point, .. }) => {
                 floats.iter_mut().zip(scaled).for_each(|(to, v)| *to = v);
-                for (out, v) in out.row(i)[j0..j0 + count].iter_mut().zip(floats) {
-                    *out = requantise(*v, *zero, -128, 127) as i8;
-                }
+                let bytes = floats.iter().map(|v| requantise(*v, *zero_point, -128, 127) as i8);
+                written(&mut out.row(i)[j0..j0 + count], bytes);
             }
+            _ => unreachable!("`Output::mismatch` was asked before"),
         }
     }
+}
+
+/// Writes as many values as there is room for.
+///
+/// # Panics
+/// If there are fewer.
+#[inline(always)]
+fn written<T>(out: &mut [MaybeUninit<T>], values: impl Iterator<Item = T>) -> &mut [T] {
+    let mut count = 0;
+    for (out, value) in out.iter_mut().zip(values) {
+        out.write(value);
+        count += 1;
+    }
+    assert_eq!(count, out.len());
+    // SAFETY: every element was written, as was just counted; the layout is the same.
+    unsafe { &mut *(std::ptr::from_mut(out) as *mut [T]) }
 }
 
 /// Clamps to the type's range less the zero point, rounds half to even, adds the zero point: the order in which
@@ -302,6 +195,20 @@ pub unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
             let quad = u32::from_ne_bytes(quad.try_into().expect("four bytes")) ^ flip;
             // SAFETY: group g has 4 bytes of each row, behind those of the groups in front of it.
             unsafe { out.add(i * stride + 4 * g).cast::<u32>().write_unaligned(quad) };
+        }
+    }
+}
+
+/// As [`TileKernel::write_columns`](super::TileKernel::write_columns).
+///
+/// # Safety
+/// As there.
+pub unsafe fn write_columns(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+    for (g, group) in panel.chunks_exact(GROUP).enumerate() {
+        for l in 0..4 {
+            let column: [u8; PANEL] = std::array::from_fn(|i| group[4 * i + l] ^ flip);
+            // SAFETY: group g has 4 places along k, behind those of the groups in front of it.
+            unsafe { out.add((4 * g + l) * stride).cast::<[u8; PANEL]>().write_unaligned(column) };
         }
     }
 }

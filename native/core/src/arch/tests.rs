@@ -1,9 +1,10 @@
 //! Every kernel that runs here against the scalar one, tile by tile: codes that no profile chooses, and damaged tiles. Whole weights
 //! are compared in `tests/exactness.rs`.
 
+use super::output::{Elementwise, Epilogue, Output, ScalarOrPerColumn};
 use super::portable::Portable;
-use super::rows::{OutputBlock, Part, Terms, Vector, WeightTerm};
-use super::{Accumulators, Extent, Rows, TileCode, TileKernel};
+use super::rows::{Terms, WeightTerm};
+use super::{Accumulators, Extent, Rows, Scratch, TileCode, TileKernel};
 use crate::codec::decode::CodedTile;
 use crate::codec::encode::EncodeTable;
 use crate::codec::{Code, Order, Stored};
@@ -26,14 +27,14 @@ impl Rng {
 
 #[test]
 fn every_code_decodes_alike() {
-    let extent = Extent { panels: 2, fractals: 3 };
+    let extent = Extent::new(2, 3);
     let mut rng = Rng(0x2545_f491_4f6c_dd1d);
     let orders = |rng: &mut Rng| {
         let rotated = (rng.next() % 256) as u8;
         let stored = |mask| Stored::new((0..128).map(|rank: u8| rank.wrapping_add(rotated & 0x80)).collect(), mask);
         [Order::Distance(0x80), Order::Distance(rotated), Order::Stored(stored(0x80).unwrap())]
     };
-    let mut codes = 0;
+    let (mut codes, mut scratch) = (0, Scratch::default());
     for root_bits in 1..=7u8 {
         for step in (0..=1u32 << root_bits).filter(|step| root_bits < 5 || step.is_power_of_two() || step % 7 == 0) {
             for levels in [0, 1, 2, 3, 5, 12] {
@@ -50,10 +51,11 @@ fn every_code_decodes_alike() {
                     let end = x2.len().next_multiple_of(GROUP);
                     x2.resize(end + GROUP, 0);
                     let tile = CodedTile::parse(&x2, 0, end, &code, extent.weights() / FRACTAL).unwrap();
-                    let (code, panel) = (TileCode::from(code), extent.fractals * FRACTAL);
+                    let (code, panel) = (TileCode::from(code), extent.panel());
                     for kernel in Kernel::available() {
                         let mut found = vec![centre; extent.weights()];
-                        assert!(kernel.tile().decode(&code, &tile, extent, &mut found, panel), "{kernel:?} {code:?}");
+                        let decoded = kernel.tile().decode(&code, &tile, extent, &mut found, panel, &mut scratch);
+                        assert!(decoded.is_ok(), "{kernel:?} {code:?}");
                         assert!(found == symbols, "{kernel:?} {code:?}");
                     }
                     codes += 1;
@@ -69,7 +71,7 @@ fn every_code_decodes_alike() {
 fn damaged_tiles() {
     let (n, k) = (48, 96);
     let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
-    let mut accepted = 0;
+    let (mut accepted, mut scratch) = (0, Scratch::default());
     for width in [3, 9, 40, 100] {
         let bell = |rng: &mut Rng| (0..4).map(|_| rng.next() as i64 % width).sum::<i64>() as u8;
         let w: Vec<u8> = (0..n * k).map(|_| bell(&mut rng)).collect();
@@ -88,20 +90,22 @@ fn damaged_tiles() {
                 for t in 0..weight.geometry().tiles() {
                     let Ok(Tile::Coded(tile)) = weight.tile(&x2, t) else { continue };
                     let shape = weight.geometry().tile(t);
-                    let extent = Extent { panels: shape.panels, fractals: shape.fractals };
-                    let panel = extent.fractals * FRACTAL;
+                    let extent = Extent::new(shape.panels, shape.fractals);
+                    let panel = extent.panel();
                     let mut expected = vec![0; extent.weights()];
-                    let valid = Portable.decode(&code, &tile, extent, &mut expected, panel);
+                    let valid = Portable.decode(&code, &tile, extent, &mut expected, panel, &mut scratch).is_ok();
                     accepted += usize::from(valid);
                     for kernel in Kernel::available() {
                         let mut found = vec![0; extent.weights()];
-                        let decodes = kernel.tile().decode(&code, &tile, extent, &mut found, panel);
+                        let decodes = kernel.tile().decode(&code, &tile, extent, &mut found, panel, &mut scratch);
+                        let decodes = decodes.is_ok();
                         assert!(!valid || decodes && expected == found, "{kernel:?} {width} {profile:?} {trial} {t}");
                         let (x, mut acc) = (vec![-128; 5 * extent.k()], vec![0; 5 * extent.columns()]);
                         let rows = Rows::new(&x, extent.k(), 5, extent.k());
                         let mut acc = Accumulators::new(&mut acc, extent.columns(), 5, extent.columns());
-                        let multiplies = kernel.tile().multiply_coded(&code, &tile, extent, rows, &mut acc);
-                        assert_eq!(multiplies, decodes, "{kernel:?}");
+                        let multiplies =
+                            kernel.tile().multiply_coded(&code, &tile, extent, rows, &mut acc, &mut scratch);
+                        assert_eq!(multiplies.is_ok(), decodes, "{kernel:?}");
                     }
                 }
             }
@@ -126,9 +130,9 @@ fn every_kernel_rounds_to_the_same_halves() {
     let terms = Terms { columns: &columns, weight: WeightTerm::Scalar(0), row_sums: &[0] };
     for kernel in Kernel::available() {
         let mut halves = vec![0u16; n];
-        // SAFETY: one row of n elements, which are ours.
-        let part = unsafe { Part::new(halves.as_mut_ptr(), n, 1, n) };
-        kernel.tile().finish(&sums, n, &terms, OutputBlock::F16(part, Vector::PerColumn(&floats), None));
+        let scale = ScalarOrPerColumn::PerColumn(&floats);
+        let epilogue = Epilogue::Dequantize { scale, addend: None, elementwise: Elementwise::default() };
+        kernel.tile().epilogue(&sums, n, &terms, Output::new(&mut halves[..], epilogue));
         for (float, half) in floats.iter().zip(halves) {
             // A product with 1 makes a NaN quiet, as it does in the reference.
             assert_eq!(

@@ -5,7 +5,7 @@ use super::index::{ENTRY, Entry, Kind};
 use super::layout::{ALIGN, TAIL};
 use crate::codec::decode::CodedTile;
 use crate::codec::{Code, Profile, WeightType};
-use crate::error::Error;
+use crate::error::{Error, collected, with_room};
 use crate::geometry::Geometry;
 use std::ops::Range;
 
@@ -73,17 +73,14 @@ impl CompressedWeight {
         if found != header.index_crc {
             return Err(Error::Checksum { part: "compress_index".into(), expected: header.index_crc, found });
         }
-        let entries = compress_index
-            .chunks_exact(ENTRY)
-            .enumerate()
-            .map(|(t, b)| {
-                Entry::from_bytes(b.try_into().expect("eight bytes"))
-                    .ok_or_else(|| Error::Index(format!("entry {t} is malformed")))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let entries = compress_index.as_chunks::<ENTRY>().0.iter().enumerate().map(|(t, bytes)| {
+            Entry::from_bytes(*bytes).ok_or_else(|| Error::Index(format!("entry {t} is malformed")))
+        });
+        let entries = collected(entries, "the entries of compress_index")?;
         let end = x2.len() - TAIL;
         // From the last tile back: each stored tile ends where the next one begins.
-        let mut extents = vec![0..0; entries.len()];
+        let mut extents = with_room(entries.len(), "the extents of tiles")?;
+        extents.resize(entries.len(), 0..0);
         let mut next = end;
         for (t, entry) in entries.iter().enumerate().rev() {
             if matches!(entry.kind, Kind::Constant(_)) {

@@ -4,11 +4,12 @@ use super::ranges::pieces;
 use crate::aligned::Aligned;
 use crate::arch::TileKernel;
 use crate::arch::rows::ActivationRow;
+use crate::error::{Error, resize};
 use crate::geometry::FRACTAL_K;
 use crate::parallel::Barrier;
 use crate::quantize::{Quantizer, Range};
-use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
 /// (m, k) activations, row-major.
@@ -59,11 +60,10 @@ impl Activation<'_> {
     }
 }
 
-/// Memory for packed rows, kept from call to call.
-#[derive(Debug, Default)]
-pub(super) struct Memory {
-    data: Aligned<i8>,
-    sums: Vec<i32>,
+/// Memory for packed rows and their sums, kept from call to call.
+pub(super) struct Memory<'a> {
+    pub data: &'a mut Aligned<i8>,
+    pub sums: &'a mut Vec<i32>,
 }
 
 /// Packed rows.
@@ -89,11 +89,6 @@ fn apart(len: usize) -> usize {
     (len.div_ceil(LINE) | 1) * LINE
 }
 
-thread_local! {
-    /// A row that is quantised and not packed yet.
-    static ROW: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
 /// Packing of (m, k) activations, shared by the threads that come.
 pub(super) struct Packing<'a> {
     x: Activation<'a>,
@@ -108,7 +103,7 @@ pub(super) struct Packing<'a> {
     sums: *mut i32,
     m: usize,
     stride: usize,
-    memory: PhantomData<&'a mut Memory>,
+    memory: PhantomData<Memory<'a>>,
 }
 
 // SAFETY: rows and their sums are written by the one thread that has their unit of `packing`, and read by no one before
@@ -118,14 +113,15 @@ unsafe impl Sync for Packing<'_> {}
 impl<'a> Packing<'a> {
     /// # Panics
     /// If there are not m · k activations.
-    pub fn new(memory: &'a mut Memory, x: Activation<'a>, (m, k): (usize, usize)) -> Self {
-        assert_eq!(x.len(), m * k);
+    pub fn new(memory: Memory<'a>, x: Activation<'a>, (m, k): (usize, usize)) -> Result<Self, Error> {
+        assert_eq!(m.checked_mul(k), Some(x.len()));
         let stride = apart(k.next_multiple_of(FRACTAL_K));
-        memory.data.reset(m * stride);
-        memory.sums.resize(m, 0);
+        // Padding may make more of them than can be counted, which is more than there can be memory for.
+        memory.data.reset(m.saturating_mul(stride), "packed activations")?;
+        resize(memory.sums, m, "sums of rows")?;
         let rows = (UNIT / k).clamp(1, m.max(1));
         let values = if let Activation::F32(values, _) = x { values.len() } else { 0 };
-        Self {
+        Ok(Self {
             x,
             k,
             ranging: Barrier::new(values.div_ceil(UNIT)),
@@ -137,11 +133,15 @@ impl<'a> Packing<'a> {
             m,
             stride,
             memory: PhantomData,
-        }
+        })
     }
 
-    /// Does a thread's share. Gives all rows, and what they were quantised by if they were floats.
-    pub fn share(&self, kernel: &dyn TileKernel) -> (Packed<'_>, Option<Quantizer>) {
+    /// Does a thread's share; `row` is memory of its own. Gives all rows, and what they were quantised by if they were floats.
+    pub fn share(
+        &self,
+        kernel: &dyn TileKernel,
+        row: &mut Vec<u8>,
+    ) -> Result<(Packed<'_>, Option<Quantizer>), Error> {
         let quantizer = match self.x {
             Activation::F32(values, _) => {
                 self.ranging.share(|unit| {
@@ -149,6 +149,8 @@ impl<'a> Packing<'a> {
                     let mut range = self.range.lock().unwrap_or_else(PoisonError::into_inner);
                     *range = range.with(found);
                 });
+                // A thread that has no memory leaves its share to the others.
+                resize(row, self.k, "a quantised row")?;
                 Some(Quantizer::from(*self.range.lock().unwrap_or_else(PoisonError::into_inner)))
             }
             _ => None,
@@ -156,12 +158,12 @@ impl<'a> Packing<'a> {
         self.packing.share(|unit| {
             for i in unit * self.rows..self.m.min((unit + 1) * self.rows) {
                 // SAFETY: row i, of m, is in this unit alone; the memory has m rows and m sums, and outlives this.
-                let (row, sum) = unsafe {
-                    let row = self.data.add(i * self.stride);
-                    (std::slice::from_raw_parts_mut(row, self.stride), &mut *self.sums.add(i))
+                let (packed, sum) = unsafe {
+                    let packed = self.data.add(i * self.stride);
+                    (std::slice::from_raw_parts_mut(packed, self.stride), &mut *self.sums.add(i))
                 };
-                let (body, pad) = row.split_at_mut(self.k);
-                *sum = self.row(kernel, i, quantizer, body);
+                let (body, pad) = packed.split_at_mut(self.k);
+                *sum = self.row(kernel, i, quantizer, row, body);
                 // What is behind whole fractals is never read; to clear it would cost as much as packing the row.
                 pad[..self.k.next_multiple_of(FRACTAL_K) - self.k].fill(0);
             }
@@ -174,24 +176,29 @@ impl<'a> Packing<'a> {
                 stride: self.stride,
             }
         };
-        (packed, quantizer)
+        Ok((packed, quantizer))
     }
 
-    /// Packs row `i`; its sum.
-    fn row(&self, kernel: &dyn TileKernel, i: usize, quantizer: Option<Quantizer>, to: &mut [i8]) -> i32 {
+    /// Packs row `i`, by way of `quantised` if it is one of floats; its sum.
+    fn row(
+        &self,
+        kernel: &dyn TileKernel,
+        i: usize,
+        quantizer: Option<Quantizer>,
+        quantised: &mut [u8],
+        to: &mut [i8],
+    ) -> i32 {
         let elements = i * self.k..(i + 1) * self.k;
         match (self.x, quantizer) {
             (Activation::U8(x), _) => kernel.pack(ActivationRow::U8(&x[elements]), to),
             (Activation::I8(x), _) => kernel.pack(ActivationRow::I8(&x[elements]), to),
-            (Activation::F32(x, heads), quantizer) => ROW.with_borrow_mut(|row| {
+            (Activation::F32(x, heads), quantizer) => {
                 let quantizer = quantizer.expect("floats have one");
-                row.clear();
-                row.reserve(self.k);
-                let mut spare = &mut row.spare_capacity_mut()[..self.k];
+                let mut rest = uninit(&mut quantised[..self.k]);
                 let mut quantize = |x: &[f32]| {
-                    let (to, rest) = std::mem::take(&mut spare).split_at_mut(x.len());
+                    let (to, behind) = std::mem::take(&mut rest).split_at_mut(x.len());
                     kernel.quantize(quantizer, x, to);
-                    spare = rest;
+                    rest = behind;
                 };
                 match heads {
                     None => quantize(&x[elements]),
@@ -199,13 +206,17 @@ impl<'a> Packing<'a> {
                         quantize(&x[split.source(piece.start)..][..piece.len()]);
                     }),
                 }
-                debug_assert!(spare.is_empty());
-                // SAFETY: the pieces are k elements in all, and each was written.
-                unsafe { row.set_len(self.k) };
-                kernel.pack(ActivationRow::U8(row), to)
-            }),
+                debug_assert!(rest.is_empty());
+                kernel.pack(ActivationRow::U8(&quantised[..self.k]), to)
+            }
         }
     }
+}
+
+/// Elements that are written anew.
+fn uninit(elements: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+    // SAFETY: the layout is the same; [`TileKernel::quantize`], which alone is given them, writes bytes to all of them.
+    unsafe { &mut *(std::ptr::from_mut(elements) as *mut [MaybeUninit<u8>]) }
 }
 
 impl SplitHeads {
@@ -228,17 +239,16 @@ mod tests {
     use super::*;
     use crate::arch::portable::Portable;
     use crate::parallel::{Parallel, Scoped};
-    use std::mem::MaybeUninit;
 
     /// Packed by several threads: rows without their padding, sums, and the quantisation.
     fn packed(x: Activation<'_>, (m, k): (usize, usize), threads: usize) -> (Vec<i8>, Vec<i32>, Option<Quantizer>) {
-        let mut memory = Memory::default();
-        memory.data.reset(m * apart(k.next_multiple_of(FRACTAL_K)));
-        memory.data.fill(77);
-        let packing = Packing::new(&mut memory, x, (m, k));
+        let (mut data, mut sums) = (Aligned::default(), Vec::new());
+        data.reset(m * apart(k.next_multiple_of(FRACTAL_K)), "rows").unwrap();
+        data.fill(77);
+        let packing = Packing::new(Memory { data: &mut data, sums: &mut sums }, x, (m, k)).unwrap();
         let found = Mutex::new(None);
         Scoped(threads).run(threads, &|_| {
-            let (packed, quantizer) = packing.share(&Portable);
+            let (packed, quantizer) = packing.share(&Portable, &mut Vec::new()).unwrap();
             let rows = (0..m).flat_map(|i| &packed.data[i * packed.stride..][..k]).copied().collect();
             let pads = (0..m).flat_map(|i| &packed.data[i * packed.stride..][k..k.next_multiple_of(FRACTAL_K)]);
             assert!(pads.copied().all(|pad| pad == 0));

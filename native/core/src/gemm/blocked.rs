@@ -1,18 +1,16 @@
 //! The blocked path, for many rows or a weight that is decoded already: symbols in memory are multiplied block by block.
 //!
 //! A *strip* (the columns of a tile over all of k) is decoded into the second cache, as panels that reach over all of it. A
-//! *block* is some of its panels by some rows: its sums never leave the first cache before they are finished, unless k is
+//! *block* is some of its panels by some rows: its sums never leave the first cache before their epilogue, unless k is
 //! so long that a strip is decoded in several chunks. Threads share out blocks, and each decodes the strips of its own.
 
 use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Extent, Rows};
+use crate::arch::{Accumulators, Extent, Rows, Scratch, Workspace};
 use crate::error::Error;
 use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use crate::parallel::WorkQueue;
-use crate::unpack::decode_tile;
-use std::cell::RefCell;
 use std::ops::Range;
 
 /// Panels of a block.
@@ -25,17 +23,6 @@ const CACHED_ROWS: (usize, usize) = (96, 264);
 const GROUP_ROWS: usize = 32;
 /// Bytes of a strip that are decoded at a time; they share the second cache with activations and outputs.
 const CHUNK_BYTES: usize = 512 << 10;
-
-/// Memory that a thread keeps from call to call.
-#[derive(Default)]
-struct Scratch {
-    symbols: Aligned<u8>,
-    sums: Aligned<i32>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
-}
 
 /// Rows that meet the panels of a strip one after the other.
 fn cached_rows(k: usize) -> usize {
@@ -55,8 +42,8 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub fn new(weight: &PreparedWeight, m: usize, threads: usize) -> Self {
-        let geometry = weight.weight.geometry();
+    pub fn new(weight: &PreparedWeight, m: usize, threads: usize) -> Result<Self, Error> {
+        let geometry = weight.geometry();
         let tiling = geometry.tiling();
         let (strips, tiles_k) = (geometry.tiles_n(), geometry.tiles_k());
         let chunk = (CHUNK_BYTES / (tiling.n * tiling.k * FRACTAL)).clamp(1, tiles_k);
@@ -65,10 +52,10 @@ impl Work {
         } else {
             (1, threads.div_ceil(strips).min(m / GROUP_ROWS).max(1))
         };
-        let rows = m.div_ceil(groups).next_multiple_of(weight.kernel.tile().block_rows());
+        let rows = m.div_ceil(groups).next_multiple_of(weight.kernel().tile().block_rows());
         let groups = m.div_ceil(rows);
         let units = strips * groups * blocks;
-        Self { queue: WorkQueue::new(units, threads.min(units)), chunk, groups, rows, blocks }
+        Ok(Self { queue: WorkQueue::new(units, threads.min(units))?, chunk, groups, rows, blocks })
     }
 
     pub fn threads(&self) -> usize {
@@ -78,25 +65,25 @@ impl Work {
 
 impl Job<'_> {
     /// Does the units that a thread is given.
-    pub fn blocked(&self, work: &Work, thread: usize) -> Result<(), Error> {
-        let mut scratch = SCRATCH.take();
+    pub fn blocked(&self, work: &Work, thread: usize, workspace: &mut Workspace) -> Result<(), Error> {
         let mut decoded = None;
         while let Some(unit) = work.queue.next(thread) {
-            self.unit(work, unit, &mut decoded, &mut scratch)?;
+            self.unit(work, unit, &mut decoded, workspace)?;
         }
-        SCRATCH.set(scratch);
         Ok(())
     }
 
-    /// Does a unit of the work. Where a whole strip is decoded at a time, `decoded` is the one that scratch holds.
+    /// Does a unit of the work. Where a whole strip is decoded at a time, `decoded` is the one that the workspace
+    /// holds.
     fn unit(
         &self,
         work: &Work,
         unit: usize,
         decoded: &mut Option<usize>,
-        scratch: &mut Scratch,
+        workspace: &mut Workspace,
     ) -> Result<(), Error> {
-        let geometry = self.weight.weight.geometry();
+        let Workspace { symbols, sums, scratch, .. } = workspace;
+        let geometry = self.weight.geometry();
         let tiles_k = geometry.tiles_k();
         let (strip, group, block) =
             (unit / work.blocks / work.groups, unit / work.blocks % work.groups, unit % work.blocks);
@@ -112,8 +99,7 @@ impl Job<'_> {
         if let Some(decoded) = &self.weight.decoded {
             let fractals = geometry.padded_k() / FRACTAL_K;
             let strip = Strip { panel: shape.panel, panels, fractal: 0, fractals, first: true, last: true };
-            self.blocks(&decoded[self.weight.decoded_start(&shape)..], &strip, rows, &mut scratch.sums);
-            return Ok(());
+            return self.blocks(&decoded[self.weight.decoded_start(&shape)..], &strip, rows, sums, scratch);
         }
         for start in (0..tiles_k).step_by(work.chunk) {
             let tiles = start..(start + work.chunk).min(tiles_k);
@@ -123,84 +109,97 @@ impl Job<'_> {
             let whole = tiles.len() == tiles_k;
             if !whole || *decoded != Some(strip) {
                 *decoded = None;
-                scratch.symbols.reset(shape.panels * fractals * FRACTAL);
+                symbols.reset(shape.panels * fractals * FRACTAL, "decoded tiles")?;
                 for t in tiles.clone() {
-                    self.decode(strip * tiles_k + t, fractal, fractals * FRACTAL, &mut scratch.symbols)?;
+                    self.decode(strip * tiles_k + t, fractal, fractals * FRACTAL, symbols, scratch)?;
                 }
                 *decoded = whole.then_some(strip);
             }
             let (first, last) = (start == 0, tiles.end == tiles_k);
             let strip = Strip { panel: shape.panel, panels: panels.clone(), fractal, fractals, first, last };
-            self.blocks(&scratch.symbols, &strip, rows.clone(), &mut scratch.sums);
+            self.blocks(symbols, &strip, rows.clone(), sums, scratch)?;
         }
         Ok(())
     }
 
     /// Writes the symbols of tile `t` to panels that begin at `fractal` and are `stride` bytes long.
-    fn decode(&self, t: usize, fractal: usize, stride: usize, symbols: &mut [u8]) -> Result<(), Error> {
-        let shape = self.weight.weight.geometry().tile(t);
-        let out = &mut symbols[(shape.fractal - fractal) * FRACTAL..];
-        let (code, kernel) = (self.weight.code.as_ref(), self.weight.kernel);
-        let ok = decode_tile(&self.weight.weight, code, kernel, self.x2, t, out, stride)?;
-        if ok { Ok(()) } else { Err(changed(t)) }
+    fn decode(
+        &self,
+        t: usize,
+        fractal: usize,
+        stride: usize,
+        symbols: &mut [u8],
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
+        let out = &mut symbols[(self.weight.geometry().tile(t).fractal - fractal) * FRACTAL..];
+        self.weight.tiles().decode(t, out, stride, scratch).map_err(changed)
     }
 
-    /// Multiplies decoded panels with some rows, and finishes the sums if they are complete.
-    fn blocks(&self, symbols: &[u8], strip: &Strip, rows: Range<usize>, sums: &mut Aligned<i32>) {
-        let block_rows = self.weight.kernel.tile().block_rows();
+    /// Multiplies decoded panels with some rows, and does the epilogue if their sums are complete.
+    fn blocks(
+        &self,
+        symbols: &[u8],
+        strip: &Strip,
+        rows: Range<usize>,
+        sums: &mut Aligned<i32>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
+        let block_rows = self.weight.kernel().tile().block_rows();
         let whole = strip.first && strip.last;
         // Sums of one block, or those of all blocks until the last chunk.
         let stride = if whole { BLOCK_PANELS * PANEL } else { strip.panels.len() * PANEL };
-        sums.reset(stride * if whole { block_rows } else { rows.len() });
+        sums.reset(stride * if whole { block_rows } else { rows.len() }, "sums of a block")?;
         // Some rows meet all panels while they are in the second cache; where strips are not cut, a unit has no more.
         let cached = if whole { rows.len() } else { cached_rows(strip.fractals * FRACTAL_K) };
         for group in rows.clone().step_by(cached) {
             let group = group..rows.end.min(group + cached);
             for panel in strip.panels.clone().step_by(BLOCK_PANELS) {
                 let panels = panel..strip.panels.end.min(panel + BLOCK_PANELS);
-                if whole && self.finished_in_registers(symbols, strip, panels.clone(), group.clone()) {
+                if whole && self.epilogue_in_registers(symbols, strip, panels.clone(), group.clone()) {
                     continue;
                 }
                 for i0 in group.clone().step_by(block_rows) {
                     let block = i0..group.end.min(i0 + block_rows);
                     let at =
                         if whole { 0 } else { (i0 - rows.start) * stride + (panel - strip.panels.start) * PANEL };
-                    self.block_of_sums(symbols, strip, panels.clone(), block, &mut sums[at..], stride);
+                    let sums = Sums { at: &mut sums[at..], stride };
+                    self.block_of_sums(symbols, strip, panels.clone(), block, sums, scratch);
                 }
             }
         }
+        Ok(())
     }
 
     /// Multiplies a block whose panels reach over all of k and writes its outputs, where the kernel has a way to do that at
     /// once; whether it has.
-    fn finished_in_registers(&self, symbols: &[u8], strip: &Strip, panels: Range<usize>, rows: Range<usize>) -> bool {
+    fn epilogue_in_registers(&self, symbols: &[u8], strip: &Strip, panels: Range<usize>, rows: Range<usize>) -> bool {
         let columns = strip.columns(&panels);
         let Some(mut runs) = self.runs_of_rows(rows, columns.clone()) else { return false };
         runs.all(|rows| {
             let (symbols, extent, x) = self.operands(symbols, strip, &panels, &rows);
-            // SAFETY: every block of columns and rows is in one run, and there finished once, here or elsewhere.
+            // SAFETY: every block of columns and rows is in one run, and there written once, here or elsewhere.
             let (terms, mut out) = unsafe { self.block(rows, columns.clone()) };
-            self.weight.kernel.tile().multiply_finish(symbols, extent, x, &terms, &mut out)
+            self.weight.kernel().tile().multiply_epilogue(symbols, extent, x, &terms, &mut out)
         })
     }
 
-    /// Adds the products of a block to its sums, rows `stride` apart, and finishes them if they are complete.
+    /// Adds the products of a block to its sums, and does the epilogue if they are complete.
     fn block_of_sums(
         &self,
         symbols: &[u8],
         strip: &Strip,
         panels: Range<usize>,
         rows: Range<usize>,
-        sums: &mut [i32],
-        stride: usize,
+        sums: Sums<'_>,
+        scratch: &mut Scratch,
     ) {
         let (symbols, extent, x) = self.operands(symbols, strip, &panels, &rows);
-        let acc = Accumulators::new(sums, stride, rows.len(), extent.columns());
+        let acc = Accumulators::new(sums.at, sums.stride, rows.len(), extent.columns());
         let mut acc = if strip.first { acc.overwrite() } else { acc };
-        self.weight.kernel.tile().multiply(symbols, extent, x, &mut acc);
+        self.weight.kernel().tile().multiply(symbols, extent, x, &mut acc, scratch);
         if strip.last {
-            // SAFETY: every block of columns and rows is in one run, and there finished once.
-            unsafe { self.finish(sums, stride, rows, strip.columns(&panels)) };
+            // SAFETY: every block of columns and rows is in one run, and there written once.
+            unsafe { self.epilogue(sums.at, sums.stride, rows, strip.columns(&panels)) };
         }
     }
 
@@ -212,11 +211,17 @@ impl Job<'_> {
         panels: &Range<usize>,
         rows: &Range<usize>,
     ) -> (&'s [u8], Extent, Rows<'s>) {
-        let extent = Extent { panels: panels.len(), fractals: strip.fractals };
+        let extent = Extent::new(panels.len(), strip.fractals);
         let x = &self.packed.data[rows.start * self.packed.stride + strip.fractal * FRACTAL_K..];
         let x = Rows::new(x, self.packed.stride, rows.len(), extent.k());
         (&symbols[panels.start * strip.fractals * FRACTAL..], extent, x)
     }
+}
+
+/// Sums of a block, whose rows are `stride` apart.
+struct Sums<'a> {
+    at: &'a mut [i32],
+    stride: usize,
 }
 
 /// Panels in memory.

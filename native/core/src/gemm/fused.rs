@@ -1,24 +1,18 @@
 //! The fused path, for few rows: every tile is multiplied while it is being decoded.
 //!
 //! The tiles, n outer and k inner, are shared out among the threads in runs. A run covers whole rows of tiles (a *strip* of a
-//! tile's columns over all of k), whose columns it finishes at once, and parts of strips at its ends: their sums are set
-//! aside until another thread has the rest, which adds them to its own. Sums are integers, so the cut changes no bit.
+//! tile's columns over all of k), whose outputs it writes at once, and parts of strips at its ends: their sums are kept as
+//! split-K partial sums until another thread has the rest, which adds them to its own. Sums are integers, so the cut changes no bit.
 
 use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Extent, Rows};
+use crate::arch::{Accumulators, Rows, Scratch, Workspace};
 use crate::container::Tile;
 use crate::error::Error;
 use crate::geometry::FRACTAL_K;
 use crate::parallel::WorkQueue;
-use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
-
-thread_local! {
-    /// Sums of a strip.
-    static SUMS: RefCell<Aligned<i32>> = const { RefCell::new(Aligned::new()) };
-}
 
 /// Some tiles of a strip, and their sums.
 struct Part {
@@ -34,9 +28,9 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub fn new(weight: &PreparedWeight, threads: usize) -> Self {
-        let tiles = weight.weight.geometry().tiles();
-        Self { queue: WorkQueue::new(tiles, threads.min(tiles)), partial_sums: Mutex::default() }
+    pub fn new(weight: &PreparedWeight, threads: usize) -> Result<Self, Error> {
+        let tiles = weight.geometry().tiles();
+        Ok(Self { queue: WorkQueue::new(tiles, threads.min(tiles))?, partial_sums: Mutex::default() })
     }
 
     pub fn threads(&self) -> usize {
@@ -46,31 +40,32 @@ impl Work {
 
 impl Job<'_> {
     /// Multiplies the tiles that a thread is given.
-    pub fn fused(&self, work: &Work, thread: usize) -> Result<(), Error> {
-        let geometry = self.weight.weight.geometry();
+    pub fn fused(&self, work: &Work, thread: usize, workspace: &mut Workspace) -> Result<(), Error> {
+        let geometry = self.weight.geometry();
         let len = self.m * geometry.tile_columns();
-        let mut part = Part { strip: 0, tiles: 0, sums: SUMS.take() };
+        let mut part = Part { strip: 0, tiles: 0, sums: std::mem::take(&mut workspace.sums) };
         while let Some(t) = work.queue.next(thread) {
             let strip = t / geometry.tiles_k();
             if strip != part.strip {
                 self.end_part(&mut part, &work.partial_sums);
                 part.strip = strip;
             }
-            part.sums.reset(len);
-            self.tile(t, &mut part.sums, part.tiles == 0)?;
+            part.sums.reset(len, "sums of a strip")?;
+            self.tile(t, &mut part.sums, part.tiles == 0, &mut workspace.scratch)?;
             part.tiles += 1;
         }
         self.end_part(&mut part, &work.partial_sums);
-        SUMS.set(part.sums);
+        workspace.sums = part.sums;
         Ok(())
     }
 
-    /// Finishes the strip of a part with all others that there are of it; if some are still missing, sets it aside for them.
+    /// Adds all other parts that there are of a part's strip, and writes its outputs; if some are still missing, keeps the sums
+    /// for them.
     fn end_part(&self, part: &mut Part, partial_sums: &Mutex<Vec<Part>>) {
-        let per_strip = self.weight.weight.geometry().tiles_k();
+        let per_strip = self.weight.geometry().tiles_k();
         while part.tiles != 0 {
             if part.tiles == per_strip {
-                self.finish_strip(part.strip, &part.sums);
+                self.write_strip(part.strip, &part.sums);
                 part.tiles = 0;
                 return;
             }
@@ -88,24 +83,22 @@ impl Job<'_> {
     }
 
     /// Adds the products of tile `t` to sums that count as zero if it is the first.
-    fn tile(&self, t: usize, sums: &mut [i32], first: bool) -> Result<(), Error> {
-        let geometry = self.weight.weight.geometry();
-        let shape = geometry.tile(t);
-        let extent = Extent { panels: shape.panels, fractals: shape.fractals };
-        let x = &self.packed.data[shape.fractal * FRACTAL_K..];
+    fn tile(&self, t: usize, sums: &mut [i32], first: bool, scratch: &mut Scratch) -> Result<(), Error> {
+        let (geometry, tiles) = (self.weight.geometry(), self.weight.tiles());
+        let extent = tiles.extent(t);
+        let x = &self.packed.data[geometry.tile(t).fractal * FRACTAL_K..];
         let rows = Rows::new(x, self.packed.stride, self.m, extent.k());
         let stride = geometry.tile_columns();
         let acc = Accumulators::new(sums, stride, self.m, extent.columns());
         let mut acc = if first { acc.overwrite() } else { acc };
-        let kernel = self.weight.kernel.tile();
-        match self.weight.weight.tile(self.x2, t)? {
+        let kernel = self.weight.kernel().tile();
+        match tiles.tile(t)? {
             Tile::Coded(tile) => {
-                let code = self.weight.code.as_ref().expect("a coded tile has a code");
-                if !kernel.multiply_coded(code, &tile, extent, rows, &mut acc) {
-                    return Err(changed(t));
-                }
+                let code = self.weight.code().expect("a coded tile has a code");
+                let result = kernel.multiply_coded(code, &tile, extent, rows, &mut acc, scratch);
+                result.map_err(|_| changed(tiles.refusal(t)))?;
             }
-            Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc),
+            Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch),
             Tile::Constant(symbol) => {
                 for i in 0..self.m {
                     let sum = rows.row(i)[..extent.k()].iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);
@@ -117,9 +110,9 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn finish_strip(&self, strip: usize, sums: &[i32]) {
-        let columns = self.weight.weight.geometry().tile_columns();
-        // SAFETY: a strip is finished once, by the one thread that has all of its sums.
-        unsafe { self.finish(sums, columns, 0..self.m, strip * columns..(strip + 1) * columns) };
+    fn write_strip(&self, strip: usize, sums: &[i32]) {
+        let columns = self.weight.geometry().tile_columns();
+        // SAFETY: a strip is written once, by the one thread that has all of its sums.
+        unsafe { self.epilogue(sums, columns, 0..self.m, strip * columns..(strip + 1) * columns) };
     }
 }

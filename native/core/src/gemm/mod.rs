@@ -15,8 +15,7 @@ mod prepared;
 mod ranges;
 mod validate;
 
-pub use crate::arch::rows::{Elementwise, Vector};
+pub use crate::arch::output::{Destination, Elementwise, Epilogue, Output, ScalarOrPerColumn};
 pub use activation::{Activation, SplitHeads};
 pub use call::{Heads, MatmulCall, ZeroPoint};
-pub use epilogue::{Output, QuantOut};
 pub use prepared::{PrepareOptions, PreparedWeight, Residency};

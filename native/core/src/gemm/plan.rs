@@ -2,90 +2,85 @@
 
 use super::activation::{Memory, Packing};
 use super::call::MatmulCall;
-use super::epilogue::{Correction, Output, SharedOutput};
+use super::epilogue::{Correction, SharedOutput};
 use super::job::Job;
 use super::prepared::PreparedWeight;
 use super::validate::validate;
 use super::{blocked, fused};
-use crate::arch::TileKernel;
-use crate::arch::rows::Vector;
-use crate::error::Error;
+use crate::arch::output::{Output, ScalarOrPerColumn};
+use crate::arch::{TileKernel, Workspace};
+use crate::decoder::Bound;
+use crate::error::{Error, with_room};
 use crate::parallel::{Barrier, Parallel};
-use std::cell::RefCell;
+use crate::quantize::Quantizer;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Multiply-adds that make a second thread worth waking.
 const WORK_PER_THREAD: usize = 1 << 17;
 
-thread_local! {
-    /// Packed activations of the last call, kept for their memory.
-    static MEMORY: RefCell<Memory> = RefCell::default();
-}
-
-impl PreparedWeight {
-    /// Multiplies. `x2` must be the bytes this was prepared from; the call is memory-safe whatever they are, and wrong
-    /// ones give an error where they do not decode.
-    pub fn run(
-        &self,
-        x2: &[u8],
-        call: &MatmulCall<'_>,
-        output: Output<'_>,
-        pool: &dyn Parallel,
-    ) -> Result<(), Error> {
-        validate(self, x2, call, &output)?;
+impl Bound<'_, PreparedWeight> {
+    /// Multiplies. The call is memory-safe whatever the weight's bytes are by now, and gives an error where they do not decode.
+    pub fn run(&self, call: &MatmulCall<'_>, output: Output<'_>, pool: &dyn Parallel) -> Result<(), Error> {
+        validate(self, call, &output)?;
         if call.m == 0 {
             return Ok(());
         }
-        run(self, x2, call, output, pool)
+        // Taken out, not borrowed: a pool may run its first task on this thread.
+        Workspace::with_packed(|data, sums| run(*self, call, output, pool, Memory { data, sums }))
     }
 }
 
 fn run(
-    weight: &PreparedWeight,
-    x2: &[u8],
+    weight: Bound<'_, PreparedWeight>,
     call: &MatmulCall<'_>,
     output: Output<'_>,
     pool: &dyn Parallel,
+    memory: Memory<'_>,
 ) -> Result<(), Error> {
     let (m, k, n) = (call.m, weight.k(), weight.n());
-    let kernel = weight.kernel.tile();
+    let kernel = weight.kernel().tile();
     let threads = pool.threads().min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
-    // Taken out, not borrowed: a pool may run its first task on this thread.
-    let mut memory = MEMORY.take();
-    let packing = Packing::new(&mut memory, call.x, (m, k));
-    let scale = output.scale();
+    let packing = Packing::new(memory, call.x, (m, k))?;
+    let scale = output.epilogue.scale();
     let output = SharedOutput::new(output, (m, n), call.heads);
     let plan = if weight.decoded.is_none() && m <= kernel.fused_rows() {
-        Plan::Fused(fused::Work::new(weight, threads))
+        Plan::Fused(fused::Work::new(&weight, threads)?)
     } else {
-        Plan::Blocked(blocked::Work::new(weight, m, threads))
+        Plan::Blocked(blocked::Work::new(&weight, m, threads)?)
     };
     // By one of the threads; the others wait a moment, which the system must not take for a rest.
     let (knowing, known) = (Barrier::new(1), OnceLock::new());
     // Threads are woken once, and the first to be there begins.
-    let result = visit(kernel, plan.threads(), pool, |thread| {
-        let (packed, quantizer) = packing.share(kernel);
-        knowing.share(|_| {
-            let x_zero = quantizer.map_or(call.x_zero_point, |by| i32::from(by.zero_point));
-            let correction = Correction::new(
-                &weight.column_sums,
-                k,
-                x_zero.wrapping_sub(call.x.shift()),
-                weight.weight_type().offset(),
-                &call.w_zero_point,
-                call.bias,
-            );
-            known.get_or_init(|| (correction, Scales::new(scale, quantizer.map(|by| by.scale).or(call.x_scale))));
-        });
-        let (correction, scales) = known.get().expect("a thread that fails here has unwound, and so have the others");
-        let job = Job { weight, x2, m, packed, correction, scale: scales.vector(scale), output: &output };
+    visit(kernel, plan.threads(), pool, |thread, workspace| {
+        let (packed, quantizer) = packing.share(kernel, &mut workspace.row)?;
+        knowing.share(|_| _ = known.get_or_init(|| corrections(&weight, call, scale, quantizer)));
+        let known = known.get().expect("a thread that fails here has unwound, and so have the others");
+        let (correction, scales) = known.as_ref().map_err(Clone::clone)?;
+        let job = Job { weight, m, packed, correction, scale: scales.or(scale), output: &output };
         match &plan {
-            Plan::Fused(work) => job.fused(work, thread),
-            Plan::Blocked(work) => job.blocked(work, thread),
+            Plan::Fused(work) => job.fused(work, thread, workspace),
+            Plan::Blocked(work) => job.blocked(work, thread, workspace),
         }
-    });
-    MEMORY.set(memory);
-    result
+    })
+}
+
+/// What is known once the activations are quantised.
+fn corrections(
+    weight: &PreparedWeight,
+    call: &MatmulCall<'_>,
+    scale: ScalarOrPerColumn<'_>,
+    quantizer: Option<Quantizer>,
+) -> Result<(Correction, Scales), Error> {
+    let x_zero = quantizer.map_or(call.x_zero_point, |by| i32::from(by.zero_point));
+    let correction = Correction::new(
+        &weight.column_sums,
+        weight.k(),
+        x_zero.wrapping_sub(call.x.shift()),
+        weight.weight_type().offset(),
+        &call.w_zero_point,
+        call.bias,
+    )?;
+    Ok((correction, Scales::new(scale, quantizer.map(|by| by.scale).or(call.x_scale))?))
 }
 
 /// How the products are come by.
@@ -111,21 +106,24 @@ enum Scales {
 }
 
 impl Scales {
-    fn new(scale: Vector<'_>, factor: Option<f32>) -> Self {
-        match (scale, factor) {
+    fn new(scale: ScalarOrPerColumn<'_>, factor: Option<f32>) -> Result<Self, Error> {
+        Ok(match (scale, factor) {
             (_, None) => Self::AsTheyAre,
-            (Vector::Scalar(scale), Some(factor)) => Self::All(factor * scale),
-            (Vector::PerColumn(scales), Some(factor)) => {
-                Self::PerColumn(scales.iter().map(|scale| factor * scale).collect())
+            (ScalarOrPerColumn::Scalar(scale), Some(factor)) => Self::All(factor * scale),
+            (ScalarOrPerColumn::PerColumn(scales), Some(factor)) => {
+                let mut products = with_room(scales.len(), "scales of columns")?;
+                products.extend(scales.iter().map(|scale| factor * scale));
+                Self::PerColumn(products)
             }
-        }
+        })
     }
 
-    fn vector<'a>(&'a self, scale: Vector<'a>) -> Vector<'a> {
+    /// These, or the output's own if they are as they are.
+    fn or<'a>(&'a self, own: ScalarOrPerColumn<'a>) -> ScalarOrPerColumn<'a> {
         match self {
-            Self::AsTheyAre => scale,
-            Self::All(scale) => Vector::Scalar(*scale),
-            Self::PerColumn(scales) => Vector::PerColumn(scales),
+            Self::AsTheyAre => own,
+            Self::All(scale) => ScalarOrPerColumn::Scalar(*scale),
+            Self::PerColumn(scales) => ScalarOrPerColumn::PerColumn(scales),
         }
     }
 }
@@ -136,12 +134,12 @@ fn visit(
     kernel: &dyn TileKernel,
     threads: usize,
     pool: &dyn Parallel,
-    part: impl Fn(usize) -> Result<(), Error> + Sync,
+    part: impl Fn(usize, &mut Workspace) -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
     let error = Mutex::new(None);
     let run = |thread| {
         kernel.within(&mut || {
-            if let Err(found) = part(thread) {
+            if let Err(found) = Workspace::with(|workspace| part(thread, workspace)) {
                 error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(found);
             }
         });

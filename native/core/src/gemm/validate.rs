@@ -2,35 +2,35 @@
 
 use super::activation::Activation;
 use super::call::{Heads, MatmulCall, ZeroPoint};
-use super::epilogue::Output;
 use super::prepared::PreparedWeight;
+use crate::arch::output::{Elementwise, Output};
 use crate::error::Error;
 
 /// Checks every length that a multiplication relies on.
-pub(super) fn validate(
-    weight: &PreparedWeight,
-    x2: &[u8],
-    call: &MatmulCall<'_>,
-    output: &Output<'_>,
-) -> Result<(), Error> {
+pub(super) fn validate(weight: &PreparedWeight, call: &MatmulCall<'_>, output: &Output<'_>) -> Result<(), Error> {
     let (k, n) = (weight.k(), weight.n());
     let expect = |what, expected: Option<usize>, found: usize| match expected {
         Some(expected) if expected == found => Ok(()),
         expected => Err(Error::Argument { what, expected: expected.unwrap_or(usize::MAX), found }),
     };
     expect("x1", call.m.checked_mul(k), call.x.len())?;
-    expect("the output", call.m.checked_mul(n), output.len())?;
+    expect("the output", call.m.checked_mul(n), output.destination.len())?;
+    if let Some((destination, results)) = output.mismatch() {
+        return Err(Error::Output { destination, results });
+    }
     if let ZeroPoint::PerColumn(z) = call.w_zero_point {
         expect("the weight's zero point", Some(n), z.len())?;
     }
     if let Some(bias) = call.bias {
         expect("bias", Some(n), bias.len())?;
     }
-    for (what, len) in ["deq_scale", "addend"].into_iter().zip(output.vectors()) {
-        expect(what, Some(n), len.unwrap_or(n))?;
+    for (what, values) in [("deq_scale", Some(output.epilogue.scale())), ("addend", output.epilogue.addend())] {
+        expect(what, Some(n), values.and_then(|values| values.per_column()).unwrap_or(n))?;
     }
-    for (what, len) in ["gate", "residual"].into_iter().zip(output.elementwise()) {
-        expect(what, Some(output.len()), len.unwrap_or(output.len()))?;
+    let Elementwise { gate, residual } = output.epilogue.elementwise();
+    for (what, values) in [("gate", gate), ("residual", residual)] {
+        let expected = output.destination.len();
+        expect(what, Some(expected), values.map_or(expected, <[f32]>::len))?;
     }
     if let Activation::F32(x, Some(split)) = call.x
         && !split.elements().is_some_and(|batch| x.is_empty() || batch > 0 && x.len().is_multiple_of(batch))
@@ -46,9 +46,6 @@ pub(super) fn validate(
                 return Err(Error::Divisibility { what, whole, part });
             }
         }
-    }
-    if weight.decoded.is_none() && x2.len() != weight.weight.x2_len() {
-        return Err(Error::Length { expected: weight.weight.x2_len(), found: x2.len() });
     }
     Ok(())
 }

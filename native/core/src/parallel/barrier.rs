@@ -30,7 +30,7 @@ impl Barrier {
 
     /// Does units until none is left, and returns when all are done: those that other threads have begun are waited for, and no
     /// others, so that nothing waits for a thread that never comes. What was written for them is visible then.
-    pub fn share(&self, unit: impl Fn(usize)) {
+    pub fn share(&self, mut unit: impl FnMut(usize)) {
         loop {
             let next = self.next.fetch_add(1, Ordering::Relaxed);
             if next >= self.units {

@@ -4,6 +4,7 @@
 //! of what another has not begun. So a thread that wakes up late, or that the system keeps waiting, does less, and none waits
 //! for it longer than for a unit.
 
+use crate::error::{Error, with_room};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -27,10 +28,12 @@ impl WorkQueue {
     ///
     /// # Panics
     /// If there are 2³² units or more, or no threads.
-    pub fn new(units: usize, threads: usize) -> Self {
+    pub fn new(units: usize, threads: usize) -> Result<Self, Error> {
         assert!(u32::try_from(units).is_ok() && threads > 0);
         let at = |thread| (units as u64 * thread as u64 / threads as u64) as u32;
-        Self { runs: (0..threads).map(|t| AtomicU64::new(packed(&(at(t)..at(t + 1))))).collect() }
+        let mut runs = with_room(threads, "runs of threads")?;
+        runs.extend((0..threads).map(|t| AtomicU64::new(packed(&(at(t)..at(t + 1))))));
+        Ok(Self { runs })
     }
 
     /// How many threads there is a run for.
@@ -76,7 +79,7 @@ mod tests {
     fn every_unit_is_given_once() {
         for units in [0, 1, 2, 7, 1000] {
             for threads in [1, 2, 3, 8] {
-                let shares = WorkQueue::new(units, threads);
+                let shares = WorkQueue::new(units, threads).unwrap();
                 let given: Vec<AtomicU64> = (0..units).map(|_| AtomicU64::new(0)).collect();
                 Scoped(threads).run(threads, &|thread| {
                     while let Some(unit) = shares.next(thread) {
@@ -90,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_thread_begins_with_its_own_and_takes_half_of_another_s() {
-        let shares = WorkQueue::new(8, 2);
+        let shares = WorkQueue::new(8, 2).unwrap();
         assert_eq!(shares.next(1), Some(4));
         let first: Vec<usize> = (0..4).filter_map(|_| shares.next(0)).collect();
         assert_eq!(first, [0, 1, 2, 3]);
@@ -103,7 +106,7 @@ mod tests {
 
     #[test]
     fn one_thread_does_what_the_others_never_come_for() {
-        let shares = WorkQueue::new(100, 4);
+        let shares = WorkQueue::new(100, 4).unwrap();
         let mut given: Vec<usize> = std::iter::from_fn(|| shares.next(2)).collect();
         given.sort_unstable();
         assert!(given.into_iter().eq(0..100));

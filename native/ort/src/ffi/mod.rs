@@ -9,6 +9,7 @@
 //! - [`element`]: element types and shapes
 //! - [`api`]: the function table of the running onnxruntime
 //! - [`value`]: a tensor
+//! - [`tensor`]: tensors that this library gives to onnxruntime
 //! - [`kernel_info`]: a node, while its kernel is created
 //! - [`kernel_context`]: one call of a kernel
 //! - [`shape_context`]: a node, while the shape of its output is inferred
@@ -19,6 +20,7 @@ mod error;
 mod kernel_context;
 mod kernel_info;
 mod shape_context;
+mod tensor;
 mod value;
 
 pub use api::{API_VERSION, Api};
@@ -27,4 +29,5 @@ pub use error::Error;
 pub use kernel_context::{KernelContext, Threads};
 pub use kernel_info::KernelInfo;
 pub use shape_context::ShapeContext;
+pub use tensor::ByteTensor;
 pub use value::Value;

@@ -1,15 +1,16 @@
 //! The weight of a node: verified as a whole before its first use, and bound to the bytes it was verified in.
 
 use std::ffi::CStr;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use mcd_core::{PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType};
+use mcd_core::{Bound, PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType};
 use ort_sys::ONNXTensorElementDataType as Type;
 
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value};
 use crate::operator::{Input, about};
 use crate::options::Options;
 use crate::pool::processors;
+use crate::residency::{Caches, Entry, LEDGER, Policy};
 
 /// Attribute: tilingK, tilingN, k, n, direction.
 pub const COMPRESS_INFO: &CStr = c"compress_info";
@@ -37,14 +38,34 @@ pub struct Inputs {
 
 /// What an operator makes of a weight that it verifies.
 pub trait Prepared: Sized {
+    /// The same with the bytes that it was made from, which is what it is used by.
+    type Bound<'a>
+    where
+        Self: 'a;
+    /// Binds it to the bytes that it was made from.
+    fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<Self::Bound<'a>, mcd_core::Error>;
     /// Checks all three tensors, every checksum and every code word.
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error>;
     /// Rows of the weight seen as (n, k).
     fn n(&self) -> usize;
     fn weight_type(&self) -> WeightType;
+    /// Bytes of the weight if all of it is decoded, where that may be decided at the first run.
+    fn decoded_bytes(&self) -> Option<u64> {
+        None
+    }
 }
 
 impl Prepared for PreparedWeight {
+    type Bound<'a> = Bound<'a, Self>;
+
+    fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<Self::Bound<'a>, mcd_core::Error> {
+        self.bind(x2)
+    }
+
+    fn decoded_bytes(&self) -> Option<u64> {
+        Some((self.n() as u64).saturating_mul(self.k() as u64))
+    }
+
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
         Self::new(x2, index, info, options)
     }
@@ -59,6 +80,12 @@ impl Prepared for PreparedWeight {
 }
 
 impl Prepared for VerifiedWeight {
+    type Bound<'a> = Bound<'a, Self>;
+
+    fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<Self::Bound<'a>, mcd_core::Error> {
+        self.bind(x2)
+    }
+
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
         Self::new(x2, index, info, options.kernel, options.threads)
     }
@@ -78,18 +105,27 @@ pub struct Weight<P = PreparedWeight> {
     /// The name of `x2`, for messages.
     name: String,
     info: Vec<i64>,
-    residency: Residency,
+    policy: Policy,
     /// What the type must be, where the node tells.
     expected: Option<WeightType>,
     state: State<P>,
 }
 
 enum State<P> {
-    /// An initializer, verified when the session was created.
-    Constant(Verified<P>),
+    /// An initializer, verified when the session was created; with what is decided at the first run, if anything is.
+    Constant(Verified<P>, Option<Choice<P>>),
     /// Not an initializer of the node's own graph, verified at the first run. An onnxruntime before 1.29 does not tell
     /// an initializer of an outer graph, as the branches of an If share it, from a computed tensor.
     Deferred(OnceLock<Verified<P>>),
+}
+
+/// Whether a weight that was verified compressed is decoded as well.
+struct Choice<P> {
+    entry: Entry,
+    /// Holds up all runs but the one that decides.
+    deciding: Mutex<()>,
+    /// The decoded weight, or the decision to leave it compressed.
+    made: OnceLock<Option<P>>,
 }
 
 struct Verified<P> {
@@ -114,14 +150,21 @@ impl<P: Prepared> Weight<P> {
             inputs,
             info: info.ints(COMPRESS_INFO)?,
             name,
-            residency: options.residency,
+            policy: options.residency,
             expected,
             state: State::Deferred(OnceLock::new()),
         };
         let (x2, index) = (info.constant_input(inputs.x2)?, info.constant_input(inputs.index)?);
         match (x2, index) {
             (Some(x2), Some(index)) => {
-                weight.state = State::Constant(weight.verify(&x2, &index, processors())?);
+                let verified = weight.verify(&x2, &index, processors(), weight.policy.at_creation())?;
+                let bytes = verified.weight.decoded_bytes().filter(|_| weight.policy.is_open());
+                let choice = bytes.map(|bytes| Choice {
+                    entry: LEDGER.enter(bytes),
+                    deciding: Mutex::new(()),
+                    made: OnceLock::new(),
+                });
+                weight.state = State::Constant(verified, choice);
             }
             _ if api.hides_outer_constants() => {}
             (x2, _) => {
@@ -140,7 +183,7 @@ impl<P: Prepared> Weight<P> {
     /// Output columns, as declared.
     pub fn n(&self) -> Result<usize, Error> {
         match &self.state {
-            State::Constant(verified) => Ok(verified.weight.n()),
+            State::Constant(verified, _) => Ok(verified.weight.n()),
             State::Deferred(_) => {
                 let declared = self.info.get(3).and_then(|&n| usize::try_from(n).ok());
                 declared.ok_or_else(|| not_five_numbers(&self.info))
@@ -148,18 +191,31 @@ impl<P: Prepared> Weight<P> {
         }
     }
 
-    /// The weight and the bytes to run it with.
-    pub fn get<'a>(&'a self, context: &KernelContext<'a>) -> Result<(&'a P, &'a [u8]), Error> {
+    /// The weight with the bytes that it has in this call.
+    pub fn get<'a>(&'a self, context: &KernelContext<'a>) -> Result<P::Bound<'a>, Error> {
+        let (weight, x2) = self.weight_and_bytes(context)?;
+        weight.bind(x2).map_err(|error| self.refused(&error))
+    }
+
+    fn weight_and_bytes<'a>(&'a self, context: &KernelContext<'a>) -> Result<(&'a P, &'a [u8]), Error> {
         let x2 = context.input(self.inputs.x2)?;
         match &self.state {
-            // SAFETY: a constant input is the same tensor at every call, so it has the length it had at creation.
-            State::Constant(verified) => Ok((&verified.weight, unsafe { x2.bytes(verified.len) }?)),
+            State::Constant(verified, choice) => {
+                // SAFETY: a constant input is the same tensor at every call, so it has the length it had at creation.
+                let bytes = unsafe { x2.bytes(verified.len) }?;
+                let Some(choice) = choice else { return Ok((&verified.weight, bytes)) };
+                let decoded = match choice.made.get() {
+                    Some(made) => made,
+                    None => self.decide(choice, context)?,
+                };
+                Ok((decoded.as_ref().unwrap_or(&verified.weight), bytes))
+            }
             State::Deferred(cell) => {
                 let verified = match cell.get() {
                     Some(verified) => verified,
                     None => {
                         let index = context.input(self.inputs.index)?;
-                        let verified = self.verify(&x2, &index, 1)?;
+                        let verified = self.verify(&x2, &index, 1, self.policy.at_creation())?;
                         cell.get_or_init(|| verified)
                     }
                 };
@@ -172,13 +228,35 @@ impl<P: Prepared> Weight<P> {
         }
     }
 
-    fn verify(&self, x2: &Value<'_>, index: &Value<'_>, threads: usize) -> Result<Verified<P>, Error> {
+    /// Decodes the weight, unless it is to stay compressed.
+    #[cold]
+    fn decide<'a>(&self, choice: &'a Choice<P>, context: &KernelContext<'_>) -> Result<&'a Option<P>, Error> {
+        let _deciding = choice.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = choice.made.get() {
+            return Ok(made);
+        }
+        let made = if choice.entry.decide(self.policy, Caches::of_machine(processors())) {
+            let (x2, index) = (context.input(self.inputs.x2)?, context.input(self.inputs.index)?);
+            Some(self.verify(&x2, &index, processors(), Residency::Decoded)?.weight)
+        } else {
+            None
+        };
+        Ok(choice.made.get_or_init(|| made))
+    }
+
+    fn verify(
+        &self,
+        x2: &Value<'_>,
+        index: &Value<'_>,
+        threads: usize,
+        residency: Residency,
+    ) -> Result<Verified<P>, Error> {
         let checked = || {
             let x2 = tensor_bytes(x2, self.inputs.x2)?;
             let index = tensor_bytes(index, self.inputs.index)?;
             let refused = |error: mcd_core::Error| Error::invalid(error.to_string());
             let defaults = PrepareOptions::from_env().map_err(refused)?;
-            let options = PrepareOptions { residency: self.residency, threads, ..defaults };
+            let options = PrepareOptions { residency, threads, ..defaults };
             let weight = P::prepare(x2, index, &self.info, options).map_err(|error| match error {
                 mcd_core::Error::Magic(_) => Error::invalid(format!(
                     "{error}. If CANN's compressor wrote it, only a device reads it: set session config entry mcd.device to \

@@ -9,7 +9,7 @@ use crate::pool::Pool;
 
 impl Kernel for Bound {
     fn compute(&self, context: &KernelContext<'_>) -> Result<(), Error> {
-        let (weight, x2) = self.weight.get(context)?;
+        let weight = self.weight.get(context)?;
         let data = context.output(&self.shape)?;
         if data.is_null() {
             return Err(Error::invalid("the output has no memory"));
@@ -19,7 +19,7 @@ impl Kernel for Bound {
         let out = unsafe { std::slice::from_raw_parts_mut(data.cast::<MaybeUninit<u8>>(), self.count) };
         let mut pool = Pool::new(context.threads(), &self.helpers);
         // Where the pool failed, that says why.
-        let result = weight.decompress(x2, self.layout, out, &pool).map_err(|error| self.weight.refused(&error));
+        let result = weight.decompress(self.layout, out, &pool).map_err(|error| self.weight.refused(&error));
         pool.finish().and(result)
     }
 }

@@ -16,7 +16,7 @@ impl Kernel for Bound {
     fn compute(&self, context: &KernelContext<'_>) -> Result<(), Error> {
         let mut dims = Dims::new();
         let rows = self.wanted(context, &mut dims)?;
-        let (table, x2) = self.weight.get(context)?;
+        let table = self.weight.get(context)?;
         let columns = table.columns();
         dims.push(i64::try_from(columns).expect("a container's dimensions are small"));
         let data = context.output(&dims)?;
@@ -30,14 +30,14 @@ impl Kernel for Bound {
             let (scale, zero_point) = (self.scale.get(context, dims)?, self.zero_point.get(context, dims)?);
             let scale = scale.unwrap_or(Columns::All(1.0));
             let zero_point = zero_point.unwrap_or(Columns::All(0.0));
-            table.gather(x2, &rows, &pool, &|part| {
+            table.gather(&rows, &pool, &|part| {
                 let (scale, zero_point) = (self.along(&scale, &part), self.along(&zero_point, &part));
                 // SAFETY: the table tells each part once.
                 dequantize(part.weights, self.weight_type, scale, zero_point, unsafe { out.of(&part) });
             })
         } else {
             let out = Rows::<u8>::new(data.cast(), rows.len(), columns)?;
-            table.gather(x2, &rows, &pool, &|part| {
+            table.gather(&rows, &pool, &|part| {
                 // SAFETY: as above.
                 let out = unsafe { out.of(&part) };
                 out.iter_mut().zip(part.weights).for_each(|(to, weight)| _ = to.write(*weight));

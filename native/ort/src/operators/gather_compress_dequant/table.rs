@@ -1,6 +1,6 @@
 //! The rows of a table.
 
-use mcd_core::{Parallel, PrepareOptions, Residency, RowPart, VerifiedWeight, WeightType};
+use mcd_core::{Bound, Parallel, PrepareOptions, Residency, RowPart, Serial, VerifiedWeight, WeightType};
 
 use crate::operators::weight::Prepared;
 
@@ -11,21 +11,26 @@ pub struct Table {
     decoded: Option<Vec<u8>>,
 }
 
-impl Table {
+/// The same with the bytes that it was made from.
+pub struct BoundTable<'a> {
+    weight: Bound<'a, VerifiedWeight>,
+    decoded: Option<&'a [u8]>,
+}
+
+impl BoundTable<'_> {
     /// Length of a row.
     pub fn columns(&self) -> usize {
         self.weight.k()
     }
 
-    /// Tells `sink` all parts of all `rows`, as [`VerifiedWeight::gather`] does.
+    /// Tells `sink` all parts of all `rows`, as the core's `gather` does.
     pub fn gather(
         &self,
-        x2: &[u8],
         rows: &[usize],
         pool: &dyn Parallel,
         sink: &(dyn Fn(RowPart<'_>) + Sync),
     ) -> Result<(), mcd_core::Error> {
-        let Some(decoded) = &self.decoded else { return self.weight.gather(x2, rows, pool, sink) };
+        let Some(decoded) = self.decoded else { return self.weight.gather(rows, pool, sink) };
         let columns = self.columns();
         for (position, &row) in rows.iter().enumerate() {
             sink(RowPart { position, row, column: 0, weights: &decoded[row * columns..][..columns] });
@@ -35,11 +40,17 @@ impl Table {
 }
 
 impl Prepared for Table {
+    type Bound<'a> = BoundTable<'a>;
+
+    fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<BoundTable<'a>, mcd_core::Error> {
+        Ok(BoundTable { weight: self.weight.bind(x2)?, decoded: self.decoded.as_deref() })
+    }
+
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
         let weight = VerifiedWeight::prepare(x2, index, info, options)?;
         let decoded = match options.residency {
             Residency::Compressed => None,
-            Residency::Decoded => Some(weight.decompressed(x2)?),
+            Residency::Decoded => Some(weight.bind(x2)?.decompressed(&Serial)?),
         };
         Ok(Self { weight, decoded })
     }

@@ -5,7 +5,8 @@ use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
 use mcd_core::{
-    Activation, Elementwise, Heads, MatmulCall, Output, QuantOut, SplitHeads, Vector, WeightType, ZeroPoint,
+    Activation, Elementwise, Epilogue, Heads, MatmulCall, Output, PreparedWeight, ScalarOrPerColumn, SplitHeads,
+    WeightType, ZeroPoint,
 };
 
 use super::bind::{Bound, X1};
@@ -47,8 +48,8 @@ impl Kernel for Bound {
             .input(input::X1)
             .and_then(|value| self.activation(&value, &mut x1_dims))
             .map_err(|error| about(input::X1, error))?;
-        let (weight, x2) = self.weight.get(context)?;
-        weight.prefetch(x2);
+        let weight = self.weight.get(context)?;
+        weight.prefetch();
         let shaped = self.shape(context, x1_dims, (weight.k(), weight.n()))?;
         if shaped.count == 0 {
             return Ok(());
@@ -73,15 +74,7 @@ impl Kernel for Bound {
         // is only lent to what follows. `results` has `len` initialised bytes at least.
         unsafe {
             let destination = Destination { target, results: results.as_mut_ptr(), len, heads };
-            self.multiply(
-                context,
-                (weight, x2),
-                &x1,
-                &shaped,
-                destination,
-                elementwise.unwrap_or_default(),
-                &mut pool,
-            )?;
+            self.multiply(context, weight, &x1, &shaped, destination, elementwise.unwrap_or_default(), &mut pool)?;
             if self.form == Form::Dequantised {
                 self.dequantise(context, results, target, len)?;
             }
@@ -185,7 +178,7 @@ impl Bound {
     unsafe fn multiply<'a>(
         &self,
         context: &KernelContext<'a>,
-        (weight, x2): (&mcd_core::PreparedWeight, &[u8]),
+        weight: mcd_core::Bound<'_, PreparedWeight>,
         x1: &Values<'_>,
         shaped: &Shaped<'a>,
         destination: Destination,
@@ -218,49 +211,52 @@ impl Bound {
             heads: destination.heads,
         };
         let deq_scale = self.deq_scale.get(context, dims)?;
-        let scale = deq_scale.as_ref().map_or(Vector::Scalar(1.0), vector);
+        let scale = deq_scale.as_ref().map_or(ScalarOrPerColumn::Scalar(1.0), scalar_or_per_column);
         let addend = self.addend.get(context, dims)?;
-        let addend = addend.as_ref().map(vector);
+        let addend = addend.as_ref().map(scalar_or_per_column);
         let zero_point = self.y_zero_point.scalar(context, dims)?.unwrap_or(0);
         // SAFETY: the caller's contract.
         let output = unsafe { self.output(&destination, scale, addend, elementwise, zero_point) };
         // Where the pool failed, that says why.
-        let result = weight.run(x2, &call, output, pool).map_err(|error| Error::invalid(error.to_string()));
+        let result = weight.run(&call, output, pool).map_err(|error| Error::invalid(error.to_string()));
         pool.finish().and(result)
     }
 
-    /// What the core is to make of the sums.
+    /// What the core is to make of the sums, and where.
     ///
     /// # Safety
     /// `target` has room for `len` elements of the type that the form declares, aligned, and `results` for as many bytes;
-    /// nothing else uses them while the output lives. They may be uninitialised: the core writes every element before it
-    /// reads it.
+    /// nothing else uses them while the output lives.
     unsafe fn output<'b>(
         &self,
         &Destination { target, results, len, .. }: &Destination,
-        scale: Vector<'b>,
-        addend: Option<Vector<'b>>,
+        scale: ScalarOrPerColumn<'b>,
+        addend: Option<ScalarOrPerColumn<'b>>,
         elementwise: Elementwise<'b>,
         zero_point: i32,
     ) -> Output<'b> {
         /// # Safety
         /// As above.
-        unsafe fn elements<'b, T>(data: *mut c_void, len: usize) -> &'b mut [T] {
+        unsafe fn memory<'b, T>(data: *mut c_void, len: usize) -> &'b mut [MaybeUninit<T>] {
             // SAFETY: the caller's contract.
             unsafe { std::slice::from_raw_parts_mut(data.cast(), len) }
         }
+        let dequantize = Epilogue::Dequantize { scale, addend, elementwise };
+        let requantize = Epilogue::Requantize { scale, zero_point };
         // SAFETY: the caller's contract.
         unsafe {
-            let out = match (self.form, self.requantised) {
-                (Form::Raw, _) => return Output::I32(elements(target, len)),
-                (Form::Float, _) => return Output::F32 { out: elements(target, len), scale, addend, elementwise },
-                (Form::Strict | Form::Half, _) => return Output::F16 { out: elements(target, len), scale, addend },
-                (Form::RequantU8, _) => QuantOut::U8(elements(target, len)),
-                (Form::RequantI8, _) => QuantOut::I8(elements(target, len)),
-                (Form::Dequantised, WeightType::U8) => QuantOut::U8(elements(results.cast(), len)),
-                (Form::Dequantised, WeightType::I8) => QuantOut::I8(elements(results.cast(), len)),
-            };
-            Output::Requant { out, scale, zero_point }
+            match (self.form, self.requantised) {
+                (Form::Raw, _) => Output::new(memory::<i32>(target, len), Epilogue::Sums),
+                (Form::Float, _) => Output::new(memory::<f32>(target, len), dequantize),
+                (Form::Strict | Form::Half, _) => {
+                    // Which have neither gate nor residual.
+                    Output::new(memory::<u16>(target, len), dequantize)
+                }
+                (Form::RequantU8, _) => Output::new(memory::<u8>(target, len), requantize),
+                (Form::RequantI8, _) => Output::new(memory::<i8>(target, len), requantize),
+                (Form::Dequantised, WeightType::U8) => Output::new(memory::<u8>(results.cast(), len), requantize),
+                (Form::Dequantised, WeightType::I8) => Output::new(memory::<i8>(results.cast(), len), requantize),
+            }
         }
     }
 
@@ -324,10 +320,10 @@ fn uninit<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [MaybeUnin
     unsafe { std::slice::from_raw_parts_mut(first.as_mut_ptr().cast(), len) }
 }
 
-fn vector<'a>(columns: &'a Columns<'_, f32>) -> Vector<'a> {
+fn scalar_or_per_column<'a>(columns: &'a Columns<'_, f32>) -> ScalarOrPerColumn<'a> {
     match columns {
-        Columns::All(value) => Vector::Scalar(*value),
-        Columns::Each(values) => Vector::PerColumn(values),
+        Columns::All(value) => ScalarOrPerColumn::Scalar(*value),
+        Columns::Each(values) => ScalarOrPerColumn::PerColumn(values),
     }
 }
 

@@ -28,26 +28,24 @@ const fn taken() -> [[u8; 8]; 256] {
     table
 }
 
-/// The bytes of `from`, one after another, in the lanes whose bits are ones, 0 elsewhere; and how many ones there are.
+/// The bytes of `from`, one after another, in the lanes whose bits are ones, 0 elsewhere.
 ///
-/// # Panics
-/// If `from` is shorter than what is dealt out and [`BEHIND`] bytes more.
+/// # Safety
+/// As many bytes as there are ones, and [`BEHIND`] more, are readable.
 #[inline]
 #[target_feature(enable = "neon")]
-pub fn expand(mask: u64, from: &[u8]) -> ([uint8x16_t; 4], usize) {
+pub unsafe fn expand(mask: u64, from: *const u8) -> [uint8x16_t; 4] {
     let counts = vget_lane_u64::<0>(vreinterpret_u64_u8(vcnt_u8(vcreate_u8(mask))));
     // Byte i: ones in bytes 0 to i. There are 64 at the most.
     let ends = counts.wrapping_mul(0x0101_0101_0101_0101);
     let begins = (ends << 8).to_le_bytes();
-    let count = (ends >> 56) as usize;
-    assert!(from.len() >= count + BEHIND);
     let mask = mask.to_le_bytes();
     let eight = |i: usize| {
-        // SAFETY: the eight bytes begin before `count`, or there, and `BEHIND` more are there.
-        let next = unsafe { vld1_u8(from.as_ptr().add(begins[i].into())) };
+        // SAFETY: the eight bytes begin at one that is dealt out, or behind the last, and `BEHIND` more are there.
+        let next = unsafe { vld1_u8(from.add(begins[i].into())) };
         vtbl1_u8(next, vcreate_u8(u64::from_le_bytes(TAKEN[usize::from(mask[i])])))
     };
-    (std::array::from_fn(|i| vcombine_u8(eight(2 * i), eight(2 * i + 1))), count)
+    std::array::from_fn(|i| vcombine_u8(eight(2 * i), eight(2 * i + 1)))
 }
 
 /// A bit for each of 64 lanes: 1 where all are.

@@ -1,23 +1,24 @@
 //! NEON, which every processor of this architecture has; with its dot product (ARMv8.2 and later) where there is one.
 //!
-//! `expand` deals bytes out to the lanes of a mask, `levels` builds the sums of a tile's continued weights with it, `decode` makes symbols of
-//! them and of root fields, and `products` multiplies those.
+//! `expand` deals bytes out to the lanes of a mask, `group` is what generic algorithms have of that and other instructions, `decode` makes
+//! symbols with them, and `products` multiplies those.
 
 mod decode;
 mod expand;
+mod group;
 mod halves;
-mod levels;
+mod layout;
 mod products;
 
 use crate::arch::feature::Feature;
-use crate::arch::kernel::TileKernel;
+use crate::arch::kernel::{Damaged, TileKernel};
 use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
-use crate::arch::rows::{self, OutputBlock, Terms};
+use crate::arch::output::Output;
+use crate::arch::rows::{self, Terms};
+use crate::arch::workspace::Scratch;
 use crate::codec::decode::CodedTile;
-use crate::geometry::FRACTAL;
 use decode::decode_panels;
 use products::{Products, multiply_panels};
-use std::cell::RefCell;
 
 /// Rows up to which a tile is multiplied as soon as it is decoded; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
@@ -44,17 +45,13 @@ impl Neon {
     }
 }
 
-/// Memory that a thread keeps from tile to tile.
+/// Memory that a thread keeps from tile to tile, some kilobytes for the largest one.
 #[derive(Debug, Default)]
-struct Scratch {
+struct Memory {
     /// Sums of the level that is being built, and of the one below it.
     sums: [Vec<u8>; 2],
     /// Symbols of a tile.
     symbols: Vec<u8>,
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 impl TileKernel for Neon {
@@ -69,11 +66,18 @@ impl TileKernel for Neon {
         FUSED_ROWS
     }
 
-    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
+    fn decode(
+        &self,
+        code: &TileCode,
+        tile: &CodedTile<'_>,
+        extent: Extent,
+        out: &mut [u8],
+        stride: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(), Damaged> {
         assert!(out.len() >= extent.span(stride));
         // SAFETY: `self` proves the feature.
-        SCRATCH
-            .with_borrow_mut(|scratch| unsafe { decode_panels(code, tile, extent, &mut scratch.sums, out, stride) })
+        unsafe { decode_panels(code, tile, extent, &mut scratch.of::<Memory>().sums, out, stride) }
     }
 
     fn multiply_coded(
@@ -83,29 +87,43 @@ impl TileKernel for Neon {
         extent: Extent,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
-    ) -> bool {
-        SCRATCH.with_borrow_mut(|Scratch { sums, symbols }| {
-            symbols.resize(extent.weights(), 0);
-            // SAFETY: `self` proves the feature.
-            let ok = unsafe { decode_panels(code, tile, extent, sums, symbols, extent.fractals * FRACTAL) };
-            if ok {
-                self.multiply(symbols, extent, rows, acc);
-            }
-            ok
-        })
+        scratch: &mut Scratch,
+    ) -> Result<(), Damaged> {
+        let Memory { sums, symbols } = scratch.of();
+        symbols.resize(extent.weights(), 0);
+        // SAFETY: `self` proves the feature.
+        unsafe { decode_panels(code, tile, extent, sums, symbols, extent.panel()) }?;
+        self.add_products(symbols, extent, rows, acc);
+        Ok(())
     }
 
-    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
+    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>, _: &mut Scratch) {
+        self.add_products(symbols, extent, rows, acc);
+    }
+
+    unsafe fn write_rows(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: `self` proves the feature, and the caller answers for the rest.
+        unsafe { layout::write_rows(panel, flip, out, stride) }
+    }
+
+    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: as above.
+        unsafe { layout::write_columns(panel, flip, out, stride) }
+    }
+
+    fn epilogue(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
+        rows::epilogue(sums, stride, terms, out, |floats, halves| {
+            // SAFETY: `self` proves the feature.
+            unsafe { halves::to_halves(floats, halves) }
+        });
+    }
+}
+
+impl Neon {
+    fn add_products(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
         assert!(rows.covers(extent.k()));
         let stride = acc.stride();
         // SAFETY: `self` proves the features.
         unsafe { multiply_panels(self.0, &symbols[..extent.weights()], extent, rows, acc.data(), stride) };
-    }
-
-    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
-        rows::finish(sums, stride, terms, out, |floats, halves| {
-            // SAFETY: `self` proves the feature.
-            unsafe { halves::to_halves(floats, halves) }
-        });
     }
 }

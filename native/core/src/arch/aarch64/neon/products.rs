@@ -1,7 +1,7 @@
 //! Products of symbols in memory. They are taken as signed, 128 less, and the rows' sums make up for it.
 
 use crate::arch::operands::{Extent, Rows};
-use crate::geometry::{FRACTAL, GROUP, PANEL};
+use crate::geometry::{GROUP, PANEL};
 use std::arch::aarch64::*;
 use std::arch::asm;
 
@@ -33,7 +33,7 @@ pub unsafe fn multiply_panels(
         let x = &rows.row(i)[..extent.k()];
         // What each column lacks, for a symbol is 128 more than what it is multiplied as.
         let lacking = x.iter().map(|&x| i32::from(x)).sum::<i32>().wrapping_mul(128);
-        for (p, panel) in symbols.chunks_exact(extent.fractals * FRACTAL).enumerate() {
+        for (p, panel) in symbols.chunks_exact(extent.panel()).enumerate() {
             let sums = acc[i * stride + p * PANEL..].first_chunk_mut().expect("accumulators cover the extent");
             // SAFETY: the caller's contract.
             unsafe {

@@ -13,7 +13,7 @@
 use super::registers::{HEIGHT, Heights, STEP, WIDTH, configure};
 use crate::arch::operands::{Extent, Rows};
 use crate::arch::x86_64::avx512::block::{self as avx512, Accumulate};
-use crate::arch::x86_64::avx512::finish::{Columns, FinishColumns, finish_rows};
+use crate::arch::x86_64::avx512::epilogue::{Columns, DequantizedColumns, epilogue_of_rows};
 use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use std::arch::asm;
 use std::mem::MaybeUninit;
@@ -24,6 +24,16 @@ pub const CHUNK: usize = 2 * HEIGHT;
 const QUAD: usize = 4;
 /// Steps after which a tile is stored.
 const AWAKE_STEPS: usize = 12;
+
+/// Rows, and rows by length of k, up to which the AVX-512 kernel is faster on symbols in memory: so few rows leave tile
+/// registers mostly empty, and waking them takes longer than short products.
+const FEW_ROWS: usize = 4;
+const FEW_ACTIVATIONS: usize = 2048;
+
+/// Whether tile registers do not pay for a block of `m` rows.
+pub fn too_few(m: usize, extent: Extent) -> bool {
+    m <= FEW_ROWS || m.saturating_mul(extent.k()) <= FEW_ACTIVATIONS
+}
 
 /// The rows of a chunk in two tile registers; none in the second if the first has room for all.
 fn halves(rows: usize) -> (usize, usize) {
@@ -52,11 +62,11 @@ fn chunks(m: usize) -> impl Iterator<Item = (usize, usize)> {
 /// AMX and the features of the AVX-512 kernel; inside of [`within`](super::registers::within); symbols, rows and
 /// accumulators cover the extent.
 pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: Accumulate) {
-    let panel_bytes = extent.fractals * FRACTAL;
-    let steps = extent.fractals / STEP;
+    let panel_bytes = extent.panel();
+    let steps = extent.fractals() / STEP;
     let mut panel = 0;
-    while panel < extent.panels && steps > 0 {
-        let wide = match (rows.m(), extent.panels - panel) {
+    while panel < extent.panels() && steps > 0 {
+        let wide = match (rows.m(), extent.panels() - panel) {
             (..=HEIGHT, QUAD..) => QUAD,
             (..=HEIGHT, _) => 1,
             (_, left) => left.min(2),
@@ -96,20 +106,25 @@ pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: 
 /// # Safety
 /// As for [`multiply`].
 pub unsafe fn last_fractal(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: Accumulate) {
-    let done = extent.fractals / STEP * STEP;
-    if done < extent.fractals {
-        let rest = Extent { panels: extent.panels, fractals: extent.fractals - done };
+    let done = extent.fractals() / STEP * STEP;
+    if done < extent.fractals() {
+        let rest = Extent::new(extent.panels(), extent.fractals() - done);
         let x = Rows::new(&rows.data()[done * FRACTAL_K..], rows.stride(), rows.m(), rest.k());
         // SAFETY: the last fractal of each panel, in what the caller promises.
-        unsafe { avx512::multiply(symbols.add(done * FRACTAL), extent.fractals * FRACTAL, rest, &x, to) };
+        unsafe { avx512::multiply(symbols.add(done * FRACTAL), extent.panel(), rest, &x, to) };
     }
 }
 
-/// Multiplies four panels that reach over all of k, and finishes the sums chunk by chunk in the first cache.
+/// Multiplies four panels that reach over all of k, and does the epilogue chunk by chunk in the first cache.
 ///
 /// # Safety
-/// As for [`multiply`]; the extent has an even number of fractals, and `finish` was made for it and these rows.
-pub unsafe fn multiply_finish(symbols: *const u8, extent: Extent, rows: &Rows<'_>, finish: &FinishColumns<'_>) {
+/// As for [`multiply`]; the extent has an even number of fractals, and `columns` was made for it and these rows.
+pub unsafe fn multiply_epilogue(
+    symbols: *const u8,
+    extent: Extent,
+    rows: &Rows<'_>,
+    columns: &DequantizedColumns<'_>,
+) {
     /// Sums of a chunk.
     #[repr(align(64))]
     struct Sums([i32; CHUNK * QUAD * PANEL]);
@@ -121,10 +136,13 @@ pub unsafe fn multiply_finish(symbols: *const u8, extent: Extent, rows: &Rows<'_
         // SAFETY: the buffer has room for a chunk of four panels; the rest is the caller's contract.
         unsafe {
             multiply(symbols, extent, &x, to);
-            finish_rows(finish.first_row(), row..row + height, sums.0.as_ptr(), stride);
+            epilogue_of_rows(columns.first_row(), row..row + height, sums.0.as_ptr(), stride);
         }
     }
 }
+
+// What the sums of a panel's columns lie apart, in the texts below.
+const _: () = assert!(PANEL * size_of::<i32>() == 64);
 
 /// Some panels by a chunk of rows.
 #[derive(Clone, Copy)]
@@ -139,61 +157,53 @@ struct Block {
     overwrite: bool,
 }
 
-/// Loads the sums that there are already, or clears them.
-macro_rules! begin {
-    ($block:ident, $($tile:literal at $address:expr),*) => {
-        if $block.overwrite {
-            asm!($(concat!("tilezero tmm", $tile),)* options(nostack, nomem, preserves_flags));
-        } else {
-            let stride = $block.stride * size_of::<i32>();
-            $(asm!(
-                concat!("tileloadd tmm", $tile, ", [{at} + {stride}*1]"),
-                at = in(reg) $address,
-                stride = in(reg) stride,
-                options(nostack, readonly, preserves_flags),
-            );)*
-        }
-    };
-}
-
-/// Stores the sums.
-macro_rules! end {
-    ($block:ident, $($tile:literal at $address:expr),*) => {
-        let stride = $block.stride * size_of::<i32>();
-        $(asm!(
-            concat!("tilestored [{at} + {stride}*1], tmm", $tile),
-            at = in(reg) $address,
-            stride = in(reg) stride,
-            options(nostack, preserves_flags),
-        );)*
-    };
-}
-
-/// Runs a step for each 64 of k with the operands `$pointer`, which advance by `$by` bytes. Every few steps register 4 is
-/// stored to no purpose: the processor turns off what stores tiles after some 400 ns, and takes 300 to wake it.
+/// A block: loads the sums that there are already, or clears them; adds the products, a step for each 64 of k with the operands
+/// `$pointer`, which advance by `$by` bytes; and stores the sums. It is one `asm!`, for what tile registers hold does not
+/// outlast one.
+///
+/// Every few steps register 4 is stored to no purpose: the processor turns off what stores tiles after some 400 ns, and
+/// takes 300 to wake it.
 macro_rules! run {
-    ($block:ident, $text:expr, { $($pointer:ident = $from:expr, $by:literal;)* }) => {
-        $(let mut $pointer = $from;)*
-        let mut left = $block.steps;
+    (
+        $block:ident, $text:expr, { $($pointer:ident = $from:expr, $by:literal;)* },
+        sums: { $($base:ident = $address:expr => $($tile:literal + $offset:literal),*;)* }
+    ) => {
         let mut discard = MaybeUninit::<[u8; HEIGHT * WIDTH]>::uninit();
-        while left > 0 {
-            let steps = left.min(AWAKE_STEPS);
-            left -= steps;
-            asm!(
-                "2:",
-                $text,
-                $(concat!("add {", stringify!($pointer), "}, ", $by),)*
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{discard} + {width}*1], tmm4",
-                $($pointer = inout(reg) $pointer,)*
-                x_stride = in(reg) $block.x_stride,
-                width = in(reg) WIDTH,
-                steps = inout(reg) steps => _,
-                discard = in(reg) discard.as_mut_ptr(),
-                options(nostack),
-            );
-        }
+        asm!(
+            "test {some}, {some}",
+            "jz 3f",
+            $($(concat!("tilezero tmm", $tile),)*)*
+            "jmp 4f",
+            "3:",
+            $($(concat!("tileloadd tmm", $tile, ", [{", stringify!($base), "} + {stride}*1 + ", $offset, "]"),)*)*
+            "4:",
+            "mov {some}, {awake}",
+            "cmp {left}, {some}",
+            "cmovb {some}, {left}",
+            "sub {left}, {some}",
+            "2:",
+            $text,
+            $(concat!("add {", stringify!($pointer), "}, ", $by),)*
+            "dec {some}",
+            "jnz 2b",
+            "tilestored [{discard} + {width}*1], tmm4",
+            "test {left}, {left}",
+            "jnz 4b",
+            $($(concat!("tilestored [{", stringify!($base), "} + {stride}*1 + ", $offset, "], tmm", $tile),)*)*
+            // Whether to clear, then the steps up to the next store.
+            some = inout(reg) usize::from($block.overwrite) => _,
+            left = inout(reg) $block.steps => _,
+            awake = const AWAKE_STEPS,
+            $($pointer = inout(reg) $from => _,)*
+            $($base = in(reg) $address,)*
+            stride = in(reg) $block.stride * size_of::<i32>(),
+            x_stride = in(reg) $block.x_stride,
+            width = in(reg) WIDTH,
+            discard = in(reg) discard.as_mut_ptr(),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
     };
 }
 
@@ -213,7 +223,6 @@ impl Block {
         let (w, c) = (self.weights, self.to);
         // SAFETY: the caller's contract covers every address; the loop runs `steps` times.
         unsafe {
-            begin!(self, 0 at c, 1 at c.add(PANEL), 2 at c.add(2 * PANEL), 3 at c.add(3 * PANEL));
             run!(self, concat!(
                 "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
                 "tileloadd tmm5, [{w0} + {width}*1]\n",
@@ -230,8 +239,7 @@ impl Block {
                 w1 = w.add(self.panel_bytes), 1024;
                 w2 = w.add(2 * self.panel_bytes), 1024;
                 w3 = w.add(3 * self.panel_bytes), 1024;
-            });
-            end!(self, 0 at c, 1 at c.add(PANEL), 2 at c.add(2 * PANEL), 3 at c.add(3 * PANEL));
+            }, sums: { c0 = c => 0 + 0, 1 + 64, 2 + 128, 3 + 192; });
         }
     }
 
@@ -239,7 +247,6 @@ impl Block {
         let c = self.to;
         // SAFETY: as above.
         unsafe {
-            begin!(self, 0 at c);
             run!(self, concat!(
                 "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
                 "tileloadd tmm5, [{w0} + {width}*1]\n",
@@ -247,8 +254,7 @@ impl Block {
             ), {
                 x0 = self.x, 64;
                 w0 = self.weights, 1024;
-            });
-            end!(self, 0 at c);
+            }, sums: { c0 = c => 0 + 0; });
         }
     }
 
@@ -257,7 +263,6 @@ impl Block {
         // SAFETY: as above.
         unsafe {
             let below = c.add(first * self.stride);
-            begin!(self, 0 at c, 1 at c.add(PANEL), 2 at below, 3 at below.add(PANEL));
             run!(self, concat!(
                 "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
                 "tileloadd tmm6, [{w0} + {width}*1]\n",
@@ -272,8 +277,7 @@ impl Block {
                 x1 = self.x.add(first * self.x_stride), 64;
                 w0 = w, 1024;
                 w1 = w.add(self.panel_bytes), 1024;
-            });
-            end!(self, 0 at c, 1 at c.add(PANEL), 2 at below, 3 at below.add(PANEL));
+            }, sums: { c0 = c => 0 + 0, 1 + 64; c1 = below => 2 + 0, 3 + 64; });
         }
     }
 
@@ -282,7 +286,6 @@ impl Block {
         // SAFETY: as above.
         unsafe {
             let below = c.add(first * self.stride);
-            begin!(self, 0 at c, 2 at below);
             run!(self, concat!(
                 "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
                 "tileloadd tmm6, [{w0} + {width}*1]\n",
@@ -293,8 +296,7 @@ impl Block {
                 x0 = self.x, 64;
                 x1 = self.x.add(first * self.x_stride), 64;
                 w0 = self.weights, 1024;
-            });
-            end!(self, 0 at c, 2 at below);
+            }, sums: { c0 = c => 0 + 0; c1 = below => 2 + 0; });
         }
     }
 }

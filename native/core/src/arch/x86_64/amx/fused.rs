@@ -4,6 +4,10 @@
 //! a step of 64 along k for every two fractals: the processor does them beside the decoding, which uses other units, and
 //! nothing waits for stores or sums. Sums of the panel stay in registers 0 to 3 meanwhile, 16 rows in each.
 //!
+//! So what these registers hold outlasts an `asm!` block, which the language promises nothing about. Every block says which of
+//! them it changes; between two of them runs code that has no instruction of theirs, as nothing but `asm!` blocks of this
+//! folder has: the compiler would use tile registers in functions with AMX enabled alone, and there are none.
+//!
 //! The processor turns off the units of products and of stores from tile registers after some 400 ns without use, and
 //! takes 300 ns to wake each. So they are used now and then while there are no products, see [`Sink::keep_warm`].
 
@@ -63,13 +67,13 @@ impl<'a> PipelinedSink<'a> {
         let (blocks, heights) = heights(rows.m());
         // SAFETY: the caller's contract.
         unsafe { configure(heights) };
-        let (steps, block_bytes) = (extent.fractals / STEP, HEIGHT * rows.stride());
+        let (steps, block_bytes) = (extent.fractals() / STEP, HEIGHT * rows.stride());
         Self { buffer, extent, rows, to, blocks, steps, block_bytes, pending: None }
     }
 
     /// Where a panel is in the buffer.
     fn symbols(&self, panel: usize) -> *mut u8 {
-        self.buffer.wrapping_add(panel % PANELS * self.extent.fractals * FRACTAL)
+        self.buffer.wrapping_add(panel % PANELS * self.extent.panel())
     }
 
     /// Adds the products of a step of 64 along k of a panel.
@@ -82,24 +86,28 @@ impl<'a> PipelinedSink<'a> {
         let w = self.symbols(panel).wrapping_add(step * STEP * FRACTAL);
         /// The products of all but the last rows with the weights in register 6, then those of the last.
         macro_rules! products {
-            ($($full:literal with $by:literal),*; $last:literal) => {{
+            ([$($full:tt with $by:tt),*] $last:tt) => {{
                 #[allow(unused_mut)]
                 let mut x = x;
                 $(
                     asm!(
-                        concat!("tileloadd tmm", $by, ", [{x} + {stride}*1]"),
-                        concat!("tdpbsud tmm", $full, ", tmm", $by, ", tmm6"),
+                        concat!("tileloadd ", $by, ", [{x} + {stride}*1]"),
+                        concat!("tdpbsud ", $full, ", ", $by, ", tmm6"),
                         x = in(reg) x,
                         stride = in(reg) self.rows.stride(),
+                        out($full) _,
+                        out($by) _,
                         options(nostack, readonly, preserves_flags),
                     );
                     x = x.wrapping_add(self.block_bytes);
                 )*
                 asm!(
                     "tileloadd tmm7, [{x} + {stride}*1]",
-                    concat!("tdpbsud tmm", $last, ", tmm7, tmm6"),
+                    concat!("tdpbsud ", $last, ", tmm7, tmm6"),
                     x = in(reg) x,
                     stride = in(reg) self.rows.stride(),
+                    out($last) _,
+                    out("tmm7") _,
                     options(nostack, readonly, preserves_flags),
                 );
             }};
@@ -110,13 +118,14 @@ impl<'a> PipelinedSink<'a> {
                 "tileloadd tmm6, [{w} + {width}*1]",
                 w = in(reg) w,
                 width = in(reg) WIDTH,
+                out("tmm6") _,
                 options(nostack, readonly, preserves_flags),
             );
             match self.blocks {
-                1 => products!(; 0),
-                2 => products!(0 with 4; 1),
-                3 => products!(0 with 4, 1 with 5; 2),
-                _ => products!(0 with 4, 1 with 5, 2 with 4; 3),
+                1 => products!([] "tmm0"),
+                2 => products!(["tmm0" with "tmm4"] "tmm1"),
+                3 => products!(["tmm0" with "tmm4", "tmm1" with "tmm5"] "tmm2"),
+                _ => products!(["tmm0" with "tmm4", "tmm1" with "tmm5", "tmm2" with "tmm4"] "tmm3"),
             }
         }
     }
@@ -135,12 +144,13 @@ impl<'a> PipelinedSink<'a> {
         let stride = self.to.stride * size_of::<i32>();
         let at = self.sums(panel);
         macro_rules! load {
-            ($($block:literal),*) => {{ $(
+            ($($block:literal to $register:tt),*) => {{ $(
                 if $block < self.blocks {
                     asm!(
-                        concat!("tileloadd tmm", $block, ", [{at} + {stride}*1]"),
+                        concat!("tileloadd ", $register, ", [{at} + {stride}*1]"),
                         at = in(reg) at.wrapping_add($block * HEIGHT * self.to.stride),
                         stride = in(reg) stride,
+                        out($register) _,
                         options(nostack, readonly, preserves_flags),
                     );
                 }
@@ -154,10 +164,14 @@ impl<'a> PipelinedSink<'a> {
                     "tilezero tmm1",
                     "tilezero tmm2",
                     "tilezero tmm3",
+                    out("tmm0") _,
+                    out("tmm1") _,
+                    out("tmm2") _,
+                    out("tmm3") _,
                     options(nostack, nomem, preserves_flags)
                 );
             } else {
-                load!(0, 1, 2, 3);
+                load!(0 to "tmm0", 1 to "tmm1", 2 to "tmm2", 3 to "tmm3");
             }
         }
     }
@@ -182,7 +196,7 @@ impl<'a> PipelinedSink<'a> {
                 }
             )* }};
         }
-        let extent = Extent { panels: 1, ..self.extent };
+        let extent = Extent::new(1, self.extent.fractals());
         // SAFETY: the panel is in the buffer, and the accumulators cover it, as was promised.
         unsafe {
             store!(0, 1, 2, 3);
@@ -190,11 +204,11 @@ impl<'a> PipelinedSink<'a> {
         }
     }
 
-    /// Finishes the last panel.
+    /// Adds the products of the last panel.
     ///
     /// # Safety
     /// That of [`Self::new`]; the tile was decoded into this.
-    pub unsafe fn finish(self) {
+    pub unsafe fn flush(self) {
         if let Some(panel) = self.pending {
             // SAFETY: the panel is in the buffer, and its sums in their registers.
             unsafe {
@@ -245,6 +259,7 @@ impl Sink for PipelinedSink<'_> {
                 "tilestored [{discard} + {width}*1], tmm7",
                 discard = in(reg) discard.as_mut_ptr(),
                 width = in(reg) WIDTH,
+                out("tmm5") _,
                 options(nostack, preserves_flags),
             );
         }

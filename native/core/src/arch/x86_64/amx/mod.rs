@@ -8,27 +8,26 @@
 //! at the end of its part of the work. Other code in the process that uses AMX loads its own before its own work, as the
 //! ABI demands, for the registers belong to whoever runs.
 //!
-//! The compiler knows nothing of tile registers, and so touches none; they live through several `asm!` blocks.
+//! In `block`, tile registers live in one `asm!` block; in `fused`, through several: there it says why that holds.
 
 mod block;
 mod fused;
 mod registers;
 
 use super::avx512::block::Accumulate;
-use super::avx512::decode::decode_tile;
-use super::avx512::finish::FinishColumns;
+use super::avx512::decode::{Memory, decode_tile};
+use super::avx512::epilogue::DequantizedColumns;
 use super::avx512::{Avx512, check_operands};
-use crate::aligned::Aligned;
 use crate::arch::feature::Feature;
-use crate::arch::kernel::TileKernel;
+use crate::arch::kernel::{Damaged, TileKernel};
 use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
-use crate::arch::rows::{ActivationRow, OutputBlock, Terms};
+use crate::arch::output::Output;
+use crate::arch::rows::{ActivationRow, Terms};
+use crate::arch::workspace::Scratch;
 use crate::codec::decode::CodedTile;
-use crate::geometry::FRACTAL;
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::Matrix;
 use registers::STEP;
-use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 /// Proof that the processor has the instructions, and that the system lets this process use them.
@@ -68,8 +67,16 @@ impl TileKernel for Amx {
         self.0.prefetch(bytes);
     }
 
-    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
-        self.0.decode(code, tile, extent, out, stride)
+    fn decode(
+        &self,
+        code: &TileCode,
+        tile: &CodedTile<'_>,
+        extent: Extent,
+        out: &mut [u8],
+        stride: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(), Damaged> {
+        self.0.decode(code, tile, extent, out, stride, scratch)
     }
 
     fn multiply_coded(
@@ -79,31 +86,41 @@ impl TileKernel for Amx {
         extent: Extent,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
-    ) -> bool {
+        scratch: &mut Scratch,
+    ) -> Result<(), Damaged> {
         if rows.m() == 1 {
-            return self.0.multiply_coded(code, tile, extent, rows, acc);
+            return self.0.multiply_coded(code, tile, extent, rows, acc, scratch);
         }
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
         let (data, overwrite) = acc.data_or_overwrite();
         let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
-        let mut ok = false;
+        let memory = scratch.of::<Memory>();
+        let panels = memory.panels.room_for(fused::PANELS * extent.panel());
+        let mut result = Ok(());
         self.within(&mut || {
-            BUFFER.with_borrow_mut(|buffer| {
-                buffer.reset(fused::PANELS * extent.fractals * FRACTAL);
-                // SAFETY: `self` proves the features; the buffer begins on a line, and the check above covers the rest. The
-                // decoder uses no tile registers.
-                unsafe {
-                    let mut sink = fused::PipelinedSink::new(buffer.as_mut_ptr(), extent, rows, to);
-                    ok = decode_tile(code, tile, extent, &mut sink);
-                    sink.finish();
-                }
-            });
+            // SAFETY: `self` proves the features; the buffer begins on a line, and the check above covers the rest. The
+            // decoder uses no tile registers.
+            unsafe {
+                let mut sink = fused::PipelinedSink::new(panels, extent, rows, to);
+                result = decode_tile(code, tile, extent, &mut memory.levels, &mut sink);
+                sink.flush();
+            }
         });
-        ok
+        result
     }
 
-    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
+    fn multiply(
+        &self,
+        symbols: &[u8],
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        scratch: &mut Scratch,
+    ) {
+        if block::too_few(rows.m(), extent) {
+            return self.0.multiply(symbols, extent, rows, acc, scratch);
+        }
         assert!(symbols.len() >= extent.weights());
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
@@ -113,21 +130,24 @@ impl TileKernel for Amx {
         self.within(&mut || unsafe { block::multiply(symbols.as_ptr(), extent, &rows, to) });
     }
 
-    fn multiply_finish(
+    fn multiply_epilogue(
         &self,
         symbols: &[u8],
         extent: Extent,
         rows: Rows<'_>,
         terms: &Terms<'_>,
-        out: &mut OutputBlock<'_>,
+        out: &mut Output<'_>,
     ) -> bool {
+        if block::too_few(rows.m(), extent) {
+            return self.0.multiply_epilogue(symbols, extent, rows, terms, out);
+        }
         assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
-        if !extent.fractals.is_multiple_of(STEP) {
+        if !extent.fractals().is_multiple_of(STEP) {
             return false;
         }
-        let Some(finish) = FinishColumns::new(extent.columns(), rows.m(), terms, out) else { return false };
+        let Some(columns) = DequantizedColumns::new(extent.columns(), rows.m(), terms, out) else { return false };
         // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
-        self.within(&mut || unsafe { block::multiply_finish(symbols.as_ptr(), extent, &rows, &finish) });
+        self.within(&mut || unsafe { block::multiply_epilogue(symbols.as_ptr(), extent, &rows, &columns) });
         true
     }
 
@@ -148,16 +168,16 @@ impl TileKernel for Amx {
         unsafe { self.0.write_rows(panel, flip, out, stride) };
     }
 
+    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: the caller's contract.
+        unsafe { self.0.write_columns(panel, flip, out, stride) };
+    }
+
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         self.0.pack(from, to)
     }
 
-    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
-        self.0.finish(sums, stride, terms, out);
+    fn epilogue(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
+        self.0.epilogue(sums, stride, terms, out);
     }
-}
-
-thread_local! {
-    /// Panels of a tile on their way from the decoder to the products.
-    static BUFFER: RefCell<Aligned<u8>> = const { RefCell::new(Aligned::new()) };
 }

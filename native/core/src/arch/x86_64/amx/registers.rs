@@ -31,7 +31,14 @@ pub fn within(work: &mut dyn FnMut()) {
             WITHIN.set(false);
             if CONFIGURED.take().is_some() {
                 // SAFETY: a configuration was loaded, so the instruction exists; no work is under way.
-                unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+                unsafe {
+                    asm!(
+                        "tilerelease",
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack, nomem, preserves_flags)
+                    );
+                }
             }
         }
     }
@@ -69,7 +76,13 @@ pub unsafe fn configure(heights: Heights) {
     // SAFETY: palette 1 has eight registers of 1 to 16 rows of up to 64 bytes; the instruction reads the 64 bytes of its
     // operand.
     unsafe {
-        asm!("ldtilecfg [{}]", in(reg) &raw const configuration, options(nostack, readonly, preserves_flags));
+        asm!(
+            "ldtilecfg [{}]",
+            in(reg) &raw const configuration,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, readonly, preserves_flags),
+        );
     }
     CONFIGURED.set(Some(heights));
 }

@@ -4,29 +4,27 @@
 //! fields  = root field of every lane                      shifts and masks of the rows
 //! open    = fields that are continued                     compare, and collect the signs of 64 lanes
 //! digits  = pdep(next bits of each plane, open)           see `planes`
-//!
-//! ranks by distance, whose fields hold offsets:
-//! sums    = T / 2 + A / 2 · digits                        a digit of 64 lanes becomes bytes by shuffle and compare
-//! symbols = (offset ^ sums ^ T / 2) + centre
-//!
-//! stored ranks:
-//! ranks   = fields + A · digits                           the same
+//! sums    = a step · digits                               a digit of 64 lanes becomes bytes by shuffle and compare
+//! symbols of fields and sums, as `generic` says; but stored ranks are looked up later:
 //! symbols = table[ranks mod 128]                          a shuffle for 16 ranks each, joined by exclusive or
 //!           ^ mask where ranks >= 128
 //!
 //! symbols of escapes, with their bytes                    one by one, from a list of their positions
 //! ```
 
+use super::group::Halves;
 use super::planes::{Continuations, ESCAPES_AT_ONCE, MAX_PLANES, PLANE, Planes};
-use super::symbols::{ByDistance, Stored, deltas, look_up, look_up_all, root_fields};
+use super::symbols::{deltas, look_up, look_up_all, root_fields};
+use crate::arch::generic::{ByDistance, ToBeLookedUp, with_root_bits};
+use crate::arch::kernel::Damaged;
 use crate::arch::operands::{Extent, TileCode};
 use crate::codec::Order;
 use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, GROUP};
 use std::arch::x86_64::__m256i;
 
-/// Memory that a thread keeps from tile to tile.
-pub(super) struct Scratch {
+/// Memory that a thread keeps from tile to tile, some kilobytes for the largest one.
+pub(super) struct Memory {
     /// Planes of the level that is being built, and of the one below it.
     planes: [Box<Planes>; 2],
     /// Root fields of a panel.
@@ -41,7 +39,7 @@ pub(super) struct Scratch {
     pub(super) x: Vec<[i32; 2]>,
 }
 
-impl Default for Scratch {
+impl Default for Memory {
     fn default() -> Self {
         Self {
             planes: std::array::from_fn(|_| Box::new([[0; PLANE]; MAX_PLANES])),
@@ -54,53 +52,48 @@ impl Default for Scratch {
     }
 }
 
-/// Decodes all panels of a tile, one after the other, and hands each to `sink` with the widened activations; whether
-/// everything was consumed exactly.
+/// Decodes all panels of a tile, one after the other, and hands each to `sink` with the widened activations.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
 pub(super) fn decode_panels(
     code: &TileCode,
     tile: &CodedTile<'_>,
     extent: Extent,
-    scratch: &mut Scratch,
+    memory: &mut Memory,
     mut sink: impl FnMut(usize, &[u8], &[[i32; 2]]),
-) -> bool {
+) -> Result<(), Damaged> {
     let row = code.code.root_bits() * GROUP;
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * row);
-    let Scratch { planes, fields, ranks, symbols, escapes, x } = scratch;
-    let Some(mut continuations) = Continuations::new(code, tile, extent.weights(), planes) else {
-        return false;
-    };
-    let panel = extent.fractals * FRACTAL;
+    let Memory { planes, fields, ranks, symbols, escapes, x } = memory;
+    let mut continuations = Continuations::new(code, tile, extent.weights(), planes).ok_or(Damaged)?;
+    let panel = extent.panel();
     for buffer in [&mut *fields, ranks, symbols] {
         buffer.resize(panel, 0);
     }
     escapes.resize(panel + ESCAPES_AT_ONCE, 0);
-    let way = match code.code.order() {
-        Order::Distance(centre) => Way::Distance(ByDistance::new(code, *centre), *centre),
-        Order::Stored(order) => Way::Stored(Stored::new(code), deltas(&code.table), order.mask()),
+    // SAFETY: the feature is this function's.
+    let way = unsafe {
+        match code.code.order() {
+            Order::Distance(centre) => Way::Distance(ByDistance::new(code, *centre), *centre),
+            Order::Stored(order) => Way::Stored(ToBeLookedUp::new(code), deltas(&code.table), order.mask()),
+        }
     };
     // What an escape's byte is added to: it takes the place of the last step.
     let base = code.code.first_continued().wrapping_add(code.code.escape_base());
     // The greatest rank that is not an escape's.
     let last =
         (1usize << code.code.root_bits()) - 1 + usize::from(code.code.step()) * code.code.levels().saturating_sub(1);
-    for (p, roots) in tile.roots.chunks_exact(extent.fractals * row).enumerate() {
-        match code.code.root_bits() {
-            1 => root_fields::<1>(roots, fields),
-            2 => root_fields::<2>(roots, fields),
-            3 => root_fields::<3>(roots, fields),
-            4 => root_fields::<4>(roots, fields),
-            5 => root_fields::<5>(roots, fields),
-            6 => root_fields::<6>(roots, fields),
-            _ => root_fields::<7>(roots, fields),
-        }
+    for (p, roots) in tile.roots.chunks_exact(extent.fractals() * row).enumerate() {
         let found = match &way {
-            Way::Distance(offsets, _) => continuations.apply_all(*offsets, fields, symbols, escapes),
-            Way::Stored(stored, ..) => continuations.apply_all(*stored, fields, ranks, escapes),
+            Way::Distance(ranks, _) => {
+                with_root_bits!(code.code.root_bits(), R => root_fields::<R, true>(roots, fields));
+                continuations.apply_all(*ranks, fields, symbols, escapes)
+            }
+            Way::Stored(stored, ..) => {
+                with_root_bits!(code.code.root_bits(), R => root_fields::<R, false>(roots, fields));
+                continuations.apply_all(*stored, fields, ranks, escapes)
+            }
         };
-        let Some(bytes) = continuations.escape_bytes(found) else {
-            return false;
-        };
+        let bytes = continuations.escape_bytes(found).ok_or(Damaged)?;
         let escaped = escapes.iter().map(|&at| usize::from(at)).zip(bytes);
         match &way {
             Way::Distance(_, centre) => {
@@ -127,13 +120,13 @@ pub(super) fn decode_panels(
         }
         sink(p, symbols, x);
     }
-    continuations.is_finished()
+    continuations.is_finished().then_some(()).ok_or(Damaged)
 }
 
 /// How root fields become symbols, and what that needs: made once a tile.
 enum Way {
     /// At once, around a centre.
-    Distance(ByDistance, u8),
+    Distance(ByDistance<Halves, true>, u8),
     /// By way of ranks, which are looked up in a table given by differences, with a mask for the upper half.
-    Stored(Stored, [__m256i; 8], u8),
+    Stored(ToBeLookedUp<Halves>, [__m256i; 8], u8),
 }

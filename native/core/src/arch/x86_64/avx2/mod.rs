@@ -8,6 +8,7 @@
 //! `products` the multiplications.
 
 mod decode;
+mod group;
 mod planes;
 mod products;
 pub(super) mod rows;
@@ -15,16 +16,17 @@ mod symbols;
 mod vectors;
 
 use crate::arch::feature::Feature;
-use crate::arch::kernel::TileKernel;
+use crate::arch::kernel::{Damaged, TileKernel};
 use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
-use crate::arch::rows::{ActivationRow, OutputBlock, Terms};
+use crate::arch::output::Output;
+use crate::arch::rows::{ActivationRow, Terms};
+use crate::arch::workspace::Scratch;
 use crate::codec::decode::CodedTile;
-use crate::geometry::{FRACTAL, PANEL};
+use crate::geometry::PANEL;
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::Matrix;
-use decode::{Scratch, decode_panels};
+use decode::{Memory, decode_panels};
 use products::{multiply_panel, widen};
-use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 /// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
@@ -54,16 +56,21 @@ impl TileKernel for Avx2 {
         FUSED_ROWS
     }
 
-    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
-        let panel = extent.fractals * FRACTAL;
-        SCRATCH.with_borrow_mut(|scratch| {
-            // SAFETY: `self` proves the features.
-            unsafe {
-                decode_panels(code, tile, extent, scratch, |p, symbols, _| {
-                    out[p * stride..][..panel].copy_from_slice(symbols);
-                })
-            }
-        })
+    fn decode(
+        &self,
+        code: &TileCode,
+        tile: &CodedTile<'_>,
+        extent: Extent,
+        out: &mut [u8],
+        stride: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(), Damaged> {
+        // SAFETY: `self` proves the features.
+        unsafe {
+            decode_panels(code, tile, extent, scratch.of(), |p, symbols, _| {
+                out[p * stride..][..symbols.len()].copy_from_slice(symbols);
+            })
+        }
     }
 
     fn multiply_coded(
@@ -73,30 +80,34 @@ impl TileKernel for Avx2 {
         extent: Extent,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
-    ) -> bool {
-        let stride = acc.stride();
-        SCRATCH.with_borrow_mut(|scratch| {
-            // SAFETY: `self` proves the features.
-            unsafe {
-                widen(&rows, extent.k(), &mut scratch.x);
-                decode_panels(code, tile, extent, scratch, |p, symbols, x| {
-                    multiply_panel(symbols, x, &mut acc.data()[p * PANEL..], stride);
-                })
-            }
-        })
+        scratch: &mut Scratch,
+    ) -> Result<(), Damaged> {
+        let (stride, memory) = (acc.stride(), scratch.of::<Memory>());
+        // SAFETY: `self` proves the features.
+        unsafe {
+            widen(&rows, extent.k(), &mut memory.x);
+            decode_panels(code, tile, extent, memory, |p, symbols, x| {
+                multiply_panel(symbols, x, &mut acc.data()[p * PANEL..], stride);
+            })
+        }
     }
 
-    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
-        let stride = acc.stride();
-        SCRATCH.with_borrow_mut(|scratch| {
-            // SAFETY: `self` proves the features.
-            unsafe {
-                widen(&rows, extent.k(), &mut scratch.x);
-                for (p, panel) in symbols[..extent.weights()].chunks_exact(extent.fractals * FRACTAL).enumerate() {
-                    multiply_panel(panel, &scratch.x, &mut acc.data()[p * PANEL..], stride);
-                }
+    fn multiply(
+        &self,
+        symbols: &[u8],
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let (stride, memory) = (acc.stride(), scratch.of::<Memory>());
+        // SAFETY: `self` proves the features.
+        unsafe {
+            widen(&rows, extent.k(), &mut memory.x);
+            for (p, panel) in symbols[..extent.weights()].chunks_exact(extent.panel()).enumerate() {
+                multiply_panel(panel, &memory.x, &mut acc.data()[p * PANEL..], stride);
             }
-        });
+        }
     }
 
     fn range(&self, x: &[f32]) -> Range {
@@ -119,17 +130,18 @@ impl TileKernel for Avx2 {
         unsafe { rows::write_rows(panel, flip, out, stride) }
     }
 
+    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: `self` proves the features, and the caller answers for the rest.
+        unsafe { rows::write_columns(panel, flip, out, stride) }
+    }
+
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         // SAFETY: `self` proves the features.
         unsafe { rows::pack(from, to) }
     }
 
-    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
+    fn epilogue(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
         // SAFETY: `self` proves the features.
-        unsafe { rows::finish(sums, stride, terms, out) }
+        unsafe { rows::epilogue(sums, stride, terms, out) }
     }
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }

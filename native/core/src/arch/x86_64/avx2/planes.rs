@@ -10,8 +10,8 @@
 //!     but in level 0: digits += 1, for to have come here is a step
 //! ```
 
-use super::symbols::Ranks;
-use super::vectors::{LANES, load, store};
+use super::group::Halves;
+use crate::arch::generic::{Group, Ranks};
 use crate::arch::operands::TileCode;
 use crate::codec::MAX_LEVELS;
 use crate::codec::decode::CodedTile;
@@ -35,6 +35,9 @@ pub(super) const ESCAPES_AT_ONCE: usize = 4;
 pub(super) struct Continuations<'a> {
     /// Planes of level 0: a bit for each continued weight.
     planes: &'a Planes,
+    /// What sums are counted from, and what the least digit is worth.
+    first: u8,
+    step: u8,
     /// How many of them are used. None if there are no levels: all that is continued is an escape.
     count: usize,
     /// Continued weights, and those met so far.
@@ -113,6 +116,8 @@ impl<'a> Continuations<'a> {
         }
         Some(Self {
             planes: even,
+            first: code.code.first_continued(),
+            step: code.code.sum_step(),
             count,
             total: starts[0].1,
             taken: 0,
@@ -125,7 +130,7 @@ impl<'a> Continuations<'a> {
     /// [`Self::apply`] with the number of planes as a constant.
     #[inline]
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-    pub(super) fn apply_all<K: Ranks>(
+    pub(super) fn apply_all<K: Ranks<Halves>>(
         &mut self,
         ranks: K,
         fields: &[u8],
@@ -145,7 +150,7 @@ impl<'a> Continuations<'a> {
     /// Makes of the root fields of a panel what [`Ranks`] says, except that escapes lack their bytes; writes the positions of
     /// these, and gives their number.
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-    fn apply<K: Ranks, const Q: usize>(
+    fn apply<K: Ranks<Halves>, const Q: usize>(
         &mut self,
         ranks: K,
         fields: &[u8],
@@ -155,8 +160,11 @@ impl<'a> Continuations<'a> {
         assert!(escapes.len() >= fields.len() + ESCAPES_AT_ONCE && fields.len() <= usize::from(u16::MAX));
         assert!(out.len() == fields.len() && self.taken + fields.len() <= MAX_TILE_FRACTALS * FRACTAL);
         let digits: [__m256i; MAX_PLANES] = std::array::from_fn(|q| {
-            _mm256_set1_epi8(if q == 0 { 0 } else { ranks.digit().wrapping_shl(q as u32 - 1) as i8 })
+            _mm256_set1_epi8(if q == 0 { 0 } else { self.step.wrapping_shl(q as u32 - 1) as i8 })
         });
+        let none = _mm256_setzero_si256();
+        // Sums of offsets are counted from the first one that is continued, and become what an offset differs by.
+        let first = if K::OFFSETS { _mm256_set1_epi8(self.first as i8) } else { none };
         let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
         // Each byte of a mask to the eight lanes that it tells of.
         let spread = [0, 4].map(|first: i64| {
@@ -170,32 +178,30 @@ impl<'a> Continuations<'a> {
             // behind this one, is fetched evenly while this one is decoded.
             _mm_prefetch::<_MM_HINT_T1>(self.ahead.cast());
             self.ahead = self.ahead.wrapping_add(self.pace);
-            let (halves, _) = group.as_chunks::<LANES>();
-            let fields = [load(&halves[0]), load(&halves[1])];
-            // SAFETY: the features are this function's.
-            let open = fields.map(|f| _mm256_movemask_epi8(unsafe { ranks.open(f) }) as u32);
-            let open = u64::from(open[0]) | u64::from(open[1]) << 32;
+            // SAFETY: the features are this function's; a group has 64 bytes.
+            let (fields, open) = unsafe {
+                let fields = Halves::load(group.as_ptr());
+                (fields, ranks.open(fields))
+            };
             // SAFETY: the features are this function's; no more is taken than weights are passed, as many as asserted
             // above.
             let masks = unsafe { deposit::<Q>(self.planes, taken, open) };
             taken += open.count_ones() as usize;
-            for ((fields, spread), out) in fields.into_iter().zip(spread).zip(out.as_chunks_mut().0) {
-                // SAFETY: the features are this function's.
-                unsafe {
-                    if Q < 2 {
-                        store(out, ranks.unchanged(fields));
-                        continue;
-                    }
-                    let mut sums = ranks.sums(fields);
-                    for q in 1..Q {
-                        let mask = _mm256_set1_epi64x(masks[q] as i64);
-                        let digit = _mm256_and_si256(_mm256_shuffle_epi8(mask, spread), bit);
-                        let digit = _mm256_cmpeq_epi8(digit, bit);
-                        sums = _mm256_add_epi8(sums, _mm256_and_si256(digit, digits[q]));
-                    }
-                    store(out, ranks.finished(fields, sums));
+            let sums = spread.map(|spread| {
+                if Q < 2 {
+                    return none;
                 }
-            }
+                let mut sums = first;
+                for q in 1..Q {
+                    let mask = _mm256_set1_epi64x(masks[q] as i64);
+                    let digit = _mm256_and_si256(_mm256_shuffle_epi8(mask, spread), bit);
+                    let digit = _mm256_cmpeq_epi8(digit, bit);
+                    sums = _mm256_add_epi8(sums, _mm256_and_si256(digit, digits[q]));
+                }
+                if K::OFFSETS { _mm256_xor_si256(sums, first) } else { sums }
+            });
+            // SAFETY: the features are this function's; a group has 64 bytes.
+            unsafe { ranks.symbols(fields, Halves(sums)).store(out.as_mut_ptr()) };
             let mut escaped = if Q == 0 { open } else { masks[0] };
             // Without levels every other group has some: to ask would be to guess wrong too often.
             if Q == 0 || escaped != 0 {

@@ -1,7 +1,8 @@
 //! Work on whole rows, by this kernel's instructions.
 
-use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
-use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS};
+use crate::arch::output::Output;
+use crate::arch::rows::{self, ActivationRow, Terms};
+use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose_from};
 use std::arch::x86_64::*;
@@ -16,8 +17,8 @@ pub(super) fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
 }
 
 #[target_feature(enable = "avx2,f16c")]
-pub(super) fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
-    rows::finish(sums, stride, terms, out, |floats, halves| to_halves(floats, halves));
+pub(super) fn epilogue(sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
+    rows::epilogue(sums, stride, terms, out, |floats, halves| to_halves(floats, halves));
 }
 
 /// As [`rows::to_halves`].
@@ -83,6 +84,37 @@ pub(in crate::arch::x86_64) unsafe fn write_rows(panel: &[u8], flip: u8, out: *m
                 let to = out.add(half * stride + fractal * FRACTAL_K);
                 transpose_piece(from, GROUP / size_of::<u32>(), to, stride, flip);
             }
+        }
+    }
+}
+
+/// As [`TileKernel::write_columns`](crate::arch::TileKernel::write_columns).
+///
+/// # Safety
+/// As there; and the processor has AVX2.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn write_columns(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+    let flip = _mm_set1_epi8(flip.cast_signed());
+    // The weights of four columns, by their place along k.
+    let by_k = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    for (g, group) in panel.as_chunks::<GROUP>().0.iter().enumerate() {
+        let quarter = |j: usize| {
+            // SAFETY: a quarter of the group's 64 bytes.
+            let four = unsafe { _mm_loadu_si128(group.as_ptr().add(j * PANEL).cast()) };
+            _mm_xor_si128(_mm_shuffle_epi8(four, by_k), flip)
+        };
+        let (a, b, c, d) = (quarter(0), quarter(1), quarter(2), quarter(3));
+        let (low, high) = (_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+        let (low2, high2) = (_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+        let columns = [
+            _mm_unpacklo_epi64(low, low2),
+            _mm_unpackhi_epi64(low, low2),
+            _mm_unpacklo_epi64(high, high2),
+            _mm_unpackhi_epi64(high, high2),
+        ];
+        for (l, column) in columns.into_iter().enumerate() {
+            // SAFETY: the caller's contract.
+            unsafe { _mm_storeu_si128(out.add((4 * g + l) * stride).cast(), column) };
         }
     }
 }

@@ -1,13 +1,15 @@
-//! Root fields, and what becomes of them.
+//! Root fields, and the symbols of ranks.
 
 use super::vectors::{LANES, load, store};
-use crate::arch::operands::TileCode;
 use crate::geometry::{FRACTAL, GROUP, GROUPS};
 use std::arch::x86_64::*;
 
-/// The root fields of a panel's lanes.
+/// The root fields of a panel's lanes, as [`Ranks::OFFSETS`](crate::arch::generic::Ranks::OFFSETS) says.
 #[target_feature(enable = "avx2")]
-pub(super) fn root_fields<const R: usize>(roots: &[u8], fields: &mut [u8]) {
+pub(super) fn root_fields<const R: usize, const OFFSETS: bool>(roots: &[u8], fields: &mut [u8]) {
+    // The sign bit of an offset, and from what it makes when it is turned over to an offset with 128 added.
+    let sign = 1u8 << (R - 1);
+    let (sign, to_offset) = (_mm256_set1_epi8(sign as i8), _mm256_set1_epi8(0x80u8.wrapping_sub(sign) as i8));
     for (rows, fields) in roots.chunks_exact(R * GROUP).zip(fields.chunks_exact_mut(FRACTAL)) {
         let (rows, _) = rows.as_chunks::<LANES>();
         let (fields, _) = fields.as_chunks_mut::<LANES>();
@@ -26,144 +28,10 @@ pub(super) fn root_fields<const R: usize>(roots: &[u8], fields: &mut [u8]) {
                     let high = _mm256_andnot_si256(mask(first), _mm256_and_si256(high, mask(R)));
                     _mm256_or_si256(_mm256_and_si256(low, mask(first)), high)
                 };
+                let field = if OFFSETS { _mm256_add_epi8(_mm256_xor_si256(field, sign), to_offset) } else { field };
                 store(&mut fields[2 * g + half], field);
             }
         }
-    }
-}
-
-/// What is done with the root fields of 32 lanes, and with the digits of those that are continued.
-pub(super) trait Ranks: Copy {
-    /// What the least digit is worth.
-    fn digit(&self) -> u8;
-    /// Lanes whose weights are continued: all ones there.
-    ///
-    /// # Safety
-    /// AVX2.
-    unsafe fn open(&self, fields: __m256i) -> __m256i;
-    /// What digits are added to.
-    ///
-    /// # Safety
-    /// AVX2.
-    unsafe fn sums(&self, fields: __m256i) -> __m256i;
-    /// What fields and sums make.
-    ///
-    /// # Safety
-    /// AVX2.
-    unsafe fn finished(&self, fields: __m256i, sums: __m256i) -> __m256i;
-    /// What fields make by themselves.
-    ///
-    /// # Safety
-    /// AVX2.
-    unsafe fn unchanged(&self, fields: __m256i) -> __m256i;
-}
-
-/// Ranks by distance: root fields hold offsets, and symbols are made.
-#[derive(Clone, Copy)]
-pub(super) struct ByDistance {
-    /// The sign bit of a root field.
-    sign: __m256i,
-    /// From there to what is `threshold` or more if a weight is continued.
-    to_tested: __m256i,
-    threshold: __m256i,
-    first: __m256i,
-    centre: __m256i,
-    to_symbol: __m256i,
-    step: u8,
-}
-
-impl ByDistance {
-    /// # Safety
-    /// AVX2.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    pub(super) fn new(code: &TileCode, centre: u8) -> Self {
-        let code = &code.code;
-        let all = |byte: u8| _mm256_set1_epi8(byte as i8);
-        let sign = 1u8 << (code.root_bits() - 1);
-        Self {
-            sign: all(sign),
-            // A root is continued if its offset and T / 2 make T or more.
-            to_tested: all(code.first_continued().wrapping_sub(sign)),
-            threshold: all(code.direct()),
-            first: all(code.first_continued()),
-            centre: all(centre),
-            to_symbol: all(centre.wrapping_sub(sign)),
-            step: code.sum_step(),
-        }
-    }
-}
-
-impl Ranks for ByDistance {
-    fn digit(&self) -> u8 {
-        self.step
-    }
-    #[inline(always)]
-    unsafe fn open(&self, fields: __m256i) -> __m256i {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let tested = _mm256_add_epi8(_mm256_xor_si256(fields, self.sign), self.to_tested);
-            _mm256_cmpeq_epi8(_mm256_max_epu8(tested, self.threshold), tested)
-        }
-    }
-    #[inline(always)]
-    unsafe fn sums(&self, _: __m256i) -> __m256i {
-        self.first
-    }
-    #[inline(always)]
-    unsafe fn finished(&self, fields: __m256i, sums: __m256i) -> __m256i {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let offset = _mm256_sub_epi8(_mm256_xor_si256(fields, self.sign), self.sign);
-            let differing = _mm256_xor_si256(sums, self.first);
-            _mm256_add_epi8(_mm256_xor_si256(offset, differing), self.centre)
-        }
-    }
-    #[inline(always)]
-    unsafe fn unchanged(&self, fields: __m256i) -> __m256i {
-        // SAFETY: the caller's contract.
-        unsafe { _mm256_add_epi8(_mm256_xor_si256(fields, self.sign), self.to_symbol) }
-    }
-}
-
-/// Stored ranks: root fields hold ranks, and ranks are made, which are looked up later.
-#[derive(Clone, Copy)]
-pub(super) struct Stored {
-    closed: __m256i,
-    step: u8,
-}
-
-impl Stored {
-    /// # Safety
-    /// AVX2.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    pub(super) fn new(code: &TileCode) -> Self {
-        // No field is above 127: without a step, none is continued.
-        Self { closed: _mm256_set1_epi8(code.code.direct().wrapping_sub(1) as i8), step: code.code.sum_step() }
-    }
-}
-
-impl Ranks for Stored {
-    fn digit(&self) -> u8 {
-        self.step
-    }
-    #[inline(always)]
-    unsafe fn open(&self, fields: __m256i) -> __m256i {
-        // SAFETY: the caller's contract.
-        unsafe { _mm256_cmpgt_epi8(fields, self.closed) }
-    }
-    #[inline(always)]
-    unsafe fn sums(&self, fields: __m256i) -> __m256i {
-        fields
-    }
-    #[inline(always)]
-    unsafe fn finished(&self, _: __m256i, sums: __m256i) -> __m256i {
-        sums
-    }
-    #[inline(always)]
-    unsafe fn unchanged(&self, fields: __m256i) -> __m256i {
-        fields
     }
 }
 

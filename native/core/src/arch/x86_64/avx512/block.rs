@@ -76,10 +76,10 @@ pub(in crate::arch::x86_64) unsafe fn multiply<D: Destination>(
     to: D,
 ) {
     let xs = rows.stride();
-    let steps = extent.fractals;
+    let steps = extent.fractals();
     let mut panel = 0;
-    while panel < extent.panels {
-        let wide = if extent.panels - panel >= TILE_PANELS { TILE_PANELS } else { 1 };
+    while panel < extent.panels() {
+        let wide = if extent.panels() - panel >= TILE_PANELS { TILE_PANELS } else { 1 };
         let mut row = 0;
         while row < rows.m() {
             let high = (rows.m() - row).min(6);

@@ -4,16 +4,19 @@
 mod ahead;
 pub(super) mod block;
 pub(super) mod decode;
-pub(super) mod finish;
-mod levels;
+pub(super) mod epilogue;
+mod group;
+
 mod roots;
 pub(super) mod sink;
 pub(super) mod unroll;
 
 use crate::arch::feature::Feature;
-use crate::arch::kernel::TileKernel;
+use crate::arch::kernel::{Damaged, TileKernel};
 use crate::arch::operands::{Accumulators, Extent, Rows, TileCode, reach};
-use crate::arch::rows::{self, ActivationRow, OutputBlock, Terms};
+use crate::arch::output::Output;
+use crate::arch::rows::{self, ActivationRow, Terms};
+use crate::arch::workspace::Scratch;
 use crate::arch::x86_64::avx2::rows as avx2;
 use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
@@ -21,8 +24,8 @@ use crate::quantize::{Quantizer, Range};
 use crate::transpose::Matrix;
 use ahead::LINE;
 use block::{Accumulate, multiply};
-use decode::decode_tile;
-use finish::{Columns, FinishColumns, RequantColumns, finish_rows};
+use decode::{Memory, decode_tile};
+use epilogue::{Columns, DequantizedColumns, RequantizedColumns, epilogue_of_rows};
 use sink::Sink;
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -77,11 +80,19 @@ impl TileKernel for Avx512 {
         }
     }
 
-    fn decode(&self, code: &TileCode, tile: &CodedTile<'_>, extent: Extent, out: &mut [u8], stride: usize) -> bool {
+    fn decode(
+        &self,
+        code: &TileCode,
+        tile: &CodedTile<'_>,
+        extent: Extent,
+        out: &mut [u8],
+        stride: usize,
+        scratch: &mut Scratch,
+    ) -> Result<(), Damaged> {
         assert!(out.len() >= extent.span(stride));
         let mut sink = Store { out: out.as_mut_ptr(), stride };
         // SAFETY: `self` proves the features, and the check above covers what the sink writes.
-        unsafe { decode_tile(code, tile, extent, &mut sink) }
+        unsafe { decode_tile(code, tile, extent, &mut scratch.of::<Memory>().levels, &mut sink) }
     }
 
     fn multiply_coded(
@@ -91,7 +102,8 @@ impl TileKernel for Avx512 {
         extent: Extent,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
-    ) -> bool {
+        scratch: &mut Scratch,
+    ) -> Result<(), Damaged> {
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
         let data = acc.data().as_mut_ptr();
@@ -100,41 +112,41 @@ impl TileKernel for Avx512 {
             let sums = unsafe { [_mm512_setzero_si512(); 2] };
             let mut sink = DotOne { x: rows.data().as_ptr(), acc: data, sums };
             // SAFETY: `self` proves the features, and the check above covers the sink's row and sums.
-            unsafe { decode_tile(code, tile, extent, &mut sink) }
+            unsafe { decode_tile(code, tile, extent, &mut scratch.of::<Memory>().levels, &mut sink) }
         } else {
             let mut sink =
                 DotMany { x: rows.data().as_ptr(), x_stride: rows.stride(), m: rows.m(), acc: data, stride };
             // SAFETY: `self` proves the features, and the check above covers the sink's rows and sums.
-            unsafe { decode_tile(code, tile, extent, &mut sink) }
+            unsafe { decode_tile(code, tile, extent, &mut scratch.of::<Memory>().levels, &mut sink) }
         }
     }
 
-    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
+    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>, _: &mut Scratch) {
         assert!(symbols.len() >= extent.weights());
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
         let (data, overwrite) = acc.data_or_overwrite();
         let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
-        unsafe { multiply(symbols.as_ptr(), extent.fractals * FRACTAL, extent, &rows, to) };
+        unsafe { multiply(symbols.as_ptr(), extent.panel(), extent, &rows, to) };
     }
 
-    fn multiply_finish(
+    fn multiply_epilogue(
         &self,
         symbols: &[u8],
         extent: Extent,
         rows: Rows<'_>,
         terms: &Terms<'_>,
-        out: &mut OutputBlock<'_>,
+        out: &mut Output<'_>,
     ) -> bool {
         assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
-        let (columns, m, panel) = (extent.columns(), rows.m(), extent.fractals * FRACTAL);
+        let (columns, m, panel) = (extent.columns(), rows.m(), extent.panel());
         // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
         unsafe {
-            if let Some(finish) = FinishColumns::new(columns, m, terms, out) {
-                multiply(symbols.as_ptr(), panel, extent, &rows, finish.first_row());
-            } else if let Some(requant) = RequantColumns::new(columns, m, terms, out) {
-                multiply(symbols.as_ptr(), panel, extent, &rows, requant.first_row());
+            if let Some(columns) = DequantizedColumns::new(columns, m, terms, out) {
+                multiply(symbols.as_ptr(), panel, extent, &rows, columns.first_row());
+            } else if let Some(columns) = RequantizedColumns::new(columns, m, terms, out) {
+                multiply(symbols.as_ptr(), panel, extent, &rows, columns.first_row());
             } else {
                 return false;
             }
@@ -162,28 +174,67 @@ impl TileKernel for Avx512 {
         unsafe { avx2::write_rows(panel, flip, out, stride) }
     }
 
+    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        // SAFETY: `self` proves the features, and the caller answers for the rest.
+        unsafe { write_columns(panel, flip, out, stride) }
+    }
+
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         // SAFETY: `self` proves the features.
         unsafe { pack(from, to) }
     }
 
-    fn finish(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: OutputBlock<'_>) {
+    fn epilogue(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: Output<'_>) {
         let m = terms.row_sums.len();
         let columns = terms.columns.len();
         let has_sums = || assert!(reach(m, stride, columns).is_some_and(|reach| reach <= sums.len()));
         // SAFETY: `self` proves the features; `new` has checked the block, and `has_sums` the sums.
         unsafe {
-            if let Some(finish) = FinishColumns::new(columns, m, terms, &mut out) {
+            if let Some(columns) = DequantizedColumns::new(columns, m, terms, &mut out) {
                 has_sums();
-                return finish_rows(finish.first_row(), 0..m, sums.as_ptr(), stride);
+                return epilogue_of_rows(columns.first_row(), 0..m, sums.as_ptr(), stride);
             }
-            if let Some(requant) = RequantColumns::new(columns, m, terms, &mut out) {
+            if let Some(columns) = RequantizedColumns::new(columns, m, terms, &mut out) {
                 has_sums();
-                return finish_rows(requant.first_row(), 0..m, sums.as_ptr(), stride);
+                return epilogue_of_rows(columns.first_row(), 0..m, sums.as_ptr(), stride);
             }
         }
         // SAFETY: `self` proves the features.
-        unsafe { finish(sums, stride, terms, out) }
+        unsafe { epilogue_of_any(sums, stride, terms, out) }
+    }
+}
+
+/// Where the weights of a group, which has four along k for each of 16 columns, are in rows along n.
+const BY_K: [u8; GROUP] = {
+    let mut from = [0; GROUP];
+    let mut at = 0;
+    while at < GROUP {
+        from[at] = (at % PANEL * 4 + at / PANEL) as u8;
+        at += 1;
+    }
+    from
+};
+
+/// As [`TileKernel::write_columns`].
+///
+/// # Safety
+/// As there; and the processor has the features.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+unsafe fn write_columns(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+    // SAFETY: 64 bytes.
+    let by_k = unsafe { _mm512_loadu_si512(BY_K.as_ptr().cast()) };
+    let flip = _mm512_set1_epi8(flip.cast_signed());
+    for (g, group) in panel.as_chunks::<GROUP>().0.iter().enumerate() {
+        // SAFETY: the group's 64 bytes; the caller answers for the output.
+        unsafe {
+            let group = _mm512_loadu_si512(group.as_ptr().cast());
+            let four = _mm512_xor_si512(_mm512_permutexvar_epi8(by_k, group), flip);
+            let to = out.add(4 * g * stride);
+            _mm_storeu_si128(to.cast(), _mm512_castsi512_si128(four));
+            _mm_storeu_si128(to.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(four));
+            _mm_storeu_si128(to.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(four));
+            _mm_storeu_si128(to.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(four));
+        }
     }
 }
 
@@ -220,8 +271,8 @@ fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,f16c")]
-fn finish(sums: &[i32], stride: usize, terms: &Terms<'_>, out: OutputBlock<'_>) {
-    rows::finish(sums, stride, terms, out, |floats, halves| avx2::to_halves(floats, halves));
+fn epilogue_of_any(sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
+    rows::epilogue(sums, stride, terms, out, |floats, halves| avx2::to_halves(floats, halves));
 }
 
 /// # Panics

@@ -3,7 +3,8 @@
 //! Both begin with `fp32(sum + column − weight · row sum) · scale`; every step is an operation of its own.
 
 use super::block::{Destination, TILE_PANELS};
-use crate::arch::rows::{Elementwise, OutputBlock, Terms, Vector, WeightTerm};
+use crate::arch::output::{Destination as Memory, Elementwise, Epilogue, Output, ScalarOrPerColumn};
+use crate::arch::rows::{Terms, WeightTerm};
 use crate::geometry::PANEL;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -11,12 +12,12 @@ use std::ops::Range;
 /// Columns that a register tile spans.
 const TILE_COLUMNS: usize = TILE_PANELS * PANEL;
 
-/// Finishes some rows whose sums are in memory, `stride` apart.
+/// Makes the outputs of some rows whose sums are in memory, `stride` apart.
 ///
 /// # Safety
 /// AVX-512; the rows are among those of the block that `to` begins, and there are sums for them.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(in crate::arch::x86_64) unsafe fn finish_rows<D: Destination>(
+pub(in crate::arch::x86_64) unsafe fn epilogue_of_rows<D: Destination>(
     to: D,
     rows: Range<usize>,
     sums: *const i32,
@@ -45,27 +46,27 @@ pub(in crate::arch::x86_64) trait Columns: Sized {
     /// AVX-512; the block has those rows.
     unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, sums: &[[__m512i; NR]; MR]);
     /// The destination of the first tile.
-    fn first_row(&self) -> Finish<'_, Self> {
-        Finish { columns: self, row: 0 }
+    fn first_row(&self) -> TileOf<'_, Self> {
+        TileOf { columns: self, row: 0 }
     }
 }
 
 /// A tile of such columns.
-pub(in crate::arch::x86_64) struct Finish<'a, C> {
+pub(in crate::arch::x86_64) struct TileOf<'a, C> {
     columns: &'a C,
     row: usize,
 }
 
 // Derived, it would ask for columns that are `Copy`.
-impl<C> Clone for Finish<'_, C> {
+impl<C> Clone for TileOf<'_, C> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<C> Copy for Finish<'_, C> {}
+impl<C> Copy for TileOf<'_, C> {}
 
-impl<C: Columns> Destination for Finish<'_, C> {
+impl<C: Columns> Destination for TileOf<'_, C> {
     #[inline(always)]
     unsafe fn at(self, row: usize, panel: usize) -> Self {
         debug_assert!(panel == 0, "a block is one tile wide");
@@ -95,7 +96,7 @@ struct Scaling<'a> {
 
 impl<'a> Scaling<'a> {
     /// If there is one tile of columns, and one zero point for all columns of the weight.
-    fn new(terms: &Terms<'a>, scale: &Vector<'_>) -> Option<Self> {
+    fn new(terms: &Terms<'a>, scale: &ScalarOrPerColumn<'_>) -> Option<Self> {
         let WeightTerm::Scalar(weight) = terms.weight else { return None };
         let columns = terms.columns.try_into().ok()?;
         Some(Self { columns, scales: copied(scale), weight, row_sums: terms.row_sums })
@@ -126,14 +127,14 @@ impl<'a> Scaling<'a> {
     }
 }
 
-fn copied(vector: &Vector<'_>) -> [f32; TILE_COLUMNS] {
-    let mut values = [0.0; TILE_COLUMNS];
-    vector.copy_to(0, &mut values);
-    values
+fn copied(values: &ScalarOrPerColumn<'_>) -> [f32; TILE_COLUMNS] {
+    let mut copy = [0.0; TILE_COLUMNS];
+    values.copy_to(0, &mut copy);
+    copy
 }
 
 /// Columns of float outputs.
-pub(in crate::arch::x86_64) struct FinishColumns<'a> {
+pub(in crate::arch::x86_64) struct DequantizedColumns<'a> {
     scaling: Scaling<'a>,
     out: *mut f32,
     stride: usize,
@@ -142,13 +143,17 @@ pub(in crate::arch::x86_64) struct FinishColumns<'a> {
     elementwise: Elementwise<'a>,
 }
 
-impl<'a> FinishColumns<'a> {
+impl<'a> DequantizedColumns<'a> {
     /// If the block is of this kind.
     ///
     /// # Panics
     /// If the output or the terms have other rows or columns than the block.
-    pub fn new<'b: 'a>(columns: usize, m: usize, terms: &Terms<'a>, out: &mut OutputBlock<'b>) -> Option<Self> {
-        let OutputBlock::F32(out, scale, addend, elementwise) = out else { return None };
+    pub fn new<'b: 'a>(columns: usize, m: usize, terms: &Terms<'a>, out: &mut Output<'b>) -> Option<Self> {
+        let Output { destination: Memory::F32(out), epilogue: Epilogue::Dequantize { scale, addend, elementwise } } =
+            out
+        else {
+            return None;
+        };
         if columns != TILE_COLUMNS {
             return None;
         }
@@ -161,7 +166,7 @@ impl<'a> FinishColumns<'a> {
 }
 
 /// Sums become floats: `scaled (+ addend) (· gate) (+ residual)`.
-impl Columns for FinishColumns<'_> {
+impl Columns for DequantizedColumns<'_> {
     #[inline(always)]
     unsafe fn prefetch<const MR: usize, const NR: usize>(&self, row: usize, part: usize, parts: usize) {
         let count = (MR * NR).div_ceil(parts);
@@ -209,7 +214,7 @@ impl Columns for FinishColumns<'_> {
 }
 
 /// Columns of outputs that are bytes.
-pub(in crate::arch::x86_64) struct RequantColumns<'a> {
+pub(in crate::arch::x86_64) struct RequantizedColumns<'a> {
     scaling: Scaling<'a>,
     out: *mut u8,
     stride: usize,
@@ -219,21 +224,19 @@ pub(in crate::arch::x86_64) struct RequantColumns<'a> {
     highest: f32,
 }
 
-impl<'a> RequantColumns<'a> {
+impl<'a> RequantizedColumns<'a> {
     /// If the block is of this kind.
     ///
     /// # Panics
     /// If the output or the terms have other rows or columns than the block.
-    pub fn new(columns: usize, m: usize, terms: &Terms<'a>, out: &mut OutputBlock<'_>) -> Option<Self> {
-        let (out, stride, shape, scale, zero_point, lowest) = match out {
-            OutputBlock::U8(out, scale, zero_point) => {
-                (out.as_mut_ptr(), out.stride(), (out.rows(), out.columns()), scale, *zero_point, 0)
-            }
-            OutputBlock::I8(out, scale, zero_point) => {
-                (out.as_mut_ptr().cast(), out.stride(), (out.rows(), out.columns()), scale, *zero_point, -128)
-            }
+    pub fn new(columns: usize, m: usize, terms: &Terms<'a>, out: &mut Output<'_>) -> Option<Self> {
+        let Epilogue::Requantize { scale, zero_point } = &out.epilogue else { return None };
+        let (out, stride, shape, lowest) = match &mut out.destination {
+            Memory::U8(out) => (out.as_mut_ptr(), out.stride(), (out.rows(), out.columns()), 0),
+            Memory::I8(out) => (out.as_mut_ptr().cast(), out.stride(), (out.rows(), out.columns()), -128),
             _ => return None,
         };
+        let zero_point = *zero_point;
         if columns != TILE_COLUMNS {
             return None;
         }
@@ -245,7 +248,7 @@ impl<'a> RequantColumns<'a> {
 }
 
 /// Sums become bytes: scaled, clamped, rounded half to even, and the zero point added. NaN becomes the lowest value.
-impl Columns for RequantColumns<'_> {
+impl Columns for RequantizedColumns<'_> {
     #[inline(always)]
     unsafe fn prefetch<const MR: usize, const NR: usize>(&self, row: usize, part: usize, parts: usize) {
         // A row is a line, or parts of two.

@@ -1,0 +1,93 @@
+//! Memory that a thread keeps from call to call, so that a call neither allocates nor touches fresh pages.
+
+use crate::aligned::Aligned;
+use std::any::Any;
+use std::cell::RefCell;
+
+/// All of it; what it holds is not specified.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    /// Packed activations, for all threads of a call, and the sums of their rows.
+    pub packed: Aligned<i8>,
+    pub row_sums: Vec<i32>,
+    /// A row that is quantised and not packed yet.
+    pub row: Vec<u8>,
+    /// Decoded symbols: of a tile or of a strip.
+    pub symbols: Aligned<u8>,
+    /// Sums of a strip or of a block.
+    pub sums: Aligned<i32>,
+    /// What the kernel needs by itself.
+    pub scratch: Scratch,
+}
+
+thread_local! {
+    static WORKSPACE: RefCell<Workspace> = RefCell::default();
+}
+
+impl Workspace {
+    /// Does a thread's part of the work with its workspace. It is taken out meanwhile: should a pool run another part on this
+    /// thread before this one ends, that one has a new workspace.
+    pub fn with<R>(work: impl FnOnce(&mut Self) -> R) -> R {
+        let mut workspace = WORKSPACE.take();
+        let result = work(&mut workspace);
+        WORKSPACE.set(workspace);
+        result
+    }
+
+    /// Does the work of a whole call with this thread's memory for packed activations, and leaves the rest of its workspace
+    /// for the part of that work which this thread may be given.
+    pub fn with_packed<R>(work: impl FnOnce(&mut Aligned<i8>, &mut Vec<i32>) -> R) -> R {
+        let (mut packed, mut row_sums) = WORKSPACE.with_borrow_mut(|workspace| {
+            (std::mem::take(&mut workspace.packed), std::mem::take(&mut workspace.row_sums))
+        });
+        let result = work(&mut packed, &mut row_sums);
+        WORKSPACE.with_borrow_mut(|workspace| (workspace.packed, workspace.row_sums) = (packed, row_sums));
+        result
+    }
+}
+
+/// Memory of the kernel that ran last on this thread.
+#[derive(Debug, Default)]
+pub struct Scratch(Option<Box<dyn Any>>);
+
+impl Scratch {
+    /// That of a kernel whose memory is a `T`.
+    pub fn of<T: Any + Default>(&mut self) -> &mut T {
+        if !self.0.as_ref().is_some_and(|any| any.is::<T>()) {
+            self.0 = Some(Box::<T>::default());
+        }
+        self.0.as_mut().and_then(|any| any.downcast_mut()).expect("it is one, or was just made")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_kept_and_no_two_parts_have_the_same() {
+        let address = Workspace::with(|workspace| {
+            workspace.sums.reset(100, "sums").unwrap();
+            workspace.scratch.of::<Vec<u8>>().extend([1; 100]);
+            Workspace::with(|other| assert!(other.sums.is_empty()));
+            (workspace.sums.as_ptr(), workspace.scratch.of::<Vec<u8>>().as_ptr())
+        });
+        Workspace::with_packed(|packed, _| {
+            packed.reset(10, "rows").unwrap();
+            Workspace::with(|workspace| {
+                assert!(workspace.packed.is_empty());
+                assert_eq!((workspace.sums.as_ptr(), workspace.scratch.of::<Vec<u8>>().as_ptr()), address);
+            });
+        });
+        Workspace::with(|workspace| assert_eq!(workspace.packed.len(), 10));
+    }
+
+    #[test]
+    fn a_kernel_finds_its_own_memory() {
+        let mut scratch = Scratch::default();
+        scratch.of::<Vec<u8>>().push(1);
+        assert_eq!(scratch.of::<Vec<u8>>(), &[1]);
+        assert!(scratch.of::<Vec<u16>>().is_empty());
+        assert!(scratch.of::<Vec<u8>>().is_empty());
+    }
+}

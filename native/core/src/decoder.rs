@@ -1,0 +1,159 @@
+//! Weights that a kernel decodes, tile by tile.
+
+use crate::arch::{Extent, Scratch, TileCode, Workspace};
+use crate::codec::Code;
+use crate::container::{CompressedWeight, Tile};
+use crate::dispatch::Kernel;
+use crate::error::{Error, with_room};
+use crate::geometry::{Geometry, TileShape};
+use std::ops::Deref;
+
+/// A weight with the bytes of `x2` that it was made from: all that works on a weight begins with `bind`.
+#[derive(Debug)]
+pub struct Bound<'a, W> {
+    pub(crate) weight: &'a W,
+    pub(crate) x2: &'a [u8],
+}
+
+impl<W> Clone for Bound<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for Bound<'_, W> {}
+
+impl<W> Deref for Bound<'_, W> {
+    type Target = W;
+    fn deref(&self) -> &W {
+        self.weight
+    }
+}
+
+/// A parsed weight, and what decodes it.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    weight: CompressedWeight,
+    code: Option<TileCode>,
+    kernel: Kernel,
+}
+
+impl Decoder {
+    pub fn new(weight: CompressedWeight, kernel: Kernel) -> Self {
+        let code = weight.code().cloned().map(TileCode::from);
+        Self { weight, code, kernel }
+    }
+
+    pub fn geometry(&self) -> &Geometry {
+        self.weight.geometry()
+    }
+    pub fn weight(&self) -> &CompressedWeight {
+        &self.weight
+    }
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
+    }
+    /// The code of coded tiles; there are none where there is no code.
+    pub fn code(&self) -> Option<&TileCode> {
+        self.code.as_ref()
+    }
+
+    /// Remembers counts of all tiles, if there are any that are coded: see [`CompressedWeight::remember_counts`].
+    pub fn remember_counts(&mut self, counts: Vec<u16>) {
+        if self.code.is_some() {
+            self.weight.remember_counts(counts);
+        }
+    }
+
+    /// With bytes that it reads from.
+    pub fn tiles<'a>(&'a self, x2: &'a [u8]) -> Tiles<'a> {
+        Tiles { decoder: self, x2 }
+    }
+}
+
+/// The tiles of a weight. They are read from bytes that may have changed since the weight was parsed: each that is asked for is
+/// cut out anew, and its lengths are checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tiles<'a> {
+    decoder: &'a Decoder,
+    x2: &'a [u8],
+}
+
+impl<'a> Tiles<'a> {
+    /// Fails unless the bytes are as many as those that the weight was parsed from.
+    pub fn check_len(&self) -> Result<(), Error> {
+        let (expected, found) = (self.decoder.weight.x2_len(), self.x2.len());
+        if expected == found { Ok(()) } else { Err(Error::Length { expected, found }) }
+    }
+
+    /// Tile `t`, cut into its parts.
+    pub fn tile(&self, t: usize) -> Result<Tile<'a>, Error> {
+        self.decoder.weight.tile(self.x2, t)
+    }
+
+    /// Checks tile `t`, as [`CompressedWeight::verify_tile`], whose counts it gives.
+    pub fn verify(&self, t: usize) -> Result<Vec<u16>, Error> {
+        self.decoder.weight.verify_tile(self.x2, t)
+    }
+
+    /// Panels and fractals of tile `t`.
+    pub fn extent(&self, t: usize) -> Extent {
+        let TileShape { panels, fractals, .. } = self.decoder.geometry().tile(t);
+        Extent::new(panels, fractals)
+    }
+
+    /// Writes the symbols of tile `t` in kernel order, panels `stride` apart.
+    pub fn decode(&self, t: usize, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Error> {
+        let extent = self.extent(t);
+        match self.tile(t)? {
+            Tile::Coded(tile) => {
+                let code = self.decoder.code.as_ref().expect("a coded tile has a code");
+                let decoded = self.decoder.kernel.tile().decode(code, &tile, extent, out, stride, scratch);
+                decoded.map_err(|_| self.refusal(t))?;
+            }
+            Tile::Raw(raw) => extent.scatter(raw, out, stride),
+            Tile::Constant(symbol) => {
+                for panel in 0..extent.panels() {
+                    out[panel * stride..][..extent.panel()].fill(symbol);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `use_them` with the symbols of tile `t` in kernel order.
+    pub fn with_symbols<R>(
+        &self,
+        t: usize,
+        workspace: &mut Workspace,
+        use_them: impl FnOnce(&[u8]) -> R,
+    ) -> Result<R, Error> {
+        if let Tile::Raw(symbols) = self.tile(t)? {
+            return Ok(use_them(symbols));
+        }
+        let Workspace { symbols, scratch, .. } = workspace;
+        let extent = self.extent(t);
+        symbols.reset(extent.weights(), "a decoded tile")?;
+        self.decode(t, symbols, extent.panel(), scratch)?;
+        Ok(use_them(symbols))
+    }
+
+    /// Why a kernel finds tile `t` damaged: the reference decoder knows.
+    pub fn refusal(&self, t: usize) -> Error {
+        let reason = |code: &Code, tile: &Tile<'_>| {
+            let Tile::Coded(tile) = tile else { return Ok(None) };
+            let len = self.extent(t).weights();
+            let mut symbols = with_room(len, "a decoded tile")?;
+            symbols.resize(len, 0);
+            Ok(tile.decode(code, &mut symbols).err())
+        };
+        let found = self.tile(t).and_then(|tile| match self.decoder.weight.code() {
+            Some(code) => reason(code, &tile),
+            None => Ok(None),
+        });
+        match found {
+            Ok(reason) => Error::Tile { tile: t, reason: reason.unwrap_or("does not decode") },
+            Err(error) => error,
+        }
+    }
+}

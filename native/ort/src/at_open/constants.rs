@@ -1,0 +1,111 @@
+//! What a model's metadata says of its constants, and their bytes in the data file.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Component, Path, PathBuf};
+
+use mcd_core::{Kernel, Layout, Serial, VerifiedWeight, WeightType};
+use ort_sys::ONNXTensorElementDataType as Type;
+use serde::Deserialize;
+
+use crate::ffi::{ByteTensor, Error, element_count};
+
+/// The constants of a model.
+#[derive(Deserialize)]
+pub struct Constants {
+    /// The data file: first its name, beside the model, as the metadata has it.
+    data: PathBuf,
+    /// The constants.
+    #[serde(rename = "constants")]
+    pub list: Vec<Constant>,
+}
+
+/// A constant whose compressed weight is in the data file.
+#[derive(Deserialize)]
+pub struct Constant {
+    /// The initializer's name.
+    pub name: String,
+    dtype: String,
+    shape: Vec<i64>,
+    compress_info: Vec<i64>,
+    transposed: u8,
+    x2: Place,
+    compress_index: Place,
+}
+
+/// Name, offset and length of a tensor in the data file.
+#[derive(Deserialize)]
+struct Place(#[expect(dead_code, reason = "read by the Python package alone")] String, u64, u64);
+
+impl Constants {
+    /// Reads the text that the metadata of the model at `path` has.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        let mut constants: Self = serde_json::from_str(text)
+            .map_err(|error| Error::invalid(format!("metadata mcd.at_open cannot be read: {error}")))?;
+        let mut parts = constants.data.components();
+        let (Some(Component::Normal(name)), None) = (parts.next(), parts.next()) else {
+            return Err(Error::invalid(format!("the data file {:?} is not beside the model", constants.data)));
+        };
+        constants.data = path.with_file_name(name);
+        Ok(constants)
+    }
+
+    /// Decodes a constant, all checksums checked.
+    pub fn restore(&self, constant: &Constant) -> Result<ByteTensor, Error> {
+        let (element, count) = constant.element_and_count()?;
+        let (x2, index) = self.stream(constant)?;
+        let refused = |error: mcd_core::Error| Error::invalid(error.to_string());
+        let kernel = Kernel::from_env().map_err(refused)?;
+        let weight = VerifiedWeight::new(&x2, &index, &constant.compress_info, kernel, 1).map_err(refused)?;
+        let declared = if constant.dtype == "uint8" { WeightType::U8 } else { WeightType::I8 };
+        if weight.weight_type() != declared {
+            return Err(Error::invalid(format!("it is declared as {}, and its weight is not", constant.dtype)));
+        }
+        let layout = if constant.transposed == 0 { Layout::Kn } else { Layout::Nk };
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(count).map_err(|error| Error::invalid(error.to_string()))?;
+        let bound = weight.bind(&x2).map_err(refused)?;
+        bound.decompress(layout, &mut bytes.spare_capacity_mut()[..count], &Serial).map_err(refused)?;
+        // SAFETY: all of them were written.
+        unsafe { bytes.set_len(count) };
+        Ok(ByteTensor { name: constant.name.clone(), element, shape: constant.shape.clone(), bytes })
+    }
+
+    /// The stream and the index of a constant.
+    fn stream(&self, constant: &Constant) -> Result<(Vec<u8>, Vec<u8>), Error> {
+        let in_file = |error: std::io::Error| Error::invalid(format!("{}: {error}", self.data.display()));
+        let mut file = File::open(&self.data).map_err(in_file)?;
+        let end = file.metadata().map_err(in_file)?.len();
+        let mut read = |&Place(_, offset, len): &Place| {
+            if offset.checked_add(len).is_none_or(|last| last > end) {
+                return Err(Error::invalid(format!("{} is too short", self.data.display())));
+            }
+            let mut bytes = Vec::new();
+            let len = usize::try_from(len).map_err(|_| Error::invalid("it is too large"))?;
+            bytes.try_reserve_exact(len).map_err(|error| Error::invalid(error.to_string()))?;
+            bytes.resize(len, 0);
+            file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(&mut bytes)).map_err(in_file)?;
+            Ok(bytes)
+        };
+        Ok((read(&constant.x2)?, read(&constant.compress_index)?))
+    }
+}
+
+impl Constant {
+    /// The type of its elements, and how many it has.
+    fn element_and_count(&self) -> Result<(Type, usize), Error> {
+        let element = match self.dtype.as_str() {
+            "int8" => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8,
+            "uint8" => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
+            other => return Err(Error::invalid(format!("its type is {other:?}, not int8 or uint8"))),
+        };
+        let &[_, _, k, n, _] = self.compress_info.as_slice() else {
+            return Err(Error::invalid(format!("compress_info is {:?} instead of five numbers", self.compress_info)));
+        };
+        let count = element_count(&self.shape)?;
+        if count != element_count(&[k, n])? {
+            return Err(Error::invalid(format!("shape is {:?}, and the weight has {k} x {n} elements", self.shape)));
+        }
+        Ok((element, count))
+    }
+}

@@ -1,0 +1,114 @@
+//! Constants that are restored when a session is created.
+//!
+//! In the model file they are initializers whose data lies nowhere, and the model's metadata says where their compressed
+//! weights are. Session config entry `mcd.model` names the model file. With it, the library decodes the constants when it
+//! is registered, and gives them to the session options, as onnxruntime's `AddExternalInitializers` does. For the session
+//! they are initializers like others: packed and folded as ever.
+//!
+//! - [`metadata`]: what a model file says of itself, found without reading the rest
+//! - [`constants`]: what the metadata says of the constants, and their bytes in the data file
+
+mod constants;
+mod metadata;
+
+use std::ffi::CStr;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::UNIX_EPOCH;
+
+use ort_sys::OrtSessionOptions;
+
+use self::constants::Constants;
+use crate::ffi::{Api, ByteTensor, Error};
+use crate::pool::processors;
+
+/// Session config entry: the path of the model that the options are for.
+const MODEL: &CStr = c"mcd.model";
+
+/// Session config entry that marks options which have a model's constants already.
+const RESTORED: &CStr = c"mcd.restored";
+
+/// The model's metadata that says which constants there are.
+const KEY: &str = "mcd.at_open";
+
+/// Gives a model's constants to the session options that name it; does nothing for others.
+///
+/// # Safety
+///
+/// `options` is live and belongs to `api`.
+pub unsafe fn restore(api: Api, options: *mut OrtSessionOptions) -> Result<(), Error> {
+    // SAFETY: the caller's contract.
+    let Some(model) = (unsafe { api.session_config_entry(options, MODEL) })? else { return Ok(()) };
+    let about = |error: Error| error.within(&format!("session config entry mcd.model: {model}"));
+    let path = Path::new(&model);
+    let mark = mark(path).map_err(about)?;
+    let prefix = format!("{options:p} ");
+    // SAFETY: the caller's contract.
+    let before = (unsafe { api.session_config_entry(options, RESTORED) })?;
+    // A clone of options has the entries of the original.
+    let before = before.as_deref().and_then(|found| found.strip_prefix(&prefix));
+    if before == Some(mark.as_str()) {
+        return Ok(());
+    }
+    // Whatever this model is: onnxruntime would take them for initializers of the same names in it.
+    if before.is_some() {
+        return Err(about(Error::invalid(
+            "the session options have the constants of another model, or of an older state of this one: \
+             give each model session options of its own",
+        )));
+    }
+    let Some(text) = metadata::find(path, KEY).map_err(about)? else { return Ok(()) };
+    let tensors = shared(path, &mark, &text).map_err(about)?;
+    // SAFETY: the caller's contract.
+    unsafe {
+        api.add_external_initializers(options, tensors)?;
+        api.set_session_config_entry(options, RESTORED, &format!("{prefix}{mark}"))
+    }
+}
+
+/// What tells the state of a model file.
+fn mark(model: &Path) -> Result<String, Error> {
+    let status = fs::metadata(model).map_err(|error| Error::invalid(error.to_string()))?;
+    let modified = status.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
+    Ok(format!("{} {} {}", model.display(), status.len(), modified.as_nanos()))
+}
+
+/// The constants of a model, decoded once for all sessions of the process that open it.
+fn shared(model: &Path, mark: &str, text: &str) -> Result<&'static [ByteTensor], Error> {
+    // Options and sessions keep pointers to the data and nothing tells when the last one has gone, so it stays.
+    static MODELS: Mutex<Vec<(String, &'static [ByteTensor])>> = Mutex::new(Vec::new());
+
+    let mut models = MODELS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, tensors)) = models.iter().find(|(known, _)| known == mark) {
+        return Ok(tensors);
+    }
+    let tensors: &'static [ByteTensor] = restored(&Constants::parse(text, model)?)?.leak();
+    models.push((mark.to_owned(), tensors));
+    Ok(tensors)
+}
+
+/// Decodes all constants, several at a time.
+fn restored(constants: &Constants) -> Result<Vec<ByteTensor>, Error> {
+    let places: Vec<Mutex<Option<Result<ByteTensor, Error>>>> =
+        constants.list.iter().map(|_| Mutex::default()).collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let (Some(constant), Some(place)) = (constants.list.get(index), places.get(index)) else { return };
+            let tensor = constants.restore(constant);
+            let tensor = tensor.map_err(|error| error.within(&format!("constant {:?}", constant.name)));
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(tensor);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..processors().min(constants.list.len()) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let found = places.into_iter().map(|place| place.into_inner().unwrap_or_else(PoisonError::into_inner));
+    found.map(|each| each.unwrap_or_else(|| Err(Error::internal("a constant was not restored")))).collect()
+}

@@ -1,0 +1,231 @@
+"""Constants that are compressed in the file and restored when a session is created."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import mcd_graph
+from mcd_graph.errors import InputError, NothingToCompressError
+from mcd_graph.inspection import inspect_model
+from mcd_graph.integrity import check_model
+from mcd_graph.model.at_open import AT_OPEN_KEY, SENTENCE
+from mcd_graph.model.source import size_of
+from mcd_graph.passes.at_open import matrix_of
+from mcd_graph.report.forecast import forecast
+
+X = np.random.default_rng(9).integers(0, 256, (2, 32, 9, 8)).astype(np.uint8)
+
+WEIGHTS = {"w0": (64, 32, 3, 3), "w1": (48, 64, 3, 3), "w2": (64, 48, 1, 1)}
+
+
+def bell(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return np.clip(np.rint(np.random.default_rng(seed).normal(0, 14, shape)), -127, 127).astype(np.int8)
+
+
+def convolutions(seed: int = 0) -> onnx.ModelProto:
+    """Two QLinearConv and a ConvInteger, whose weight is uint8."""
+    constants: dict[str, np.ndarray] = {"wz": np.array(0, np.int8), "xz": np.array(3, np.uint8)}
+    nodes = []
+    source = "x"
+    for number, name in enumerate(("w0", "w1")):
+        constants |= {name: bell(WEIGHTS[name], seed + number), f"{name}s": np.float32(0.01)}
+        constants |= {f"{name}x": np.float32(0.05), f"{name}y": np.float32(0.6), f"{name}yz": np.array(99, np.uint8)}
+        inputs = [source, f"{name}x", "xz", name, f"{name}s", "wz", f"{name}y", f"{name}yz"]
+        nodes.append(helper.make_node("QLinearConv", inputs, [f"y{number}"], name=f"conv{number}", pads=[1, 1, 1, 1]))
+        source = f"y{number}"
+    constants |= {"w2": (bell(WEIGHTS["w2"], seed + 2).astype(np.int16) + 128).astype(np.uint8), "uz": np.uint8(128)}
+    nodes.append(helper.make_node("ConvInteger", [source, "w2", "xz", "uz"], ["y"], name="conv2"))
+    graph = helper.make_graph(
+        nodes,
+        "convolutions",
+        [helper.make_tensor_value_info("x", TensorProto.UINT8, ["b", 32, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, ["b", 64, "h", "w"])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "convolutions.onnx"
+    path.write_bytes(convolutions().SerializeToString())
+    return path
+
+
+@pytest.fixture
+def compressed(source: Path) -> Path:
+    mcd_graph.compress_model(source, source.with_name("c.mcd.onnx"), at_open=True)
+    return source.with_name("c.mcd.onnx")
+
+
+@pytest.fixture(autouse=True)
+def disabled() -> Iterator[None]:
+    yield
+    mcd_graph.disable()
+
+
+def run(session: onnxruntime.InferenceSession) -> bytes:
+    return session.run(None, {"x": X})[0].tobytes()
+
+
+def test_all_constants_are_compressed_and_the_bytes_are_the_same(source: Path, tmp_path: Path) -> None:
+    report = mcd_graph.compress_model(source, tmp_path / "c.onnx", at_open=True)
+    assert {each.name: (each.status, each.way) for each in report.constants} == dict.fromkeys(
+        WEIGHTS, ("lowered", "open")
+    )
+    totals = report.totals
+    assert totals.constant_bytes_lowered == totals.constant_bytes == sum(map(np.prod, WEIGHTS.values()))
+    assert totals.compressed_bytes == sum(each.bytes_after or 0 for each in report.constants)
+    assert report.proof is not None
+    assert report.proof.proved
+    expected = run(onnxruntime.InferenceSession(source))
+    assert run(mcd_graph.InferenceSession(tmp_path / "c.onnx")) == expected
+    assert run(mcd_graph.InferenceSession(tmp_path / "c.onnx", residency="plain")) == expected
+    options = mcd_graph.session_options(model=tmp_path / "c.onnx")
+    assert run(onnxruntime.InferenceSession(tmp_path / "c.onnx", options)) == expected
+    mcd_graph.enable()
+    assert run(onnxruntime.InferenceSession(tmp_path / "c.onnx")) == expected
+    assert mcd_graph.verify_model(source, tmp_path / "c.onnx", runs=2).identical
+
+
+def test_what_onnxruntime_runs_is_what_it_runs_of_the_original(source: Path, compressed: Path) -> None:
+    """Its optimised graph has the same operators, so weights are packed and layouts chosen as ever."""
+
+    def operators(path: Path) -> list[str]:
+        options = mcd_graph.session_options(model=path)
+        options.optimized_model_filepath = str(path.with_suffix(".optimised"))
+        mcd_graph.InferenceSession(path, options)
+        return [node.op_type for node in onnx.load(path.with_suffix(".optimised"), load_external_data=False).graph.node]
+
+    assert operators(compressed) == operators(source)
+    assert "DecompressWeight" not in operators(source)
+
+
+def test_the_forecast_says_what_it_brings(source: Path, compressed: Path) -> None:
+    expected = forecast(inspect_model(source))
+    assert expected.compressed == source.stat().st_size
+    assert expected.at_open == pytest.approx(size_of(compressed), rel=0.05), "small weights, in a small file"
+
+
+def test_without_help_the_error_says_what_to_do(compressed: Path) -> None:
+    with pytest.raises(Exception, match=r"compressed by mcd-graph, open it with mcd_graph\.InferenceSession"):
+        onnxruntime.InferenceSession(compressed)
+
+
+def test_the_model_says_how_it_is_opened(compressed: Path) -> None:
+    assert "set the session config entry mcd.model" in onnx.load(compressed, load_external_data=False).doc_string
+
+
+def test_inspect_restore_and_check(source: Path, compressed: Path, tmp_path: Path) -> None:
+    report = inspect_model(compressed)
+    assert {each.name: (each.way, each.read_by) for each in report.constants} == {
+        "w0": ("open", "QLinearConv"), "w1": ("open", "QLinearConv"), "w2": ("open", "ConvInteger"),
+    }  # fmt: skip
+    assert not check_model(compressed).problems
+    mcd_graph.restore_model(compressed, tmp_path / "back.onnx")
+    before = {each.name: each for each in convolutions().graph.initializer}
+    after = {each.name: each for each in onnx.load(tmp_path / "back.onnx").graph.initializer}
+    for name in WEIGHTS:
+        assert numpy_helper.to_array(after[name]).tobytes() == numpy_helper.to_array(before[name]).tobytes()
+    assert run(onnxruntime.InferenceSession(tmp_path / "back.onnx")) == run(onnxruntime.InferenceSession(source))
+
+
+def test_again_over_itself(source: Path, compressed: Path) -> None:
+    """The data file of a model that is replaced goes, and the new one stays and gets its name."""
+    for _ in range(2):
+        mcd_graph.compress_model(source, compressed, at_open=True, force=True)
+        assert sorted(path.name for path in compressed.parent.glob("c.mcd*")) == ["c.mcd.onnx", "c.mcd.onnx_data"]
+        run(mcd_graph.InferenceSession(compressed))
+
+
+def test_options_are_for_one_model(compressed: Path, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    for _ in range(2):
+        mcd_graph.InferenceSession(compressed, options)
+    (tmp_path / "other.onnx").write_bytes(convolutions(7).SerializeToString())
+    mcd_graph.compress_model(tmp_path / "other.onnx", tmp_path / "o.mcd.onnx", at_open=True)
+    for other in ("other.onnx", "o.mcd.onnx"):
+        with pytest.raises(Exception, match="the constants of another model"):
+            mcd_graph.InferenceSession(tmp_path / other, options)
+
+
+def test_a_model_that_was_replaced_is_restored_anew(compressed: Path, tmp_path: Path) -> None:
+    before = run(mcd_graph.InferenceSession(compressed))
+    (tmp_path / "other.onnx").write_bytes(convolutions(7).SerializeToString())
+    mcd_graph.compress_model(tmp_path / "other.onnx", compressed, at_open=True, force=True)
+    after = run(mcd_graph.InferenceSession(compressed))
+    assert after == run(onnxruntime.InferenceSession(tmp_path / "other.onnx")) != before
+
+
+@pytest.mark.parametrize("position", [100, 40_000])
+def test_damage_is_an_error_that_names_the_constant(compressed: Path, position: int) -> None:
+    data = compressed.with_name("c.mcd.onnx_data")
+    content = bytearray(data.read_bytes())
+    content[position % len(content)] ^= 16
+    data.write_bytes(content)
+    with pytest.raises(Exception, match=r"mcd\.model: .*constant \"w\d\""):
+        mcd_graph.InferenceSession(compressed)
+    assert not check_model(compressed).intact
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: said["constants"][0].update(name="nobody"),
+        lambda said: said["constants"][0].update(shape=[1, 2]),
+        lambda said: said["constants"][0].update(dtype="float32"),
+        lambda said: said["constants"][0].update(x2=["a", -1, 5]),
+        lambda said: said["constants"][0].pop("compress_info"),
+        lambda said: said.update(constants=5),
+        lambda said: said.update(data=["a"]),
+        lambda said: said.update(data="../elsewhere"),
+        lambda said: said["constants"][1].update(compress_index=["i", 1 << 40, 8]),
+    ],
+)
+def test_forged_metadata(compressed: Path, change) -> None:  # type: ignore[no-untyped-def]
+    model = onnx.load(compressed, load_external_data=False)
+    (entry,) = [each for each in model.metadata_props if each.key == AT_OPEN_KEY]
+    said = json.loads(entry.value)
+    change(said)
+    entry.value = json.dumps(said)
+    compressed.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError):
+        inspect_model(compressed)
+    with pytest.raises(Exception, match=r"mcd\.model|compressed by mcd-graph|nobody"):
+        mcd_graph.InferenceSession(compressed)
+
+
+def test_names_that_are_excluded_and_small_savings(source: Path, tmp_path: Path) -> None:
+    report = mcd_graph.compress_model(source, tmp_path / "c.onnx", at_open=True, exclude="conv0|w2")
+    assert {each.name: each.status for each in report.constants} == {"w0": "kept", "w1": "lowered", "w2": "kept"}
+    with pytest.raises(NothingToCompressError):
+        mcd_graph.compress_model(source, tmp_path / "d.onnx", at_open=True, min_saving=0.5)
+
+
+def test_inline_has_no_data_file(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="data file"):
+        mcd_graph.compress_model(source, tmp_path / "c.onnx", at_open=True, inline=True)
+
+
+def test_beside_multiplications(model: Path, out: Path) -> None:
+    """What a rule refused is restored at opening."""
+    report = mcd_graph.compress_model(model, out / "m.onnx", exclude="second", at_open=False)
+    assert report.totals.constant_bytes_left
+    proto = onnx.load(out / "m.onnx", load_external_data=False)
+    assert AT_OPEN_KEY not in {each.key for each in proto.metadata_props}
+    assert all(SENTENCE not in {e.value for e in t.external_data} for t in proto.graph.initializer)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1024, (32, 32)), (64 * 32 * 9, (144, 128)), (384 * 384, (384, 384)), (1031, (1, 1031))]
+)
+def test_the_matrix_that_a_constant_is_seen_as(count: int, expected: tuple[int, int]) -> None:
+    rows, columns = matrix_of(count)
+    assert rows * columns == count
+    assert (rows, columns) == expected
