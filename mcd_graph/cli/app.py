@@ -70,6 +70,8 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
         return _complain(str(error))
     except OSError as error:
         return _complain(_describe(error))
+    except MemoryError as error:
+        return _complain(str(error) or "out of memory")
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except SystemExit:  # how typer and rich end when the reader of the output went away, as `head` does

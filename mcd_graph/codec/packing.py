@@ -116,7 +116,7 @@ class FileView:
 
     @classmethod
     def of(cls, array: npt.NDArray[Any], tensor: ir.TensorProtocol) -> Self | None:
-        """Return where ``array``, a view of ``tensor``, lies; ``None`` if it does not lie in a file."""
+        """Return where ``array``, a view of ``tensor``, lies; ``None`` if that is in no file that can be opened."""
         if not isinstance(tensor, ir.ExternalTensor) or min(array.strides, default=0) < 0:
             return None
         start = _address(array) - _address(tensor.numpy())
@@ -132,7 +132,10 @@ class FileView:
             status.st_size,
             status.st_mtime_ns,
         )
-        return dataclasses.replace(view, sample=_checksum(view._map()[1]))
+        try:
+            return dataclasses.replace(view, sample=_checksum(view._map()[1]))
+        except NotSharedError:  # it cannot be opened once more: the bytes are there already
+            return None
 
     @property
     def nbytes(self) -> int:

@@ -1,7 +1,7 @@
 //! Checks of header and index, one test each: checksums are right, one field is not.
 
-use mcd_core::container::{TAIL, VERSION};
-use mcd_core::{CompressedWeight, Error, Kernel, Serial, unpack};
+use mcd_core::container::{TAIL, VERSION, stream_of};
+use mcd_core::{CompressedWeight, Error, Kernel, Profile, Serial, unpack};
 
 /// Bytes of a raw tile of the tests: one fractal.
 const RAW: usize = 512;
@@ -129,4 +129,39 @@ fn a_changed_byte_of_a_tile_is_seen_when_the_tile_is_verified() {
         let found = unpack(parsed.clone(), &weight.x2, kernel, &Serial);
         assert!(matches!(found, Err(Error::Checksum { .. })), "{kernel:?}: {found:?}");
     }
+}
+
+#[test]
+fn parameters_of_a_code_without_root_bits_are_refused() {
+    for at in [8, 9, 11] {
+        assert!(!refusal(|weight| weight.x2[at] = 1).is_empty(), "byte {at}");
+    }
+}
+
+#[test]
+fn a_stream_ends_where_its_header_says() {
+    let weight = Weight::new(2);
+    let longer = [weight.x2.as_slice(), &[7; 100]].concat();
+    assert_eq!(stream_of(&longer), weight.x2);
+    assert_eq!(stream_of(&weight.x2), weight.x2);
+    assert_eq!(stream_of(&weight.x2[..300]), &weight.x2[..300], "shorter than it says: parsing tells");
+    let mut other = longer.clone();
+    other[0] = b'N';
+    assert_eq!(stream_of(&other), other, "no stream of ours");
+}
+
+#[test]
+fn what_is_told_of_a_weight_is_what_it_holds() {
+    let weight = Weight::new(3);
+    let parsed = weight.parse().unwrap();
+    assert_eq!(parsed.profile(), Profile::Fast);
+    assert_eq!(parsed.x2_len(), weight.x2.len());
+    let stats = parsed.stats();
+    assert_eq!((stats.coded_tiles, stats.raw_tiles, stats.constant_tiles), (0, 3, 0));
+    assert_eq!(stats.payload_bytes, 3 * RAW);
+    assert_eq!(stats.stored_bytes, weight.x2.len() + weight.index.len());
+    let mut small = weight;
+    small.x2[6] = 2;
+    small.seal();
+    assert_eq!(small.parse().unwrap().profile(), Profile::Small);
 }

@@ -1,0 +1,83 @@
+"""Little that stands for a large weight, under a limit of memory: an error, and never the end of the process."""
+
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from samples import write
+
+N = 1 << 27
+
+# Argv: what to do, the model, the limit in MiB. Everything is imported before the limit counts.
+SCRIPT = """
+import resource, sys
+import onnxruntime as ort
+from mcd_graph import _native, get_library_path, integrity
+from mcd_graph.cli import main
+from mcd_graph.model.loading import load_model
+from mcd_graph.operators.registry import compressed_nodes
+from mcd_graph.operators.view import CompressedNode
+
+what, model, limit = sys.argv[1], sys.argv[2], int(sys.argv[3]) << 20
+options = ort.SessionOptions()
+options.register_custom_ops_library(get_library_path())
+parts = CompressedNode.of(next(iter(compressed_nodes(load_model(model))))[0]).parts()
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+if what == "check":
+    sys.exit(main(["inspect", "--check", model]))
+try:
+    if what == "session":
+        ort.InferenceSession(model, options)
+    else:
+        getattr(_native, what)(*parts)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weight (2 ** 27, 1) of constant tiles, half a megabyte of index."""
+    tiles = -(-N // (16 * 127))
+    index = bytes([2, 0, 0, 0, 0, 0, 0, 0]) * tiles
+    x2 = bytearray(128)
+    x2[:5] = b"MCDW\x03"
+    struct.pack_into("<HHQQQ", x2, 12, 1, 127, 1, N, len(x2))
+    struct.pack_into("<I", x2, 40, zlib.crc32(index))
+    struct.pack_into("<I", x2, 44, zlib.crc32(bytes(x2[:64])))
+    tensors = [
+        numpy_helper.from_array(np.frombuffer(bytes(data), np.int8), name)
+        for name, data in (("x2", x2), ("index", index))
+    ]
+    node = helper.make_node(
+        "MatmulCompressDequant", ["x1", "x2", "index"], ["y"], domain="mcd", compress_info=[1, 127, 1, N, 1]
+    )
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x1", TensorProto.INT8, [1, 1])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, None)],
+        tensors,
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mcd", 1)]
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    return write(made, tmp_path_factory.mktemp("memory") / "m.onnx")
+
+
+@pytest.mark.parametrize("limit", [1024, 700])
+@pytest.mark.parametrize("what", ["session", "verify", "decode", "check"])
+def test_constant_tiles_under_a_limit(model: Path, what: str, limit: int) -> None:
+    command = [sys.executable, "-c", SCRIPT, what, str(model), str(limit)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert result.returncode in (0, 1, 2), result.stderr  # and not the signal of an abort
+    if result.returncode:
+        last = result.stderr.splitlines()[-1]
+        assert "out of memory" in last, result.stderr
+        assert "Traceback" not in result.stderr
+    elif limit < N * 4 >> 20:
+        assert what == "decode", "column sums alone need more"
