@@ -64,10 +64,14 @@ class DataFiles:
         return os.path.lexists(self._directory / name)
 
     def own(self) -> set[str]:
-        """Return the data file that was written with the model that is there, if that is one of ours."""
+        """Return the data file that was written with the model that is there, if that is one of ours.
+
+        Raises:
+            OSError: reading failed in the middle, which tells nothing of whose the data file is.
+        """
         try:
             proto = read_proto(self._destination)
-        except (OSError, InputError):
+        except (FileNotFoundError, IsADirectoryError, PermissionError, InputError):
             return set()
         own = {entry.value for entry in proto.metadata_props if entry.key == DATA_FILE_KEY}
         return {name for name in own & external_files(proto) if self._pattern.fullmatch(name)}
@@ -92,7 +96,10 @@ class DataFiles:
 
     def remove_proved(self, proofs: Iterable[Path]) -> None:
         """Remove the data files that proofs call ours, unless a model uses them."""
-        in_use = self.own()
+        try:
+            in_use = self.own()
+        except OSError:  # then a file that may be in use stays
+            return
         for proof in proofs:
             self.remove_unused(set(_proved(proof)) - in_use)
 
