@@ -7,13 +7,16 @@ computed there is lost, unless it is written to a file.
 import contextlib
 import os
 import signal
+import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 __all__ = ["death_of"]
 
 _LONGEST_PAUSE = 0.005
+
+_INTERRUPTING = (signal.SIGINT, signal.SIGTERM)
 
 
 def death_of(work: Callable[[], object], *, seconds: float) -> str | None:
@@ -33,13 +36,14 @@ def death_of(work: Callable[[], object], *, seconds: float) -> str | None:
         'SIGABRT'
         >>> death_of(lambda: 1 + 1, seconds=10)
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 and later, where there are threads
-        child = os.fork()
-    if child == 0:
-        _work(work)
     end, pause = time.monotonic() + seconds, 0.0005
+    child = 0
     try:
+        with _held_back(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 and later, where there are threads
+            child = os.fork()
+            if child == 0:
+                _work(work)
         while time.monotonic() < end:
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
@@ -54,10 +58,33 @@ def death_of(work: Callable[[], object], *, seconds: float) -> str | None:
             os.waitpid(child, 0)
 
 
+@contextlib.contextmanager
+def _held_back() -> Iterator[None]:
+    """Hold signals back that raise an exception, and hand them on at the end.
+
+    What raises while the process forks, in what modules have done then, is printed by Python, and lost.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no signal's handler runs in another one
+        yield
+        return
+    caught: list[int] = []
+    before = {}
+    try:
+        for number in _INTERRUPTING:
+            if signal.getsignal(number) is not None:  # as it is for a handler that is not Python's
+                before[number] = signal.signal(number, lambda number, _: caught.append(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for each in caught:
+            signal.raise_signal(each)
+
+
 def _work(work: Callable[[], object]) -> None:
     """Do the work and end this process, without what Python does at its end."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _INTERRUPTING:
             with contextlib.suppress(ValueError):  # not in the main thread
                 signal.signal(number, signal.SIG_DFL)
         nowhere = os.open(os.devnull, os.O_WRONLY)

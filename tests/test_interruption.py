@@ -326,3 +326,25 @@ def test_two_processes_writing_the_same_output(tmp_path: Path, out: Path) -> Non
         assert_whole(destination, *allowed)
         assert len(digests(out)) == 2, "one model and its data"
         assert read_proto(destination)
+
+
+def test_ctrl_c_in_a_callback_is_not_lost() -> None:
+    """Python prints what a weak reference's callback raises, and goes on."""
+    script = """
+import signal, time, weakref
+from mcd_graph.cli.interruption import no_interruption_lost
+class Thing: pass
+def callback(_):
+    signal.raise_signal(signal.SIGINT)
+    for _ in range(1000): pass
+try:
+    with no_interruption_lost():
+        thing = Thing()
+        reference = weakref.ref(thing, callback)
+        del thing
+        time.sleep(30)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=25)
+    assert (ended.stdout, ended.stderr) == ("interrupted\n", "")

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +49,21 @@ def model(*, qdq: bool) -> onnx.ModelProto:
     used = {name for node in nodes for name in node.input}
     constants = {name: array for name, array in constants.items() if name in used}
     return make_model(nodes, {"x": (np.float32, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
+
+
+def test_ctrl_c_while_the_process_forks_is_not_lost() -> None:
+    """Modules have something done then, such as logging its locks; Python prints what that raises, and goes on."""
+    script = """
+import os, signal
+from mcd_graph.isolation import death_of
+os.register_at_fork(after_in_parent=lambda: signal.raise_signal(signal.SIGINT))
+try:
+    death_of(lambda: None, seconds=30)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from mcd_graph.cli.bench import bench
 from mcd_graph.cli.compress import compress
 from mcd_graph.cli.demo import demo
 from mcd_graph.cli.inspect import inspect
+from mcd_graph.cli.interruption import no_interruption_lost
 from mcd_graph.cli.last_word import with_last_word
 from mcd_graph.cli.output import err, out
 from mcd_graph.cli.restore import restore
@@ -61,7 +62,8 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     """Run the command line and return its exit status; nothing but the last line of defence raises."""
     logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # its warnings are not ours to print
     try:
-        status = app(args=None if arguments is None else list(arguments), prog_name="mcd", standalone_mode=False)
+        with no_interruption_lost():
+            status = app(args=None if arguments is None else list(arguments), prog_name="mcd", standalone_mode=False)
     except _UsageError as error:
         context = getattr(error, "ctx", None)
         command = "mcd" if context is None else context.command_path

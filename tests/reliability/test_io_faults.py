@@ -74,7 +74,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return library
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)], ids=["every fifth", "every"])
+@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "every"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", ["compress", "restore"])
 def test_a_call_that_fails(faults: Path, tmp_path: Path, out: Path, command: str, kind: str, step: int) -> None:
@@ -99,6 +99,8 @@ def test_a_call_that_fails(faults: Path, tmp_path: Path, out: Path, command: str
     reset()
     old, before = tensors(destination), digests(out)
     arguments = [tmp_path, kind, KINDS[kind], step, command, source, destination, "--force"]
+    if command == "compress" and step > 1:
+        arguments.append("--no-verify")  # which takes longer than all the rest
     script = [sys.executable, "-c", RUNS, *map(str, arguments)]
     failed = 0
     with subprocess.Popen(
@@ -127,8 +129,9 @@ def test_a_call_that_fails(faults: Path, tmp_path: Path, out: Path, command: str
                 assert tensors(destination) == new, where
                 assert len(digests(out)) == 2, where
                 reset()
-            if status != "200":  # the last one ends by itself
+            if status != "200":  # the last one, in which no call was left to fail
                 process.stdin.write("\n")
     assert process.returncode == 0
-    # These may fail without harm: there is another way, or what is asked of onnxruntime stays unproved.
-    assert failed or kind in ("link", "copy_file_range", "mmap")
+    # These may fail without harm: there is another way (a weight that cannot be mapped is read), or what is asked of
+    # onnxruntime stays unproved.
+    assert failed or kind in ("link", "copy_file_range") or (command, kind) == ("compress", "mmap")
