@@ -192,7 +192,7 @@ print(_native.decode(*_native.encode(numpy.eye(3, dtype=numpy.int8)))[0, 0])
 
 def test_ctrl_c_while_numpys_api_is_fetched() -> None:
     """The crate that fetches it would panic."""
-    result = subprocess.run([sys.executable, "-c", WHILE_FETCHING], check=False, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-P", "-c", WHILE_FETCHING], check=False, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "interrupted\n1\n", "")
 
 
@@ -346,5 +346,5 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=25)
+    ended = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True, timeout=25)
     assert (ended.stdout, ended.stderr) == ("interrupted\n", "")

@@ -62,7 +62,7 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    ended = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
 
 

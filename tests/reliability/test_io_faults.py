@@ -101,7 +101,7 @@ def test_a_call_that_fails(faults: Path, tmp_path: Path, out: Path, command: str
     arguments = [tmp_path, kind, KINDS[kind], step, command, source, destination, "--force"]
     if command == "compress" and step > 1:
         arguments.append("--no-verify")  # which takes longer than all the rest
-    script = [sys.executable, "-c", RUNS, *map(str, arguments)]
+    script = [sys.executable, "-P", "-c", RUNS, *map(str, arguments)]
     failed = 0
     with subprocess.Popen(
         script,

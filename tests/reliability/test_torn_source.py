@@ -143,7 +143,7 @@ sys.exit(cli.main(sys.argv[2:]))
 
 
 def test_the_last_word_of_a_command_whose_source_is_truncated(source: Path, out: Path) -> None:
-    command = [sys.executable, "-c", TRUNCATED, source.with_name("m.bin"), "compress", source, out / "m.onnx"]
+    command = [sys.executable, "-P", "-c", TRUNCATED, source.with_name("m.bin"), "compress", source, out / "m.onnx"]
     result = subprocess.run(list(map(str, command)), check=False, capture_output=True, text=True)
     assert result.returncode == 2
     (line,) = result.stderr.splitlines()
