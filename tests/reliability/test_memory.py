@@ -72,7 +72,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("limit", [1024, 700])
 @pytest.mark.parametrize("what", ["session", "verify", "decode", "check"])
 def test_constant_tiles_under_a_limit(model: Path, what: str, limit: int) -> None:
-    command = [sys.executable, "-c", SCRIPT, what, str(model), str(limit)]
+    command = [sys.executable, "-P", "-c", SCRIPT, what, str(model), str(limit)]
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode in (0, 1, 2), result.stderr  # and not the signal of an abort
     if result.returncode:
