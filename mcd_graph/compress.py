@@ -447,20 +447,8 @@ def _node_report(site: Site, stats: WeightStats | None) -> NodeReport:
 
 def _restored_report(name: str, stats: WeightStats) -> NodeReport:
     """Describe the node that restores a constant at opening."""
-    return NodeReport(
-        name=f"{name}.{OP_TYPE}",
-        op_type=OP_TYPE,
-        pattern=OP_TYPE,
-        status="lowered",
-        weight=name,
-        k=stats.k,
-        n=stats.n,
-        weight_bytes=stats.weight_bytes,
-        compressed_bytes=stats.stored_bytes,
-        payload_bytes=stats.payload_bytes,
-        entropy_bits=stats.entropy_bits,
-        codec=stats.codec,
-    )
+    site = Site(f"{name}.{OP_TYPE}", OP_TYPE, OP_TYPE, "lowered", k=stats.k, n=stats.n, weight=name)
+    return _node_report(site, stats)
 
 
 def _why_nothing(plan: LoweringPlan) -> str:

@@ -16,7 +16,7 @@ from mcd_graph.model.at_open import AT_OPEN, WAY_KEY
 from mcd_graph.model.constants import eight_bit_constants
 from mcd_graph.operators.decompress_weight import OP_TYPE
 from mcd_graph.operators.spec import DOMAIN, DOMAIN_VERSION
-from mcd_graph.passes.engine.emit import Names, place_constant, take_over
+from mcd_graph.passes.engine.emit import Names, as_tensor, place_constant, take_over
 from mcd_graph.passes.engine.facts import dimensions
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def restore_at_open(model: ir.Model, packed: Mapping[str, PackedWeight]) -> None
         value, weight = job.constant.value, packed[job.key]
         first = model.graph[0]
         inputs = [
-            place_constant(_tensor(data), names.unique(f"{value.name}.{part}"), first, as_node=False)
+            place_constant(as_tensor(data), names.unique(f"{value.name}.{part}"), first, as_node=False)
             for part, data in (("x2", weight.x2), ("compress_index", weight.compress_index))
         ]
         dtype, shape = job.constant.tensor.dtype, dimensions(job.constant.tensor)
@@ -137,7 +137,3 @@ def restore_at_open(model: ir.Model, packed: Mapping[str, PackedWeight]) -> None
         output.type, output.shape = ir.TensorType(dtype), ir.Shape(shape)
     if jobs:
         model.opset_imports.setdefault(DOMAIN, DOMAIN_VERSION)
-
-
-def _tensor(data: np.ndarray | ir.TensorProtocol) -> ir.TensorProtocol:
-    return data if isinstance(data, ir.TensorProtocol) else ir.tensor(data)

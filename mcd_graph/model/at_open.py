@@ -24,6 +24,7 @@ from onnx import TensorProto, helper
 
 from mcd_graph.errors import InputError
 from mcd_graph.model.tensors import external_entries
+from mcd_graph.model.walk import graphs_of
 from mcd_graph.operators.decompress_weight import OP_TYPE
 from mcd_graph.operators.spec import DOMAIN
 
@@ -95,7 +96,7 @@ def reveal_nodes(proto: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         InputError: the metadata does not fit the model.
     """
-    text = next((entry.value for entry in proto.metadata_props if entry.key == AT_OPEN_KEY), None)
+    text = _text_of(proto)
     if text is None:
         return proto
     data, entries = _parsed(text)
@@ -129,13 +130,17 @@ def reveal_nodes(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def locations_at_open(proto: onnx.ModelProto) -> set[str]:
     """Return the file that has the constants, as it is written in the model; nothing if there are none."""
-    text = next((entry.value for entry in proto.metadata_props if entry.key == AT_OPEN_KEY), None)
+    text = _text_of(proto)
     if text is None:
         return set()
     try:
         return {_parsed(text)[0]}
     except InputError:
         return set()
+
+
+def _text_of(proto: onnx.ModelProto) -> str | None:
+    return next((entry.value for entry in proto.metadata_props if entry.key == AT_OPEN_KEY), None)
 
 
 def _is_marked(node: onnx.NodeProto) -> bool:
@@ -193,16 +198,10 @@ def _external(name: str, dtype: int, shape: list[int], place: tuple[str, int, in
 
 def _names_read(proto: onnx.ModelProto) -> Iterator[str]:
     """Yield the names of values that nodes read and graphs give, those inside of nodes as well."""
-
-    def of(graph: onnx.GraphProto) -> Iterator[str]:
+    for graph in graphs_of(proto.graph):
         yield from (value.name for value in graph.output)
         for node in graph.node:
             yield from node.input
-            for attribute in node.attribute:
-                for inner in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                    yield from of(inner)
-
-    yield from of(proto.graph)
 
 
 _FIELDS = {"name": str, "dtype": str, "shape": list, "compress_info": list, "transposed": int, "x2": list}

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
+    import numpy as np
+
     from mcd_graph.operators.spec import OperatorSpec
     from mcd_graph.passes.engine.match import Match, Operand, Rule
 
@@ -23,6 +25,7 @@ __all__ = [
     "OPTIMISED_KEY",
     "RULE_KEY",
     "Names",
+    "as_tensor",
     "build",
     "metadata_beside_names",
     "place_constant",
@@ -204,6 +207,11 @@ def place_operands(
         return tuple(node.outputs)
 
     return [value_of(operand) for operand in operands]
+
+
+def as_tensor(data: np.ndarray | ir.TensorProtocol) -> ir.TensorProtocol:
+    """Return an array as a tensor, and a tensor, which may lie in a file, as it is."""
+    return data if isinstance(data, ir.TensorProtocol) else ir.tensor(data)
 
 
 def place_constant(tensor: ir.TensorProtocol, name: str, before: ir.Node, *, as_node: bool) -> ir.Value:

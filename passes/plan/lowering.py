@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from mcd_graph.operators.spec import DOMAIN, DOMAIN_VERSION
-from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, build, place_constant, remove_dead
+from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, as_tensor, build, place_constant, remove_dead
 from mcd_graph.passes.engine.facts import all_nodes, graph_of, home_of
 from mcd_graph.passes.engine.unsigned import make_unsigned
 from mcd_graph.passes.fusions.registry import fuse_surroundings
@@ -154,7 +154,7 @@ class _Placed:
         self.users: set[ir.Graph] = set()
         self._home = home_of(weight.value)
         self._base = weight.value.name or "weight"
-        self._x2, self._index = _tensor(packed.x2), _tensor(packed.compress_index)
+        self._x2, self._index = as_tensor(packed.x2), as_tensor(packed.compress_index)
         self._streams: dict[ir.DataType, ir.Value] = {}
         self._index_value: ir.Value | None = None
 
@@ -177,10 +177,6 @@ class _Placed:
         if self._index_value is None:
             self._index_value = place(self._index, "compress_index")
         return self._streams[stream_type], self._index_value
-
-
-def _tensor(data: np.ndarray | ir.TensorProtocol) -> ir.TensorProtocol:
-    return data if isinstance(data, ir.TensorProtocol) else ir.tensor(data)
 
 
 def _retyped(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol:
