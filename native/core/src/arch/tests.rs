@@ -13,22 +13,12 @@ use crate::dispatch::Kernel;
 use crate::geometry::{FRACTAL, GROUP};
 use crate::{CompressedWeight, Profile, Tiling, WeightType, WeightView, encode};
 use half::f16;
-
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
+use mcd_testkit::Rng;
 
 #[test]
 fn every_code_decodes_alike() {
     let extent = Extent::new(2, 3);
-    let mut rng = Rng(0x2545_f491_4f6c_dd1d);
+    let mut rng = Rng::new(0x2545_f491_4f6c_dd1d);
     let orders = |rng: &mut Rng| {
         let rotated = (rng.next() % 256) as u8;
         let stored = |mask| Stored::new((0..128).map(|rank: u8| rank.wrapping_add(rotated & 0x80)).collect(), mask);
@@ -70,7 +60,7 @@ fn every_code_decodes_alike() {
 #[test]
 fn damaged_tiles() {
     let (n, k) = (48, 96);
-    let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+    let mut rng = Rng::new(0x9e37_79b9_7f4a_7c15);
     let (mut accepted, mut scratch) = (0, Scratch::default());
     for width in [3, 9, 40, 100] {
         let bell = |rng: &mut Rng| (0..4).map(|_| rng.next() as i64 % width).sum::<i64>() as u8;
@@ -123,7 +113,7 @@ fn every_kernel_rounds_to_the_same_halves() {
     floats.extend([0x7f80_0001, 0xff80_2000, 0x7fff_ffff].map(f32::from_bits));
     floats.extend([2f32.powi(-24), 2f32.powi(-25), 2f32.powi(-25) * 1.5, 2f32.powi(-26), f32::MAX, 1e-40]);
     floats.extend([1.0 + 2f32.powi(-11), 1.0 + 3.0 * 2f32.powi(-11), 2049.0, 2051.0]);
-    let mut rng = Rng(0x0bad_cafe_dead_beef);
+    let mut rng = Rng::new(0x0bad_cafe_dead_beef);
     floats.extend((0..500).map(|_| f32::from_bits(rng.next() as u32)));
     let n = floats.len();
     let (sums, columns) = (vec![1; n], vec![0; n]);
