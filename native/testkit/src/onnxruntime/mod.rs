@@ -14,8 +14,7 @@ mod tensor;
 mod threads;
 
 pub use node::{Node, NodeInput, Tensor, size_of_element};
-pub use operator::{Kernel, Operator};
-pub use registration::{RegisterCustomOps, register};
+pub use operator::{Kernel, Operator, RegisterCustomOps, register};
 pub use status::message;
 pub use table::{ParallelFor, Version, bare_base, base, table_with_pool};
 pub use threads::{in_turn, no_threads, two_threads};

@@ -4,24 +4,40 @@ use std::cell::RefCell;
 use std::ffi::c_void;
 use std::ptr;
 
-use ort_sys::OrtCustomOp;
+use ort_sys::{OrtApiBase, OrtCustomOp, OrtSessionOptions, OrtStatusPtr};
 
 use super::inference::Inference;
 use super::kernel_context::Run;
 use super::lent::lent;
 use super::node::{Node, Tensor};
-use super::status::outcome;
-use super::table::table;
+use super::registration::registered;
+use super::status::{message, outcome};
+use super::table::{Version, base, table};
 
 /// An operator as it was registered.
 #[derive(Debug, Clone, Copy)]
-pub struct Operator(pub(super) *const OrtCustomOp);
+pub struct Operator(*const OrtCustomOp);
 
 // SAFETY: registered operators live for good (the library leaks them, since sessions keep pointers to them), are only read,
 // and do not belong to a thread.
 unsafe impl Send for Operator {}
 // SAFETY: as above.
 unsafe impl Sync for Operator {}
+
+/// The entry point of a library of operators.
+pub type RegisterCustomOps = unsafe extern "system" fn(*mut OrtSessionOptions, *const OrtApiBase) -> OrtStatusPtr;
+
+/// The operators that a library registers with an onnxruntime of this version.
+///
+/// # Safety
+/// The library asks nothing of its caller but what onnxruntime promises, and its operators live for good.
+pub unsafe fn register(library: RegisterCustomOps, version: Version) -> Vec<Operator> {
+    // SAFETY: the base is live for the call, and the table that it leads to for good; the options are only handed to
+    // functions of the table, which do not look at them. The status is the table's.
+    let text = unsafe { message(library(ptr::null_mut(), &base(version))) };
+    assert_eq!(text, None);
+    registered().into_iter().map(Operator).collect()
+}
 
 /// A kernel, released when dropped.
 #[derive(Debug)]

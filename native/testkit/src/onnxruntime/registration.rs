@@ -4,28 +4,16 @@ use std::cell::RefCell;
 use std::ffi::{c_char, c_int};
 use std::ptr;
 
-use ort_sys::{OrtApiBase, OrtCustomOp, OrtCustomOpDomain, OrtSessionOptions, OrtStatusPtr};
+use ort_sys::{OrtCustomOp, OrtCustomOpDomain, OrtSessionOptions, OrtStatusPtr};
 
-use super::operator::Operator;
-use super::status::{done, message};
-use super::table::{Version, base};
-
-/// The entry point of a library of operators.
-pub type RegisterCustomOps = unsafe extern "system" fn(*mut OrtSessionOptions, *const OrtApiBase) -> OrtStatusPtr;
+use super::status::done;
 
 thread_local! {
-    static REGISTERED: RefCell<Vec<Operator>> = const { RefCell::new(Vec::new()) };
+    static REGISTERED: RefCell<Vec<*const OrtCustomOp>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The operators that a library registers with an onnxruntime of this version.
-///
-/// # Safety
-/// The library asks nothing of its caller but what onnxruntime promises, and its operators live for good.
-pub unsafe fn register(library: RegisterCustomOps, version: Version) -> Vec<Operator> {
-    // SAFETY: the base is live for the call, and the table that it leads to for good; the options are only handed to
-    // `has_option` and `add_domain`, which do not look at them. The status is the table's.
-    let text = unsafe { message(library(ptr::null_mut(), &base(version))) };
-    assert_eq!(text, None);
+/// The operators that were registered on this thread since this was asked last.
+pub(super) fn registered() -> Vec<*const OrtCustomOp> {
     REGISTERED.take()
 }
 
@@ -52,7 +40,7 @@ pub(super) unsafe extern "system" fn domain_add(
     _: *mut OrtCustomOpDomain,
     operator: *const OrtCustomOp,
 ) -> OrtStatusPtr {
-    REGISTERED.with_borrow_mut(|registered| registered.push(Operator(operator)));
+    REGISTERED.with_borrow_mut(|registered| registered.push(operator));
     done()
 }
 
