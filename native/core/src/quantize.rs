@@ -111,14 +111,14 @@ mod tests {
     fn check(x: &[f32]) {
         let (quantizer, bytes) = reference(x);
         for kernel in Kernel::available() {
-            let found = Quantizer::from(kernel.tile().range(x));
+            let found = Quantizer::from(kernel.tile().rows().range(x));
             assert_eq!(
                 (found.scale.to_bits(), found.zero_point),
                 (quantizer.scale.to_bits(), quantizer.zero_point),
                 "{kernel:?}"
             );
             let mut out = vec![MaybeUninit::new(77); x.len()];
-            assert_eq!(kernel.tile().quantize(found, x, &mut out), bytes, "{kernel:?}");
+            assert_eq!(kernel.tile().rows().quantize(found, x, &mut out), bytes, "{kernel:?}");
         }
     }
 

@@ -4,7 +4,7 @@
 use super::output::{Elementwise, Epilogue, Output, ScalarOrPerColumn};
 use super::portable::Portable;
 use super::rows::{Terms, WeightTerm};
-use super::{Accumulators, Extent, Rows, Scratch, TileCode, TileKernel};
+use super::{Accumulators, Coded, Extent, Rows, Scratch, TileCode, TileKernel};
 use crate::codec::decode::CodedTile;
 use crate::codec::encode::EncodeTable;
 use crate::codec::{Code, Order, Stored};
@@ -42,9 +42,10 @@ fn every_code_decodes_alike() {
                     x2.resize(end + GROUP, 0);
                     let tile = CodedTile::parse(&x2, 0, end, &code, extent.weights() / FRACTAL).unwrap();
                     let (code, panel) = (TileCode::from(code), extent.panel());
+                    let coded = Coded { code: &code, tile: &tile, extent };
                     for kernel in Kernel::available() {
                         let mut found = vec![centre; extent.weights()];
-                        let decoded = kernel.tile().decode(&code, &tile, extent, &mut found, panel, &mut scratch);
+                        let decoded = kernel.tile().decode(coded, &mut found, panel, &mut scratch);
                         assert!(decoded.is_ok(), "{kernel:?} {code:?}");
                         assert!(found == symbols, "{kernel:?} {code:?}");
                     }
@@ -81,20 +82,20 @@ fn damaged_tiles() {
                     let Ok(Tile::Coded(tile)) = weight.tile(&x2, t) else { continue };
                     let shape = weight.geometry().tile(t);
                     let extent = Extent::new(shape.panels, shape.fractals);
+                    let coded = Coded { code: &code, tile: &tile, extent };
                     let panel = extent.panel();
                     let mut expected = vec![0; extent.weights()];
-                    let valid = Portable.decode(&code, &tile, extent, &mut expected, panel, &mut scratch).is_ok();
+                    let valid = Portable.decode(coded, &mut expected, panel, &mut scratch).is_ok();
                     accepted += usize::from(valid);
                     for kernel in Kernel::available() {
                         let mut found = vec![0; extent.weights()];
-                        let decodes = kernel.tile().decode(&code, &tile, extent, &mut found, panel, &mut scratch);
+                        let decodes = kernel.tile().decode(coded, &mut found, panel, &mut scratch);
                         let decodes = decodes.is_ok();
                         assert!(!valid || decodes && expected == found, "{kernel:?} {width} {profile:?} {trial} {t}");
                         let (x, mut acc) = (vec![-128; 5 * extent.k()], vec![0; 5 * extent.columns()]);
                         let rows = Rows::new(&x, extent.k(), 5, extent.k());
                         let mut acc = Accumulators::new(&mut acc, extent.columns(), 5, extent.columns());
-                        let multiplies =
-                            kernel.tile().multiply_coded(&code, &tile, extent, rows, &mut acc, &mut scratch);
+                        let multiplies = kernel.tile().multiply_coded(coded, rows, &mut acc, &mut scratch);
                         assert_eq!(multiplies.is_ok(), decodes, "{kernel:?}");
                     }
                 }
@@ -122,7 +123,7 @@ fn every_kernel_rounds_to_the_same_halves() {
         let mut halves = vec![0u16; n];
         let scale = ScalarOrPerColumn::PerColumn(&floats);
         let epilogue = Epilogue::Dequantize { scale, addend: None, elementwise: Elementwise::default() };
-        kernel.tile().epilogue(&sums, n, &terms, Output::new(&mut halves[..], epilogue));
+        kernel.tile().rows().epilogue(&sums, n, &terms, Output::new(&mut halves[..], epilogue));
         for (float, half) in floats.iter().zip(halves) {
             // A product with 1 makes a NaN quiet, as it does in the reference.
             assert_eq!(
