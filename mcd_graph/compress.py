@@ -280,7 +280,7 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         packed = _pack(request, plan.weights, writer, known)
         stats = packed.stats
         if request.verify and prover is None:
-            prover = Prover(request.opened, model, nbytes=2 * before, at_optimisation_only=plan.optimised)
+            prover = Prover(request.opened, model, nbytes=2 * before, at_optimization_only=plan.optimized)
         changed = plan.apply(packed.weights)
         restored = _pack_at_open(request, model, writer, known) if request.at_open else _Packed()
         if not changed and not restored.compressed:
