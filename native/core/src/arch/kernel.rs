@@ -4,7 +4,9 @@ use super::operands::{Accumulators, Extent, Rows, TileCode};
 use super::output::Output;
 use super::rows::{self, ActivationRow, Terms};
 use super::workspace::Scratch;
+use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
+use crate::dequantize::{Along, dequantize};
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose};
 use std::mem::MaybeUninit;
@@ -127,6 +129,21 @@ pub trait TileKernel: Sync {
     unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
         // SAFETY: the caller's contract.
         unsafe { rows::write_columns(panel, flip, out, stride) }
+    }
+
+    /// Makes floats of weights, as [`dequantize`].
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    fn dequantize(
+        &self,
+        weights: &[u8],
+        weight_type: WeightType,
+        scale: Along<'_>,
+        zero_point: Along<'_>,
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        dequantize(weights, weight_type, scale, zero_point, out);
     }
 
     /// Packs a row of activations; its sum.

@@ -21,7 +21,9 @@ use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
 use crate::arch::output::Output;
 use crate::arch::rows::{ActivationRow, Terms};
 use crate::arch::workspace::Scratch;
+use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
+use crate::dequantize::Along;
 use crate::geometry::PANEL;
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::Matrix;
@@ -133,6 +135,18 @@ impl TileKernel for Avx2 {
     unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
         // SAFETY: `self` proves the features, and the caller answers for the rest.
         unsafe { rows::write_columns(panel, flip, out, stride) }
+    }
+
+    fn dequantize(
+        &self,
+        weights: &[u8],
+        weight_type: WeightType,
+        scale: Along<'_>,
+        zero_point: Along<'_>,
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        // SAFETY: `self` proves the features.
+        unsafe { rows::dequantize(weights, weight_type, scale, zero_point, out) }
     }
 
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {

@@ -18,7 +18,9 @@ use crate::arch::output::Output;
 use crate::arch::rows::{self, ActivationRow, Terms};
 use crate::arch::workspace::Scratch;
 use crate::arch::x86_64::avx2::rows as avx2;
+use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
+use crate::dequantize::Along;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::Matrix;
@@ -177,6 +179,18 @@ impl TileKernel for Avx512 {
     unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
         // SAFETY: `self` proves the features, and the caller answers for the rest.
         unsafe { write_columns(panel, flip, out, stride) }
+    }
+
+    fn dequantize(
+        &self,
+        weights: &[u8],
+        weight_type: WeightType,
+        scale: Along<'_>,
+        zero_point: Along<'_>,
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        // SAFETY: `self` proves the features.
+        unsafe { avx2::dequantize(weights, weight_type, scale, zero_point, out) }
     }
 
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
