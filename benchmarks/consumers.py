@@ -178,7 +178,9 @@ def outer_dequantize(rows: int, k: int, n: int) -> Case:
 
     def branch(name: str) -> onnx.GraphProto:
         inner = node("MatMul", "d wd", f"{name}_y")
-        return helper.make_graph([inner], name, [], [helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, None)])
+        return helper.make_graph(
+            [inner], name, [], [helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, None)]
+        )
 
     nodes = [
         node("DequantizeLinear", "w ws wz", "wd"),
@@ -186,7 +188,7 @@ def outer_dequantize(rows: int, k: int, n: int) -> Case:
         node("DequantizeLinear", "q xs xz", "d"),
         node("If", "flag", "y", then_branch=branch("then"), else_branch=branch("else")),
     ]
-    feed: dict[str, Array] = {"x": f32(rows, k), "flag": np.array(True)}  # noqa: FBT003
+    feed: dict[str, Array] = {"x": f32(rows, k), "flag": np.array(True)}
     return Case("DequantizeLinear outside of the graph, MatMul", rows, nodes, feed, SCALES | {"w": bell(k, n)})
 
 
@@ -261,9 +263,7 @@ def embed(rows: int, hidden: int) -> Case:
 def block_table(rows: int, columns: int) -> Case:
     table = (bell(4000, columns).astype(np.int16) + 128).astype(np.uint8)
     constants: dict[str, Array] = {"w": table, "s": np.full((4000, columns // 32), 0.01, np.float32)}
-    nodes = [
-        node("GatherBlockQuantized", "w x s", domain=MS, bits=8, block_size=32, gather_axis=0, quantize_axis=1)
-    ]
+    nodes = [node("GatherBlockQuantized", "w x s", domain=MS, bits=8, block_size=32, gather_axis=0, quantize_axis=1)]
     ids = _rng.integers(0, 4000, (1, rows)).astype(np.int64)
     return Case("GatherBlockQuantized, 8 bits", rows, nodes, {"x": ids}, constants)
 
