@@ -75,7 +75,7 @@ def test_every_shape_and_axis(shape: tuple[int, ...], dtype: Any) -> None:
         onnx.checker.check_model(ours, full_check=True)
         (expected,) = session(original).run(None, feed)
         for threads in (1, 2):
-            opened = session(ours, threads, optimised=threads == 2)
+            opened = session(ours, threads, optimized=threads == 2)
             for _ in range(2):
                 (y,) = opened.run(None, feed)
                 assert (y.dtype, y.shape) == (np.float32, shape)

@@ -128,9 +128,9 @@ def test_decoded_at_run_with_the_same_bytes_and_restored(name: str) -> None:
     restored = ir.to_proto(loaded)
     assert len(plan.weights) == 1
     for threads in (1, 2):
-        for optimised in (True, False):
+        for optimized in (True, False):
             expected, ours, back = (
-                session(each, threads, optimised=optimised).run(None, feed)[0] for each in (model, lowered, restored)
+                session(each, threads, optimized=optimized).run(None, feed)[0] for each in (model, lowered, restored)
             )
             assert ours.tobytes() == expected.tobytes()
             assert back.tobytes() == expected.tobytes()
