@@ -106,7 +106,7 @@ impl Writer<'_> {
         let (n, k) = (self.weight.n(), self.weight.k());
         let fractals = symbols.len() / FRACTAL;
         let (of_n, of_k) = (PANEL.min(n - n0), (fractals * FRACTAL_K).min(k.saturating_sub(k0)));
-        let (flip, kernel) = (self.weight.weight_type().flip(), self.weight.kernel().tile());
+        let (flip, kernel) = (self.weight.weight_type().flip(), self.weight.kernel().tile().rows());
         let mut part = [0u8; FRACTALS * FRACTAL];
         match self.layout {
             Layout::Nk => {

@@ -113,7 +113,7 @@ impl Kernel {
     /// # Panics
     /// As there.
     pub fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
-        self.tile.transpose_words(from, to);
+        self.tile.rows().transpose_words(from, to);
     }
 
     /// Makes floats of weights: `(float(weight) - zero_point) * scale`.
@@ -128,7 +128,7 @@ impl Kernel {
         zero_point: Along<'_>,
         out: &mut [MaybeUninit<f32>],
     ) {
-        self.tile.dequantize(weights, weight_type, scale, zero_point, out);
+        self.tile.rows().dequantize(weights, weight_type, scale, zero_point, out);
     }
 
     /// As `MCD_KERNEL` takes it.
