@@ -16,7 +16,7 @@ from samples import write
 import mcd_graph
 
 
-def float_model(*, operator: str = "MatMul") -> onnx.ModelProto:
+def float_model(*, operator: str = "MatMul", row: float = 0.0) -> onnx.ModelProto:
     """A table and two layers in float32, weights as trained ones are distributed."""
     rng = np.random.default_rng(3)
     constants = {
@@ -24,6 +24,7 @@ def float_model(*, operator: str = "MatMul") -> onnx.ModelProto:
         "w1": rng.standard_normal((64, 256)) * 0.1,
         "w2": rng.standard_normal((256, 64)) * 0.1,
     }
+    constants["table"][499] += row
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["x"]),
         helper.make_node(operator, ["x", "w1"], ["h"], name="first"),
@@ -109,6 +110,12 @@ def mcd(*arguments: object) -> str:
     """Run the command line; return what it prints."""
     command = [sys.executable, "-P", "-m", "mcd_graph", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_quantized_model_that_computes_no_numbers(out: Path) -> None:
+    report = mcd_graph.compress_model(float_model(row=-np.inf), out / "m.onnx", quantize="dynamic")
+    assert report.quantization is not None
+    assert all("not numbers" in (form.not_compared or "") for form in report.quantization.forms)
 
 
 def test_the_command_compares_both_forms(path: Path, out: Path) -> None:
