@@ -14,6 +14,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from samples import write
 
 import mcd_graph
+from mcd_graph.report.html import render_report
 
 
 def float_model(*, operator: str = "MatMul", row: float = 0.0) -> onnx.ModelProto:
@@ -110,6 +111,15 @@ def mcd(*arguments: object) -> str:
     """Run the command line; return what it prints."""
     command = [sys.executable, "-P", "-m", "mcd_graph", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("row", [0.0, -np.inf])
+def test_the_page_compares_both_forms(out: Path, row: float) -> None:
+    report = mcd_graph.compress_model(float_model(row=row), out / "m.onnx", quantize="dynamic")
+    page = render_report(title="t", report=report)
+    section = page.partition("<h2>Quantised first</h2>")[2].partition("</section>")[0]
+    assert section.count("<tr><td>dynamic") == 2
+    assert ("not numbers" in section) == (row != 0)
 
 
 def test_a_quantized_model_that_computes_no_numbers(out: Path) -> None:
