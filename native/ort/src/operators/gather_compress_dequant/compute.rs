@@ -23,7 +23,7 @@ impl Kernel for Bound {
             return Ok(());
         }
         let mut pool = Pool::new(context.threads(), &self.helpers);
-        let result = if self.form.dequantised {
+        let result = if self.form.dequantized {
             let out = Rows::<f32>::new(data.cast(), rows.len(), columns)?;
             let dims = &mut Dims::new();
             let (scale, zero_point) = (self.scale.get(context, dims)?, self.zero_point.get(context, dims)?);
