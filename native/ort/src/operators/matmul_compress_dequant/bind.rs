@@ -5,7 +5,7 @@ use mcd_core::WeightType;
 use super::layout::{Layout, Order};
 use super::spec::{Form, OFFSET_X, OUTPUT_TYPE, X1_PERM, Y_PERM, input};
 use crate::ffi::{Api, ElementType, Error, KernelInfo};
-use crate::operator::{Input, about};
+use crate::operator::Input;
 use crate::operators::operand::{Operand, Read, bias, float_bits, floats, halves, small_integers};
 use crate::operators::weight::{self, Weight};
 use crate::options::Options;
@@ -129,7 +129,7 @@ impl<'i, 'a> Inputs<'i, 'a> {
         let orders = [Order::Heads, Order::HeadsTransposed];
         let of_y = Layout::new(self.info, input::Y_SHAPE, y_shape, Y_PERM, &orders)?;
         if of_x1.is_some() && x1 != X1::Dynamic {
-            return Err(about(input::X1_SHAPE, Error::invalid("must be absent where x1 is not float")));
+            return Err(input::X1_SHAPE.context(Error::invalid("must be absent where x1 is not float")));
         }
         Ok((of_x1, of_y))
     }
@@ -158,7 +158,7 @@ impl<'i, 'a> Inputs<'i, 'a> {
                 Some(ElementType::FLOAT) => "needs a float deq_scale, and no y_zero_point".into(),
                 Some(other) => format!("is {other} instead of float"),
             };
-            return Err(about(input, Error::invalid(reason)));
+            return Err(input.context(Error::invalid(reason)));
         }
         Ok(())
     }
@@ -173,7 +173,7 @@ impl<'i, 'a> Inputs<'i, 'a> {
             return Ok(());
         }
         if let Some(input) = [input::X1_ZERO_POINT, input::X1_SCALE].into_iter().find(|&input| self.has(input)) {
-            return Err(about(input, Error::invalid("must be absent where x1 is float")));
+            return Err(input.context(Error::invalid("must be absent where x1 is float")));
         }
         if float_scale { Ok(()) } else { Err(Error::invalid("a float x1 needs a float deq_scale")) }
     }
@@ -182,7 +182,7 @@ impl<'i, 'a> Inputs<'i, 'a> {
         match form {
             Form::Raw if self.has(input::DEQ_SCALE) => {
                 let found = self.info.input_type(input::DEQ_SCALE)?;
-                Err(about(input::DEQ_SCALE, Error::invalid(format!("is {found}"))))
+                Err(input::DEQ_SCALE.context(Error::invalid(format!("is {found}"))))
             }
             Form::Raw => Ok(Operand::absent(input::DEQ_SCALE)),
             Form::Float | Form::RequantU8 | Form::RequantI8 | Form::Dequantized => {
@@ -208,7 +208,7 @@ impl<'i, 'a> Inputs<'i, 'a> {
             Some(ElementType::FLOAT) => self.operand(input::ADDEND, n, floats),
             Some(ElementType::FLOAT16) => self.operand(input::ADDEND, n, halves),
             Some(other) => {
-                Err(about(input::ADDEND, Error::invalid(format!("is {other} instead of float or float16"))))
+                Err(input::ADDEND.context(Error::invalid(format!("is {other} instead of float or float16"))))
             }
         }
     }
@@ -218,7 +218,7 @@ impl<'i, 'a> Inputs<'i, 'a> {
             ElementType::FLOAT => Ok(X1::Dynamic),
             ElementType::UINT8 => Ok(X1::Quantized(WeightType::U8)),
             ElementType::INT8 => Ok(X1::Quantized(WeightType::I8)),
-            other => Err(about(input::X1, Error::invalid(format!("is {other} instead of uint8, int8 or float")))),
+            other => Err(input::X1.context(Error::invalid(format!("is {other} instead of uint8, int8 or float")))),
         }
     }
 
@@ -226,7 +226,7 @@ impl<'i, 'a> Inputs<'i, 'a> {
         match self.info.input_type(input)? {
             ElementType::UINT8 => Ok(WeightType::U8),
             ElementType::INT8 => Ok(WeightType::I8),
-            other => Err(about(input, Error::invalid(format!("is {other} instead of uint8 or int8")))),
+            other => Err(input.context(Error::invalid(format!("is {other} instead of uint8 or int8")))),
         }
     }
 

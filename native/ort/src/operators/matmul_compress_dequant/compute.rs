@@ -15,7 +15,7 @@ use super::layout::{self, Order};
 use super::postprocess::{dequantize, reorder};
 use super::spec::{Form, input};
 use crate::ffi::{Dims, Error, KernelContext, Value, element_count};
-use crate::operator::{Kernel, about};
+use crate::operator::Kernel;
 use crate::operators::operand::Columns;
 use crate::pool::Pool;
 use crate::scratch::{Buffers, Scratch};
@@ -47,7 +47,7 @@ impl Kernel for Bound {
         let x1 = context
             .input(input::X1)
             .and_then(|value| self.activation(&value, &mut x1_dims))
-            .map_err(|error| about(input::X1, error))?;
+            .map_err(|error| input::X1.context(error))?;
         let weight = self.weight.get(context)?;
         weight.prefetch();
         let shaped = self.shape(context, x1_dims, (weight.k(), weight.n()))?;
@@ -141,7 +141,7 @@ impl Bound {
     ) -> Result<Shaped<'a>, Error> {
         let mut split = None;
         if let Some(layout) = &self.x1_layout {
-            let from = layout::four(&dims).map_err(|error| about(input::X1, error))?;
+            let from = layout::four(&dims).map_err(|error| input::X1.context(error))?;
             dims = layout.shape(context, &layout::dims(layout.order.of(from)))?;
             let [_, heads, rows, columns] = from;
             split = Some(SplitHeads { heads, rows, columns });
@@ -294,7 +294,7 @@ impl Bound {
 }
 
 fn wrong_shape(dims: &[i64], k: usize) -> Error {
-    about(input::X1, Error::invalid(format!("has shape {dims:?} instead of (..., {k})")))
+    input::X1.context(Error::invalid(format!("has shape {dims:?} instead of (..., {k})")))
 }
 
 /// Refuses an address where no slice of a form's outputs may begin. onnxruntime's own memory is aligned; what a caller
