@@ -157,7 +157,7 @@ pub fn encode(weight: &WeightView<'_>, profile: Profile, tiling: Tiling) -> Resu
         header.code = None;
         return finish_without_code(header, x2, index);
     }
-    Ok(finish(header, x2, index))
+    Ok(sealed(header, x2, index))
 }
 
 /// Moves the tiles up to where the shorter header ends.
@@ -176,10 +176,10 @@ fn finish_without_code(header: Header, mut x2: Vec<u8>, mut index: Vec<u8>) -> R
         }
         bytes.copy_from_slice(&entry.to_bytes());
     }
-    Ok(finish(header, x2, index))
+    Ok(sealed(header, x2, index))
 }
 
-fn finish(mut header: Header, mut x2: Vec<u8>, compress_index: Vec<u8>) -> EncodedWeight {
+fn sealed(mut header: Header, mut x2: Vec<u8>, compress_index: Vec<u8>) -> EncodedWeight {
     x2.resize(x2.len() + TAIL, 0);
     header.total = x2.len();
     header.index_crc = crc32fast::hash(&compress_index);

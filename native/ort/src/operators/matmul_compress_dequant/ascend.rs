@@ -129,10 +129,9 @@ impl<'a> Strict<'a> {
         let (index, entries) = (stream(info, input::COMPRESS_INDEX)?, 8 * tiles(k as usize, columns));
         if index.len() != entries {
             let found = index.len();
-            return Err(about(
-                input::COMPRESS_INDEX,
-                Error::invalid(format!("has {found} bytes instead of {entries}")),
-            ));
+            return Err(
+                input::COMPRESS_INDEX.context(Error::invalid(format!("has {found} bytes instead of {entries}")))
+            );
         }
         Ok(Self { x2: stream(info, input::X2)?, index, info: compress_info, bias, scale })
     }
