@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.registry import ALL_RULES, RULES_ON_REQUEST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mcd_graph.passes.engine.match import Rule, Weight
 
@@ -57,7 +58,8 @@ def plan_lowering(
     wanted = re.compile(include) if include is not None else None
     unwanted = re.compile(exclude) if exclude is not None else None
     infer_shapes_where_needed(model)
-    by_operator = {(rule.domain, rule.op_type): rule for rule in (*rules, *(RULES_ON_REQUEST if convolutions else ()))}
+    by_operator = {(rule.domain, rule.op_type): rule for rule in rules}
+    first = {(rule.domain, rule.op_type): rule for rule in RULES_ON_REQUEST} if convolutions else {}
     sites: list[Site] = []
     candidates: list[Candidate] = []
     results: set[ir.Value] = set()
@@ -65,7 +67,7 @@ def plan_lowering(
     for node, function in all_nodes(model):
         if function is not None and function.identifier() not in called:
             continue  # nobody sees it
-        rule = by_operator.get((node.domain, node.op_type))
+        rule = _rule_for(node, first, by_operator)
         if rule is None or (node.domain, node.op_type, node.overload) in model.functions:
             continue
         if not node.outputs:
@@ -102,6 +104,22 @@ def plan_lowering(
     keep_weights_used_elsewhere(candidates)
     candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
     return LoweringPlan(model, sites, candidates, weights_of(candidates))
+
+
+def _rule_for(
+    node: ir.Node, first: Mapping[tuple[str, str], Rule], others: Mapping[tuple[str, str], Rule]
+) -> Rule | None:
+    """Return the rule that looks at a node: one that was asked for, unless only the other one takes the node."""
+    key = node.domain, node.op_type
+    asked, other = first.get(key), others.get(key)
+    if asked is None or other is None:
+        return asked or other
+    with contextlib.suppress(Refusal):
+        asked.match(node)
+        return asked
+    with contextlib.suppress(Refusal):
+        return asked if other.match(node) is None else other
+    return asked
 
 
 def _check_inputs(fused: Fused, weight: Weight) -> None:

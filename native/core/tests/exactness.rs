@@ -60,7 +60,7 @@ fn reference(w: &[u8], t: WeightType, n: usize, k: usize, call: &MatmulCall<'_>)
     let x = |i: usize| match call.x {
         Activation::U8(x) => i32::from(x[i]),
         Activation::I8(x) => i32::from(x[i]),
-        Activation::F32(..) => panic!("quantise it first"),
+        Activation::F32(..) | Activation::Rows(_) => panic!("lay them out first"),
     };
     let w = |i: usize| match t {
         WeightType::I8 => i32::from(w[i] as i8),

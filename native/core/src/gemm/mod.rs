@@ -16,6 +16,6 @@ mod ranges;
 mod validate;
 
 pub use crate::arch::output::{Destination, Elementwise, Epilogue, Output, ScalarOrPerColumn};
-pub use activation::{Activation, SplitHeads};
+pub use activation::{Activation, RowSource, SplitHeads};
 pub use call::{Heads, MatmulCall, ZeroPoint};
 pub use prepared::{PrepareOptions, PreparedWeight, Residency};
