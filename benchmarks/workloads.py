@@ -125,7 +125,7 @@ def _recipe(name: str, form: str, lengths: Sequence[int]) -> Workload:
 
         (file,) = [file for file in results.recipes() if file["name"] == name]
         CACHE.mkdir(parents=True, exist_ok=True)
-        return results.quantise(results.fetch(file, CACHE), form, file.get("axes", []), folder)
+        return results.quantize(results.fetch(file, CACHE), form, file.get("axes", []), folder)
 
     def feeds(path: Path) -> Iterator[tuple[str, Feed]]:
         from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs  # noqa: PLC0415

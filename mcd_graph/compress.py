@@ -280,7 +280,7 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         packed = _pack(request, plan.weights, writer, known)
         stats = packed.stats
         if request.verify and prover is None:
-            prover = Prover(request.opened, model, nbytes=2 * before, at_optimisation_only=plan.optimised)
+            prover = Prover(request.opened, model, nbytes=2 * before, at_optimization_only=plan.optimized)
         changed = plan.apply(packed.weights)
         restored = _pack_at_open(request, model, writer, known) if request.at_open else _Packed()
         if not changed and not restored.compressed:
@@ -300,9 +300,7 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
                 check=lambda: request.watch.check(weights=request.verify),
             )
         except NotSmallerError as error:
-            raise NothingToCompressError(
-                _why_not_smaller(request.source, before, error.args[0], inline=request.inline)
-            ) from None
+            raise NothingToCompressError(_why_not_smaller(request.source, before, error.args[0])) from None
     return Report.of(
         (
             *(_node_report(site, stats.get(weight_of[id(site)])) for site in plan.sites),
@@ -479,9 +477,8 @@ def _int8_constants(plan: LoweringPlan) -> str | None:
     return f"its int8 and uint8 constants, {size:,} bytes, are read by operators that are not compressed: {names}{hint}"
 
 
-def _why_not_smaller(source: str, before: int, after: int, *, inline: bool) -> str:
-    hint = "" if inline else "; with --inline nothing is padded to pages"
+def _why_not_smaller(source: str, before: int, after: int) -> str:
     return (
         f"{source}: nothing to gain: the files would have {after:,} bytes instead of {before:,}, because tables and "
-        f"padding eat what the weights save{hint}; --force-larger writes them all the same"
+        "what is said of each weight eat what they save; --force-larger writes them all the same"
     )

@@ -61,18 +61,18 @@ class _NotProvableError(Exception):
 class _Reference:
     """What the original computes at one setting, for each input that it ran on."""
 
-    optimise: bool
+    optimize: bool
     names: list[str]
     runs: list[tuple[Feed, list[object]]] = dataclasses.field(default_factory=list)
 
     @property
     def label(self) -> str:
-        return "default" if self.optimise else "no optimisations"
+        return "default" if self.optimize else "no optimisations"
 
     @property
     def threads(self) -> int | None:
         """Threads of a session: onnxruntime's own choice at default settings."""
-        return None if self.optimise else 1
+        return None if self.optimize else 1
 
 
 class Prover:
@@ -82,12 +82,12 @@ class Prover:
         source: the original, as it is opened.
         model: the same, loaded; it is looked at only here.
         nbytes: size of its files.
-        at_optimisation_only: what is made of it reproduces it at default settings, not without optimisations (QDQ).
+        at_optimization_only: what is made of it reproduces it at default settings, not without optimisations (QDQ).
     """
 
-    def __init__(self, source: ModelSource, model: ir.Model, *, nbytes: int, at_optimisation_only: bool) -> None:
+    def __init__(self, source: ModelSource, model: ir.Model, *, nbytes: int, at_optimization_only: bool) -> None:
         self._source = source.SerializeToString() if isinstance(source, onnx.ModelProto) else source
-        self._settings = (True,) if at_optimisation_only else (True, False)
+        self._settings = (True,) if at_optimization_only else (True, False)
         self._begin = time.monotonic()
         self._references: list[_Reference] = []
         self._not_deterministic: set[str] = set()
@@ -100,8 +100,8 @@ class Prover:
             death = death_of(lambda: self._try(specs), seconds=_SECONDS)
             if death is not None:
                 raise _NotProvableError(f"onnxruntime ends its process when it runs the original ({death})")
-            for optimise in self._settings:
-                self._references.append(self._run_original(optimise, specs))
+            for optimize in self._settings:
+                self._references.append(self._run_original(optimize, specs))
             self._refuse_vain()
         except (_NotProvableError, InputError) as error:
             self.reason = str(error)
@@ -142,16 +142,16 @@ class Prover:
     def _open(self, model: str | os.PathLike[str] | bytes, reference: _Reference) -> ort.InferenceSession:
         # On processors that saturate, the original would be wrong; what is written is for others as well.
         precise = saturates()
-        return create_session(model, threads=reference.threads, optimise=reference.optimise, precise=precise)
+        return create_session(model, threads=reference.threads, optimize=reference.optimize, precise=precise)
 
     def _try(self, specs: Sequence[InputSpec]) -> None:
         """Run the original once at each setting, for what that may do to the process."""
-        for optimise in self._settings:
-            session = self._open(self._source, _Reference(optimise, []))
+        for optimize in self._settings:
+            session = self._open(self._source, _Reference(optimize, []))
             next(accepted_inputs(specs, _RUNS[:1], np.random.default_rng(0), _attempt(session, [])), None)
 
-    def _run_original(self, optimise: bool, specs: Sequence[InputSpec]) -> _Reference:
-        reference = _Reference(optimise, [])
+    def _run_original(self, optimize: bool, specs: Sequence[InputSpec]) -> _Reference:
+        reference = _Reference(optimize, [])
         session = self._open(self._source, reference)
         reference.names = [value.name for value in session.get_outputs()]
         complaints: list[str] = []

@@ -18,7 +18,7 @@ def create_session(
     model: str | os.PathLike[str] | bytes,
     *,
     threads: int | None = None,
-    optimise: bool = True,
+    optimize: bool = True,
     spin: bool = True,
     precise: bool = False,
     also: Sequence[str] = (),
@@ -29,7 +29,7 @@ def create_session(
     Args:
         model: path of the model, or the model itself.
         threads: threads within one operator; onnxruntime's own choice by default.
-        optimise: let onnxruntime rewrite the graph.
+        optimize: let onnxruntime rewrite the graph.
         precise: let it multiply 8-bit integers exactly on processors without VNNI, where it saturates otherwise.
         also: names of further values to make outputs of, for a model in a file.
         custom_ops: libraries of other operators that the model needs.
@@ -63,7 +63,7 @@ def create_session(
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if precise:
         options.add_session_config_entry("session.x64quantprecision", "1")
-    if not optimise:
+    if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else name
     if also:

@@ -16,7 +16,7 @@ from mcd_graph.errors import InputError
 from mcd_graph.inputs import accepted_inputs, input_specs
 from mcd_graph.machine import saturates
 from mcd_graph.model.loading import load_model
-from mcd_graph.passes import reproduces_optimised
+from mcd_graph.passes import reproduces_optimized
 from mcd_graph.session import create_session
 
 __all__ = ["Difference", "Verification", "verify_model"]
@@ -35,14 +35,14 @@ class Difference:
     Attributes:
         run: number of the run, from 0.
         threads: threads that the compressed model ran on.
-        optimised: graph optimisations were on.
+        optimized: graph optimisations were on.
         output: name of the output.
         what: how it differs.
     """
 
     run: int
     threads: int
-    optimised: bool
+    optimized: bool
     output: str
     what: str
 
@@ -54,7 +54,7 @@ class Verification:
     Attributes:
         shapes: for each run, the shape of each input.
         threads: numbers of threads that the compressed model ran on.
-        optimised: whether graph optimisations were on, for each setting that both models were run at.
+        optimized: whether graph optimisations were on, for each setting that both models were run at.
         values: numbers compared in all.
         differences: every output that differs; empty when all bytes are the same.
         not_deterministic: outputs that the original itself computes otherwise from one run to the next, which
@@ -71,7 +71,7 @@ class Verification:
         >>> result = mcd_graph.verify_model("model.onnx", "model.onnx", runs=1, threads=[1])
         >>> result.shapes
         ({'ids': (1, 7), 'mask': (1, 7)},)
-        >>> result.optimised  # the default settings, and none
+        >>> result.optimized  # the default settings, and none
         (True, False)
         >>> result.values == 2 * 1 * 7 * 128
         True
@@ -79,7 +79,7 @@ class Verification:
 
     shapes: tuple[dict[str, tuple[int, ...]], ...]
     threads: tuple[int, ...]
-    optimised: tuple[bool, ...]
+    optimized: tuple[bool, ...]
     values: int
     differences: tuple[Difference, ...]
     not_deterministic: tuple[str, ...] = ()
@@ -144,13 +144,13 @@ def verify_model(
         raise InputError(f"runs must be at least 1, not {runs}")
     # Read here first: what an untrusted file claims is checked before onnxruntime follows it.
     model, compressed_model = load_model(original), load_model(compressed)
-    settings = (True,) if reproduces_optimised(compressed_model) else (True, False)
+    settings = (True,) if reproduces_optimized(compressed_model) else (True, False)
     threads = (1, max(2, len(os.sched_getaffinity(0)))) if threads is None else tuple(threads)
     feeds: list[Feed] = []
     found: list[_Comparison] = []
     meters: dict[str, DriftMeter] = {}
-    for optimise in settings:
-        pair = _Pair(original, compressed, optimise, precise, custom_ops)
+    for optimize in settings:
+        pair = _Pair(original, compressed, optimize, precise, custom_ops)
         reference = _open_original(pair)
         if not feeds:
             sizes = compressed_model if measure else model
@@ -191,7 +191,7 @@ class _Pair:
 
     original: str | os.PathLike[str]
     compressed: str | os.PathLike[str]
-    optimise: bool
+    optimize: bool
     precise: bool
     custom_ops: Sequence[str | os.PathLike[str]]
 
@@ -200,7 +200,7 @@ class _Pair:
         return create_session(
             getattr(self, which),
             threads=threads,
-            optimise=self.optimise,
+            optimize=self.optimize,
             precise=self.precise,
             custom_ops=self.custom_ops,
         )
@@ -267,7 +267,7 @@ def _compare(
                     threaded = _run(pair.open("original", count), pair.original, feed)
                     what = describe_difference(ours, threaded[names.index(name)])
                 if what is not None:
-                    result.differences.append(Difference(run, count, pair.optimise, name, what))
+                    result.differences.append(Difference(run, count, pair.optimize, name, what))
     return result
 
 
@@ -281,7 +281,7 @@ def _compare_before(
     if not names:
         return result
     original, compressed = (
-        create_session(path, threads=1, optimise=False, precise=pair.precise, also=names, custom_ops=pair.custom_ops)
+        create_session(path, threads=1, optimize=False, precise=pair.precise, also=names, custom_ops=pair.custom_ops)
         for path in (pair.original, pair.compressed)
     )
     for run, feed in enumerate(feeds):

@@ -93,7 +93,7 @@ class Calibration(CalibrationDataReader):
         return next(self._inputs, None)
 
 
-def quantise(model: Path, form: str, axes: Sequence[Sequence[int]], folder: Path) -> Path:
+def quantize(model: Path, form: str, axes: Sequence[Sequence[int]], folder: Path) -> Path:
     """Return the model in this form."""
     if form == "as shipped":
         return model
@@ -213,7 +213,7 @@ def main() -> None:
         model = fetch(file, arguments.cache)
         for form in file["quantise"]:
             with tempfile.TemporaryDirectory() as folder:
-                path = quantise(model, form, file.get("axes", []), Path(folder))
+                path = quantize(model, form, file.get("axes", []), Path(folder))
                 rows.append(measure(file, form, path, Path(folder), arguments.repeats))
             print(json.dumps(rows[-1]), flush=True)
     record.write_text("".join(json.dumps(row) + "\n" for row in rows))

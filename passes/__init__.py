@@ -8,8 +8,8 @@ those of Ascend, ``ir_passes.py`` has the onnx_ir passes.
 
 from mcd_graph.passes.functions import InlineWeightArgumentsPass
 from mcd_graph.passes.ir_passes import FAMILY_PASSES, CompressPass, RestorePass
-from mcd_graph.passes.legalize import LegalisePass, LegalSite
-from mcd_graph.passes.plan import LoweringPlan, Site, WeightJob, plan_lowering, reproduces_optimised
+from mcd_graph.passes.legalize import LegalizePass, LegalSite
+from mcd_graph.passes.plan import LoweringPlan, Site, WeightJob, plan_lowering, reproduces_optimized
 from mcd_graph.passes.refusal import Kept, ReasonCode, Refusal
 from mcd_graph.passes.restore import RestorationSite, RestorePlan, plan_restoration
 
@@ -18,7 +18,7 @@ __all__ = [
     "InlineWeightArgumentsPass",
     "Kept",
     "LegalSite",
-    "LegalisePass",
+    "LegalizePass",
     "LoweringPlan",
     "ReasonCode",
     "Refusal",
@@ -29,7 +29,7 @@ __all__ = [
     "WeightJob",
     "plan_lowering",
     "plan_restoration",
-    "reproduces_optimised",
+    "reproduces_optimized",
 ]
 __all__.extend(FAMILY_PASSES)
 

@@ -136,7 +136,7 @@ COPIES_SHARED_DEQUANTIZE = Fact(
     ("1.32",),
     switchable=False,
 )
-FUSES_NORMALISATION = Fact(
+FUSES_NORMALIZATION = Fact(
     "It makes SkipLayerNormalization of an Add and the LayerNormalization that alone reads the sum.",
     ("SkipLayerNormFusion",),
     ("1.32",),

@@ -60,8 +60,8 @@ class ReasonCode(enum.StrEnum):
         "The weight is not one matrix; or the result has more dimensions than the activation because the weight has.",
         "Remove dimensions of size 1 from the weight; the matrices of a batch stay as they are.",
     )
-    DEQUANTISED_OUTSIDE = (
-        "dequantised-outside",
+    DEQUANTIZED_OUTSIDE = (
+        "dequantized-outside",
         "The DequantizeLinear of an operand stands in a graph around that of the multiplication (If, Loop, Scan); "
         "onnxruntime multiplies floats then.",
         "Move the DequantizeLinear into the inner graph.",
@@ -147,8 +147,8 @@ class ReasonCode(enum.StrEnum):
     # -----------------------------------------------------------------------------------------------------------------
     # The activation
 
-    ACTIVATION_NOT_QUANTISED = (
-        "activation-not-quantised",
+    ACTIVATION_NOT_QUANTIZED = (
+        "activation-not-quantized",
         "The activation is float, so onnxruntime multiplies floats.",
         "Quantise the activations as well, statically or dynamically.",
     )
@@ -163,8 +163,8 @@ class ReasonCode(enum.StrEnum):
         "on x86, onnxruntime multiplies floats then.",
         "Quantise activations to uint8.",
     )
-    QUANTISED_TWICE = (
-        "quantised-twice",
+    QUANTIZED_TWICE = (
+        "quantized-twice",
         "Two QuantizeLinear stand in a row, of which onnxruntime makes one.",
         "Remove one of the two from the model.",
     )

@@ -39,7 +39,7 @@ from mcd_graph.passes.engine.facts import (
 )
 from mcd_graph.passes.engine.restorer import Restorer
 from mcd_graph.passes.engine.validate import check_node, check_opset
-from mcd_graph.passes.fusions.dynamic_quantizer import quantises_itself
+from mcd_graph.passes.fusions.dynamic_quantizer import quantizes_itself
 from mcd_graph.passes.fusions.registry import undo_fusions
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
@@ -53,7 +53,7 @@ __all__ = ["RESTORER"]
 
 def _check(view: CompressedNode, owner: ir.Model | ir.Function) -> None:
     """Raise Refusal if a node cannot be restored where it stands, in a model's graphs or a function."""
-    check_opset(owner, dynamic=quantises_itself(view.node))
+    check_opset(owner, dynamic=quantizes_itself(view.node))
     scale = view.input("deq_scale")
     if known_dtype(scale) == ir.DataType.UINT64 and constant_array(scale) is None:
         raise Refusal(ReasonCode.RUN_TIME_PARAMETER, "its uint64 deq_scale is computed at run time")
@@ -90,7 +90,7 @@ def _form(node: _Multiplication, weight: ir.Value) -> NewNode:
     """Return the node, with those in front of it, that computes what the lowered one did."""
     y_zero_point = node.input("y_zero_point")
     if y_zero_point is not None:
-        return _requantised(node, weight, y_zero_point)
+        return _requantized(node, weight, y_zero_point)
     result = _scaled(node, weight)
     scale = node.input("deq_scale")
     if scale is None:
@@ -128,7 +128,7 @@ def _widened(operand: Operand) -> Operand:
     return NewOutput(NewNode("Cast", (operand,), {"to": int(ir.DataType.FLOAT)}))
 
 
-def _requantised(node: _Multiplication, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
+def _requantized(node: _Multiplication, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
     """Return a QLinearMatMul or QGemm whose three scales are 1, deq_scale and 1: 1 * deq_scale / 1 is deq_scale."""
     one = NewConstant(np.array(1, np.float32), "one")
     scale = node.input("deq_scale")
@@ -150,10 +150,10 @@ def _requantised(node: _Multiplication, weight: ir.Value, y_zero_point: ir.Value
     if known_rank(node.input("x1")) == 2:
         attributes = {"alpha": 1.0, "transA": 0, "transB": 0}
         return NewNode("QGemm", (*inputs, bias, one, y_zero_point), attributes, domain=MS_DOMAIN)
-    return _requantised_step_by_step(node, weight, y_zero_point)
+    return _requantized_step_by_step(node, weight, y_zero_point)
 
 
-def _requantised_step_by_step(node: _Multiplication, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
+def _requantized_step_by_step(node: _Multiplication, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
     """Return the operators of a requantisation: scale, clamp, round half to even, add the zero point."""
     dtype = known_dtype(y_zero_point) or ir.DataType.UINT8
     limits = np.iinfo(dtype.numpy())

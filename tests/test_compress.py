@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from samples import K, N, digests, float_model, gaussian_weight, text_model, uniform_weight, write, write_external
@@ -25,6 +26,7 @@ from mcd_graph import (
 from mcd_graph.model.annotations import remove_annotations
 from mcd_graph.model.data_files import DATA_FILE_KEY
 from mcd_graph.model.fidelity import to_proto
+from mcd_graph.model.layout import TensorLayout
 from mcd_graph.model.loading import load_model, read_proto
 from mcd_graph.report.data import SCHEMA_VERSION
 
@@ -72,13 +74,28 @@ def test_original_weights_are_gone(model: Path, out: Path) -> None:
         assert needle not in path.read_bytes()
 
 
-def test_streams_are_page_aligned(model: Path, out: Path) -> None:
+def test_streams_are_aligned(model: Path, out: Path) -> None:
     compress_model(model, out / "m.mcd.onnx")
+    places = []
     for tensor in read_proto(out / "m.mcd.onnx").graph.initializer:
-        if tensor.name.endswith(".x2"):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             assert entries["location"] == "m.mcd.onnx_data"
-            assert int(entries["offset"]) % 4096 == 0
+            places.append((int(entries["offset"]), int(entries["length"])))
+    end = 0
+    for offset, length in sorted(places):
+        assert offset % 64 == 0
+        assert offset - end < 64, "nothing more is between them"
+        end = offset + length
+    assert end == (out / "m.mcd.onnx_data").stat().st_size
+
+
+def test_large_streams_begin_pages(tmp_path: Path) -> None:
+    with (tmp_path / "data").open("wb") as file:
+        layout = TensorLayout(file, inline=False)
+        sizes = (5000, 1 << 20, 5000, (1 << 20) - 1, 3 << 20)
+        offsets = [layout.place(ir.tensor(np.zeros(size, np.int8))).offset for size in sizes]
+    assert offsets == [0, 8192, 8192 + (1 << 20), 8192 + (1 << 20) + 5056, 8192 + (2 << 20) + 8192]
 
 
 def test_metadata_and_names_stay(model: Path, out: Path) -> None:
@@ -254,7 +271,7 @@ def test_nothing_to_compress(out: Path, source: onnx.ModelProto, options: dict[s
 
 
 def many_small_layers(layers: int = 30, size: int = 80) -> onnx.ModelProto:
-    """Return multiplications whose streams each need a little more than a page of the data file."""
+    """Return multiplications whose streams each need a little more than a page."""
     rng = np.random.default_rng(5)
     nodes, constants, x = [], [onnx.numpy_helper.from_array(np.float32(0.002), "scale")], "x"
     for index in range(layers):
@@ -273,13 +290,21 @@ def many_small_layers(layers: int = 30, size: int = 80) -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
-def test_files_that_would_not_be_smaller_are_not_written(out: Path, tmp_path: Path) -> None:
+def test_small_weights_keep_their_saving(out: Path, tmp_path: Path) -> None:
+    """Nothing is padded to pages, in a data file as in the model file."""
     source = write(many_small_layers(), tmp_path / "m.onnx")
-    with pytest.raises(NothingToCompressError, match=r"the files would have .* --inline .* --force-larger"):
-        compress_model(source, out / "m.onnx")
+    for name, inline in (("m.onnx", False), ("inline.onnx", True)):
+        report = compress_model(source, out / name, inline=inline)
+        assert report.totals.file_bytes_after < 0.95 * source.stat().st_size
+        assert verify_model(source, out / name).identical
+
+
+def test_files_that_would_not_be_smaller_are_not_written(out: Path, tmp_path: Path) -> None:
+    source = write(many_small_layers(size=40), tmp_path / "m.onnx")
+    with pytest.raises(NothingToCompressError, match=r"the files would have .* --force-larger"):
+        compress_model(source, out / "m.onnx", min_saving=-1)
     assert digests(out) == {}
-    assert compress_model(source, out / "inline.onnx", inline=True).totals.file_bytes_after < source.stat().st_size
-    report = compress_model(source, out / "m.onnx", force_larger=True)
+    report = compress_model(source, out / "m.onnx", min_saving=-1, force_larger=True)
     assert report.totals.file_bytes_after > source.stat().st_size
     assert verify_model(source, out / "m.onnx").identical
 

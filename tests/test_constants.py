@@ -115,7 +115,7 @@ def test_a_kept_weight_has_the_reason_of_its_node(tmp_path):
     assert (kept.status, kept.code, kept.read_by) == ("kept", "excluded", "MatMulInteger")
 
 
-def test_a_model_that_holds_int8_constants_is_not_told_to_quantise(tmp_path):
+def test_a_model_that_holds_int8_constants_is_not_told_to_quantize(tmp_path):
     node = helper.make_node("Gather", ["turned", "ids"], ["picked"], axis=1)
     graph = helper.make_graph(
         [node], "g", [helper.make_tensor_value_info("ids", TensorProto.INT64, ["n"])],

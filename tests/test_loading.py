@@ -381,7 +381,7 @@ def test_a_node_without_an_output_is_refused(outputs: list[str]) -> None:
         load_model(model)
 
 
-def test_initialisers_among_the_inputs_are_constants_below_ir_4(tmp_path: Path) -> None:
+def test_initializers_among_the_inputs_are_constants_below_ir_4(tmp_path: Path) -> None:
     """They have to be listed there, and onnxruntime takes them for constants."""
     proto = text_model()
     proto.ir_version = 3
@@ -414,7 +414,7 @@ def test_a_sparse_constant_becomes_a_dense_one() -> None:
     assert constant.attributes["value"].as_tensor().numpy().tolist() == [[0, 1, 0], [0, 0, 2]]
 
 
-def test_a_sparse_initialiser_becomes_a_dense_one(tmp_path: Path) -> None:
+def test_a_sparse_initializer_becomes_a_dense_one(tmp_path: Path) -> None:
     """Also one that is a weight: most of a pruned layer is zero."""
     proto = text_model()
     weight = next(tensor for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.INT8)

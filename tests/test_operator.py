@@ -146,7 +146,7 @@ def test_twin_against_plain_numbers() -> None:
         (20, 120, 127),
     ],
 )
-def test_requantisation_rounds_half_to_even_and_saturates(acc: int, zero_point: int, expected: int) -> None:
+def test_requantization_rounds_half_to_even_and_saturates(acc: int, zero_point: int, expected: int) -> None:
     x1 = np.ones((1, 1), np.int8)
     constants = {
         "deq_scale": np.array([0.5], np.float32),

@@ -24,7 +24,7 @@ from mcd_graph.operators import registry
 from mcd_graph.operators.nodes import NewNode, NewOutput, Operand
 from mcd_graph.operators.spec import DOMAIN, DOMAIN_VERSION, Attribute, Input, OperatorSpec, Output
 from mcd_graph.operators.view import CompressedNode
-from mcd_graph.passes import LegalisePass, plan_restoration
+from mcd_graph.passes import LegalizePass, plan_restoration
 from mcd_graph.report.histograms import weight_histograms
 
 SHAPE = (3, 16, 40)
@@ -152,9 +152,9 @@ def test_a_new_operator_is_restored(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("toy")
 def test_what_ascend_has_no_operator_for_is_kept_and_restored_for_export(tmp_path: Path) -> None:
-    legalise = LegalisePass()
-    assert not legalise(ir.from_proto(toy_model())).modified
-    assert [(site.status, site.reason) for site in legalise.sites] == [
+    legalize = LegalizePass()
+    assert not legalize(ir.from_proto(toy_model())).modified
+    assert [(site.status, site.reason) for site in legalize.sites] == [
         ("kept", "Ascend has no operator like ToyAdd; restore it first")
     ]
     with pytest.raises(mcd_graph.InputError, match="nothing to export: the model has no matrix multiplication"):
@@ -199,7 +199,7 @@ def unknown_model() -> onnx.ModelProto:
         lambda model: list(registry.compressed_nodes(model)),
         lambda model: CompressedNode.of(model.graph[0]),
         plan_restoration,
-        LegalisePass(),
+        LegalizePass(),
     ],
     ids=["compressed_nodes", "view", "restore", "legalise"],
 )

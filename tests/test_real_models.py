@@ -69,10 +69,10 @@ def test_bytes_are_those_of_the_original(compressed: tuple[str, Path]) -> None:
     feeds = [
         random_inputs(specs, bind_dimensions(specs, batch, iter((length, length + 4))), rng) for batch, length in SHAPES
     ]
-    original = create_session(real_model(name), threads=1, optimise=False)
+    original = create_session(real_model(name), threads=1, optimize=False)
     expected = [original.run(None, feed) for feed in feeds]
     for threads in (1, 2):
-        session = create_session(path, threads=threads, optimise=False)
+        session = create_session(path, threads=threads, optimize=False)
         for feed, theirs in zip(feeds, expected, strict=True):
             assert_same_bytes(session.run(None, feed), theirs)
             assert_same_bytes(session.run(None, feed), theirs)

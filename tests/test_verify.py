@@ -26,7 +26,7 @@ def test_identical(model: Path, out: Path) -> None:
     assert result.identical
     assert len(result.shapes) == 4
     assert len({shapes["ids"] for shapes in result.shapes}) == 4, "every run has a shape of its own"
-    assert result.optimised == (True, False)
+    assert result.optimized == (True, False)
     assert result.values == 2 * 3 * sum(batch * length * N for batch, length in (s["ids"] for s in result.shapes))
 
 
@@ -37,7 +37,7 @@ def test_one_changed_weight_is_found(model: Path, out: Path) -> None:
     result = verify_model(model, other)
     assert not result.identical
     expected = {(r, t, o, "y") for r in range(3) for t in (1, 2) for o in (True, False)}
-    assert {(d.run, d.threads, d.optimised, d.output) for d in result.differences} == expected
+    assert {(d.run, d.threads, d.optimized, d.output) for d in result.differences} == expected
     assert "values differ, the first at" in result.differences[0].what
 
 
@@ -141,7 +141,7 @@ def test_tables_are_found(nodes: list[onnx.NodeProto], constants: dict[str, tupl
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-def test_quantised_inputs_take_any_value(dtype: type) -> None:
+def test_quantized_inputs_take_any_value(dtype: type) -> None:
     model = make_model([helper.make_node("Identity", ["x"], ["y"])], {"x": (dtype, ("m",))}, {"y": (dtype, ("m",))}, {})
     values = random_inputs(specs_of(model), {"m": 10_000}, np.random.default_rng(0))["x"]
     assert (values.min(), values.max()) == (np.iinfo(dtype).min, np.iinfo(dtype).max)

@@ -29,7 +29,7 @@ from mcd_graph.model.saving import ModelWriter
 from mcd_graph.model.source import ModelSource, Source
 from mcd_graph.operators.registry import compressed_nodes, operators
 from mcd_graph.operators.view import CompressedNode
-from mcd_graph.passes import LegalisePass, LegalSite, plan_lowering, plan_restoration
+from mcd_graph.passes import LegalizePass, LegalSite, plan_lowering, plan_restoration
 from mcd_graph.passes.rules.registry import ALL_RULES
 
 __all__ = ["DEFAULT_SOC", "AscendExport", "export_model"]
@@ -130,22 +130,22 @@ def export_model(
                 x2, index, info = run_excutor(compressor, weight, name=name)
             return writer.add(f"{name}.strict.x2", x2), index, info
 
-        legalise = LegalisePass(max_rows=max_rows, pack=pack)
+        legalize = LegalizePass(max_rows=max_rows, pack=pack)
         try:
-            legalise(model)
+            legalize(model)
         except FormatError as error:
             raise InputError(f"{given.name}: {error}") from None
         compressed = [CompressedNode.of(node) for node, *_ in compressed_nodes(model)]
-        if not any(site.status == "strict" for site in legalise.sites):
-            raise InputError(f"nothing to export: {_why_nothing(legalise.sites)}")
+        if not any(site.status == "strict" for site in legalize.sites):
+            raise InputError(f"nothing to export: {_why_nothing(legalize.sites)}")
         codec = _codec_of(compressed)
-        obstacles = tuple(_obstacles(legalise.sites, codec))
+        obstacles = tuple(_obstacles(legalize.sites, codec))
         atc_obstacles, doubts = tuple(find_obstacles(model)), tuple(atc_doubts(model))
         model.metadata_props[CODEC_KEY] = codec
         _name_nodes(model)
         atc = atc_command(model, soc)
         writer.commit(model)
-    result = AscendExport(folder, tuple(legalise.sites), codec, obstacles, atc_obstacles, doubts, atc)
+    result = AscendExport(folder, tuple(legalize.sites), codec, obstacles, atc_obstacles, doubts, atc)
     _write_texts(result, soc, compressor, force=force)
     return result
 

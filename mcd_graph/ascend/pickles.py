@@ -173,7 +173,7 @@ def _nothing(_stack: list[Any], _memo: dict[int, Any], _argument: Any) -> None:
     return None
 
 
-def _memoise(stack: list[Any], memo: dict[int, Any], argument: int | None) -> None:
+def _memoize(stack: list[Any], memo: dict[int, Any], argument: int | None) -> None:
     memo[len(memo) if argument is None else argument] = stack[-1]
 
 
@@ -268,7 +268,7 @@ _ACTIONS: dict[str, _Action] = {
     "EMPTY_DICT": lambda stack, _memo, _argument: stack.append({}),
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1"), _push),
     **dict.fromkeys(("SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES", "BINBYTES", "BINBYTES8"), _push),
-    **dict.fromkeys(("MEMOIZE", "BINPUT", "LONG_BINPUT"), _memoise),
+    **dict.fromkeys(("MEMOIZE", "BINPUT", "LONG_BINPUT"), _memoize),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), _recall),
     "TUPLE1": _tuple_of(1),
     "TUPLE2": _tuple_of(2),

@@ -103,7 +103,7 @@ def _print_drifts(result: "Verification", min_cosine: float) -> None:
 
 def print_verification(result: "Verification") -> None:
     """Print what a comparison found."""
-    settings = " and ".join("at default settings" if each else "without optimisations" for each in result.optimised)
+    settings = " and ".join("at default settings" if each else "without optimisations" for each in result.optimized)
     if result.identical:
         out.print(
             f"identical: {result.values:,} output values in {len(result.shapes)} runs "
@@ -111,7 +111,7 @@ def print_verification(result: "Verification") -> None:
             style="green",
         )
     for difference in result.differences:
-        setting = "default settings" if difference.optimised else "no optimisations"
+        setting = "default settings" if difference.optimized else "no optimisations"
         out.print(
             f"different: run {difference.run}, {difference.threads} threads, {setting}, {difference.output}: "
             f"{difference.what}",

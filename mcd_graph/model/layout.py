@@ -1,4 +1,4 @@
-"""Where the tensors of a model go: large ones to the data file, at starts of pages, others into the model file."""
+"""Where the tensors of a model go: large ones to the data file, the others into the model file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +10,20 @@ import onnx_ir as ir
 from mcd_graph.model.content import check_size, constants_of, in_memory, size_of_tensor, take_in_attributes
 from mcd_graph.progress import Progress
 
-__all__ = ["ALIGNMENT", "TensorLayout"]
+__all__ = ["ALIGNMENT", "LEAST_EXTERNAL", "PAGE", "PAGED_FROM", "TensorLayout"]
 
-ALIGNMENT = 4096
-"""Tensors in the data file start at multiples of this many bytes (a page), and smaller ones stay in the model file."""
+LEAST_EXTERNAL = 4096
+"""Smaller tensors, in bytes, stay in the model file."""
 
-_PACKED_ALIGNMENT = 64
+PAGE = 4096
+"""Tensors of :data:`PAGED_FROM` bytes or more start at multiples of this in the data file."""
+
+PAGED_FROM = 1 << 20
+"""From here on a page is 0.4 % at most. Of smaller tensors it would be more than what many of them save."""
+
+ALIGNMENT = 64
+"""The others start at multiples of this: a line of the cache, which is what decoders read at a time. onnxruntime maps
+the page that a tensor begins in, wherever in it that is."""
 
 _PIECE_BYTES = 16 << 20
 
@@ -47,7 +55,7 @@ class TensorLayout:
         Args:
             tensor: the tensor.
             location: what it is to call the data file; the temporary name by default.
-            packed: it goes there however small it is, and right behind the one before, for nobody maps it by itself.
+            packed: it goes there however small it is, and is never padded to a page, for nobody maps it by itself.
 
         Raises:
             InputError: the model file would hold more than a model file can.
@@ -57,10 +65,10 @@ class TensorLayout:
             self._inline_bytes += size_of_tensor(tensor)
             check_size(self._inline_bytes)
             return in_memory(tensor)
-        if tensor.dtype == ir.DataType.STRING or (tensor.nbytes < ALIGNMENT and not packed):
+        if tensor.dtype == ir.DataType.STRING or (tensor.nbytes < LEAST_EXTERNAL and not packed):
             return in_memory(tensor)
         file = self._file
-        file.write(bytes(-file.tell() % (_PACKED_ALIGNMENT if packed else ALIGNMENT)))
+        file.write(bytes(-file.tell() % (PAGE if tensor.nbytes >= PAGED_FROM and not packed else ALIGNMENT)))
         offset = file.tell()
         if isinstance(tensor, ir.ExternalTensor):
             tensor.tofile(file)  # in bounded pieces

@@ -21,8 +21,8 @@ def with_dense_constants(contents: Contents) -> Contents:
     Raises:
         InputError: a sparse tensor contradicts itself, or would be too large.
     """
-    initialisers = any(graph.sparse_initializer for graph, _ in contents.graphs)
-    if not initialisers and not any(_has_sparse(node) for node in contents.nodes):
+    initializers = any(graph.sparse_initializer for graph, _ in contents.graphs)
+    if not initializers and not any(_has_sparse(node) for node in contents.nodes):
         return contents
     changed = onnx.ModelProto()
     changed.CopyFrom(contents.proto)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mcd_graph.passes.engine.match import Match, Operand, Rule
 
 __all__ = [
-    "OPTIMISED",
-    "OPTIMISED_KEY",
+    "OPTIMIZED",
+    "OPTIMIZED_KEY",
     "RULE_KEY",
     "Names",
     "as_tensor",
@@ -39,9 +39,9 @@ __all__ = [
 RULE_KEY = "mcd.rule"
 
 #: Metadata key on nodes that compute what onnxruntime does with the original when it optimises, not without.
-OPTIMISED_KEY = "mcd.reproduces"
+OPTIMIZED_KEY = "mcd.reproduces"
 
-OPTIMISED = "optimised"
+OPTIMIZED = "optimised"
 
 #: Metadata key on every new node: what viewers that do not know its operator call its inputs (Netron).
 _INPUT_NAMES_KEY = "input_names"
@@ -99,8 +99,8 @@ def build(
     """
     anchor, last, fused, spec = match.nodes[0], match.nodes[-1], match.fused, match.fused.spec
     stamp = {**anchor.metadata_props, RULE_KEY: rule.name}
-    if match.optimised:
-        stamp[OPTIMISED_KEY] = OPTIMISED
+    if match.optimized:
+        stamp[OPTIMIZED_KEY] = OPTIMIZED
     given: dict[str, Operand] = {**fused.inputs(), **dict(zip(("x2", "compress_index"), packed, strict=True))}
     base = anchor.name or anchor.op_type
     inputs = place_operands(

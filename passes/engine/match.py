@@ -144,7 +144,7 @@ class Match:
         output: the value that is computed instead.
         nodes: the nodes that go away, the one that the rule starts from first, the one that produces ``output`` last.
         result: what takes the place of ``output``, when that is not the new node's result itself.
-        optimised: the original is reproduced as onnxruntime runs it with graph optimisations on (QDQ forms), not
+        optimized: the original is reproduced as onnxruntime runs it with graph optimisations on (QDQ forms), not
             as it runs without.
     """
 
@@ -154,7 +154,7 @@ class Match:
     output: ir.Value
     nodes: tuple[ir.Node, ...]
     result: NewOutput | Result = dataclasses.field(default_factory=Result)
-    optimised: bool = False
+    optimized: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

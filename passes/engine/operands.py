@@ -25,7 +25,7 @@ from mcd_graph.passes.refusal import ReasonCode, Refusal
 if TYPE_CHECKING:
     from mcd_graph.passes.engine.match import Operand
 
-__all__ = ["WEIGHT_TYPES", "check_rank", "find_weight", "per_column", "quantisation_column", "quantisation_vector"]
+__all__ = ["WEIGHT_TYPES", "check_rank", "find_weight", "per_column", "quantization_column", "quantization_vector"]
 
 WEIGHT_TYPES = (ir.DataType.INT8, ir.DataType.UINT8)
 
@@ -41,7 +41,7 @@ def per_column(shape: tuple[int | None, ...] | None, n: int, rank: int | None) -
     return all(dim == 1 for dim in shape[:-1]) and (not shape or shape[-1] in (1, n))
 
 
-def quantisation_vector(value: ir.Value | None, n: int, rank: int | None = 2) -> Operand:
+def quantization_vector(value: ir.Value | None, n: int, rank: int | None = 2) -> Operand:
     """Return a scale, zero point or bias in one of the operator's shapes: scalar, (1,), (n,) or (1, n).
 
     Constants behind more dimensions of size 1 are brought to (n,) or (1,); values of another shape, or of one that
@@ -65,12 +65,12 @@ def quantisation_vector(value: ir.Value | None, n: int, rank: int | None = 2) ->
     return NewConstant(np.ascontiguousarray(array.reshape(-1)), f"{value.name}.vector")
 
 
-def quantisation_column(value: ir.Value | None, n: int) -> Operand:
+def quantization_column(value: ir.Value | None, n: int) -> Operand:
     """Return an int32 bias as a vector with one number per column: (n,) or (1, n).
 
     A constant of one element is repeated; one that is computed at run time is refused.
     """
-    vector = quantisation_vector(value, n)
+    vector = quantization_vector(value, n)
     if value is None:
         return vector
     shape = known_shape(value) or ()

@@ -81,7 +81,7 @@ class IntegerNode:
             local function has an instance for each call.
         activation: the name of what it multiplies.
         outputs: names of its results.
-        requantises: its result is int8 or uint8, not float or int32.
+        requantizes: its result is int8 or uint8, not float or int32.
         scale: what it multiplies sums with, where that is constant: float32, one value or one per column.
         zero_points: of activation and result, where they are there and constant.
     """
@@ -89,7 +89,7 @@ class IntegerNode:
     instance: Instance | None
     activation: str
     outputs: tuple[str, ...]
-    requantises: bool
+    requantizes: bool
     scale: np.ndarray | None = None
     zero_points: tuple[np.ndarray | None, np.ndarray | None] = (None, None)
 
@@ -176,7 +176,7 @@ def _first_line(error: BaseException) -> str:
 
 def _integer_node(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> IntegerNode:
     """Describe an integer multiplication."""
-    requantises = node.op_type == "QLinearMatMul" or (node.op_type == "QGemm" and any(node.input[7:9]))
+    requantizes = node.op_type == "QLinearMatMul" or (node.op_type == "QGemm" and any(node.input[7:9]))
 
     def constant(index: int | None) -> np.ndarray | None:
         tensor = constants.get(node.input[index]) if index is not None and index < len(node.input) else None
@@ -187,8 +187,8 @@ def _integer_node(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto
         instance_of(node),
         node.input[0],
         tuple(node.output),
-        requantises,
-        _folded(node, constant(x_scale), constant(w_scale), constant(y_scale), requantises=requantises),
+        requantizes,
+        _folded(node, constant(x_scale), constant(w_scale), constant(y_scale), requantizes=requantizes),
         (constant(x_zero), constant(y_zero)),
     )
 
@@ -199,16 +199,16 @@ def _folded(
     w_scale: np.ndarray | None,
     y_scale: np.ndarray | None,
     *,
-    requantises: bool,
+    requantizes: bool,
 ) -> np.ndarray | None:
     """Return the product of scales as onnxruntime rounds it; ``None`` if one of them is not a float32 constant."""
-    scales = [x_scale, w_scale, *([y_scale] if requantises else [])]
+    scales = [x_scale, w_scale, *([y_scale] if requantizes else [])]
     if x_scale is None or w_scale is None or any(each is None or each.dtype != np.float32 for each in scales):
         return None
     alpha = next((attribute.f for attribute in node.attribute if attribute.name == "alpha"), 1.0)
     with np.errstate(all="ignore"):
         folded = np.float32(alpha) * x_scale.reshape(()) * w_scale
-        return np.asarray(folded if y_scale is None or not requantises else folded / y_scale.reshape(()), np.float32)
+        return np.asarray(folded if y_scale is None or not requantizes else folded / y_scale.reshape(()), np.float32)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ _MOVES = frozenset(("Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Uns
 _ACTIVATIONS = ("x1", "addend", "gate", "residual", "indices")
 
 #: Operators that multiply integers, scale the sum and add a bias; and the steps of that, which round as they do.
-_DEQUANTISING = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
+_DEQUANTIZING = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 _STEPS = ("Cast", "Mul", "Add")
 
 #: Directions to look in: ahead, or not.
@@ -121,10 +121,10 @@ def _rounds(node: onnx.NodeProto, view: _View, values: Mapping[str, str]) -> str
 
     onnxruntime moves a QuantizeLinear up past a Transpose, and leaves the name of the value there to what is rounded.
     """
-    quantise = view.producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-    if quantise is None or quantise.op_type != "QuantizeLinear":
+    quantize = view.producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+    if quantize is None or quantize.op_type != "QuantizeLinear":
         return None
-    return _value(quantise.input[0], values)
+    return _value(quantize.input[0], values)
 
 
 def sites_to_blame(
@@ -132,7 +132,7 @@ def sites_to_blame(
     lowered: Optimized,
     outputs: Sequence[str],
     within: AbstractSet[str] = frozenset(),
-    quantised: AbstractSet[int] = frozenset(),
+    quantized: AbstractSet[int] = frozenset(),
 ) -> set[int]:
     """Return the numbers of the lowered nodes beside which onnxruntime computes otherwise than in the original.
 
@@ -141,13 +141,13 @@ def sites_to_blame(
         lowered: the optimised lowered model, in which the names of the lowered nodes hold their numbers.
         outputs: by number, the name of the value that is computed in another way.
         within: names of values that are computed within integer multiplications of any form, and so the same in all.
-        quantised: numbers of the lowered nodes that multiply what the original multiplies, quantised already.
+        quantized: numbers of the lowered nodes that multiply what the original multiplies, quantised already.
     """
     theirs, ours = _View(original.graph), _View(lowered.graph)
     others, differing = _Numbering(theirs).others(ours, _renamed(original, theirs, ours, outputs))
     followed = {id(node) for node in others} | {id(node) for node in ours.nodes if node.op_type in _EXACT}
     within = within | _taken_apart(others, theirs, ours)
-    blamed = {number for number in _rounded_otherwise(original, theirs, ours) if number in quantised}
+    blamed = {number for number in _rounded_otherwise(original, theirs, ours) if number in quantized}
     for node in others:
         if node.op_type not in _EXACT and not _is_part(node, ours, within):
             blamed |= _nearest(node, ours, followed)
@@ -167,11 +167,11 @@ def _rounded_otherwise(original: Optimized, theirs: _View, ours: _View) -> set[i
         for node, instance in lowered
         if instance is not None
         and instance in read
-        and _quantisers(node.input[0], ours) != _quantisers(read[instance], theirs)
+        and _quantizers(node.input[0], ours) != _quantizers(read[instance], theirs)
     }
 
 
-def _quantisers(name: str, view: _View) -> list[list[str]]:
+def _quantizers(name: str, view: _View) -> list[list[str]]:
     """Return the parameters of the QuantizeLinear nodes that a value comes through, with only moves in between."""
     found = []
     for _ in range(_DEPTH):
@@ -190,7 +190,7 @@ def _taken_apart(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -
     candidates = {id(node) for node in others if node.op_type in _STEPS}
     for node in others:
         producers = [theirs.producers.get(name) for name in node.output]
-        if not all(producer is not None and producer.op_type in _DEQUANTISING for producer in producers):
+        if not all(producer is not None and producer.op_type in _DEQUANTIZING for producer in producers):
             continue
         waiting = [node]
         while waiting:

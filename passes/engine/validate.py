@@ -55,7 +55,7 @@ _ELEMENTWISE = ("gate", "residual")
 _ONE_VALUE = ("x1_zero_point", "y_zero_point", "x1_scale", "y_scale")
 
 #: The first version of ONNX with MatMulInteger, QLinearMatMul, QuantizeLinear and DequantizeLinear.
-_QUANTISATION_OPSET = 10
+_QUANTIZATION_OPSET = 10
 
 _DYNAMIC_OPSET = 11
 
@@ -167,7 +167,7 @@ def check_opset(owner: ir.Model | ir.Function, *, dynamic: bool = False) -> None
 
     ``dynamic``: DynamicQuantizeLinear, which is younger, is needed as well.
     """
-    needed = _DYNAMIC_OPSET if dynamic else _QUANTISATION_OPSET
+    needed = _DYNAMIC_OPSET if dynamic else _QUANTIZATION_OPSET
     version = owner.opset_imports.get("")
     if version is not None and version >= needed:
         return

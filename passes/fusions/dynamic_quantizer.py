@@ -22,13 +22,13 @@ from mcd_graph.passes.fusions.protocol import Fusion
 if TYPE_CHECKING:
     from mcd_graph.passes.engine.emit import Names
 
-__all__ = ["FUSION", "absorb_quantiser", "quantises_itself"]
+__all__ = ["FUSION", "absorb_quantizer", "quantizes_itself"]
 
 #: The inputs that take the three outputs of DynamicQuantizeLinear.
 _POSITIONS = tuple(INPUT_NAMES.index(name) for name in ("x1", "x1_scale", "x1_zero_point"))
 
 
-def absorb_quantiser(node: ir.Node, *, in_function: bool) -> ir.Node | None:
+def absorb_quantizer(node: ir.Node, *, in_function: bool) -> ir.Node | None:
     """Let a MatmulCompressDequant quantise its activation itself, if its quantiser serves nobody else.
 
     Args:
@@ -40,15 +40,15 @@ def absorb_quantiser(node: ir.Node, *, in_function: bool) -> ir.Node | None:
         The DynamicQuantizeLinear that is without readers now, or ``None`` if nothing was changed.
     """
     x1 = get_input(node, 0)
-    quantiser = None if x1 is None else x1.producer()
-    if quantiser is None or not is_op(quantiser, "DynamicQuantizeLinear") or quantiser.graph is not node.graph:
+    quantizer = None if x1 is None else x1.producer()
+    if quantizer is None or not is_op(quantizer, "DynamicQuantizeLinear") or quantizer.graph is not node.graph:
         return None
-    outputs = quantiser.outputs
+    outputs = quantizer.outputs
     if [get_input(node, position) for position in _POSITIONS] != list(outputs):
         return None
     if any(output.is_graph_output() or len(output.uses()) != 1 for output in outputs):
         return None
-    x = get_input(quantiser, 0)
+    x = get_input(quantizer, 0)
     if x is None:
         return None
     if known_dtype(x) is None:
@@ -57,26 +57,26 @@ def absorb_quantiser(node: ir.Node, *, in_function: bool) -> ir.Node | None:
         x.dtype = ir.DataType.FLOAT
     for position, value in zip(_POSITIONS, (x, None, None), strict=True):
         set_input(node, position, value)
-    return quantiser
+    return quantizer
 
 
-def quantises_itself(node: ir.Node) -> bool:
+def quantizes_itself(node: ir.Node) -> bool:
     """Tell whether a node takes a float activation."""
     x1 = get_input(node, 0)
     return x1 is not None and known_dtype(x1) == ir.DataType.FLOAT
 
 
-def expose_quantiser(node: ir.Node, names: Names) -> bool:
+def expose_quantizer(node: ir.Node, names: Names) -> bool:
     """Put the DynamicQuantizeLinear back in front of a MatmulCompressDequant that does what it does.
 
     Returns:
         Whether there was one.
     """
-    if not quantises_itself(node):
+    if not quantizes_itself(node):
         return False
-    quantised = NewNode("DynamicQuantizeLinear", (get_input(node, 0),), num_outputs=3)
+    quantized = NewNode("DynamicQuantizeLinear", (get_input(node, 0),), num_outputs=3)
     values = place_operands(
-        [NewOutput(quantised, index) for index in range(3)], node, names,
+        [NewOutput(quantized, index) for index in range(3)], node, names,
         in_function=False, base=node.name or node.op_type,
     )  # fmt: skip
     for position, value in zip(_POSITIONS, values, strict=True):
@@ -85,8 +85,8 @@ def expose_quantiser(node: ir.Node, names: Names) -> bool:
 
 
 def _fuse(node: ir.Node, *, in_function: bool = False) -> list[ir.Node] | None:
-    quantiser = absorb_quantiser(node, in_function=in_function)
-    return None if quantiser is None else [quantiser]
+    quantizer = absorb_quantizer(node, in_function=in_function)
+    return None if quantizer is None else [quantizer]
 
 
-FUSION = Fusion("DynamicQuantizeLinear", _fuse, expose_quantiser, Extent.NO_ELEMENTWISE, in_qdq=False)
+FUSION = Fusion("DynamicQuantizeLinear", _fuse, expose_quantizer, Extent.NO_ELEMENTWISE, in_qdq=False)

@@ -41,7 +41,7 @@ _POSITIONS = {name: position for position, name in enumerate(INPUT_NAMES)}
 _STEPS = (("gate", "Mul"), ("residual", "Add"))
 
 #: Readers of a sum with which onnxruntime joins the Add; it knows LayerNormalization by the steps of it as well.
-_NORMALISING = ort_behaviour.FUSES_NORMALISATION.operators
+_NORMALIZING = ort_behaviour.FUSES_NORMALIZATION.operators
 #: First steps of a GELU, with which it joins the Add of a bias.
 _ACTIVATING = ort_behaviour.FUSES_BIAS_AND_GELU.operators
 #: What it joins with an Add or a Mul behind.
@@ -157,7 +157,7 @@ def _joined(total: ir.Value, shape: tuple[int | None, ...] | None) -> bool:
     readers = [use.node for use in total.uses()]
     if shape is None and any(reader.op_type in _ACTIVATING for reader in readers):
         return True
-    if not any(reader.op_type in _NORMALISING for reader in readers):
+    if not any(reader.op_type in _NORMALIZING for reader in readers):
         return False
     # It joins none whose sum has another reader; one that cannot go away is the next Add of the stream.
     residual = _POSITIONS["residual"]

@@ -13,7 +13,7 @@ from mcd_graph.operators.view import CompressedNode, CompressedNodeError, Weight
 from mcd_graph.passes.engine.facts import constant_array, get_input, known_dtype, known_shape
 from mcd_graph.passes.engine.match import NewNode, NewOutput
 from mcd_graph.passes.engine.validate import check_node
-from mcd_graph.passes.fusions.dynamic_quantizer import quantises_itself
+from mcd_graph.passes.fusions.dynamic_quantizer import quantizes_itself
 from mcd_graph.passes.legalize.limits import FLIP, MIN_OPSET
 from mcd_graph.passes.legalize.parts import Parts, is_half, shrunk_scale
 from mcd_graph.passes.refusal import ReasonCode, Refusal
@@ -41,7 +41,7 @@ def take_apart(node: ir.Node, *, opset: int, max_rows: int | None) -> Parts:
     if value["deq_scale"] is None:
         raise Refusal(ReasonCode.INT32_RESULT, "its result is int32; the strict form's is float16")
     known = (ir.DataType.INT8, ir.DataType.UINT8)
-    if x1 is None or not (quantises_itself(node) or _activation_type(value) in known):
+    if x1 is None or not (quantizes_itself(node) or _activation_type(value) in known):
         raise Refusal(ReasonCode.ACTIVATION_TYPE, "its x1 is not known to be int8, uint8 or float")
     w_zero_point = value["w_zero_point"]
     if w_zero_point is not None and constant_array(w_zero_point) is None:
@@ -70,7 +70,7 @@ def parts_of(node: ir.Node, weight: np.ndarray, *, changed: bool) -> Parts:
     x1, scale_value, x1_scale = value["x1"], value["deq_scale"], value["x1_scale"]
     if x1 is None or scale_value is None:
         raise AssertionError("a node without activation or scale is refused")
-    floats = quantises_itself(node)
+    floats = quantizes_itself(node)
     scale = None if floats else _constant_scale(scale_value, x1_scale, weight.shape[0])
     unsigned = floats or _activation_type(value) == ir.DataType.UINT8
     bias, zero_point = constant_array(value["bias"]), constant_array(value["x1_zero_point"])

@@ -54,7 +54,7 @@ class Emission:
         self._packed: dict[tuple[Any, ...], tuple[tuple[ir.TensorProtocol, ir.TensorProtocol], tuple[int, ...]]] = {}
         self._weights: dict[tuple[Any, ...], tuple[ir.Value, ir.Value]] = {}
 
-    def legalise(self, parts: Parts) -> bool:
+    def legalize(self, parts: Parts) -> bool:
         """Put the strict form in the place of a node; return ``False`` if it has that form already."""
         rows = parts.rows
         step = self._max_rows if self._max_rows is not None and rows is not None and rows > self._max_rows else None

@@ -9,7 +9,7 @@ caller likes::
 """
 
 from mcd_graph.passes.plan.finding import plan_lowering
-from mcd_graph.passes.plan.lowering import LoweringPlan, PackedWeight, reproduces_optimised
+from mcd_graph.passes.plan.lowering import LoweringPlan, PackedWeight, reproduces_optimized
 from mcd_graph.passes.plan.site import Site, WeightJob
 
-__all__ = ["LoweringPlan", "PackedWeight", "Site", "WeightJob", "plan_lowering", "reproduces_optimised"]
+__all__ = ["LoweringPlan", "PackedWeight", "Site", "WeightJob", "plan_lowering", "reproduces_optimized"]

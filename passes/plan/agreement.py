@@ -52,7 +52,7 @@ def agree_with_onnxruntime(model: ir.Model, candidates: Sequence[Candidate]) -> 
 
 
 def _is_asked(candidate: Candidate) -> bool:
-    return candidate.function is None or candidate.match.optimised
+    return candidate.function is None or candidate.match.optimized
 
 
 def _settle(candidates: Sequence[Candidate], original: Optimized, copy: Path) -> list[Candidate]:
@@ -81,13 +81,13 @@ def _settle(candidates: Sequence[Candidate], original: Optimized, copy: Path) ->
 
     extents = [Extent.ALL if each.site.status == "lowered" else Extent.NONE for each in candidates]
     outputs = [candidate.match.output.name or "" for candidate in candidates]
-    parts = [node for each in candidates if not each.match.optimised for node in each.match.nodes]
+    parts = [node for each in candidates if not each.match.optimized for node in each.match.nodes]
     within = frozenset(output.name or "" for node in parts for output in node.outputs)
 
-    quantised = frozenset(number for number, candidate in enumerate(candidates) if candidate.match.optimised)
+    quantized = frozenset(number for number, candidate in enumerate(candidates) if candidate.match.optimized)
 
     def blame(lowered: Optimized) -> set[int]:
-        return sites_to_blame(original, lowered, outputs, within, quantised)
+        return sites_to_blame(original, lowered, outputs, within, quantized)
 
     settled_extents = settle(blame, extents, lower, narrower)
     settled = []

@@ -83,7 +83,7 @@ def plan_lowering(
                 check_rank(match.weight, get_input(node, 0))
                 _check_inputs(match.fused, match.weight)
             site.pattern, site.k, site.n = match.pattern, match.weight.k, match.weight.n
-            site.optimised = match.optimised
+            site.optimized = match.optimized
             if match.output in results:
                 raise Refusal(
                     ReasonCode.RESULT_TAKEN, f"{match.output.name} is another multiplication's result already"
@@ -125,5 +125,5 @@ def _rule_for(
 def _check_inputs(fused: Fused, weight: Weight) -> None:
     """Refuse if what the new node would read is known not to fit it."""
     if isinstance(fused.x1, ir.Value) and known_dtype(fused.x1) == ir.DataType.FLOAT:
-        raise Refusal(ReasonCode.ACTIVATION_NOT_QUANTISED, f"its activation {fused.x1.name} is not quantised")
+        raise Refusal(ReasonCode.ACTIVATION_NOT_QUANTIZED, f"its activation {fused.x1.name} is not quantised")
     check_compatibility(fused.inputs(), k=weight.k, n=weight.n, weight_type=weight.tensor.dtype)

@@ -32,7 +32,7 @@ def keep_where_onnxruntime_does_otherwise(
         answer: what onnxruntime makes of the model, or why it cannot be asked.
         calls: how often it puts each local function in place of a call.
     """
-    unsure = [(number, candidate) for number, candidate in enumerate(candidates) if candidate.match.optimised]
+    unsure = [(number, candidate) for number, candidate in enumerate(candidates) if candidate.match.optimized]
     if isinstance(answer, str):
         for _, candidate in unsure:
             candidate.site.keep(
@@ -53,13 +53,13 @@ def keep_where_onnxruntime_does_otherwise(
 def _became(number: int, candidate: Candidate, nodes: Sequence[IntegerNode]) -> list[IntegerNode]:
     """Return what onnxruntime makes of a site; of one in a function, at each call of that."""
     match = candidate.match
-    requantises = isinstance(match.fused, Fused) and match.fused.y_zero_point is not None
+    requantizes = isinstance(match.fused, Fused) and match.fused.y_zero_point is not None
     named = [node for node in nodes if node.instance is not None and node.instance.site == number]
     if candidate.function is not None:
-        return [node for node in named if node.requantises == requantises]
+        return [node for node in named if node.requantizes == requantizes]
     found = [node for node in nodes if match.output.name in node.outputs]
     # An int8 result becomes uint8, and one whose quantisation is moved up is new: both have other names.
-    return found or [node for node in named if node.requantises and requantises][-1:]
+    return found or [node for node in named if node.requantizes and requantizes][-1:]
 
 
 def _same_parameters(node: IntegerNode, match: Match) -> bool:

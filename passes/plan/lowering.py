@@ -8,7 +8,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from mcd_graph.operators.spec import DOMAIN, DOMAIN_VERSION
-from mcd_graph.passes.engine.emit import OPTIMISED, OPTIMISED_KEY, Names, as_tensor, build, place_constant, remove_dead
+from mcd_graph.passes.engine.emit import OPTIMIZED, OPTIMIZED_KEY, Names, as_tensor, build, place_constant, remove_dead
 from mcd_graph.passes.engine.facts import all_nodes, graph_of, home_of
 from mcd_graph.passes.engine.unsigned import make_unsigned
 from mcd_graph.passes.fusions.registry import fuse_surroundings
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mcd_graph.passes.engine.match import Weight
     from mcd_graph.passes.plan.site import Candidate, Site, WeightJob
 
-__all__ = ["ONNXRUNTIME_KEY", "LoweringPlan", "PackedWeight", "reproduces_optimised"]
+__all__ = ["ONNXRUNTIME_KEY", "LoweringPlan", "PackedWeight", "reproduces_optimized"]
 
 #: Metadata of a model with lowered QDQ multiplications: the version of onnxruntime that was asked how it computes them.
 ONNXRUNTIME_KEY = "mcd.onnxruntime"
@@ -66,9 +66,9 @@ class LoweringPlan:
         self._open = candidates
 
     @property
-    def optimised(self) -> bool:
+    def optimized(self) -> bool:
         """Whether a site is computed as onnxruntime does when it optimises, and not as it does without (QDQ forms)."""
-        return any(candidate.match.optimised for candidate in self._open)
+        return any(candidate.match.optimized for candidate in self._open)
 
     def keep(self, numbers: Collection[int], refusal: Refusal) -> None:
         """Keep some of :attr:`sites`, by their positions there, and the weights that nobody else uses."""
@@ -123,7 +123,7 @@ class LoweringPlan:
             for owner in (self.model, function):
                 if owner is not None:
                     owner.opset_imports[DOMAIN] = DOMAIN_VERSION
-        if any(candidate.match.optimised for _, candidate in built):
+        if any(candidate.match.optimized for _, candidate in built):
             self.model.metadata_props[ONNXRUNTIME_KEY] = ort.__version__
         remove_dead(dead)
         for node, candidate in built:
@@ -135,7 +135,7 @@ def _absorb(node: ir.Node, candidate: Candidate, names: Names) -> None:
     """Let a lowered node take in what stands around it, as far as its extent goes."""
     if not candidate.match.fused.absorbs:
         return
-    in_function, qdq = candidate.function is not None, candidate.match.optimised
+    in_function, qdq = candidate.function is not None, candidate.match.optimized
     if qdq:
         make_unsigned(node, names, in_function=in_function)
     taken = fuse_surroundings(node, candidate.extent, in_function=in_function, qdq=qdq)
@@ -196,7 +196,7 @@ def _retyped(tensor: ir.TensorProtocol, dtype: ir.DataType) -> ir.TensorProtocol
     )
 
 
-def reproduces_optimised(model: ir.Model) -> bool:
+def reproduces_optimized(model: ir.Model) -> bool:
     """Tell whether a lowered (or restored) model gives the bytes of its original with graph optimisations on.
 
     That is so when QDQ multiplications were lowered: onnxruntime computes those in integers only when it optimises.
@@ -207,8 +207,8 @@ def reproduces_optimised(model: ir.Model) -> bool:
 
     Examples:
         >>> from mcd_graph.model.loading import load_model
-        >>> from mcd_graph.passes import CompressPass, reproduces_optimised
-        >>> reproduces_optimised(CompressPass()(load_model("model.onnx")).model)  # MatMulInteger is in integers anyway
+        >>> from mcd_graph.passes import CompressPass, reproduces_optimized
+        >>> reproduces_optimized(CompressPass()(load_model("model.onnx")).model)  # MatMulInteger is in integers anyway
         False
     """
-    return any(node.metadata_props.get(OPTIMISED_KEY) == OPTIMISED for node, _ in all_nodes(model))
+    return any(node.metadata_props.get(OPTIMIZED_KEY) == OPTIMIZED for node, _ in all_nodes(model))

@@ -35,7 +35,7 @@ class Site:
         k: rows of the weight, if they are known.
         n: columns of the weight, if they are known.
         weight: key into :attr:`LoweringPlan.weights`; ``None`` for a kept one.
-        optimised: the lowered node gives the bits of the original as onnxruntime runs it with graph optimisations
+        optimized: the lowered node gives the bits of the original as onnxruntime runs it with graph optimisations
             on, not off (QDQ forms).
         absorbed: what the lowered node takes in around the pattern, by the names of the fusions.
     """
@@ -49,7 +49,7 @@ class Site:
     k: int | None = None
     n: int | None = None
     weight: str | None = None
-    optimised: bool = False
+    optimized: bool = False
     absorbed: tuple[str, ...] = ()
 
     def keep(self, refusal: Refusal) -> None:

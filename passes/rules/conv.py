@@ -36,7 +36,7 @@ from mcd_graph.passes.engine.facts import (
     string_attribute,
 )
 from mcd_graph.passes.engine.match import Family, Match, NewCompressed, Operand, Rule, Weight
-from mcd_graph.passes.engine.operands import find_weight, quantisation_column, quantisation_vector
+from mcd_graph.passes.engine.operands import find_weight, quantization_column, quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import Scale, fold_scales, require_one_value
 
@@ -107,7 +107,7 @@ def _match_conv_integer(node: ir.Node) -> Match | None:
     convolution = Convolution(
         x,
         x1_zero_point=x_zero_point,
-        w_zero_point=quantisation_vector(w_zero_point, kernel.n),
+        w_zero_point=quantization_vector(w_zero_point, kernel.n),
         window=_window(node, kernel, x),
         output_type=ir.DataType.INT32,
     )
@@ -124,20 +124,20 @@ def _match_qlinear_conv(node: ir.Node) -> Match | None:
         return None
     if x_scale is None or w_scale is None or y_scale is None or y_zero_point is None:
         raise Refusal(ReasonCode.INPUT_MISSING, "an input that QLinearConv needs is missing")
-    convolution = requantised(
+    convolution = requantized(
         x,
         x_zero_point,
         kernel,
         w_zero_point,
         fold_scales(x_scale, w_scale, y_scale, n=kernel.n),
         y_zero_point,
-        bias=quantisation_column(b, kernel.n),
+        bias=quantization_column(b, kernel.n),
         window=_window(node, kernel, x),
     )
     return Match("QLinearConv", kernel, convolution, node.outputs[0], (node,))
 
 
-def requantised(
+def requantized(
     x: ir.Value | None,
     x_zero_point: ir.Value | None,
     kernel: Kernel,
@@ -157,7 +157,7 @@ def requantised(
         deq_scale=scale.deq_scale,
         bias=bias,
         x1_zero_point=x_zero_point,
-        w_zero_point=quantisation_vector(w_zero_point, kernel.n),
+        w_zero_point=quantization_vector(w_zero_point, kernel.n),
         y_zero_point=y_zero_point,
         x1_scale=scale.x1_scale,
         window=window,

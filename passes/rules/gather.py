@@ -163,10 +163,10 @@ def _of_floats(node: ir.Node, weight: Weight, indices: ir.Value, widening: _Wide
         )
     rows = Rows(indices, dtype=weight.tensor.dtype, output_type=weight.tensor.dtype)
     pattern = f"{widening.label}+Gather"
-    quantiser = only_consumer(node.outputs[0], node.graph)
-    if quantiser is not None and _undoes(quantiser, widening):
-        output = quantiser.outputs[0]
-        return Match(f"{pattern}+QuantizeLinear", weight, rows, output, (node, quantiser))
+    quantizer = only_consumer(node.outputs[0], node.graph)
+    if quantizer is not None and _undoes(quantizer, widening):
+        output = quantizer.outputs[0]
+        return Match(f"{pattern}+QuantizeLinear", weight, rows, output, (node, quantizer))
     return Match(pattern, weight, _widened(rows, widening, axis), node.outputs[0], (node,))
 
 
@@ -276,12 +276,12 @@ def _along(
     return _ROWS if shape is not None and rank == 2 and sizes == (shape[0], 1) else None
 
 
-def _undoes(quantiser: ir.Node, widening: _Widening) -> bool:
+def _undoes(quantizer: ir.Node, widening: _Widening) -> bool:
     """Tell whether a QuantizeLinear gives back the bytes that a DequantizeLinear with one scale widened."""
-    if not is_op(quantiser, "QuantizeLinear") or widening.axis is None or int_attribute(quantiser, "block_size", 0):
+    if not is_op(quantizer, "QuantizeLinear") or widening.axis is None or int_attribute(quantizer, "block_size", 0):
         return False
-    scales = [constant_array(value) for value in (widening.scale, get_input(quantiser, 1))]
-    zero_points = [constant_array(value) for value in (widening.zero_point, get_input(quantiser, 2))]
+    scales = [constant_array(value) for value in (widening.scale, get_input(quantizer, 1))]
+    zero_points = [constant_array(value) for value in (widening.zero_point, get_input(quantizer, 2))]
     if any(array is None or array.size != 1 for array in (*scales, *zero_points)):
         return False
     (ours, theirs), (zero, other) = scales, zero_points

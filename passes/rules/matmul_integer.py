@@ -40,7 +40,7 @@ from mcd_graph.passes.engine.facts import (
     only_consumer,
 )
 from mcd_graph.passes.engine.match import Family, Fused, Match, NewConstant, NewNode, NewOutput, Operand, Result, Rule
-from mcd_graph.passes.engine.operands import find_weight, quantisation_vector
+from mcd_graph.passes.engine.operands import find_weight, quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import Scale, split_product
 
@@ -64,7 +64,7 @@ def _match(node: ir.Node, *, alone: bool = False) -> Match:
             ReasonCode.PARAMETER_SHAPE,
             f"zero point {x1_zero_point.name if x1_zero_point else ''} of the activation is not one value",
         )
-    w_zero_point = quantisation_vector(get_input(node, 3), weight.n)
+    w_zero_point = quantization_vector(get_input(node, 3), weight.n)
 
     def match(
         pattern: str, output_of: ir.Node, *nodes: ir.Node, scale: Operand = None, addend: Operand = None
@@ -119,7 +119,7 @@ def _other_vector(node: ir.Node | None, op_type: str, value: ir.Value, n: int, r
     if other is None or other is value:
         return None
     try:
-        return quantisation_vector(other, n, rank)
+        return quantization_vector(other, n, rank)
     except Refusal:
         return None
 

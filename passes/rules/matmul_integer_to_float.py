@@ -29,7 +29,7 @@ import onnx_ir as ir
 
 from mcd_graph.passes.engine.facts import MS_DOMAIN, get_input, known_dtype, known_rank
 from mcd_graph.passes.engine.match import Family, Match, NewNode, NewOutput, Rule
-from mcd_graph.passes.engine.operands import find_weight, quantisation_vector
+from mcd_graph.passes.engine.operands import find_weight, quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import Scale, fold_scales, fuse
 
@@ -53,11 +53,11 @@ def _match_dynamic(node: ir.Node) -> Match:
         raise Refusal(ReasonCode.INPUT_MISSING, "an input that DynamicQuantizeMatMul needs is missing")
     if known_dtype(x) not in (ir.DataType.FLOAT, None):
         raise Refusal(ReasonCode.ACTIVATION_TYPE, f"its activation {x.name} is not float32")
-    quantised = NewNode("DynamicQuantizeLinear", (x,), num_outputs=3)
-    column = quantisation_vector(w_scale, weight.n)
-    scale = Scale(column, NewOutput(quantised, 1))
+    quantized = NewNode("DynamicQuantizeLinear", (x,), num_outputs=3)
+    column = quantization_vector(w_scale, weight.n)
+    scale = Scale(column, NewOutput(quantized, 1))
     fused = fuse(
-        NewOutput(quantised, 0), NewOutput(quantised, 2), weight, w_zero_point, scale, addend=bias, rank=known_rank(x)
+        NewOutput(quantized, 0), NewOutput(quantized, 2), weight, w_zero_point, scale, addend=bias, rank=known_rank(x)
     )
     return Match(node.op_type, weight, fused, node.outputs[0], (node,))
 

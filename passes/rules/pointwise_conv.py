@@ -24,7 +24,7 @@ import onnx_ir as ir
 
 from mcd_graph.passes.engine.facts import dimensions, get_input, int_attribute, ints_attribute, known_shape
 from mcd_graph.passes.engine.match import Family, Fused, Match, NewNode, NewOutput, Result, Rule, Weight
-from mcd_graph.passes.engine.operands import find_weight, quantisation_column, quantisation_vector
+from mcd_graph.passes.engine.operands import find_weight, quantization_column, quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import fold_scales, fuse
 
@@ -36,7 +36,7 @@ def _match_conv_integer(node: ir.Node) -> Match:
     weight = _pointwise_weight(node, w)
     if x is None:
         raise Refusal(ReasonCode.INPUT_MISSING, "it has no activation input")
-    zero_point = quantisation_vector(w_zero_point, weight.n)
+    zero_point = quantization_vector(w_zero_point, weight.n)
     if x_zero_point is not None and known_shape(x_zero_point) not in ((), (1,), None):
         raise Refusal(ReasonCode.PARAMETER_SHAPE, f"zero point {x_zero_point.name} is not one value")
     last, _ = _permutations(weight)
@@ -53,7 +53,7 @@ def _match_qlinear_conv(node: ir.Node) -> Match:
     if x is None or x_scale is None or w_scale is None or y_scale is None or y_zero_point is None:
         raise Refusal(ReasonCode.INPUT_MISSING, "an input that QLinearConv needs is missing")
     scale = fold_scales(x_scale, w_scale, y_scale, n=weight.n)
-    bias = quantisation_column(b, weight.n)
+    bias = quantization_column(b, weight.n)
     last, _ = _permutations(weight)
     x1 = NewOutput(NewNode("Transpose", (x,), {"perm": last}))
     fused = fuse(x1, x_zero_point, weight, w_zero_point, scale, bias=bias, y_zero_point=y_zero_point)

@@ -8,15 +8,15 @@ import onnx_ir as ir
 from mcd_graph.passes.engine.facts import constant_array, float_attribute
 from mcd_graph.passes.engine.match import NewConstant, Operand, Weight
 from mcd_graph.passes.engine.noops import source_of
-from mcd_graph.passes.engine.operands import quantisation_column
+from mcd_graph.passes.engine.operands import quantization_column
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.qdq_pairs import Dequantised, dequantised_at
+from mcd_graph.passes.rules.qdq_pairs import Dequantized, dequantized_at
 
 __all__ = ["integer_bias"]
 
 
 def integer_bias(
-    node: ir.Node, c: ir.Value, x: Dequantised, w: Dequantised, weight: Weight, *, alpha: float, requantised: bool
+    node: ir.Node, c: ir.Value, x: Dequantized, w: Dequantized, weight: Weight, *, alpha: float, requantized: bool
 ) -> Operand:
     """Return a Gemm's third input as int32, the way onnxruntime brings it there.
 
@@ -27,15 +27,15 @@ def integer_bias(
             ReasonCode.BIAS_SCALED,
             "it has a bias, and an alpha or beta that is not 1, so onnxruntime computes in float",
         )
-    dequantised = dequantised_at(c, node)
-    if dequantised is not None:
-        if dequantised.dtype != ir.DataType.INT32:
+    dequantized = dequantized_at(c, node)
+    if dequantized is not None:
+        if dequantized.dtype != ir.DataType.INT32:
             raise Refusal(
                 ReasonCode.BIAS_NOT_INT32, "its bias is not quantised to int32, so onnxruntime computes in float"
             )
-        return quantisation_column(dequantised.value, weight.n)
+        return quantization_column(dequantized.value, weight.n)
     array, x_scale, w_scale = constant_array(source_of(c)[0]), constant_array(x.scale), constant_array(w.scale)
-    if not requantised or array is None or array.ndim != 1 or array.dtype != np.float32:
+    if not requantized or array is None or array.ndim != 1 or array.dtype != np.float32:
         raise Refusal(ReasonCode.BIAS_NOT_INT32, "its bias is float, so onnxruntime computes in float")
     if x_scale is None or w_scale is None:
         raise Refusal(

@@ -27,14 +27,14 @@ from mcd_graph.passes.rules.scales import require_one_value
 if TYPE_CHECKING:
     from mcd_graph.passes.engine.noops import Readers
 
-__all__ = ["Quantised", "Requantisation", "destination", "output_parameters"]
+__all__ = ["Quantized", "Requantization", "destination", "output_parameters"]
 
 #: Operators past which onnxruntime moves a QuantizeLinear up towards the multiplication.
 _MOVABLE = ort_behaviour.MOVES_QUANTIZE_UP.operators
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantised:
+class Quantized:
     """The QuantizeLinear behind the multiplication.
 
     Attributes:
@@ -51,14 +51,14 @@ class Quantised:
 
 
 @dataclasses.dataclass(frozen=True)
-class Requantisation:
+class Requantization:
     """Scale and zero point of a requantised result."""
 
     scale: ir.Value
     zero_point: ir.Value | NewConstant
 
 
-def destination(node: ir.Node, n: int) -> Quantised | None:
+def destination(node: ir.Node, n: int) -> Quantized | None:
     """Return the QuantizeLinear that onnxruntime fuses with the multiplication, ``None`` for a float result.
 
     ``ort_behaviour.FUSES_QDQ``.
@@ -75,7 +75,7 @@ def destination(node: ir.Node, n: int) -> Quantised | None:
     return _behind(node.outputs[0], node.op_type)
 
 
-def _behind(output: ir.Value, op_type: str) -> Quantised | None:
+def _behind(output: ir.Value, op_type: str) -> Quantized | None:
     """Classify the consumers of the result of a MatMul or Gemm, as :func:`destination` does."""
     producer = output.producer()
     graph = None if producer is None else producer.graph
@@ -98,7 +98,7 @@ def _behind(output: ir.Value, op_type: str) -> Quantised | None:
                 ReasonCode.RESULT_READ_ELSEWHERE,
                 "its result is an output of the graph, so onnxruntime computes in float",
             )
-        return Quantised(user, readers.between)
+        return Quantized(user, readers.between)
     if is_op(user, "Relu") or is_op(user, "Clip"):
         return _behind_clip(readers, user)
     if readers.is_output:
@@ -108,7 +108,7 @@ def _behind(output: ir.Value, op_type: str) -> Quantised | None:
     return _moved_up(user)
 
 
-def _as_gemm(node: ir.Node, add: ir.Node, bias: ir.Value | None, noops: tuple[ir.Node, ...]) -> Quantised:
+def _as_gemm(node: ir.Node, add: ir.Node, bias: ir.Value | None, noops: tuple[ir.Node, ...]) -> Quantized:
     """Return what stands behind MatMul and Add where onnxruntime surely makes a Gemm of the two.
 
     It does so for matrices and a vector over the columns; for higher ranks only since some release, and only with all
@@ -120,9 +120,9 @@ def _as_gemm(node: ir.Node, add: ir.Node, bias: ir.Value | None, noops: tuple[ir
         and known_rank(bias) == 1
         and constant_array(bias) is not None
     )
-    quantised = _behind(add.outputs[0], "Gemm") if sure else None
-    if quantised is not None and not quantised.moved:
-        return dataclasses.replace(quantised, between=(*noops, add, *quantised.between), bias=bias)
+    quantized = _behind(add.outputs[0], "Gemm") if sure else None
+    if quantized is not None and not quantized.moved:
+        return dataclasses.replace(quantized, between=(*noops, add, *quantized.between), bias=bias)
     raise Refusal(
         ReasonCode.FUSED_FIRST, "onnxruntime may fuse the Add behind it into a Gemm, and then computes that in float"
     )
@@ -141,7 +141,7 @@ def _refuse_read_twice(readers: Readers) -> None:
         )
 
 
-def _behind_clip(product: Readers, clip: ir.Node) -> Quantised | None:
+def _behind_clip(product: Readers, clip: ir.Node) -> Quantized | None:
     """Return what follows a Relu or Clip: the QuantizeLinear if its saturation does the clipping already.
 
     ``ort_behaviour.DROPS_RELU_THAT_SATURATION_DOES``.
@@ -153,16 +153,16 @@ def _behind_clip(product: Readers, clip: ir.Node) -> Quantised | None:
     refusal = Refusal(
         ReasonCode.ACTIVATION_FUNCTION_BEHIND, f"a {clip.op_type} is behind it, so onnxruntime computes in float"
     )
-    quantise = clipped.uses[0][0]
-    if not is_qdq(quantise, "QuantizeLinear") or quantise.graph is not clip.graph or product.is_output:
+    quantize = clipped.uses[0][0]
+    if not is_qdq(quantize, "QuantizeLinear") or quantize.graph is not clip.graph or product.is_output:
         raise refusal
-    zero_point = get_input(quantise, 2)
+    zero_point = get_input(quantize, 2)
     array = np.zeros((), np.uint8) if zero_point is None else constant_array(zero_point)
     if clip.op_type != "Relu" or array is None or array.size != 1 or array.dtype not in (np.int8, np.uint8):
         raise refusal
     if array.reshape(()) != np.iinfo(array.dtype).min:
         raise refusal
-    return Quantised(quantise, (*product.between, clip, *clipped.between))
+    return Quantized(quantize, (*product.between, clip, *clipped.between))
 
 
 def _may_become_gemm(node: ir.Node, other: ir.Value | None, n: int) -> bool:
@@ -174,7 +174,7 @@ def _may_become_gemm(node: ir.Node, other: ir.Value | None, n: int) -> bool:
     return vector or len(bias) == 2 if len(x) == 2 else vector and None not in x
 
 
-def _moved_up(user: ir.Node) -> Quantised | None:
+def _moved_up(user: ir.Node) -> Quantized | None:
     """Return the QuantizeLinear that onnxruntime moves up past reshaping nodes to the multiplication, if any.
 
     ``ort_behaviour.MOVES_QUANTIZE_UP``.
@@ -188,25 +188,25 @@ def _moved_up(user: ir.Node) -> Quantised | None:
         if is_qdq(user, "QuantizeLinear"):
             parameters = [constant_array(value) for value in user.inputs[1:] if value is not None]
             constant = all(array is not None and array.size == 1 for array in parameters)
-            return Quantised(user, moved=True) if constant else None
+            return Quantized(user, moved=True) if constant else None
     return None
 
 
-def output_parameters(quantised: Quantised) -> Requantisation:
+def output_parameters(quantized: Quantized) -> Requantization:
     """Return scale and zero point of the result; refuse where onnxruntime would not requantise to it.
 
     The activation counts as uint8 here, which an int8 one in a pair of its own becomes; the result has to be uint8
     as well, or become it in the same way.
     """
-    quantise = quantised.node
-    scale, zero_point = get_input(quantise, 1), get_input(quantise, 2)
+    quantize = quantized.node
+    scale, zero_point = get_input(quantize, 1), get_input(quantize, 2)
     if scale is None:
         raise Refusal(ReasonCode.INPUT_MISSING, "its QuantizeLinear has no scale")
-    if int_attribute(quantise, "block_size", 0):
+    if int_attribute(quantize, "block_size", 0):
         raise Refusal(ReasonCode.RESULT_BLOCKED, "its result is quantised in blocks, so onnxruntime computes in float")
     dtype: int | None
     if zero_point is None:
-        dtype = int_attribute(quantise, "output_dtype", 0) or int(ir.DataType.UINT8)
+        dtype = int_attribute(quantize, "output_dtype", 0) or int(ir.DataType.UINT8)
         given: ir.Value | NewConstant = NewConstant(np.zeros((), np.uint8), f"{scale.name}.zero_point")
     else:
         dtype, given = known_dtype(zero_point), zero_point
@@ -215,9 +215,9 @@ def output_parameters(quantised: Quantised) -> Requantisation:
             ReasonCode.RESULT_TYPE,
             "its activation and result are quantised to different types, so onnxruntime computes in float",
         )
-    readers = readers_of(quantise.outputs[0]).nodes
-    if not quantised.moved:
-        if dtype == ir.DataType.INT8 and not (len(readers) == 1 and is_signed_pair(quantise, readers[0])):
+    readers = readers_of(quantize.outputs[0]).nodes
+    if not quantized.moved:
+        if dtype == ir.DataType.INT8 and not (len(readers) == 1 and is_signed_pair(quantize, readers[0])):
             raise Refusal(
                 ReasonCode.INT8_SHARED,
                 "its int8 result is not between one QuantizeLinear and one DequantizeLinear of its own, "
@@ -226,8 +226,8 @@ def output_parameters(quantised: Quantised) -> Requantisation:
         behind = [user for reader in readers for output in reader.outputs for user in readers_of(output).nodes]
         if any(is_qdq(user, "QuantizeLinear") for user in behind):
             raise Refusal(
-                ReasonCode.QUANTISED_TWICE, "its result is quantised twice in a row, which onnxruntime merges"
+                ReasonCode.QUANTIZED_TWICE, "its result is quantised twice in a row, which onnxruntime merges"
             )
     if isinstance(given, ir.Value):
         require_one_value(given, "output zero point")
-    return Requantisation(scale, given)
+    return Requantization(scale, given)

@@ -36,7 +36,7 @@ from mcd_graph.passes.engine.facts import float_attribute, get_input, int_attrib
 from mcd_graph.passes.engine.match import Family, Fused, Match, NewNode, NewOutput, Operand, Result, Rule, Weight
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.qdq_bias import integer_bias
-from mcd_graph.passes.rules.qdq_destination import Quantised, Requantisation, destination, output_parameters
+from mcd_graph.passes.rules.qdq_destination import Quantized, Requantization, destination, output_parameters
 from mcd_graph.passes.rules.qdq_operands import check_activation, find_operands
 from mcd_graph.passes.rules.scales import fold_scales, fuse
 
@@ -63,34 +63,34 @@ def _match(node: ir.Node, *, transpose_x: bool, transpose_w: bool, alpha: float,
         return None
     x, w, weight = found
     check_activation(x)
-    quantised = destination(node, weight.n)
+    quantized = destination(node, weight.n)
     if known_dtype(x.scale) == ir.DataType.FLOAT16:
         raise Refusal(ReasonCode.SCALE_TYPE, "its scales are float16, so onnxruntime computes in float")
-    y = None if quantised is None else output_parameters(quantised)
+    y = None if quantized is None else output_parameters(quantized)
     scale = fold_scales(x.scale, w.scale, None if y is None else y.scale, alpha=alpha, n=weight.n)
-    if quantised is not None and quantised.bias is not None:
-        c = quantised.bias
-    bias = None if c is None else integer_bias(node, c, x, w, weight, alpha=alpha, requantised=quantised is not None)
+    if quantized is not None and quantized.bias is not None:
+        c = quantized.bias
+    bias = None if c is None else integer_bias(node, c, x, w, weight, alpha=alpha, requantized=quantized is not None)
     x1: Operand = x.value
     if transpose_x:
         x1 = NewOutput(NewNode("Transpose", (x1,), {"perm": [1, 0]}))
     fused = fuse(x1, x.zero_point, weight, w.zero_point, scale, bias=bias)
-    if quantised is None or y is None:
-        return Match(f"DequantizeLinear+{node.op_type}", weight, fused, node.outputs[0], (node,), optimised=True)
-    return _requantised(
-        node, weight, dataclasses.replace(fused, y_zero_point=y.zero_point, output_type=None), quantised, y
+    if quantized is None or y is None:
+        return Match(f"DequantizeLinear+{node.op_type}", weight, fused, node.outputs[0], (node,), optimized=True)
+    return _requantized(
+        node, weight, dataclasses.replace(fused, y_zero_point=y.zero_point, output_type=None), quantized, y
     )
 
 
-def _requantised(node: ir.Node, weight: Weight, fused: Fused, quantised: Quantised, y: Requantisation) -> Match:
+def _requantized(node: ir.Node, weight: Weight, fused: Fused, quantized: Quantized, y: Requantization) -> Match:
     pattern = f"DequantizeLinear+{node.op_type}"
-    if not quantised.moved:
-        nodes = (node, *quantised.between, quantised.node)
+    if not quantized.moved:
+        nodes = (node, *quantized.between, quantized.node)
         pattern = "+".join([pattern, *(each.op_type for each in nodes[1:])])
-        return Match(pattern, weight, fused, quantised.node.outputs[0], nodes, optimised=True)
+        return Match(pattern, weight, fused, quantized.node.outputs[0], nodes, optimized=True)
     restored = NewNode("DequantizeLinear", (Result(), y.scale, y.zero_point))
     pattern = f"{pattern}+QuantizeLinear+DequantizeLinear"
-    return Match(pattern, weight, fused, node.outputs[0], (node,), NewOutput(restored), optimised=True)
+    return Match(pattern, weight, fused, node.outputs[0], (node,), NewOutput(restored), optimized=True)
 
 
 matmul_qdq_rule = Rule("matmul_qdq_rule", "", "MatMul", _match_matmul, "DequantizeLinear+MatMul")

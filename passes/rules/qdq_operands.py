@@ -10,7 +10,7 @@ from mcd_graph.passes.engine.facts import get_input, int_attribute, ints_attribu
 from mcd_graph.passes.engine.noops import source_of
 from mcd_graph.passes.engine.operands import find_weight
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.qdq_pairs import EIGHT_BIT, Dequantised, dequantised_at, is_qdq, is_signed_pair
+from mcd_graph.passes.rules.qdq_pairs import EIGHT_BIT, Dequantized, dequantized_at, is_qdq, is_signed_pair
 
 if TYPE_CHECKING:
     from mcd_graph.passes.engine.match import (
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["check_activation", "find_operands"]
 
 
-def find_operands(node: ir.Node, transpose_w: bool) -> tuple[Dequantised, Dequantised, Weight] | None:
+def find_operands(node: ir.Node, transpose_w: bool) -> tuple[Dequantized, Dequantized, Weight] | None:
     """Return activation and weight; ``None`` if the node is a float multiplication like any other."""
-    x, value = dequantised_at(get_input(node, 0), node), get_input(node, 1)
+    x, value = dequantized_at(get_input(node, 0), node), get_input(node, 1)
     path: tuple[ir.Node, ...] = ()
     if value is not None:
         value, path = source_of(value)
@@ -31,12 +31,12 @@ def find_operands(node: ir.Node, transpose_w: bool) -> tuple[Dequantised, Dequan
         perm, rank = ints_attribute(transpose, "perm"), known_rank(get_input(transpose, 0))
         if perm == (1, 0) or (perm is None and rank in (2, None)) or (perm == (0, 2, 1) and rank == 3):
             transpose_w, value, path = not transpose_w, get_input(transpose, 0), (transpose, *path)
-    w = dequantised_at(value, node)
+    w = dequantized_at(value, node)
     if w is None:
         _refuse_outside(value, node)
         producer = None if value is None else value.producer()
         between = producer if producer is not None and is_op(producer, "Reshape") else None
-        if x is None or between is None or dequantised_at(get_input(between, 0), node) is None:
+        if x is None or between is None or dequantized_at(get_input(between, 0), node) is None:
             return None
         raise Refusal(
             ReasonCode.WEIGHT_RESHAPED,
@@ -46,7 +46,7 @@ def find_operands(node: ir.Node, transpose_w: bool) -> tuple[Dequantised, Dequan
     if x is None:
         _refuse_outside(get_input(node, 0), node)
         raise Refusal(
-            ReasonCode.ACTIVATION_NOT_QUANTISED, "its activation is not quantised, so onnxruntime computes in float"
+            ReasonCode.ACTIVATION_NOT_QUANTIZED, "its activation is not quantised, so onnxruntime computes in float"
         )
     if int_attribute(w.node, "block_size", 0):
         raise Refusal(ReasonCode.WEIGHT_BLOCKED, "its weight is quantised in blocks, so onnxruntime computes in float")
@@ -68,10 +68,10 @@ def _refuse_outside(value: ir.Value | None, user: ir.Node) -> None:
     if producer is not None and is_qdq(producer, "DequantizeLinear") and producer.graph is not user.graph:
         what = "activation" if value is get_input(user, 0) else "weight"
         text = f"its {what} is dequantised in a graph around its own, so onnxruntime computes in float"
-        raise Refusal(ReasonCode.DEQUANTISED_OUTSIDE, text)
+        raise Refusal(ReasonCode.DEQUANTIZED_OUTSIDE, text)
 
 
-def check_activation(x: Dequantised) -> None:
+def check_activation(x: Dequantized) -> None:
     """Refuse an activation that onnxruntime would not multiply as integers.
 
     ``ort_behaviour.MERGES_DOUBLE_QUANTIZERS``, ``ort_behaviour.MAKES_INT8_PAIRS_UINT8``.
@@ -86,7 +86,7 @@ def check_activation(x: Dequantised) -> None:
         before = get_input(producer, 0)
         if before is not None and is_qdq(source_of(before)[0].producer(), "DequantizeLinear"):
             raise Refusal(
-                ReasonCode.QUANTISED_TWICE, "its activation is quantised twice in a row, which onnxruntime merges"
+                ReasonCode.QUANTIZED_TWICE, "its activation is quantised twice in a row, which onnxruntime merges"
             )
     if dtype == ir.DataType.INT8 and (producer is None or not is_signed_pair(producer, x.node)):
         raise Refusal(

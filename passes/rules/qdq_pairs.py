@@ -10,13 +10,13 @@ import onnx_ir as ir
 from mcd_graph.passes.engine.facts import MS_DOMAIN, constant_array, get_input, is_op, known_dtype
 from mcd_graph.passes.engine.noops import readers_of, source_of
 
-__all__ = ["EIGHT_BIT", "Dequantised", "dequantised_at", "is_qdq", "is_signed_pair", "without_noops"]
+__all__ = ["EIGHT_BIT", "Dequantized", "dequantized_at", "is_qdq", "is_signed_pair", "without_noops"]
 
 EIGHT_BIT = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
 @dataclasses.dataclass(frozen=True)
-class Dequantised:
+class Dequantized:
     """An input of the multiplication, taken apart at its DequantizeLinear, and what hands its result on."""
 
     node: ir.Node
@@ -36,7 +36,7 @@ def is_qdq(node: ir.Node | None, op_type: str) -> bool:
     return is_op(node, op_type) or is_op(node, op_type, MS_DOMAIN)
 
 
-def dequantised_at(value: ir.Value | None, user: ir.Node) -> Dequantised | None:
+def dequantized_at(value: ir.Value | None, user: ir.Node) -> Dequantized | None:
     """Return the DequantizeLinear that computes ``value`` in the same graph, or ``None``."""
     if value is None:
         return None
@@ -44,10 +44,10 @@ def dequantised_at(value: ir.Value | None, user: ir.Node) -> Dequantised | None:
     node = value.producer()
     if node is None or not is_qdq(node, "DequantizeLinear") or node.graph is not user.graph:
         return None
-    quantised, scale = get_input(node, 0), get_input(node, 1)
-    if quantised is None or scale is None:
+    quantized, scale = get_input(node, 0), get_input(node, 1)
+    if quantized is None or scale is None:
         return None
-    return Dequantised(node, source_of(quantised)[0], scale, get_input(node, 2), path)
+    return Dequantized(node, source_of(quantized)[0], scale, get_input(node, 2), path)
 
 
 def without_noops(value: ir.Value | None) -> ir.Value | None:
@@ -55,19 +55,19 @@ def without_noops(value: ir.Value | None) -> ir.Value | None:
     return None if value is None else source_of(value)[0]
 
 
-def is_signed_pair(quantise: ir.Node, dequantise: ir.Node) -> bool:
+def is_signed_pair(quantize: ir.Node, dequantize: ir.Node) -> bool:
     """Tell whether onnxruntime for x86 would turn this int8 pair into a uint8 one (it has no fast int8 kernel).
 
     ``ort_behaviour.MAKES_INT8_PAIRS_UINT8``.
     """
-    if not is_qdq(quantise, "QuantizeLinear") or not is_qdq(dequantise, "DequantizeLinear"):
+    if not is_qdq(quantize, "QuantizeLinear") or not is_qdq(dequantize, "DequantizeLinear"):
         return False
-    between, behind = readers_of(quantise.outputs[0]), readers_of(dequantise.outputs[0])
+    between, behind = readers_of(quantize.outputs[0]), readers_of(dequantize.outputs[0])
     if len(between.uses) != 1 or between.is_output or len(behind.uses) + behind.is_output != 1:
         return False
-    if any(_same_parameters(quantise, other) for other in _siblings(quantise)):
+    if any(_same_parameters(quantize, other) for other in _siblings(quantize)):
         return False  # MERGES_EQUAL_NODES: onnxruntime makes one node of the two, and then it has two readers
-    zero_points = [constant_array(get_input(node, 2)) for node in (quantise, dequantise)]
+    zero_points = [constant_array(get_input(node, 2)) for node in (quantize, dequantize)]
     return all(array is not None and array.size == 1 and array.dtype == np.int8 for array in zero_points) and (
         zero_points[0] == zero_points[1]
     )

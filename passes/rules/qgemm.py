@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from mcd_graph.passes.engine.facts import MS_DOMAIN, float_attribute, get_input, int_attribute
 from mcd_graph.passes.engine.match import Family, Match, NewNode, NewOutput, Operand, Rule
-from mcd_graph.passes.engine.operands import find_weight, quantisation_column
+from mcd_graph.passes.engine.operands import find_weight, quantization_column
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import fold_scales, fuse
 
@@ -39,7 +39,7 @@ def _match(node: ir.Node) -> Match:
         raise Refusal(ReasonCode.INPUT_MISSING, "an input that QGemm needs is missing")
     if (y_scale is None) != (y_zero_point is None):
         raise Refusal(ReasonCode.INPUT_MISSING, "it has one of output scale and zero point, but not both")
-    bias = quantisation_column(c, weight.n)
+    bias = quantization_column(c, weight.n)
     scale = fold_scales(x1_scale, w_scale, y_scale, alpha=float_attribute(node, "alpha", 1.0), n=weight.n)
     left: Operand = x1
     if int_attribute(node, "transA", 0):

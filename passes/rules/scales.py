@@ -21,12 +21,12 @@ import onnx_ir as ir
 
 from mcd_graph.passes.engine.facts import constant_array, is_op, known_dtype, known_shape
 from mcd_graph.passes.engine.match import Fused, NewConstant, NewNode, NewOutput, Operand, Weight
-from mcd_graph.passes.engine.operands import quantisation_vector
+from mcd_graph.passes.engine.operands import quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 __all__ = ["Scale", "fold_scales", "fuse", "require_one_value", "split_product"]
 
-_QUANTISED = (ir.DataType.INT8, ir.DataType.UINT8)
+_QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def fold_scales(
     for value in scales:
         if known_dtype(value) not in (ir.DataType.FLOAT, None) and not (float16 and halves):
             raise Refusal(ReasonCode.SCALE_TYPE, f"scale {value.name} is not float32")
-    column = quantisation_vector(w_scale, n)
+    column = quantization_vector(w_scale, n)
     x1_array, y_array = constant_array(x1_scale), constant_array(y_scale)
     w_array = column.array if isinstance(column, NewConstant) else constant_array(w_scale)
     if x1_array is not None and w_array is not None and (y_scale is None or y_array is not None):
@@ -106,7 +106,7 @@ def split_product(value: ir.Value, n: int, rank: int | None) -> Scale | None:
         if array is None or array.dtype != np.float32 or np.isnan(array).any():
             continue
         with contextlib.suppress(Refusal):
-            return Scale(quantisation_vector(other, n, rank), one)
+            return Scale(quantization_vector(other, n, rank), one)
     return None
 
 
@@ -137,14 +137,14 @@ def fuse(
     """
     if isinstance(x1_zero_point, ir.Value):
         require_one_value(x1_zero_point, "zero point")
-    w_vector = quantisation_vector(w_zero_point, weight.n)
+    w_vector = quantization_vector(w_zero_point, weight.n)
     output_type: ir.DataType | None = ir.DataType.FLOAT
     if y_zero_point is not None:
         require_one_value(y_zero_point, "output zero point")
         output_type = known_dtype(y_zero_point)
-        if output_type not in (*_QUANTISED, None):
+        if output_type not in (*_QUANTIZED, None):
             raise Refusal(ReasonCode.RESULT_TYPE, f"its output is {output_type.name.lower()}, not int8 or uint8")
-    addend_vector = quantisation_vector(addend, weight.n, rank)
+    addend_vector = quantization_vector(addend, weight.n, rank)
     return Fused(
         x1,
         deq_scale=scale.deq_scale,

@@ -113,7 +113,7 @@ def test_a_real_model_loses_nothing_but_the_rounding_to_float16(tmp_path: Path) 
     ids = np.random.default_rng(0).integers(0, 32000, (2, 30))
     given = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     (expected,), (y,) = (
-        create_session(path, optimise=False).run(None, given) for path in (rounded, tmp_path / "ascend" / "model.onnx")
+        create_session(path, optimize=False).run(None, given) for path in (rounded, tmp_path / "ascend" / "model.onnx")
     )
     assert np.array_equal(y, expected)
 

@@ -541,7 +541,7 @@ def test_before_and_after(unopened: Acl) -> None:
     acl.ok("aclInit", None)
 
 
-def test_a_process_initialises_once_strictly(strict_acl: Acl) -> None:
+def test_a_process_initializes_once_strictly(strict_acl: Acl) -> None:
     strict_acl.ok("aclFinalize")
     assert "again after aclFinalize" in strict_acl.refused(REPEATED, "aclInit", None)
 

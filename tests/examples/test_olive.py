@@ -19,7 +19,7 @@ pytestmark = [
 ]
 
 
-def test_olive_quantises_and_then_compresses(tmp_path: Path) -> None:
+def test_olive_quantizes_and_then_compresses(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "up"], ["h"], name="up"),
         helper.make_node("Relu", ["h"], ["r"]),
@@ -33,7 +33,7 @@ def test_olive_quantises_and_then_compresses(tmp_path: Path) -> None:
 
     out = tmp_path / "out"
     assert {"libmcd_ort.so", "model.onnx_data", "model.onnx"} <= {path.name for path in out.iterdir()}
-    (quantised,) = (out / "cache").rglob("float.onnx")  # the first step keeps the name
-    result = verify_model(quantised, out / "model.onnx")
+    (quantized,) = (out / "cache").rglob("float.onnx")  # the first step keeps the name
+    result = verify_model(quantized, out / "model.onnx")
     assert result.identical
     assert result.values > 0

@@ -148,9 +148,9 @@ def exact(model: onnx.ModelProto, rank: int) -> Lowered:
     """Lower a model and compare bytes at default settings and without optimisations."""
     lowered = lower(model)
     feeds = {"x": floats((5, K) if rank == 2 else (2, 5, K), 9)}
-    expected = run(model, feeds, optimise=True)
-    assert_same_bytes(run(lowered.proto, feeds, optimise=True), expected)
-    if not any(site.optimised for site in lowered.plan.sites):
+    expected = run(model, feeds, optimize=True)
+    assert_same_bytes(run(lowered.proto, feeds, optimize=True), expected)
+    if not any(site.optimized for site in lowered.plan.sites):
         expected = run(model, feeds)
     if all(site.status == "lowered" for site in lowered.plan.sites):  # a QDQ form that is kept computes floats then
         assert_same_bytes(run(lowered.proto, feeds), expected)
@@ -297,8 +297,8 @@ def test_a_function_that_is_given_its_weight_is_lowered_at_each_call(tmp_path: P
     report = compress_model(source, target, min_saving=-9, force_larger=True, inline=True)
     assert [each.status for each in report.nodes] == ["lowered"] * 2
     feeds = {"x": floats((5, K), 9)}
-    for optimise in (True, False):
-        assert_same_bytes(run(onnx.load(target), feeds, optimise=optimise), run(model, feeds, optimise=optimise))
+    for optimize in (True, False):
+        assert_same_bytes(run(onnx.load(target), feeds, optimize=optimize), run(model, feeds, optimize=optimize))
 
 
 def test_a_function_of_another_version_is_left(tmp_path: Path) -> None:
@@ -343,6 +343,6 @@ def test_a_branch_reads_from_the_graph_around_it(outside: str) -> None:
     )  # fmt: skip
     lowered = lower(model)
     feeds = {"x": floats((5, K), 9), "flag": np.array(True)}
-    assert_same_bytes(run(lowered.proto, feeds, optimise=True), run(model, feeds, optimise=True))
+    assert_same_bytes(run(lowered.proto, feeds, optimize=True), run(model, feeds, optimize=True))
     (site,) = lowered.plan.sites
-    assert site.code == (None if outside == "weight" else ReasonCode.DEQUANTISED_OUTSIDE)
+    assert site.code == (None if outside == "weight" else ReasonCode.DEQUANTIZED_OUTSIDE)

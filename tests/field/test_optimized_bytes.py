@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 K, M = 128, 192
 node = helper.make_node
 
-QUANTISE_X = (
+QUANTIZE_X = (
     node("QuantizeLinear", ["x", "x_scale", "x_zero"], ["x_quantised"]),
     node("DequantizeLinear", ["x_quantised", "x_scale", "x_zero"], ["x_float"]),
 )
@@ -30,7 +30,7 @@ WEIGHT = node("DequantizeLinear", ["w", "w_scale", "w_zero"], ["w_float"])
 MATMUL = node("MatMul", ["x_float", "w_float"], ["h"], name="mm")
 
 
-def _quantise_y(value: str, output: str = "y") -> list[onnx.NodeProto]:
+def _quantize_y(value: str, output: str = "y") -> list[onnx.NodeProto]:
     return [
         node("QuantizeLinear", [value, "y_scale", "y_zero"], [f"{output}_quantised"]),
         node("DequantizeLinear", [f"{output}_quantised", "y_scale", "y_zero"], [output]),
@@ -75,13 +75,13 @@ def _model(nodes: list[onnx.NodeProto], *, rank: int, transposed: bool = False, 
 
 def _shared_transpose() -> onnx.ModelProto:
     turned = [WEIGHT, node("Transpose", ["w_float"], ["w_turned"], perm=[1, 0])]
-    first = [node("MatMul", ["x_float", "w_turned"], ["h"], name="first"), *_quantise_y("h")]
+    first = [node("MatMul", ["x_float", "w_turned"], ["h"], name="first"), *_quantize_y("h")]
     second = [
         node("MatMul", ["x_float", "w_turned"], ["h1"], name="second"),
         node("Tanh", ["h1"], ["t"]),
-        *_quantise_y("t", "y1"),
+        *_quantize_y("t", "y1"),
     ]
-    return _model([*QUANTISE_X, *turned, *first, *second], rank=3, transposed=True, outputs=2)
+    return _model([*QUANTIZE_X, *turned, *first, *second], rank=3, transposed=True, outputs=2)
 
 
 def _without_zero_point(*, gemm: bool) -> onnx.ModelProto:
@@ -91,7 +91,7 @@ def _without_zero_point(*, gemm: bool) -> onnx.ModelProto:
     else:
         turned = node("Transpose", ["w_float"], ["w_turned"], perm=[1, 0])
         product = [turned, node("MatMul", ["x_float", "w_turned"], ["h"], name="mm")]
-    return _model([*QUANTISE_X, weight, *product, *_quantise_y("h")], rank=2 if gemm else 3, transposed=True)
+    return _model([*QUANTIZE_X, weight, *product, *_quantize_y("h")], rank=2 if gemm else 3, transposed=True)
 
 
 def _noop(kind: str) -> list[onnx.NodeProto]:
@@ -110,7 +110,7 @@ MODELS = {
     "Gemm without zero point": lambda: _without_zero_point(gemm=True),
     "Transpose without zero point": lambda: _without_zero_point(gemm=False),
     "no-op before bias": lambda: _model(
-        [*QUANTISE_X, WEIGHT, MATMUL, node("Identity", ["h"], ["i"]), node("Add", ["i", "bias"], ["y"])], rank=2
+        [*QUANTIZE_X, WEIGHT, MATMUL, node("Identity", ["h"], ["i"]), node("Add", ["i", "bias"], ["y"])], rank=2
     ),
 }
 
@@ -138,6 +138,6 @@ def test_default_settings_give_the_same_bytes(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["Identity", "Dropout", "Cast", "Mul", "Transposes"])
-def test_noop_before_the_quantiser(kind: str, tmp_path: Path) -> None:
-    model = _model([*QUANTISE_X, WEIGHT, MATMUL, *_noop(kind), *_quantise_y("i")], rank=3)
+def test_noop_before_the_quantizer(kind: str, tmp_path: Path) -> None:
+    model = _model([*QUANTIZE_X, WEIGHT, MATMUL, *_noop(kind), *_quantize_y("i")], rank=3)
     _assert_same_bytes(model, tmp_path)

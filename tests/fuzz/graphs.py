@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from mcd_graph import InputError
 from mcd_graph._native import FormatError
 from mcd_graph.model.loading import load_model
-from mcd_graph.passes import LegalisePass, plan_lowering, plan_restoration
+from mcd_graph.passes import LegalizePass, plan_lowering, plan_restoration
 
 K, N = 40, 36
 STEPS = 5
@@ -62,26 +62,26 @@ def check(data: bytes) -> None:
     expected, feeds = {}, {}
     if runs and valid:
         feeds = feeds_of(model)
-        for optimise in (False, True):
+        for optimize in (False, True):
             with contextlib.suppress(Exception):  # whatever onnxruntime says of an odd model
-                expected[optimise] = run(model, feeds, optimise=optimise)
+                expected[optimize] = run(model, feeds, optimize=optimize)
 
     with refusals():
         loaded = load_model(model)
         plan = plan_lowering(loaded, convolutions=convolutions)
         changed = plan.apply(pack_all(plan))
         lowered = ir.to_proto(loaded)
-        optimised = any(site.optimised and site.status == "lowered" for site in plan.sites)
+        optimized = any(site.optimized and site.status == "lowered" for site in plan.sites)
         holds(lowered, valid=valid, full=full)
-        if changed and optimised in expected:
-            assert_same_bytes(run(lowered, feeds, optimise=optimised), expected[optimised])
+        if changed and optimized in expected:
+            assert_same_bytes(run(lowered, feeds, optimize=optimized), expected[optimized])
         copy = ir.from_proto(lowered)
         plan_restoration(copy).apply()
         restored = ir.to_proto(copy)
         holds(restored, valid=valid, full=full)
-        if changed and optimised in expected:
-            assert_same_bytes(run(restored, feeds, optimise=optimised), expected[optimised])
-        LegalisePass()(loaded)
+        if changed and optimized in expected:
+            assert_same_bytes(run(restored, feeds, optimize=optimized), expected[optimized])
+        LegalizePass()(loaded)
         holds(ir.to_proto(loaded), valid=valid, full=full)
 
 
@@ -448,7 +448,7 @@ def attention() -> onnx.ModelProto:
     return make_model(nodes, {"x": (np.float32, x)}, {"y": (np.float32, y)}, constants)
 
 
-def quantised_weight() -> onnx.ModelProto:
+def quantized_weight() -> onnx.ModelProto:
     """A weight that is quantised in the model, from floating-point numbers."""
     nodes = [
         helper.make_node("QuantizeLinear", ["f", "fs", "fz"], ["w"], axis=1),
@@ -498,7 +498,7 @@ def bases() -> list[bytes]:
             (np.uint8, ("b", K, 3, 2)), (np.int32, ("b", N, 3, 2)), conv,
         ),
         branching,
-        quantised_weight(),
+        quantized_weight(),
     ]  # fmt: skip
     for model in models[:5]:
         loaded = ir.from_proto(model)

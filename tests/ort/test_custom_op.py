@@ -101,7 +101,7 @@ def accumulate(x: np.ndarray, w: np.ndarray, x_zero: Any = 0, w_zero: Any = 0, b
 
 
 @functools.cache
-def quantiser() -> ort.InferenceSession:
+def quantizer() -> ort.InferenceSession:
     """Return onnxruntime's DynamicQuantizeLinear, on one thread."""
     values = [helper.make_tensor_value_info(name, 1, None) for name in ("x", "s")]
     bytes_ = [helper.make_tensor_value_info(name, 2, None) for name in ("q", "z")]
@@ -115,7 +115,7 @@ def expected(node: Node, form: str) -> np.ndarray:
     """Return the operator's formula, each step one NumPy operation in fp32; onnxruntime quantises a float x1."""
     inputs = dict(node.inputs)
     if inputs["x1"].dtype == np.float32:
-        inputs["x1"], inputs["x1_scale"], inputs["x1_zero_point"] = quantiser().run(None, {"x": inputs["x1"]})
+        inputs["x1"], inputs["x1_scale"], inputs["x1_zero_point"] = quantizer().run(None, {"x": inputs["x1"]})
     get = lambda name: inputs[name].reshape(-1) if name in inputs else 0  # noqa: E731
     x_zero = inputs["x1_zero_point"].item() if "x1_zero_point" in inputs else 0
     acc = accumulate(inputs["x1"], node.w, x_zero, get("w_zero_point"), get("bias"))
@@ -128,9 +128,9 @@ def expected(node: Node, form: str) -> np.ndarray:
             scale = inputs["x1_scale"].reshape(()) * scale
         y = acc.astype(np.float32) * scale
         if form.startswith("requant"):
-            return requantised(y, inputs["y_zero_point"])
+            return requantized(y, inputs["y_zero_point"])
         if form.startswith("dequantised"):
-            q = requantised(y, inputs["y_zero_point"]).astype(np.int32) - int(inputs["y_zero_point"].item())
+            q = requantized(y, inputs["y_zero_point"]).astype(np.int32) - int(inputs["y_zero_point"].item())
             return q.astype(np.float32) * inputs["y_scale"].reshape(())
         if "addend" in inputs:
             y = y + inputs["addend"].reshape(-1).astype(np.float32)
@@ -139,7 +139,7 @@ def expected(node: Node, form: str) -> np.ndarray:
         return y.astype(node.output)
 
 
-def requantised(y: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
+def requantized(y: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
     limits = np.iinfo(zero_point.dtype)
     wide = np.rint(y).astype(np.float64) + float(zero_point.item())
     return np.clip(wide, limits.min, limits.max).astype(zero_point.dtype)
@@ -242,7 +242,7 @@ def test_every_combination_of_inputs(case: tuple[Node, str, int]) -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("rows", [1, 3, 40, 700])
-def test_float_activations_are_quantised_as_onnxruntime_does(threads: int, rows: int) -> None:
+def test_float_activations_are_quantized_as_onnxruntime_does(threads: int, rows: int) -> None:
     rng = np.random.default_rng(rows)
     node = Node(weights(rng, np.int8, 20, 131), {"deq_scale": scales(rng, "float", (20,))})
     node.inputs["x1"] = activations(rng, (rows, 131), "around zero")
@@ -268,8 +268,8 @@ def test_float_activations_without_a_proper_range(values: list[float]) -> None:
         (),
         np.uint8,
     )
-    quantised, x1_scale, zero_point = quantiser().run(None, {"x": x1})
-    other = {"x1": quantised, "x1_scale": x1_scale, "x1_zero_point": zero_point}
+    quantized, x1_scale, zero_point = quantizer().run(None, {"x": x1})
+    other = {"x1": quantized, "x1_scale": x1_scale, "x1_zero_point": zero_point}
     for form in ("float", "requant_u8"):
         if form == "float":
             node = dataclasses.replace(

@@ -105,7 +105,7 @@ def test_every_shape(shape: tuple[int, ...], rows: int, transposed: bool, dtype:
     onnx.checker.check_model(made, full_check=True)
     for threads in (1, 2):
         assert_gives(session(made, threads), value)
-    assert_gives(session(made, optimised=True), value)
+    assert_gives(session(made, optimized=True), value)
     reference = ReferenceEvaluator(made, new_ops=[DecompressWeight])
     assert reference.run(["y"], {})[0].tobytes() == value.tobytes()
 
@@ -165,8 +165,8 @@ def test_a_convolution_reads_it() -> None:
     plain = onnx.ModelProto.FromString(made.SerializeToString())
     del plain.graph.node[0]
     plain.graph.initializer.append(numpy_helper.from_array(weight, "w"))
-    for optimised in (False, True):
-        found, wanted = (session(of, optimised=optimised).run(["c"], {"x": x})[0] for of in (made, plain))
+    for optimized in (False, True):
+        found, wanted = (session(of, optimized=optimized).run(["c"], {"x": x})[0] for of in (made, plain))
         assert found.tobytes() == wanted.tobytes()
 
 

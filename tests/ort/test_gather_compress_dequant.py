@@ -88,7 +88,7 @@ def assert_same(found: np.ndarray, wanted: np.ndarray) -> None:
     assert found.tobytes() == wanted.tobytes()
 
 
-def quantised_rows(
+def quantized_rows(
     q: np.ndarray, indices: np.ndarray, scale: np.ndarray | None, zero_point: np.ndarray | None, axis: int
 ) -> onnx.ModelProto:
     """Return the standard operators: Gather, or DequantizeLinear of the table and Gather."""
@@ -152,7 +152,7 @@ def test_every_combination_of_inputs(case: dict[str, Any]) -> None:
     onnx.checker.check_model(model, full_check=True)
     indices = case["indices"]
     tiling = case.pop("tiling")
-    wanted = session(quantised_rows(**case)).run(None, {"indices": indices})[0]
+    wanted = session(quantized_rows(**case)).run(None, {"indices": indices})[0]
     assert_same(run(model, indices, threads, {"mcd.residency": residency}), wanted)
     (by_numpy,) = ReferenceEvaluator(model, new_ops=[GatherCompressDequant]).run(None, {"indices": indices})
     assert_same(by_numpy, wanted)
@@ -175,7 +175,7 @@ def test_every_kernel_and_residency(kernel: str, residency: str, monkeypatch: py
     monkeypatch.setenv("MCD_KERNEL", kernel)
     q, indices = table(np.int8), np.arange(-ROWS, ROWS, 7)
     scale = np.linspace(0.001, 0.1, COLUMNS, dtype=np.float32)
-    wanted = session(quantised_rows(q, indices, scale, None, 1)).run(None, {"indices": indices})[0]
+    wanted = session(quantized_rows(q, indices, scale, None, 1)).run(None, {"indices": indices})[0]
     assert_same(run(compressed(q, indices, scale), indices, 2, {"mcd.residency": residency}), wanted)
 
 
@@ -187,7 +187,7 @@ def test_every_shape_of_indices(ndim: int, shape: str | None, dtype: Any, scale:
     q, indices = table(dtype), np.full([2] * ndim, -3)
     # Before 1.24, and of a scalar or where no shape is known, nothing but the type of x2 tells onnxruntime that of y.
     model = compressed(q, indices, scale, shape=shape, x2_type=dtype)
-    wanted = session(quantised_rows(q, indices, scale, None, 1)).run(None, {"indices": indices})[0]
+    wanted = session(quantized_rows(q, indices, scale, None, 1)).run(None, {"indices": indices})[0]
     assert_same(run(model, indices), wanted)
 
 
@@ -231,7 +231,7 @@ def test_runs_at_the_same_time_share_a_session() -> None:
 def test_an_index_out_of_range_is_the_error_of_gather(index: int, dtype: Any) -> None:
     q, indices = table(np.int8), np.array([0, index, 1], dtype)
     messages = []
-    for model in (quantised_rows(q, indices, None, None, 1), compressed(q, indices)):
+    for model in (quantized_rows(q, indices, None, None, 1), compressed(q, indices)):
         with pytest.raises(Exception, match="indices element out of data bounds") as error:
             session(model).run(None, {"indices": indices})
         messages.append(str(error.value).partition("indices element")[2])

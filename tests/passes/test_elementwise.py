@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, MatmulCompressDequant
-from mcd_graph.passes import LegalisePass, ReasonCode, plan_restoration
+from mcd_graph.passes import LegalizePass, ReasonCode, plan_restoration
 
 K, N = 40, 48
 
@@ -85,10 +85,10 @@ def assert_equal_everywhere(model: onnx.ModelProto, feeds: dict[str, np.ndarray]
     restored = ir.to_proto(back)
     for each in (model, lowered.proto, restored):
         check(each)
-    for optimise in (False, True):
-        expected = run(model, feeds, optimise=optimise)
-        assert_same_bytes(run(lowered.proto, feeds, optimise=optimise), expected)
-        assert_same_bytes(run(restored, feeds, optimise=optimise), expected)
+    for optimize in (False, True):
+        expected = run(model, feeds, optimize=optimize)
+        assert_same_bytes(run(lowered.proto, feeds, optimize=optimize), expected)
+        assert_same_bytes(run(restored, feeds, optimize=optimize), expected)
     if {node.op_type for node in lowered.proto.graph.node} <= {*EXACT, "MatmulCompressDequant"}:
         twin = ReferenceEvaluator(lowered.proto, new_ops=[MatmulCompressDequant])
         assert_same_bytes(twin.run(None, feeds), run(model, feeds))
@@ -147,8 +147,8 @@ def test_a_shape_that_turns_out_to_be_another() -> None:
     lowered = assert_equal_everywhere(model, feeds_of(model, 2, 5))
     assert elementwise(lowered) == [{"gate", "residual"}]
     feeds = feeds_of(model, 2, 5) | {"g": floats((1, 5, N), 7), "r": floats((2, 1, N), 8)}
-    for optimise in (False, True):
-        assert_same_bytes(run(lowered, feeds, optimise=optimise), run(model, feeds, optimise=optimise))
+    for optimize in (False, True):
+        assert_same_bytes(run(lowered, feeds, optimize=optimize), run(model, feeds, optimize=optimize))
 
 
 def test_layers_of_a_stream() -> None:
@@ -180,7 +180,7 @@ def test_layers_of_a_stream() -> None:
     assert elementwise(lowered) == [set(), {"gate"}, {"residual"}, set(), {"gate"}, set()]
 
 
-def normalised(decomposed: bool) -> list[onnx.NodeProto]:
+def normalized(decomposed: bool) -> list[onnx.NodeProto]:
     if not decomposed:
         return [helper.make_node("LayerNormalization", ["y", "scale", "shift"], ["n"], axis=-1)]
     return [
@@ -198,10 +198,10 @@ def normalised(decomposed: bool) -> list[onnx.NodeProto]:
 
 @pytest.mark.parametrize("another_reader", [False, True], ids=["alone", "goes on"])
 @pytest.mark.parametrize("decomposed", [False, True], ids=["operator", "steps"])
-def test_a_sum_that_onnxruntime_joins_with_its_normalisation(decomposed: bool, another_reader: bool) -> None:
+def test_a_sum_that_onnxruntime_joins_with_its_normalization(decomposed: bool, another_reader: bool) -> None:
     constants = {"scale": floats((N,), 3), "shift": floats((N,), 4)}
     constants |= {"two": np.array(2, np.float32), "epsilon": np.array(1e-5, np.float32)}
-    behind = normalised(decomposed)
+    behind = normalized(decomposed)
     if another_reader:
         behind.append(helper.make_node("Add", ["y", "n"], ["z"]))
     outputs = ("z",) if another_reader else ("n",)
@@ -212,7 +212,7 @@ def test_a_sum_that_onnxruntime_joins_with_its_normalisation(decomposed: bool, a
     assert elementwise(lowered) == [{"residual"} if another_reader else set()]
 
 
-def test_a_normalisation_without_a_mean_is_no_obstacle() -> None:
+def test_a_normalization_without_a_mean_is_no_obstacle() -> None:
     constants = {"two": np.array(2, np.float32), "epsilon": np.array(1e-5, np.float32), "scale": floats((N,), 3)}
     behind = [
         helper.make_node("Pow", ["y", "two"], ["y2"]),
@@ -312,8 +312,8 @@ def test_what_stays(change: Callable[[onnx.ModelProto], None], steps: Sequence[t
     assert elementwise(lowered.proto) == [
         {"gate" if steps is GATE else "residual"} if joined.get(change, steps) is not steps else set()
     ]
-    for optimise in (False, True):
-        assert_same_bytes(run(lowered.proto, feeds, optimise=optimise), run(model, feeds, optimise=optimise))
+    for optimize in (False, True):
+        assert_same_bytes(run(lowered.proto, feeds, optimize=optimize), run(model, feeds, optimize=optimize))
 
 
 @pytest.mark.parametrize(
@@ -363,11 +363,11 @@ def test_a_subgraph_keeps_to_itself() -> None:
     assert [node.op_type for node in then.node] == ["MatmulCompressDequant"]
     for flag in (False, True):
         feeds = {"x": floats((2, 5, K), 1), "r": floats((2, 5, N), 2), "flag": np.array(flag)}
-        for optimise in (False, True):
-            assert_same_bytes(run(lowered, feeds, optimise=optimise), run(model, feeds, optimise=optimise))
+        for optimize in (False, True):
+            assert_same_bytes(run(lowered, feeds, optimize=optimize), run(model, feeds, optimize=optimize))
 
 
-def test_legalising_puts_them_back() -> None:
+def test_legalizing_puts_them_back() -> None:
     model = model_of(BOTH)
     strict = legal(lower(model).proto)
     assert elementwise(strict) == [set()]
@@ -382,10 +382,10 @@ def test_nothing_comes_back_without_operators_to_come_back_as() -> None:
     (opset,) = (opset for opset in model.opset_import if not opset.domain)
     model.opset_import.remove(opset)
     loaded = ir.from_proto(model)
-    legalise = LegalisePass()
-    assert not legalise(loaded).modified
-    assert legalise.sites[0].code is not None
-    assert legalise.sites[0].code == ReasonCode.OPSET
+    legalize = LegalizePass()
+    assert not legalize(loaded).modified
+    assert legalize.sites[0].code is not None
+    assert legalize.sites[0].code == ReasonCode.OPSET
     assert [node.op_type for node in loaded.graph] == ["MatmulCompressDequant"]
 
 

@@ -17,7 +17,7 @@ K, N = 64, 30
 )
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 @pytest.mark.parametrize("behind", ["nothing", "Sigmoid", "chain"])
-def test_dequantisation_to_float16(
+def test_dequantization_to_float16(
     scale_shape: tuple[int, ...], scale_at_run_time: bool, bias: bool, behind: str
 ) -> None:
     """Sums beyond 65504 would be infinite in float16; the scale brings them back, since nothing rounds in between."""
@@ -106,5 +106,5 @@ def test_qdq_in_float16_is_kept() -> None:
         nodes, {"x": (np.float16, ("m", K))}, {"y": (np.float16, ("m", N))}, constants, opset=21, ir_version=10
     )
     code = ReasonCode.SCALE_TYPE
-    lowered = assert_exact(model, {"x": floats((4, K), 1).astype(np.float16)}, optimised=True)
+    lowered = assert_exact(model, {"x": floats((4, K), 1).astype(np.float16)}, optimized=True)
     assert lowered.outcome == [("MatMul", code)]

@@ -7,7 +7,7 @@ import pytest
 from lowering import assert_same_bytes, floats, integers, lower, make_model, run, scales
 from onnx import helper
 
-from mcd_graph.passes import LegalisePass, ReasonCode
+from mcd_graph.passes import LegalizePass, ReasonCode
 from mcd_graph.passes.engine.emit import Names
 from mcd_graph.passes.fusions.registry import FUSIONS, undo_fusions
 
@@ -82,10 +82,10 @@ def test_a_node_that_is_refused_is_not_touched() -> None:
     """Not even what it took in is put back."""
     model = lower(model_of(GATED)).model
     before = ir.to_proto(model).SerializeToString(deterministic=True)
-    legalise = LegalisePass(max_rows=256)
+    legalize = LegalizePass(max_rows=256)
     (x,) = (value for value in model.graph.inputs if value.name == "x")
     x.shape = ir.Shape(("b", "m", K))
     before = ir.to_proto(model).SerializeToString(deterministic=True)
-    assert not legalise(model).modified
-    assert [site.code for site in legalise.sites] == [ReasonCode.ROWS_UNKNOWN]
+    assert not legalize(model).modified
+    assert [site.code for site in legalize.sites] == [ReasonCode.ROWS_UNKNOWN]
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before

@@ -59,7 +59,7 @@ FORMS = ("DequantizeLinear", "Cast and Mul")
 @pytest.mark.parametrize("index", [np.int32, np.int64])
 def test_rows_as_they_are(kind: type, index: type) -> None:
     model = model_of([gather()], {"t": table(kind)}, kind, index)
-    lowered = assert_exact(model, {"i": INDICES.astype(index)}, optimised=True)
+    lowered = assert_exact(model, {"i": INDICES.astype(index)}, optimized=True)
     assert lowered.outcome == [("Gather", None)]
     assert lowered.op_types == ["GatherCompressDequant"]
 
@@ -73,7 +73,7 @@ def test_rows_that_are_widened(form: str, kind: type, behind: bool, zero: int | 
     constants = {"t": table(kind), "s": np.float32(0.037)}
     if zero is not None:
         constants["z"] = zero_of(form, kind, zero)
-    lowered = assert_exact(model_of(nodes, constants), {"i": INDICES}, optimised=True)
+    lowered = assert_exact(model_of(nodes, constants), {"i": INDICES}, optimized=True)
     assert lowered.op_types == ["GatherCompressDequant"]
     assert [site.code for site in lowered.plan.sites] == [None]
 
@@ -82,14 +82,14 @@ def test_rows_that_are_widened(form: str, kind: type, behind: bool, zero: int | 
 def test_scales_of_the_columns_in_front(axis: int) -> None:
     constants = {"s": scales((K,), 3), "z": integers(np.int8, (K,), 4)}
     nodes = [helper.make_node("DequantizeLinear", ["t", "s", "z"], ["f"], axis=axis), gather("f")]
-    lowered = assert_exact(model_of(nodes, constants), {"i": INDICES}, optimised=True)
+    lowered = assert_exact(model_of(nodes, constants), {"i": INDICES}, optimized=True)
     assert lowered.op_types == ["GatherCompressDequant"]
 
 
 def test_scales_of_the_rows_in_front() -> None:
     constants = {"s": scales((N,), 3), "z": integers(np.int8, (N,), 4)}
     nodes = [helper.make_node("DequantizeLinear", ["t", "s", "z"], ["f"], axis=0), gather("f")]
-    lowered = assert_exact(model_of(nodes, constants), {"i": INDICES}, optimised=True)
+    lowered = assert_exact(model_of(nodes, constants), {"i": INDICES}, optimized=True)
     assert lowered.op_types == ["GatherCompressDequant"]
     assert next(iter(lowered.model.graph)).attributes["axis"].as_int() == 0
 
@@ -97,7 +97,7 @@ def test_scales_of_the_rows_in_front() -> None:
 @pytest.mark.parametrize("shape", [(N, 1), (1, K), (K,), (1, 1)])
 def test_scales_that_mul_broadcasts(shape: tuple[int, ...]) -> None:
     nodes = [*widen("Cast and Mul", "t", "f2", zero=False), gather("f2")]
-    lowered = assert_exact(model_of(nodes, {"s": scales(shape, 3)}), {"i": INDICES}, optimised=True)
+    lowered = assert_exact(model_of(nodes, {"s": scales(shape, 3)}), {"i": INDICES}, optimized=True)
     assert lowered.op_types == ["GatherCompressDequant"]
 
 
@@ -105,31 +105,31 @@ def test_scales_that_mul_broadcasts(shape: tuple[int, ...]) -> None:
 def test_scales_of_the_columns_behind(axis: int) -> None:
     constants = {"s": scales((K,), 3), "z": integers(np.int8, (K,), 4)}
     nodes = [gather(output="r"), helper.make_node("DequantizeLinear", ["r", "s", "z"], ["y"], axis=axis)]
-    lowered = assert_exact(model_of(nodes, constants), {"i": INDICES}, optimised=True)
+    lowered = assert_exact(model_of(nodes, constants), {"i": INDICES}, optimized=True)
     assert lowered.op_types == ["GatherCompressDequant"]
 
 
 def test_scales_along_the_indices_stay_behind() -> None:
     nodes = [gather(output="r"), helper.make_node("DequantizeLinear", ["r", "s"], ["y"], axis=1)]
     model = model_of(nodes, {"s": scales((INDICES.shape[1],), 3)})
-    lowered = assert_exact(model, {"i": INDICES}, optimised=True)
+    lowered = assert_exact(model, {"i": INDICES}, optimized=True)
     assert lowered.op_types == ["GatherCompressDequant", "DequantizeLinear"]
     assert lowered.outcome == [("Gather", None)]
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8])
-def test_a_quantiser_that_undoes_it(kind: type) -> None:
+def test_a_quantizer_that_undoes_it(kind: type) -> None:
     constants = {"t": table(kind), "s": np.float32(0.02), "z": np.array(5, kind)}
     nodes = [node("DequantizeLinear", "t s z", "f"), gather("f", "g"), node("QuantizeLinear", "g s z", "y")]
-    lowered = assert_exact(model_of(nodes, constants, kind), {"i": INDICES}, optimised=True)
+    lowered = assert_exact(model_of(nodes, constants, kind), {"i": INDICES}, optimized=True)
     assert lowered.op_types == ["GatherCompressDequant"]
     assert lowered.outcome == [("DequantizeLinear+Gather+QuantizeLinear", None)]
 
 
-def test_another_quantiser_stays() -> None:
+def test_another_quantizer_stays() -> None:
     constants = {"s": np.float32(0.02), "z": np.array(5, np.int8), "s2": np.float32(0.03)}
     nodes = [node("DequantizeLinear", "t s z", "f"), gather("f", "g"), node("QuantizeLinear", "g s2 z", "y")]
-    lowered = assert_exact(model_of(nodes, constants, np.int8), {"i": INDICES}, optimised=True)
+    lowered = assert_exact(model_of(nodes, constants, np.int8), {"i": INDICES}, optimized=True)
     assert lowered.op_types[-1] == "QuantizeLinear"
 
 
@@ -139,7 +139,7 @@ def test_rows_that_others_read_as_well() -> None:
         nodes, {"i": (np.int64, ("b", "l"))}, {"y": (np.float32, ("b", "l", K)), "rows": (np.int8, ("b", "l", K))},
         {"t": table(), "s": np.float32(0.1)}, opset=19,
     )  # fmt: skip
-    lowered = assert_exact(model, {"i": INDICES}, optimised=True)
+    lowered = assert_exact(model, {"i": INDICES}, optimized=True)
     assert lowered.outcome == [("Gather", None)]
 
 
@@ -210,7 +210,7 @@ def test_a_table_of_uint8_without_scale_beside_one_with() -> None:
         nodes, {"i": (np.int64, ("b", "l"))}, {"y": (np.uint8, ("b", "l", K)), "x": (np.float32, ("b", "l", K))},
         {"t": table(np.uint8), "s": np.float32(0.1)},
     )  # fmt: skip
-    lowered = assert_exact(model, {"i": INDICES}, optimised=True)
+    lowered = assert_exact(model, {"i": INDICES}, optimized=True)
     assert [site.code for site in lowered.plan.sites] == [None, None]
     assert len(lowered.plan.weights) == 1
 
@@ -228,7 +228,7 @@ def test_in_a_function() -> None:
     model = make_model(
         [call], {"i": (np.int64, ("b", "l"))}, {"y": (np.float32, ("b", "l", K))}, {}, functions=[function]
     )
-    lowered = assert_exact(model, {"i": INDICES}, optimised=True)
+    lowered = assert_exact(model, {"i": INDICES}, optimized=True)
     assert [site.code for site in lowered.plan.sites] == [None]
 
 
@@ -252,5 +252,5 @@ def test_what_onnxruntime_joins_with_the_dequantizer_stays_joined() -> None:
         node("QuantizeLinear", "sum s2 z", "q"),
         node("DequantizeLinear", "q s2 z", "y"),
     ]
-    lowered = assert_exact(model_of(nodes, constants), {"i": INDICES}, optimised=True, alone=False)
+    lowered = assert_exact(model_of(nodes, constants), {"i": INDICES}, optimized=True, alone=False)
     assert lowered.outcome[0][1] is None

@@ -63,16 +63,16 @@ def test_each_pass_does_its_own_family(family: type[passes.CompressPass]) -> Non
 def test_passes_in_a_row_and_back() -> None:
     original = everything()
     x = {"x": floats((5, K), 1)}
-    expected = run(original, x, optimise=True)
+    expected = run(original, x, optimize=True)
     model = ir.from_proto(original)
     compress = ir.passes.Sequential(*(family(profile="small") for family in FAMILIES))
     assert compress(model).modified
     assert sum(node.domain == "mcd" for node in model.graph) == 6
-    assert_same_bytes(run(ir.to_proto(model), x, optimise=True), expected)
+    assert_same_bytes(run(ir.to_proto(model), x, optimize=True), expected)
     assert not compress(model).modified
     assert passes.RestorePass()(model).modified
     assert not passes.RestorePass()(model).modified
-    assert_same_bytes(run(ir.to_proto(model), x, optimise=True), expected)
+    assert_same_bytes(run(ir.to_proto(model), x, optimize=True), expected)
 
 
 def test_include_and_exclude() -> None:

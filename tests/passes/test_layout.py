@@ -82,10 +82,10 @@ def assert_equal_everywhere(model: onnx.ModelProto, feeds: dict[str, np.ndarray]
     assert {"Reshape", "Transpose"} <= {node.op_type for node in back.graph}
     for each in (model, lowered.proto, ir.to_proto(back)):
         onnx.checker.check_model(each, full_check=True)
-    for optimise in (False, True):
-        expected = run(model, feeds, optimise=optimise)
-        assert_same_bytes(run(lowered.proto, feeds, optimise=optimise), expected)
-        assert_same_bytes(run(ir.to_proto(back), feeds, optimise=optimise), expected)
+    for optimize in (False, True):
+        expected = run(model, feeds, optimize=optimize)
+        assert_same_bytes(run(lowered.proto, feeds, optimize=optimize), expected)
+        assert_same_bytes(run(ir.to_proto(back), feeds, optimize=optimize), expected)
     twin = ReferenceEvaluator(lowered.proto, new_ops=[MatmulCompressDequant])
     assert_same_bytes(twin.run(None, feeds), run(model, feeds))
 
@@ -133,23 +133,23 @@ def zeros_that_are_zero(model: onnx.ModelProto) -> None:
     reshape.attribute.append(helper.make_attribute("allowzero", 1))
 
 
-def a_quantiser_for_two(model: onnx.ModelProto) -> None:
+def a_quantizer_for_two(model: onnx.ModelProto) -> None:
     model.graph.output.append(helper.make_tensor_value_info("s", onnx.TensorProto.FLOAT, None))
 
 
 @pytest.mark.parametrize("merge", [False, True], ids=["split", "merge"])
-@pytest.mark.parametrize("change", [another_reader, an_output, another_order, zeros_that_are_zero, a_quantiser_for_two])
+@pytest.mark.parametrize("change", [another_reader, an_output, another_order, zeros_that_are_zero, a_quantizer_for_two])
 def test_what_stays(change: Callable[[onnx.ModelProto], None], merge: bool) -> None:
     model = merge_model([2, -1, N]) if merge else split_model(shape=[2, 7, HEADS, SIZE])
     change(model)
     lowered = lower(model)
     absorbed = not {"Reshape", "Transpose"} & set(lowered.op_types)
-    assert absorbed == (change is a_quantiser_for_two and not merge)
+    assert absorbed == (change is a_quantizer_for_two and not merge)
     feeds = activations(2, HEADS, 7, SIZE) if merge else activations(2, 7, K)
     assert_same_bytes(run(lowered.proto, feeds), run(model, feeds))
 
 
-def test_legalising_puts_them_back() -> None:
+def test_legalizing_puts_them_back() -> None:
     for model, shape in ((split_model(KEYS), (1, 5, K)), (merge_model(), (1, HEADS, 5, SIZE))):
         strict = legal(lower(model).proto)
         (node,) = (node for node in strict.graph.node if node.op_type == "MatmulCompressDequant")

@@ -14,7 +14,7 @@ from mcd_graph import InputError, _native, compress_model, restore_model
 from mcd_graph.integrity import check_model
 from mcd_graph.model.loading import load_model
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
-from mcd_graph.passes import LegalisePass, ReasonCode, plan_lowering, plan_restoration
+from mcd_graph.passes import LegalizePass, ReasonCode, plan_lowering, plan_restoration
 
 K, N = 8, 6
 
@@ -56,7 +56,7 @@ def float_model() -> onnx.ModelProto:
     return make_model([node], {"x": (np.uint8, ("m", K))}, {"y": (np.float32, ("m", N))}, constants)
 
 
-def requantised_model() -> onnx.ModelProto:
+def requantized_model() -> onnx.ModelProto:
     """Return one QLinearMatMul."""
     constants = {
         "xs": scales((), 1), "xz": np.array(3, np.uint8), "w": integers(np.int8, (K, N), 2), "ws": scales((N,), 3),
@@ -92,9 +92,9 @@ def restoration_code(model: onnx.ModelProto, *said: str) -> ReasonCode | None:
 
 
 def legal_code(model: onnx.ModelProto, *said: str) -> ReasonCode | None:
-    legalise = LegalisePass()
-    legalise(load_model(model))
-    (site,) = legalise.sites
+    legalize = LegalizePass()
+    legalize(load_model(model))
+    (site,) = legalize.sites
     assert all(name in str(site.reason) for name in said)
     return site.code
 
@@ -133,7 +133,7 @@ def test_what_follows_has_too_few_inputs(position: int, inputs: list[str]) -> No
     assert code_of(model) is None
 
 
-def test_a_quantiser_without_an_input_stays() -> None:
+def test_a_quantizer_without_an_input_stays() -> None:
     model = integer_model()
     del node_of(model, "DynamicQuantizeLinear").input[:]
     loaded = load_model(model)
@@ -205,11 +205,11 @@ def test_a_compress_info_that_is_no_list(value: object) -> None:
     model = lowered(float_model())
     set_attribute(model.graph.node[0], "compress_info", value)
     with pytest.raises(_native.FormatError, match="node matmul: "):
-        LegalisePass().call(load_model(model))
+        LegalizePass().call(load_model(model))
     assert restoration_code(model) == ReasonCode.STREAM_NOT_CONSTANT
 
 
-@pytest.mark.parametrize(("model", "value"), [(float_model(), 6), (requantised_model(), 3), (requantised_model(), 1)])
+@pytest.mark.parametrize(("model", "value"), [(float_model(), 6), (requantized_model(), 3), (requantized_model(), 1)])
 def test_an_output_type_against_the_inputs(model: onnx.ModelProto, value: int) -> None:
     model = lowered(model)
     set_attribute(model.graph.node[0], "output_type", value)
@@ -229,15 +229,15 @@ def test_an_output_type_that_callers_set() -> None:
     (node,) = model.graph
     node.attributes["output_type"] = ir.RefAttr("output_type", "type", ir.AttributeType.INT)
     (site,) = plan_restoration(model).sites
-    legalise = LegalisePass()
-    legalise(model)
+    legalize = LegalizePass()
+    legalize(model)
     code = ReasonCode.ATTRIBUTE_UNKNOWN
-    assert (site.code, legalise.sites[0].code) == (code, code)
+    assert (site.code, legalize.sites[0].code) == (code, code)
 
 
 @pytest.mark.parametrize("name", ["block_size", "output_dtype"])
 def test_a_dequantizer_behind_with_an_attribute_of_another_type_stays(name: str) -> None:
-    model = requantised_model()
+    model = requantized_model()
     model.graph.node[0].output[0] = "q"
     node = helper.make_node("DequantizeLinear", ["q", "ys", "yz"], ["y"])
     set_attribute(node, name, 2.5)
@@ -249,9 +249,9 @@ def test_a_dequantizer_behind_with_an_attribute_of_another_type_stays(name: str)
 def test_an_output_dtype_that_is_no_type() -> None:
     model = qdq_model()
     del model.graph.node[4]  # the Add
-    quantise = model.graph.node[4]
-    quantise.input[:] = ["f", "ys"]
-    set_attribute(quantise, "output_dtype", 99)
+    quantize = model.graph.node[4]
+    quantize.input[:] = ["f", "ys"]
+    set_attribute(quantize, "output_dtype", 99)
     assert code_of(model) == ReasonCode.RESULT_TYPE
 
 
@@ -287,7 +287,7 @@ def test_activations_of_another_shape(shape: tuple[int, ...]) -> None:
     ("entry", "scale", "exact"),
     [(np.inf, 0.1, True), (1.0, 1e-45, True), (np.nan, 0.1, False), (0.0, 0.0, False), (np.inf, np.inf, False)],
 )
-def test_weights_that_are_quantised_from_odd_numbers(entry: float, scale: float, exact: bool) -> None:
+def test_weights_that_are_quantized_from_odd_numbers(entry: float, scale: float, exact: bool) -> None:
     """Of NaN each processor makes another integer, so what gives NaN is left to onnxruntime."""
     nodes = [
         helper.make_node("QuantizeLinear", ["f", "fs", "fz"], ["w"]),
@@ -313,7 +313,7 @@ def test_weights_that_are_quantised_from_odd_numbers(entry: float, scale: float,
         ({"precision": TensorProto.FLOAT16}, False),
     ],
 )
-def test_weights_that_are_quantised_as_attributes_say(attributes: dict[str, int], exact: bool) -> None:
+def test_weights_that_are_quantized_as_attributes_say(attributes: dict[str, int], exact: bool) -> None:
     nodes = [
         helper.make_node("QuantizeLinear", ["f", "fs"], ["w"], **attributes),
         helper.make_node("MatMulInteger", ["x", "w"], ["y"]),
@@ -326,7 +326,7 @@ def test_weights_that_are_quantised_as_attributes_say(attributes: dict[str, int]
         assert code_of(model) == ReasonCode.WEIGHT_COMPUTED
 
 
-def test_operands_that_are_dequantised_to_another_type() -> None:
+def test_operands_that_are_dequantized_to_another_type() -> None:
     model = qdq_model()
     model.opset_import[0].version = 23
     for node in model.graph.node:
@@ -338,15 +338,15 @@ def test_operands_that_are_dequantised_to_another_type() -> None:
 def test_an_activation_that_an_attribute_makes_int8() -> None:
     model = qdq_model()
     model.opset_import[0].version = 23
-    quantise, dequantise = model.graph.node[:2]
-    quantise.attribute.append(helper.make_attribute("output_dtype", TensorProto.INT8))
-    del quantise.input[2], dequantise.input[2]
+    quantize, dequantize = model.graph.node[:2]
+    quantize.attribute.append(helper.make_attribute("output_dtype", TensorProto.INT8))
+    del quantize.input[2], dequantize.input[2]
     assert code_of(model) == ReasonCode.INT8_SHARED
 
 
 @pytest.mark.parametrize("columns", [1, N])
 @pytest.mark.parametrize("count", [0, 2, N + 1])
-def test_weights_that_are_quantised_with_another_number_of_zero_points(columns: int, count: int) -> None:
+def test_weights_that_are_quantized_with_another_number_of_zero_points(columns: int, count: int) -> None:
     nodes = [
         helper.make_node("QuantizeLinear", ["f", "fs", "fz"], ["w"], axis=1),
         helper.make_node("MatMulInteger", ["x", "w"], ["y"]),
@@ -361,7 +361,7 @@ def test_an_output_scale_that_is_no_use(scale: float) -> None:
     """It is folded as onnxruntime does, without a warning."""
     model = qdq_model()
     set_constant(model, "ys", np.array(scale, np.float32))
-    assert_exact(model, {"x": floats((3, K), 1)}, optimised=True, alone=False)
+    assert_exact(model, {"x": floats((3, K), 1)}, optimized=True, alone=False)
 
 
 def of_its_result(model: onnx.ModelProto, name: str) -> None:
@@ -423,8 +423,8 @@ def test_a_zero_point_whose_shape_only_inference_tells(*, branch: bool) -> None:
         (float_model(), "bias", "INT32", ReasonCode.SHAPE_MISMATCH),
         (float_model(), "addend", "FLOAT", ReasonCode.SHAPE_MISMATCH),
         (float_model(), "w_zero_point", "INT8", ReasonCode.TYPE_MISMATCH),
-        (requantised_model(), "x1_zero_point", "INT8", ReasonCode.SHAPE_MISMATCH),
-        (requantised_model(), "y_zero_point", "INT32", ReasonCode.TYPE_MISMATCH),
+        (requantized_model(), "x1_zero_point", "INT8", ReasonCode.SHAPE_MISMATCH),
+        (requantized_model(), "y_zero_point", "INT32", ReasonCode.TYPE_MISMATCH),
     ],
 )
 def test_inputs_whose_shape_or_type_only_inference_tells(
@@ -484,18 +484,18 @@ def test_a_size_of_minus_one() -> None:
         value.CopyFrom(helper.make_tensor_value_info(value.name, kind, dims))
     onnx.checker.check_model(model, full_check=True)
     loaded = load_model(lowered(model))
-    LegalisePass()(loaded)
+    LegalizePass()(loaded)
     onnx.checker.check_model(ir.to_proto(loaded), full_check=True, check_custom_domain=True)
 
 
 def test_a_negative_size_that_is_padded() -> None:
     """onnx would add the padding to it, and get a size that contradicts the strict node's."""
-    model = lowered(requantised_model())
+    model = lowered(requantized_model())
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -(2**63)
     onnx.checker.check_model(model, full_check=True, check_custom_domain=True)
     loaded = load_model(model)
     assert loaded.graph.inputs[0].shape == ["m", None]
-    legal = LegalisePass()
+    legal = LegalizePass()
     legal(loaded)
     assert [site.status for site in legal.sites] == ["strict"]
     onnx.checker.check_model(ir.to_proto(loaded), full_check=True, check_custom_domain=True)
@@ -519,7 +519,7 @@ def test_an_activation_that_is_computed_from_itself() -> None:
 @pytest.mark.parametrize(
     ("dtype", "code"),
     [
-        (TensorProto.FLOAT, ReasonCode.ACTIVATION_NOT_QUANTISED),
+        (TensorProto.FLOAT, ReasonCode.ACTIVATION_NOT_QUANTIZED),
         (TensorProto.UNDEFINED, ReasonCode.TYPE_MISMATCH),
         (TensorProto.INT32, ReasonCode.TYPE_MISMATCH),
     ],
@@ -575,7 +575,7 @@ def set_opset(model: onnx.ModelProto, version: int | None) -> None:
         (10, None),
     ],
 )
-def test_versions_without_the_quantised_operators(version: int | None, code: ReasonCode | None) -> None:
+def test_versions_without_the_quantized_operators(version: int | None, code: ReasonCode | None) -> None:
     model, compressed = float_model(), lowered(float_model())
     for each in (model, compressed):
         set_opset(each, version)
@@ -594,7 +594,7 @@ def test_texts_that_are_not_utf8(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS])
 def test_graphs_as_arguments_of_functions(kind: int) -> None:
-    model = requantised_model()
+    model = requantized_model()
     add_function(model).attribute.add(name="body", type=kind, ref_attr_name="body")
     with pytest.raises(InputError, match="graphs as arguments of functions are not supported"):
         load_model(model)
@@ -775,7 +775,7 @@ def function_gives_nothing(model: onnx.ModelProto) -> None:
     add_function(model).output[0] = "elsewhere"
 
 
-def unnamed_initialiser(model: onnx.ModelProto) -> None:
+def unnamed_initializer(model: onnx.ModelProto) -> None:
     model.graph.initializer.add(data_type=TensorProto.FLOAT, float_data=[1.0])
 
 
@@ -800,7 +800,7 @@ def branch_reads_nothing(model: onnx.ModelProto) -> None:
         (give_nothing, "output 'nowhere' of graph 'test' is not computed"),
         (function_reads_nothing, r"node '' \(Relu\) reads 'nowhere', which is not computed"),
         (function_gives_nothing, "output 'c' of function 'f' is not computed"),
-        (unnamed_initialiser, "an input, output or initialiser of graph 'test' has no name"),
+        (unnamed_initializer, "an input, output or initialiser of graph 'test' has no name"),
         (unnamed_input, "an input, output or initialiser of graph 'test' has no name"),
         (branch_reads_nothing, r"node '' \(Add\) reads 'only there', which is not computed"),
     ],
@@ -813,14 +813,14 @@ def test_names_of_nothing(damage: Damage, message: str) -> None:
 
 
 def test_attributes_without_type() -> None:
-    model = requantised_model()
+    model = requantized_model()
     model.graph.node[0].attribute.add(name="axis", i=1)
     with pytest.raises(InputError, match="attribute 'axis': it has no type"):
         load_model(model)
 
 
 def test_attributes_twice() -> None:
-    model = requantised_model()
+    model = requantized_model()
     for _ in range(2):
         model.graph.node[0].attribute.append(helper.make_attribute("axis", 1))
     with pytest.raises(InputError, match="has two attributes of one name"):
@@ -831,7 +831,7 @@ def test_attributes_twice() -> None:
     ("kind", "graph"), [(onnx.AttributeProto.INT, onnx.GraphProto(name="g")), (onnx.AttributeProto.GRAPH, None)]
 )
 def test_graphs_in_attributes_of_another_type(kind: int, graph: onnx.GraphProto | None) -> None:
-    model = requantised_model()
+    model = requantized_model()
     model.graph.node[0].attribute.add(name="axis", type=kind, g=graph)
     with pytest.raises(InputError, match="attribute 'axis': it holds a graph and is of another type, or the other"):
         load_model(model)

@@ -51,7 +51,7 @@ def dynamic_model(shape: tuple[int | str, ...] = ("m", K), **constants: np.ndarr
 @pytest.mark.parametrize("leading", [(1,), (7,), (2, 3), (2, 1, 4), ()], ids=str)
 @pytest.mark.parametrize("w_type", [np.int8, np.uint8])
 @pytest.mark.parametrize("per_column", [False, True], ids=["per_tensor", "per_column"])
-def test_dynamic_quantisation(leading: tuple[int, ...], w_type: type, per_column: bool) -> None:
+def test_dynamic_quantization(leading: tuple[int, ...], w_type: type, per_column: bool) -> None:
     size = (N,) if per_column else ()
     constants = {
         "w": weight(w_type),
@@ -181,7 +181,7 @@ def test_other_scales_stay_multiplications_of_their_own(
     assert lowered.op_types == ["DynamicQuantizeLinear", "Mul", "MatmulCompressDequant"]
 
 
-def test_a_quantiser_whose_results_somebody_else_reads_stays() -> None:
+def test_a_quantizer_whose_results_somebody_else_reads_stays() -> None:
     for name, kind, shape in (
         ("xq", TensorProto.UINT8, ["m", K]),
         ("xs", TensorProto.FLOAT, []),
@@ -193,13 +193,13 @@ def test_a_quantiser_whose_results_somebody_else_reads_stays() -> None:
         assert lowered.op_types == ["DynamicQuantizeLinear", "MatmulCompressDequant"]
 
 
-def test_a_quantiser_whose_zero_point_is_left_out_stays() -> None:
+def test_a_quantizer_whose_zero_point_is_left_out_stays() -> None:
     model = dynamic_model()
     model.graph.node[1].input[2] = ""
     assert assert_exact(model, {"x": floats((5, K))}).op_types == ["DynamicQuantizeLinear", "MatmulCompressDequant"]
 
 
-def test_multiplications_in_a_row_quantise_for_themselves() -> None:
+def test_multiplications_in_a_row_quantize_for_themselves() -> None:
     second = dynamic_nodes("2", "w2")
     second[0].input[0], second[0].input[2], second[2].input[0] = "yq", "yz", "ys"
     nodes = [DYNAMIC, *dynamic_nodes(), helper.make_node("Relu", ["y"], ["r"])]
@@ -345,16 +345,16 @@ def test_no_rows(shape: tuple[int, ...]) -> None:
     assert_exact(model, {"x": floats(shape)})
 
 
-@pytest.mark.parametrize("quantised_outside", [False, True])
-def test_a_quantiser_around_or_inside_of_a_body(quantised_outside: bool) -> None:
+@pytest.mark.parametrize("quantized_outside", [False, True])
+def test_a_quantizer_around_or_inside_of_a_body(quantized_outside: bool) -> None:
     """What a body quantises itself goes into its node; what is quantised once, outside, stays there."""
-    body_nodes = dynamic_nodes() if quantised_outside else [DYNAMIC, *dynamic_nodes()]
+    body_nodes = dynamic_nodes() if quantized_outside else [DYNAMIC, *dynamic_nodes()]
     body = helper.make_graph(body_nodes, "body", [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", N])])
     other = helper.make_graph(
         [helper.make_node("MatMul", ["x", "zeros"], ["n"])], "other", [],
         [helper.make_tensor_value_info("n", TensorProto.FLOAT, ["m", N])],
     )  # fmt: skip
-    nodes = [DYNAMIC] if quantised_outside else []
+    nodes = [DYNAMIC] if quantized_outside else []
     nodes.append(helper.make_node("If", ["flag"], ["out"], then_branch=body, else_branch=other))
     model = make_model(
         nodes, {"x": (np.float32, ("m", K)), "flag": (np.bool_, ())}, {"out": (np.float32, ("m", N))},
@@ -366,7 +366,7 @@ def test_a_quantiser_around_or_inside_of_a_body(quantised_outside: bool) -> None
     lowered = assert_exact(model, {"x": floats((3, K)), "flag": np.array(True)})
     everywhere = [node.op_type for node in lowered.model.graph.all_nodes()]
     assert everywhere.count("MatmulCompressDequant") == 1
-    assert everywhere.count("DynamicQuantizeLinear") == quantised_outside
+    assert everywhere.count("DynamicQuantizeLinear") == quantized_outside
 
 
 def test_unknown_shapes_lower_what_is_safe() -> None:
@@ -392,7 +392,7 @@ def test_scale_of_unknown_shape_stays_outside() -> None:
     assert lowered.outcome == [("MatMulInteger", None)]
 
 
-def test_one_quantisation_feeds_several_multiplications() -> None:
+def test_one_quantization_feeds_several_multiplications() -> None:
     nodes = [DYNAMIC, *dynamic_nodes("a", "w1"), *dynamic_nodes("b", "w2")]
     constants = {
         "w1": weight(seed=1),

@@ -29,7 +29,7 @@ ACTIVATION = [
     helper.make_node("DequantizeLinear", ["xq", "xs", "xz"], ["xd"]),
 ]
 WEIGHT = [helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"])]
-REQUANTISED = [
+REQUANTIZED = [
     helper.make_node("QuantizeLinear", ["r", "ys", "yz"], ["yq"]),
     helper.make_node("DequantizeLinear", ["yq", "ys", "yz"], ["y"]),
 ]
@@ -47,7 +47,7 @@ def exact(nodes: Nodes, inputs: tuple[str, ...] = ("x",), outputs: tuple[str, ..
     )
     feeds = {name: floats((2, 9, K), seed) * 3 for seed, name in enumerate(inputs)}
     lowered = lower(model)
-    assert_same_bytes(run(lowered.proto, feeds, optimise=True), run(model, feeds, optimise=True))
+    assert_same_bytes(run(lowered.proto, feeds, optimize=True), run(model, feeds, optimize=True))
     return lowered
 
 
@@ -88,9 +88,9 @@ def test_nodes_that_onnxruntime_removes(name: str, place: str) -> None:
     product = [*ACTIVATION, *weight, *front, node("MatMul", left, right, output="p")]
     if place == "before the bias":
         exact([*product, *no_op("p", "i"), node("Add", "i", "b", output="y")])
-        exact([*product, *no_op("p", "i"), node("Add", "i", "b", output="r"), *REQUANTISED])
+        exact([*product, *no_op("p", "i"), node("Add", "i", "b", output="r"), *REQUANTIZED])
     else:
-        exact([*product, *no_op("p", "r"), *REQUANTISED])
+        exact([*product, *no_op("p", "r"), *REQUANTIZED])
 
 
 @pytest.mark.parametrize("zero_point", [True, False])
@@ -115,7 +115,7 @@ def test_shared_transposes_and_absent_zero_points(zero_point: bool, transposed: 
 
 def test_a_relu_that_somebody_else_reads_too() -> None:
     nodes = [*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="p"), node("Relu", "p", output="r")]
-    exact([*nodes, *REQUANTISED, node("Neg", "r", output="z")], outputs=("y", "z"))
+    exact([*nodes, *REQUANTIZED, node("Neg", "r", output="z")], outputs=("y", "z"))
 
 
 def gelu(x: str) -> Nodes:
@@ -167,7 +167,7 @@ def test_what_onnxruntime_fuses_behind(form: str, fused: Callable[[str], Nodes])
     else:
         nodes = [*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r" if form == "QDQ" else "h")]
         if form == "QDQ":
-            nodes += [REQUANTISED[0], node("DequantizeLinear", "yq", "ys", "yz", output="h")]
+            nodes += [REQUANTIZED[0], node("DequantizeLinear", "yq", "ys", "yz", output="h")]
     lowered = exact([*nodes, *fused("h")])
     assert [site.status for site in lowered.plan.sites] == ["lowered"]
 
@@ -204,11 +204,11 @@ def test_a_product_whose_transpose_onnxruntime_fuses(rows: int) -> None:
     model, feeds = attention(rows)
     lowered = lower(model)
     assert [site.status for site in lowered.plan.sites] == ["lowered"]
-    for optimise in (True, False):
-        assert_same_bytes(run(lowered.proto, feeds, optimise=optimise), run(model, feeds, optimise=optimise))
+    for optimize in (True, False):
+        assert_same_bytes(run(lowered.proto, feeds, optimize=optimize), run(model, feeds, optimize=optimize))
 
 
-def test_two_quantisers_in_a_row_that_become_one() -> None:
+def test_two_quantizers_in_a_row_that_become_one() -> None:
     """onnxruntime takes the second one's scale for the product; a Slice that does nothing hides that from the rule."""
     last = [
         node("Slice", "r", "zero", "large", "axis", output="sliced"),
@@ -219,7 +219,7 @@ def test_two_quantisers_in_a_row_that_become_one() -> None:
     exact([*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *last])
 
 
-def test_an_output_that_onnxruntime_quantises() -> None:
+def test_an_output_that_onnxruntime_quantizes() -> None:
     """It moves the quantiser in front of a Transpose, and what is in front of that, an output, gets rounded."""
     nodes = [
         node("Neg", "x", output="z"), node("Transpose", "z", output="t", perm=[1, 0, 2]),
@@ -230,7 +230,7 @@ def test_an_output_that_onnxruntime_quantises() -> None:
     exact(nodes, outputs=("y", "z"))
 
 
-def test_an_output_that_onnxruntime_quantises_in_the_lowered_model_only() -> None:
+def test_an_output_that_onnxruntime_quantizes_in_the_lowered_model_only() -> None:
     """In the original the Transpose that moves nothing goes with the two that cancel; before a lowered node it stays,
     and the quantiser is moved in front of it."""
     turned = [
@@ -240,12 +240,12 @@ def test_an_output_that_onnxruntime_quantises_in_the_lowered_model_only() -> Non
     nodes = [
         node("Neg", "x", output="z"), node("Transpose", "z", output="t", perm=[0, 1, 2]),
         node("QuantizeLinear", "t", "xs", "xz", output="xq"), node("DequantizeLinear", "xq", "xs", "xz", output="xd"),
-        *turned, *WEIGHT, node("MatMul", "t2", "wd", output="r"), *REQUANTISED,
+        *turned, *WEIGHT, node("MatMul", "t2", "wd", output="r"), *REQUANTIZED,
     ]  # fmt: skip
     exact(nodes, outputs=("y", "z"))
 
 
-def test_a_normalisation_that_onnxruntime_comes_to_in_its_last_round_only() -> None:
+def test_a_normalization_that_onnxruntime_comes_to_in_its_last_round_only() -> None:
     """It stops after some rounds: whether it still fuses this one depends on what else there is to remove, far in
     front of it."""
     rows, k, n = 3, 32, 4
@@ -275,7 +275,7 @@ def test_a_normalisation_that_onnxruntime_comes_to_in_its_last_round_only() -> N
     model = make_model(nodes, inputs, outputs, constants, opset=21)
     lowered = lower(model)
     feeds = {"x": floats((2, rows, n), 7)}
-    assert_same_bytes(run(lowered.proto, feeds, optimise=True), run(model, feeds, optimise=True))
+    assert_same_bytes(run(lowered.proto, feeds, optimize=True), run(model, feeds, optimize=True))
 
 
 SQUARE = {**CONSTANTS, "w": integers(np.int8, (N, N), 3)}
@@ -300,11 +300,11 @@ def calls(nodes: Nodes, *functions: onnx.FunctionProto) -> Lowered:
     model = make_model(nodes, {"x": shape}, {"y": shape}, constants, opset=17, functions=functions)
     feeds = {"x": floats((9, N), 3) * 3}
     lowered = lower(model)
-    assert_same_bytes(run(lowered.proto, feeds, optimise=True), run(model, feeds, optimise=True))
+    assert_same_bytes(run(lowered.proto, feeds, optimize=True), run(model, feeds, optimize=True))
     return lowered
 
 
-MULTIPLIES = in_function("Linear", ["y"], [*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *REQUANTISED])
+MULTIPLIES = in_function("Linear", ["y"], [*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *REQUANTIZED])
 
 
 @pytest.mark.parametrize("between", [None, "Relu", "Neg"])
@@ -331,27 +331,27 @@ def test_a_multiplication_in_a_function_that_stays_in_float() -> None:
     assert site.code == ReasonCode.NOT_AN_INTEGER_MULTIPLICATION
 
 
-def test_quantisers_in_a_row_across_a_function() -> None:
+def test_quantizers_in_a_row_across_a_function() -> None:
     """They are merged; the multiplication behind would see the first pair's rounding as well."""
     pair = [node("QuantizeLinear", "x", "ys", "yz", output="q"), node("DequantizeLinear", "q", "ys", "yz", output="d")]
     rest = [onnx.NodeProto.FromString(each.SerializeToString()) for each in ACTIVATION]
     rest[0].input[0] = "p"
     nodes = [
         helper.make_node("Pair", ["x"], ["p"], domain="local"), *rest, *WEIGHT,
-        node("MatMul", "xd", "wd", output="r"), *REQUANTISED,
+        node("MatMul", "xd", "wd", output="r"), *REQUANTIZED,
     ]  # fmt: skip
     calls(nodes, in_function("Pair", ["d"], pair))
 
 
 def test_the_model_says_which_onnxruntime_was_asked() -> None:
-    lowered = exact([*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *REQUANTISED])
+    lowered = exact([*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *REQUANTIZED])
     assert lowered.model.metadata_props[ONNXRUNTIME_KEY] == onnxruntime.__version__
 
 
 def test_a_model_that_onnxruntime_does_not_know() -> None:
     """It cannot be asked then, so nothing that depends on its answer is lowered."""
     nodes = [
-        *ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *REQUANTISED[:1],
+        *ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *REQUANTIZED[:1],
         node("DequantizeLinear", "yq", "ys", "yz", output="h"),
         helper.make_node("Unheard", ["h"], ["y"], domain="of.nobody"),
     ]  # fmt: skip

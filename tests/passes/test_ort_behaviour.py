@@ -37,7 +37,7 @@ DYNAMIC = [
 ]  # fmt: skip
 
 
-def quantised(value: str, zero_point: str = "yz") -> list[onnx.NodeProto]:
+def quantized(value: str, zero_point: str = "yz") -> list[onnx.NodeProto]:
     return [
         node("QuantizeLinear", f"{value} ys {zero_point}", "yq"),
         node("DequantizeLinear", f"yq ys {zero_point}", "y"),
@@ -66,7 +66,7 @@ class Case:
 
 INT8 = [
     node("QuantizeLinear", "x xs sz", "xq"), node("DequantizeLinear", "xq xs sz", "xd"), *WEIGHT,
-    node("MatMul", "xd wd", "h"), *quantised("h", "tz"),
+    node("MatMul", "xd wd", "h"), *quantized("h", "tz"),
 ]  # fmt: skip
 GELU = [
     node("Add", "x k", "h"), node("Div", "h root", "d"), node("Erf", "d", "e"), node("Add", "e one", "f"),
@@ -75,7 +75,7 @@ GELU = [
 INTEGERS, FLOATS = ("QLinearMatMul",), ("MatMul",)
 CASES = [
     *(
-        Case("REMOVES_NO_OPS", [*PRODUCT, no_op, *quantised("i")], INTEGERS, (no_op.op_type,), (transformer,))
+        Case("REMOVES_NO_OPS", [*PRODUCT, no_op, *quantized("i")], INTEGERS, (no_op.op_type,), (transformer,))
         for no_op, transformer in (
             (node("Identity", "h", "i"), "EliminateIdentity"), (node("Dropout", "h", "i"), "EliminateDropout"),
             (node("Cast", "h", "i", to=TensorProto.FLOAT), "CastElimination"),
@@ -85,27 +85,27 @@ CASES = [
     ),
     Case(
         "CANCELS_TRANSPOSES",
-        [*PRODUCT, node("Transpose", "h", "t", perm=[1, 0]), node("Transpose", "t", "i", perm=[1, 0]), *quantised("i")],
+        [*PRODUCT, node("Transpose", "h", "t", perm=[1, 0]), node("Transpose", "t", "i", perm=[1, 0]), *quantized("i")],
         INTEGERS, ("Transpose",),
     ),
     Case(
         "FOLDS_CONSTANTS",
         [node("Clip", "w low high", "v"), *ACTIVATION, node("DequantizeLinear", "v ws wz", "wd"), PRODUCT[3],
-         *quantised("h")], INTEGERS, ("Clip",),
+         *quantized("h")], INTEGERS, ("Clip",),
     ),
     Case(
         "MERGES_EQUAL_NODES", [*PRODUCT, node("Neg", "h", "t"), node("Neg", "h", "u"), node("Mul", "t u", "y")],
         ("Neg",),
     ),
-    Case("FUSES_QDQ", [*PRODUCT, *quantised("h")], INTEGERS, FLOATS),
+    Case("FUSES_QDQ", [*PRODUCT, *quantized("h")], INTEGERS, FLOATS),
     Case("FUSES_QDQ", [*PRODUCT, node("Neg", "h", "y")], ("MatMulIntegerToFloat",), FLOATS),
     Case("MAKES_INT8_PAIRS_UINT8", INT8, INTEGERS, FLOATS),
     Case(
-        "DROPS_RELU_THAT_SATURATION_DOES", [*PRODUCT, node("Relu", "h", "r"), *quantised("r", "-")], INTEGERS,
+        "DROPS_RELU_THAT_SATURATION_DOES", [*PRODUCT, node("Relu", "h", "r"), *quantized("r", "-")], INTEGERS,
         ("Relu", *FLOATS),
     ),
     Case(
-        "MOVES_QUANTIZE_UP", [*PRODUCT, node("Reshape", "h heads", "r"), *quantised("r")], INTEGERS,
+        "MOVES_QUANTIZE_UP", [*PRODUCT, node("Reshape", "h heads", "r"), *quantized("r")], INTEGERS,
         ("MatMulIntegerToFloat",),
     ),
     Case(
@@ -115,7 +115,7 @@ CASES = [
         (*INTEGERS, "QuantizeLinear"),
     ),
     Case(
-        "QUANTIZES_FLOAT_BIAS", [*GEMM[:3], node("Gemm", "xd wd b", "h"), *quantised("h")], ("QGemm",), ("Gemm",),
+        "QUANTIZES_FLOAT_BIAS", [*GEMM[:3], node("Gemm", "xd wd b", "h"), *quantized("h")], ("QGemm",), ("Gemm",),
     ),
     Case("FUSES_ADD_INTO_GEMM", [*PRODUCT, node("Add", "h b", "y")], ("Gemm",), ("MatMulIntegerToFloat",)),
     Case("FUSES_BEHIND_GEMM", [*GEMM, node("Transpose", "h", "y")], ("Gemm",), ("QGemm",), ("GemmTransposeFusion",)),
@@ -132,7 +132,7 @@ CASES = [
         ("DequantizeLinear", "DequantizeLinear"),
     ),
     Case(
-        "FUSES_NORMALISATION", [node("Add", "x x2", "h"), node("LayerNormalization", "h k k", "y")],
+        "FUSES_NORMALIZATION", [node("Add", "x x2", "h"), node("LayerNormalization", "h k k", "y")],
         ("SkipLayerNormalization",), ("Add",), inputs=("x", "x2"),
     ),
     Case("FUSES_BIAS_AND_GELU", GELU, ("BiasGelu",), ("Add",)),
@@ -143,12 +143,12 @@ CASES = [
 ]  # fmt: skip
 
 
-def optimised(case: Case, folder: Path, disabled: tuple[str, ...] = ()) -> list[str]:
+def optimized(case: Case, folder: Path, disabled: tuple[str, ...] = ()) -> list[str]:
     """Return the operators that onnxruntime makes of a model at its default settings."""
     made = {name for each in case.nodes for name in each.output}
     used = {name for each in case.nodes for name in each.input} - made - {"", *case.inputs}
     constants = {**CONSTANTS, "flat": np.array([-1])}
-    lead = ("b", "m") if case.fact == "FUSES_NORMALISATION" else ("m",)
+    lead = ("b", "m") if case.fact == "FUSES_NORMALIZATION" else ("m",)
     model = make_model(
         case.nodes, dict.fromkeys(case.inputs, (np.float32, (*lead, K))), {"y": (np.float32, None)},
         {name: constants[name] for name in sorted(used)},
@@ -172,7 +172,7 @@ def holds(case: Case, operators: list[str]) -> bool:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.fact)
 def test_the_installed_onnxruntime_does_it(case: Case, tmp_path: Path) -> None:
     fact = FACTS[case.fact]
-    operators = optimised(case, tmp_path)
+    operators = optimized(case, tmp_path)
     assert holds(case, operators), f"{fact.text} onnxruntime {onnxruntime.__version__} makes {operators}"
 
 
@@ -180,7 +180,7 @@ def test_the_installed_onnxruntime_does_it(case: Case, tmp_path: Path) -> None:
 def test_the_transformer_is_what_does_it(case: Case, tmp_path: Path) -> None:
     disabled = case.transformers or FACTS[case.fact].transformers
     assert set(disabled) <= set(FACTS[case.fact].transformers)
-    assert not holds(case, optimised(case, tmp_path, disabled))
+    assert not holds(case, optimized(case, tmp_path, disabled))
 
 
 @pytest.mark.parametrize("name", FACTS)

@@ -99,7 +99,7 @@ def dynamic(builder: Builder) -> None:
         builder.values.append((y, n))
 
 
-def quantised(builder: Builder, x: str, kind: type) -> str:
+def quantized(builder: Builder, x: str, kind: type) -> str:
     """Return x behind QuantizeLinear and DequantizeLinear."""
     scale = builder.constant(scales((), builder.seed(), 0.2))
     zero_point = builder.constant(integers(kind, (), builder.seed()))
@@ -119,7 +119,7 @@ def qdq(builder: Builder) -> None:
     w = builder.constant(integers(w_type, (n, k) if transposed else (k, n), builder.seed()))
     scale = builder.constant(scales(size, builder.seed(), 0.02))
     names = [w, scale, builder.constant(integers(w_type, size, builder.seed()))]
-    xd = quantised(builder, x, kind)
+    xd = quantized(builder, x, kind)
     if builder.draw(st.integers(0, 3)) == 0:
         builder.values.append((xd, k))
     wd = builder.node("DequantizeLinear", names, axis=0 if transposed else 1)
@@ -141,7 +141,7 @@ def qdq(builder: Builder) -> None:
         builder.done.add(("Relu", y))
         y = builder.node("Relu", [y])
     if builder.flag():
-        y = quantised(builder, y, builder.draw(st.sampled_from([kind, kind, np.uint8])))
+        y = quantized(builder, y, builder.draw(st.sampled_from([kind, kind, np.uint8])))
     builder.values.append((y, n))
 
 
@@ -216,5 +216,5 @@ def test_dynamic_graphs() -> None:
 
 
 def test_qdq_graphs() -> None:
-    share = share_that_lowers([qdq, qdq, elementwise], optimised=True, alone=False)
+    share = share_that_lowers([qdq, qdq, elementwise], optimized=True, alone=False)
     assert share > 0.45

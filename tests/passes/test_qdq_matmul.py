@@ -14,16 +14,16 @@ from mcd_graph.passes import ReasonCode
 K, N = 52, 36
 
 
-def quantise(source: str, target: str, name: str) -> onnx.NodeProto:
+def quantize(source: str, target: str, name: str) -> onnx.NodeProto:
     return helper.make_node("QuantizeLinear", [source, f"{name}s", f"{name}z"], [target])
 
 
-def dequantise(source: str, target: str, name: str, **attributes: int) -> onnx.NodeProto:
+def dequantize(source: str, target: str, name: str, **attributes: int) -> onnx.NodeProto:
     return helper.make_node("DequantizeLinear", [source, f"{name}s", f"{name}z"], [target], **attributes)
 
 
 PRODUCT = helper.make_node("MatMul", ["xd", "wd"], ["r"], name="matmul")
-QUANTISED = [quantise("r", "yq", "y"), dequantise("yq", "y", "y")]
+QUANTIZED = [quantize("r", "yq", "y"), dequantize("yq", "y", "y")]
 
 
 def parameters(x_type: type = np.uint8, w_type: type = np.int8, size: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
@@ -45,7 +45,7 @@ def qdq_model(
     """Return x -> Q -> DQ -> xd, and DQ(w) -> wd, and then the given nodes from there to y."""
     attributes = {} if axis is None else {"axis": axis}
     nodes = [
-        quantise("x", "xq", "x"), dequantise("xq", "xd", "x"), dequantise("w", "wd", "w", **attributes), *middle,
+        quantize("x", "xq", "x"), dequantize("xq", "xd", "x"), dequantize("w", "wd", "w", **attributes), *middle,
     ]  # fmt: skip
     used = {name for node in nodes for name in node.input}
     table = {name: array for name, array in constants.items() if name in used}
@@ -53,7 +53,7 @@ def qdq_model(
 
 
 def exact(model: onnx.ModelProto, shape: tuple[int, ...] = (9, K)) -> Lowered:
-    return assert_exact(model, {"x": floats(shape, 11) * 3}, optimised=True)
+    return assert_exact(model, {"x": floats(shape, 11) * 3}, optimized=True)
 
 
 TYPES = [(np.uint8, np.int8), (np.uint8, np.uint8), (np.int8, np.int8), (np.int8, np.uint8)]
@@ -63,12 +63,12 @@ SIZES = pytest.mark.parametrize("size", [(), (N,)], ids=["per_tensor", "per_colu
 @pytest.mark.parametrize(("x_type", "w_type"), TYPES)
 @SIZES
 @pytest.mark.parametrize("shape", [(9, K), (2, 3, K), (K,)], ids=str)
-def test_requantised_matmul(x_type: type, w_type: type, size: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    model = qdq_model(parameters(x_type, w_type, size), [PRODUCT, *QUANTISED], shape=shape, output=(*shape[:-1], N))
+def test_requantized_matmul(x_type: type, w_type: type, size: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    model = qdq_model(parameters(x_type, w_type, size), [PRODUCT, *QUANTIZED], shape=shape, output=(*shape[:-1], N))
     lowered = exact(model, shape)
     assert lowered.outcome == [("DequantizeLinear+MatMul+QuantizeLinear", None)]
     assert lowered.op_types == ["QuantizeLinear", "MatmulCompressDequant", "DequantizeLinear"]
-    assert all(site.optimised for site in lowered.plan.sites)
+    assert all(site.optimized for site in lowered.plan.sites)
 
 
 @pytest.mark.parametrize(("x_type", "w_type"), TYPES)
@@ -85,8 +85,8 @@ def test_float_matmul(x_type: type, w_type: type, size: tuple[int, ...], shape: 
 @SIZES
 @pytest.mark.parametrize("trans_b", [0, 1])
 @pytest.mark.parametrize("bias", ["none", "int32", "float"])
-@pytest.mark.parametrize("requantised", [True, False], ids=["quantised", "float"])
-def test_gemm(types: tuple[type, type], size: tuple[int, ...], trans_b: int, bias: str, requantised: bool) -> None:
+@pytest.mark.parametrize("requantized", [True, False], ids=["quantised", "float"])
+def test_gemm(types: tuple[type, type], size: tuple[int, ...], trans_b: int, bias: str, requantized: bool) -> None:
     x_type, w_type = types
     constants = parameters(x_type, w_type, size)
     if trans_b:
@@ -98,36 +98,36 @@ def test_gemm(types: tuple[type, type], size: tuple[int, ...], trans_b: int, bia
     names = {"none": [], "int32": ["cd"], "float": ["c"]}[bias]
     middle = [helper.make_node("Gemm", ["xd", "wd", *names], ["r"], transB=trans_b, name="gemm")]
     if bias == "int32":
-        middle.insert(0, dequantise("cq", "cd", "c", axis=0))
-    middle += QUANTISED if requantised else [helper.make_node("Neg", ["r"], ["y"])]
+        middle.insert(0, dequantize("cq", "cd", "c", axis=0))
+    middle += QUANTIZED if requantized else [helper.make_node("Neg", ["r"], ["y"])]
     lowered = exact(qdq_model(constants, middle, axis=0 if trans_b else 1))
-    pattern = "DequantizeLinear+Gemm" + "+QuantizeLinear" * requantised
-    if bias == "float" and not requantised:
+    pattern = "DequantizeLinear+Gemm" + "+QuantizeLinear" * requantized
+    if bias == "float" and not requantized:
         assert lowered.outcome == [("Gemm", ReasonCode.BIAS_NOT_INT32)]
     else:
         assert lowered.outcome == [(pattern, None)]
 
 
 @pytest.mark.parametrize("alpha", [0.25, 3.7])
-@pytest.mark.parametrize("requantised", [True, False], ids=["quantised", "float"])
-def test_gemm_with_alpha_and_transposed_activation(alpha: float, requantised: bool) -> None:
+@pytest.mark.parametrize("requantized", [True, False], ids=["quantised", "float"])
+def test_gemm_with_alpha_and_transposed_activation(alpha: float, requantized: bool) -> None:
     middle = [helper.make_node("Gemm", ["xd", "wd"], ["r"], transA=1, alpha=alpha, beta=1.0, transB=0)]
-    middle += QUANTISED if requantised else [helper.make_node("Neg", ["r"], ["y"])]
+    middle += QUANTIZED if requantized else [helper.make_node("Neg", ["r"], ["y"])]
     lowered = exact(qdq_model(parameters(), middle, shape=(K, "m")), (K, 7))
     assert lowered.outcome[0][1] is None
     assert lowered.op_types[:3] == ["QuantizeLinear", "Transpose", "MatmulCompressDequant"]
 
 
 @SIZES
-@pytest.mark.parametrize("requantised", [True, False], ids=["quantised", "float"])
+@pytest.mark.parametrize("requantized", [True, False], ids=["quantised", "float"])
 @pytest.mark.parametrize("op_type", ["MatMul", "Gemm"])
-def test_transposed_weight(size: tuple[int, ...], requantised: bool, op_type: str) -> None:
+def test_transposed_weight(size: tuple[int, ...], requantized: bool, op_type: str) -> None:
     constants = parameters(size=size)
     constants["w"] = np.ascontiguousarray(constants["w"].T)
     middle = [
         helper.make_node("Transpose", ["wd"], ["wt"], perm=[1, 0]),
         helper.make_node(op_type, ["xd", "wt"], ["r"]),
-        *(QUANTISED if requantised else [helper.make_node("Neg", ["r"], ["y"])]),
+        *(QUANTIZED if requantized else [helper.make_node("Neg", ["r"], ["y"])]),
     ]
     lowered = exact(qdq_model(constants, middle, axis=0))
     assert lowered.outcome[0][1] is None
@@ -136,7 +136,7 @@ def test_transposed_weight(size: tuple[int, ...], requantised: bool, op_type: st
 
 def test_relu_that_saturation_makes_superfluous() -> None:
     constants = {**parameters(), "yz": np.array(0, np.uint8)}
-    middle = [PRODUCT, helper.make_node("Relu", ["r"], ["s"]), quantise("s", "yq", "y"), dequantise("yq", "y", "y")]
+    middle = [PRODUCT, helper.make_node("Relu", ["r"], ["s"]), quantize("s", "yq", "y"), dequantize("yq", "y", "y")]
     lowered = exact(qdq_model(constants, middle))
     assert lowered.outcome == [("DequantizeLinear+MatMul+Relu+QuantizeLinear", None)]
 
@@ -145,7 +145,7 @@ def test_relu_that_saturation_makes_superfluous() -> None:
 @pytest.mark.parametrize("order", [["r", "c"], ["c", "r"]], ids=["behind", "before"])
 @pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
 @pytest.mark.parametrize("x_type", [np.uint8, np.int8])
-def test_add_between_matrix_product_and_quantisation(
+def test_add_between_matrix_product_and_quantization(
     size: tuple[int, ...], order: list[str], relu: bool, x_type: type
 ) -> None:
     """onnxruntime makes a Gemm of MatMul and Add, quantises its bias to int32, and multiplies in integers."""
@@ -153,7 +153,7 @@ def test_add_between_matrix_product_and_quantisation(
     middle = [
         PRODUCT, helper.make_node("Add", order, ["a"]),
         *([helper.make_node("Relu", ["a"], ["b"])] if relu else []),
-        quantise("b" if relu else "a", "yq", "y"), dequantise("yq", "y", "y"),
+        quantize("b" if relu else "a", "yq", "y"), dequantize("yq", "y", "y"),
     ]  # fmt: skip
     lowered = exact(qdq_model(constants, middle))
     pattern = "DequantizeLinear+MatMul+Add" + "+Relu" * relu + "+QuantizeLinear"
@@ -174,13 +174,13 @@ def test_add_of_one_value_to_several_columns() -> None:
 
 
 @pytest.mark.parametrize("shift", ["Reshape", "Transpose"])
-def test_quantisation_that_is_moved_up(shift: str) -> None:
+def test_quantization_that_is_moved_up(shift: str) -> None:
     """onnxruntime quantises in front of the Reshape as well, so what the Reshape sees is rounded already."""
     node = {
         "Reshape": helper.make_node("Reshape", ["r", "to"], ["s"]),
         "Transpose": helper.make_node("Transpose", ["r"], ["s"], perm=[1, 0]),
     }[shift]
-    middle = [PRODUCT, node, quantise("s", "yq", "y"), dequantise("yq", "y", "y")]
+    middle = [PRODUCT, node, quantize("s", "yq", "y"), dequantize("yq", "y", "y")]
     output = ("a", 2, N // 2) if shift == "Reshape" else (N, "m")
     lowered = exact(qdq_model({**parameters(), "to": np.array([-1, 2, N // 2])}, middle, output=output))
     assert lowered.outcome == [("DequantizeLinear+MatMul+QuantizeLinear+DequantizeLinear", None)]
@@ -189,7 +189,7 @@ def test_quantisation_that_is_moved_up(shift: str) -> None:
 def test_shared_activation_and_shared_weight() -> None:
     middle = [
         PRODUCT, helper.make_node("MatMul", ["xd", "wd"], ["r2"]), helper.make_node("Neg", ["r2"], ["s"]),
-        quantise("r", "yq", "y"), dequantise("yq", "t", "y"), helper.make_node("Add", ["s", "t"], ["y"]),
+        quantize("r", "yq", "y"), dequantize("yq", "t", "y"), helper.make_node("Add", ["s", "t"], ["y"]),
     ]  # fmt: skip
     lowered = exact(qdq_model(parameters(), middle))
     assert [code for _, code in lowered.outcome] == [None, None]
@@ -203,8 +203,8 @@ def test_multiplications_in_a_row(x_type: type, w_type: type) -> None:
         "zs": scales((), 23, 8), "zz": integers(x_type, (), 24),
     }  # fmt: skip
     middle = [
-        PRODUCT, quantise("r", "yq", "y"), dequantise("yq", "yd", "y"), dequantise("v", "vd", "v", axis=1),
-        helper.make_node("MatMul", ["yd", "vd"], ["q"]), quantise("q", "zq", "z"), dequantise("zq", "y", "z"),
+        PRODUCT, quantize("r", "yq", "y"), dequantize("yq", "yd", "y"), dequantize("v", "vd", "v", axis=1),
+        helper.make_node("MatMul", ["yd", "vd"], ["q"]), quantize("q", "zq", "z"), dequantize("zq", "y", "z"),
     ]  # fmt: skip
     lowered = exact(qdq_model(constants, middle, output=("m", 24)))
     assert [code for _, code in lowered.outcome] == [None, None]
@@ -213,7 +213,7 @@ def test_multiplications_in_a_row(x_type: type, w_type: type) -> None:
 @pytest.mark.parametrize(("x_type", "y_type"), [(np.uint8, np.int8), (np.int8, np.uint8)])
 def test_types_that_differ_until_both_are_uint8(x_type: type, y_type: type) -> None:
     constants = {**parameters(x_type), "yz": np.array(3, y_type)}
-    lowered = exact(qdq_model(constants, [PRODUCT, *QUANTISED]))
+    lowered = exact(qdq_model(constants, [PRODUCT, *QUANTIZED]))
     assert lowered.outcome == [("DequantizeLinear+MatMul+QuantizeLinear", None)]
 
 
@@ -221,8 +221,8 @@ def test_int8_result_read_by_something_else_stays_exact() -> None:
     """onnxruntime adds and multiplies in integers behind it, but only when the int8 pairs have become uint8."""
     constants = parameters(np.int8) | {"zs": scales((), 23, 8), "zz": np.array(3, np.int8)}
     middle = [
-        PRODUCT, quantise("r", "yq", "y"), dequantise("yq", "yd", "y"), helper.make_node("Sigmoid", ["yd"], ["q"]),
-        quantise("q", "zq", "z"), dequantise("zq", "y", "z"),
+        PRODUCT, quantize("r", "yq", "y"), dequantize("yq", "yd", "y"), helper.make_node("Sigmoid", ["yd"], ["q"]),
+        quantize("q", "zq", "z"), dequantize("zq", "y", "z"),
     ]  # fmt: skip
     lowered = exact(qdq_model(constants, middle))
     assert lowered.outcome[0][1] is None
@@ -231,7 +231,7 @@ def test_int8_result_read_by_something_else_stays_exact() -> None:
 @pytest.mark.parametrize("missing", ["x", "w", "y", "xwy"])
 def test_absent_zero_points(missing: str) -> None:
     constants = {**parameters(), "xz": np.array(0, np.uint8), "wz": np.array(0, np.int8), "yz": np.array(0, np.uint8)}
-    model = qdq_model(constants, [PRODUCT, *QUANTISED])
+    model = qdq_model(constants, [PRODUCT, *QUANTIZED])
     for node in model.graph.node:
         if node.op_type in ("DequantizeLinear", "QuantizeLinear") and node.input[2][0] in missing:
             del node.input[2]
@@ -248,7 +248,7 @@ NEG = helper.make_node("Neg", ["r"], ["y"])
     ("middle", "constants", "code"),
     [
         (
-            [PRODUCT, quantise("r", "yq", "y"), dequantise("yq", "t", "y"), helper.make_node("Add", ["r", "t"], ["y"])],
+            [PRODUCT, quantize("r", "yq", "y"), dequantize("yq", "t", "y"), helper.make_node("Add", ["r", "t"], ["y"])],
             {}, ReasonCode.RESULT_READ_ELSEWHERE,
         ),
         (
@@ -256,7 +256,7 @@ NEG = helper.make_node("Neg", ["r"], ["y"])
             {}, ReasonCode.ACTIVATION_FUNCTION_BEHIND,
         ),
         (
-            [PRODUCT, helper.make_node("Relu", ["r"], ["s"]), quantise("s", "yq", "y"), dequantise("yq", "y", "y")],
+            [PRODUCT, helper.make_node("Relu", ["r"], ["s"]), quantize("s", "yq", "y"), dequantize("yq", "y", "y")],
             {}, ReasonCode.ACTIVATION_FUNCTION_BEHIND,
         ),
         (
@@ -265,22 +265,22 @@ NEG = helper.make_node("Neg", ["r"], ["y"])
             ReasonCode.FUSED_FIRST,
         ),
         (
-            [PRODUCT, quantise("r", "yq", "y"), dequantise("yq", "t", "y"), quantise("t", "zq", "z"),
-             dequantise("zq", "y", "z")], {"zs": scales((), 9, 5), "zz": np.array(9, np.uint8)},
-            ReasonCode.QUANTISED_TWICE,
+            [PRODUCT, quantize("r", "yq", "y"), dequantize("yq", "t", "y"), quantize("t", "zq", "z"),
+             dequantize("zq", "y", "z")], {"zs": scales((), 9, 5), "zz": np.array(9, np.uint8)},
+            ReasonCode.QUANTIZED_TWICE,
         ),
         (
-            [quantise("xd", "vq", "v"), dequantise("vq", "vd", "v"), helper.make_node("MatMul", ["vd", "wd"], ["r"]),
+            [quantize("xd", "vq", "v"), dequantize("vq", "vd", "v"), helper.make_node("MatMul", ["vd", "wd"], ["r"]),
              NEG], {"vs": scales((), 9, 5), "vz": np.array(9, np.uint8)},
-            ReasonCode.QUANTISED_TWICE,
+            ReasonCode.QUANTIZED_TWICE,
         ),
         (
-            [PRODUCT, quantise("r", "yq", "y"), dequantise("yq", "t", "y"), helper.make_node("Mul", ["t", "t"], ["y"])],
+            [PRODUCT, quantize("r", "yq", "y"), dequantize("yq", "t", "y"), helper.make_node("Mul", ["t", "t"], ["y"])],
             {"yz": np.array(3, np.int8)},
             ReasonCode.INT8_SHARED,
         ),
         (
-            [PRODUCT, *QUANTISED], {"yz": np.array(3, np.int16)},
+            [PRODUCT, *QUANTIZED], {"yz": np.array(3, np.int16)},
             ReasonCode.RESULT_TYPE,
         ),
         (
@@ -293,16 +293,16 @@ NEG = helper.make_node("Neg", ["r"], ["y"])
             ReasonCode.WEIGHT_SCALE_AXIS,
         ),
         (
-            [helper.make_node("Gemm", ["xd", "wd", "b"], ["r"], alpha=0.5), *QUANTISED], {"b": floats((N,), 1)},
+            [helper.make_node("Gemm", ["xd", "wd", "b"], ["r"], alpha=0.5), *QUANTIZED], {"b": floats((N,), 1)},
             ReasonCode.BIAS_SCALED,
         ),
         (
-            [helper.make_node("Gemm", ["xd", "wd", "b"], ["r"]), *QUANTISED], {"b": floats((N,), 1) * 1e9},
+            [helper.make_node("Gemm", ["xd", "wd", "b"], ["r"]), *QUANTIZED], {"b": floats((N,), 1) * 1e9},
             ReasonCode.BIAS_RANGE,
         ),
         (
             [helper.make_node("MatMul", ["x", "wd"], ["r"]), NEG], {},
-            ReasonCode.ACTIVATION_NOT_QUANTISED,
+            ReasonCode.ACTIVATION_NOT_QUANTIZED,
         ),
         (
             [helper.make_node("Gemm", ["xd", "wd"], ["r"]), helper.make_node("Transpose", ["r"], ["y"])], {},
@@ -347,12 +347,12 @@ def test_plain_float_multiplications_are_not_reported() -> None:
     assert lower(model).outcome == []
 
 
-def test_files_are_verified_against_the_optimised_original(tmp_path: Path) -> None:
+def test_files_are_verified_against_the_optimized_original(tmp_path: Path) -> None:
     """Without optimisation the original multiplies floats, so comparing with that would find differences."""
     constants = parameters()
     constants["w"] = np.clip(np.rint(floats((K, N), 3) * 12), -127, 127).astype(np.int8)
     source, target, back = (tmp_path / f"{name}.onnx" for name in ("source", "target", "back"))
-    source.write_bytes(qdq_model(constants, [PRODUCT, *QUANTISED]).SerializeToString())
+    source.write_bytes(qdq_model(constants, [PRODUCT, *QUANTIZED]).SerializeToString())
     report = mcd_graph.compress_model(source, target, min_saving=-10, force_larger=True)
     assert [node.status for node in report.nodes] == ["lowered"]
     mcd_graph.restore_model(target, back)

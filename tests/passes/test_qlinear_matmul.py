@@ -27,7 +27,7 @@ def qlinear_model(
 @pytest.mark.parametrize(("x_type", "w_type"), [(np.uint8, np.int8), (np.uint8, np.uint8), (np.int8, np.int8)])
 @pytest.mark.parametrize("per_column", [False, True], ids=["per_tensor", "per_column"])
 @pytest.mark.parametrize("seed", range(6))
-def test_requantisation(x_type: type, w_type: type, per_column: bool, seed: int) -> None:
+def test_requantization(x_type: type, w_type: type, per_column: bool, seed: int) -> None:
     size = (N,) if per_column else ()
     constants = {
         "w": integers(w_type, (K, N), 10 + seed), "ws": scales(size, 20 + seed),
@@ -58,7 +58,7 @@ def test_halves_round_to_even() -> None:
     assert lowered.outcome == [("QLinearMatMul", None)]
 
 
-def dequantised(
+def dequantized(
     model: onnx.ModelProto, inputs: tuple[str, ...] = ("y", "ds", "yz"), *more: onnx.NodeProto, **constants: np.ndarray
 ) -> onnx.ModelProto:
     """Return the model with a DequantizeLinear from y to f behind it, and ``more`` nodes."""
@@ -82,18 +82,18 @@ def dequantised(
     ],
     ids=["same zero point", "same scale", "equal zero point", "tiny scale"],
 )
-def test_a_dequantised_result(kind: type, inputs: tuple[str, ...], constants: dict[str, np.ndarray]) -> None:
+def test_a_dequantized_result(kind: type, inputs: tuple[str, ...], constants: dict[str, np.ndarray]) -> None:
     zero = integers(kind, (), 7)
-    model = dequantised(qlinear_model(kind, yz=zero), inputs, **{"other": np.asarray(zero), **constants})
+    model = dequantized(qlinear_model(kind, yz=zero), inputs, **{"other": np.asarray(zero), **constants})
     x = integers(kind, (9, K), 5)
     lowered = assert_exact(model, {"x": x})
     assert lowered.outcome == [("QLinearMatMul+DequantizeLinear", None)]
     assert lowered.op_types == ["MatmulCompressDequant"]
-    assert_same_bytes(run(lowered.proto, {"x": x}, optimise=True), run(model, {"x": x}, optimise=True))
+    assert_same_bytes(run(lowered.proto, {"x": x}, optimize=True), run(model, {"x": x}, optimize=True))
 
 
 def test_a_zero_point_may_be_left_out_where_it_is_zero() -> None:
-    model = dequantised(qlinear_model(yz=np.array(0, np.uint8)), ("y", "ds"))
+    model = dequantized(qlinear_model(yz=np.array(0, np.uint8)), ("y", "ds"))
     assert assert_exact(model, {"x": integers(np.uint8, (9, K), 5)}).op_types == ["MatmulCompressDequant"]
 
 
@@ -114,15 +114,15 @@ def test_a_zero_point_may_be_left_out_where_it_is_zero() -> None:
 def test_a_dequantizer_that_stays(
     inputs: tuple[str, ...], constants: dict[str, np.ndarray], more: list[onnx.NodeProto]
 ) -> None:
-    model = dequantised(qlinear_model(yz=np.array(3, np.uint8)), inputs, *more, **constants)
+    model = dequantized(qlinear_model(yz=np.array(3, np.uint8)), inputs, *more, **constants)
     x = integers(np.uint8, (9, K), 5)
     lowered = assert_exact(model, {"x": x})
     assert lowered.op_types[:2] == ["MatmulCompressDequant", "DequantizeLinear"]
-    assert_same_bytes(run(lowered.proto, {"x": x}, optimise=True), run(model, {"x": x}, optimise=True))
+    assert_same_bytes(run(lowered.proto, {"x": x}, optimize=True), run(model, {"x": x}, optimize=True))
 
 
-def test_a_result_that_is_read_twice_is_dequantised_outside() -> None:
-    model = dequantised(qlinear_model())
+def test_a_result_that_is_read_twice_is_dequantized_outside() -> None:
+    model = dequantized(qlinear_model())
     model.graph.output.append(helper.make_tensor_value_info("y", TensorProto.UINT8, ["m", N]))
     lowered = assert_exact(model, {"x": integers(np.uint8, (9, K), 5)})
     assert lowered.op_types == ["MatmulCompressDequant", "DequantizeLinear"]

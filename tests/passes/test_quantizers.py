@@ -106,7 +106,7 @@ def test_quantize_static(source: Path, tmp_path: Path, form: QuantFormat, types:
         source, target, Calibration(), quant_format=form, activation_type=activation_type, weight_type=weight_type,
         **VARIANTS[variant],
     )  # fmt: skip
-    lowered = assert_exact(onnx.load(target), {"x": floats((7, K), 50)}, optimised=form == QuantFormat.QDQ)
+    lowered = assert_exact(onnx.load(target), {"x": floats((7, K), 50)}, optimized=form == QuantFormat.QDQ)
     kept = [code for _, code in lowered.outcome if code is not None]
     if source.stem == "raw" and (form == QuantFormat.QOperator or types != "s8/s8"):
         assert kept == []

@@ -64,7 +64,7 @@ def test_half_scales_and_addends() -> None:
 
 @pytest.mark.parametrize("zero_points", [False, True])
 @pytest.mark.parametrize("rank", [2, 3])
-def test_requantisation_with_a_bias(zero_points: bool, rank: int) -> None:
+def test_requantization_with_a_bias(zero_points: bool, rank: int) -> None:
     constants = {
         "s": np.full(N, 1e-3, np.float32), "b": np.arange(N, dtype=np.int32) * 500, "xz": np.array(3, np.int8),
         "wz": np.zeros(N, np.int8), "yz": np.array(-5, np.int8),

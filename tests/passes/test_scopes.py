@@ -16,7 +16,7 @@ K = 40
 """Weights are square here, so that results can go round a loop."""
 
 
-def initialiser(name: str, array: np.ndarray) -> onnx.TensorProto:
+def initializer(name: str, array: np.ndarray) -> onnx.TensorProto:
     return numpy_helper.from_array(array, name)
 
 
@@ -42,7 +42,7 @@ def if_model(then_weight: str, else_weight: str, *, inner: bool = False) -> onnx
     weights = {name: integers(np.int8, (K, K), seed) for seed, name in enumerate({then_weight, else_weight})}
     branches = {}
     for prefix, name in (("then", then_weight), ("else", else_weight)):
-        tensors = [initialiser(name, weights[name])] if inner else []
+        tensors = [initializer(name, weights[name])] if inner else []
         branches[f"{prefix}_branch"] = helper.make_graph(
             block("x", f"{prefix}y", name, prefix), prefix, [], [value(f"{prefix}y")], tensors
         )
@@ -91,7 +91,7 @@ def test_weight_of_a_branch_that_is_used_outside_as_well() -> None:
 def test_equal_names_in_sibling_branches_are_two_weights() -> None:
     model = if_model("w", "w", inner=True)
     branch = next(attribute.g for attribute in model.graph.node[0].attribute if attribute.name == "else_branch")
-    branch.initializer[0].CopyFrom(initialiser("w", integers(np.int8, (K, K), 77)))
+    branch.initializer[0].CopyFrom(initializer("w", integers(np.int8, (K, K), 77)))
     for flag in (True, False):
         lowered = assert_exact(model, {"flag": np.array(flag), "x": floats((3, K), 1)})
     assert list(lowered.plan.weights) == ["w", "w#2"]
@@ -185,9 +185,9 @@ def function_model(*, weight_inside: bool) -> onnx.ModelProto:
     """Return a model that calls a local function twice; its weight is a Constant inside, or an argument."""
     w = integers(np.int8, (K, K), 1)
     nodes = block("x", "y", "w", "f")
-    nodes.insert(0, helper.make_node("Constant", [], ["scale"], value=initialiser("", np.array(0.01, np.float32))))
+    nodes.insert(0, helper.make_node("Constant", [], ["scale"], value=initializer("", np.array(0.01, np.float32))))
     if weight_inside:
-        nodes.insert(0, helper.make_node("Constant", [], ["w"], value=initialiser("", w)))
+        nodes.insert(0, helper.make_node("Constant", [], ["w"], value=initializer("", w)))
     arguments = ["x"] if weight_inside else ["x", "w"]
     function = helper.make_function("local", "Block", arguments, ["y"], nodes, [helper.make_opsetid("", 18)])
     calls = [
@@ -222,7 +222,7 @@ def test_weight_that_is_an_argument_of_a_function_is_kept() -> None:
 
 def test_function_with_a_body_in_it() -> None:
     """The branch of an If inside the function has Constant nodes as well; nothing there may be an initialiser."""
-    w = initialiser("", integers(np.int8, (K, K), 1))
+    w = initializer("", integers(np.int8, (K, K), 1))
     branches = {}
     for prefix in ("then", "else"):
         nodes = [
@@ -231,7 +231,7 @@ def test_function_with_a_body_in_it() -> None:
         ]
         branches[f"{prefix}_branch"] = helper.make_graph(nodes, prefix, [], [value(f"{prefix}y")])
     nodes = [
-        helper.make_node("Constant", [], ["scale"], value=initialiser("", np.array(0.01, np.float32))),
+        helper.make_node("Constant", [], ["scale"], value=initializer("", np.array(0.01, np.float32))),
         helper.make_node("If", ["flag"], ["y"], **branches),
     ]
     function = helper.make_function("local", "Either", ["flag", "x"], ["y"], nodes, [helper.make_opsetid("", 18)])
@@ -264,12 +264,12 @@ def test_a_local_function_of_the_same_name_is_not_taken_for_the_operator() -> No
 
 def test_attribute_that_is_an_argument_of_the_function_is_kept() -> None:
     """The axis of the weight's DequantizeLinear is not known inside the function."""
-    w = initialiser("", integers(np.int8, (K, K), 1))
+    w = initializer("", integers(np.int8, (K, K), 1))
     nodes = [
         helper.make_node("Constant", [], ["w"], value=w),
-        helper.make_node("Constant", [], ["s"], value=initialiser("", scales((K,), 2))),
-        helper.make_node("Constant", [], ["one"], value=initialiser("", np.array(1, np.float32))),
-        helper.make_node("Constant", [], ["zero"], value=initialiser("", np.array(0, np.uint8))),
+        helper.make_node("Constant", [], ["s"], value=initializer("", scales((K,), 2))),
+        helper.make_node("Constant", [], ["one"], value=initializer("", np.array(1, np.float32))),
+        helper.make_node("Constant", [], ["zero"], value=initializer("", np.array(0, np.uint8))),
         helper.make_node("DequantizeLinear", ["w", "s"], ["wd"]),
         helper.make_node("QuantizeLinear", ["x", "one", "zero"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "one", "zero"], ["xd"]),

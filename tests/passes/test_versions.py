@@ -74,7 +74,7 @@ def test_opsets(opset: int) -> None:
     x = floats((3, K), 3)
     lowered = assert_exact(dynamic_model(opset, 10 if opset > 20 else 8), {"x": x})
     assert lowered.outcome == [("MatMulInteger+Cast+Mul+Add", None)]
-    lowered = assert_exact(qdq_model(opset), {"x": x}, optimised=True)
+    lowered = assert_exact(qdq_model(opset), {"x": x}, optimized=True)
     assert lowered.outcome == [("DequantizeLinear+MatMul+QuantizeLinear", None)]
     lowered = assert_exact(qlinear_model(opset), {"x": integers(np.uint8, (3, K), 3)})
     assert lowered.outcome == [("QLinearMatMul+DequantizeLinear", None)]

@@ -44,10 +44,10 @@ def test_kernels_and_threads_on_a_real_model(tmp_path: Path, monkeypatch: pytest
         random_inputs(specs, bind_dimensions(specs, batch, iter((length,))), rng)
         for batch, length in [(1, 1), (1, 13), (3, 16), (1, 80)]
     ]
-    session = create_session(original, threads=1, optimise=False)
+    session = create_session(original, threads=1, optimize=False)
     expected = [session.run(None, feed)[0].tobytes() for feed in feeds]
     for kernel in _native.kernels():
         monkeypatch.setenv("MCD_KERNEL", kernel)
         for threads in THREADS:
-            session = create_session(tmp_path / "m.onnx", threads=threads, optimise=False)
+            session = create_session(tmp_path / "m.onnx", threads=threads, optimize=False)
             assert [session.run(None, feed)[0].tobytes() for feed in feeds] == expected, (kernel, threads)

@@ -13,12 +13,12 @@ from sessions import session
 
 import mcd_graph
 from mcd_graph.passes import (
-    LegalisePass,
+    LegalizePass,
     LoweringPlan,
     ReasonCode,
     plan_lowering,
     plan_restoration,
-    reproduces_optimised,
+    reproduces_optimized,
 )
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ def make_model(
     return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, functions=list(functions))
 
 
-def run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], *, optimise: bool = False) -> list[np.ndarray]:
+def run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], *, optimize: bool = False) -> list[np.ndarray]:
     """Run a model under onnxruntime's CPU provider with the custom operator registered."""
-    return list(session(model, optimised=optimise).run(None, dict(feeds)))
+    return list(session(model, optimized=optimize).run(None, dict(feeds)))
 
 
 @dataclasses.dataclass
@@ -125,12 +125,12 @@ def lower(model: onnx.ModelProto, **options: object) -> Lowered:
 def legal(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model with one lowered node in the strict form, which there is no more to be done for."""
     loaded = ir.from_proto(model)
-    legalise = LegalisePass()
-    assert legalise(loaded).modified
-    assert [site.reason for site in legalise.sites] == [None]
+    legalize = LegalizePass()
+    assert legalize(loaded).modified
+    assert [site.reason for site in legalize.sites] == [None]
     strict = ir.to_proto(loaded)
     onnx.checker.check_model(strict, full_check=True)
-    assert not legalise(loaded).modified
+    assert not legalize(loaded).modified
     return strict
 
 
@@ -159,7 +159,7 @@ def assert_exact(
     model: onnx.ModelProto,
     feeds: Mapping[str, np.ndarray],
     *,
-    optimised: bool = False,
+    optimized: bool = False,
     alone: bool = True,
     **options: object,
 ) -> Lowered:
@@ -168,17 +168,17 @@ def assert_exact(
     Args:
         model: the original.
         feeds: its inputs.
-        optimised: the original is run with onnxruntime's graph optimisations (QDQ forms), not without.
+        optimized: the original is run with onnxruntime's graph optimisations (QDQ forms), not without.
         alone: nothing else in the model depends on optimisations, so the lowered one gives the bytes without as well.
         options: for ``plan_lowering``.
     """
     check(model)
-    expected = run(model, feeds, optimise=optimised)
+    expected = run(model, feeds, optimize=optimized)
     lowered = lower(model, **options)
     check(lowered.proto)
-    ways = [way for way, wanted in ((True, optimised), (False, alone)) if wanted]
+    ways = [way for way, wanted in ((True, optimized), (False, alone)) if wanted]
     for way in ways:
-        assert_same_bytes(run(lowered.proto, feeds, optimise=way), expected)
+        assert_same_bytes(run(lowered.proto, feeds, optimize=way), expected)
     copy = ir.from_proto(lowered.proto)
     plan = plan_restoration(copy)
     assert plan.apply() == lowered.modified, ([site.reason for site in plan.sites], lowered.outcome, lowered.op_types)
@@ -188,11 +188,11 @@ def assert_exact(
     assert "mcd" not in {opset.domain for opset in restored.opset_import}
     assert not any(node.domain == "mcd" for node in copy.graph.all_nodes())
     for way in ways:
-        assert_same_bytes(run(restored, feeds, optimise=way), expected)
+        assert_same_bytes(run(restored, feeds, optimize=way), expected)
     assert (
-        reproduces_optimised(copy)
-        == reproduces_optimised(lowered.model)
-        == any(site.optimised and site.status == "lowered" for site in lowered.plan.sites)
+        reproduces_optimized(copy)
+        == reproduces_optimized(lowered.model)
+        == any(site.optimized and site.status == "lowered" for site in lowered.plan.sites)
     )
     return lowered
 

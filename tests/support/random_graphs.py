@@ -165,7 +165,7 @@ class Builder:
 
     # Quantising
 
-    def quantise(self, x: str, dtype: type, spread: float = 0.05) -> tuple[str, list[str]]:
+    def quantize(self, x: str, dtype: type, spread: float = 0.05) -> tuple[str, list[str]]:
         parameters = [self.scale(None, spread)]
         if dtype == np.int8 or self.chance(0.85):
             parameters.append(self.zero_point(dtype))
@@ -173,7 +173,7 @@ class Builder:
 
     def pair(self, x: str, dtype: type, spread: float = 0.05) -> str:
         """Return x behind QuantizeLinear and DequantizeLinear."""
-        q, parameters = self.quantise(x, dtype, spread)
+        q, parameters = self.quantize(x, dtype, spread)
         return self.edge(self.node("DequantizeLinear", self.edge_of_bytes(q), *parameters))
 
     def edge_of_bytes(self, value: str) -> str:
@@ -270,7 +270,7 @@ def dynamic(b: Builder) -> None:
 def static_integer(b: Builder) -> None:
     """MatMulInteger with a static scale for the activation."""
     x, n = b.draw(), width(b)
-    q, parameters = b.quantise(x.name, np.uint8)
+    q, parameters = b.quantize(x.name, np.uint8)
     w, _ = b.weight(x.width, n)
     acc = b.node("MatMulInteger", q, w, *parameters[1:])
     factor = b.node("Mul", parameters[0], b.scale(n if b.chance(0.4) else None, 0.02))
@@ -338,7 +338,7 @@ def qlinear(b: Builder) -> None:
     w, w_type = b.weight(x.width, n)
     if dtype == np.int8 and w_type == np.uint8:
         dtype = np.uint8
-    q, parameters = b.quantise(b.edge(x.name, x.width), dtype)
+    q, parameters = b.quantize(b.edge(x.name, x.width), dtype)
     if len(parameters) == 1:
         parameters.append(b.constant(np.zeros((), dtype)))
     size = n if b.chance(0.4) else None
@@ -364,7 +364,7 @@ def contrib(b: Builder) -> None:
     if b.chance(0.5):
         y = b.node("DynamicQuantizeMatMul", x.name, w, scale, *extra, domain=MS_DOMAIN)
     else:
-        q, parameters = b.quantise(x.name, np.uint8)
+        q, parameters = b.quantize(x.name, np.uint8)
         zero = parameters[1] if len(parameters) > 1 else ""
         inputs = [q, w, parameters[0], scale, zero, *extra]
         while not inputs[-1]:
@@ -583,7 +583,7 @@ def bias(b: Builder) -> None:
     b.add(b.node("Add", *b.rng.permutation([x.name, b.floats((x.width,))]).tolist()), x.width)
 
 
-def quantised(b: Builder) -> None:
+def quantized(b: Builder) -> None:
     x = b.draw()
     b.add(b.pair(x.name, b.pick([np.uint8, np.int8]), 0.1), x.width)
 
@@ -627,7 +627,7 @@ MULTIPLICATIONS = (
     branch,
     look_up,
 )
-BEHIND = (gelu, gelu, swish, norm, norm, residual, residual, activation, activation, bias, quantised, heads)
+BEHIND = (gelu, gelu, swish, norm, norm, residual, residual, activation, activation, bias, quantized, heads)
 
 
 def generate(seed: int) -> Case:
@@ -674,9 +674,9 @@ def used_by(node: onnx.NodeProto) -> set[str]:
 
 
 def compute(
-    model: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], *, optimise: bool
+    model: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], *, optimize: bool
 ) -> list[list[np.ndarray]]:
-    opened = session(model, optimised=optimise)
+    opened = session(model, optimized=optimize)
     return [list(opened.run(None, dict(feed))) for feed in feeds]
 
 
@@ -686,7 +686,7 @@ Expected = dict[bool, list[list[np.ndarray]]]
 def expect(case: Case) -> Expected | None:
     """Return what a case's model computes with optimisations and without; ``None`` if onnxruntime refuses it."""
     try:
-        return {optimise: compute(case.model, case.feeds, optimise=optimise) for optimise in (True, False)}
+        return {optimize: compute(case.model, case.feeds, optimize=optimize) for optimize in (True, False)}
     except Exception:  # noqa: BLE001 - whatever onnxruntime says of an odd model
         return None
 
@@ -699,8 +699,8 @@ def check(case: Case, expected: Expected) -> Outcome:
     if not plan.apply(pack_all(plan)):
         return Outcome(met, 0)
     lowered = ir.to_proto(loaded)
-    optimised_only = any(site.optimised and site.status == "lowered" for site in plan.sites)
-    for optimise in (True,) if optimised_only else (True, False):
-        for ours, theirs in zip(compute(lowered, case.feeds, optimise=optimise), expected[optimise], strict=True):
+    optimized_only = any(site.optimized and site.status == "lowered" for site in plan.sites)
+    for optimize in (True,) if optimized_only else (True, False):
+        for ours, theirs in zip(compute(lowered, case.feeds, optimize=optimize), expected[optimize], strict=True):
             assert_same_bytes(ours, theirs)
     return Outcome(met, sum(site.status == "lowered" for site in plan.sites))

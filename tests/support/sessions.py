@@ -12,13 +12,13 @@ import mcd_graph
 
 
 def session_options(
-    threads: int = 1, config: Mapping[str, str] | None = None, *, optimised: bool = False
+    threads: int = 1, config: Mapping[str, str] | None = None, *, optimized: bool = False
 ) -> ort.SessionOptions:
     """Return options without the library; ``config`` are session config entries."""
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions
     options.intra_op_num_threads = threads
-    if not optimised:
+    if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     for key, value in (config or {}).items():
         options.add_session_config_entry(key, value)
@@ -26,10 +26,10 @@ def session_options(
 
 
 def session(
-    model: onnx.ModelProto | Path, threads: int = 1, config: Mapping[str, str] | None = None, *, optimised: bool = False
+    model: onnx.ModelProto | Path, threads: int = 1, config: Mapping[str, str] | None = None, *, optimized: bool = False
 ) -> ort.InferenceSession:
     """Open a model on the CPU with the library registered."""
-    options = session_options(threads, config, optimised=optimised)
+    options = session_options(threads, config, optimized=optimized)
     options.register_custom_ops_library(mcd_graph.get_library_path())
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])

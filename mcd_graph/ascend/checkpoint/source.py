@@ -18,7 +18,7 @@ from mcd_graph.errors import InputError
 __all__ = ["Checkpoint", "Part"]
 
 _MAX_JSON = 1 << 28
-_QUANTISED = "W8A8S"
+_QUANTIZED = "W8A8S"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +76,9 @@ class Checkpoint:
         if len(found) != 1:
             raise InputError(f"{folder} has {len(found)} quant_model_description*.json; there must be one")
         description = read_description(found[0])
-        if description["model_quant_type"] != _QUANTISED:
+        if description["model_quant_type"] != _QUANTIZED:
             kind = description["model_quant_type"]
-            raise InputError(f"{found[0]} is of a {kind} model; only {_QUANTISED} can be compressed here")
+            raise InputError(f"{found[0]} is of a {kind} model; only {_QUANTIZED} can be compressed here")
         types = tensor_types(description)
         if types.keys() != files.keys():
             name = sorted(types.keys() ^ files.keys())[0]

@@ -109,7 +109,7 @@ class MatmulCompressDequant(OpRun):
         if x1.dtype == np.float32:
             if not float_scale or x1_scale is not None or x1_zero_point is not None:
                 raise ValueError("a float32 x1 needs a float32 deq_scale, and neither x1_scale nor x1_zero_point")
-            x1, x1_scale, x1_zero_point = _quantise(x1)
+            x1, x1_scale, x1_zero_point = _quantize(x1)
         weight = _native.decode(x2, compress_index, np.asarray(compress_info, dtype=np.int64))
         left, right = x1.astype(np.float64), weight.T.astype(np.float64)
         if x1_zero_point is not None:
@@ -152,7 +152,7 @@ def _reshape(x: np.ndarray, shape: np.ndarray) -> np.ndarray:
     return x.reshape([x.shape[position] if size == 0 else size for position, size in enumerate(shape)])
 
 
-def _quantise(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return uint8 values, their scale and their zero point, as DynamicQuantizeLinear does."""
     values = x[~np.isnan(x)]
     low, high = (np.float32(limit) for limit in (values.min(initial=0), values.max(initial=0)))

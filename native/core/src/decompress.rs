@@ -165,7 +165,7 @@ impl Writer<'_> {
     /// Writes a panel as rows of the matrix (n, k).
     fn write_nk(&self, panel: &Panel<'_>) {
         let &Panel { symbols, n0, k0 } = panel;
-        let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile());
+        let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile().rows());
         let (rows, columns) = (PANEL.min(n - n0), (symbols.len() / PANEL).min(k - k0));
         let whole = if rows == PANEL { columns / FRACTAL_K } else { 0 };
         let (inside, edge) = symbols.split_at(whole * FRACTAL);
@@ -191,7 +191,7 @@ impl Writer<'_> {
     /// Writes a panel as columns of the matrix (k, n).
     fn write_kn(&self, panel: &Panel<'_>) {
         let &Panel { symbols, n0, k0 } = panel;
-        let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile());
+        let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile().rows());
         let (columns, rows) = (PANEL.min(n - n0), (symbols.len() / PANEL).min(k - k0));
         let whole = if columns == PANEL { rows / FRACTAL_K } else { 0 };
         let (inside, edge) = symbols.split_at(whole * FRACTAL);

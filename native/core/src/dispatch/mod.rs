@@ -111,7 +111,7 @@ impl Kernel {
     /// # Panics
     /// As there.
     pub fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
-        self.tile.transpose_words(from, to);
+        self.tile.rows().transpose_words(from, to);
     }
 
     /// As `MCD_KERNEL` takes it.

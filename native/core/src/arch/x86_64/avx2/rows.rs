@@ -67,7 +67,7 @@ pub(in crate::arch::x86_64) fn transpose_words(from: Matrix<'_, u32>, to: &mut [
     transpose_from(from, to, rows, columns);
 }
 
-/// As [`TileKernel::write_rows`](crate::arch::TileKernel::write_rows).
+/// As [`RowKernel::write_rows`](crate::arch::RowKernel::write_rows).
 ///
 /// # Safety
 /// As there; and the processor has AVX2.
@@ -88,7 +88,7 @@ pub(in crate::arch::x86_64) unsafe fn write_rows(panel: &[u8], flip: u8, out: *m
     }
 }
 
-/// As [`TileKernel::write_columns`](crate::arch::TileKernel::write_columns).
+/// As [`RowKernel::write_columns`](crate::arch::RowKernel::write_columns).
 ///
 /// # Safety
 /// As there; and the processor has AVX2.

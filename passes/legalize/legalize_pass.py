@@ -57,7 +57,7 @@ from mcd_graph.passes.refusal import ReasonCode, Refusal
 if TYPE_CHECKING:
     from mcd_graph.passes.legalize.emission import Pack
 
-__all__ = ["LegalSite", "LegalisePass"]
+__all__ = ["LegalSite", "LegalizePass"]
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class LegalSite:
     code: ReasonCode | None = None
 
 
-class LegalisePass(ir.passes.InPlacePass):
+class LegalizePass(ir.passes.InPlacePass):
     """Bring MatmulCompressDequant nodes into the strict form.
 
     ``modified`` says whether any node was changed. Without ``pack``, a second run changes nothing.
@@ -102,10 +102,10 @@ class LegalisePass(ir.passes.InPlacePass):
 
     Examples:
         >>> from mcd_graph.model.loading import load_model
-        >>> from mcd_graph.passes import CompressPass, LegalisePass
-        >>> legalise = LegalisePass()
-        >>> result = legalise(CompressPass()(load_model("model.onnx")).model)
-        >>> [(site.status, site.k, site.n) for site in legalise.sites]
+        >>> from mcd_graph.passes import CompressPass, LegalizePass
+        >>> legalize = LegalizePass()
+        >>> result = legalize(CompressPass()(load_model("model.onnx")).model)
+        >>> [(site.status, site.k, site.n) for site in legalize.sites]
         [('strict', 256, 128), ('strict', 128, 256), ('strict', 256, 128)]
     """
 
@@ -143,7 +143,7 @@ class LegalisePass(ir.passes.InPlacePass):
             if undo_fusions(node, names):
                 undone = True
                 parts = parts_of(node, parts.weight, changed=parts.changed)
-            if emission.legalise(parts):
+            if emission.legalize(parts):
                 dead.append(node)
         remove_dead(dead)
         return ir.passes.PassResult(model, modified=bool(dead) or undone)

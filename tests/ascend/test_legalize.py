@@ -14,7 +14,7 @@ import mcd_graph
 from mcd_graph import _native
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, MatmulCompressDequant
 from mcd_graph.passes import ReasonCode
-from mcd_graph.passes.legalize import MAX_ROWS, LegalisePass
+from mcd_graph.passes.legalize import MAX_ROWS, LegalizePass
 
 Inputs = dict[str, np.ndarray]
 
@@ -52,16 +52,16 @@ def one_node(
     return model
 
 
-def legalise(model: onnx.ModelProto, **options: Any) -> tuple[onnx.ModelProto, LegalisePass]:
+def legalize(model: onnx.ModelProto, **options: Any) -> tuple[onnx.ModelProto, LegalizePass]:
     """Legalise a copy; ``modified`` must be the truth, and a second run must change nothing."""
     loaded = ir.from_proto(model)
     before = ir.to_proto(loaded).SerializeToString(deterministic=True)
-    pass_ = LegalisePass(**options)
+    pass_ = LegalizePass(**options)
     modified = pass_(loaded).modified
     proto = ir.to_proto(loaded)
     assert modified == (proto.SerializeToString(deterministic=True) != before)
     if "pack" not in options:
-        assert not LegalisePass(**options)(loaded).modified
+        assert not LegalizePass(**options)(loaded).modified
         assert ir.to_proto(loaded).SerializeToString(deterministic=True) == proto.SerializeToString(deterministic=True)
     check(proto)
     return proto, pass_
@@ -137,12 +137,12 @@ def assert_strict(
     **options: Any,
 ) -> onnx.ModelProto:
     """Legalise one node and hold it, in onnxruntime and in the NumPy twin, to :func:`numpy_result`."""
-    strict, pass_ = legalise(one_node(w, inputs, fed=fed, output=output, **options))
+    strict, pass_ = legalize(one_node(w, inputs, fed=fed, output=output, **options))
     assert [(site.status, site.code, site.k, site.n) for site in pass_.sites] == [("strict", None, *w.shape[::-1])]
     expected = numpy_result(w, inputs, strict, output)
     feeds = {name: inputs[name] for name in fed}
-    for optimise in (False, True):
-        (y,) = run(strict, feeds, optimise=optimise)
+    for optimize in (False, True):
+        (y,) = run(strict, feeds, optimize=optimize)
         assert (y.dtype, y.shape) == (expected.dtype, expected.shape)
         assert np.array_equal(y, expected)
     (twin,) = ReferenceEvaluator(strict, new_ops=[MatmulCompressDequant]).run(None, feeds)
@@ -163,7 +163,7 @@ STRICT = {
 
 def test_a_strict_node_stays_as_it_is() -> None:
     model = one_node(weight(128, 320), STRICT, output=np.float16)
-    strict, _ = legalise(model)
+    strict, _ = legalize(model)
     assert [node.op_type for node in strict.graph.node] == ["MatmulCompressDequant"]
     assert len(strict_nodes(strict)) == 1
 
@@ -229,21 +229,21 @@ def test_float_activations() -> None:
     w = integers(np.int8, (100, 300), 24)
     x = np.random.default_rng(25).standard_normal((2, 5, 300)).astype(np.float32)
     inputs = {"x1": x, "deq_scale": scales((100,), 26)}
-    strict, _ = legalise(one_node(w, inputs))
+    strict, _ = legalize(one_node(w, inputs))
     assert len(strict_nodes(strict)) == 1
-    quantiser = helper.make_node("DynamicQuantizeLinear", ["x1"], ["q", "s", "z"])
+    quantizer = helper.make_node("DynamicQuantizeLinear", ["x1"], ["q", "s", "z"])
     model = make_model(
-        [quantiser], {"x1": (np.float32, x.shape)},
+        [quantizer], {"x1": (np.float32, x.shape)},
         {"q": (np.uint8, x.shape), "s": (np.float32, ()), "z": (np.uint8, ())}, {},
     )  # fmt: skip
     q, s, z = run(model, {"x1": x})
-    quantised = {"x1": q, "x1_scale": s, "x1_zero_point": z, "deq_scale": inputs["deq_scale"]}
-    expected, _ = legalise(one_node(w, quantised, fed=tuple(quantised)[:3]))
-    assert_same_bytes(run(strict, {"x1": x}), run(expected, {name: quantised[name] for name in tuple(quantised)[:3]}))
+    quantized = {"x1": q, "x1_scale": s, "x1_zero_point": z, "deq_scale": inputs["deq_scale"]}
+    expected, _ = legalize(one_node(w, quantized, fed=tuple(quantized)[:3]))
+    assert_same_bytes(run(strict, {"x1": x}), run(expected, {name: quantized[name] for name in tuple(quantized)[:3]}))
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.uint8])
-def test_quantised_results(kind: type[np.generic]) -> None:
+def test_quantized_results(kind: type[np.generic]) -> None:
     inputs = {
         "x1": integers(np.uint8, (9, 64), 1),
         "deq_scale": scales((20,), 2, 5e-3),
@@ -278,7 +278,7 @@ def test_padding(n: int, k: int, opset: int) -> None:
 @pytest.mark.parametrize("rows", [0, 1, MAX_ROWS, MAX_ROWS + 1, 2 * MAX_ROWS, 3 * MAX_ROWS + 5])
 def test_rows_in_chunks(rows: int) -> None:
     w, inputs = weight(128, 320), {**STRICT, "x1": integers(np.int8, (rows, 320), 4)}
-    strict, _ = legalise(one_node(w, inputs, output=np.float16), max_rows=MAX_ROWS)
+    strict, _ = legalize(one_node(w, inputs, output=np.float16), max_rows=MAX_ROWS)
     assert len(strict_nodes(strict)) == max(1, -(-rows // MAX_ROWS))
     scale = inputs["deq_scale"].astype(np.uint32).view(np.float32)
     expected = (accumulator(w, inputs).astype(np.float32) * scale).astype(np.float16)
@@ -288,7 +288,7 @@ def test_rows_in_chunks(rows: int) -> None:
 
 def test_every_result_is_within_half_a_float16_step_of_the_exact_product() -> None:
     w, inputs = weight(70, 500), {"x1": integers(np.uint8, (40, 500), 1), "deq_scale": scales((70,), 2)}
-    strict, _ = legalise(one_node(w, inputs))
+    strict, _ = legalize(one_node(w, inputs))
     (y,) = run(strict, {"x1": inputs["x1"]})
     exact = accumulator(w, inputs).astype(np.longdouble) * inputs["deq_scale"].astype(np.longdouble)
     factor = np.float32(inputs["deq_scale"][0] / strict_scale(strict)[0])
@@ -305,7 +305,7 @@ def test_weights_and_activations_are_shared() -> None:
     second.CopyFrom(model.graph.node[0])
     second.name, second.output[0] = "again", "z"
     model.graph.output.add().CopyFrom(helper.make_tensor_value_info("z", TensorProto.FLOAT, [None, 20]))
-    strict, _ = legalise(model)
+    strict, _ = legalize(model)
     first, again = strict_nodes(strict)
     assert list(first.input[:3]) == list(again.input[:3])
     assert len([tensor for tensor in strict.graph.initializer if tensor.name.endswith("x2")]) == 1
@@ -325,7 +325,7 @@ def test_a_model_from_quantize_dynamic() -> None:
         helper.make_node("Mul", ["f", "scale"], ["y"]),
     ]
     model = make_model(nodes, {"x": (np.float32, ("b", "l", 96))}, {"y": (np.float32, ("b", "l", 48))}, constants)
-    strict, pass_ = legalise(lower(model).proto)
+    strict, pass_ = legalize(lower(model).proto)
     assert [(site.name, site.status) for site in pass_.sites] == [("matmul", "strict")]
     assert "matmul" in {node.name for node in strict_nodes(strict)}
     x = np.random.default_rng(5).standard_normal((2, 5, 96)).astype(np.float32)
@@ -341,8 +341,8 @@ def test_a_packer_gets_every_weight_padded() -> None:
         seen.append((name, w.shape))
         return _native.encode(w, "small")
 
-    legalise(one_node(weight(128, 320), STRICT, output=np.float16), pack=pack)
-    legalise(one_node(weight(10, 30), {"x1": integers(np.int8, (1, 30), 1), "deq_scale": scales((), 1)}), pack=pack)
+    legalize(one_node(weight(128, 320), STRICT, output=np.float16), pack=pack)
+    legalize(one_node(weight(10, 30), {"x1": integers(np.int8, (1, 30), 1), "deq_scale": scales((), 1)}), pack=pack)
     assert seen == [("x2", (128, 320)), ("x2", (128, 320))]
 
 
@@ -393,7 +393,7 @@ def test_what_stays_and_why(changes: dict[str, Any], options: dict[str, Any], co
     if "x2" in options.get("fed", ()):
         inputs["x2"] = _native.encode(w)[0]
     model = one_node(w, inputs, **options)
-    strict, pass_ = legalise(model, max_rows=max_rows)
+    strict, pass_ = legalize(model, max_rows=max_rows)
     (site,) = pass_.sites
     if code is None:
         assert site.status == "strict"
@@ -417,7 +417,7 @@ def test_nodes_in_functions_stay() -> None:
         [helper.make_node("F", ["x1"], ["y"], domain="local")],
         {"x1": (np.int8, (5, 320))}, {"y": (np.float16, (5, 128))}, {}, functions=[function],
     )  # fmt: skip
-    _, pass_ = legalise(outer)
+    _, pass_ = legalize(outer)
     assert [site.code for site in pass_.sites] == [ReasonCode.IN_FUNCTION]
 
 
@@ -426,13 +426,13 @@ def test_a_damaged_weight_is_an_error_that_names_the_node() -> None:
     (x2,) = (tensor for tensor in model.graph.initializer if tensor.name == "x2")
     x2.raw_data = x2.raw_data[:200] + bytes([x2.raw_data[200] ^ 1]) + x2.raw_data[201:]
     with pytest.raises(_native.FormatError, match="node layer: tile 0 is damaged"):
-        LegalisePass().call(ir.from_proto(model))
+        LegalizePass().call(ir.from_proto(model))
 
 
 def test_max_rows_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="max_rows must be at least 1, not 0"):
-        LegalisePass(max_rows=0)
+        LegalizePass(max_rows=0)
 
 
 def test_the_pass_is_public() -> None:
-    assert mcd_graph.passes.LegalisePass is LegalisePass
+    assert mcd_graph.passes.LegalizePass is LegalizePass
