@@ -25,7 +25,7 @@ from mcd_graph.operators.spec import DOMAIN_VERSION as OP_VERSION
 from mcd_graph.operators.spec import Attribute, Input, OperatorSpec, Output, tell_onnx
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mcd_graph.operators.nodes import Operand
     from mcd_graph.operators.view import CompressedNode
@@ -52,6 +52,9 @@ INPUT_NAMES = (
 
 #: All but the first two are optional.
 ATTRIBUTE_NAMES = ("compress_info", "kernel_shape", "strides", "dilations", "pads", "same", "group", "output_type")
+
+#: Those that say how a kernel goes over an image.
+_WINDOW = ATTRIBUTE_NAMES[1:-1]
 
 #: What ``auto_pad`` is called for each value of ``same`` but 0.
 _SAME = {1: "SAME_UPPER", 2: "SAME_LOWER"}
@@ -98,21 +101,14 @@ class Window:
     group: int
 
     @classmethod
-    def of(
-        cls,
-        kernel_shape: Sequence[int] | None,
-        strides: Sequence[int] | None = None,
-        dilations: Sequence[int] | None = None,
-        pads: Sequence[int] | None = None,
-        same: int | None = None,
-        group: int | None = None,
-    ) -> Window:
-        """Return the window that attributes describe.
+    def of(cls, given: Mapping[str, Any]) -> Window:
+        """Return the window of attributes, by their names; those that are absent or ``None`` are as by default.
 
         Raises:
             ValueError: an attribute is wrong; the text names it.
         """
-        kernel = tuple(kernel_shape or ())
+        kernel = tuple(given.get("kernel_shape") or ())
+        strides, dilations, pads, same, group = (given.get(name) for name in _WINDOW[1:])
         rank = len(kernel)
         if not 1 <= rank <= 3:
             raise ValueError(f"kernel_shape is {list(kernel)} instead of one to 3 numbers")
@@ -128,13 +124,12 @@ class Window:
             same or 0,
             1 if group is None else group,
         )
-        for name, numbers, count, least in (
-            ("kernel_shape", window.kernel, rank, 1), ("strides", window.strides, rank, 1),
-            ("dilations", window.dilations, rank, 1), ("pads", window.pads, 2 * rank, 0), ("group", (window.group,), 1, 1),
-        ):  # fmt: skip
+        lists = (window.kernel, window.strides, window.dilations, window.pads, (window.group,))
+        counts = (rank, rank, rank, 2 * rank, 1)
+        for name, numbers, count in zip((*_WINDOW[:4], "group"), lists, counts, strict=True):
             if len(numbers) != count:
                 raise ValueError(f"{name} is {list(numbers)} instead of {count} numbers")
-            if min(numbers) < least:
+            if min(numbers) < (least := 0 if name == "pads" else 1):
                 raise ValueError(f"{name} is {list(numbers)} instead of numbers that are {least} or more")
         return window
 
@@ -173,14 +168,17 @@ def _infer(context: Any) -> None:
     info = context.get_attribute("compress_info")
     if info is None or len(info.ints) != 5:
         raise onnx.shape_inference.InferenceError("compress_info must hold 5 integers")
-    given = {name: context.get_attribute(name) for name in ATTRIBUTE_NAMES[1:-1]}
-    lists = {name: None if given[name] is None else list(given[name].ints) for name in ATTRIBUTE_NAMES[1:5]}
-    numbers = {name: None if given[name] is None else given[name].i for name in ("same", "group")}
+    given = {name: context.get_attribute(name) for name in _WINDOW}
+    plain = {
+        name: attribute.i if name in ("same", "group") else list(attribute.ints)
+        for name, attribute in given.items()
+        if attribute is not None
+    }
     result = onnx.TypeProto()
     result.tensor_type.elem_type = _output_type(context)
     x1 = type_of_input(context, INPUT_NAMES, "x1")
     try:
-        window = Window.of(**lists, **numbers)
+        window = Window.of(plain)
         _check_sizes(list(info.ints), window)
         if x1 is not None and x1.tensor_type.HasField("shape"):
             _infer_shape(x1.tensor_type.shape, result.tensor_type.shape, list(info.ints), window)
@@ -257,7 +255,8 @@ class ConvCompressDequant(OpRun):
             ValueError: an attribute is wrong, the image does not have the kernel's channels, the kernel does not fit,
                 scales and zero points are there without what they need, or the compressed weight is not valid.
         """
-        window = Window.of(kernel_shape, strides, dilations, pads, same, group)
+        given = (kernel_shape, strides, dilations, pads, same, group)
+        window = Window.of(dict(zip(_WINDOW, given, strict=True)))
         info = np.asarray(compress_info, dtype=np.int64)
         _check_sizes(info.tolist(), window)
         if deq_scale is None and any(each is not None for each in (addend, y_zero_point, x1_scale)):
@@ -287,7 +286,11 @@ def _channels_second(result: np.ndarray) -> np.ndarray:
 
 
 def _convolve(
-    window: Window, x1: np.ndarray, x1_zero_point: np.ndarray | None, weight: np.ndarray, w_zero_point: np.ndarray | None
+    window: Window,
+    x1: np.ndarray,
+    x1_zero_point: np.ndarray | None,
+    weight: np.ndarray,
+    w_zero_point: np.ndarray | None,
 ) -> np.ndarray:
     """Return the exact sums (batch, n, output ...) as int64."""
     n, k = weight.shape
@@ -320,16 +323,13 @@ def _window_of(node: CompressedNode) -> Window:
         ValueError: an attribute is wrong, or of another type.
     """
     attributes = node.node.attributes
-
-    def ints(name: str) -> list[int] | None:
-        return list(attributes[name].as_ints()) if name in attributes else None
-
-    def number(name: str) -> int | None:
-        return attributes[name].as_int() if name in attributes else None
-
     try:
         return Window.of(
-            *(ints(name) for name in ("kernel_shape", "strides", "dilations", "pads")), number("same"), number("group")
+            {
+                name: attributes[name].as_int() if name in ("same", "group") else list(attributes[name].as_ints())
+                for name in _WINDOW
+                if name in attributes
+            }
         )
     except TypeError as error:
         raise ValueError(str(error)) from None

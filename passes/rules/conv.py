@@ -2,8 +2,13 @@
 
 ::
 
-    y = ConvInteger(x, W, x_zp, w_zp)                                        ConvCompressDequant(x, W', …)
-    y = QLinearConv(x, x_scale, x_zp, W, w_scale, w_zp, y_scale, y_zp, b) ->   … with (x_scale * w_scale) / y_scale, y_zp, b
+    y = ConvInteger(x, W, x_zp, w_zp)
+    ->
+    y = ConvCompressDequant(x, W', x_zp, w_zp)
+
+    y = QLinearConv(x, x_scale, x_zp, W, w_scale, w_zp, y_scale, y_zp, b)
+    ->
+    y = ConvCompressDequant(x, W', (x_scale * w_scale) / y_scale, b, x_zp, w_zp, y_zp)
 
 ==============================  ======================================================================================
 accepted                        one to three dimensions; strides, dilations, pads, auto_pad; int8 or uint8 activations,
@@ -54,7 +59,7 @@ _DIMS = 3
 
 @dataclasses.dataclass(frozen=True)
 class Kernel(Weight):
-    """A convolution's kernel (n, channels, size …), as a matrix of n rows with the channels of a tap beside each other."""
+    """A convolution's kernel (n, channels, size …), as a matrix of n rows: the channels of a tap beside each other."""
 
     @property
     def k(self) -> int:
@@ -93,9 +98,10 @@ class Convolution(NewCompressed):
         ):  # fmt: skip
             if any(number != default for number in numbers):
                 attributes[name] = list(numbers)
-        for name, number, default in (("same", window.same, 0), ("group", window.group, 1)):
-            if number != default:
-                attributes[name] = number
+        if window.same:
+            attributes["same"] = window.same
+        if window.group != 1:
+            attributes["group"] = window.group
         return attributes
 
 
@@ -124,45 +130,31 @@ def _match_qlinear_conv(node: ir.Node) -> Match | None:
         return None
     if x_scale is None or w_scale is None or y_scale is None or y_zero_point is None:
         raise Refusal(ReasonCode.INPUT_MISSING, "an input that QLinearConv needs is missing")
-    convolution = requantized(
-        x,
-        x_zero_point,
-        kernel,
-        w_zero_point,
-        fold_scales(x_scale, w_scale, y_scale, n=kernel.n),
-        y_zero_point,
-        bias=quantization_column(b, kernel.n),
-        window=_window(node, kernel, x),
-    )
+    scale = fold_scales(x_scale, w_scale, y_scale, n=kernel.n)
+    convolution = Convolution(x, bias=quantization_column(b, kernel.n), window=_window(node, kernel, x))
+    convolution = _requantized(_scaled(convolution, kernel, scale, (x_zero_point, w_zero_point)), y_zero_point)
     return Match("QLinearConv", kernel, convolution, node.outputs[0], (node,))
 
 
-def requantized(
-    x: ir.Value | None,
-    x_zero_point: ir.Value | None,
-    kernel: Kernel,
-    w_zero_point: ir.Value | None,
-    scale: Scale,
-    y_zero_point: Operand,
-    *,
-    bias: Operand,
-    window: conv_compress_dequant.Window,
+def _scaled(
+    convolution: Convolution, kernel: Kernel, scale: Scale, zero_points: tuple[ir.Value | None, ir.Value | None]
 ) -> Convolution:
-    """Return a convolution whose result is quantised again, or refuse."""
+    """Return a convolution whose sums are multiplied by a scale; ``zero_points`` are those of image and kernel."""
+    x_zero_point, w_zero_point = zero_points
     require_one_value(x_zero_point, "zero point")
-    if isinstance(y_zero_point, ir.Value):
-        require_one_value(y_zero_point, "output zero point")
-    return Convolution(
-        x,
+    return dataclasses.replace(
+        convolution,
         deq_scale=scale.deq_scale,
-        bias=bias,
+        x1_scale=scale.x1_scale,
         x1_zero_point=x_zero_point,
         w_zero_point=quantization_vector(w_zero_point, kernel.n),
-        y_zero_point=y_zero_point,
-        x1_scale=scale.x1_scale,
-        window=window,
-        output_type=known_dtype(y_zero_point) if isinstance(y_zero_point, ir.Value) else None,
     )
+
+
+def _requantized(convolution: Convolution, y_zero_point: ir.Value) -> Convolution:
+    """Return a convolution whose result is quantised again, with the type of its zero point."""
+    require_one_value(y_zero_point, "output zero point")
+    return dataclasses.replace(convolution, y_zero_point=y_zero_point, output_type=known_dtype(y_zero_point))
 
 
 def _kernel(value: ir.Value | None) -> Kernel | None:
@@ -190,27 +182,28 @@ def _window(node: ir.Node, kernel: Kernel, x: ir.Value | None) -> conv_compress_
     pads = ints_attribute(node, "pads") if auto_pad == "NOTSET" else None
     try:
         window = conv_compress_dequant.Window.of(
-            size, ints_attribute(node, "strides"), ints_attribute(node, "dilations"), pads, _SAME.get(auto_pad), group
+            {
+                "kernel_shape": size,
+                "strides": ints_attribute(node, "strides"),
+                "dilations": ints_attribute(node, "dilations"),
+                "pads": pads,
+                "same": _SAME.get(auto_pad),
+                "group": group,
+            }
         )
     except ValueError as error:
         raise Refusal(ReasonCode.CONVOLUTION_ATTRIBUTE, f"its {error}") from None
     shape = known_shape(x)
     if shape is not None and (len(shape) != len(size) + 2 or shape[1] not in (channels * group, None)):
-        raise Refusal(
-            ReasonCode.SHAPE_MISMATCH, f"its input has {shape[1:2]} channels, its kernel {channels * group}"
-        )
+        raise Refusal(ReasonCode.SHAPE_MISMATCH, f"its input has {shape[1:2]} channels, its kernel {channels * group}")
     dtype = known_dtype(x)
     if dtype not in (ir.DataType.INT8, ir.DataType.UINT8, None):
         raise Refusal(ReasonCode.ACTIVATION_TYPE, f"its activation is {dtype.name.lower()}, not int8 or uint8")
     return window
 
 
-conv_integer_rule = Rule(
-    "conv_integer_rule", "", "ConvInteger", _match_conv_integer, spec=conv_compress_dequant.SPEC
-)
-qlinear_conv_rule = Rule(
-    "qlinear_conv_rule", "", "QLinearConv", _match_qlinear_conv, spec=conv_compress_dequant.SPEC
-)
+conv_integer_rule = Rule("conv_integer_rule", "", "ConvInteger", _match_conv_integer, spec=conv_compress_dequant.SPEC)
+qlinear_conv_rule = Rule("qlinear_conv_rule", "", "QLinearConv", _match_qlinear_conv, spec=conv_compress_dequant.SPEC)
 
 FAMILY = Family(
     "Conv",

@@ -38,7 +38,7 @@ def conv_integer(
     return make_model(
         [node],
         {"x": (x_type, ("b", C, *(image or IMAGES[rank])))},
-        {"y": (np.int32, None)},
+        {"y": (np.int32, ("b", N, *(None,) * len(kernel or KERNELS[rank])))},
         {name: constants[name] for name in names},
     )
 
@@ -59,7 +59,9 @@ def qlinear_conv(
     if bias:
         constants["b"] = np.random.default_rng(8).integers(-50000, 50000, N).astype(np.int32)
     node = helper.make_node("QLinearConv", ["x", *constants], ["y"], name="conv", **attributes)
-    return make_model([node], {"x": (x_type, ("b", C, *IMAGES[rank]))}, {"y": (x_type, None)}, constants)
+    return make_model(
+        [node], {"x": (x_type, ("b", C, *IMAGES[rank]))}, {"y": (x_type, ("b", N, *(None,) * rank))}, constants
+    )
 
 
 def feed(rank: int, x_type: type, batch: int = 2) -> dict[str, np.ndarray]:

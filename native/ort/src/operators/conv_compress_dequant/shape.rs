@@ -82,9 +82,9 @@ impl Steps {
     }
 }
 
-/// Numbers of an attribute, each `least` at the least, which is what they are where the node does not have it.
+/// Numbers of an attribute, each `least` at the least, which is what they are where the node has none.
 fn numbers(name: &str, given: Option<Vec<i64>>, count: usize, least: i64) -> Result<Vec<usize>, Error> {
-    let given = given.unwrap_or_else(|| vec![least; count]);
+    let given = given.filter(|given| !given.is_empty()).unwrap_or_else(|| vec![least; count]);
     let wrong = |what: String| Err(Error::invalid(format!("{name} is {given:?} instead of {what}")));
     if given.len() != count {
         return wrong(format!("{count} numbers"));
