@@ -11,6 +11,7 @@ use mcd_core::{
 struct Case {
     batch: usize,
     channels: usize,
+    groups: usize,
     n: usize,
     image: Vec<usize>,
     kernel: Vec<usize>,
@@ -26,6 +27,7 @@ impl Case {
         Self {
             batch,
             channels,
+            groups: 1,
             n,
             image: image.into(),
             kernel: kernel.into(),
@@ -41,7 +43,7 @@ impl Case {
     }
 
     fn k(&self) -> usize {
-        self.channels * self.kernel.iter().product::<usize>()
+        self.channels / self.groups * self.kernel.iter().product::<usize>()
     }
 }
 
@@ -84,11 +86,12 @@ fn reference(case: &Case, x: &[i32], w: &[i32], zeros: (i32, &[i32]), bias: &[i3
                         (here < case.image[d]).then_some(at * case.image[d] + here)
                     });
                     let Some(at) = at else { continue };
-                    for c in 0..case.channels {
-                        let x = x[(b * case.channels + c) * pixels + at] - zeros.0;
+                    let channels = case.channels / case.groups;
+                    for c in 0..channels {
+                        let of = j / (case.n / case.groups) * channels + c;
+                        let x = x[(b * case.channels + of) * pixels + at] - zeros.0;
                         // The channels of a tap beside each other.
-                        sum = sum
-                            .wrapping_add(x * (w[j * taps * case.channels + tap * case.channels + c] - zeros.1[j]));
+                        sum = sum.wrapping_add(x * (w[(j * taps + tap) * channels + c] - zeros.1[j]));
                     }
                 }
                 out.push(sum);
@@ -110,10 +113,18 @@ fn cases() -> Vec<Case> {
         Case { strides: vec![2], dilations: vec![3], ..of(1, (31, 16), &[100], &[4]) },
         Case { strides: vec![1, 2, 2], ..of(1, (9, 33), &[5, 6, 7], &[3, 2, 3]) },
         of(1, (32, 32), &[1, 1], &[1, 1]),
+        Case { groups: 4, ..of(2, (12, 64), &[9, 8], &[3, 3]) },
+        Case { groups: 2, ..of(1, (66, 96), &[50], &[9]) },
         // Several strips of positions.
         of(1, (4, 5), &[70, 40], &[3, 3]),
         of(1, (600, 24), &[40, 9], &[3, 3]),
     ]
+}
+
+/// The tiling of a weight whose groups have so many columns: each has whole strips.
+fn tiling(columns: usize) -> Tiling {
+    let panels = columns / 16;
+    Tiling { k: 8, n: (1..=8).rev().find(|n| panels % n == 0).unwrap_or(1) }
 }
 
 fn packed(
@@ -122,9 +133,10 @@ fn packed(
     of: WeightType,
     kernel: Kernel,
     residency: Residency,
+    tiling: Tiling,
 ) -> (PreparedWeight, Vec<u8>) {
     let view = WeightView::new(w, (n, k), (k, 1), of).unwrap();
-    let encoded = encode(&view, Profile::Balanced, Tiling::default()).unwrap();
+    let encoded = encode(&view, Profile::Balanced, tiling).unwrap();
     let options = PrepareOptions { residency, kernel, threads: 1 };
     (PreparedWeight::new(&encoded.x2, &encoded.compress_index, &encoded.compress_info, options).unwrap(), encoded.x2)
 }
@@ -149,12 +161,20 @@ fn every_kernel_computes_the_definition() {
         let expected = reference(&case, &x32, &w32, (x_zero_point, &zeros), &bias);
         for kernel in Kernel::available() {
             for residency in [Residency::Compressed, Residency::Decoded] {
-                let (weight, x2) = packed(&w, (n, k), WeightType::U8, kernel, residency);
+                let (weight, x2) = packed(
+                    &w,
+                    (n, k),
+                    WeightType::U8,
+                    kernel,
+                    residency,
+                    if case.groups == 1 { Tiling::default() } else { tiling(n / case.groups) },
+                );
                 let weight = weight.bind(&x2).unwrap();
                 let call = ConvCall {
                     x: image,
                     batch: case.batch,
                     channels: case.channels,
+                    groups: case.groups,
                     window,
                     x_zero_point,
                     x_scale: None,
@@ -185,13 +205,21 @@ fn every_kernel_computes_the_definition() {
 #[test]
 fn lengths_that_contradict_each_other_are_refused() {
     let case = Case::new(1, (8, 16), &[5, 5], &[3, 3]);
-    let (weight, x2) = packed(&bytes(16 * 72, 1), (16, 72), WeightType::I8, Kernel::best(), Residency::Compressed);
+    let (weight, x2) = packed(
+        &bytes(16 * 72, 1),
+        (16, 72),
+        WeightType::I8,
+        Kernel::best(),
+        Residency::Compressed,
+        Tiling::default(),
+    );
     let weight = weight.bind(&x2).unwrap();
     let x = bytes(200, 2);
     let call = ConvCall {
         x: Image::U8(&x),
         batch: 1,
         channels: 8,
+        groups: 1,
         window: case.window(),
         x_zero_point: 0,
         x_scale: None,
@@ -209,6 +237,10 @@ fn lengths_that_contradict_each_other_are_refused() {
     assert_eq!(refused(ConvCall { x: Image::U8(&x[1..]), ..call }, 400), "x1");
     assert_eq!(refused(ConvCall { batch: usize::MAX, ..call }, 400), "x1");
     assert_eq!(refused(ConvCall { channels: 4, batch: 2, ..call }, 400), "the kernel");
+    assert!(matches!(
+        weight.convolve(&ConvCall { groups: 3, ..call }, Output::new(&mut [0_i32; 400][..], Epilogue::Sums), &Serial),
+        Err(Error::Convolution(_))
+    ));
     assert_eq!(refused(call, 399), "the output");
     assert_eq!(refused(ConvCall { bias: Some(&[1]), ..call }, 400), "bias");
 }

@@ -39,6 +39,8 @@ pub struct ConvCall<'a> {
     pub batch: usize,
     /// Channels of an image.
     pub channels: usize,
+    /// Groups of channels, each of which its own output channels see; of several, each has whole strips of tiles.
+    pub groups: usize,
     /// How the kernel goes over each.
     pub window: Window,
     /// In the activation's own type; pixels beside an image have it.
@@ -55,9 +57,13 @@ impl ConvCall<'_> {
     /// Checks every length that a convolution relies on.
     fn validate(&self, (k, n): (usize, usize), output: &Output<'_>) -> Result<(), Error> {
         let product = |all: &[usize]| all.iter().try_fold(1_usize, |product, &each| product.checked_mul(each));
+        if self.groups == 0 || !self.channels.is_multiple_of(self.groups) || !n.is_multiple_of(self.groups) {
+            let text = format!("{} groups of {} channels and {n} outputs", self.groups, self.channels);
+            return Err(Error::Convolution(text));
+        }
         let lengths = [
             ("x1", product(&[self.batch, self.channels, self.window.pixels()]), self.x.len()),
-            ("the kernel", product(&[self.channels, self.window.taps()]), k),
+            ("the kernel", product(&[self.channels / self.groups, self.window.taps()]), k),
             ("the output", product(&[self.batch, n, self.window.positions()]), output.destination.len()),
         ];
         for (what, expected, found) in lengths {
@@ -67,6 +73,20 @@ impl ConvCall<'_> {
         }
         if let Some((destination, results)) = output.mismatch() {
             return Err(Error::Output { destination, results });
+        }
+        let columns = [
+            ("deq_scale", output.epilogue.scale().per_column()),
+            ("addend", output.epilogue.addend().and_then(|addend| addend.per_column())),
+            ("bias", self.bias.map(<[i32]>::len)),
+            (
+                "the weight's zero point",
+                if let ZeroPoint::PerColumn(each) = self.w_zero_point { Some(each.len()) } else { None },
+            ),
+        ];
+        for (what, found) in columns {
+            if let Some(found) = found.filter(|&found| found != n) {
+                return Err(Error::Argument { what, expected: n, found });
+            }
         }
         if matches!(output.destination, Destination::F16(_)) {
             return Err(Error::Output { destination: "fp16", results: "results of a convolution" });
@@ -87,27 +107,29 @@ impl Bound<'_, PreparedWeight> {
         call.validate((self.k(), self.n()), &output)?;
         Workspace::with_staging(|staging| {
             let Staging { pixels, sums, results } = staging;
-            let size = call.window.pixels();
-            for image in 0..call.batch {
-                let at = image * call.channels * size;
-                let shape = (size, call.channels);
-                let pixels = channels_last((call.x, at), shape, call.x_zero_point, (&mut *pixels, &mut *sums), pool)?;
-                self.image(call, pixels, image, (&output, &mut *results), pool)?;
+            let shape = (call.window.pixels(), call.channels / call.groups);
+            for part in 0..call.batch * call.groups {
+                let image = (call.x, part * shape.0 * shape.1);
+                let pixels = channels_last(image, shape, call.x_zero_point, (&mut *pixels, &mut *sums), pool)?;
+                self.group(call, pixels, part, (&output, &mut *results), pool)?;
             }
             Ok(())
         })
     }
 
-    /// Convolves one image.
-    fn image(
+    /// Convolves one group of one image; `part` counts those of all images.
+    fn group(
         &self,
         call: &ConvCall<'_>,
         pixels: Pixels<'_>,
-        image: usize,
+        part: usize,
         (output, results): (&Output<'_>, &mut Aligned<u32>),
         pool: &dyn Parallel,
     ) -> Result<(), Error> {
-        let (n, positions) = (self.n(), call.window.positions());
+        let (n, positions) = (self.n() / call.groups, call.window.positions());
+        let start = part % call.groups * n;
+        let columns = start..start + n;
+        let epilogue = output.epilogue.part(output.epilogue.scale().columns(start, n), start, n, 0);
         let strip = call.strip(self.k());
         for first in (0..positions).step_by(strip) {
             let count = strip.min(positions - first);
@@ -119,28 +141,35 @@ impl Bound<'_, PreparedWeight> {
                 m: count,
                 x_zero_point: call.x_zero_point,
                 x_scale: call.x_scale,
-                w_zero_point: call.w_zero_point,
-                bias: call.bias,
+                w_zero_point: match call.w_zero_point {
+                    ZeroPoint::PerColumn(each) => ZeroPoint::PerColumn(&each[columns.clone()]),
+                    other => other,
+                },
+                bias: call.bias.map(|bias| &bias[columns.clone()]),
                 heads: None,
             };
-            self.run(&matmul, in_memory(results, len, output), pool)?;
-            // SAFETY: `validate` has seen that the output has n rows of `positions` for each image; this call has it to itself.
-            let to = unsafe { output.destination.part(image * n * positions + first, positions, n, count) };
+            let strip = in_memory(results, len, (&output.destination, epilogue));
+            self.run_columns(columns.clone(), &matmul, strip, pool)?;
+            // SAFETY: `validate` has seen that the output has n rows of `positions` for each part; this call has it to itself.
+            let to = unsafe { output.destination.part(part * n * positions + first, positions, n, count) };
             channels_first(results, to, pool);
         }
         Ok(())
     }
 }
 
-/// The results of a strip, (positions, n), as an output of their own, made as `output` wants it.
-fn in_memory<'a>(results: &'a mut [u32], len: usize, output: &Output<'a>) -> Output<'a> {
+/// The results of a strip, (positions, n), as an output of their own, of the type that they have in `destination`.
+fn in_memory<'a>(
+    results: &'a mut [u32],
+    len: usize,
+    (destination, epilogue): (&Destination<'_>, Epilogue<'a>),
+) -> Output<'a> {
     fn of<T>(results: &mut [u32], len: usize) -> &mut [MaybeUninit<T>] {
         assert!(size_of::<T>() <= size_of::<u32>() && len <= results.len());
         // SAFETY: there is room for `len` of them, aligned for words; anything may be written to it.
         unsafe { std::slice::from_raw_parts_mut(results.as_mut_ptr().cast(), len) }
     }
-    let epilogue: Epilogue<'a> = output.epilogue;
-    match output.destination {
+    match destination {
         Destination::I32(_) => Output::new(of::<i32>(results, len), epilogue),
         Destination::F32(_) => Output::new(of::<f32>(results, len), epilogue),
         Destination::F16(_) => Output::new(of::<u16>(results, len), epilogue),

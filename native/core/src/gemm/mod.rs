@@ -7,6 +7,7 @@
 mod activation;
 mod blocked;
 mod call;
+mod columns;
 mod epilogue;
 mod fused;
 mod job;

@@ -3,7 +3,7 @@
 use mcd_core::WeightType;
 
 use super::shape::{Attributes, Steps};
-use super::spec::{DILATIONS, Form, KERNEL_SHAPE, OUTPUT_TYPE, PADS, SAME, STRIDES, input};
+use super::spec::{DILATIONS, Form, GROUP, KERNEL_SHAPE, OUTPUT_TYPE, PADS, SAME, STRIDES, input};
 use crate::ffi::{Api, ElementType, Error, KernelInfo};
 use crate::operator::{Input, about};
 use crate::operators::operand::{Operand, Read, bias, floats, small_integers};
@@ -20,6 +20,8 @@ pub struct Bound {
     pub form: Form,
     pub weight: Weight,
     pub steps: Steps,
+    /// Groups of channels.
+    pub groups: usize,
     pub x1: WeightType,
     pub x1_zero_point: Operand<i32>,
     pub w_zero_point: Operand<i32>,
@@ -42,6 +44,13 @@ impl Bound {
             pads: info.optional_ints(PADS)?,
             same: info.optional_int(SAME)?,
         })?;
+        let groups = match info.optional_int(GROUP)? {
+            None => 1,
+            Some(group) => usize::try_from(group)
+                .ok()
+                .filter(|&group| group > 0)
+                .ok_or_else(|| Error::invalid(format!("group is {group} instead of 1 or more")))?,
+        };
         check_output_type(form, info)?;
         inputs.check_together(form)?;
         let x1 = inputs.byte_type(input::X1)?;
@@ -52,6 +61,7 @@ impl Bound {
             form,
             weight,
             steps,
+            groups,
             x1,
             x1_zero_point: inputs.operand(input::X1_ZERO_POINT, 1, zero_points(x1))?,
             w_zero_point: inputs.operand(input::W_ZERO_POINT, n, zero_points(w.unwrap_or(WeightType::I8)))?,

@@ -42,6 +42,7 @@ impl Kernel for Bound {
             x,
             batch: shaped.batch,
             channels: shaped.channels,
+            groups: self.groups,
             window: shaped.window,
             x_zero_point: self.x1_zero_point.scalar(context, read)?.unwrap_or(0),
             x_scale: self.x1_scale.scalar(context, read)?,
@@ -81,11 +82,9 @@ impl Bound {
     fn shape(&self, context: &KernelContext<'_>, dims: &[i64], (k, n): (usize, usize)) -> Result<Shaped, Error> {
         let rank = self.steps.kernel.len();
         let channels = self.steps.taps().filter(|taps| k.is_multiple_of(*taps)).map(|taps| k / taps);
-        let channels = channels.ok_or_else(|| {
-            Error::invalid(format!(
-                "kernel_shape is {:?}, and the weight has {k} values for each output",
-                self.steps.kernel
-            ))
+        let channels = channels.and_then(|channels| channels.checked_mul(self.groups)).ok_or_else(|| {
+            let kernel = &self.steps.kernel;
+            Error::invalid(format!("kernel_shape is {kernel:?}, and the weight has {k} values for each output"))
         })?;
         let wrong = || {
             let expected = format!("(batch, {channels}, …) of {} dimensions", rank + 2);

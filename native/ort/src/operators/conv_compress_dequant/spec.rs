@@ -17,6 +17,8 @@ pub const DILATIONS: &CStr = c"dilations";
 pub const PADS: &CStr = c"pads";
 /// How `pads` are found where the size of the image tells them: 0 as they are, 1 `SAME_UPPER`, 2 `SAME_LOWER`.
 pub const SAME: &CStr = c"same";
+/// Groups of channels.
+pub const GROUP: &CStr = c"group";
 /// ONNX's number of the type of the output.
 pub const OUTPUT_TYPE: &CStr = c"output_type";
 
