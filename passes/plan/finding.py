@@ -13,6 +13,7 @@ from mcd_graph.passes.engine.match import Fused
 from mcd_graph.passes.engine.operands import check_rank
 from mcd_graph.passes.engine.validate import check_compatibility, check_opset
 from mcd_graph.passes.plan.agreement import agree_with_onnxruntime
+from mcd_graph.passes.plan.constants import decoded_at_run
 from mcd_graph.passes.plan.lowering import LoweringPlan
 from mcd_graph.passes.plan.shapes import infer_shapes_where_needed
 from mcd_graph.passes.plan.site import Candidate, Site
@@ -43,7 +44,8 @@ def plan_lowering(
         include: regular expression; only nodes in whose name it is found are lowered.
         exclude: regular expression; nodes in whose name it is found are kept.
         convolutions: look for convolutions with a 1x1 kernel as well.
-        rules: the families to look for.
+        rules: the families to look for. With all of them, other constants that can be decoded when the model runs are
+            looked for as well.
 
     Raises:
         re.error: ``include`` or ``exclude`` is not a regular expression.
@@ -58,8 +60,7 @@ def plan_lowering(
     wanted = re.compile(include) if include is not None else None
     unwanted = re.compile(exclude) if exclude is not None else None
     infer_shapes_where_needed(model)
-    by_operator = {(rule.domain, rule.op_type): rule for rule in rules}
-    first = {(rule.domain, rule.op_type): rule for rule in RULES_ON_REQUEST} if convolutions else {}
+    asked, usual = _by_operator(RULES_ON_REQUEST if convolutions else ()), _by_operator(rules)
     sites: list[Site] = []
     candidates: list[Candidate] = []
     results: set[ir.Value] = set()
@@ -67,7 +68,7 @@ def plan_lowering(
     for node, function in all_nodes(model):
         if function is not None and function.identifier() not in called:
             continue  # nobody sees it
-        rule = _rule_for(node, first, by_operator)
+        rule = _rule_for(node, asked, usual)
         if rule is None or (node.domain, node.op_type, node.overload) in model.functions:
             continue
         if not node.outputs:
@@ -103,23 +104,33 @@ def plan_lowering(
     candidates = agree_with_onnxruntime(model, [each for each in candidates if each.site.status == "lowered"])
     keep_weights_used_elsewhere(candidates)
     candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
-    return LoweringPlan(model, sites, candidates, weights_of(candidates))
+    refused: dict[ir.Value, Refusal] = {}
+    if tuple(rules) == ALL_RULES:
+        taken = {candidate.match.weight.value for candidate in candidates}
+        others, refused = decoded_at_run(model, taken, wanted=wanted, unwanted=unwanted)
+        candidates += others
+        sites += [candidate.site for candidate in others]
+    return LoweringPlan(model, sites, candidates, weights_of(candidates), refused)
+
+
+def _by_operator(rules: Sequence[Rule]) -> dict[tuple[str, str], Rule]:
+    return {(rule.domain, rule.op_type): rule for rule in rules}
 
 
 def _rule_for(
-    node: ir.Node, first: Mapping[tuple[str, str], Rule], others: Mapping[tuple[str, str], Rule]
+    node: ir.Node, asked: Mapping[tuple[str, str], Rule], usual: Mapping[tuple[str, str], Rule]
 ) -> Rule | None:
-    """Return the rule that looks at a node: one that was asked for, unless only the other one takes the node."""
+    """Return the rule that looks at a node: one that was asked for, unless only the usual one takes the node."""
     key = node.domain, node.op_type
-    asked, other = first.get(key), others.get(key)
-    if asked is None or other is None:
-        return asked or other
+    first, other = asked.get(key), usual.get(key)
+    if first is None or other is None:
+        return first or other
     with contextlib.suppress(Refusal):
-        asked.match(node)
-        return asked
+        first.match(node)
+        return first
     with contextlib.suppress(Refusal):
-        return asked if other.match(node) is None else other
-    return asked
+        return first if other.match(node) is None else other
+    return first
 
 
 def _check_inputs(fused: Fused, weight: Weight) -> None:

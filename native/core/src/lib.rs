@@ -11,8 +11,10 @@ pub mod container;
 mod conv;
 mod decoder;
 mod decompress;
+mod dequantize;
 pub mod dispatch;
 pub mod error;
+mod floats;
 mod gather;
 pub mod gemm;
 pub mod geometry;
@@ -25,8 +27,10 @@ pub use container::{CompressedWeight, EncodedWeight, WeightView, encode};
 pub use conv::{ConvCall, Image, Padding, Window};
 pub use decoder::Bound;
 pub use decompress::{Layout, VerifiedWeight, unpack};
+pub use dequantize::Along;
 pub use dispatch::Kernel;
 pub use error::Error;
+pub use floats::Channels;
 pub use gather::RowPart;
 pub use gemm::{
     Activation, Destination, Elementwise, Epilogue, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight,

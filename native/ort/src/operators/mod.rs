@@ -2,6 +2,7 @@
 
 mod conv_compress_dequant;
 mod declared;
+mod decompress_dequant;
 mod decompress_weight;
 mod gather_compress_dequant;
 mod matmul_compress_dequant;
@@ -14,6 +15,7 @@ use crate::operator::Overload;
 const OPERATORS: &[&[&dyn Overload]] = &[
     matmul_compress_dequant::OVERLOADS,
     decompress_weight::OVERLOADS,
+    decompress_dequant::OVERLOADS,
     gather_compress_dequant::OVERLOADS,
     conv_compress_dequant::OVERLOADS,
 ];
