@@ -7,7 +7,6 @@ can go this way: weights of convolutions and LSTMs, tables of other shapes, weig
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -18,6 +17,7 @@ from mcd_graph.operators.decompress_weight import OP_TYPE
 from mcd_graph.operators.spec import DOMAIN, DOMAIN_VERSION
 from mcd_graph.passes.engine.emit import Names, as_tensor, place_constant, take_over
 from mcd_graph.passes.engine.facts import dimensions
+from mcd_graph.passes.engine.whole import matrix_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from mcd_graph.passes.plan import PackedWeight
 
 __all__ = ["ConstantJob", "constants_at_open", "matrix_of", "restore_at_open"]
-
-#: What a tile's panels are made of, in elements: columns k and rows n.
-_FRACTAL_K, _FRACTAL_N = 32, 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,19 +87,6 @@ def constants_at_open(model: ir.Model) -> Iterator[ConstantJob]:
         if value.is_graph_output() or not constant.readers or any(user.domain == DOMAIN for user in value.consumers()):
             continue
         yield ConstantJob(constant, *matrix_of(constant.tensor.nbytes))
-
-
-def matrix_of(count: int) -> tuple[int, int]:
-    """Return rows and columns of the matrix, of so many elements, that fills its tiles best; the squarest of those."""
-
-    def cost(k: int) -> tuple[int, float]:
-        n = count // k
-        padded = math.ceil(k / _FRACTAL_K) * _FRACTAL_K * math.ceil(n / _FRACTAL_N) * _FRACTAL_N
-        return padded, abs(math.log(k / n))
-
-    small = [k for k in range(1, math.isqrt(count) + 1) if count % k == 0]
-    best = min({*small, *(count // k for k in small)}, key=cost)
-    return count // best, best
 
 
 def restore_at_open(model: ir.Model, packed: Mapping[str, PackedWeight]) -> None:

@@ -69,6 +69,10 @@ impl VerifiedWeight {
     pub(crate) fn geometry(&self) -> &Geometry {
         self.decoder.geometry()
     }
+    /// What decodes it.
+    pub fn kernel(&self) -> Kernel {
+        self.decoder.kernel()
+    }
 
     /// Together with the bytes that it was made from. What is done with it is memory-safe whatever they are by now, and gives
     /// an error where they do not decode.
@@ -128,7 +132,7 @@ fn decompress(
     if out.len() != expected {
         return Err(Error::Argument { what: "the decoded weight", expected, found: out.len() });
     }
-    let writer = Writer { decoder, layout, out: Shared { data: out.as_mut_ptr().cast(), len: out.len() } };
+    let writer = Writer { decoder, layout, out: Shared::new(out) };
     each(geometry, geometry.tiles(), pool, |t, workspace| {
         check(&tiles, t)?;
         let shape = geometry.tile(t);
@@ -250,21 +254,25 @@ struct Panel<'a> {
     k0: usize,
 }
 
-/// Memory that several threads write to, each to other bytes of it.
-pub(crate) struct Shared {
-    data: *mut u8,
+/// Memory that several threads write to, each to other elements of it.
+pub(crate) struct Shared<T = u8> {
+    data: *mut T,
     len: usize,
 }
 
-// SAFETY: a pointer to bytes that whoever made it has borrowed for as long; writing through it is unsafe by itself.
-unsafe impl Sync for Shared {}
+// SAFETY: a pointer to memory that whoever made it has borrowed for as long; writing through it is unsafe by itself.
+unsafe impl<T> Sync for Shared<T> {}
 
-impl Shared {
-    /// The address of byte `at`, from where on there are `len` more.
+impl<T> Shared<T> {
+    pub(crate) fn new(out: &mut [MaybeUninit<T>]) -> Self {
+        Self { data: out.as_mut_ptr().cast(), len: out.len() }
+    }
+
+    /// The address of element `at`, from where on there are `len` more.
     ///
     /// # Panics
     /// If there are not.
-    fn at(&self, at: usize, len: usize) -> *mut u8 {
+    pub(crate) fn at(&self, at: usize, len: usize) -> *mut T {
         assert!(at.checked_add(len).is_some_and(|end| end <= self.len), "inside of the output");
         // SAFETY: the assertion says that this is inside of the memory.
         unsafe { self.data.add(at) }

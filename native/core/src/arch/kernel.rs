@@ -4,6 +4,8 @@ use super::operands::{Accumulators, Coded, Extent, Rows};
 use super::output::Output;
 use super::rows::{self, ActivationRow, Terms};
 use super::workspace::Scratch;
+use crate::codec::WeightType;
+use crate::dequantize::{Along, dequantize};
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose};
 use std::mem::MaybeUninit;
@@ -124,6 +126,21 @@ pub trait RowKernel: Sync {
         unsafe { rows::write_columns(panel, flip, out, stride) }
     }
 
+    /// Makes floats of weights, as [`dequantize`].
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    fn dequantize(
+        &self,
+        weights: &[u8],
+        weight_type: WeightType,
+        scale: Along<'_>,
+        zero_point: Along<'_>,
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        dequantize(weights, weight_type, scale, zero_point, out);
+    }
+
     /// Packs a row of activations; its sum.
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         rows::pack(from, to)
@@ -173,6 +190,19 @@ macro_rules! row_operations {
         unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
             // SAFETY: `self` proves the features, and the caller answers for the rest.
             unsafe { $function(panel, flip, out, stride) }
+        }
+    };
+    (@dequantize $function:path) => {
+        fn dequantize(
+            &self,
+            weights: &[u8],
+            weight_type: $crate::codec::WeightType,
+            scale: $crate::dequantize::Along<'_>,
+            zero_point: $crate::dequantize::Along<'_>,
+            out: &mut [std::mem::MaybeUninit<f32>],
+        ) {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(weights, weight_type, scale, zero_point, out) }
         }
     };
     (@pack $function:path) => {

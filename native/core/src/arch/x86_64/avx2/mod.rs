@@ -106,6 +106,7 @@ impl RowKernel for Avx2 {
         transpose_words: rows::transpose_words,
         write_rows: rows::write_rows,
         write_columns: rows::write_columns,
+        dequantize: rows::dequantize,
         pack: rows::pack,
         epilogue: rows::epilogue,
     }

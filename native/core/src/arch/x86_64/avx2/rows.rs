@@ -2,6 +2,8 @@
 
 use crate::arch::output::Output;
 use crate::arch::rows::{self, ActivationRow, Terms};
+use crate::codec::WeightType;
+use crate::dequantize::Along;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose_from};
@@ -35,6 +37,17 @@ pub(in crate::arch::x86_64) fn to_halves(floats: &[f32], halves: &mut [u16]) {
         }
     }
     rows::to_halves(rest, to_rest);
+}
+
+#[target_feature(enable = "avx2")]
+pub(in crate::arch::x86_64) fn dequantize(
+    weights: &[u8],
+    weight_type: WeightType,
+    scale: Along<'_>,
+    zero_point: Along<'_>,
+    out: &mut [MaybeUninit<f32>],
+) {
+    crate::dequantize::dequantize(weights, weight_type, scale, zero_point, out);
 }
 
 #[target_feature(enable = "avx2")]

@@ -152,6 +152,7 @@ impl RowKernel for Avx512 {
         transpose_words: avx2::transpose_words,
         write_rows: avx2::write_rows,
         write_columns: rows::write_columns,
+        dequantize: avx2::dequantize,
         pack: rows::pack,
         epilogue: rows::epilogue,
     }

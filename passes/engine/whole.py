@@ -1,0 +1,55 @@
+"""A constant of any rank as a weight: all of it, seen as a matrix of its elements in their order."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+from mcd_graph.passes.engine.match import Weight
+
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["WholeTensor", "matrix_of"]
+
+#: What a tile's panels are made of, in elements: columns k and rows n.
+_FRACTAL_K, _FRACTAL_N = 32, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeTensor(Weight):
+    """A constant of any rank, seen as a matrix (n, k) of its elements in their order.
+
+    Attributes:
+        matrix: n and k.
+    """
+
+    matrix: tuple[int, int] = (0, 0)
+
+    @property
+    def k(self) -> int:
+        """Columns of the matrix."""
+        return self.matrix[1]
+
+    @property
+    def n(self) -> int:
+        """Rows of the matrix."""
+        return self.matrix[0]
+
+    def array(self) -> np.ndarray:
+        """Return the matrix as a view of the constant's memory."""
+        return self.tensor.numpy().reshape(self.matrix)
+
+
+def matrix_of(count: int) -> tuple[int, int]:
+    """Return rows and columns of the matrix, of so many elements, that fills its tiles best; the squarest of those."""
+
+    def cost(k: int) -> tuple[int, float]:
+        n = count // k
+        padded = math.ceil(k / _FRACTAL_K) * _FRACTAL_K * math.ceil(n / _FRACTAL_N) * _FRACTAL_N
+        return padded, abs(math.log(k / n))
+
+    small = [k for k in range(1, math.isqrt(count) + 1) if count % k == 0]
+    best = min({*small, *(count // k for k in small)}, key=cost)
+    return count // best, best
