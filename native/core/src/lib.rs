@@ -20,7 +20,7 @@ pub mod quantize;
 mod transpose;
 
 pub use codec::{Histogram, Profile, WeightType};
-pub use container::{CompressedWeight, EncodedWeight, WeightView, encode};
+pub use container::{CompressedWeight, EncodedWeight, WeightView, encode, encode_packed};
 pub use decoder::Bound;
 pub use decompress::{Layout, VerifiedWeight, unpack};
 pub use dispatch::Kernel;

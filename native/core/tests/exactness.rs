@@ -5,7 +5,7 @@ use mcd_core::quantize::{Quantizer, Range};
 use mcd_core::{
     Activation, Bound, Destination, Elementwise, Epilogue, Error, Heads, Kernel, MatmulCall, Output, Parallel,
     PrepareOptions, PreparedWeight, Profile, Residency, ScalarOrPerColumn, Serial, SplitHeads, Tiling, WeightType,
-    WeightView, ZeroPoint, encode, unpack,
+    WeightView, ZeroPoint, encode, encode_packed, unpack,
 };
 use std::mem::MaybeUninit;
 
@@ -93,9 +93,10 @@ fn heads(m: usize, n: usize) -> Heads {
 fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, tiling: Tiling) {
     let mut rng = Rng((n * 1000 + k) as u64);
     let w = weight(content, n, k, &mut rng);
-    for t in [WeightType::I8, WeightType::U8] {
+    for (t, packed) in [(WeightType::I8, false), (WeightType::U8, false), (WeightType::I8, true)] {
         let view = WeightView::new(&w, (n, k), (k, 1), t).unwrap();
-        let encoded = encode(&view, profile, tiling).unwrap();
+        let encoded = if packed { encode_packed(&view, profile, tiling) } else { encode(&view, profile, tiling) };
+        let encoded = encoded.unwrap();
         let parsed =
             mcd_core::CompressedWeight::parse(&encoded.x2, &encoded.compress_index, &encoded.compress_info).unwrap();
         for kernel in Kernel::available() {

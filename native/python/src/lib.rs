@@ -7,7 +7,7 @@ mod numpy_api;
 use mcd_core::parallel::Scoped;
 use mcd_core::{
     CompressedWeight, EncodedWeight, Error, Kernel, PrepareOptions, PreparedWeight, Profile, Tiling, WeightType,
-    WeightView,
+    WeightView, encode_packed,
 };
 use numpy::{
     Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
@@ -115,23 +115,26 @@ fn signed(py: Python<'_>, bytes: Vec<u8>) -> Bound<'_, PyArray1<i8>> {
     PyArray1::from_vec(py, values)
 }
 
-/// encode(weight, profile="balanced", tiling=(8, 8)) -> (x2, compress_index, compress_info)
+/// encode(weight, profile="balanced", tiling=(8, 8), packed=False) -> (x2, compress_index, compress_info)
 ///
-/// weight: (n, k) int8 or uint8, any non-negative strides. tiling: fractals per tile along k and n.
+/// weight: (n, k) int8 or uint8, any non-negative strides. tiling: fractals per tile along k and n. packed: as few bytes
+/// as can be, for a weight that is decoded once.
 /// Returns int8 (c,), int8 (8 * tiles,), int64 (5,). Raises ValueError for shapes and names it does not know.
 #[pyfunction]
-#[pyo3(signature = (weight, profile = "balanced", tiling = (8, 8)))]
+#[pyo3(signature = (weight, profile = "balanced", tiling = (8, 8), packed = false))]
 fn encode<'py>(
     py: Python<'py>,
     weight: &Bound<'py, PyAny>,
     profile: &str,
     tiling: (usize, usize),
+    packed: bool,
 ) -> PyResult<Tensors<'py>> {
     let profile = Profile::from_name(profile)
         .ok_or_else(|| PyValueError::new_err(format!("unknown profile {profile:?}: fast, balanced or small")))?;
     let tiling = Tiling { k: tiling.0, n: tiling.1 };
-    let EncodedWeight { x2, compress_index, compress_info } =
-        with_weight(py, weight, |view| mcd_core::encode(view, profile, tiling))?;
+    let EncodedWeight { x2, compress_index, compress_info } = with_weight(py, weight, |view| {
+        if packed { encode_packed(view, profile, tiling) } else { mcd_core::encode(view, profile, tiling) }
+    })?;
     Ok((signed(py, x2), signed(py, compress_index), PyArray1::from_slice(py, &compress_info)))
 }
 
@@ -236,7 +239,7 @@ fn inspect<'py>(
     let weight = tensors.with(py, CompressedWeight::parse)?;
     let (geometry, stats) = (weight.geometry(), weight.stats());
     let dict = PyDict::new(py);
-    dict.set_item("version", mcd_core::container::VERSION)?;
+    dict.set_item("version", weight.version())?;
     dict.set_item("codec", weight.code().map_or("none", |_| "plane-golomb"))?;
     dict.set_item("profile", weight.profile().name())?;
     dict.set_item(
