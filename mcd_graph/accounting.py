@@ -55,8 +55,20 @@ def account_for(
     for key in dict.fromkeys(site.weight for site in plan.sites if site.weight is not None):
         keys.setdefault(plan.weights[key].source.value, []).append(key)
     tried = at_open or {}
-    reports = (_account(each, sites, keys.get(each.value, []), measured, status) for each in constants)
+    reports = (
+        _with_refusal(_account(each, sites, keys.get(each.value, []), measured, status), plan.refused.get(each.value))
+        for each in constants
+    )
     return tuple(_with_way(each, tried.get(each.name)) for each in reports)
+
+
+def _with_refusal(report: ConstantReport, refusal: Refusal | None) -> ConstantReport:
+    """Say why a constant is not decoded when the model runs, where there is more to say than who reads it."""
+    if refusal is None or report.code != ReasonCode.OPERATOR_NOT_COMPRESSED or report.status != "kept":
+        return report
+    if refusal.code is ReasonCode.OPERATOR_NOT_COMPRESSED:
+        return report
+    return dataclasses.replace(report, code=refusal.code, reason=refusal.reason)
 
 
 def _with_way(report: ConstantReport, tried: CompressedWeight | Refusal | None) -> ConstantReport:

@@ -37,9 +37,11 @@ from mcd_graph.passes import (
     plan_lowering,
 )
 from mcd_graph.passes.at_open import ConstantJob, constants_at_open, restore_at_open
+from mcd_graph.passes.functions import InlineConstantsPass
 from mcd_graph.progress import Progress
 from mcd_graph.proof import NOT_ASKED_FOR, Prover, find_culprits
-from mcd_graph.report.data import NodeReport, Proof, Report
+from mcd_graph.quantize import Form, quantized
+from mcd_graph.report.data import NodeReport, Proof, Quantization, Report
 
 __all__ = ["compress_model"]
 
@@ -71,6 +73,7 @@ def compress_model(
     force_larger: bool = False,
     verify: bool = True,
     mmap: bool = True,
+    quantize: Form | None = None,
 ) -> Report:
     """Write a smaller model that computes the same bits.
 
@@ -111,6 +114,9 @@ def compress_model(
         verify: run both models, and put the new one in place only if they give the same bytes.
         mmap: map the model's files; without, a private copy of them is read, for which there has to be room beside the
             output. A mapped file that is truncated meanwhile ends the process.
+        quantize: let onnxruntime quantise the model first, which is a float model then: ``dynamic``, with a scale for
+            each weight, or ``dynamic-per-channel``, with one for each column, which is more accurate and larger. The
+            report's ``quantization`` compares the two.
 
     Returns:
         What was done to each node and constant.
@@ -148,6 +154,10 @@ def compress_model(
             copy = stack.enter_context(private_copy(Source.read(model_input), model_output))
             request = dataclasses.replace(request, opened=copy.path or model_input, copied_from=copy.copied_from)
             del copy  # the parsed file
+        if quantize is not None:
+            path, quantization = stack.enter_context(quantized(request.opened, quantize))
+            origin = Source.read(request.opened).identities + request.copied_from
+            request = dataclasses.replace(request, opened=path, quantization=quantization, copied_from=origin)
         return _until_equal(request)
 
 
@@ -184,6 +194,7 @@ class _Request:
     force_larger: bool
     verify: bool
     copied_from: tuple[FileIdentity, ...] = ()
+    quantization: Quantization | None = None
     watch: Watch = dataclasses.field(default_factory=Watch)
 
     @property
@@ -200,11 +211,14 @@ class _Request:
         """Return the model, functions that are given their weights put in place of their calls."""
         model = load_model(given or self.read())
         InlineWeightArgumentsPass()(model)
+        if self.at_open:
+            InlineConstantsPass()(model)
         return model
 
     def wants(self, job: ConstantJob) -> bool:
         """Tell whether a constant is to be compressed, going by the names of itself and of those that read it."""
-        names = [job.key, *(name_of(node) for node, _ in job.constant.readers)]
+        readers = (node for constant in job.constants for node, _ in constant.readers)
+        names = [*job.names, *map(name_of, readers)]
         included = self.include is None or any(re.search(self.include, name) for name in names)
         return included and not (self.exclude and any(re.search(self.exclude, name) for name in names))
 
@@ -265,7 +279,8 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
     given = request.read()
     request.watch.begin(given.identities)
     model = request.load(given)
-    files, before = given.files, given.size
+    files = given.files
+    before = given.size if request.quantization is None else request.quantization.int8_bytes
     del given  # the parsed file, of which the model keeps what it needs
     plan = request.plan(model, differing)
     constants = tuple(eight_bit_constants(model))
@@ -282,17 +297,20 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         if request.verify and prover is None:
             prover = Prover(request.opened, model, nbytes=2 * before, at_optimization_only=plan.optimized)
         changed = plan.apply(packed.weights)
-        restored = _pack_at_open(request, model, writer, known) if request.at_open else _Packed()
+        jobs = [job for job in constants_at_open(model) if request.wants(job)] if request.at_open else []
+        at_open = {job.key: job for job in jobs}
+        restored = _pack(request, at_open, writer, known.at_open or _Packed(), at_open=True) if jobs else _Packed()
         if not changed and not restored.compressed:
             raise NothingToCompressError(f"{request.source}: nothing to compress: {_why_nothing(plan)}")
-        restore_at_open(model, restored.compressed)
+        restore_at_open(model, jobs, restored.compressed)
         weights = [*packed.weights.values(), *restored.weights.values()]
         versions = {weight.stats.format_version for weight in weights if isinstance(weight, CompressedWeight)}
         annotate(model, Stated(request.profile, "+".join(map(str, sorted(versions)))))
         proof = _prove(request, plan, dataclasses.replace(packed, at_open=restored), writer, prover)
         # Before the output is there, which may take the place of the input.
         measured = {key: (each.stored_bytes, each.entropy_bits) for key, each in stats.items()}
-        accounts = account_for(constants, plan, measured, status="lowered", at_open=restored.weights)
+        ways = {name: restored.weights[job.key] for job in jobs for name in job.names}
+        accounts = account_for(constants, plan, measured, status="lowered", at_open=ways)
         try:
             writer.commit(
                 model,
@@ -313,13 +331,8 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         file_bytes_after=size_of(request.model_output),
         proof=proof,
         constants=accounts,
+        quantization=request.quantization,
     )
-
-
-def _pack_at_open(request: _Request, model: ir.Model, writer: ModelWriter, known: _Packed) -> _Packed:
-    """Compress what is left of a model's constants, to be restored when a session is created."""
-    jobs = {job.key: job for job in constants_at_open(model) if request.wants(job)}
-    return _pack(request, jobs, writer, known.at_open or _Packed(), at_open=True)
 
 
 def _pack(

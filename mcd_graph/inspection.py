@@ -15,7 +15,7 @@ from mcd_graph.model.at_open import is_at_open
 from mcd_graph.model.constants import eight_bit_constants, readers_of
 from mcd_graph.model.loading import load_model
 from mcd_graph.model.source import Source
-from mcd_graph.operators import decompress_weight
+from mcd_graph.operators import decompress_dequant, decompress_weight
 from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.operators.view import CompressedNode
@@ -139,9 +139,10 @@ def _were_constants(lowered: Iterable[NodeReport], compressed: Mapping[str, ir.N
 
 def _readers(report: NodeReport, node: ir.Node) -> list[Reader]:
     """Return who computes with a node's constant: the node itself, or those that read what it decodes."""
-    if node.op_type != decompress_weight.OP_TYPE:
+    if node.op_type not in (decompress_weight.OP_TYPE, decompress_dequant.OP_TYPE):
         return [Reader(report.pattern, report.name)]
-    return [Reader(label, name_of(user)) for user, label in readers_of(node.outputs[0])]
+    before = "DequantizeLinear+" if node.op_type == decompress_dequant.OP_TYPE else ""
+    return [Reader(before + label, name_of(user)) for user, label in readers_of(node.outputs[0])]
 
 
 def _entropies(plan: LoweringPlan) -> dict[str, float]:

@@ -296,6 +296,17 @@ class ReasonCode(enum.StrEnum):
         "The constant is read by operators that have no compressed form; its bytes stay as they are.",
         "`--at-open`, which restores it when a session is created; for 1x1 convolutions, `--convolutions` as well.",
     )
+    DECODING_COSTS = (
+        "decoding-costs",
+        "Decoded when the model runs, the constant would make the operator that reads it slower by more than 2 %.",
+        "`--at-open`, which restores it when a session is created: the model is as fast as ever then.",
+    )
+    PREPARED_AT_OPENING = (
+        "prepared-at-opening",
+        "The installed onnxruntime, asked, packs, folds or fuses the constant when a session is created, which it "
+        "could not do with one that is decoded when the model runs.",
+        "`--at-open`, which restores it when a session is created, before onnxruntime does that.",
+    )
     NOT_COMPRESSED = (
         "not-compressed",
         "The weight was planned, and the caller gave no compressed one.",

@@ -21,7 +21,10 @@ _OF_EACH_WEIGHT = 300
 _LEAST_SAVING = 0.01
 
 #: Reasons that keep a constant from being decoded at run time, and not from being restored at opening.
-_AT_OPEN_CODES = ("operator-not-compressed", "weight-shared", "weight-of-kept", "fuses-otherwise", "differs")
+_AT_OPEN_CODES = (
+    *("operator-not-compressed", "decoding-costs", "prepared-at-opening", "weight-shared", "weight-of-kept"),
+    *("fuses-otherwise", "differs"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

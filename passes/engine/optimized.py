@@ -28,7 +28,18 @@ from mcd_graph.options import quiet_options
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["SITE", "Instance", "IntegerNode", "Optimized", "ask_onnxruntime", "emptied_copy", "instance_of", "optimize"]
+__all__ = [
+    "SITE",
+    "Instance",
+    "IntegerNode",
+    "Optimized",
+    "ask_onnxruntime",
+    "emptied_copy",
+    "instance_of",
+    "nodes_of",
+    "optimize",
+    "readers_of",
+]
 
 #: Prefix of the names that the nodes asked about have, before their number.
 SITE = "mcd.site."
@@ -168,6 +179,16 @@ def optimize(path: Path) -> Optimized | str:
     constants = {tensor.name: tensor for each in _graphs(graph) for tensor in each.initializer}
     found = (_integer_node(node, constants) for node in _nodes(graph) if node.op_type in _INTEGER_OPERATORS)
     return Optimized(graph, tuple(found))
+
+
+def nodes_of(optimized: Optimized) -> Iterator[onnx.NodeProto]:
+    """Yield all nodes of an optimised model, those of subgraphs as well."""
+    yield from _nodes(optimized.graph)
+
+
+def readers_of(optimized: Optimized, name: str) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of an optimised model that read a value of this name."""
+    return (node for node in _nodes(optimized.graph) if name in node.input)
 
 
 def _first_line(error: BaseException) -> str:

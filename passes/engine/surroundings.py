@@ -204,6 +204,8 @@ def _taken_apart(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -
 def _renamed(original: Optimized, theirs: _View, ours: _View, outputs: Sequence[str]) -> dict[str, str]:
     """Return the results of lowered nodes that have another name in the original, with that."""
     results = {node.instance: node.outputs[0] for node in original.integer_nodes}
+    # In a function, a Cast stands behind what takes the place of a DequantizeLinear.
+    results |= {instance_of(node): node.output[0] for node in theirs.nodes if node.op_type == "DequantizeLinear"}
     renamed = {}
     for node in ours.nodes:
         number = _site(node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import onnx_ir as ir
 import onnxruntime as ort
@@ -25,29 +25,40 @@ from mcd_graph.passes.plan.weights import weights_of
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from mcd_graph.passes.engine.match import Match, Rule
 
 __all__ = ["agree_with_onnxruntime"]
 
+Keep: TypeAlias = "Callable[[Sequence[Candidate], Optimized | str, Mapping[ir.OperatorIdentifier, int]], None]"
+"""Keeps sites, in the order of their numbers, given what onnxruntime makes of the model and how often it calls each
+function."""
 
-def agree_with_onnxruntime(model: ir.Model, candidates: Sequence[Candidate]) -> list[Candidate]:
+
+def agree_with_onnxruntime(
+    model: ir.Model, candidates: Sequence[Candidate], *, keep: Keep | None = None
+) -> list[Candidate]:
     """Return the sites that can be lowered so that the installed onnxruntime, when it optimises, does all as before.
 
     onnxruntime puts functions in place of their calls. Within those, forms that are in integers anyway are not asked
     about: onnxruntime takes their names away when it fuses them.
+
+    Args:
+        model: the model.
+        candidates: what could be lowered.
+        keep: keeps those of which onnxruntime makes something else than is expected; all of them are asked about then.
     """
-    asked = [candidate for candidate in candidates if _is_asked(candidate)]
+    asked = [candidate for candidate in candidates if keep is not None or _is_asked(candidate)]
     if not asked:
         return list(candidates)
     with emptied_copy(model, [candidate.match.nodes[0] for candidate in asked]) as copy:
         answer = copy if isinstance(copy, str) else optimize(copy)
-        keep_where_onnxruntime_does_otherwise(asked, answer, calls_of(model))
+        (keep or keep_where_onnxruntime_does_otherwise)(asked, answer, calls_of(model))
         if not isinstance(answer, str) and not isinstance(copy, str):
             asked = _settle(asked, answer, copy)
-    others = [candidate for candidate in candidates if not _is_asked(candidate)]
+    others = [candidate for candidate in candidates if keep is None and not _is_asked(candidate)]
     return [candidate for candidate in (*asked, *others) if candidate.site.status == "lowered"]
 
 

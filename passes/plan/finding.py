@@ -12,6 +12,7 @@ from mcd_graph.passes.engine.match import Fused
 from mcd_graph.passes.engine.operands import check_rank
 from mcd_graph.passes.engine.validate import check_compatibility, check_opset
 from mcd_graph.passes.plan.agreement import agree_with_onnxruntime
+from mcd_graph.passes.plan.constants import decoded_at_run
 from mcd_graph.passes.plan.lowering import LoweringPlan
 from mcd_graph.passes.plan.shapes import infer_shapes_where_needed
 from mcd_graph.passes.plan.site import Candidate, Site
@@ -42,7 +43,8 @@ def plan_lowering(
         include: regular expression; only nodes in whose name it is found are lowered.
         exclude: regular expression; nodes in whose name it is found are kept.
         convolutions: look for convolutions with a 1x1 kernel as well.
-        rules: the families to look for.
+        rules: the families to look for. With all of them, other constants that can be decoded when the model runs are
+            looked for as well.
 
     Raises:
         re.error: ``include`` or ``exclude`` is not a regular expression.
@@ -101,7 +103,13 @@ def plan_lowering(
     candidates = agree_with_onnxruntime(model, [each for each in candidates if each.site.status == "lowered"])
     keep_weights_used_elsewhere(candidates)
     candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
-    return LoweringPlan(model, sites, candidates, weights_of(candidates))
+    refused: dict[ir.Value, Refusal] = {}
+    if tuple(rules) == ALL_RULES:
+        taken = {candidate.match.weight.value for candidate in candidates}
+        others, refused = decoded_at_run(model, taken, wanted=wanted, unwanted=unwanted)
+        candidates += others
+        sites += [candidate.site for candidate in others]
+    return LoweringPlan(model, sites, candidates, weights_of(candidates), refused)
 
 
 def _check_inputs(fused: Fused, weight: Weight) -> None:

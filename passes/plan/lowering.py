@@ -55,12 +55,19 @@ class LoweringPlan:
         model: the model that was looked at; :meth:`apply` changes it in place.
         sites: every quantised matrix multiplication and look-up, in graph order.
         weights: the weights to compress, by key.
+        refused: why other constants of bytes are not decoded when the model runs.
     """
 
     def __init__(
-        self, model: ir.Model, sites: list[Site], candidates: list[Candidate], weights: dict[str, WeightJob]
+        self,
+        model: ir.Model,
+        sites: list[Site],
+        candidates: list[Candidate],
+        weights: dict[str, WeightJob],
+        refused: Mapping[ir.Value, Refusal] | None = None,
     ) -> None:
         self.model = model
+        self.refused = refused or {}
         self.sites = sites
         self.weights = weights
         self._open = candidates

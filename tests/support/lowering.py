@@ -98,8 +98,11 @@ class Lowered:
 
     @property
     def outcome(self) -> list[tuple[str, ReasonCode | None]]:
-        """Pattern and code of every site; the code is ``None`` for a lowered one."""
-        return [(site.pattern, site.code) for site in self.plan.sites]
+        """Pattern and code of every multiplication and look-up; the code is ``None`` for a lowered one.
+
+        Constants that are decoded for other readers are left out; those of a kept multiplication may be.
+        """
+        return [(site.pattern, site.code) for site in self.plan.sites if site.op_type != "DequantizeLinear"]
 
 
 def pack_all(plan: LoweringPlan) -> dict[str, mcd_graph.CompressedWeight]:

@@ -6,6 +6,7 @@ use mcd_core::{
     Activation, Epilogue, Kernel, Layout, MatmulCall, Output, PrepareOptions, PreparedWeight, Profile, Residency,
     Serial, Tiling, VerifiedWeight, WeightType, WeightView, ZeroPoint, encode,
 };
+use mcd_testkit::Rng;
 use std::hint::black_box;
 use std::mem::MaybeUninit;
 
@@ -17,14 +18,8 @@ const TABLE: (usize, usize) = (32128, 512);
 
 /// Sums of twelve uniform values: bell shaped, standard deviation 12.
 fn weights(count: usize) -> Vec<u8> {
-    let mut state = 88_172_645_463_325_252u64;
-    let mut uniform = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 11) as f64 / (1u64 << 53) as f64
-    };
-    (0..count).map(|_| ((0..12).map(|_| uniform()).sum::<f64>() * 12.0 - 72.0).round() as i8 as u8).collect()
+    let mut rng = Rng::new(1);
+    (0..count).map(|_| ((0..12).map(|_| rng.unit()).sum::<f64>() * 12.0 - 72.0).round() as i8 as u8).collect()
 }
 
 fn benchmarks(c: &mut Criterion) {

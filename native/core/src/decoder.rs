@@ -1,6 +1,6 @@
 //! Weights that a kernel decodes, tile by tile.
 
-use crate::arch::{Extent, Scratch, TileCode, Workspace};
+use crate::arch::{Coded, Extent, Scratch, TileCode, Workspace};
 use crate::codec::Code;
 use crate::container::{CompressedWeight, Tile};
 use crate::dispatch::Kernel;
@@ -117,7 +117,8 @@ impl<'a> Tiles<'a> {
             match tile {
                 Tile::Coded(tile) => {
                     let code = self.decoder.code.as_ref().expect("a coded tile has a code");
-                    let decoded = self.decoder.kernel.tile().decode(code, &tile, extent, out, stride, scratch);
+                    let decoded =
+                        self.decoder.kernel.tile().decode(Coded { code, tile: &tile, extent }, out, stride, scratch);
                     decoded.map_err(|_| self.refusal(t))?;
                 }
                 Tile::Raw(raw) => extent.scatter(raw, out, stride),

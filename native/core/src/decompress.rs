@@ -69,6 +69,10 @@ impl VerifiedWeight {
     pub(crate) fn geometry(&self) -> &Geometry {
         self.decoder.geometry()
     }
+    /// What decodes it.
+    pub fn kernel(&self) -> Kernel {
+        self.decoder.kernel()
+    }
 
     /// Together with the bytes that it was made from. What is done with it is memory-safe whatever they are by now, and gives
     /// an error where they do not decode.
@@ -96,9 +100,20 @@ impl Bound<'_, VerifiedWeight> {
 
 /// The weight (n, k), row by row; checks every checksum and every code word.
 pub fn unpack(weight: CompressedWeight, x2: &[u8], kernel: Kernel, pool: &dyn Parallel) -> Result<Vec<u8>, Error> {
+    unpack_as(Layout::Nk, weight, x2, kernel, pool)
+}
+
+/// As [`unpack`], in either order.
+pub fn unpack_as(
+    layout: Layout,
+    weight: CompressedWeight,
+    x2: &[u8],
+    kernel: Kernel,
+    pool: &dyn Parallel,
+) -> Result<Vec<u8>, Error> {
     let decoder = Decoder::new(weight, kernel);
     let check = |tiles: &Tiles<'_>, t| tiles.verify(t).map(drop);
-    in_memory(decoder.geometry(), |out| decompress(&decoder, x2, Layout::Nk, out, pool, check))
+    in_memory(decoder.geometry(), |out| decompress(&decoder, x2, layout, out, pool, check))
 }
 
 /// A weight in memory of its own.
@@ -128,7 +143,7 @@ fn decompress(
     if out.len() != expected {
         return Err(Error::Argument { what: "the decoded weight", expected, found: out.len() });
     }
-    let writer = Writer { decoder, layout, out: Shared { data: out.as_mut_ptr().cast(), len: out.len() } };
+    let writer = Writer { decoder, layout, out: Shared::new(out) };
     each(geometry, geometry.tiles(), pool, |t, workspace| {
         check(&tiles, t)?;
         let shape = geometry.tile(t);
@@ -165,7 +180,7 @@ impl Writer<'_> {
     /// Writes a panel as rows of the matrix (n, k).
     fn write_nk(&self, panel: &Panel<'_>) {
         let &Panel { symbols, n0, k0 } = panel;
-        let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile());
+        let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile().rows());
         let (rows, columns) = (PANEL.min(n - n0), (symbols.len() / PANEL).min(k - k0));
         let whole = if rows == PANEL { columns / FRACTAL_K } else { 0 };
         let (inside, edge) = symbols.split_at(whole * FRACTAL);
@@ -191,7 +206,7 @@ impl Writer<'_> {
     /// Writes a panel as columns of the matrix (k, n).
     fn write_kn(&self, panel: &Panel<'_>) {
         let &Panel { symbols, n0, k0 } = panel;
-        let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile());
+        let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile().rows());
         let (columns, rows) = (PANEL.min(n - n0), (symbols.len() / PANEL).min(k - k0));
         let whole = if columns == PANEL { rows / FRACTAL_K } else { 0 };
         let (inside, edge) = symbols.split_at(whole * FRACTAL);
@@ -250,21 +265,25 @@ struct Panel<'a> {
     k0: usize,
 }
 
-/// Memory that several threads write to, each to other bytes of it.
-pub(crate) struct Shared {
-    data: *mut u8,
+/// Memory that several threads write to, each to other elements of it.
+pub(crate) struct Shared<T = u8> {
+    data: *mut T,
     len: usize,
 }
 
-// SAFETY: a pointer to bytes that whoever made it has borrowed for as long; writing through it is unsafe by itself.
-unsafe impl Sync for Shared {}
+// SAFETY: a pointer to memory that whoever made it has borrowed for as long; writing through it is unsafe by itself.
+unsafe impl<T> Sync for Shared<T> {}
 
-impl Shared {
-    /// The address of byte `at`, from where on there are `len` more.
+impl<T> Shared<T> {
+    pub(crate) fn new(out: &mut [MaybeUninit<T>]) -> Self {
+        Self { data: out.as_mut_ptr().cast(), len: out.len() }
+    }
+
+    /// The address of element `at`, from where on there are `len` more.
     ///
     /// # Panics
     /// If there are not.
-    fn at(&self, at: usize, len: usize) -> *mut u8 {
+    pub(crate) fn at(&self, at: usize, len: usize) -> *mut T {
         assert!(at.checked_add(len).is_some_and(|end| end <= self.len), "inside of the output");
         // SAFETY: the assertion says that this is inside of the memory.
         unsafe { self.data.add(at) }

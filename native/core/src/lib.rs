@@ -10,8 +10,10 @@ pub mod codec;
 pub mod container;
 mod decoder;
 mod decompress;
+mod dequantize;
 pub mod dispatch;
 pub mod error;
+mod floats;
 mod gather;
 pub mod gemm;
 pub mod geometry;
@@ -22,9 +24,11 @@ mod transpose;
 pub use codec::{Histogram, Profile, WeightType};
 pub use container::{CompressedWeight, EncodedWeight, WeightView, encode, encode_packed};
 pub use decoder::Bound;
-pub use decompress::{Layout, VerifiedWeight, unpack};
+pub use decompress::{Layout, VerifiedWeight, unpack, unpack_as};
+pub use dequantize::Along;
 pub use dispatch::Kernel;
 pub use error::Error;
+pub use floats::Channels;
 pub use gather::RowPart;
 pub use gemm::{
     Activation, Destination, Elementwise, Epilogue, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight,

@@ -91,6 +91,7 @@ impl Quantizer {
 mod tests {
     use super::*;
     use crate::dispatch::Kernel;
+    use mcd_testkit::Rng;
 
     /// The definition, one value at a time.
     fn reference(x: &[f32]) -> (Quantizer, Vec<u8>) {
@@ -110,24 +111,21 @@ mod tests {
     fn check(x: &[f32]) {
         let (quantizer, bytes) = reference(x);
         for kernel in Kernel::available() {
-            let found = Quantizer::from(kernel.tile().range(x));
+            let found = Quantizer::from(kernel.tile().rows().range(x));
             assert_eq!(
                 (found.scale.to_bits(), found.zero_point),
                 (quantizer.scale.to_bits(), quantizer.zero_point),
                 "{kernel:?}"
             );
             let mut out = vec![MaybeUninit::new(77); x.len()];
-            assert_eq!(kernel.tile().quantize(found, x, &mut out), bytes, "{kernel:?}");
+            assert_eq!(kernel.tile().rows().quantize(found, x, &mut out), bytes, "{kernel:?}");
         }
     }
 
     #[test]
     fn every_length_around_the_width_of_a_vector() {
-        let mut state = 1_u32;
-        let mut random = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / 1e6 - 7.0
-        };
+        let mut rng = Rng::new(1);
+        let mut random = || (rng.next() as u32 >> 8) as f32 / 1e6 - 7.0;
         for len in (0..150).chain([255, 1000, 4097]) {
             let x: Vec<f32> = (0..len).map(|_| random()).collect();
             check(&x);

@@ -5,7 +5,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mcd_core::{CompressedWeight, Error, Kernel, PrepareOptions, PreparedWeight, Residency, Serial, unpack};
+use mcd_core::{Error, Kernel, PrepareOptions, PreparedWeight, Residency, Serial, unpack};
+use mcd_testkit::forge::{Fields, Forged, Tile, forge, seal_header};
 
 /// Counts what is live, remembers the peak, and refuses single requests above a limit.
 struct Counting;
@@ -46,21 +47,9 @@ fn peak<R>(run: impl FnOnce() -> R) -> (R, usize) {
     (result, PEAK.load(Ordering::Relaxed) - before)
 }
 
-/// A header with right checksums, and an index of `entries` constant tiles.
-fn forged(tiling: [u16; 2], k: u64, n: u64, entries: usize) -> (Vec<u8>, Vec<u8>, [i64; 5]) {
-    let index = [2, 0, 0, 0, 0, 0, 0, 0].repeat(entries);
-    let mut x2 = vec![0; 128];
-    x2[..5].copy_from_slice(b"MCDW\x03");
-    x2[12..14].copy_from_slice(&tiling[0].to_le_bytes());
-    x2[14..16].copy_from_slice(&tiling[1].to_le_bytes());
-    x2[16..24].copy_from_slice(&k.to_le_bytes());
-    x2[24..32].copy_from_slice(&n.to_le_bytes());
-    x2[32] = 128;
-    let crc = crc32fast::hash(&index).to_le_bytes();
-    x2[40..44].copy_from_slice(&crc);
-    let crc = crc32fast::hash(&x2[..64]).to_le_bytes();
-    x2[44..48].copy_from_slice(&crc);
-    (x2, index, [tiling[0].into(), tiling[1].into(), k as i64, n as i64, 1])
+/// A weight of `entries` constant tiles, all checksums right.
+fn forged(tiling: [u16; 2], k: usize, n: usize, entries: usize) -> Forged {
+    forge(&Fields { tiling, k, n, ..Fields::default() }, &vec![Tile::Constant(0); entries])
 }
 
 fn options(residency: Residency) -> PrepareOptions {
@@ -70,10 +59,10 @@ fn options(residency: Residency) -> PrepareOptions {
 #[test]
 fn a_shape_without_its_index_costs_nothing() {
     let _turn = TURN.lock().unwrap();
-    let huge = (1_u64 << 31) - 1;
-    for (k, n) in [(1 << 20, 1 << 20), (huge, 1), (1, huge), (huge, huge), (u64::MAX, u64::MAX), (1 << 40, 1)] {
+    let huge = (1 << 31) - 1;
+    for (k, n) in [(1 << 20, 1 << 20), (huge, 1), (1, huge), (huge, huge), (usize::MAX, usize::MAX), (1 << 40, 1)] {
         for tiling in [[8, 8], [1, 1], [127, 1], [u16::MAX, u16::MAX]] {
-            let (x2, index, info) = forged(tiling, k, n, 3);
+            let Forged { x2, index, info } = forged(tiling, k, n, 3);
             let (result, bytes) = peak(|| PreparedWeight::new(&x2, &index, &info, options(Residency::Decoded)));
             result.unwrap_err();
             assert!(bytes < 4096, "{k} x {n}: {bytes} bytes");
@@ -84,13 +73,11 @@ fn a_shape_without_its_index_costs_nothing() {
 #[test]
 fn any_length_that_a_header_declares_is_compared_before_it_is_used() {
     let _turn = TURN.lock().unwrap();
-    for total in [0, 1, 127, 129, 1 << 40, u64::MAX] {
-        let (mut x2, index, info) = forged([8, 8], 256, 128, 1);
-        x2[32..40].copy_from_slice(&total.to_le_bytes());
-        x2[44..48].fill(0);
-        let crc = crc32fast::hash(&x2[..64]).to_le_bytes();
-        x2[44..48].copy_from_slice(&crc);
-        let (result, bytes) = peak(|| CompressedWeight::parse(&x2, &index, &info));
+    for total in [0_u64, 1, 127, 129, 1 << 40, u64::MAX] {
+        let mut weight = forged([8, 8], 256, 128, 1);
+        weight.x2[32..40].copy_from_slice(&total.to_le_bytes());
+        seal_header(&mut weight.x2);
+        let (result, bytes) = peak(|| weight.parse());
         assert!(matches!(result, Err(Error::Length { .. })), "{total}: {result:?}");
         assert!(bytes < 4096, "{total}: {bytes} bytes");
     }
@@ -100,13 +87,12 @@ fn any_length_that_a_header_declares_is_compared_before_it_is_used() {
 #[test]
 fn loading_needs_memory_for_the_table_one_row_and_one_column() {
     let _turn = TURN.lock().unwrap();
-    for (tiling, k, n) in [([127, 1], 1 << 26, 1), ([1, 127], 1, 1 << 22), ([12, 10], 1 << 15, 1 << 15)] {
-        let tiles =
-            (k as usize).div_ceil(32 * usize::from(tiling[0])) * (n as usize).div_ceil(16 * usize::from(tiling[1]));
-        let (x2, index, info) = forged(tiling, k, n, tiles);
+    for (tiling, k, n) in [([127, 1], 1_usize << 26, 1_usize), ([1, 127], 1, 1 << 22), ([12, 10], 1 << 15, 1 << 15)] {
+        let tiles = k.div_ceil(32 * usize::from(tiling[0])) * n.div_ceil(16 * usize::from(tiling[1]));
+        let Forged { x2, index, info } = forged(tiling, k, n, tiles);
         let (result, bytes) =
             peak(|| PreparedWeight::new(&x2, &index, &info, options(Residency::Compressed)).unwrap());
-        let allowed = 8 * index.len() + 2 * k as usize + 16 * n.next_multiple_of(2032) as usize + (1 << 20);
+        let allowed = 8 * index.len() + 2 * k + 16 * n.next_multiple_of(2032) + (1 << 20);
         assert!(bytes <= allowed, "{k} x {n}: {bytes} bytes, {allowed} allowed");
         drop(result);
     }
@@ -116,10 +102,10 @@ fn loading_needs_memory_for_the_table_one_row_and_one_column() {
 fn what_cannot_be_had_is_an_error_and_not_the_end() {
     let _turn = TURN.lock().unwrap();
     // 16 GiB of weights in 2 MB of index: above the allocator's limit.
-    let (k, n) = (1 << 17, 1 << 17);
-    let tiles = (k as usize).div_ceil(32 * 12) * (n as usize).div_ceil(160);
-    let (x2, index, info) = forged([12, 10], k, n, tiles);
-    let parsed = CompressedWeight::parse(&x2, &index, &info).unwrap();
+    let (k, n) = (1_usize << 17, 1_usize << 17);
+    let weight = forged([12, 10], k, n, k.div_ceil(32 * 12) * n.div_ceil(160));
+    let parsed = weight.parse().unwrap();
+    let Forged { x2, index, info } = weight;
     assert!(matches!(unpack(parsed, &x2, Kernel::best(), &Serial), Err(Error::Memory { .. })));
     let decoded = PreparedWeight::new(&x2, &index, &info, options(Residency::Decoded));
     assert!(matches!(decoded, Err(Error::Memory { .. })), "{decoded:?}");

@@ -1,60 +1,29 @@
 //! Checks of header and index, one test each: checksums are right, one field is not.
 
 use mcd_core::container::{OLDEST_VERSION, TAIL, VERSION, stream_of};
-use mcd_core::{CompressedWeight, Error, Kernel, Profile, Serial, unpack};
+use mcd_core::{Error, Kernel, Profile, Serial, unpack};
+use mcd_testkit::forge::{Fields, Forged, Tile, forge};
 
 /// Bytes of a raw tile of the tests: one fractal.
 const RAW: usize = 512;
 
 /// A weight of `tiles` raw tiles of 16 x 32 along k, all checksums right.
-struct Weight {
-    x2: Vec<u8>,
-    index: Vec<u8>,
-    info: [i64; 5],
+fn weight(tiles: usize) -> Forged {
+    let bytes: Vec<u8> = (0..tiles * RAW).map(|i| (i % 251) as u8).collect();
+    let raw: Vec<Tile> = bytes.chunks(RAW).map(|tile| Tile::Raw(tile.to_vec())).collect();
+    forge(&Fields { tiling: [1, 1], k: 32 * tiles, n: 16, ..Fields::default() }, &raw)
 }
 
-impl Weight {
-    fn new(tiles: usize) -> Self {
-        let mut x2 = vec![0; 64];
-        x2[..4].copy_from_slice(b"MCDW");
-        x2[4] = VERSION;
-        x2[12] = 1;
-        x2[14] = 1;
-        x2[16..24].copy_from_slice(&(32 * tiles as u64).to_le_bytes());
-        x2[24] = 16;
-        x2.extend((0..tiles * RAW).map(|i| (i % 251) as u8));
-        x2.resize(x2.len() + TAIL, 0);
-        let mut weight = Self { x2, index: vec![0; 8 * tiles], info: [1, 1, 32 * tiles as i64, 16, 1] };
-        (0..tiles).for_each(|t| weight.point(t, 64 + t * RAW, 1));
-        weight.seal();
-        weight
-    }
-
-    /// Has entry `t` be of a kind and begin there; its checksum is that of a raw tile, or of what is left before the tail.
-    fn point(&mut self, t: usize, at: usize, kind: u32) {
-        let end = (at + RAW).min(self.x2.len() - TAIL);
-        self.index[8 * t..][..4].copy_from_slice(&((at / 64) as u32 * 4 + kind).to_le_bytes());
-        self.index[8 * t + 4..][..4].copy_from_slice(&crc32fast::hash(&self.x2[at..end]).to_le_bytes());
-    }
-
-    fn seal(&mut self) {
-        let total = (self.x2.len() as u64).to_le_bytes();
-        self.x2[32..40].copy_from_slice(&total);
-        let index = crc32fast::hash(&self.index).to_le_bytes();
-        self.x2[40..44].copy_from_slice(&index);
-        self.x2[44..48].fill(0);
-        let header = crc32fast::hash(&self.x2[..64]).to_le_bytes();
-        self.x2[44..48].copy_from_slice(&header);
-    }
-
-    fn parse(&self) -> Result<CompressedWeight, Error> {
-        CompressedWeight::parse(&self.x2, &self.index, &self.info)
-    }
+/// Has entry `t` be of a kind and begin there; its checksum is that of a raw tile, or of what is left before the tail.
+fn point(weight: &mut Forged, t: usize, at: usize, kind: u32) {
+    let end = (at + RAW).min(weight.x2.len() - TAIL);
+    weight.index[8 * t..][..4].copy_from_slice(&((at / 64) as u32 * 4 + kind).to_le_bytes());
+    weight.index[8 * t + 4..][..4].copy_from_slice(&crc32fast::hash(&weight.x2[at..end]).to_le_bytes());
 }
 
 /// The reason why a weight of two tiles is refused once it was changed so, its checksums being right.
-fn refusal(change: impl FnOnce(&mut Weight)) -> String {
-    let mut weight = Weight::new(2);
+fn refusal(change: impl FnOnce(&mut Forged)) -> String {
+    let mut weight = weight(2);
     weight.parse().expect("intact before the change");
     change(&mut weight);
     weight.seal();
@@ -63,31 +32,31 @@ fn refusal(change: impl FnOnce(&mut Weight)) -> String {
 
 #[test]
 fn tiles_out_of_order_are_refused() {
-    let reason = refusal(|weight| weight.point(0, 64 + 2 * RAW - 64, 1));
+    let reason = refusal(|weight| point(weight, 0, 64 + 2 * RAW - 64, 1));
     assert!(reason.contains("out of order"), "{reason}");
 }
 
 #[test]
 fn a_tile_that_begins_where_the_next_does_is_refused() {
-    let reason = refusal(|weight| weight.point(0, 64 + RAW, 1));
+    let reason = refusal(|weight| point(weight, 0, 64 + RAW, 1));
     assert!(reason.contains("out of order"), "{reason}");
 }
 
 #[test]
 fn a_tile_inside_the_header_is_refused() {
-    let reason = refusal(|weight| weight.point(0, 0, 1));
+    let reason = refusal(|weight| point(weight, 0, 0, 1));
     assert!(reason.contains("entry 0 points to 0"), "{reason}");
 }
 
 #[test]
 fn a_raw_tile_of_another_length_is_refused() {
-    let reason = refusal(|weight| weight.point(1, 64 + RAW - 64, 1));
+    let reason = refusal(|weight| point(weight, 1, 64 + RAW - 64, 1));
     assert!(reason.contains("entry 1 is raw"), "{reason}");
 }
 
 #[test]
 fn a_coded_tile_without_a_code_is_refused() {
-    let reason = refusal(|weight| weight.point(1, 64 + RAW, 0));
+    let reason = refusal(|weight| point(weight, 1, 64 + RAW, 0));
     assert!(reason.contains("x2 has no code"), "{reason}");
 }
 
@@ -122,7 +91,7 @@ fn other_versions_are_refused() {
         assert!(reason.contains("reads versions 3 to 4"), "{version}: {reason}");
     }
     for version in OLDEST_VERSION..=VERSION {
-        let mut weight = Weight::new(2);
+        let mut weight = weight(2);
         weight.x2[4] = version;
         weight.seal();
         weight.parse().expect("it leaves nothing out");
@@ -131,13 +100,12 @@ fn other_versions_are_refused() {
 
 #[test]
 fn a_tail_that_is_left_out_is_not_looked_for() {
-    let mut weight = Weight::new(2);
-    weight.x2.truncate(weight.x2.len() - TAIL);
-    weight.x2[48] = 2;
-    weight.seal();
-    let parsed = weight.parse().expect("all tiles are there");
-    let decoded = unpack(parsed, &weight.x2, Kernel::by_name("scalar").unwrap(), &Serial).unwrap();
-    let mut whole = Weight::new(2);
+    let (mut short, mut whole) = (weight(2), weight(2));
+    short.x2.truncate(short.x2.len() - TAIL);
+    short.x2[48] = 2;
+    short.seal();
+    let parsed = short.parse().expect("all tiles are there");
+    let decoded = unpack(parsed, &short.x2, Kernel::by_name("scalar").unwrap(), &Serial).unwrap();
     let expected = unpack(whole.parse().unwrap(), &whole.x2, Kernel::by_name("scalar").unwrap(), &Serial);
     assert_eq!(Ok(decoded), expected);
     whole.x2[48] = 2;
@@ -159,7 +127,7 @@ fn a_tail_that_is_not_zero_is_refused() {
 
 #[test]
 fn a_changed_byte_of_a_tile_is_seen_when_the_tile_is_verified() {
-    let mut weight = Weight::new(2);
+    let mut weight = weight(2);
     let at = 64 + RAW;
     weight.x2[at] ^= 1;
     let parsed = weight.parse().unwrap();
@@ -181,7 +149,7 @@ fn parameters_of_a_code_without_root_bits_are_refused() {
 
 #[test]
 fn a_stream_ends_where_its_header_says() {
-    let weight = Weight::new(2);
+    let weight = weight(2);
     let longer = [weight.x2.as_slice(), &[7; 100]].concat();
     assert_eq!(stream_of(&longer), weight.x2);
     assert_eq!(stream_of(&weight.x2), weight.x2);
@@ -193,7 +161,7 @@ fn a_stream_ends_where_its_header_says() {
 
 #[test]
 fn what_is_told_of_a_weight_is_what_it_holds() {
-    let weight = Weight::new(3);
+    let weight = weight(3);
     let parsed = weight.parse().unwrap();
     assert_eq!(parsed.profile(), Profile::Fast);
     assert_eq!(parsed.x2_len(), weight.x2.len());

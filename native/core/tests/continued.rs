@@ -1,7 +1,9 @@
 //! How many weights of a tile may be continued: never more than the tile has, since kernels keep a byte for each of them.
 
-use mcd_core::Kernel;
 use mcd_core::codec::decode::CodedTile;
+use mcd_core::{PreparedWeight, Serial, unpack};
+use mcd_testkit::forge::{Fields, Forged, Tile, forge};
+use mcd_testkit::ways::ways;
 
 /// What a tile of the tests holds.
 const WEIGHTS: usize = 512;
@@ -73,41 +75,21 @@ fn parts_that_do_not_fill_the_tile_are_refused() {
 #[test]
 fn a_weight_with_such_a_tile_is_refused_by_every_kernel() {
     for entries in [WEIGHTS + 1, 2 * WEIGHTS, 16 * WEIGHTS, usize::from(u16::MAX)] {
-        let (x2, index, info) = weight(entries);
-        let parsed = mcd_core::CompressedWeight::parse(&x2, &index, &info).unwrap();
-        for kernel in Kernel::available() {
-            mcd_core::unpack(parsed.clone(), &x2, kernel, &mcd_core::Serial).unwrap_err();
-            for residency in [mcd_core::Residency::Compressed, mcd_core::Residency::Decoded] {
-                let options = mcd_core::PrepareOptions { residency, kernel, threads: 1 };
-                mcd_core::PreparedWeight::new(&x2, &index, &info, options).unwrap_err();
-            }
+        let weight = weight(entries);
+        let parsed = weight.parse().unwrap();
+        let Forged { x2, index, info } = weight;
+        for options in ways() {
+            unpack(parsed.clone(), &x2, options.kernel, &Serial).unwrap_err();
+            PreparedWeight::new(&x2, &index, &info, options).unwrap_err();
         }
     }
 }
 
 /// A weight of 16 x 32 in one coded tile (R = 4, A = 4, D = 1, ranks by distance) whose root fields are zero and whose one level
 /// has this many entries, all checksums right.
-fn weight(entries: usize) -> (Vec<u8>, Vec<u8>, [i64; 5]) {
-    let mut x2 = vec![0; 64];
-    x2[..4].copy_from_slice(b"MCDW");
-    x2[4] = mcd_core::container::VERSION;
-    x2[7..10].copy_from_slice(&[4, 4, 1]);
-    x2[12] = 1;
-    x2[14] = 1;
-    x2[16] = 32;
-    x2[24] = 16;
+fn weight(entries: usize) -> Forged {
+    let (rest, len) = continuations(entries, 0);
     // 4 rows of 64 bytes for one fractal.
-    x2.resize(64 + 4 * 64, 0);
-    let (rest, _) = continuations(entries, 0);
-    x2.extend(rest);
-    let end = x2.len() - 64;
-    let mut index = 4_u32.to_le_bytes().to_vec();
-    index.extend(crc32fast::hash(&x2[64..end]).to_le_bytes());
-    let total = (x2.len() as u64).to_le_bytes();
-    x2[32..40].copy_from_slice(&total);
-    let crc = crc32fast::hash(&index).to_le_bytes();
-    x2[40..44].copy_from_slice(&crc);
-    let crc = crc32fast::hash(&x2[..64]).to_le_bytes();
-    x2[44..48].copy_from_slice(&crc);
-    (x2, index, [1, 1, 32, 16, 1])
+    let tile = Tile::Coded([&[0; 4 * 64], &rest[..len]].concat());
+    forge(&Fields { code: [4, 4, 1], tiling: [1, 1], k: 32, n: 16, ..Fields::default() }, &[tile])
 }

@@ -4,42 +4,18 @@ use mcd_core::{
     CompressedWeight, Kernel, Layout, Parallel, Profile, Serial, Tiling, VerifiedWeight, WeightType, WeightView,
     encode, unpack,
 };
+use mcd_testkit::Rng;
+use mcd_testkit::content::Content;
+use mcd_testkit::pools::Dealt;
 use std::mem::MaybeUninit;
 use std::sync::Mutex;
 
-/// Two threads, whose tasks are those of odd and of even numbers.
-struct Two;
-
-impl Parallel for Two {
-    fn threads(&self) -> usize {
-        2
-    }
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        std::thread::scope(|scope| {
-            for first in 0..2 {
-                scope.spawn(move || (first..tasks).step_by(2).for_each(task));
-            }
-        });
-    }
-}
-
 /// Weights of many values, some tiles of one value, some of none that compresses.
 fn weights(n: usize, k: usize) -> Vec<u8> {
-    let mut state = (n * 1000 + k) as u64 | 1 << 40;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state
-    };
-    (0..n * k)
-        .map(|at| match at / k / 64 % 4 {
-            0 => 7,
-            1 => next() as u8,
-            _ => ((0..4).map(|_| next() % 20).sum::<u64>() as u8).wrapping_sub(40),
-        })
-        .collect()
+    Content::Mixed.weight(n, k, &mut Rng::new((n * 1000 + k) as u64))
 }
+
+const TWO: Dealt = Dealt(2);
 
 fn decompressed(weight: &VerifiedWeight, x2: &[u8], layout: Layout, pool: &dyn Parallel) -> Vec<u8> {
     let mut out = vec![MaybeUninit::new(0xa5); weight.n() * weight.k()];
@@ -66,10 +42,10 @@ fn whole_weights_in_both_layouts() {
             let encoded = encode(&view, Profile::Balanced, tiling).unwrap();
             let (x2, index, info) = (&encoded.x2, &encoded.compress_index, &encoded.compress_info);
             let parsed = CompressedWeight::parse(x2, index, info).unwrap();
-            assert!(unpack(parsed, x2, Kernel::by_name("scalar").unwrap(), &Two).unwrap() == w);
+            assert!(unpack(parsed, x2, Kernel::by_name("scalar").unwrap(), &TWO).unwrap() == w);
             for kernel in Kernel::available() {
                 let weight = VerifiedWeight::new(x2, index, info, kernel, 2).unwrap();
-                for pool in [&Serial as &dyn Parallel, &Two] {
+                for pool in [&Serial as &dyn Parallel, &TWO] {
                     assert!(decompressed(&weight, x2, Layout::Nk, pool) == w, "{kernel:?} {n} {k} {tiling:?}");
                     assert!(
                         decompressed(&weight, x2, Layout::Kn, pool) == transposed,
@@ -94,7 +70,7 @@ fn rows_in_any_order() {
                 let weight = VerifiedWeight::new(x2, index, info, kernel, 1).unwrap();
                 for count in [0, 1, 2, 9, 700] {
                     let rows: Vec<usize> = (0..count).map(|i| i * i * 37 % n).collect();
-                    for pool in [&Serial as &dyn Parallel, &Two] {
+                    for pool in [&Serial as &dyn Parallel, &TWO] {
                         let found = Mutex::new((vec![0xa5; count * k], 0));
                         let sink = |part: mcd_core::RowPart<'_>| {
                             assert_eq!(part.row, rows[part.position]);
@@ -130,8 +106,8 @@ fn damage_is_found_before_the_first_use_and_does_no_harm_afterwards() {
             assert!(VerifiedWeight::new(&x2, index, info, kernel, 2).is_err(), "{kernel:?} {at}");
             let mut out = vec![MaybeUninit::uninit(); n * k];
             let bound = weight.bind(&x2).unwrap();
-            let _ = bound.decompress(Layout::Nk, &mut out, &Two);
-            let _ = bound.gather(&[5, 299, 5], &Two, &|part| assert!(part.column + part.weights.len() <= k));
+            let _ = bound.decompress(Layout::Nk, &mut out, &TWO);
+            let _ = bound.gather(&[5, 299, 5], &TWO, &|part| assert!(part.column + part.weights.len() <= k));
         }
         let mut out = vec![MaybeUninit::uninit(); n * k];
         assert!(weight.bind(&encoded.x2[1..]).is_err());

@@ -3,255 +3,191 @@
 use mcd_core::parallel::Scoped;
 use mcd_core::quantize::{Quantizer, Range};
 use mcd_core::{
-    Activation, Bound, Destination, Elementwise, Epilogue, Error, Heads, Kernel, MatmulCall, Output, Parallel,
+    Activation, Destination, Elementwise, Epilogue, Error, Heads, Kernel, MatmulCall, Output, Parallel,
     PrepareOptions, PreparedWeight, Profile, Residency, ScalarOrPerColumn, Serial, SplitHeads, Tiling, WeightType,
     WeightView, ZeroPoint, encode, encode_packed, unpack,
 };
+use mcd_testkit::Rng;
+use mcd_testkit::content::Content;
+use mcd_testkit::forge::Forged;
+use mcd_testkit::product::{expected, sums};
+use mcd_testkit::ways::{Element, Wanted, run, ways};
 use std::mem::MaybeUninit;
 
-/// A small deterministic generator (SplitMix64).
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn byte(&mut self) -> u8 {
-        self.next() as u8
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Content {
-    /// A sum of uniform bytes: bell shaped.
-    Bell(i32),
-    Noise,
-    Constant,
-    /// Bell shaped with whole rows along k that are extreme: groups with more than 57 continued lanes.
-    ExtremeRows,
-    TwoValues,
-}
-
-fn weight(content: Content, n: usize, k: usize, rng: &mut Rng) -> Vec<u8> {
-    (0..n * k)
-        .map(|i| {
-            let bell = |rng: &mut Rng, width: i32| {
-                let sum: i32 = (0..4).map(|_| i32::from(rng.byte()) - 128).sum();
-                (sum * width / 128).clamp(-128, 127) as u8
-            };
-            match content {
-                Content::Bell(width) => bell(rng, width),
-                Content::Noise => rng.byte(),
-                Content::Constant => 0x91,
-                Content::ExtremeRows if i % k % 64 < 8 => 100 + rng.byte() % 20,
-                Content::ExtremeRows => bell(rng, 5),
-                Content::TwoValues => [3, 250][usize::from(rng.byte() < 20)],
-            }
-        })
-        .collect()
-}
-
-/// acc as the operator defines it.
-fn reference(w: &[u8], t: WeightType, n: usize, k: usize, call: &MatmulCall<'_>) -> Vec<i32> {
-    let x = |i: usize| match call.x {
-        Activation::U8(x) => i32::from(x[i]),
-        Activation::I8(x) => i32::from(x[i]),
-        Activation::F32(..) => panic!("quantise it first"),
-    };
-    let w = |i: usize| match t {
-        WeightType::I8 => i32::from(w[i] as i8),
-        WeightType::U8 => i32::from(w[i]),
-    };
-    let mut out = Vec::new();
-    for i in 0..call.m {
-        for j in 0..n {
-            let zero = match call.w_zero_point {
-                ZeroPoint::None => 0,
-                ZeroPoint::Scalar(z) => z,
-                ZeroPoint::PerColumn(z) => z[j],
-            };
-            let sum = (0..k).fold(call.bias.map_or(0, |b| b[j]), |sum, l| {
-                sum.wrapping_add((x(i * k + l) - call.x_zero_point) * (w(j * k + l) - zero))
-            });
-            out.push(sum);
-        }
-    }
-    out
-}
-
-/// Heads of 64 columns if that divides n, and a batch of 2 or 3 if that divides m.
-fn heads(m: usize, n: usize) -> Heads {
-    let divisor = |of: usize, wanted: &[usize]| wanted.iter().copied().find(|d| of.is_multiple_of(*d));
-    let batch = divisor(m, &[2, 3]).unwrap_or(1);
-    Heads { rows: (m / batch).max(1), columns: divisor(n, &[64, 16, 5, 3]).unwrap_or(n) }
-}
-
+/// Every kernel and residency, with these numbers of rows.
 fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, tiling: Tiling) {
-    let mut rng = Rng((n * 1000 + k) as u64);
-    let w = weight(content, n, k, &mut rng);
-    for (t, packed) in [(WeightType::I8, false), (WeightType::U8, false), (WeightType::I8, true)] {
-        let view = WeightView::new(&w, (n, k), (k, 1), t).unwrap();
+    let mut rng = Rng::new((n * 1000 + k) as u64);
+    let w = content.weight(n, k, &mut rng);
+    for (weight_type, packed) in [(WeightType::I8, false), (WeightType::U8, false), (WeightType::I8, true)] {
+        let view = WeightView::new(&w, (n, k), (k, 1), weight_type).unwrap();
         let encoded = if packed { encode_packed(&view, profile, tiling) } else { encode(&view, profile, tiling) };
-        let encoded = encoded.unwrap();
-        let parsed =
-            mcd_core::CompressedWeight::parse(&encoded.x2, &encoded.compress_index, &encoded.compress_info).unwrap();
+        let encoded = Forged::from(encoded.unwrap());
+        let parsed = encoded.parse().unwrap();
         for kernel in Kernel::available() {
             let unpacked = unpack(parsed.clone(), &encoded.x2, kernel, &Serial).unwrap();
             assert!(unpacked == w, "round trip {kernel:?} {content:?} {n}×{k}");
         }
-        for kernel in Kernel::available() {
-            for residency in [Residency::Compressed, Residency::Decoded] {
-                let options = PrepareOptions { residency, kernel, threads: 1 };
-                let prepared =
-                    PreparedWeight::new(&encoded.x2, &encoded.compress_index, &encoded.compress_info, options)
-                        .unwrap();
-                let bound = prepared.bind(&encoded.x2).unwrap();
-                for &m in ms {
-                    let x: Vec<u8> = (0..m * k).map(|_| rng.byte()).collect();
-                    let xi: Vec<i8> = x.iter().map(|&v| v as i8).collect();
-                    let zeros: Vec<i32> = (0..n).map(|_| i32::from(rng.byte() as i8)).collect();
-                    let bias: Vec<i32> = (0..n).map(|_| rng.next() as i32).collect();
-                    let signed = m % 2 == 0;
-                    let call = MatmulCall {
-                        x: if signed { Activation::I8(&xi) } else { Activation::U8(&x) },
-                        m,
-                        x_zero_point: if signed { -7 } else { 131 },
-                        x_scale: None,
-                        w_zero_point: match m % 3 {
-                            0 => ZeroPoint::None,
-                            1 => ZeroPoint::Scalar(5),
-                            _ => ZeroPoint::PerColumn(&zeros),
-                        },
-                        bias: (m % 4 < 2).then_some(&bias[..]),
-                        heads: None,
-                    };
-                    let expected = reference(&w, t, n, k, &call);
-                    let scales: Vec<f32> = (0..n).map(|j| 0.37 / (j + 3) as f32).collect();
-                    let addends: Vec<f32> = (0..n).map(|j| j as f32 - 4.3).collect();
-                    let addend = (m % 5 < 3).then_some(&addends[..]);
-                    let scale = |j: usize| if m % 7 < 4 { scales[j] } else { scales[0] };
-                    let floats: Vec<f32> = (0..m * n)
-                        .map(|i| expected[i] as f32 * scale(i % n) + addend.map_or(-0.0, |a| a[i % n]))
-                        .collect();
-                    let gate: Vec<f32> = (0..m * n).map(|_| f32::from(rng.byte() as i8) * 0.013).collect();
-                    let residual: Vec<f32> = (0..m * n).map(|_| f32::from(rng.byte() as i8) * 7.3).collect();
-                    // Each step is rounded; a neutral number changes nothing.
-                    let finished = |i: usize, gated: bool, added: bool| {
-                        floats[i] * if gated { gate[i] } else { 1.0 } + if added { residual[i] } else { -0.0 }
-                    };
-                    for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
-                        let mut out = vec![0i32; m * n];
-                        bound.run(&call, Output::new(&mut out[..], Epilogue::Sums), pool).unwrap();
-                        assert!(out == expected, "{kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
-                        let mut out = vec![0f32; m * n];
-                        let scale = if m % 7 < 4 {
-                            ScalarOrPerColumn::PerColumn(&scales)
-                        } else {
-                            ScalarOrPerColumn::Scalar(scales[0])
-                        };
-                        let addend = addend.map(ScalarOrPerColumn::PerColumn);
-                        for (gated, added) in [(false, false), (true, false), (false, true), (true, true)] {
-                            let (gate, residual) = (gated.then_some(&gate[..]), added.then_some(&residual[..]));
-                            let elementwise = Elementwise { gate, residual };
-                            let output =
-                                Output::new(&mut out[..], Epilogue::Dequantize { scale, addend, elementwise });
-                            bound.run(&call, output, pool).unwrap();
-                            let expected = (0..m * n).map(|i| finished(i, gated, added).to_bits());
-                            let same = expected.zip(&out).all(|(a, b)| a == b.to_bits());
-                            assert!(
-                                same,
-                                "floats {gated} {added} {kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}"
-                            );
-                        }
-
-                        let heads = heads(m, n);
-                        let call = MatmulCall { heads: Some(heads), ..call };
-                        let mut out = vec![0f32; m * n];
-                        let place = |i: usize| {
-                            let (row, column) = (i / n, i % n);
-                            let (batch, head) = (row / heads.rows, column / heads.columns);
-                            ((batch * (n / heads.columns) + head) * heads.rows + row % heads.rows) * heads.columns
-                                + column % heads.columns
-                        };
-                        let mut moved = [vec![0.0; m * n], vec![0.0; m * n]];
-                        for i in 0..m * n {
-                            moved[0][place(i)] = gate[i];
-                            moved[1][place(i)] = residual[i];
-                        }
-                        let elementwise = Elementwise { gate: Some(&moved[0]), residual: Some(&moved[1]) };
-                        let output = Output::new(&mut out[..], Epilogue::Dequantize { scale, addend, elementwise });
-                        bound.run(&call, output, pool).unwrap();
-                        let same = (0..m * n).all(|i| out[place(i)].to_bits() == finished(i, true, true).to_bits());
-                        assert!(same, "{heads:?} {kernel:?} {residency:?} {content:?} m={m} n={n} k={k} {t:?}");
-                    }
-                    check_bytes(bound, &call, &expected);
-                    check_floats(bound, &w, MatmulCall { heads: None, ..call }, &x);
-                }
+        for options in ways() {
+            let prepared = &PreparedWeight::new(&encoded.x2, &encoded.index, &encoded.info, options).unwrap();
+            let about = format!("{options:?} {content:?} n={n} k={k} {weight_type:?}");
+            let subject = Subject { prepared, x2: &encoded.x2, w: &w, about };
+            for &m in ms {
+                subject.check(&Operands::new(m, n, k, &mut rng));
             }
         }
     }
 }
 
-/// Requantised outputs of these sums against the definition.
-fn check_bytes(prepared: Bound<'_, PreparedWeight>, call: &MatmulCall<'_>, sums: &[i32]) {
-    let n = prepared.n();
-    // So that many results lie on either side of the limits, and a few columns give NaN.
-    let spread = sums.iter().map(|sum| sum.unsigned_abs()).max().unwrap_or(1).max(1) as f32;
-    let scales: Vec<f32> =
-        (0..n).map(|j| if j % 7 == 6 { f32::NAN } else { (100 + j % 300) as f32 / spread }).collect();
-    for (scale, zero_point) in
-        [(ScalarOrPerColumn::PerColumn(&scales), 3), (ScalarOrPerColumn::Scalar(190.5 / spread), 120)]
-    {
-        let expected = |i: usize, lowest: i32| {
-            let scale = match scale {
-                ScalarOrPerColumn::Scalar(scale) => scale,
-                ScalarOrPerColumn::PerColumn(scales) => scales[i % n],
-            };
-            let value = (sums[i] as f32 * scale).max((lowest - zero_point) as f32);
-            value.min((lowest + 255 - zero_point) as f32).round_ties_even() as i32 + zero_point
-        };
-        for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
-            let mut out = vec![77u8; sums.len()];
-            let output = Output::new(&mut out[..], Epilogue::Requantize { scale, zero_point });
-            prepared.run(call, output, pool).unwrap();
-            let same = (0..out.len()).all(|i| i32::from(out[i]) == expected(i, 0));
-            assert!(same, "uint8 {:?} m={} n={n}", prepared.kernel(), call.m);
-            let mut out = vec![77i8; sums.len()];
-            let output = Output::new(&mut out[..], Epilogue::Requantize { scale, zero_point });
-            prepared.run(call, output, pool).unwrap();
-            let same = (0..out.len()).all(|i| i32::from(out[i]) == expected(i, -128));
-            assert!(same, "int8 {:?} m={} n={n}", prepared.kernel(), call.m);
+/// What a weight is multiplied with; what is there of it changes with the number of rows.
+struct Operands {
+    m: usize,
+    x: Vec<u8>,
+    signed: Vec<i8>,
+    zeros: Vec<i32>,
+    bias: Vec<i32>,
+    scales: Vec<f32>,
+    addends: Vec<f32>,
+    gate: Vec<f32>,
+    residual: Vec<f32>,
+}
+
+impl Operands {
+    fn new(m: usize, n: usize, k: usize, rng: &mut Rng) -> Self {
+        let x: Vec<u8> = (0..m * k).map(|_| rng.byte()).collect();
+        Self {
+            m,
+            signed: x.iter().map(|&v| v as i8).collect(),
+            x,
+            zeros: (0..n).map(|_| i32::from(rng.byte() as i8)).collect(),
+            bias: (0..n).map(|_| rng.next() as i32).collect(),
+            scales: (0..n).map(|j| 0.37 / (j + 3) as f32).collect(),
+            addends: (0..n).map(|j| j as f32 - 4.3).collect(),
+            gate: (0..m * n).map(|_| f32::from(rng.byte() as i8) * 0.013).collect(),
+            residual: (0..m * n).map(|_| f32::from(rng.byte() as i8) * 7.3).collect(),
         }
+    }
+
+    fn call(&self) -> MatmulCall<'_> {
+        let is_signed = self.m.is_multiple_of(2);
+        MatmulCall {
+            x: if is_signed { Activation::I8(&self.signed) } else { Activation::U8(&self.x) },
+            m: self.m,
+            x_zero_point: if is_signed { -7 } else { 131 },
+            x_scale: None,
+            w_zero_point: match self.m % 3 {
+                0 => ZeroPoint::None,
+                1 => ZeroPoint::Scalar(5),
+                _ => ZeroPoint::PerColumn(&self.zeros),
+            },
+            bias: (self.m % 4 < 2).then_some(&self.bias[..]),
+            heads: None,
+        }
+    }
+
+    fn dequantized<'a>(&'a self, gate: Option<&'a [f32]>, residual: Option<&'a [f32]>) -> Wanted<'a> {
+        let scale = if self.m % 7 < 4 {
+            ScalarOrPerColumn::PerColumn(&self.scales)
+        } else {
+            ScalarOrPerColumn::Scalar(self.scales[0])
+        };
+        let addend = (self.m % 5 < 3).then_some(ScalarOrPerColumn::PerColumn(&self.addends));
+        (Element::F32, Epilogue::Dequantize { scale, addend, elementwise: Elementwise { gate, residual } })
     }
 }
 
-/// Floats, and their bytes with a scale, against the definition.
-fn check_floats(prepared: Bound<'_, PreparedWeight>, w: &[u8], call: MatmulCall<'_>, x: &[u8]) {
-    let (n, k) = (prepared.n(), prepared.k());
-    let floats: Vec<f32> = x.iter().map(|&x| (f32::from(x) - 91.3) * 0.37).collect();
-    let quantizer = Quantizer::from(Range::of(&floats));
-    let mut bytes = vec![MaybeUninit::uninit(); x.len()];
-    let bytes = quantizer.quantize(&floats, &mut bytes);
-    let (x_zero_point, x_scale) = (i32::from(quantizer.zero_point), Some(quantizer.scale));
-    let quantised = MatmulCall { x: Activation::U8(bytes), x_zero_point, x_scale, ..call };
-    let scales: Vec<f32> = (0..n).map(|j| 0.37 / (j + 3) as f32).collect();
-    let sums = reference(w, prepared.weight_type(), n, k, &quantised);
-    let expected = |i: usize| sums[i] as f32 * (quantizer.scale * scales[i % n]);
-    for call in [quantised, MatmulCall { x: Activation::F32(&floats, None), ..call }] {
+/// A weight that is made ready in one way.
+struct Subject<'a> {
+    prepared: &'a PreparedWeight,
+    x2: &'a [u8],
+    w: &'a [u8],
+    about: String,
+}
+
+impl Subject<'_> {
+    fn check(&self, operands: &Operands) {
+        let (n, k) = (self.prepared.n(), self.prepared.k());
+        let call = operands.call();
+        let sums = sums(self.w, self.prepared.weight_type(), n, k, &call);
+        self.hold(&call, (Element::I32, Epilogue::Sums), &expected(&sums, n, (Element::I32, Epilogue::Sums)));
+        for (gated, added) in [(false, false), (true, false), (false, true), (true, true)] {
+            let (gate, residual) = (gated.then_some(&operands.gate[..]), added.then_some(&operands.residual[..]));
+            let wanted = operands.dequantized(gate, residual);
+            self.hold(&call, wanted, &expected(&sums, n, wanted));
+        }
+        self.check_heads(operands, &sums);
+        self.check_bytes(&call, &sums);
+        self.check_floats(call, &operands.x);
+    }
+
+    /// The results have these bits, with one thread and with several.
+    fn hold(&self, call: &MatmulCall<'_>, wanted: Wanted<'_>, expected: &[u32]) {
         for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
-            let mut out = vec![0f32; call.m * n];
-            let scale = ScalarOrPerColumn::PerColumn(&scales);
-            let output = Output::new(
-                &mut out[..],
-                Epilogue::Dequantize { scale, addend: None, elementwise: Elementwise::default() },
-            );
-            prepared.run(&call, output, pool).unwrap();
-            let same = (0..out.len()).all(|i| out[i].to_bits() == expected(i).to_bits());
-            assert!(same, "floats {:?} m={} n={n} k={k}", prepared.kernel(), call.m);
+            let found = run(self.prepared, self.x2, call, wanted, pool).unwrap();
+            assert!(found == expected, "{} m={} {:?} {:?}", self.about, call.m, wanted.0, call.heads);
+        }
+    }
+
+    /// Results in heads, of 64 columns if that divides n, and with a batch of 2 or 3 if that divides m.
+    fn check_heads(&self, operands: &Operands, sums: &[i32]) {
+        let (m, n) = (operands.m, self.prepared.n());
+        let divisor = |of: usize, wanted: &[usize]| wanted.iter().copied().find(|d| of.is_multiple_of(*d));
+        let batch = divisor(m, &[2, 3]).unwrap_or(1);
+        let heads = Heads { rows: (m / batch).max(1), columns: divisor(n, &[64, 16, 5, 3]).unwrap_or(n) };
+        let place = |i: usize| {
+            let (row, column) = (i / n, i % n);
+            let (batch, head) = (row / heads.rows, column / heads.columns);
+            ((batch * (n / heads.columns) + head) * heads.rows + row % heads.rows) * heads.columns
+                + column % heads.columns
+        };
+        let moved = |values: &[f32]| {
+            let mut moved = vec![0.0; m * n];
+            (0..m * n).for_each(|i| moved[place(i)] = values[i]);
+            moved
+        };
+        let (gate, residual) = (moved(&operands.gate), moved(&operands.residual));
+        let in_rows = expected(sums, n, operands.dequantized(Some(&operands.gate), Some(&operands.residual)));
+        let mut in_heads = vec![0; m * n];
+        (0..m * n).for_each(|i| in_heads[place(i)] = in_rows[i]);
+        let call = MatmulCall { heads: Some(heads), ..operands.call() };
+        self.hold(&call, operands.dequantized(Some(&gate), Some(&residual)), &in_heads);
+    }
+
+    /// Requantised outputs.
+    fn check_bytes(&self, call: &MatmulCall<'_>, sums: &[i32]) {
+        let n = self.prepared.n();
+        // So that many results lie on either side of the limits, and a few columns give NaN.
+        let spread = sums.iter().map(|sum| sum.unsigned_abs()).max().unwrap_or(1).max(1) as f32;
+        let scales: Vec<f32> =
+            (0..n).map(|j| if j % 7 == 6 { f32::NAN } else { (100 + j % 300) as f32 / spread }).collect();
+        for (scale, zero_point) in
+            [(ScalarOrPerColumn::PerColumn(&scales), 3), (ScalarOrPerColumn::Scalar(190.5 / spread), 120)]
+        {
+            for element in [Element::U8, Element::I8] {
+                let wanted = (element, Epilogue::Requantize { scale, zero_point });
+                self.hold(call, wanted, &expected(sums, n, wanted));
+            }
+        }
+    }
+
+    /// Floats, and their bytes with a scale.
+    fn check_floats(&self, call: MatmulCall<'_>, x: &[u8]) {
+        let (n, k) = (self.prepared.n(), self.prepared.k());
+        let floats: Vec<f32> = x.iter().map(|&x| (f32::from(x) - 91.3) * 0.37).collect();
+        let quantizer = Quantizer::from(Range::of(&floats));
+        let mut bytes = vec![MaybeUninit::uninit(); x.len()];
+        let bytes = quantizer.quantize(&floats, &mut bytes);
+        let (x_zero_point, x_scale) = (i32::from(quantizer.zero_point), Some(quantizer.scale));
+        let quantised = MatmulCall { x: Activation::U8(bytes), x_zero_point, x_scale, ..call };
+        let sums = sums(self.w, self.prepared.weight_type(), n, k, &quantised);
+        let scales: Vec<f32> = (0..n).map(|j| 0.37 / (j + 3) as f32).collect();
+        let products: Vec<f32> = scales.iter().map(|scale| quantizer.scale * scale).collect();
+        let [wanted, whole] = [&scales, &products].map(|scales| {
+            let scale = ScalarOrPerColumn::PerColumn(scales);
+            (Element::F32, Epilogue::Dequantize { scale, addend: None, elementwise: Elementwise::default() })
+        });
+        let expected = expected(&sums, n, whole);
+        for call in [quantised, MatmulCall { x: Activation::F32(&floats, None), ..call }] {
+            self.hold(&call, wanted, &expected);
         }
     }
 }

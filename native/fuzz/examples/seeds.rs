@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use mcd_core::{Profile, Tiling, WeightType, WeightView, encode};
+use mcd_testkit::Rng;
 
 fn main() -> std::io::Result<()> {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -10,16 +11,12 @@ fn main() -> std::io::Result<()> {
     let tilings = [Tiling::default(), Tiling { k: 1, n: 1 }, Tiling { k: 3, n: 2 }];
     let mut number = 0;
     for (n, k) in shapes {
-        for width in [1_u32, 3, 6, 12, 40] {
+        for width in [1, 3, 6, 12, 40] {
             for profile in [Profile::Fast, Profile::Balanced, Profile::Small] {
                 number += 1;
                 let tiling = tilings[number % 3];
-                let mut state = number as u32;
-                let mut next = || {
-                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    state >> 8
-                };
-                let mut bell = || ((0..4).map(|_| next() % (2 * width + 1)).sum::<u32>() / 2) as u8;
+                let mut rng = Rng::new(number as u64);
+                let mut bell = || ((0..4).map(|_| rng.below(2 * width + 1)).sum::<usize>() / 2) as u8;
                 let w: Vec<u8> = (0..n * k).map(|i| if i < 600 && width == 3 { 9 } else { bell() }).collect();
                 let kind = if number % 2 == 0 { WeightType::I8 } else { WeightType::U8 };
                 let view = WeightView::new(&w, (n, k), (k, 1), kind).expect("it fits");

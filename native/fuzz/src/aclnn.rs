@@ -13,8 +13,9 @@ use mcd_core::{
     ZeroPoint, encode, unpack,
 };
 
+use mcd_testkit::product::sums;
+
 use crate::input::Input;
-use crate::multiply::sums;
 use crate::reached;
 
 const K: usize = 320;

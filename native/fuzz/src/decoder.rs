@@ -2,13 +2,15 @@
 //! for the same reason, and multiplies as the decoded weight does.
 
 use mcd_core::{
-    Activation, CompressedWeight, EncodedWeight, Epilogue, Kernel, MatmulCall, PreparedWeight, Residency, Serial,
-    WeightType, ZeroPoint, unpack,
+    Activation, EncodedWeight, Epilogue, Kernel, MatmulCall, PreparedWeight, Residency, Serial, WeightType,
+    ZeroPoint, unpack,
 };
 
-use crate::forge::{Fields, Forged, Tile, forge};
+use mcd_testkit::forge::{Fields, Forged, Tile, forge};
+use mcd_testkit::product::sums;
+use mcd_testkit::ways::{Element, run, ways};
+
 use crate::input::Input;
-use crate::multiply::{Element, run, sums, ways};
 use crate::reached;
 
 /// Masks of codes, none and those that encoders use, or centres; and another one.
@@ -20,7 +22,7 @@ pub fn check(data: &[u8]) {
     let Some(fields) = fields(&mut input) else { return };
     let (m, flips) = (1 + usize::from(input.byte() % 20), [input.word(), input.word()]);
     let forged = forge(&fields, &tiles(&fields, &mut input));
-    let Ok(weight) = CompressedWeight::parse(&forged.x2, &forged.index, &forged.info) else { return };
+    let Ok(weight) = forged.parse() else { return };
 
     let scalar = Kernel::by_name("scalar").expect("it is everywhere");
     let decoded = unpack(weight.clone(), &forged.x2, scalar, &Serial);
@@ -78,26 +80,14 @@ pub fn input(encoded: &EncodedWeight) -> Vec<u8> {
     out.extend(((encoded.compress_info[2] - 1) as u16).to_le_bytes());
     out.extend(((encoded.compress_info[3] - 1) as u16).to_le_bytes());
     out.extend([2, 100, 0, 5, 0]);
-    let entries: Vec<u32> = encoded
-        .compress_index
-        .chunks_exact(8)
-        .map(|e| u32::from_le_bytes(e[..4].try_into().expect("four bytes")))
-        .collect();
-    for (t, entry) in entries.iter().enumerate() {
-        let start = (entry >> 2) as usize * 64;
-        let later = entries[t + 1..].iter().find(|e| *e & 3 != 2).map(|e| (e >> 2) as usize * 64);
-        let end = later.unwrap_or(x2.len() - 64);
-        match entry & 3 {
-            0 => {
-                out.extend([0, ((end - start) / 64 - 1) as u8]);
-                out.extend(&x2[start..end]);
-            }
-            1 => {
-                out.push(1);
-                out.extend(&x2[start..end]);
-            }
-            _ => out.extend([2, (entry >> 2) as u8]),
+    let forged = Forged::from(encoded.clone());
+    for (t, (kind, bytes)) in forged.tiles().into_iter().enumerate() {
+        match kind {
+            0 => out.extend([0, (bytes.len() / 64 - 1) as u8]),
+            1 => out.push(1),
+            _ => out.extend([2, encoded.compress_index[8 * t] >> 2]),
         }
+        out.extend(&forged.x2[bytes]);
     }
     out
 }

@@ -4,13 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub mod aclnn;
 pub mod decoder;
-mod forge;
 mod input;
-mod multiply;
 pub mod operator;
 pub mod parser;
 pub mod round_trip;
-mod runtime;
 
 /// A target.
 pub type Target = fn(&[u8]);

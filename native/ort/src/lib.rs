@@ -19,8 +19,6 @@
 mod ascend;
 mod at_open;
 mod backend;
-#[cfg(test)]
-mod fake;
 mod ffi;
 mod guard;
 mod operator;
@@ -65,8 +63,15 @@ pub unsafe extern "system" fn RegisterCustomOps(
 mod tests {
     use super::*;
     use crate::ffi::Error;
+    use mcd_testkit::onnxruntime::{self, bare_base};
     use std::ffi::c_char;
     use std::ptr;
+
+    /// The text of a status of these tests, all of which are the stand-in's.
+    fn message(status: OrtStatusPtr) -> Option<String> {
+        // SAFETY: the stand-in's, and used once.
+        unsafe { onnxruntime::message(status) }
+    }
 
     unsafe extern "system" fn version_1_19() -> *const c_char {
         c"1.19.2".as_ptr()
@@ -79,25 +84,25 @@ mod tests {
     #[test]
     fn an_old_onnxruntime_is_refused() {
         // SAFETY: the base is live, and the options are not looked at.
-        let status = unsafe { RegisterCustomOps(ptr::null_mut(), &fake::base(version_1_19)) };
-        assert_eq!(fake::message(status).unwrap(), "mcd needs onnxruntime 1.20 or later, and this is 1.19.2");
+        let status = unsafe { RegisterCustomOps(ptr::null_mut(), &bare_base(version_1_19)) };
+        assert_eq!(message(status).unwrap(), "mcd needs onnxruntime 1.20 or later, and this is 1.19.2");
     }
 
     #[test]
     fn a_failing_call_is_passed_on() {
         // SAFETY: as above.
-        let status = unsafe { RegisterCustomOps(ptr::null_mut(), &fake::base(version_1_20)) };
-        assert_eq!(fake::message(status).unwrap(), "Unimplemented");
+        let status = unsafe { RegisterCustomOps(ptr::null_mut(), &bare_base(version_1_20)) };
+        assert_eq!(message(status).unwrap(), "Unimplemented");
     }
 
     #[test]
     fn a_panic_becomes_a_status() {
         // SAFETY: the base is live.
-        let api = unsafe { Api::from_base(&fake::base(version_1_20)) }.ok().unwrap();
-        assert_eq!(fake::message(guard(api, || Ok(()))), None);
+        let api = unsafe { Api::from_base(&bare_base(version_1_20)) }.ok().unwrap();
+        assert_eq!(message(guard(api, || Ok(()))), None);
         let status = guard(api, || panic!("of {}", "sorts"));
-        assert_eq!(fake::message(status).unwrap(), "internal error: of sorts");
+        assert_eq!(message(status).unwrap(), "internal error: of sorts");
         let status = guard(api, || Err(Error::invalid("a\0b")));
-        assert_eq!(fake::message(status).unwrap(), "ab");
+        assert_eq!(message(status).unwrap(), "ab");
     }
 }

@@ -132,8 +132,16 @@ impl Parallel for Pool<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::{no_threads, two_threads, with_context};
+    use crate::ffi::{Api, KernelContext};
+    use mcd_testkit::onnxruntime::{ParallelFor, no_threads, table_with_pool, two_threads};
     use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// Calls `body` with the context of a kernel whose session has this pool.
+    fn with_context<R>(pool: ParallelFor, body: impl FnOnce(&KernelContext<'_>) -> R) -> R {
+        let table = table_with_pool(pool);
+        // SAFETY: the table outlives the API, and its pool does not look at the context.
+        body(&unsafe { KernelContext::new(Api::from_table(&table), std::ptr::null_mut()) })
+    }
 
     #[test]
     fn every_task_runs_once() {

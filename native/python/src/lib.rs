@@ -6,12 +6,11 @@ mod numpy_api;
 
 use mcd_core::parallel::Scoped;
 use mcd_core::{
-    CompressedWeight, EncodedWeight, Error, Kernel, PrepareOptions, PreparedWeight, Profile, Tiling, WeightType,
-    WeightView, encode_packed,
+    CompressedWeight, EncodedWeight, Error, Kernel, Layout, PrepareOptions, PreparedWeight, Profile, Tiling,
+    WeightType, WeightView, encode_packed,
 };
 use numpy::{
-    Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
-    PyUntypedArrayMethods,
+    Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -184,31 +183,34 @@ impl<'py> Borrowed<'py> {
     }
 }
 
-/// decode(x2, compress_index, compress_info) -> ndarray
+/// decode(x2, compress_index, compress_info, by_columns=False) -> ndarray
 ///
-/// The weight (n, k), int8 or uint8. Checks everything; raises FormatError with the reason.
+/// The weight (n, k), int8 or uint8; by_columns: in memory as the matrix (k, n). Checks everything; raises FormatError
+/// with the reason.
 #[pyfunction]
+#[pyo3(signature = (x2, compress_index, compress_info, by_columns = false))]
 fn decode<'py>(
     py: Python<'py>,
     x2: &Bound<'py, PyAny>,
     compress_index: &Bound<'py, PyAny>,
     compress_info: &Bound<'py, PyAny>,
+    by_columns: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let tensors = Borrowed::new(x2, compress_index, compress_info)?;
-    let (weights, n, k, weight_type) = tensors.with(py, |x2, index, info| {
+    let (weights, shape, weight_type) = tensors.with(py, |x2, index, info| {
         let weight = CompressedWeight::parse(x2, index, info)?;
         let (geometry, weight_type) = (*weight.geometry(), weight.weight_type());
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let weights = mcd_core::unpack(weight, x2, Kernel::from_env()?, &Scoped(threads))?;
-        Ok((weights, geometry.n(), geometry.k(), weight_type))
+        let (n, k) = (geometry.n(), geometry.k());
+        let (layout, shape) = if by_columns { (Layout::Kn, [k, n]) } else { (Layout::Nk, [n, k]) };
+        let weights = mcd_core::unpack_as(layout, weight, x2, Kernel::from_env()?, &Scoped(threads))?;
+        Ok((weights, shape, weight_type))
     })?;
-    match weight_type {
-        WeightType::U8 => Ok(PyArray1::from_vec(py, weights).reshape([n, k])?.into_any()),
-        WeightType::I8 => {
-            let array: Bound<'py, PyArray2<i8>> = signed(py, weights).reshape([n, k])?;
-            Ok(array.into_any())
-        }
-    }
+    let matrix = match weight_type {
+        WeightType::U8 => PyArray1::from_vec(py, weights).reshape(shape)?.into_any(),
+        WeightType::I8 => signed(py, weights).reshape(shape)?.into_any(),
+    };
+    if by_columns { matrix.getattr("T") } else { Ok(matrix) }
 }
 
 /// verify(x2, compress_index, compress_info) -> None

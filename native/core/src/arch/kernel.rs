@@ -1,10 +1,11 @@
 //! What a kernel can do.
 
-use super::operands::{Accumulators, Extent, Rows, TileCode};
+use super::operands::{Accumulators, Coded, Extent, Rows};
 use super::output::Output;
 use super::rows::{self, ActivationRow, Terms};
 use super::workspace::Scratch;
-use crate::codec::decode::CodedTile;
+use crate::codec::WeightType;
+use crate::dequantize::{Along, dequantize};
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose};
 use std::mem::MaybeUninit;
@@ -41,22 +42,12 @@ pub trait TileKernel: Sync {
     ///
     /// # Panics
     /// If the tile does not fit.
-    fn decode(
-        &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
-        out: &mut [u8],
-        stride: usize,
-        scratch: &mut Scratch,
-    ) -> Result<(), Damaged>;
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged>;
 
     /// Adds the products of a coded tile.
     fn multiply_coded(
         &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
+        coded: Coded<'_>,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
@@ -88,6 +79,12 @@ pub trait TileKernel: Sync {
         false
     }
 
+    /// Its work on rows.
+    fn rows(&self) -> &dyn RowKernel;
+}
+
+/// Work on whole rows, around the products: plain loops, unless the kernel has its own.
+pub trait RowKernel: Sync {
     /// The range of `x`, as [`Range::of`].
     fn range(&self, x: &[f32]) -> Range {
         Range::of(x)
@@ -129,6 +126,21 @@ pub trait TileKernel: Sync {
         unsafe { rows::write_columns(panel, flip, out, stride) }
     }
 
+    /// Makes floats of weights, as [`dequantize`].
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    fn dequantize(
+        &self,
+        weights: &[u8],
+        weight_type: WeightType,
+        scale: Along<'_>,
+        zero_point: Along<'_>,
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        dequantize(weights, weight_type, scale, zero_point, out);
+    }
+
     /// Packs a row of activations; its sum.
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         rows::pack(from, to)
@@ -139,3 +151,78 @@ pub trait TileKernel: Sync {
         rows::epilogue(sums, stride, terms, out, rows::to_halves);
     }
 }
+
+/// Methods of [`RowKernel`] that are functions, each compiled with features that `self` proves the processor to have.
+macro_rules! row_operations {
+    ($($operation:ident: $function:path),* $(,)?) => { $(
+        $crate::arch::kernel::row_operations!(@$operation $function);
+    )* };
+    (@range $function:path) => {
+        fn range(&self, x: &[f32]) -> $crate::quantize::Range {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(x) }
+        }
+    };
+    (@quantize $function:path) => {
+        fn quantize<'a>(
+            &self,
+            by: $crate::quantize::Quantizer,
+            x: &[f32],
+            out: &'a mut [std::mem::MaybeUninit<u8>],
+        ) -> &'a mut [u8] {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(by, x, out) }
+        }
+    };
+    (@transpose_words $function:path) => {
+        fn transpose_words(&self, from: $crate::transpose::Matrix<'_, u32>, to: &mut [std::mem::MaybeUninit<u32>]) {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(from, to) }
+        }
+    };
+    (@write_rows $function:path) => {
+        unsafe fn write_rows(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+            // SAFETY: `self` proves the features, and the caller answers for the rest.
+            unsafe { $function(panel, flip, out, stride) }
+        }
+    };
+    (@write_columns $function:path) => {
+        unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+            // SAFETY: `self` proves the features, and the caller answers for the rest.
+            unsafe { $function(panel, flip, out, stride) }
+        }
+    };
+    (@dequantize $function:path) => {
+        fn dequantize(
+            &self,
+            weights: &[u8],
+            weight_type: $crate::codec::WeightType,
+            scale: $crate::dequantize::Along<'_>,
+            zero_point: $crate::dequantize::Along<'_>,
+            out: &mut [std::mem::MaybeUninit<f32>],
+        ) {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(weights, weight_type, scale, zero_point, out) }
+        }
+    };
+    (@pack $function:path) => {
+        fn pack(&self, from: $crate::arch::rows::ActivationRow<'_>, to: &mut [i8]) -> i32 {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(from, to) }
+        }
+    };
+    (@epilogue $function:path) => {
+        fn epilogue(
+            &self,
+            sums: &[i32],
+            stride: usize,
+            terms: &$crate::arch::rows::Terms<'_>,
+            out: $crate::arch::output::Output<'_>,
+        ) {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(sums, stride, terms, out) }
+        }
+    };
+}
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+pub(super) use row_operations;

@@ -20,6 +20,6 @@ pub mod workspace;
 pub mod x86_64;
 
 pub use feature::Feature;
-pub use kernel::TileKernel;
-pub use operands::{Accumulators, Extent, Rows, TileCode};
+pub use kernel::{RowKernel, TileKernel};
+pub use operands::{Accumulators, Coded, Extent, Rows, TileCode};
 pub use workspace::{Scratch, Workspace};

@@ -1,6 +1,7 @@
 //! What kernels work on: codes, rows, accumulators and extents, their bounds checked.
 
 use crate::codec::Code;
+use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
 
 /// A code with its look-up table, as kernels take it.
@@ -16,6 +17,17 @@ impl From<Code> for TileCode {
     fn from(code: Code) -> Self {
         Self { table: code.table(), code }
     }
+}
+
+/// A coded tile, and what it takes to decode it.
+#[derive(Debug, Clone, Copy)]
+pub struct Coded<'a> {
+    /// The weight's code.
+    pub code: &'a TileCode,
+    /// The tile's parts.
+    pub tile: &'a CodedTile<'a>,
+    /// Its extent.
+    pub extent: Extent,
 }
 
 /// Elements from the first of `rows` rows to the end of the last, where rows of `len` are `stride` apart; none of no rows.

@@ -1,9 +1,8 @@
 //! The scalar kernel: what all others are compared with.
 
-use crate::arch::kernel::{Damaged, TileKernel};
-use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
+use crate::arch::kernel::{Damaged, RowKernel, TileKernel};
+use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
 use crate::arch::workspace::Scratch;
-use crate::codec::decode::CodedTile;
 use crate::geometry::{GROUP, PANEL};
 
 /// Plain Rust, any processor.
@@ -19,46 +18,35 @@ impl TileKernel for Portable {
         1
     }
 
-    fn decode(
-        &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
-        out: &mut [u8],
-        stride: usize,
-        scratch: &mut Scratch,
-    ) -> Result<(), Damaged> {
-        let symbols = decoded(code, tile, extent, scratch)?;
-        extent.scatter(symbols, out, stride);
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged> {
+        coded.extent.scatter(decoded(coded, scratch)?, out, stride);
         Ok(())
     }
 
     fn multiply_coded(
         &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
+        coded: Coded<'_>,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), Damaged> {
-        let symbols = decoded(code, tile, extent, scratch)?;
-        multiply(symbols, extent, rows, acc);
+        multiply(decoded(coded, scratch)?, coded.extent, rows, acc);
         Ok(())
     }
 
     fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>, _: &mut Scratch) {
         multiply(symbols, extent, rows, acc);
     }
+
+    fn rows(&self) -> &dyn RowKernel {
+        self
+    }
 }
 
+impl RowKernel for Portable {}
+
 /// The symbols of a tile.
-fn decoded<'a>(
-    code: &TileCode,
-    tile: &CodedTile<'_>,
-    extent: Extent,
-    scratch: &'a mut Scratch,
-) -> Result<&'a [u8], Damaged> {
+fn decoded<'a>(Coded { code, tile, extent }: Coded<'_>, scratch: &'a mut Scratch) -> Result<&'a [u8], Damaged> {
     let symbols = scratch.of::<Vec<u8>>();
     symbols.resize(extent.weights(), 0);
     tile.decode(&code.code, symbols).map_err(|_| Damaged)?;

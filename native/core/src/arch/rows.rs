@@ -4,7 +4,7 @@
 //! operation is one IEEE-754 fp32 operation, rounded to nearest even; none are fused, for the graph that was lowered did
 //! them one by one.
 
-use super::output::{Destination, Epilogue, Output};
+use super::output::{Destination, Elementwise, Epilogue, Output};
 use crate::geometry::{GROUP, PANEL};
 use half::f16;
 use std::mem::MaybeUninit;
@@ -128,36 +128,49 @@ fn epilogue_of_chunk(
                 let at = i * out.stride() + j0;
                 let row = &mut out.row(i)[j0..j0 + count];
                 let row = if added { written(row, offset) } else { written(row, scaled) };
-                if let Some(gate) = elementwise.gate {
-                    row.iter_mut().zip(&gate[at..][..count]).for_each(|(out, gate)| *out *= gate);
-                }
-                if let Some(residual) = elementwise.residual {
-                    row.iter_mut().zip(&residual[at..][..count]).for_each(|(out, residual)| *out += residual);
-                }
+                combine(row, elementwise, at);
             }
             (Destination::F16(out), Epilogue::Dequantize { .. }) => {
                 if added {
-                    floats.iter_mut().zip(offset).for_each(|(to, v)| *to = v);
+                    copy(offset, floats)
                 } else {
-                    floats.iter_mut().zip(scaled).for_each(|(to, v)| *to = v);
+                    copy(scaled, floats)
                 }
                 let mut halves = [0; CHUNK];
                 to_halves(floats, &mut halves[..count]);
                 written(&mut out.row(i)[j0..j0 + count], halves.into_iter().take(count));
             }
             (Destination::U8(out), Epilogue::Requantize { zero_point, .. }) => {
-                floats.iter_mut().zip(scaled).for_each(|(to, v)| *to = v);
+                copy(scaled, floats);
                 let bytes = floats.iter().map(|v| requantise(*v, *zero_point, 0, 255) as u8);
                 written(&mut out.row(i)[j0..j0 + count], bytes);
             }
             (Destination::I8(out), Epilogue::Requantize { zero_point, .. }) => {
-                floats.iter_mut().zip(scaled).for_each(|(to, v)| *to = v);
+                copy(scaled, floats);
                 let bytes = floats.iter().map(|v| requantise(*v, *zero_point, -128, 127) as i8);
                 written(&mut out.row(i)[j0..j0 + count], bytes);
             }
             _ => unreachable!("`Output::mismatch` was asked before"),
         }
     }
+}
+
+/// Multiplies part of a row with a gate and adds a residual, where there are any; `at` is its place in the output.
+#[inline(always)]
+fn combine(row: &mut [f32], elementwise: &Elementwise<'_>, at: usize) {
+    let len = row.len();
+    if let Some(gate) = elementwise.gate {
+        row.iter_mut().zip(&gate[at..][..len]).for_each(|(out, gate)| *out *= gate);
+    }
+    if let Some(residual) = elementwise.residual {
+        row.iter_mut().zip(&residual[at..][..len]).for_each(|(out, residual)| *out += residual);
+    }
+}
+
+/// Copies as many values as there is room for.
+#[inline(always)]
+fn copy(values: impl Iterator<Item = f32>, to: &mut [f32]) {
+    to.iter_mut().zip(values).for_each(|(to, v)| *to = v);
 }
 
 /// Writes as many values as there is room for.
@@ -184,7 +197,7 @@ fn requantise(v: f32, zero: i32, low: i32, high: i32) -> i32 {
     v.round_ties_even() as i32 + zero
 }
 
-/// As [`TileKernel::write_rows`](super::TileKernel::write_rows).
+/// As [`RowKernel::write_rows`](super::RowKernel::write_rows).
 ///
 /// # Safety
 /// As there.
@@ -199,7 +212,7 @@ pub unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
     }
 }
 
-/// As [`TileKernel::write_columns`](super::TileKernel::write_columns).
+/// As [`RowKernel::write_columns`](super::RowKernel::write_columns).
 ///
 /// # Safety
 /// As there.

@@ -4,7 +4,7 @@
 use super::output::{Elementwise, Epilogue, Output, ScalarOrPerColumn};
 use super::portable::Portable;
 use super::rows::{Terms, WeightTerm};
-use super::{Accumulators, Extent, Rows, Scratch, TileCode, TileKernel};
+use super::{Accumulators, Coded, Extent, Rows, Scratch, TileCode, TileKernel};
 use crate::codec::decode::CodedTile;
 use crate::codec::encode::EncodeTable;
 use crate::codec::{Code, Order, Stored};
@@ -13,22 +13,12 @@ use crate::dispatch::Kernel;
 use crate::geometry::{FRACTAL, GROUP};
 use crate::{CompressedWeight, Profile, Tiling, WeightType, WeightView, encode};
 use half::f16;
-
-struct Rng(u64);
-
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
+use mcd_testkit::Rng;
 
 #[test]
 fn every_code_decodes_alike() {
     let extent = Extent::new(2, 3);
-    let mut rng = Rng(0x2545_f491_4f6c_dd1d);
+    let mut rng = Rng::new(0x2545_f491_4f6c_dd1d);
     let orders = |rng: &mut Rng| {
         let rotated = (rng.next() % 256) as u8;
         let stored = |mask| Stored::new((0..128).map(|rank: u8| rank.wrapping_add(rotated & 0x80)).collect(), mask);
@@ -53,9 +43,10 @@ fn every_code_decodes_alike() {
                     let tile =
                         CodedTile::parse(&x2, 0, end, extent.weights() / FRACTAL * code.root_bits() * GROUP).unwrap();
                     let (code, panel) = (TileCode::from(code), extent.panel());
+                    let coded = Coded { code: &code, tile: &tile, extent };
                     for kernel in Kernel::available() {
                         let mut found = vec![centre; extent.weights()];
-                        let decoded = kernel.tile().decode(&code, &tile, extent, &mut found, panel, &mut scratch);
+                        let decoded = kernel.tile().decode(coded, &mut found, panel, &mut scratch);
                         assert!(decoded.is_ok(), "{kernel:?} {code:?}");
                         assert!(found == symbols, "{kernel:?} {code:?}");
                     }
@@ -71,7 +62,7 @@ fn every_code_decodes_alike() {
 #[test]
 fn damaged_tiles() {
     let (n, k) = (48, 96);
-    let mut rng = Rng(0x9e37_79b9_7f4a_7c15);
+    let mut rng = Rng::new(0x9e37_79b9_7f4a_7c15);
     let (mut accepted, mut scratch, mut room) = (0, Scratch::default(), Vec::new());
     for width in [3, 9, 40, 100] {
         let bell = |rng: &mut Rng| (0..4).map(|_| rng.next() as i64 % width).sum::<i64>() as u8;
@@ -92,20 +83,20 @@ fn damaged_tiles() {
                     let Ok(Tile::Coded(tile)) = weight.tile(&x2, t, &mut room) else { continue };
                     let shape = weight.geometry().tile(t);
                     let extent = Extent::new(shape.panels, shape.fractals);
+                    let coded = Coded { code: &code, tile: &tile, extent };
                     let panel = extent.panel();
                     let mut expected = vec![0; extent.weights()];
-                    let valid = Portable.decode(&code, &tile, extent, &mut expected, panel, &mut scratch).is_ok();
+                    let valid = Portable.decode(coded, &mut expected, panel, &mut scratch).is_ok();
                     accepted += usize::from(valid);
                     for kernel in Kernel::available() {
                         let mut found = vec![0; extent.weights()];
-                        let decodes = kernel.tile().decode(&code, &tile, extent, &mut found, panel, &mut scratch);
+                        let decodes = kernel.tile().decode(coded, &mut found, panel, &mut scratch);
                         let decodes = decodes.is_ok();
                         assert!(!valid || decodes && expected == found, "{kernel:?} {width} {profile:?} {trial} {t}");
                         let (x, mut acc) = (vec![-128; 5 * extent.k()], vec![0; 5 * extent.columns()]);
                         let rows = Rows::new(&x, extent.k(), 5, extent.k());
                         let mut acc = Accumulators::new(&mut acc, extent.columns(), 5, extent.columns());
-                        let multiplies =
-                            kernel.tile().multiply_coded(&code, &tile, extent, rows, &mut acc, &mut scratch);
+                        let multiplies = kernel.tile().multiply_coded(coded, rows, &mut acc, &mut scratch);
                         assert_eq!(multiplies.is_ok(), decodes, "{kernel:?}");
                     }
                 }
@@ -124,7 +115,7 @@ fn every_kernel_rounds_to_the_same_halves() {
     floats.extend([0x7f80_0001, 0xff80_2000, 0x7fff_ffff].map(f32::from_bits));
     floats.extend([2f32.powi(-24), 2f32.powi(-25), 2f32.powi(-25) * 1.5, 2f32.powi(-26), f32::MAX, 1e-40]);
     floats.extend([1.0 + 2f32.powi(-11), 1.0 + 3.0 * 2f32.powi(-11), 2049.0, 2051.0]);
-    let mut rng = Rng(0x0bad_cafe_dead_beef);
+    let mut rng = Rng::new(0x0bad_cafe_dead_beef);
     floats.extend((0..500).map(|_| f32::from_bits(rng.next() as u32)));
     let n = floats.len();
     let (sums, columns) = (vec![1; n], vec![0; n]);
@@ -133,7 +124,7 @@ fn every_kernel_rounds_to_the_same_halves() {
         let mut halves = vec![0u16; n];
         let scale = ScalarOrPerColumn::PerColumn(&floats);
         let epilogue = Epilogue::Dequantize { scale, addend: None, elementwise: Elementwise::default() };
-        kernel.tile().epilogue(&sums, n, &terms, Output::new(&mut halves[..], epilogue));
+        kernel.tile().rows().epilogue(&sums, n, &terms, Output::new(&mut halves[..], epilogue));
         for (float, half) in floats.iter().zip(halves) {
             // A product with 1 makes a NaN quiet, as it does in the reference.
             assert_eq!(

@@ -8,6 +8,8 @@ use crate::arch::portable::Portable;
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86_64::{amx::Amx, avx2::Avx2, avx512::Avx512};
 use crate::arch::{Feature, TileKernel};
+use crate::codec::WeightType;
+use crate::dequantize::Along;
 use crate::error::Error;
 use crate::transpose::Matrix;
 use std::mem::MaybeUninit;
@@ -111,7 +113,22 @@ impl Kernel {
     /// # Panics
     /// As there.
     pub fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
-        self.tile.transpose_words(from, to);
+        self.tile.rows().transpose_words(from, to);
+    }
+
+    /// Makes floats of weights: `(float(weight) - zero_point) * scale`.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn dequantize(
+        &self,
+        weights: &[u8],
+        weight_type: WeightType,
+        scale: Along<'_>,
+        zero_point: Along<'_>,
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        self.tile.rows().dequantize(weights, weight_type, scale, zero_point, out);
     }
 
     /// As `MCD_KERNEL` takes it.

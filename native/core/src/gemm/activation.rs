@@ -2,7 +2,7 @@
 
 use super::ranges::pieces;
 use crate::aligned::Aligned;
-use crate::arch::TileKernel;
+use crate::arch::RowKernel;
 use crate::arch::rows::ActivationRow;
 use crate::error::{Error, resize};
 use crate::geometry::FRACTAL_K;
@@ -137,11 +137,7 @@ impl<'a> Packing<'a> {
     }
 
     /// Does a thread's share; `row` is memory of its own. Gives all rows, and what they were quantised by if they were floats.
-    pub fn share(
-        &self,
-        kernel: &dyn TileKernel,
-        row: &mut Vec<u8>,
-    ) -> Result<(Packed<'_>, Option<Quantizer>), Error> {
+    pub fn share(&self, kernel: &dyn RowKernel, row: &mut Vec<u8>) -> Result<(Packed<'_>, Option<Quantizer>), Error> {
         let quantizer = match self.x {
             Activation::F32(values, _) => {
                 self.ranging.share(|unit| {
@@ -182,7 +178,7 @@ impl<'a> Packing<'a> {
     /// Packs row `i`, by way of `quantised` if it is one of floats; its sum.
     fn row(
         &self,
-        kernel: &dyn TileKernel,
+        kernel: &dyn RowKernel,
         i: usize,
         quantizer: Option<Quantizer>,
         quantised: &mut [u8],
@@ -215,7 +211,7 @@ impl<'a> Packing<'a> {
 
 /// Elements that are written anew.
 fn uninit(elements: &mut [u8]) -> &mut [MaybeUninit<u8>] {
-    // SAFETY: the layout is the same; [`TileKernel::quantize`], which alone is given them, writes bytes to all of them.
+    // SAFETY: the layout is the same; [`RowKernel::quantize`], which alone is given them, writes bytes to all of them.
     unsafe { &mut *(std::ptr::from_mut(elements) as *mut [MaybeUninit<u8>]) }
 }
 

@@ -7,7 +7,7 @@
 use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Rows, Scratch, Workspace};
+use crate::arch::{Accumulators, Coded, Rows, Scratch, Workspace};
 use crate::container::Tile;
 use crate::error::Error;
 use crate::geometry::FRACTAL_K;
@@ -96,7 +96,7 @@ impl Job<'_> {
             match tile {
                 Tile::Coded(tile) => {
                     let code = self.weight.code().expect("a coded tile has a code");
-                    let result = kernel.multiply_coded(code, &tile, extent, rows, &mut acc, scratch);
+                    let result = kernel.multiply_coded(Coded { code, tile: &tile, extent }, rows, &mut acc, scratch);
                     result.map_err(|_| changed(tiles.refusal(t)))?;
                 }
                 Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch),

@@ -38,7 +38,7 @@ impl Job<'_> {
                 let at = (rows_of_one.start - rows.start) * stride + columns_of_one.start - columns.start;
                 // SAFETY: the caller's contract.
                 let (terms, out) = unsafe { self.block(rows_of_one.clone(), columns_of_one) };
-                self.weight.kernel().tile().epilogue(&sums[at..], stride, &terms, out);
+                self.weight.kernel().tile().rows().epilogue(&sums[at..], stride, &terms, out);
             }
         }
     }

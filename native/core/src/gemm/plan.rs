@@ -52,7 +52,7 @@ fn run(
     let (knowing, known) = (Barrier::new(1), OnceLock::new());
     // Threads are woken once, and the first to be there begins.
     visit(kernel, plan.threads(), pool, |thread, workspace| {
-        let (packed, quantizer) = packing.share(kernel, &mut workspace.row)?;
+        let (packed, quantizer) = packing.share(kernel.rows(), &mut workspace.row)?;
         knowing.share(|_| _ = known.get_or_init(|| corrections(&weight, call, scale, quantizer)));
         let known = known.get().expect("a thread that fails here has unwound, and so have the others");
         let (correction, scales) = known.as_ref().map_err(Clone::clone)?;

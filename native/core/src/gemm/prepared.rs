@@ -1,7 +1,7 @@
 //! A weight made ready for many multiplications.
 
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Extent, Rows, Scratch, TileCode, Workspace};
+use crate::arch::{Accumulators, Coded, Extent, Rows, Scratch, TileCode, Workspace};
 use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
 use crate::container::{CompressedWeight, Tile};
@@ -221,7 +221,7 @@ impl Check<'_> {
                 Tile::Coded(tile) => {
                     let code = self.decoder.code().expect("a coded tile has a code");
                     let tile = CodedTile { counts: Some(&found), ..tile };
-                    let result = kernel.multiply_coded(code, &tile, extent, rows, &mut acc, scratch);
+                    let result = kernel.multiply_coded(Coded { code, tile: &tile, extent }, rows, &mut acc, scratch);
                     result.map_err(|_| self.tiles.refusal(t))?;
                 }
                 Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch),

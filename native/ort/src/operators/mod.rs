@@ -1,6 +1,7 @@
 //! The operators of the domain, a folder each.
 
 mod declared;
+mod decompress_dequant;
 mod decompress_weight;
 mod gather_compress_dequant;
 mod matmul_compress_dequant;
@@ -10,8 +11,12 @@ mod weight;
 use crate::operator::Overload;
 
 /// All of them: a line for each operator.
-const OPERATORS: &[&[&dyn Overload]] =
-    &[matmul_compress_dequant::OVERLOADS, decompress_weight::OVERLOADS, gather_compress_dequant::OVERLOADS];
+const OPERATORS: &[&[&dyn Overload]] = &[
+    matmul_compress_dequant::OVERLOADS,
+    decompress_weight::OVERLOADS,
+    decompress_dequant::OVERLOADS,
+    gather_compress_dequant::OVERLOADS,
+];
 
 /// The overloads of all operators, in the order in which onnxruntime is to try them.
 pub fn overloads() -> impl Iterator<Item = &'static dyn Overload> {

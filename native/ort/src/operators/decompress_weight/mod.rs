@@ -15,3 +15,4 @@ mod overload;
 mod spec;
 
 pub use overload::OVERLOADS;
+pub use spec::check_shape;

@@ -2,10 +2,9 @@
 
 use std::mem::MaybeUninit;
 
-use mcd_core::RowPart;
+use mcd_core::{Along, RowPart};
 
 use super::bind::{Axis, Bound};
-use super::dequantize::{Along, dequantize};
 use super::spec::{Indices, input};
 use crate::ffi::{Dims, Error, KernelContext};
 use crate::operator::{Kernel, about};
@@ -33,7 +32,8 @@ impl Kernel for Bound {
             table.gather(&rows, &pool, &|part| {
                 let (scale, zero_point) = (self.along(&scale, &part), self.along(&zero_point, &part));
                 // SAFETY: the table tells each part once.
-                dequantize(part.weights, self.weight_type, scale, zero_point, unsafe { out.of(&part) });
+                let out = unsafe { out.of(&part) };
+                table.kernel().dequantize(part.weights, self.weight_type, scale, zero_point, out);
             })
         } else {
             let out = Rows::<u8>::new(data.cast(), rows.len(), columns)?;

@@ -5,11 +5,9 @@
 //! - [`bind`]: a node's attributes and inputs, checked when its session is created
 //! - [`compute`]: one call
 //! - [`table`]: the rows, from the compressed bytes or decoded once
-//! - [`dequantize`]: what becomes of a row
 
 mod bind;
 mod compute;
-mod dequantize;
 mod overload;
 mod spec;
 mod table;

@@ -1,6 +1,6 @@
 //! The rows of a table.
 
-use mcd_core::{Bound, Parallel, PrepareOptions, Residency, RowPart, Serial, VerifiedWeight, WeightType};
+use mcd_core::{Bound, Kernel, Parallel, PrepareOptions, Residency, RowPart, Serial, VerifiedWeight, WeightType};
 
 use crate::operators::weight::Prepared;
 
@@ -21,6 +21,11 @@ impl BoundTable<'_> {
     /// Length of a row.
     pub fn columns(&self) -> usize {
         self.weight.k()
+    }
+
+    /// What decodes it.
+    pub fn kernel(&self) -> Kernel {
+        self.weight.kernel()
     }
 
     /// Tells `sink` all parts of all `rows`, as the core's `gather` does.

@@ -5,18 +5,15 @@ use super::expand::BEHIND;
 use super::group::{LANES, QUARTERS, Quarters};
 use crate::arch::generic::{ByDistance, Expand, Group, LookedUp, Ranks, continuations, with_root_bits};
 use crate::arch::kernel::Damaged;
-use crate::arch::operands::{Extent, TileCode};
+use crate::arch::operands::{Coded, TileCode};
 use crate::codec::Order;
-use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, GROUP, GROUPS};
 use std::arch::aarch64::*;
 
 /// Decodes a tile into panels that are `stride` apart.
 #[target_feature(enable = "neon")]
 pub fn decode_panels(
-    code: &TileCode,
-    tile: &CodedTile<'_>,
-    extent: Extent,
+    Coded { code, tile, extent }: Coded<'_>,
     sums: &mut [Vec<u8>; 2],
     out: &mut [u8],
     stride: usize,

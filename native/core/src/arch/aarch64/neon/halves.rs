@@ -1,13 +1,20 @@
 //! Rounding to fp16.
 
-use crate::arch::rows;
+use crate::arch::output::Output;
+use crate::arch::rows::{self, Terms};
 use std::arch::aarch64::*;
 use std::arch::asm;
+
+/// As [`rows::epilogue`].
+#[target_feature(enable = "neon")]
+pub fn epilogue(sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
+    rows::epilogue(sums, stride, terms, out, |floats, halves| to_halves(floats, halves));
+}
 
 /// As [`rows::to_halves`].
 #[inline]
 #[target_feature(enable = "neon")]
-pub fn to_halves(floats: &[f32], halves: &mut [u16]) {
+fn to_halves(floats: &[f32], halves: &mut [u16]) {
     let (fours, rest) = floats.as_chunks::<4>();
     let (to, to_rest) = halves.as_chunks_mut::<4>();
     for (floats, halves) in fours.iter().zip(to) {

@@ -3,7 +3,7 @@
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, PANEL};
 use std::arch::aarch64::*;
 
-/// As [`TileKernel::write_rows`](crate::arch::TileKernel::write_rows): four weights are a word, and words are transposed four by
+/// As [`RowKernel::write_rows`](crate::arch::RowKernel::write_rows): four weights are a word, and words are transposed four by
 /// four.
 ///
 /// # Safety
@@ -37,7 +37,7 @@ pub unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
     }
 }
 
-/// As [`TileKernel::write_columns`](crate::arch::TileKernel::write_columns).
+/// As [`RowKernel::write_columns`](crate::arch::RowKernel::write_columns).
 ///
 /// # Safety
 /// As there.

@@ -11,12 +11,9 @@ mod layout;
 mod products;
 
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{Damaged, TileKernel};
-use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
-use crate::arch::output::Output;
-use crate::arch::rows::{self, Terms};
+use crate::arch::kernel::{Damaged, RowKernel, TileKernel, row_operations};
+use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
 use crate::arch::workspace::Scratch;
-use crate::codec::decode::CodedTile;
 use decode::decode_panels;
 use products::{Products, multiply_panels};
 
@@ -66,34 +63,24 @@ impl TileKernel for Neon {
         FUSED_ROWS
     }
 
-    fn decode(
-        &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
-        out: &mut [u8],
-        stride: usize,
-        scratch: &mut Scratch,
-    ) -> Result<(), Damaged> {
-        assert!(out.len() >= extent.span(stride));
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged> {
+        assert!(out.len() >= coded.extent.span(stride));
         // SAFETY: `self` proves the feature.
-        unsafe { decode_panels(code, tile, extent, &mut scratch.of::<Memory>().sums, out, stride) }
+        unsafe { decode_panels(coded, &mut scratch.of::<Memory>().sums, out, stride) }
     }
 
     fn multiply_coded(
         &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
+        coded: Coded<'_>,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), Damaged> {
         let Memory { sums, symbols } = scratch.of();
-        symbols.resize(extent.weights(), 0);
+        symbols.resize(coded.extent.weights(), 0);
         // SAFETY: `self` proves the feature.
-        unsafe { decode_panels(code, tile, extent, sums, symbols, extent.panel()) }?;
-        self.add_products(symbols, extent, rows, acc);
+        unsafe { decode_panels(coded, sums, symbols, coded.extent.panel()) }?;
+        self.add_products(symbols, coded.extent, rows, acc);
         Ok(())
     }
 
@@ -101,21 +88,16 @@ impl TileKernel for Neon {
         self.add_products(symbols, extent, rows, acc);
     }
 
-    unsafe fn write_rows(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
-        // SAFETY: `self` proves the feature, and the caller answers for the rest.
-        unsafe { layout::write_rows(panel, flip, out, stride) }
+    fn rows(&self) -> &dyn RowKernel {
+        self
     }
+}
 
-    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
-        // SAFETY: as above.
-        unsafe { layout::write_columns(panel, flip, out, stride) }
-    }
-
-    fn epilogue(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
-        rows::epilogue(sums, stride, terms, out, |floats, halves| {
-            // SAFETY: `self` proves the feature.
-            unsafe { halves::to_halves(floats, halves) }
-        });
+impl RowKernel for Neon {
+    row_operations! {
+        write_rows: layout::write_rows,
+        write_columns: layout::write_columns,
+        epilogue: halves::epilogue,
     }
 }
 

@@ -19,16 +19,12 @@ use super::avx512::decode::{Memory, decode_tile};
 use super::avx512::epilogue::DequantizedColumns;
 use super::avx512::{Avx512, check_operands};
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{Damaged, TileKernel};
-use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
+use crate::arch::kernel::{Damaged, RowKernel, TileKernel};
+use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
 use crate::arch::output::Output;
-use crate::arch::rows::{ActivationRow, Terms};
+use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
-use crate::codec::decode::CodedTile;
-use crate::quantize::{Quantizer, Range};
-use crate::transpose::Matrix;
 use registers::STEP;
-use std::mem::MaybeUninit;
 
 /// Proof that the processor has the instructions, and that the system lets this process use them.
 #[derive(Debug)]
@@ -67,30 +63,21 @@ impl TileKernel for Amx {
         self.0.prefetch(bytes);
     }
 
-    fn decode(
-        &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
-        out: &mut [u8],
-        stride: usize,
-        scratch: &mut Scratch,
-    ) -> Result<(), Damaged> {
-        self.0.decode(code, tile, extent, out, stride, scratch)
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged> {
+        self.0.decode(coded, out, stride, scratch)
     }
 
     fn multiply_coded(
         &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
+        coded: Coded<'_>,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), Damaged> {
         if rows.m() == 1 {
-            return self.0.multiply_coded(code, tile, extent, rows, acc, scratch);
+            return self.0.multiply_coded(coded, rows, acc, scratch);
         }
+        let extent = coded.extent;
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
         let (data, overwrite) = acc.data_or_overwrite();
@@ -103,7 +90,7 @@ impl TileKernel for Amx {
             // decoder uses no tile registers.
             unsafe {
                 let mut sink = fused::PipelinedSink::new(panels, extent, rows, to);
-                result = decode_tile(code, tile, extent, &mut memory.levels, &mut sink);
+                result = decode_tile(coded, &mut memory.levels, &mut sink);
                 sink.flush();
             }
         });
@@ -151,33 +138,7 @@ impl TileKernel for Amx {
         true
     }
 
-    fn range(&self, x: &[f32]) -> Range {
-        self.0.range(x)
-    }
-
-    fn quantize<'a>(&self, by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
-        self.0.quantize(by, x, out)
-    }
-
-    fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
-        self.0.transpose_words(from, to);
-    }
-
-    unsafe fn write_rows(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
-        // SAFETY: the caller's contract.
-        unsafe { self.0.write_rows(panel, flip, out, stride) };
-    }
-
-    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
-        // SAFETY: the caller's contract.
-        unsafe { self.0.write_columns(panel, flip, out, stride) };
-    }
-
-    fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
-        self.0.pack(from, to)
-    }
-
-    fn epilogue(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
-        self.0.epilogue(sums, stride, terms, out);
+    fn rows(&self) -> &dyn RowKernel {
+        self.0.rows()
     }
 }

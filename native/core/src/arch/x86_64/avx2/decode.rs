@@ -17,9 +17,8 @@ use super::planes::{Continuations, ESCAPES_AT_ONCE, MAX_PLANES, PLANE, Planes};
 use super::symbols::{deltas, look_up, look_up_all, root_fields};
 use crate::arch::generic::{ByDistance, ToBeLookedUp, with_root_bits};
 use crate::arch::kernel::Damaged;
-use crate::arch::operands::{Extent, TileCode};
+use crate::arch::operands::{Coded, TileCode};
 use crate::codec::Order;
-use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, GROUP};
 use std::arch::x86_64::__m256i;
 
@@ -55,9 +54,7 @@ impl Default for Memory {
 /// Decodes all panels of a tile, one after the other, and hands each to `sink` with the widened activations.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
 pub(super) fn decode_panels(
-    code: &TileCode,
-    tile: &CodedTile<'_>,
-    extent: Extent,
+    Coded { code, tile, extent }: Coded<'_>,
     memory: &mut Memory,
     mut sink: impl FnMut(usize, &[u8], &[[i32; 2]]),
 ) -> Result<(), Damaged> {
@@ -70,25 +67,14 @@ pub(super) fn decode_panels(
         buffer.resize(panel, 0);
     }
     escapes.resize(panel + ESCAPES_AT_ONCE, 0);
-    // SAFETY: the feature is this function's.
-    let way = unsafe {
-        match code.code.order() {
-            Order::Distance(centre) => Way::Distance(ByDistance::new(code, *centre), *centre),
-            Order::Stored(order) => Way::Stored(ToBeLookedUp::new(code), deltas(&code.table), order.mask()),
-        }
-    };
-    // What an escape's byte is added to: it takes the place of the last step.
-    let base = code.code.first_continued().wrapping_add(code.code.escape_base());
-    // The greatest rank that is not an escape's.
-    let last =
-        (1usize << code.code.root_bits()) - 1 + usize::from(code.code.step()) * code.code.levels().saturating_sub(1);
+    let way = Way::new(code);
     for (p, roots) in tile.roots.chunks_exact(extent.fractals() * row).enumerate() {
         let found = match &way {
-            Way::Distance(ranks, _) => {
+            Way::Distance { ranks, .. } => {
                 with_root_bits!(code.code.root_bits(), R => root_fields::<R, true>(roots, fields));
                 continuations.apply_all(*ranks, fields, symbols, escapes)
             }
-            Way::Stored(stored, ..) => {
+            Way::Stored { stored, .. } => {
                 with_root_bits!(code.code.root_bits(), R => root_fields::<R, false>(roots, fields));
                 continuations.apply_all(*stored, fields, ranks, escapes)
             }
@@ -96,25 +82,15 @@ pub(super) fn decode_panels(
         let bytes = continuations.escape_bytes(found).ok_or(Damaged)?;
         let escaped = escapes.iter().map(|&at| usize::from(at)).zip(bytes);
         match &way {
-            Way::Distance(_, centre) => {
+            Way::Distance { centre, base, .. } => {
                 for (at, byte) in escaped {
                     let symbol = &mut symbols[at];
                     let differing = base ^ base.wrapping_add(*byte);
                     *symbol = (symbol.wrapping_sub(*centre) ^ differing).wrapping_add(*centre);
                 }
             }
-            Way::Stored(_, deltas, mask) => {
-                match last / 16 {
-                    0 => look_up::<1>(ranks, deltas, symbols),
-                    1 => look_up::<2>(ranks, deltas, symbols),
-                    2 => look_up::<3>(ranks, deltas, symbols),
-                    3 => look_up::<4>(ranks, deltas, symbols),
-                    4 => look_up::<5>(ranks, deltas, symbols),
-                    5 => look_up::<6>(ranks, deltas, symbols),
-                    6 => look_up::<7>(ranks, deltas, symbols),
-                    7 => look_up::<8>(ranks, deltas, symbols),
-                    _ => look_up_all(ranks, deltas, *mask, symbols),
-                }
+            Way::Stored { deltas, last, mask, .. } => {
+                look_up_ranks(ranks, deltas, (*last, *mask), symbols);
                 escaped.for_each(|(at, byte)| symbols[at] = code.table[usize::from(ranks[at].wrapping_add(*byte))]);
             }
         }
@@ -125,8 +101,50 @@ pub(super) fn decode_panels(
 
 /// How root fields become symbols, and what that needs: made once a tile.
 enum Way {
-    /// At once, around a centre.
-    Distance(ByDistance<Halves, true>, u8),
-    /// By way of ranks, which are looked up in a table given by differences, with a mask for the upper half.
-    Stored(ToBeLookedUp<Halves>, [__m256i; 8], u8),
+    /// At once, around a centre. An escape's byte is added to `base`: it takes the place of the last step.
+    Distance { ranks: ByDistance<Halves, true>, centre: u8, base: u8 },
+    /// By way of ranks, of which `last` is the greatest that is not an escape's. They are looked up in a table given by
+    /// differences, with a mask for the upper half.
+    Stored { stored: ToBeLookedUp<Halves>, deltas: [__m256i; 8], last: usize, mask: u8 },
+}
+
+impl Way {
+    #[inline]
+    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+    fn new(code: &TileCode) -> Self {
+        let of = &code.code;
+        // SAFETY: the features are this function's.
+        unsafe {
+            match of.order() {
+                Order::Distance(centre) => Self::Distance {
+                    ranks: ByDistance::new(code, *centre),
+                    centre: *centre,
+                    base: of.first_continued().wrapping_add(of.escape_base()),
+                },
+                Order::Stored(order) => Self::Stored {
+                    stored: ToBeLookedUp::new(code),
+                    deltas: deltas(&code.table),
+                    last: (1 << of.root_bits()) - 1 + usize::from(of.step()) * of.levels().saturating_sub(1),
+                    mask: order.mask(),
+                },
+            }
+        }
+    }
+}
+
+/// Looks ranks up, in as many vectors of the table as the greatest of them needs.
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+fn look_up_ranks(ranks: &[u8], deltas: &[__m256i; 8], (last, mask): (usize, u8), symbols: &mut [u8]) {
+    match last / 16 {
+        0 => look_up::<1>(ranks, deltas, symbols),
+        1 => look_up::<2>(ranks, deltas, symbols),
+        2 => look_up::<3>(ranks, deltas, symbols),
+        3 => look_up::<4>(ranks, deltas, symbols),
+        4 => look_up::<5>(ranks, deltas, symbols),
+        5 => look_up::<6>(ranks, deltas, symbols),
+        6 => look_up::<7>(ranks, deltas, symbols),
+        7 => look_up::<8>(ranks, deltas, symbols),
+        _ => look_up_all(ranks, deltas, mask, symbols),
+    }
 }

@@ -16,18 +16,12 @@ mod symbols;
 mod vectors;
 
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{Damaged, TileKernel};
-use crate::arch::operands::{Accumulators, Extent, Rows, TileCode};
-use crate::arch::output::Output;
-use crate::arch::rows::{ActivationRow, Terms};
+use crate::arch::kernel::{Damaged, RowKernel, TileKernel, row_operations};
+use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
 use crate::arch::workspace::Scratch;
-use crate::codec::decode::CodedTile;
 use crate::geometry::PANEL;
-use crate::quantize::{Quantizer, Range};
-use crate::transpose::Matrix;
 use decode::{Memory, decode_panels};
 use products::{multiply_panel, widen};
-use std::mem::MaybeUninit;
 
 /// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
@@ -56,18 +50,10 @@ impl TileKernel for Avx2 {
         FUSED_ROWS
     }
 
-    fn decode(
-        &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
-        out: &mut [u8],
-        stride: usize,
-        scratch: &mut Scratch,
-    ) -> Result<(), Damaged> {
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged> {
         // SAFETY: `self` proves the features.
         unsafe {
-            decode_panels(code, tile, extent, scratch.of(), |p, symbols, _| {
+            decode_panels(coded, scratch.of(), |p, symbols, _| {
                 out[p * stride..][..symbols.len()].copy_from_slice(symbols);
             })
         }
@@ -75,9 +61,7 @@ impl TileKernel for Avx2 {
 
     fn multiply_coded(
         &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
+        coded: Coded<'_>,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
@@ -85,8 +69,8 @@ impl TileKernel for Avx2 {
         let (stride, memory) = (acc.stride(), scratch.of::<Memory>());
         // SAFETY: `self` proves the features.
         unsafe {
-            widen(&rows, extent.k(), &mut memory.x);
-            decode_panels(code, tile, extent, memory, |p, symbols, x| {
+            widen(&rows, coded.extent.k(), &mut memory.x);
+            decode_panels(coded, memory, |p, symbols, x| {
                 multiply_panel(symbols, x, &mut acc.data()[p * PANEL..], stride);
             })
         }
@@ -110,38 +94,20 @@ impl TileKernel for Avx2 {
         }
     }
 
-    fn range(&self, x: &[f32]) -> Range {
-        // SAFETY: `self` proves the features.
-        unsafe { rows::range(x) }
+    fn rows(&self) -> &dyn RowKernel {
+        self
     }
+}
 
-    fn quantize<'a>(&self, by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
-        // SAFETY: `self` proves the features.
-        unsafe { rows::quantize(by, x, out) }
-    }
-
-    fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
-        // SAFETY: `self` proves the features.
-        unsafe { rows::transpose_words(from, to) }
-    }
-
-    unsafe fn write_rows(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
-        // SAFETY: `self` proves the features, and the caller answers for the rest.
-        unsafe { rows::write_rows(panel, flip, out, stride) }
-    }
-
-    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
-        // SAFETY: `self` proves the features, and the caller answers for the rest.
-        unsafe { rows::write_columns(panel, flip, out, stride) }
-    }
-
-    fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
-        // SAFETY: `self` proves the features.
-        unsafe { rows::pack(from, to) }
-    }
-
-    fn epilogue(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
-        // SAFETY: `self` proves the features.
-        unsafe { rows::epilogue(sums, stride, terms, out) }
+impl RowKernel for Avx2 {
+    row_operations! {
+        range: rows::range,
+        quantize: rows::quantize,
+        transpose_words: rows::transpose_words,
+        write_rows: rows::write_rows,
+        write_columns: rows::write_columns,
+        dequantize: rows::dequantize,
+        pack: rows::pack,
+        epilogue: rows::epilogue,
     }
 }

@@ -76,6 +76,24 @@ unsafe fn deposit<const Q: usize>(planes: &Planes, taken: usize, mask: u64) -> [
     out
 }
 
+/// Writes where the ones of a group's mask are, `at_once` at a time, behind those that were found; how many there are then.
+#[inline]
+#[target_feature(enable = "bmi1,popcnt")]
+fn write_positions(mut ones: u64, group: u16, at_once: usize, to: &mut [u16], mut found: usize) -> usize {
+    let end = found + ones.count_ones() as usize;
+    loop {
+        // All at once, without asking how many there are: what is too much is overwritten.
+        for to in &mut to[found..found + at_once] {
+            *to = group + ones.trailing_zeros() as u16;
+            ones = _blsr_u64(ones);
+        }
+        found += at_once;
+        if found >= end {
+            return end;
+        }
+    }
+}
+
 impl<'a> Continuations<'a> {
     /// Builds the planes of a tile with at most `limit` continued weights; `None` if the tile is damaged.
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
@@ -202,23 +220,11 @@ impl<'a> Continuations<'a> {
             });
             // SAFETY: the features are this function's; a group has 64 bytes.
             unsafe { ranks.symbols(fields, Halves(sums)).store(out.as_mut_ptr()) };
-            let mut escaped = if Q == 0 { open } else { masks[0] };
+            let escaped = if Q == 0 { open } else { masks[0] };
             // Without levels every other group has some: to ask would be to guess wrong too often.
             if Q == 0 || escaped != 0 {
                 let at_once = if Q == 0 { 2 } else { ESCAPES_AT_ONCE };
-                let end = found + escaped.count_ones() as usize;
-                loop {
-                    // All at once, without asking how many there are: what is too much is overwritten.
-                    for to in &mut escapes[found..found + at_once] {
-                        *to = (g * GROUP) as u16 + escaped.trailing_zeros() as u16;
-                        escaped = _blsr_u64(escaped);
-                    }
-                    found += at_once;
-                    if found >= end {
-                        break;
-                    }
-                }
-                found = end;
+                found = write_positions(escaped, (g * GROUP) as u16, at_once, escapes, found);
             }
         }
         self.taken = taken;

@@ -2,6 +2,8 @@
 
 use crate::arch::output::Output;
 use crate::arch::rows::{self, ActivationRow, Terms};
+use crate::codec::WeightType;
+use crate::dequantize::Along;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose_from};
@@ -38,6 +40,17 @@ pub(in crate::arch::x86_64) fn to_halves(floats: &[f32], halves: &mut [u16]) {
 }
 
 #[target_feature(enable = "avx2")]
+pub(in crate::arch::x86_64) fn dequantize(
+    weights: &[u8],
+    weight_type: WeightType,
+    scale: Along<'_>,
+    zero_point: Along<'_>,
+    out: &mut [MaybeUninit<f32>],
+) {
+    crate::dequantize::dequantize(weights, weight_type, scale, zero_point, out);
+}
+
+#[target_feature(enable = "avx2")]
 pub(super) fn range(x: &[f32]) -> Range {
     Range::of(x)
 }
@@ -67,7 +80,7 @@ pub(in crate::arch::x86_64) fn transpose_words(from: Matrix<'_, u32>, to: &mut [
     transpose_from(from, to, rows, columns);
 }
 
-/// As [`TileKernel::write_rows`](crate::arch::TileKernel::write_rows).
+/// As [`RowKernel::write_rows`](crate::arch::RowKernel::write_rows).
 ///
 /// # Safety
 /// As there; and the processor has AVX2.
@@ -88,7 +101,7 @@ pub(in crate::arch::x86_64) unsafe fn write_rows(panel: &[u8], flip: u8, out: *m
     }
 }
 
-/// As [`TileKernel::write_columns`](crate::arch::TileKernel::write_columns).
+/// As [`RowKernel::write_columns`](crate::arch::RowKernel::write_columns).
 ///
 /// # Safety
 /// As there; and the processor has AVX2.

@@ -20,7 +20,7 @@ use super::sink::Sink;
 use super::unroll::{each_group, unrolled};
 use crate::arch::generic::{Beside, ByDistance, Expand, LookedUp, Ranks, continuations, with_root_bits};
 use crate::arch::kernel::Damaged;
-use crate::arch::operands::{Extent, TileCode};
+use crate::arch::operands::{Coded, Extent, TileCode};
 use crate::codec::Order;
 use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, GROUP, GROUPS};
@@ -80,9 +80,7 @@ impl Levels {
 /// # Safety
 /// The processor must have the features of [`Avx512`](super::Avx512), and the sink's own pointers must cover `extent`.
 pub(in crate::arch::x86_64) unsafe fn decode_tile<S: Sink>(
-    code: &TileCode,
-    tile: &CodedTile<'_>,
-    extent: Extent,
+    Coded { code, tile, extent }: Coded<'_>,
     levels: &mut Levels,
     sink: &mut S,
 ) -> Result<(), Damaged> {

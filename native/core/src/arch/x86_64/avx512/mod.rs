@@ -1,34 +1,30 @@
 //! AVX-512 with VNNI, VBMI, VBMI2 and GFNI (Ice Lake, Zen 4 and later), and BMI2. `decode` has the decoder, `block` the
-//! products of symbols in memory; products of what is just being decoded are here.
+//! products of symbols in memory, `rows` the work on rows; products of what is just being decoded are here.
 
 mod ahead;
 pub(super) mod block;
 pub(super) mod decode;
 pub(super) mod epilogue;
 mod group;
-
 mod roots;
+mod rows;
 pub(super) mod sink;
 pub(super) mod unroll;
 
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{Damaged, TileKernel};
-use crate::arch::operands::{Accumulators, Extent, Rows, TileCode, reach};
+use crate::arch::kernel::{Damaged, RowKernel, TileKernel, row_operations};
+use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
 use crate::arch::output::Output;
-use crate::arch::rows::{self, ActivationRow, Terms};
+use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
 use crate::arch::x86_64::avx2::rows as avx2;
-use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
-use crate::quantize::{Quantizer, Range};
-use crate::transpose::Matrix;
 use ahead::LINE;
 use block::{Accumulate, multiply};
 use decode::{Memory, decode_tile};
-use epilogue::{Columns, DequantizedColumns, RequantizedColumns, epilogue_of_rows};
+use epilogue::{Columns, DequantizedColumns, RequantizedColumns};
 use sink::Sink;
 use std::arch::x86_64::*;
-use std::mem::MaybeUninit;
 use unroll::{each_group, unrolled};
 
 /// Rows up to which each visits the groups while they are in registers, so that products fill the gaps of decoding; more are
@@ -80,31 +76,21 @@ impl TileKernel for Avx512 {
         }
     }
 
-    fn decode(
-        &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
-        out: &mut [u8],
-        stride: usize,
-        scratch: &mut Scratch,
-    ) -> Result<(), Damaged> {
-        assert!(out.len() >= extent.span(stride));
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged> {
+        assert!(out.len() >= coded.extent.span(stride));
         let mut sink = Store { out: out.as_mut_ptr(), stride };
         // SAFETY: `self` proves the features, and the check above covers what the sink writes.
-        unsafe { decode_tile(code, tile, extent, &mut scratch.of::<Memory>().levels, &mut sink) }
+        unsafe { decode_tile(coded, &mut scratch.of::<Memory>().levels, &mut sink) }
     }
 
     fn multiply_coded(
         &self,
-        code: &TileCode,
-        tile: &CodedTile<'_>,
-        extent: Extent,
+        coded: Coded<'_>,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), Damaged> {
-        check_operands(extent, &rows, acc);
+        check_operands(coded.extent, &rows, acc);
         let stride = acc.stride();
         let data = acc.data().as_mut_ptr();
         if rows.m() == 1 {
@@ -112,12 +98,12 @@ impl TileKernel for Avx512 {
             let sums = unsafe { [_mm512_setzero_si512(); 2] };
             let mut sink = DotOne { x: rows.data().as_ptr(), acc: data, sums };
             // SAFETY: `self` proves the features, and the check above covers the sink's row and sums.
-            unsafe { decode_tile(code, tile, extent, &mut scratch.of::<Memory>().levels, &mut sink) }
+            unsafe { decode_tile(coded, &mut scratch.of::<Memory>().levels, &mut sink) }
         } else {
             let mut sink =
                 DotMany { x: rows.data().as_ptr(), x_stride: rows.stride(), m: rows.m(), acc: data, stride };
             // SAFETY: `self` proves the features, and the check above covers the sink's rows and sums.
-            unsafe { decode_tile(code, tile, extent, &mut scratch.of::<Memory>().levels, &mut sink) }
+            unsafe { decode_tile(coded, &mut scratch.of::<Memory>().levels, &mut sink) }
         }
     }
 
@@ -154,125 +140,22 @@ impl TileKernel for Avx512 {
         true
     }
 
-    fn range(&self, x: &[f32]) -> Range {
-        // SAFETY: `self` proves the features.
-        unsafe { range(x) }
-    }
-
-    fn quantize<'a>(&self, by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
-        // SAFETY: `self` proves the features.
-        unsafe { quantize(by, x, out) }
-    }
-
-    fn transpose_words(&self, from: Matrix<'_, u32>, to: &mut [MaybeUninit<u32>]) {
-        // SAFETY: `self` proves the features.
-        unsafe { avx2::transpose_words(from, to) }
-    }
-
-    unsafe fn write_rows(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
-        // SAFETY: `self` proves the features, and the caller answers for the rest.
-        unsafe { avx2::write_rows(panel, flip, out, stride) }
-    }
-
-    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
-        // SAFETY: `self` proves the features, and the caller answers for the rest.
-        unsafe { write_columns(panel, flip, out, stride) }
-    }
-
-    fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
-        // SAFETY: `self` proves the features.
-        unsafe { pack(from, to) }
-    }
-
-    fn epilogue(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: Output<'_>) {
-        let m = terms.row_sums.len();
-        let columns = terms.columns.len();
-        let has_sums = || assert!(reach(m, stride, columns).is_some_and(|reach| reach <= sums.len()));
-        // SAFETY: `self` proves the features; `new` has checked the block, and `has_sums` the sums.
-        unsafe {
-            if let Some(columns) = DequantizedColumns::new(columns, m, terms, &mut out) {
-                has_sums();
-                return epilogue_of_rows(columns.first_row(), 0..m, sums.as_ptr(), stride);
-            }
-            if let Some(columns) = RequantizedColumns::new(columns, m, terms, &mut out) {
-                has_sums();
-                return epilogue_of_rows(columns.first_row(), 0..m, sums.as_ptr(), stride);
-            }
-        }
-        // SAFETY: `self` proves the features.
-        unsafe { epilogue_of_any(sums, stride, terms, out) }
+    fn rows(&self) -> &dyn RowKernel {
+        self
     }
 }
 
-/// Where the weights of a group, which has four along k for each of 16 columns, are in rows along n.
-const BY_K: [u8; GROUP] = {
-    let mut from = [0; GROUP];
-    let mut at = 0;
-    while at < GROUP {
-        from[at] = (at % PANEL * 4 + at / PANEL) as u8;
-        at += 1;
+impl RowKernel for Avx512 {
+    row_operations! {
+        range: rows::range,
+        quantize: rows::quantize,
+        transpose_words: avx2::transpose_words,
+        write_rows: avx2::write_rows,
+        write_columns: rows::write_columns,
+        dequantize: avx2::dequantize,
+        pack: rows::pack,
+        epilogue: rows::epilogue,
     }
-    from
-};
-
-/// As [`TileKernel::write_columns`].
-///
-/// # Safety
-/// As there; and the processor has the features.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-unsafe fn write_columns(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
-    // SAFETY: 64 bytes.
-    let by_k = unsafe { _mm512_loadu_si512(BY_K.as_ptr().cast()) };
-    let flip = _mm512_set1_epi8(flip.cast_signed());
-    for (g, group) in panel.as_chunks::<GROUP>().0.iter().enumerate() {
-        // SAFETY: the group's 64 bytes; the caller answers for the output.
-        unsafe {
-            let group = _mm512_loadu_si512(group.as_ptr().cast());
-            let four = _mm512_xor_si512(_mm512_permutexvar_epi8(by_k, group), flip);
-            let to = out.add(4 * g * stride);
-            _mm_storeu_si128(to.cast(), _mm512_castsi512_si128(four));
-            _mm_storeu_si128(to.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(four));
-            _mm_storeu_si128(to.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(four));
-            _mm_storeu_si128(to.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(four));
-        }
-    }
-}
-
-/// Packs a row: 64 bytes are flipped, if they are unsigned, and summed by a product with ones.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,bmi2")]
-fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
-    let (from, len, flip) = match from {
-        ActivationRow::U8(x) => (x.as_ptr().cast::<i8>(), x.len(), _mm512_set1_epi8(i8::MIN)),
-        ActivationRow::I8(x) => (x.as_ptr(), x.len(), _mm512_setzero_si512()),
-    };
-    assert_eq!(len, to.len());
-    let ones = _mm512_set1_epi8(1);
-    let mut sum = _mm512_setzero_si512();
-    for at in (0..len).step_by(64) {
-        let mask = _bzhi_u64(u64::MAX, (len - at).min(64) as u32);
-        // SAFETY: the mask keeps both accesses inside of rows that have the same length.
-        unsafe {
-            let x = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, from.add(at)), flip);
-            _mm512_mask_storeu_epi8(to.as_mut_ptr().add(at), mask, x);
-            sum = _mm512_dpbusd_epi32(sum, ones, _mm512_maskz_mov_epi8(mask, x));
-        }
-    }
-    _mm512_reduce_add_epi32(sum)
-}
-
-#[target_feature(enable = "avx512f")]
-fn range(x: &[f32]) -> Range {
-    Range::of(x)
-}
-
-#[target_feature(enable = "avx512f,avx512bw")]
-fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
-    by.quantize(x, out)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,f16c")]
-fn epilogue_of_any(sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
-    rows::epilogue(sums, stride, terms, out, |floats, halves| avx2::to_halves(floats, halves));
 }
 
 /// # Panics

@@ -2,7 +2,11 @@
 //!
 //! Written apart from the encoder, which only makes what is well-formed.
 
+use std::ops::Range;
+
+use crc32fast::hash;
 use mcd_core::container::VERSION;
+use mcd_core::{CompressedWeight, EncodedWeight, Error};
 
 /// Bytes of the fixed part of the header.
 pub const FIXED: usize = 64;
@@ -38,10 +42,59 @@ pub enum Tile {
 }
 
 /// `x2`, `compress_index`, `compress_info`.
+#[derive(Debug, Clone)]
 pub struct Forged {
+    /// `x2`
     pub x2: Vec<u8>,
+    /// `compress_index`
     pub index: Vec<u8>,
+    /// `compress_info`
     pub info: [i64; 5],
+}
+
+impl From<EncodedWeight> for Forged {
+    /// What an encoder has written, to be changed.
+    fn from(encoded: EncodedWeight) -> Self {
+        Self { x2: encoded.x2, index: encoded.compress_index, info: encoded.compress_info }
+    }
+}
+
+impl Forged {
+    /// As a reader finds it.
+    pub fn parse(&self) -> Result<CompressedWeight, Error> {
+        CompressedWeight::parse(&self.x2, &self.index, &self.info)
+    }
+
+    /// Kind and bytes of each tile, none where it is constant.
+    pub fn tiles(&self) -> Vec<(u32, Range<usize>)> {
+        let word = |entry: &[u8]| u32::from_le_bytes(entry[..4].try_into().expect("four bytes"));
+        let entries: Vec<u32> = self.index.chunks_exact(8).map(word).collect();
+        let start = |entry: u32| (entry >> 2) as usize * 64;
+        let mut end = self.x2.len() - 64;
+        let mut tiles: Vec<_> = entries
+            .into_iter()
+            .rev()
+            .map(|entry| match entry & 3 {
+                2 => (2, 0..0),
+                kind => (kind, start(entry)..std::mem::replace(&mut end, start(entry))),
+            })
+            .collect();
+        tiles.reverse();
+        tiles
+    }
+
+    /// Sets all checksums anew: of tiles, index and header; and the length.
+    pub fn seal_all(&mut self) {
+        for (t, (_, bytes)) in self.tiles().into_iter().enumerate().filter(|(_, (kind, _))| *kind != 2) {
+            self.index[8 * t + 4..][..4].copy_from_slice(&hash(&self.x2[bytes]).to_le_bytes());
+        }
+        self.seal();
+    }
+
+    /// Sets checksums of index and header anew, and the length.
+    pub fn seal(&mut self) {
+        seal(&mut self.x2, &self.index);
+    }
 }
 
 /// Writes header, tiles, index.
@@ -73,7 +126,7 @@ pub fn forge(fields: &Fields, tiles: &[Tile]) -> Forged {
         x2.extend_from_slice(bytes);
         x2.resize(x2.len().next_multiple_of(64), 0);
         index.extend(((at / 64) as u32 * 4 + kind).to_le_bytes());
-        index.extend(crc32(&x2[at..]).to_le_bytes());
+        index.extend(hash(&x2[at..]).to_le_bytes());
     }
     x2.resize(x2.len() + 64, 0);
     seal(&mut x2, &index);
@@ -85,7 +138,7 @@ pub fn forge(fields: &Fields, tiles: &[Tile]) -> Forged {
 pub fn seal(x2: &mut [u8], index: &[u8]) {
     let total = x2.len() as u64;
     x2[32..40].copy_from_slice(&total.to_le_bytes());
-    x2[40..44].copy_from_slice(&crc32(index).to_le_bytes());
+    x2[40..44].copy_from_slice(&hash(index).to_le_bytes());
     seal_header(x2);
 }
 
@@ -94,26 +147,7 @@ pub fn seal_header(x2: &mut [u8]) {
     let end = (FIXED + x2.get(10).copied().map_or(0, usize::from)).next_multiple_of(64);
     if let Some(header) = x2.get_mut(..end) {
         header[44..48].fill(0);
-        let crc = crc32(header);
+        let crc = hash(header);
         header[44..48].copy_from_slice(&crc.to_le_bytes());
     }
-}
-
-/// CRC-32 as zlib has it.
-pub fn crc32(bytes: &[u8]) -> u32 {
-    const TABLE: [u32; 256] = {
-        let mut table = [0; 256];
-        let mut i = 0;
-        while i < 256 {
-            let (mut c, mut bit) = (i as u32, 0);
-            while bit < 8 {
-                c = if c & 1 == 1 { c >> 1 ^ 0xedb8_8320 } else { c >> 1 };
-                bit += 1;
-            }
-            table[i] = c;
-            i += 1;
-        }
-        table
-    };
-    !bytes.iter().fold(!0, |c, &b| TABLE[usize::from(c as u8 ^ b)] ^ c >> 8)
 }

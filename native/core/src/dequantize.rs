@@ -1,16 +1,18 @@
-//! What becomes of a row: `(float(weight) - zero_point) * scale`, each step rounded by itself.
+//! Floats of weights: `(float(weight) - zero_point) * scale`, each step rounded by itself.
 //!
 //! These are the bits of DequantizeLinear, which subtracts integers, and those of Cast, Sub and Mul: the difference of two bytes
 //! is exact in either way, and never a negative zero.
 
 use std::mem::MaybeUninit;
 
-use mcd_core::WeightType;
+use crate::codec::WeightType;
 
 /// One value, or one for each column.
 #[derive(Debug, Clone, Copy)]
 pub enum Along<'a> {
+    /// For all.
     Whole(f32),
+    /// In order.
     Columns(&'a [f32]),
 }
 
@@ -18,6 +20,7 @@ pub enum Along<'a> {
 ///
 /// # Panics
 /// If the lengths differ.
+#[inline(always)]
 pub fn dequantize(
     weights: &[u8],
     weight_type: WeightType,
@@ -31,6 +34,7 @@ pub fn dequantize(
     }
 }
 
+#[inline(always)]
 fn typed(
     weights: &[u8],
     float: impl Fn(u8) -> f32,
@@ -50,6 +54,7 @@ fn typed(
 }
 
 /// The values by column, which are as many as there are weights.
+#[inline(always)]
 fn at(values: &[f32], len: usize) -> impl Fn(usize) -> f32 {
     let values = &values[..len];
     move |i| values[i]

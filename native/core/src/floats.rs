@@ -1,0 +1,221 @@
+//! A weight as a tensor of floats: decoded and dequantised in one step, so that the bytes are never in memory as a whole.
+
+use crate::decoder::Bound;
+use crate::decompress::{Layout, Shared, VerifiedWeight, each};
+use crate::dequantize::Along;
+use crate::error::Error;
+use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
+use crate::parallel::Parallel;
+use std::mem::MaybeUninit;
+
+/// Fractals of a panel that are dequantised together: their bytes, and the floats of a row, stay in the first cache.
+const FRACTALS: usize = 16;
+
+/// Scales and zero points along an axis of the tensor. Element `i` has those of channel `i / inner % count`.
+#[derive(Debug, Clone, Copy)]
+pub struct Channels<'a> {
+    /// Elements with the same index along the axis that follow each other.
+    pub inner: usize,
+    /// The size of the axis.
+    pub count: usize,
+    /// As many as the axis is long, or one for all.
+    pub scale: Along<'a>,
+    /// As the scale.
+    pub zero_point: Along<'a>,
+}
+
+impl<'a> Channels<'a> {
+    fn check(&self) -> Result<(), Error> {
+        let found = [self.scale, self.zero_point].into_iter().find_map(|along| match along {
+            Along::Columns(values) if values.len() != self.count => Some(values.len()),
+            _ => None,
+        });
+        match found {
+            None if self.inner > 0 && self.count > 0 => Ok(()),
+            _ => Err(Error::Argument { what: "scales", expected: self.count, found: found.unwrap_or(0) }),
+        }
+    }
+
+    fn is_one(&self) -> bool {
+        matches!((self.scale, self.zero_point), (Along::Whole(_), Along::Whole(_)))
+    }
+
+    /// Of the elements from `at` on, `len` or fewer: how many share what is returned with it, scale and zero point.
+    fn from(&self, at: usize, len: usize) -> (usize, Along<'a>, Along<'a>) {
+        if self.is_one() {
+            return (len, self.scale, self.zero_point);
+        }
+        let channel = at / self.inner % self.count;
+        if self.inner == 1 {
+            let len = len.min(self.count - channel);
+            let part = |along| match along {
+                Along::Columns(values) => Along::Columns(&values[channel..][..len]),
+                whole @ Along::Whole(_) => whole,
+            };
+            return (len, part(self.scale), part(self.zero_point));
+        }
+        let one = |along| match along {
+            Along::Columns(values) => Along::Whole(values[channel]),
+            whole @ Along::Whole(_) => whole,
+        };
+        (len.min(self.inner - at % self.inner), one(self.scale), one(self.zero_point))
+    }
+}
+
+impl Bound<'_, VerifiedWeight> {
+    /// Writes all weights as floats. Where that fails, `out` holds anything.
+    pub fn dequantize(
+        &self,
+        layout: Layout,
+        channels: Channels<'_>,
+        out: &mut [MaybeUninit<f32>],
+        pool: &dyn Parallel,
+    ) -> Result<(), Error> {
+        channels.check()?;
+        let (geometry, tiles) = (self.geometry(), self.tiles());
+        let expected = geometry.n() * geometry.k();
+        if out.len() != expected {
+            return Err(Error::Argument { what: "the floats of a weight", expected, found: out.len() });
+        }
+        let writer = Writer { weight: self, layout, channels, out: Shared::new(out) };
+        each(geometry, geometry.tiles(), pool, |t, workspace| {
+            let shape = geometry.tile(t);
+            tiles.with_symbols(t, workspace, |symbols| {
+                for (p, symbols) in symbols.chunks_exact(shape.fractals * FRACTAL).enumerate() {
+                    let n0 = (shape.panel + p) * PANEL;
+                    for (f, part) in symbols.chunks(FRACTALS * FRACTAL).enumerate() {
+                        writer.write(part, n0, (shape.fractal + f * FRACTALS) * FRACTAL_K);
+                    }
+                }
+            })
+        })
+    }
+}
+
+/// Puts parts of panels to their places in an output.
+struct Writer<'a> {
+    weight: &'a Bound<'a, VerifiedWeight>,
+    layout: Layout,
+    channels: Channels<'a>,
+    out: Shared<f32>,
+}
+
+impl Writer<'_> {
+    /// Writes what is inside of the matrix of some fractals of a panel, which begin at `n0` and `k0`.
+    fn write(&self, symbols: &[u8], n0: usize, k0: usize) {
+        let (n, k) = (self.weight.n(), self.weight.k());
+        let fractals = symbols.len() / FRACTAL;
+        let (of_n, of_k) = (PANEL.min(n - n0), (fractals * FRACTAL_K).min(k.saturating_sub(k0)));
+        let (flip, kernel) = (self.weight.weight_type().flip(), self.weight.kernel().tile().rows());
+        let mut part = [0u8; FRACTALS * FRACTAL];
+        match self.layout {
+            Layout::Nk => {
+                let stride = fractals * FRACTAL_K;
+                // SAFETY: 16 rows of 32 bytes a fractal.
+                unsafe { kernel.write_rows(symbols, flip, part.as_mut_ptr(), stride) };
+                for (i, row) in part.chunks_exact(stride).take(of_n).enumerate() {
+                    self.write_row((n0 + i) * k + k0, &row[..of_k]);
+                }
+            }
+            Layout::Kn => {
+                // SAFETY: 32 rows of 16 bytes a fractal.
+                unsafe { kernel.write_columns(symbols, flip, part.as_mut_ptr(), PANEL) };
+                for (l, row) in part.chunks_exact(PANEL).take(of_k).enumerate() {
+                    self.write_row((k0 + l) * n + n0, &row[..of_n]);
+                }
+            }
+        }
+    }
+
+    /// Writes the elements from `at` on, which these bytes are.
+    fn write_row(&self, mut at: usize, mut weights: &[u8]) {
+        let (kernel, weight_type) = (self.weight.kernel(), self.weight.weight_type());
+        while !weights.is_empty() {
+            let (len, scale, zero_point) = self.channels.from(at, weights.len());
+            let (now, later) = weights.split_at(len);
+            let to = self.out.at(at, len).cast::<MaybeUninit<f32>>();
+            // SAFETY: `at` has seen that so many are inside of the output; no other tile has them.
+            let to = unsafe { std::slice::from_raw_parts_mut(to, len) };
+            kernel.dequantize(now, weight_type, scale, zero_point, to);
+            (at, weights) = (at + len, later);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::{WeightView, encode};
+    use crate::parallel::Serial;
+    use crate::{Kernel, Profile, Tiling, WeightType};
+
+    #[test]
+    fn the_floats_of_every_layout_axis_and_kernel() {
+        let scales: Vec<f32> = (0..700).map(|i| 0.01 + i as f32 * 0.003).collect();
+        let zeros: Vec<f32> = (0..700).map(|i| (i % 7) as f32 - 3.0).collect();
+        for weight_type in [WeightType::I8, WeightType::U8] {
+            for (n, k) in [(3, 5), (16, 32), (33, 700), (40, 96)] {
+                let bytes: Vec<u8> = (0..n * k).map(|i| (i * i % 23 + i % 11) as u8 ^ 0x80).collect();
+                let view = WeightView::new(&bytes, (n, k), (k, 1), weight_type).unwrap();
+                let packed = encode(&view, Profile::Balanced, Tiling::default()).unwrap();
+                for kernel in Kernel::available() {
+                    let weight =
+                        VerifiedWeight::new(&packed.x2, &packed.compress_index, &packed.compress_info, kernel, 1)
+                            .unwrap();
+                    let bound = weight.bind(&packed.x2).unwrap();
+                    for (layout, order) in [(Layout::Nk, 0), (Layout::Kn, 1)] {
+                        let byte = |i: usize| if order == 0 { bytes[i] } else { bytes[i % n * k + i / n] };
+                        for (inner, count) in [(1, k.min(n)), (k, n), (n * k, 1), (2, 3)] {
+                            let channels = Channels {
+                                inner,
+                                count,
+                                scale: Along::Columns(&scales[..count]),
+                                zero_point: if count == 3 {
+                                    Along::Whole(4.0)
+                                } else {
+                                    Along::Columns(&zeros[..count])
+                                },
+                            };
+                            let mut out = vec![MaybeUninit::new(f32::NAN); n * k];
+                            bound.dequantize(layout, channels, &mut out, &Serial).unwrap();
+                            for (i, found) in out.iter().enumerate() {
+                                let c = i / inner % count;
+                                let w = match weight_type {
+                                    WeightType::I8 => f32::from(byte(i).cast_signed()),
+                                    WeightType::U8 => f32::from(byte(i)),
+                                };
+                                let zero = if count == 3 { 4.0 } else { zeros[c] };
+                                let expected = (w - zero) * scales[c];
+                                // SAFETY: it was initialised above.
+                                let found = unsafe { found.assume_init() };
+                                assert_eq!(found.to_bits(), expected.to_bits(), "{kernel:?} {layout:?} {n}x{k} {i}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scales_that_do_not_fit_are_refused() {
+        let bytes = [7u8; 64];
+        let packed = encode(
+            &WeightView::new(&bytes, (2, 32), (32, 1), WeightType::I8).unwrap(),
+            Profile::Fast,
+            Tiling::default(),
+        )
+        .unwrap();
+        let weight =
+            VerifiedWeight::new(&packed.x2, &packed.compress_index, &packed.compress_info, Kernel::best(), 1)
+                .unwrap();
+        let bound = weight.bind(&packed.x2).unwrap();
+        let of = |inner, count, scale| Channels { inner, count, scale, zero_point: Along::Whole(0.0) };
+        let mut out = vec![MaybeUninit::new(0.0); 64];
+        for channels in [of(32, 2, Along::Columns(&[1.0])), of(0, 2, Along::Whole(1.0)), of(1, 0, Along::Whole(1.0))]
+        {
+            assert!(bound.dequantize(Layout::Nk, channels, &mut out, &Serial).is_err());
+        }
+        assert!(bound.dequantize(Layout::Nk, of(1, 1, Along::Whole(1.0)), &mut out[1..], &Serial).is_err());
+    }
+}

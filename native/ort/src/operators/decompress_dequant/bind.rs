@@ -1,0 +1,60 @@
+//! A node's attributes and its weight, checked when its session is created.
+
+use mcd_core::{VerifiedWeight, WeightType};
+
+use super::spec::{AXIS, Along, DTYPE, SHAPE, along, input};
+use crate::ffi::{Api, Dims, Error, KernelInfo};
+use crate::operator::Input;
+use crate::operators::decompress_weight::check_shape;
+use crate::operators::operand::{Operand, Read, floats, small_integers};
+use crate::operators::weight::{self, COMPRESS_INFO, Weight, byte_type, not_five_numbers};
+use crate::options::Options;
+use crate::pool::Helpers;
+
+const WEIGHT: weight::Inputs = weight::Inputs { x2: input::X2, index: input::COMPRESS_INDEX, declares_type: "dtype" };
+
+/// A node that is ready to run.
+pub struct Bound {
+    pub weight: Weight<VerifiedWeight>,
+    pub shape: Dims,
+    /// Elements of the output.
+    pub count: usize,
+    /// What several scales go along.
+    pub along: Along,
+    pub scale: Operand<f32>,
+    pub zero_point: Operand<i32>,
+    pub helpers: Helpers,
+}
+
+impl Bound {
+    /// Checks a node and all of its weight. An error names the weight when it is about that.
+    pub fn new(api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Self, Error> {
+        let dtype = info.optional_int(DTYPE)?.ok_or_else(|| Error::invalid("there is no attribute dtype"))?;
+        let (_, weight_type) = byte_type(dtype)?;
+        let shape = Dims::from_vec(info.ints(SHAPE)?);
+        let compress_info = info.ints(COMPRESS_INFO)?;
+        let &[_, _, k, n, _] = compress_info.as_slice() else {
+            return Err(not_five_numbers(&compress_info));
+        };
+        let count = check_shape(&shape, k, n)?;
+        let along = match info.optional_int(AXIS)? {
+            Some(axis) => along(&shape, axis)?,
+            None => Along { inner: count, count: 1 },
+        };
+        let weight = Weight::new(api, options, info, WEIGHT, Some(weight_type))?;
+        let scale = Operand::present(info, input::SCALE, along.count, floats)?;
+        let read: Read<i32> = match weight_type {
+            WeightType::I8 => small_integers::<i8>,
+            WeightType::U8 => small_integers::<u8>,
+        };
+        let zero_point = match has(info, input::ZERO_POINT)? {
+            true => Operand::present(info, input::ZERO_POINT, along.count, read)?,
+            false => Operand::absent(input::ZERO_POINT),
+        };
+        Ok(Self { weight, shape, count, along, scale, zero_point, helpers: Helpers::default() })
+    }
+}
+
+fn has(info: &KernelInfo<'_>, input: Input) -> Result<bool, Error> {
+    Ok(input.index < info.input_count()? && !info.input_name(input)?.is_empty())
+}
