@@ -53,6 +53,9 @@ logger = logging.getLogger(__name__)
 _BYTES_UNDER_WAY = 256 << 20
 """Weights compressed at a time on this machine: with their streams, maps and copies that is below 1 GiB."""
 
+_SAID_OF_A_CONSTANT = 320
+"""Bytes that the model file takes for a constant that is restored at opening: a sentence, its place and its shape."""
+
 
 def compress_model(
     model_input: ModelSource,
@@ -352,16 +355,25 @@ def _pack(
             if key in known.weights:
                 answer, packed.stats[key] = known.weights[key], known.stats[key]
             else:
-                answer = weight = next(weights)[1]
+                weight = next(weights)[1]
                 packed.stats[key] = weight.stats
-                if weight.stats.saving < request.min_saving:
-                    text = f"it would save {weight.stats.saving:.1%}, less than {request.min_saving:.1%}"
-                    answer = Refusal(ReasonCode.SMALL_SAVING, text)
+                answer = _refused(weight.stats, request.min_saving, at_open=at_open) or weight
             if isinstance(answer, CompressedWeight):
                 answer = _written(key, answer, writer, at_open=at_open)
             packed.weights[key] = answer
             tell(key)
     return packed
+
+
+def _refused(stats: WeightStats, min_saving: float, *, at_open: bool) -> Refusal | None:
+    """Return why a weight is stored as it is: it would save too little."""
+    if stats.saving < min_saving:
+        return Refusal(ReasonCode.SMALL_SAVING, f"it would save {stats.saving:.1%}, less than {min_saving:.1%}")
+    saved = stats.weight_bytes - stats.stored_bytes
+    if at_open and saved < _SAID_OF_A_CONSTANT and min_saving >= 0:
+        text = f"it would save {saved} bytes, and what the model file says of a restored constant takes as many"
+        return Refusal(ReasonCode.SMALL_SAVING, text)
+    return None
 
 
 def _written(key: str, weight: CompressedWeight, writer: ModelWriter, *, at_open: bool) -> CompressedWeight:
