@@ -78,7 +78,8 @@ def _quantize(source: Source, given: Path, form: Form, folder: Path) -> Path:
                 given, prepared, skip_symbolic_shape=True, save_as_external_data=large, all_tensors_to_one_file=large
             )
         per_channel = form == "dynamic-per-channel"
-        quantize_dynamic(prepared, path, per_channel=per_channel, use_external_data_format=large)
+        with np.errstate(all="ignore"):  # of weights that are not finite; what comes of them is said below
+            quantize_dynamic(prepared, path, per_channel=per_channel, use_external_data_format=large)
     except Exception as error:  # whatever a quantiser that reads any model raises
         text = " ".join(str(error).replace(str(folder), "the prepared model").split())
         raise InputError(f"{source.name}: onnxruntime cannot quantise it: {text}") from error
@@ -96,16 +97,14 @@ def _compare(form: Form, given: Path, path: Path) -> QuantizedForm:
         drifts = verify_model(given, path, threads=[1], measure=True).drifts
     except InputError as error:  # no inputs that random values could make, operators of another library, …
         return QuantizedForm(form, size, round(size - saved), not_compared=_without(path.parent, error))
-    finite = [drift.cosine for drift in drifts if not math.isnan(drift.cosine)]
+    lost = [drift.output for drift in drifts if math.isnan(drift.cosine)]
+    if lost:
+        text = f"{', '.join(lost)} of the quantised model holds values that are not numbers, unlike the float model's"
+        return QuantizedForm(form, size, round(size - saved), not_compared=text)
+    cosine = min((drift.cosine for drift in drifts), default=None)
     worst = max(drifts, key=lambda drift: drift.largest / (drift.scale or 1), default=None)
-    return QuantizedForm(
-        form,
-        size,
-        round(size - saved),
-        cosine=min(finite, default=None),
-        largest=None if worst is None else worst.largest,
-        scale=None if worst is None else worst.scale,
-    )
+    largest, scale = (None, None) if worst is None else (worst.largest, worst.scale)
+    return QuantizedForm(form, size, round(size - saved), cosine, largest, scale)
 
 
 def _without(folder: Path, error: InputError) -> str:

@@ -14,9 +14,10 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from samples import write
 
 import mcd_graph
+from mcd_graph.report.html import render_report
 
 
-def float_model(*, operator: str = "MatMul") -> onnx.ModelProto:
+def float_model(*, operator: str = "MatMul", row: float = 0.0) -> onnx.ModelProto:
     """A table and two layers in float32, weights as trained ones are distributed."""
     rng = np.random.default_rng(3)
     constants = {
@@ -24,6 +25,7 @@ def float_model(*, operator: str = "MatMul") -> onnx.ModelProto:
         "w1": rng.standard_normal((64, 256)) * 0.1,
         "w2": rng.standard_normal((256, 64)) * 0.1,
     }
+    constants["table"][499] += row
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["x"]),
         helper.make_node(operator, ["x", "w1"], ["h"], name="first"),
@@ -109,6 +111,21 @@ def mcd(*arguments: object) -> str:
     """Run the command line; return what it prints."""
     command = [sys.executable, "-P", "-m", "mcd_graph", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("row", [0.0, -np.inf])
+def test_the_page_compares_both_forms(out: Path, row: float) -> None:
+    report = mcd_graph.compress_model(float_model(row=row), out / "m.onnx", quantize="dynamic")
+    page = render_report(title="t", report=report)
+    section = page.partition("<h2>Quantised first</h2>")[2].partition("</section>")[0]
+    assert section.count("<tr><td>dynamic") == 2
+    assert ("not numbers" in section) == (row != 0)
+
+
+def test_a_quantized_model_that_computes_no_numbers(out: Path) -> None:
+    report = mcd_graph.compress_model(float_model(row=-np.inf), out / "m.onnx", quantize="dynamic")
+    assert report.quantization is not None
+    assert all("not numbers" in (form.not_compared or "") for form in report.quantization.forms)
 
 
 def test_the_command_compares_both_forms(path: Path, out: Path) -> None:
