@@ -26,7 +26,7 @@ from onnx import TensorProto, helper, numpy_helper
 import mcd_graph
 from mcd_graph import bench
 from mcd_graph.machine import this_machine
-from mcd_graph.passes.engine.whole import matrix_of
+from mcd_graph.passes.engine.whole import matrix_of, wide_matrix_of
 from mcd_graph.passes.rules.dequantize import tiling_of
 
 MS = "com.microsoft"
@@ -72,7 +72,8 @@ class Case:
         if computed:
             array = constants.pop(self.weight)
             first = nodes.pop(0) if self.floats else None
-            matrix = array.reshape(matrix_of(array.size))
+            shape = matrix_of(array.size) if first is None else wide_matrix_of(array.size)
+            matrix = array.reshape(shape)
             packed = mcd_graph.pack_weight(matrix, tiling=tiling_of(matrix.shape[1]) if first is not None else None)
             constants |= {"stream": np.asarray(packed.x2), "index": np.asarray(packed.compress_index)}
             attributes = {

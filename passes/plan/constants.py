@@ -14,7 +14,7 @@ from mcd_graph.model.constants import eight_bit_constants
 from mcd_graph.passes.engine.facts import all_nodes, called_functions, get_input, is_op, known_shape
 from mcd_graph.passes.engine.optimized import instance_of, nodes_of, readers_of
 from mcd_graph.passes.engine.reuse import reuse_of
-from mcd_graph.passes.engine.shapes import infer_shapes
+from mcd_graph.passes.engine.shapes import shapes_inferred
 from mcd_graph.passes.plan.agreement import agree_with_onnxruntime
 from mcd_graph.passes.plan.site import Candidate, Site
 from mcd_graph.passes.plan.weights import keep_weights_used_elsewhere
@@ -97,12 +97,18 @@ def _check_costs(model: ir.Model, match: Match) -> None:
     floats, size = match.fused, match.weight.tensor.nbytes
     if size >= LARGE or not isinstance(floats, Floats) or floats.goes_along_last_axis:
         return
-    if any(known_shape(output) is None for node in match.output.consumers() for output in node.outputs[:1]):
-        infer_shapes(model)
     reuse = reuse_of(match.output)
+    if reuse < LEAST_REUSE and any(known_shape(output) is None for output in _results(match.output)):
+        with shapes_inferred(model):
+            reuse = reuse_of(match.output)
     if reuse < LEAST_REUSE:
         text = f"a run uses each of its {size:,} elements {reuse} times, as far as the model fixes that, and decoding "
         raise Refusal(ReasonCode.DECODING_COSTS, text + f"takes more than 2 % below {LEAST_REUSE} times")
+
+
+def _results(floats: ir.Value) -> list[ir.Value]:
+    """Return what the readers of a constant compute."""
+    return [output for node in floats.consumers() for output in node.outputs[:1]]
 
 
 def _check_names(names: set[str], wanted: re.Pattern[str] | None, unwanted: re.Pattern[str] | None) -> None:

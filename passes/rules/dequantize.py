@@ -32,7 +32,7 @@ from mcd_graph.passes.engine.facts import (
 )
 from mcd_graph.passes.engine.match import Match, NewCompressed, Operand, Rule
 from mcd_graph.passes.engine.operands import WEIGHT_TYPES
-from mcd_graph.passes.engine.whole import WholeTensor, matrix_of
+from mcd_graph.passes.engine.whole import WholeTensor, wide_matrix_of
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _match(node: ir.Node) -> Match | None:
     if zero_point is not None and known_dtype(zero_point) != tensor.dtype:
         raise Refusal(ReasonCode.TYPE_MISMATCH, f"its zero point {zero_point.name} is of another type than the weight")
     shape = dimensions(tensor)
-    weight = WholeTensor(value, tensor, recipe=("whole",), matrix=matrix_of(tensor.nbytes))
+    weight = WholeTensor(value, tensor, recipe=("whole",), matrix=wide_matrix_of(tensor.nbytes))
     floats = Floats(scale, zero_point, shape=shape, dtype=tensor.dtype, axis=_axis(node, shape, scale, zero_point))
     return Match("DequantizeLinear", weight, floats, node.outputs[0], (node,))
 
