@@ -39,7 +39,8 @@ from mcd_graph.passes import (
 from mcd_graph.passes.at_open import ConstantJob, constants_at_open, restore_at_open
 from mcd_graph.progress import Progress
 from mcd_graph.proof import NOT_ASKED_FOR, Prover, find_culprits
-from mcd_graph.report.data import NodeReport, Proof, Report
+from mcd_graph.quantize import Form, quantized
+from mcd_graph.report.data import NodeReport, Proof, Quantization, Report
 
 __all__ = ["compress_model"]
 
@@ -71,6 +72,7 @@ def compress_model(
     force_larger: bool = False,
     verify: bool = True,
     mmap: bool = True,
+    quantize: Form | None = None,
 ) -> Report:
     """Write a smaller model that computes the same bits.
 
@@ -111,6 +113,9 @@ def compress_model(
         verify: run both models, and put the new one in place only if they give the same bytes.
         mmap: map the model's files; without, a private copy of them is read, for which there has to be room beside the
             output. A mapped file that is truncated meanwhile ends the process.
+        quantize: let onnxruntime quantise the model first, which is a float model then: ``dynamic``, with a scale for
+            each weight, or ``dynamic-per-channel``, with one for each column, which is more accurate and larger. The
+            report's ``quantization`` compares the two.
 
     Returns:
         What was done to each node and constant.
@@ -148,6 +153,10 @@ def compress_model(
             copy = stack.enter_context(private_copy(Source.read(model_input), model_output))
             request = dataclasses.replace(request, opened=copy.path or model_input, copied_from=copy.copied_from)
             del copy  # the parsed file
+        if quantize is not None:
+            path, quantization = stack.enter_context(quantized(request.opened, quantize))
+            origin = Source.read(request.opened).identities + request.copied_from
+            request = dataclasses.replace(request, opened=path, quantization=quantization, copied_from=origin)
         return _until_equal(request)
 
 
@@ -184,6 +193,7 @@ class _Request:
     force_larger: bool
     verify: bool
     copied_from: tuple[FileIdentity, ...] = ()
+    quantization: Quantization | None = None
     watch: Watch = dataclasses.field(default_factory=Watch)
 
     @property
@@ -265,7 +275,8 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
     given = request.read()
     request.watch.begin(given.identities)
     model = request.load(given)
-    files, before = given.files, given.size
+    files = given.files
+    before = given.size if request.quantization is None else request.quantization.int8_bytes
     del given  # the parsed file, of which the model keeps what it needs
     plan = request.plan(model, differing)
     constants = tuple(eight_bit_constants(model))
@@ -313,6 +324,7 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         file_bytes_after=size_of(request.model_output),
         proof=proof,
         constants=accounts,
+        quantization=request.quantization,
     )
 
 

@@ -208,6 +208,15 @@ def test_a_directory_that_is_not_there(model: Path, out: Path, capsys: pytest.Ca
     assert digests(out) == {}
 
 
+@pytest.mark.parametrize("command", ["compress", "restore", "inspect", "verify", "bench"])
+def test_a_directory_as_model(model: Path, out: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    second = [out / "m.onnx"] if command in ("compress", "restore") else [model] * (command != "inspect")
+    text = complaint(capsys, command, model.parent, *second)
+    assert text == f"{model.parent} is a folder: give the model in it, {model}"
+    assert "there is none in it" in complaint(capsys, "inspect", out)
+    assert digests(out) == {}
+
+
 def test_no_space(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with small_disk(out, "40k"):
         assert "no space left; no file was left half-written" in complaint(capsys, "compress", model, out / "m.onnx")

@@ -347,7 +347,7 @@ def test_what_is_not_a_regular_file(external: Path, kind: str) -> None:
             pytest.skip("only root can make devices")
     else:
         path.mkdir()
-    with pytest.raises((InputError, IsADirectoryError), match=r"is not a regular file|Is a directory"):
+    with pytest.raises(InputError, match=r"is not a regular file|is a folder"):
         load_model(path)
     tamper(external, location="special")
     with pytest.raises(InputError, match="is not a regular file"):

@@ -12,7 +12,7 @@ from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Html, In
 from mcd_graph.cli.output import byte_bar, check_outputs, html_page, out, print_json, ratio, say, size
 
 if TYPE_CHECKING:
-    from mcd_graph.report.data import NodeReport, Proof, Totals
+    from mcd_graph.report.data import NodeReport, Proof, Quantization, Totals
 
 __all__ = ["compress", "print_proof", "print_totals"]
 
@@ -36,6 +36,10 @@ def compress(
     at_open: Annotated[
         bool, typer.Option("--at-open", help="Compress the other int8 constants too; restored when a session opens.")
     ] = False,
+    quantize: Annotated[
+        Literal["dynamic", "dynamic-per-channel"] | None,
+        typer.Option(help="SRC is a float model: let onnxruntime quantise it first."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(metavar="R.json", help="Write the report as JSON.")] = None,
     html: Html = None,
     force: Force = False,
@@ -79,6 +83,7 @@ def compress(
             force_larger=force_larger,
             verify=not no_verify,
             mmap=not no_mmap,
+            quantize=quantize,
         )
     if report is not None:
         write_text(report, result.to_json(), force=force)
@@ -90,6 +95,8 @@ def compress(
         print_json(result.to_dict())
     if as_json or quiet:
         return
+    if result.quantization is not None:
+        _print_quantization(result.quantization)
     print_totals(result.totals)
     print_constants(result.totals, "compressed")
     print_left(result)
@@ -99,6 +106,23 @@ def compress(
     if result.proof is not None:
         print_proof(result.proof)
     _print_kept(result.nodes)
+
+
+def _print_quantization(quantization: "Quantization") -> None:
+    """Print what each way to quantise costs: sizes, and the outputs beside the float model's."""
+    table = Table("quantised", "files", "at entropy", "cosine", "largest\ndifference")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for each in quantization.forms:
+        cosine = "-" if each.cosine is None else f"{each.cosine:.4f}"
+        largest = "-" if each.largest is None or not each.scale else f"{each.largest / each.scale:.1%}"
+        name = f"{each.form} *" if each.form == quantization.form else each.form
+        table.add_row(name, size(each.int8_bytes), size(each.entropy_bytes), cosine, largest)
+    out.print(table)
+    say(f"* compressed; the float model has {size(quantization.float_bytes)}, and outputs are compared with its")
+    for each in quantization.forms:
+        if each.not_compared is not None:
+            out.print(f"{each.form}: outputs not compared: {each.not_compared}", style="yellow", markup=False)
 
 
 def print_totals(totals: "Totals") -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import os
 import stat
 from pathlib import Path
@@ -135,15 +134,24 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
 def _read_regular(path: Path) -> tuple[bytes, FileIdentity]:
     """Read a file that is one: a pipe may never end, and a device has no end."""
     # Without waiting for somebody to write into it, if it is a pipe.
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: {_models_in(path)}")
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         status = os.fstat(file.fileno())
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path} is not a regular file")
         if status.st_size > FILE_BYTES_LIMIT:
             raise InputError(f"{path} is not an ONNX model: it is larger than 2 GiB")
         return file.read(), FileIdentity.of(path, status)
+
+
+def _models_in(folder: Path) -> str:
+    """Say which file to give instead of a folder."""
+    names = sorted(path.relative_to(folder).as_posix() for path in (*folder.glob("*.onnx"), *folder.glob("*/*.onnx")))
+    if not names:
+        return "give a model, a file in ONNX format; there is none in it"
+    more = f", or one of {len(names) - 1} others in it" if len(names) > 1 else ""
+    return f"give the model in it, {folder / names[0]}{more}"
 
 
 def external_files(proto: onnx.ModelProto) -> set[str]:

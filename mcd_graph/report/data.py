@@ -8,7 +8,17 @@ import json
 from collections import Counter
 from typing import Any
 
-__all__ = ["SCHEMA_VERSION", "ConstantReport", "NodeReport", "Proof", "Reader", "Report", "Totals"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "ConstantReport",
+    "NodeReport",
+    "Proof",
+    "Quantization",
+    "QuantizedForm",
+    "Reader",
+    "Report",
+    "Totals",
+]
 
 SCHEMA_VERSION = 1
 
@@ -175,6 +185,50 @@ class Proof:
 
 
 @dataclasses.dataclass(frozen=True)
+class QuantizedForm:
+    """A float model quantised in one way.
+
+    Attributes:
+        form: ``dynamic`` (a scale for each weight) or ``dynamic-per-channel`` (one for each of its columns).
+        int8_bytes: size of the quantised model with its external data.
+        entropy_bytes: the same with every int8 constant at its order-0 entropy: compression comes near this.
+        cosine: between its outputs and the float model's on random inputs, of the output where it is least; ``None``
+            where nothing was compared.
+        largest: largest difference of two values, of the output where it is largest beside the output's values.
+        scale: the largest value of that output, to compare that with.
+        not_compared: why the outputs were not compared.
+    """
+
+    form: str
+    int8_bytes: int
+    entropy_bytes: int
+    cosine: float | None = None
+    largest: float | None = None
+    scale: float | None = None
+    not_compared: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """What quantising a float model by onnxruntime costs, in each form.
+
+    Attributes:
+        form: the one that was compressed.
+        float_bytes: size of the float model with its external data.
+        forms: all of them, measured.
+    """
+
+    form: str
+    float_bytes: int
+    forms: tuple[QuantizedForm, ...]
+
+    @property
+    def int8_bytes(self) -> int:
+        """Size of the model that was compressed."""
+        return next(each.int8_bytes for each in self.forms if each.form == self.form)
+
+
+@dataclasses.dataclass(frozen=True)
 class Report:
     """What was done to each node with quantised weights, and to each int8 constant, of a model.
 
@@ -187,6 +241,7 @@ class Report:
         proof: whether the model that was written was run and gave the same bytes; ``None`` when a model was only
             looked at.
         constants: one entry for each int8 and uint8 constant of 1 KiB or more, whatever reads it.
+        quantization: what quantising it first cost, if a float model was given to be quantised.
 
     Examples:
         >>> import mcd_graph
@@ -204,6 +259,7 @@ class Report:
     totals: Totals
     proof: Proof | None = None
     constants: tuple[ConstantReport, ...] = ()
+    quantization: Quantization | None = None
 
     @classmethod
     def of(
@@ -217,6 +273,7 @@ class Report:
         file_bytes_after: int | None,
         proof: Proof | None = None,
         constants: tuple[ConstantReport, ...] = (),
+        quantization: Quantization | None = None,
     ) -> "Report":
         """Make a report and add up its totals."""
         lowered = [node for node in nodes if node.status == "lowered"]
@@ -242,7 +299,7 @@ class Report:
             constant_entropy_bytes=round(sum(each.entropy_bits * each.bytes_before / 8 for each in constants)),
             constant_bytes_left=_left(constants),
         )
-        return cls(source, output, profile, nodes, totals, proof, constants)
+        return cls(source, output, profile, nodes, totals, proof, constants, quantization)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, with the version of its layout."""

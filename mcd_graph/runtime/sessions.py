@@ -28,9 +28,9 @@ def session_options(
             given here before.
         model: path of the model that they are for, and no other. Constants that ``mcd compress --at-open`` compressed
             are restored for it, in memory that the options share with its sessions. ``mcd.model``.
-        residency: what a weight occupies while the session lives: ``compressed`` (it is decoded in each
-            multiplication, from the mapped file), ``decoded`` (once, at opening) or ``auto`` (``decoded`` for weights
-            that fit the processor's caches). ``mcd.residency``.
+        residency: what a weight occupies while the session lives: ``auto`` (``decoded`` for weights that fit the
+            processor's caches, ``compressed`` for others; the default), ``compressed`` (it is decoded in each
+            multiplication, from the mapped file) or ``decoded`` (once, at opening). ``mcd.residency``.
         device: where compressed multiplications run, ``cpu`` or ``ascend:N``. ``mcd.device``.
 
     Raises:

@@ -1,6 +1,7 @@
 """The example for sentence-transformers, where that is installed, with a folder as its own models have it."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ import mcd_graph
 
 pytestmark = pytest.mark.skipif(
     find_spec("sentence_transformers") is None or find_spec("optimum") is None,
-    reason="sentence-transformers is not installed: pip install 'sentence-transformers[onnx]'",
+    reason="sentence-transformers is not installed: pip install 'mcd-graph[integrations]'",
 )
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(chr(ord("a") + index) for index in range(20))]
@@ -71,3 +72,9 @@ def test_it_embeds_the_same(folder: Path) -> None:
     plain, compressed = embed("onnx/model.onnx"), embed("onnx/model.mcd.onnx")
     assert [len(vector) for vector in json.loads(plain)] == [N, N]
     assert compressed == plain
+
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = [each for each in blocks if "sentence_transformers" in each]
+    command = [sys.executable, "-P", "-c", f"{block}\nprint(model.encode(['a b c', 't s']).tolist())"]
+    printed = subprocess.run(command, cwd=folder.parent, check=True, capture_output=True, text=True).stdout
+    assert printed == plain

@@ -49,14 +49,14 @@ def tensor(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
 def options(
     *, threads: int = 1, spin: bool = False, optimize: bool = True, config: Mapping[str, str] | None = None
 ) -> ort.SessionOptions:
-    """Return options with the operator registered."""
+    """Return options with the operator registered; weights stay compressed unless ``config`` says otherwise."""
     result = ort.SessionOptions()
     result.log_severity_level = 4
     result.intra_op_num_threads = threads
     result.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     if not optimize:
         result.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for key, value in (config or {}).items():
+    for key, value in {"mcd.residency": "compressed", **(config or {})}.items():
         result.add_session_config_entry(key, value)
     result.register_custom_ops_library(mcd_graph.get_library_path())
     return result

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from mcd_graph.cli.output import say
+
 __all__ = ["doctor"]
 
 
@@ -22,7 +24,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON inst
         return
     for way in ways:
         missing = sum(finding.where is None for finding in way.findings)
-        typer.echo(f"{way.name}: {'complete' if way.complete else f'{missing} missing'}")
+        say(f"{way.name}: {'complete' if way.complete else f'{missing} missing'}")
         for finding in way.findings:
-            typer.echo(f"  {finding.what}: {finding.where or f'missing; {finding.remedy}'}")
-    typer.echo("Nothing was loaded or run; whether a device works only a run on it can tell.")
+            say(f"  {finding.what}: {finding.where or f'missing; {finding.remedy}'}")
+    say("Nothing was loaded or run; whether a device works only a run on it can tell.")

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from mcd_graph.cli.output import say
 from mcd_graph.errors import InputError
 
 __all__ = ["export"]
@@ -41,18 +42,18 @@ def export(
         force=force,
     )
     strict = sum(site.status == "strict" for site in result.sites)
-    typer.echo(f"{strict} of {len(result.sites)} matrix multiplications are strict; written to {result.folder}")
+    say(f"{strict} of {len(result.sites)} matrix multiplications are strict; written to {result.folder}")
     if result.device_ready:
-        typer.echo("no known blocker of the run-time hand-off (mcd.device=ascend:0); untested on hardware")
+        say("no known blocker of the run-time hand-off (mcd.device=ascend:0); untested on hardware")
     else:
-        typer.echo("not device-ready:")
+        say("not device-ready:")
         for obstacle in result.obstacles:
-            typer.echo(f"- {obstacle}")
-    typer.echo("ATC is not known to take it; the run-time hand-off is the recommended way:")
+            say(f"- {obstacle}")
+    say("ATC is not known to take it; the run-time hand-off is the recommended way:")
     for obstacle in result.atc_obstacles:
-        typer.echo(f"- {obstacle}")
+        say(f"- {obstacle}")
     for doubt in result.doubts:
-        typer.echo(f"- doubtful: {doubt}")
+        say(f"- doubtful: {doubt}")
 
 
 def _shapes(text: str | None) -> dict[str, tuple[int, ...]]:

@@ -7,7 +7,7 @@ use ort_sys::OrtSessionOptions;
 use crate::ffi::{Api, Error, KernelInfo};
 use crate::residency::Policy;
 
-/// What a weight occupies while the session lives: `compressed` (default), `decoded` or `auto`.
+/// What a weight occupies while the session lives: `auto` (default), `compressed` or `decoded`.
 const RESIDENCY: &CStr = c"mcd.residency";
 /// Bytes that may be decoded; no limit by default.
 const DECODED_LIMIT: &CStr = c"mcd.decoded_limit";
@@ -68,9 +68,9 @@ fn residency(text: Option<&str>, limit: Option<&str>) -> Result<Policy, Error> {
         })?,
     };
     match text {
-        None | Some("compressed") => Ok(Policy::Compressed),
+        None | Some("auto") => Ok(Policy::Auto { limit }),
+        Some("compressed") => Ok(Policy::Compressed),
         Some("decoded") => Ok(Policy::Decoded { limit }),
-        Some("auto") => Ok(Policy::Auto { limit }),
         Some(other) => Err(Error::invalid(format!(
             "session config entry mcd.residency is {other:?}, not \"auto\", \"compressed\" or \"decoded\""
         ))),
@@ -123,8 +123,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn residency_is_compressed_unless_asked_for() {
-        assert_eq!(residency(None, None).unwrap(), Policy::Compressed);
+    fn residency_is_chosen_unless_asked_for() {
+        assert_eq!(residency(None, None).unwrap(), Policy::Auto { limit: u64::MAX });
+        assert_eq!(residency(None, Some("4096")).unwrap(), Policy::Auto { limit: 4096 });
+        assert_eq!(residency(Some("compressed"), Some("4096")).unwrap(), Policy::Compressed);
         assert_eq!(residency(Some("decoded"), None).unwrap(), Policy::Decoded { limit: u64::MAX });
         assert_eq!(residency(Some("auto"), Some("4096")).unwrap(), Policy::Auto { limit: 4096 });
         let error = residency(Some("Decoded"), None).unwrap_err().to_string();
