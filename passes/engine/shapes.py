@@ -59,7 +59,7 @@ def infer_shapes(model: ir.Model) -> None:
 
 @contextlib.contextmanager
 def shapes_inferred(model: ir.Model) -> Iterator[None]:
-    """Infer shapes for a while; what was not inferred before is forgotten again, so that nobody else's answer changes."""
+    """Infer shapes for a while; what was not inferred before is forgotten again, so nobody else's answer changes."""
     values = [output for graph in model.graphs() for node in graph for output in node.outputs]
     before = [{key: value.meta.get(key) for key in (_SHAPE, _DTYPE)} for value in values]
     infer_shapes(model)

@@ -42,8 +42,8 @@ class WholeTensor(Weight):
         return self.tensor.numpy().reshape(self.matrix)
 
 
-#: Padding that a wide matrix may have more than one that fills its tiles best, and columns from which on it is wide enough.
-_MORE_PADDING, _MOST_COLUMNS = 1.005, 4096
+#: What a wide matrix's tiles may be larger by than those that are filled best, and the most columns it has.
+_MORE_PADDING, _MOST_COLUMNS = 1.005, 2048
 
 
 def wide_matrix_of(count: int) -> tuple[int, int]:
@@ -54,10 +54,8 @@ def wide_matrix_of(count: int) -> tuple[int, int]:
     small = [k for k in range(1, math.isqrt(count) + 1) if count % k == 0]
     padded = {k: _padded(count // k, k) for k in {*small, *(count // k for k in small)}}
     limit = min(padded.values()) * _MORE_PADDING
-    best = max(
-        k for k, size in padded.items() if size <= limit and (k <= _MOST_COLUMNS or size == min(padded.values()))
-    )
-    return count // best, best
+    wide = [k for k, size in padded.items() if size <= limit and k <= _MOST_COLUMNS]
+    return (count // max(wide), max(wide)) if wide else matrix_of(count)
 
 
 def _padded(n: int, k: int) -> int:
