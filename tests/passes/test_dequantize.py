@@ -180,7 +180,7 @@ def folded() -> onnx.ModelProto:
     ("model", "code", "said"),
     [
         (quantised_conv(), "prepared-at-opening", "QLinearConv"),
-        (folded(), "operator-not-compressed", "Cast"),
+        (folded(), "decoding-costs", "Cast is folded"),
     ],
     ids=["convolution in integers", "folded"],
 )
