@@ -241,6 +241,23 @@ class ReasonCode(enum.StrEnum):
         "Nothing: only 1x1 convolutions are multiplications.",
     )
 
+    CONVOLUTION_GROUPS = (
+        "convolution-groups",
+        "The convolution has groups that the compressed operator does not take: their output channels are no multiple "
+        "of 16, as in depthwise convolutions.",
+        "`--at-open`, which restores its kernel when a session is created; such kernels hold few bytes.",
+    )
+    CONVOLUTION_RANK = (
+        "convolution-rank",
+        "The kernel has other dimensions beside its channels than one to three.",
+        "`--at-open`, which restores its kernel when a session is created.",
+    )
+    CONVOLUTION_ATTRIBUTE = (
+        "convolution-attribute",
+        "Strides, dilations or pads are not as ONNX has them; onnxruntime takes the model, maybe, and means something.",
+        "Mend the model: the text names the attribute.",
+    )
+
     # -----------------------------------------------------------------------------------------------------------------
     # The model
 

@@ -29,7 +29,7 @@ def bell(shape: tuple[int, ...], seed: int) -> np.ndarray:
 
 
 def convolutions(seed: int = 0) -> onnx.ModelProto:
-    """Two QLinearConv and a ConvInteger, whose weight is uint8."""
+    """Three QLinearConv of com.microsoft, which no rule takes; the weight of the last is uint8."""
     constants: dict[str, np.ndarray] = {"wz": np.array(0, np.int8), "xz": np.array(3, np.uint8)}
     nodes = []
     source = "x"
@@ -37,18 +37,24 @@ def convolutions(seed: int = 0) -> onnx.ModelProto:
         constants |= {name: bell(WEIGHTS[name], seed + number), f"{name}s": np.float32(0.01)}
         constants |= {f"{name}x": np.float32(0.05), f"{name}y": np.float32(0.6), f"{name}yz": np.array(99, np.uint8)}
         inputs = [source, f"{name}x", "xz", name, f"{name}s", "wz", f"{name}y", f"{name}yz"]
-        nodes.append(helper.make_node("QLinearConv", inputs, [f"y{number}"], name=f"conv{number}", pads=[1, 1, 1, 1]))
+        nodes.append(convolution(inputs, f"y{number}", pads=[1, 1, 1, 1]))
         source = f"y{number}"
     constants |= {"w2": (bell(WEIGHTS["w2"], seed + 2).astype(np.int16) + 128).astype(np.uint8), "uz": np.uint8(128)}
-    nodes.append(helper.make_node("ConvInteger", [source, "w2", "xz", "uz"], ["y"], name="conv2"))
+    nodes.append(convolution([source, "w0x", "xz", "w2", "w0s", "uz", "w0y", "w0yz"], "y"))
     graph = helper.make_graph(
         nodes,
         "convolutions",
         [helper.make_tensor_value_info("x", TensorProto.UINT8, ["b", 32, "h", "w"])],
-        [helper.make_tensor_value_info("y", TensorProto.INT32, ["b", 64, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.UINT8, ["b", 64, "h", "w"])],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def convolution(inputs: list[str], output: str, **attributes: object) -> onnx.NodeProto:
+    name = f"conv{output.removeprefix('y') or 2}"
+    return helper.make_node("QLinearConv", inputs, [output], name=name, domain="com.microsoft", **attributes)
 
 
 @pytest.fixture
@@ -125,7 +131,7 @@ def test_the_model_says_how_it_is_opened(compressed: Path) -> None:
 def test_inspect_restore_and_check(source: Path, compressed: Path, tmp_path: Path) -> None:
     report = inspect_model(compressed)
     assert {each.name: (each.way, each.read_by) for each in report.constants} == {
-        "w0": ("open", "QLinearConv"), "w1": ("open", "QLinearConv"), "w2": ("open", "ConvInteger"),
+        "w0": ("open", "QLinearConv"), "w1": ("open", "QLinearConv"), "w2": ("open", "QLinearConv"),
     }  # fmt: skip
     assert not check_model(compressed).problems
     mcd_graph.restore_model(compressed, tmp_path / "back.onnx")

@@ -90,6 +90,9 @@ pub enum Error {
         /// What the epilogue makes.
         results: &'static str,
     },
+    /// A kernel cannot go over an image in the way that is asked for.
+    #[error("{0}")]
+    Convolution(String),
     /// A length of the call is no multiple of what it is cut into.
     #[error("{whole} {what} cannot be cut evenly into pieces of {part}")]
     Divisibility {

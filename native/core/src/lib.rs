@@ -8,6 +8,7 @@ mod aligned;
 mod arch;
 pub mod codec;
 pub mod container;
+mod conv;
 mod decoder;
 mod decompress;
 mod dequantize;
@@ -23,6 +24,7 @@ mod transpose;
 
 pub use codec::{Histogram, Profile, WeightType};
 pub use container::{CompressedWeight, EncodedWeight, WeightView, encode};
+pub use conv::{ConvCall, Image, Padding, Window};
 pub use decoder::Bound;
 pub use decompress::{Layout, VerifiedWeight, unpack};
 pub use dequantize::Along;
@@ -32,7 +34,7 @@ pub use floats::Channels;
 pub use gather::RowPart;
 pub use gemm::{
     Activation, Destination, Elementwise, Epilogue, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight,
-    Residency, ScalarOrPerColumn, SplitHeads, ZeroPoint,
+    Residency, RowSource, ScalarOrPerColumn, SplitHeads, ZeroPoint,
 };
 pub use geometry::Tiling;
 pub use parallel::{Parallel, Serial};

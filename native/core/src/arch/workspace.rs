@@ -18,6 +18,17 @@ pub struct Workspace {
     pub sums: Aligned<i32>,
     /// What the kernel needs by itself.
     pub scratch: Scratch,
+    /// Of a convolution.
+    pub staging: Staging,
+}
+
+/// What all threads of a convolution share: an image with its channels last, and results before they get another order.
+#[derive(Debug, Default)]
+pub struct Staging {
+    pub pixels: Aligned<i8>,
+    /// Of each pixel's channels.
+    pub sums: Vec<i32>,
+    pub results: Aligned<u32>,
 }
 
 thread_local! {
@@ -31,6 +42,14 @@ impl Workspace {
         let mut workspace = WORKSPACE.take();
         let result = work(&mut workspace);
         WORKSPACE.set(workspace);
+        result
+    }
+
+    /// Does the work of a whole convolution with this thread's memory for it, and leaves the rest of its workspace.
+    pub fn with_staging<R>(work: impl FnOnce(&mut Staging) -> R) -> R {
+        let mut staging = WORKSPACE.with_borrow_mut(|workspace| std::mem::take(&mut workspace.staging));
+        let result = work(&mut staging);
+        WORKSPACE.with_borrow_mut(|workspace| workspace.staging = staging);
         result
     }
 

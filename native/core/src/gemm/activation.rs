@@ -22,6 +22,18 @@ pub enum Activation<'a> {
     /// Floats, quantised to uint8 by the range that they have, as `DynamicQuantizeLinear` does it: see
     /// [`quantize`](crate::quantize).
     F32(&'a [f32], Option<SplitHeads>),
+    /// int8 rows that somebody else puts together.
+    Rows(&'a dyn RowSource),
+}
+
+/// Rows of activations that are put together when they are packed, in any order and by several threads.
+pub trait RowSource: std::fmt::Debug + Sync {
+    /// Of all rows.
+    fn elements(&self) -> usize;
+    /// What the elements fall short of the activation by.
+    fn shift(&self) -> i32;
+    /// Writes row `row`; the sum of its elements.
+    fn pack(&self, row: usize, to: &mut [i8]) -> i32;
 }
 
 /// Activations as attention leaves them: (batch, heads, rows, columns), of which (batch, rows, heads, columns) is
@@ -43,6 +55,7 @@ impl Activation<'_> {
             Self::U8(x) => x.len(),
             Self::I8(x) => x.len(),
             Self::F32(x, _) => x.len(),
+            Self::Rows(x) => x.elements(),
         }
     }
 
@@ -56,6 +69,7 @@ impl Activation<'_> {
         match self {
             Self::U8(_) | Self::F32(..) => 128,
             Self::I8(_) => 0,
+            Self::Rows(x) => x.shift(),
         }
     }
 }
@@ -188,6 +202,7 @@ impl<'a> Packing<'a> {
         match (self.x, quantizer) {
             (Activation::U8(x), _) => kernel.pack(ActivationRow::U8(&x[elements]), to),
             (Activation::I8(x), _) => kernel.pack(ActivationRow::I8(&x[elements]), to),
+            (Activation::Rows(x), _) => x.pack(i, to),
             (Activation::F32(x, heads), quantizer) => {
                 let quantizer = quantizer.expect("floats have one");
                 let mut rest = uninit(&mut quantised[..self.k]);

@@ -4,6 +4,7 @@
 //! tile's columns over all of k), whose outputs it writes at once, and parts of strips at its ends: their sums are kept as
 //! split-K partial sums until another thread has the rest, which adds them to its own. Sums are integers, so the cut changes no bit.
 
+use super::columns::Columns;
 use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
 use crate::aligned::Aligned;
@@ -28,8 +29,8 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub fn new(weight: &PreparedWeight, threads: usize) -> Result<Self, Error> {
-        let tiles = weight.geometry().tiles();
+    pub fn new(weight: &PreparedWeight, columns: Columns, threads: usize) -> Result<Self, Error> {
+        let tiles = columns.strips * weight.geometry().tiles_k();
         Ok(Self { queue: WorkQueue::new(tiles, threads.min(tiles))?, partial_sums: Mutex::default() })
     }
 
@@ -45,6 +46,7 @@ impl Job<'_> {
         let len = self.m * geometry.tile_columns();
         let mut part = Part { strip: 0, tiles: 0, sums: std::mem::take(&mut workspace.sums) };
         while let Some(t) = work.queue.next(thread) {
+            let t = t + self.columns.strip * geometry.tiles_k();
             let strip = t / geometry.tiles_k();
             if strip != part.strip {
                 self.end_part(&mut part, &work.partial_sums);
@@ -112,6 +114,7 @@ impl Job<'_> {
 
     fn write_strip(&self, strip: usize, sums: &[i32]) {
         let columns = self.weight.geometry().tile_columns();
+        let strip = strip - self.columns.strip;
         // SAFETY: a strip is written once, by the one thread that has all of its sums.
         unsafe { self.epilogue(sums, columns, 0..self.m, strip * columns..(strip + 1) * columns) };
     }

@@ -111,6 +111,11 @@ impl<'a> ShapeContext<'a> {
         self.set_output_shape(element, &shape)
     }
 
+    /// The dimensions of an input with their names, as far as they are known; none of a scalar.
+    pub fn input_shape(&self, index: impl Into<usize>) -> Option<SmallVec<[NamedDim<'a>; 8]>> {
+        self.shape(index.into())
+    }
+
     /// Declares output 0. Leaves it as it is where an unknown dimension has no name.
     pub fn set_output_shape(&self, element: ONNXTensorElementDataType, shape: &[NamedDim<'_>]) -> Option<()> {
         if shape.iter().any(|(dim, name)| *dim < 0 && name.is_empty()) {
