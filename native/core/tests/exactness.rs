@@ -5,7 +5,7 @@ use mcd_core::quantize::{Quantizer, Range};
 use mcd_core::{
     Activation, Destination, Elementwise, Epilogue, Error, Heads, Kernel, MatmulCall, Output, Parallel,
     PrepareOptions, PreparedWeight, Profile, Residency, ScalarOrPerColumn, Serial, SplitHeads, Tiling, WeightType,
-    WeightView, ZeroPoint, encode, unpack,
+    WeightView, ZeroPoint, encode, encode_packed, unpack,
 };
 use mcd_testkit::Rng;
 use mcd_testkit::content::Content;
@@ -18,9 +18,10 @@ use std::mem::MaybeUninit;
 fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, tiling: Tiling) {
     let mut rng = Rng::new((n * 1000 + k) as u64);
     let w = content.weight(n, k, &mut rng);
-    for weight_type in [WeightType::I8, WeightType::U8] {
+    for (weight_type, packed) in [(WeightType::I8, false), (WeightType::U8, false), (WeightType::I8, true)] {
         let view = WeightView::new(&w, (n, k), (k, 1), weight_type).unwrap();
-        let encoded = Forged::from(encode(&view, profile, tiling).unwrap());
+        let encoded = if packed { encode_packed(&view, profile, tiling) } else { encode(&view, profile, tiling) };
+        let encoded = Forged::from(encoded.unwrap());
         let parsed = encoded.parse().unwrap();
         for kernel in Kernel::available() {
             let unpacked = unpack(parsed.clone(), &encoded.x2, kernel, &Serial).unwrap();
