@@ -5,6 +5,7 @@ use mcd_core::{
     ConvCall, Epilogue, Error, Image, Kernel, Output, Padding, Parallel, PrepareOptions, PreparedWeight, Profile,
     Residency, ScalarOrPerColumn, Serial, Tiling, WeightType, WeightView, Window, ZeroPoint, encode,
 };
+use mcd_testkit::Rng;
 
 /// A convolution: sizes and how the kernel goes over an image.
 #[derive(Debug, Clone)]
@@ -49,13 +50,8 @@ impl Case {
 
 /// Bytes that look like noise.
 fn bytes(len: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..len)
-        .map(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 56) as u8
-        })
-        .collect()
+    let mut rng = Rng::new(seed);
+    (0..len).map(|_| rng.byte()).collect()
 }
 
 /// All indices of some dimensions, the last the fastest.
@@ -124,7 +120,7 @@ fn cases() -> Vec<Case> {
 /// The tiling of a weight whose groups have so many columns: each has whole strips.
 fn tiling(columns: usize) -> Tiling {
     let panels = columns / 16;
-    Tiling { k: 8, n: (1..=8).rev().find(|n| panels % n == 0).unwrap_or(1) }
+    Tiling { k: 8, n: (1..=8).rev().find(|n| panels.is_multiple_of(*n)).unwrap_or(1) }
 }
 
 fn packed(
@@ -190,10 +186,10 @@ fn every_kernel_computes_the_definition() {
                     let scale = ScalarOrPerColumn::Scalar(0.01);
                     let epilogue = Epilogue::Requantize { scale, zero_point: 3 };
                     weight.convolve(&call, Output::new(&mut bytes[..], epilogue), pool).unwrap();
-                    let requantised =
+                    let requantized =
                         |sum: i32| ((sum as f32 * 0.01).clamp(-3.0, 252.0).round_ties_even() as i32 + 3) as u8;
                     assert!(
-                        bytes.iter().eq(expected.iter().map(|&sum| requantised(sum)).collect::<Vec<_>>().iter()),
+                        bytes.iter().eq(expected.iter().map(|&sum| requantized(sum)).collect::<Vec<_>>().iter()),
                         "{what}"
                     );
                 }

@@ -177,8 +177,8 @@ impl Subject<'_> {
         let mut bytes = vec![MaybeUninit::uninit(); x.len()];
         let bytes = quantizer.quantize(&floats, &mut bytes);
         let (x_zero_point, x_scale) = (i32::from(quantizer.zero_point), Some(quantizer.scale));
-        let quantised = MatmulCall { x: Activation::U8(bytes), x_zero_point, x_scale, ..call };
-        let sums = sums(self.w, self.prepared.weight_type(), n, k, &quantised);
+        let quantized = MatmulCall { x: Activation::U8(bytes), x_zero_point, x_scale, ..call };
+        let sums = sums(self.w, self.prepared.weight_type(), n, k, &quantized);
         let scales: Vec<f32> = (0..n).map(|j| 0.37 / (j + 3) as f32).collect();
         let products: Vec<f32> = scales.iter().map(|scale| quantizer.scale * scale).collect();
         let [wanted, whole] = [&scales, &products].map(|scales| {
@@ -186,7 +186,7 @@ impl Subject<'_> {
             (Element::F32, Epilogue::Dequantize { scale, addend: None, elementwise: Elementwise::default() })
         });
         let expected = expected(&sums, n, whole);
-        for call in [quantised, MatmulCall { x: Activation::F32(&floats, None), ..call }] {
+        for call in [quantized, MatmulCall { x: Activation::F32(&floats, None), ..call }] {
             self.hold(&call, wanted, &expected);
         }
     }

@@ -173,7 +173,7 @@ impl<'a> Encoder<'a> {
         }
         let Self { mut header, x2, index, any_coded, .. } = self;
         if any_coded || header.code.is_none() {
-            return Ok(finish(header, x2, index));
+            return Ok(sealed(header, x2, index));
         }
         // All tiles are raw or constant: the table would be dead weight, and it moves the tiles.
         header.code = None;
@@ -248,10 +248,10 @@ fn finish_without_code(header: Header, mut x2: Vec<u8>, mut index: Vec<u8>) -> R
         }
         bytes.copy_from_slice(&entry.to_bytes());
     }
-    Ok(finish(header, x2, index))
+    Ok(sealed(header, x2, index))
 }
 
-fn finish(mut header: Header, mut x2: Vec<u8>, compress_index: Vec<u8>) -> EncodedWeight {
+fn sealed(mut header: Header, mut x2: Vec<u8>, compress_index: Vec<u8>) -> EncodedWeight {
     x2.resize(x2.len() + header.omissions.tail_len(), 0);
     header.total = x2.len();
     header.index_crc = crc32fast::hash(&compress_index);
