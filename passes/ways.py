@@ -64,7 +64,7 @@ TABLE: tuple[Row, ...] = (
         "DequantizeLinear",
         Way.RUN,
         "is decoded and dequantised in one step, by all threads of a session",
-        "with what reads the floats: 0.69 to 1.03 at default settings on two cores, 1.00 to 1.13 on one thread, where "
+        "with what reads the floats: 0.69 to 1.03 at default settings on two cores, 1.00 to 1.14 on one thread, where "
         "few rows meet a large weight; 0.32 to 0.90 with a scale for each place of the last axis",
     ),
     Row("Gather", Way.RUN, "decodes the rows that are asked for itself", "5 to 13 to decode all of the table"),
