@@ -1,5 +1,6 @@
 """Damaged files: nothing wrong leaves a session unnoticed, as far as there is a checksum."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,33 @@ def test_a_flipped_bit_of_a_weight_is_an_error(step: int, residency: str) -> Non
         info.ints[:] = damaged_info.tolist()
         with pytest.raises(Exception, match=r'node "/y/MatMul".*weight "w\.x2"'):
             small.session(model.SerializeToString(), options)
+
+
+@pytest.mark.parametrize("residency", [*RESIDENCIES, "auto"])
+def test_a_flipped_bit_is_an_error_of_the_first_run_where_it_is_verified_then(residency: str) -> None:
+    model = small.lowered_model()
+    options = small.options(config={"mcd.residency": residency, "mcd.verify": "use"})
+    (expected,) = small.session(model.SerializeToString(), options).run(None, {"x": small.X})
+    (intact,) = small.session(model.SerializeToString()).run(None, {"x": small.X})
+    np.testing.assert_array_equal(expected, intact)
+    for name in ("w.x2", "w.compress_index"):
+        pristine = small.tensor(model, name).raw_data
+        late = 0
+        for bit in range(0, 8 * len(pristine), 29):
+            damaged = bytearray(pristine)
+            damaged[bit // 8] ^= 1 << bit % 8
+            small.tensor(model, name).raw_data = bytes(damaged)
+            try:
+                session = small.session(model.SerializeToString(), options)
+            except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common base class of their own
+                assert re.search(r'node "/y/MatMul".*weight "w\.x2"', str(error))
+                continue
+            late += 1
+            for _ in range(2):
+                with pytest.raises(Exception, match=r'/y/MatMul.*weight "w\.x2"'):
+                    session.run(None, {"x": small.X})
+        assert (late > 0) == (name == "w.x2"), "tiles are verified at the first run, all else at once"
+        small.tensor(model, name).raw_data = pristine
 
 
 @pytest.mark.parametrize("step", [pytest.param(61, id="sampled"), SAMPLED_OR_ALL[1]])

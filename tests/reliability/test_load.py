@@ -69,6 +69,20 @@ def test_sessions_that_come_and_go_leave_nothing(sessions: int, residency: str, 
     assert last["private"] - first["private"] < 4096 * (sessions - 100 if sessions > 100 else sessions)
 
 
+def test_sessions_of_a_process_share_what_is_decoded(large: Path, tmp_path: Path) -> None:
+    digests = set()
+    for residency in ("decoded", "auto", "compressed"):
+        found = child(tmp_path, "pooled", large, residency)
+        one, four, none = found["sizes"]
+        digests.update(found["digests"])
+        # Each of the three others would have 4 MiB of its own.
+        assert four - one < 4 * MIB, residency
+        # The last has dropped them.
+        if residency != "compressed":
+            assert one - none > 3 * MIB, residency
+    assert len(digests) == 1
+
+
 def test_processes_share_one_copy(large: Path, tmp_path: Path) -> None:
     processes = [start(tmp_path, "share", large) for _ in range(4)]
     for message in ("ready", "measured"):

@@ -161,8 +161,8 @@ struct Block {
 /// `$pointer`, which advance by `$by` bytes; and stores the sums. It is one `asm!`, for what tile registers hold does not
 /// outlast one.
 ///
-/// Every few steps register 4 is stored to no purpose: the processor turns off what stores tiles after some 400 ns, and
-/// takes 300 to wake it.
+/// In front of every few steps register 4 is stored to no purpose: the processor turns off what stores tiles after some
+/// 400 ns, and takes 300 to wake it, which it does while it multiplies.
 macro_rules! run {
     (
         $block:ident, $text:expr, { $($pointer:ident = $from:expr, $by:literal;)* },
@@ -177,6 +177,7 @@ macro_rules! run {
             "3:",
             $($(concat!("tileloadd tmm", $tile, ", [{", stringify!($base), "} + {stride}*1 + ", $offset, "]"),)*)*
             "4:",
+            "tilestored [{discard} + {width}*1], tmm4",
             "mov {some}, {awake}",
             "cmp {left}, {some}",
             "cmovb {some}, {left}",
@@ -186,7 +187,6 @@ macro_rules! run {
             $(concat!("add {", stringify!($pointer), "}, ", $by),)*
             "dec {some}",
             "jnz 2b",
-            "tilestored [{discard} + {width}*1], tmm4",
             "test {left}, {left}",
             "jnz 4b",
             $($(concat!("tilestored [{", stringify!($base), "} + {stride}*1 + ", $offset, "], tmm", $tile),)*)*
