@@ -1,6 +1,5 @@
 """Damaged files: nothing wrong leaves a session unnoticed, as far as there is a checksum."""
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -69,15 +68,12 @@ def test_a_flipped_bit_is_an_error_of_the_first_run_where_it_is_verified_then(re
             damaged = bytearray(pristine)
             damaged[bit // 8] ^= 1 << bit % 8
             small.tensor(model, name).raw_data = bytes(damaged)
-            try:
-                session = small.session(model.SerializeToString(), options)
-            except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common base class of their own
-                assert re.search(r'node "/y/MatMul".*weight "w\.x2"', str(error))
-                continue
-            late += 1
+            opened = []
             for _ in range(2):
                 with pytest.raises(Exception, match=r'/y/MatMul.*weight "w\.x2"'):
-                    session.run(None, {"x": small.X})
+                    opened = opened or [small.session(model.SerializeToString(), options)]
+                    opened[0].run(None, {"x": small.X})
+            late += len(opened)
         assert (late > 0) == (name == "w.x2"), "tiles are verified at the first run, all else at once"
         small.tensor(model, name).raw_data = pristine
 

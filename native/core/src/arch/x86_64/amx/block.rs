@@ -28,7 +28,7 @@ const AWAKE_STEPS: usize = 12;
 /// Rows, and rows by length of k, up to which the AVX-512 kernel is faster on symbols in memory: so few rows leave tile
 /// registers mostly empty, and waking them takes longer than short products.
 const FEW_ROWS: usize = 4;
-const FEW_ACTIVATIONS: usize = 2048;
+const FEW_ACTIVATIONS: usize = 1024;
 
 /// Whether tile registers do not pay for a block of `m` rows.
 pub fn too_few(m: usize, extent: Extent) -> bool {
