@@ -58,7 +58,7 @@ class ReasonCode(enum.StrEnum):
     WEIGHT_RANK = (
         "weight-rank",
         "The weight is not one matrix; or the result has more dimensions than the activation because the weight has.",
-        "Remove dimensions of size 1 from the weight; the matrices of a batch stay as they are.",
+        "Remove dimensions of size 1 from the weight. `--at-open` compresses the matrices of a batch.",
     )
     DEQUANTIZED_OUTSIDE = (
         "dequantized-outside",
@@ -239,6 +239,23 @@ class ReasonCode(enum.StrEnum):
         "kernel-size",
         "The convolution is more than a multiplication over the channels: kernel, strides, dilations, pads or groups.",
         "Nothing: only 1x1 convolutions are multiplications.",
+    )
+
+    CONVOLUTION_GROUPS = (
+        "convolution-groups",
+        "The convolution has groups that the compressed operator does not take: their output channels are no multiple "
+        "of 16, as in depthwise convolutions.",
+        "`--at-open`, which restores its kernel when a session is created; such kernels hold few bytes.",
+    )
+    CONVOLUTION_RANK = (
+        "convolution-rank",
+        "The kernel has other dimensions beside its channels than one to three.",
+        "`--at-open`, which restores its kernel when a session is created.",
+    )
+    CONVOLUTION_ATTRIBUTE = (
+        "convolution-attribute",
+        "Strides, dilations or pads are not as ONNX has them; onnxruntime takes the model, maybe, and means something.",
+        "Mend the model: the text names the attribute.",
     )
 
     # -----------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,13 @@ from mcd_graph.operators.spec import DOMAIN, DOMAIN_VERSION, OperatorSpec, tell_
 __all__ = ["compressed_nodes", "find", "name_of", "operators", "register", "spec_of", "unknown_operator", "unregister"]
 
 #: Modules of this folder, each with its operator as ``SPEC``.
-_MODULES = ("decompress_dequant", "decompress_weight", "gather_compress_dequant", "matmul_compress_dequant")
+_MODULES = (
+    "conv_compress_dequant",
+    "decompress_dequant",
+    "decompress_weight",
+    "gather_compress_dequant",
+    "matmul_compress_dequant",
+)
 
 _operators: dict[str, OperatorSpec] = {}
 

@@ -39,6 +39,7 @@ __all__ = [
     "said_dtype",
     "shape_source",
     "shape_text",
+    "string_attribute",
 ]
 
 #: Operators whose first output is of the type of their first input.
@@ -195,6 +196,12 @@ def int_attribute(node: ir.Node, name: str, default: int) -> int:
     """
     attribute = _attribute(node, name, ir.AttributeType.INT)
     return default if attribute is None else attribute.as_int()
+
+
+def string_attribute(node: ir.Node, name: str, default: str) -> str:
+    """Return a string attribute, or ``default``; see :func:`int_attribute`."""
+    attribute = _attribute(node, name, ir.AttributeType.STRING)
+    return default if attribute is None else attribute.as_string()
 
 
 def float_attribute(node: ir.Node, name: str, default: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.registry import ALL_RULES, RULES_ON_REQUEST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mcd_graph.passes.engine.match import Rule, Weight
 
@@ -59,7 +60,7 @@ def plan_lowering(
     wanted = re.compile(include) if include is not None else None
     unwanted = re.compile(exclude) if exclude is not None else None
     infer_shapes_where_needed(model)
-    by_operator = {(rule.domain, rule.op_type): rule for rule in (*rules, *(RULES_ON_REQUEST if convolutions else ()))}
+    asked, usual = _by_operator(RULES_ON_REQUEST if convolutions else ()), _by_operator(rules)
     sites: list[Site] = []
     candidates: list[Candidate] = []
     results: set[ir.Value] = set()
@@ -67,7 +68,7 @@ def plan_lowering(
     for node, function in all_nodes(model):
         if function is not None and function.identifier() not in called:
             continue  # nobody sees it
-        rule = by_operator.get((node.domain, node.op_type))
+        rule = _rule_for(node, asked, usual)
         if rule is None or (node.domain, node.op_type, node.overload) in model.functions:
             continue
         if not node.outputs:
@@ -110,6 +111,26 @@ def plan_lowering(
         candidates += others
         sites += [candidate.site for candidate in others]
     return LoweringPlan(model, sites, candidates, weights_of(candidates), refused)
+
+
+def _by_operator(rules: Sequence[Rule]) -> dict[tuple[str, str], Rule]:
+    return {(rule.domain, rule.op_type): rule for rule in rules}
+
+
+def _rule_for(
+    node: ir.Node, asked: Mapping[tuple[str, str], Rule], usual: Mapping[tuple[str, str], Rule]
+) -> Rule | None:
+    """Return the rule that looks at a node: one that was asked for, unless only the usual one takes the node."""
+    key = node.domain, node.op_type
+    first, other = asked.get(key), usual.get(key)
+    if first is None or other is None:
+        return first or other
+    with contextlib.suppress(Refusal):
+        first.match(node)
+        return first
+    with contextlib.suppress(Refusal):
+        return first if other.match(node) is None else other
+    return first
 
 
 def _check_inputs(fused: Fused, weight: Weight) -> None:

@@ -88,14 +88,14 @@ def _pointwise_weight(node: ir.Node, value: ir.Value | None) -> Weight:
     return weight
 
 
-conv_integer_rule = Rule("conv_integer_rule", "", "ConvInteger", _match_conv_integer)
-qlinear_conv_rule = Rule("qlinear_conv_rule", "", "QLinearConv", _match_qlinear_conv)
+pointwise_conv_integer_rule = Rule("pointwise_conv_integer_rule", "", "ConvInteger", _match_conv_integer)
+pointwise_qlinear_conv_rule = Rule("pointwise_qlinear_conv_rule", "", "QLinearConv", _match_qlinear_conv)
 
 FAMILY = Family(
     "PointwiseConv",
     "ConvInteger and QLinearConv with a 1x1 kernel",
     "`ConvInteger`, `QLinearConv` with a 1x1 kernel",
     "between two `Transpose`; only with `--convolutions`",
-    (conv_integer_rule, qlinear_conv_rule),
+    (pointwise_conv_integer_rule, pointwise_qlinear_conv_rule),
     on_request=True,
 )

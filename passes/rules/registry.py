@@ -19,12 +19,12 @@ __all__ = ["ALL_RULES", "FAMILIES", "RULES_ON_REQUEST", "label_of"]
 
 
 def _find() -> tuple[Family, ...]:
-    """Return the families, those on request last; no two rules start from the same operator."""
+    """Return the families, those on request last; no two rules of either kind start from the same operator."""
     names = sorted(info.name for info in pkgutil.iter_modules(folder.__path__))
     here = __name__.rpartition(".")[2]
     modules = [importlib.import_module(f"{folder.__name__}.{name}") for name in names if name != here]
     found: list[Family] = [module.FAMILY for module in modules if hasattr(module, "FAMILY")]
-    operators = [(rule.domain, rule.op_type) for family in found for rule in family.rules]
+    operators = [(rule.domain, rule.op_type, family.on_request) for family in found for rule in family.rules]
     if len(set(operators)) != len(operators):
         raise ValueError(f"two rules start from the same operator: {sorted(operators)}")
     return tuple(sorted(found, key=lambda family: family.on_request))

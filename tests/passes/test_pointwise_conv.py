@@ -89,7 +89,9 @@ def test_refusals(attributes: dict[str, object], code: ReasonCode) -> None:
 def test_larger_kernels_are_kept() -> None:
     model = conv_integer(2)
     model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(integers(np.uint8, (N, K, 3, 1), 1), "w"))
-    assert lower(model, convolutions=True).outcome == [("ConvInteger", ReasonCode.KERNEL_SIZE)]
+    assert lower(model, convolutions=True, rules=()).outcome == [("ConvInteger", ReasonCode.KERNEL_SIZE)]
+    lowered = lower(model, convolutions=True)
+    assert (lowered.outcome, lowered.op_types) == ([("ConvInteger", None)], ["ConvCompressDequant"])
 
 
 def test_command_line_option(tmp_path: Path) -> None:

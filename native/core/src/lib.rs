@@ -8,6 +8,7 @@ mod aligned;
 mod arch;
 pub mod codec;
 pub mod container;
+mod conv;
 mod decoder;
 mod decompress;
 mod dequantize;
@@ -22,9 +23,10 @@ pub mod quantize;
 mod transpose;
 
 pub use codec::{Histogram, Profile, WeightType};
-pub use container::{CompressedWeight, EncodedWeight, WeightView, encode};
+pub use container::{CompressedWeight, EncodedWeight, WeightView, encode, encode_packed};
+pub use conv::{ConvCall, Image, Padding, Window};
 pub use decoder::Bound;
-pub use decompress::{Layout, VerifiedWeight, unpack};
+pub use decompress::{Layout, VerifiedWeight, unpack, unpack_as};
 pub use dequantize::Along;
 pub use dispatch::Kernel;
 pub use error::Error;
@@ -32,7 +34,7 @@ pub use floats::Channels;
 pub use gather::RowPart;
 pub use gemm::{
     Activation, Destination, Elementwise, Epilogue, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight,
-    Residency, ScalarOrPerColumn, SplitHeads, ZeroPoint,
+    Residency, RowSource, ScalarOrPerColumn, SplitHeads, ZeroPoint,
 };
 pub use geometry::Tiling;
 pub use parallel::{Parallel, Serial};

@@ -15,7 +15,7 @@ pub fn sums(w: &[u8], of: WeightType, n: usize, k: usize, call: &MatmulCall<'_>)
     let x: Vec<i32> = match call.x {
         Activation::U8(x) => x.iter().map(|&x| i32::from(x) - call.x_zero_point).collect(),
         Activation::I8(x) => x.iter().map(|&x| i32::from(x) - call.x_zero_point).collect(),
-        Activation::F32(..) => unreachable!("activations are quantised here"),
+        Activation::F32(..) | Activation::Rows(_) => unreachable!("activations are quantised here"),
     };
     let mut out = Vec::with_capacity(call.m * n);
     for row in x.chunks_exact(k) {

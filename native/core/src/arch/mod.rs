@@ -15,6 +15,7 @@ pub mod portable;
 pub mod rows;
 #[cfg(test)]
 mod tests;
+pub mod transposition;
 pub mod workspace;
 #[cfg(target_arch = "x86_64")]
 pub mod x86_64;

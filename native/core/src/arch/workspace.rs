@@ -18,6 +18,17 @@ pub struct Workspace {
     pub sums: Aligned<i32>,
     /// What the kernel needs by itself.
     pub scratch: Scratch,
+    /// Of a convolution.
+    pub staging: Staging,
+}
+
+/// What all threads of a convolution share: an image with its channels last, and results before they get another order.
+#[derive(Debug, Default)]
+pub struct Staging {
+    pub pixels: Aligned<i8>,
+    /// Of each pixel's channels.
+    pub sums: Vec<i32>,
+    pub results: Aligned<u32>,
 }
 
 thread_local! {
@@ -34,6 +45,14 @@ impl Workspace {
         result
     }
 
+    /// Does the work of a whole convolution with this thread's memory for it, and leaves the rest of its workspace.
+    pub fn with_staging<R>(work: impl FnOnce(&mut Staging) -> R) -> R {
+        let mut staging = WORKSPACE.with_borrow_mut(|workspace| std::mem::take(&mut workspace.staging));
+        let result = work(&mut staging);
+        WORKSPACE.with_borrow_mut(|workspace| workspace.staging = staging);
+        result
+    }
+
     /// Does the work of a whole call with this thread's memory for packed activations, and leaves the rest of its workspace
     /// for the part of that work which this thread may be given.
     pub fn with_packed<R>(work: impl FnOnce(&mut Aligned<i8>, &mut Vec<i32>) -> R) -> R {
@@ -46,17 +65,21 @@ impl Workspace {
     }
 }
 
-/// Memory of the kernel that ran last on this thread.
+/// Memory of the kernel that ran last on this thread, and of the tile that it is given.
 #[derive(Debug, Default)]
-pub struct Scratch(Option<Box<dyn Any>>);
+pub struct Scratch {
+    kernel: Option<Box<dyn Any>>,
+    /// Parts of a tile that are not stored as kernels read them.
+    pub tile: Vec<u8>,
+}
 
 impl Scratch {
     /// That of a kernel whose memory is a `T`.
     pub fn of<T: Any + Default>(&mut self) -> &mut T {
-        if !self.0.as_ref().is_some_and(|any| any.is::<T>()) {
-            self.0 = Some(Box::<T>::default());
+        if !self.kernel.as_ref().is_some_and(|any| any.is::<T>()) {
+            self.kernel = Some(Box::<T>::default());
         }
-        self.0.as_mut().and_then(|any| any.downcast_mut()).expect("it is one, or was just made")
+        self.kernel.as_mut().and_then(|any| any.downcast_mut()).expect("it is one, or was just made")
     }
 }
 

@@ -4,6 +4,7 @@
 //! *block* is some of its panels by some rows: its sums never leave the first cache before their epilogue, unless k is
 //! so long that a strip is decoded in several chunks. Threads share out blocks, and each decodes the strips of its own.
 
+use super::columns::Columns;
 use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
 use crate::aligned::Aligned;
@@ -42,10 +43,10 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub fn new(weight: &PreparedWeight, m: usize, threads: usize) -> Result<Self, Error> {
+    pub fn new(weight: &PreparedWeight, columns: Columns, m: usize, threads: usize) -> Result<Self, Error> {
         let geometry = weight.geometry();
         let tiling = geometry.tiling();
-        let (strips, tiles_k) = (geometry.tiles_n(), geometry.tiles_k());
+        let (strips, tiles_k) = (columns.strips, geometry.tiles_k());
         let chunk = (CHUNK_BYTES / (tiling.n * tiling.k * FRACTAL)).clamp(1, tiles_k);
         let (blocks, groups) = if weight.decoded.is_some() || chunk == tiles_k {
             (tiling.n.div_ceil(BLOCK_PANELS), m.div_ceil(cached_rows(geometry.padded_k())))
@@ -85,8 +86,11 @@ impl Job<'_> {
         let Workspace { symbols, sums, scratch, .. } = workspace;
         let geometry = self.weight.geometry();
         let tiles_k = geometry.tiles_k();
-        let (strip, group, block) =
-            (unit / work.blocks / work.groups, unit / work.blocks % work.groups, unit % work.blocks);
+        let (strip, group, block) = (
+            unit / work.blocks / work.groups + self.columns.strip,
+            unit / work.blocks % work.groups,
+            unit % work.blocks,
+        );
         let shape = geometry.tile(strip * tiles_k);
         let rows = group * work.rows..self.m.min((group + 1) * work.rows);
         let panels = match work.blocks {
@@ -96,9 +100,11 @@ impl Job<'_> {
         if panels.is_empty() {
             return Ok(()); // The last strip has fewer.
         }
+        // Columns are counted from the first that is multiplied by.
+        let panel = shape.panel - self.columns.start / PANEL;
         if let Some(decoded) = &self.weight.decoded {
             let fractals = geometry.padded_k() / FRACTAL_K;
-            let strip = Strip { panel: shape.panel, panels, fractal: 0, fractals, first: true, last: true };
+            let strip = Strip { panel, panels, fractal: 0, fractals, first: true, last: true };
             return self.blocks(&decoded[self.weight.decoded_start(&shape)..], &strip, rows, sums, scratch);
         }
         for start in (0..tiles_k).step_by(work.chunk) {
@@ -116,7 +122,7 @@ impl Job<'_> {
                 *decoded = whole.then_some(strip);
             }
             let (first, last) = (start == 0, tiles.end == tiles_k);
-            let strip = Strip { panel: shape.panel, panels: panels.clone(), fractal, fractals, first, last };
+            let strip = Strip { panel, panels: panels.clone(), fractal, fractals, first, last };
             self.blocks(symbols, &strip, rows.clone(), sums, scratch)?;
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! tile's columns over all of k), whose outputs it writes at once, and parts of strips at its ends: their sums are kept as
 //! split-K partial sums until another thread has the rest, which adds them to its own. Sums are integers, so the cut changes no bit.
 
+use super::columns::Columns;
 use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
 use crate::aligned::Aligned;
@@ -28,8 +29,8 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub fn new(weight: &PreparedWeight, threads: usize) -> Result<Self, Error> {
-        let tiles = weight.geometry().tiles();
+    pub fn new(weight: &PreparedWeight, columns: Columns, threads: usize) -> Result<Self, Error> {
+        let tiles = columns.strips * weight.geometry().tiles_k();
         Ok(Self { queue: WorkQueue::new(tiles, threads.min(tiles))?, partial_sums: Mutex::default() })
     }
 
@@ -45,6 +46,7 @@ impl Job<'_> {
         let len = self.m * geometry.tile_columns();
         let mut part = Part { strip: 0, tiles: 0, sums: std::mem::take(&mut workspace.sums) };
         while let Some(t) = work.queue.next(thread) {
+            let t = t + self.columns.strip * geometry.tiles_k();
             let strip = t / geometry.tiles_k();
             if strip != part.strip {
                 self.end_part(&mut part, &work.partial_sums);
@@ -92,26 +94,31 @@ impl Job<'_> {
         let acc = Accumulators::new(sums, stride, self.m, extent.columns());
         let mut acc = if first { acc.overwrite() } else { acc };
         let kernel = self.weight.kernel().tile();
-        match tiles.tile(t)? {
-            Tile::Coded(tile) => {
-                let code = self.weight.code().expect("a coded tile has a code");
-                let result = kernel.multiply_coded(Coded { code, tile: &tile, extent }, rows, &mut acc, scratch);
-                result.map_err(|_| changed(tiles.refusal(t)))?;
-            }
-            Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch),
-            Tile::Constant(symbol) => {
-                for i in 0..self.m {
-                    let sum = rows.row(i)[..extent.k()].iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);
-                    let sum = sum.wrapping_mul(i32::from(symbol));
-                    acc.data()[i * stride..][..extent.columns()].iter_mut().for_each(|a| *a = a.wrapping_add(sum));
+        tiles.with_tile(t, scratch, |tile, scratch| {
+            match tile {
+                Tile::Coded(tile) => {
+                    let code = self.weight.code().expect("a coded tile has a code");
+                    let result = kernel.multiply_coded(Coded { code, tile: &tile, extent }, rows, &mut acc, scratch);
+                    result.map_err(|_| changed(tiles.refusal(t)))?;
+                }
+                Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch),
+                Tile::Constant(symbol) => {
+                    for i in 0..self.m {
+                        let sum = rows.row(i)[..extent.k()].iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);
+                        let sum = sum.wrapping_mul(i32::from(symbol));
+                        acc.data()[i * stride..][..extent.columns()]
+                            .iter_mut()
+                            .for_each(|a| *a = a.wrapping_add(sum));
+                    }
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn write_strip(&self, strip: usize, sums: &[i32]) {
         let columns = self.weight.geometry().tile_columns();
+        let strip = strip - self.columns.strip;
         // SAFETY: a strip is written once, by the one thread that has all of its sums.
         unsafe { self.epilogue(sums, columns, 0..self.m, strip * columns..(strip + 1) * columns) };
     }

@@ -1,6 +1,7 @@
 //! What the threads of a multiplication share, and where their sums become outputs.
 
 use super::activation::Packed;
+use super::columns::Columns;
 use super::epilogue::{Correction, SharedOutput};
 use super::prepared::PreparedWeight;
 use super::ranges::pieces;
@@ -16,6 +17,8 @@ const EPILOGUE_COLUMNS: usize = 64;
 /// What all threads of a multiplication know once the activations are packed.
 pub(super) struct Job<'a> {
     pub weight: Bound<'a, PreparedWeight>,
+    /// Those of it that are multiplied by; all others below are counted from the first of them.
+    pub columns: Columns,
     pub m: usize,
     pub packed: Packed<'a>,
     pub correction: &'a Correction,
@@ -30,7 +33,7 @@ impl Job<'_> {
     /// # Safety
     /// No one else writes any of the block's outputs.
     pub unsafe fn epilogue(&self, sums: &[i32], stride: usize, rows: Range<usize>, columns: Range<usize>) {
-        let real = columns.start..columns.end.min(self.weight.n());
+        let real = columns.start..columns.end.min(self.columns.count);
         for rows_of_one in self.output.row_pieces(rows.clone()) {
             for columns_of_one in
                 self.output.column_pieces(real.clone()).flat_map(|piece| pieces(piece, EPILOGUE_COLUMNS))
@@ -49,7 +52,7 @@ impl Job<'_> {
         rows: Range<usize>,
         columns: Range<usize>,
     ) -> Option<impl Iterator<Item = Range<usize>>> {
-        let real = columns.start..columns.end.min(self.weight.n());
+        let real = columns.start..columns.end.min(self.columns.count);
         (self.output.column_pieces(real).count() == 1).then(|| self.output.row_pieces(rows))
     }
 
@@ -58,7 +61,7 @@ impl Job<'_> {
     /// # Safety
     /// No one else has any of the block's outputs meanwhile.
     pub unsafe fn block(&self, rows: Range<usize>, columns: Range<usize>) -> (Terms<'_>, Output<'_>) {
-        let columns = columns.start..columns.end.min(self.weight.n());
+        let columns = columns.start..columns.end.min(self.columns.count);
         let terms = self.correction.terms(columns.clone(), &self.packed.sums[rows.clone()]);
         debug_assert!(rows.end <= self.m && !columns.is_empty());
         // SAFETY: row and columns exist, for `validate` checked the output against m and n; the caller

@@ -7,6 +7,7 @@
 mod activation;
 mod blocked;
 mod call;
+mod columns;
 mod epilogue;
 mod fused;
 mod job;
@@ -16,6 +17,6 @@ mod ranges;
 mod validate;
 
 pub use crate::arch::output::{Destination, Elementwise, Epilogue, Output, ScalarOrPerColumn};
-pub use activation::{Activation, SplitHeads};
+pub use activation::{Activation, RowSource, SplitHeads};
 pub use call::{Heads, MatmulCall, ZeroPoint};
 pub use prepared::{PrepareOptions, PreparedWeight, Residency};

@@ -2,6 +2,7 @@
 
 use super::activation::{Memory, Packing};
 use super::call::MatmulCall;
+use super::columns::Columns;
 use super::epilogue::{Correction, SharedOutput};
 use super::job::Job;
 use super::prepared::PreparedWeight;
@@ -13,6 +14,7 @@ use crate::decoder::Bound;
 use crate::error::{Error, with_room};
 use crate::parallel::{Barrier, Parallel};
 use crate::quantize::Quantizer;
+use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Multiply-adds that make a second thread worth waking.
@@ -21,42 +23,56 @@ const WORK_PER_THREAD: usize = 1 << 17;
 impl Bound<'_, PreparedWeight> {
     /// Multiplies. The call is memory-safe whatever the weight's bytes are by now, and gives an error where they do not decode.
     pub fn run(&self, call: &MatmulCall<'_>, output: Output<'_>, pool: &dyn Parallel) -> Result<(), Error> {
-        validate(self, call, &output)?;
+        self.run_columns(0..self.n(), call, output, pool)
+    }
+
+    /// Multiplies by some columns alone, which begin and end where strips of tiles do: all that is given by column, and the output,
+    /// is for those. As [`Self::run`] else.
+    pub fn run_columns(
+        &self,
+        columns: Range<usize>,
+        call: &MatmulCall<'_>,
+        output: Output<'_>,
+        pool: &dyn Parallel,
+    ) -> Result<(), Error> {
+        let columns = Columns::new(self.geometry(), columns)?;
+        validate(self.k(), columns.count, call, &output)?;
         if call.m == 0 {
             return Ok(());
         }
         // Taken out, not borrowed: a pool may run its first task on this thread.
-        Workspace::with_packed(|data, sums| run(*self, call, output, pool, Memory { data, sums }))
+        Workspace::with_packed(|data, sums| run(*self, columns, call, output, pool, Memory { data, sums }))
     }
 }
 
 fn run(
     weight: Bound<'_, PreparedWeight>,
+    columns: Columns,
     call: &MatmulCall<'_>,
     output: Output<'_>,
     pool: &dyn Parallel,
     memory: Memory<'_>,
 ) -> Result<(), Error> {
-    let (m, k, n) = (call.m, weight.k(), weight.n());
+    let (m, k, n) = (call.m, weight.k(), columns.count);
     let kernel = weight.kernel().tile();
     let threads = pool.threads().min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
     let packing = Packing::new(memory, call.x, (m, k))?;
     let scale = output.epilogue.scale();
     let output = SharedOutput::new(output, (m, n), call.heads);
     let plan = if weight.decoded.is_none() && m <= kernel.fused_rows() {
-        Plan::Fused(fused::Work::new(&weight, threads)?)
+        Plan::Fused(fused::Work::new(&weight, columns, threads)?)
     } else {
-        Plan::Blocked(blocked::Work::new(&weight, m, threads)?)
+        Plan::Blocked(blocked::Work::new(&weight, columns, m, threads)?)
     };
     // By one of the threads; the others wait a moment, which the system must not take for a rest.
     let (knowing, known) = (Barrier::new(1), OnceLock::new());
     // Threads are woken once, and the first to be there begins.
     visit(kernel, plan.threads(), pool, |thread, workspace| {
         let (packed, quantizer) = packing.share(kernel.rows(), &mut workspace.row)?;
-        knowing.share(|_| _ = known.get_or_init(|| corrections(&weight, call, scale, quantizer)));
+        knowing.share(|_| _ = known.get_or_init(|| corrections(&weight, columns, call, scale, quantizer)));
         let known = known.get().expect("a thread that fails here has unwound, and so have the others");
         let (correction, scales) = known.as_ref().map_err(Clone::clone)?;
-        let job = Job { weight, m, packed, correction, scale: scales.or(scale), output: &output };
+        let job = Job { weight, columns, m, packed, correction, scale: scales.or(scale), output: &output };
         match &plan {
             Plan::Fused(work) => job.fused(work, thread, workspace),
             Plan::Blocked(work) => job.blocked(work, thread, workspace),
@@ -67,13 +83,14 @@ fn run(
 /// What is known once the activations are quantised.
 fn corrections(
     weight: &PreparedWeight,
+    columns: Columns,
     call: &MatmulCall<'_>,
     scale: ScalarOrPerColumn<'_>,
     quantizer: Option<Quantizer>,
 ) -> Result<(Correction, Scales), Error> {
     let x_zero = quantizer.map_or(call.x_zero_point, |by| i32::from(by.zero_point));
     let correction = Correction::new(
-        &weight.column_sums,
+        &weight.column_sums[columns.range()],
         weight.k(),
         x_zero.wrapping_sub(call.x.shift()),
         weight.weight_type().offset(),

@@ -2,13 +2,11 @@
 
 use super::activation::Activation;
 use super::call::{Heads, MatmulCall, ZeroPoint};
-use super::prepared::PreparedWeight;
 use crate::arch::output::{Elementwise, Output};
 use crate::error::Error;
 
-/// Checks every length that a multiplication relies on.
-pub(super) fn validate(weight: &PreparedWeight, call: &MatmulCall<'_>, output: &Output<'_>) -> Result<(), Error> {
-    let (k, n) = (weight.k(), weight.n());
+/// Checks every length that a multiplication by n columns of k relies on.
+pub(super) fn validate(k: usize, n: usize, call: &MatmulCall<'_>, output: &Output<'_>) -> Result<(), Error> {
     let expect = |what, expected: Option<usize>, found: usize| match expected {
         Some(expected) if expected == found => Ok(()),
         expected => Err(Error::Argument { what, expected: expected.unwrap_or(usize::MAX), found }),

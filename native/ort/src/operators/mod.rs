@@ -1,5 +1,6 @@
 //! The operators of the domain, a folder each.
 
+mod conv_compress_dequant;
 mod declared;
 mod decompress_dequant;
 mod decompress_weight;
@@ -16,6 +17,7 @@ const OPERATORS: &[&[&dyn Overload]] = &[
     decompress_weight::OVERLOADS,
     decompress_dequant::OVERLOADS,
     gather_compress_dequant::OVERLOADS,
+    conv_compress_dequant::OVERLOADS,
 ];
 
 /// The overloads of all operators, in the order in which onnxruntime is to try them.

@@ -1,0 +1,114 @@
+//! Images as a model has them, channels first, and as patches are gathered from, channels last.
+
+use super::patches::Pixels;
+use crate::aligned::Aligned;
+use crate::arch::transposition::{Place, transpose_bytes};
+use crate::error::{Error, resize};
+use crate::parallel::Parallel;
+
+/// Images of bytes, (batch, channels, pixels).
+#[derive(Debug, Clone, Copy)]
+pub enum Image<'a> {
+    /// uint8.
+    U8(&'a [u8]),
+    /// int8.
+    I8(&'a [i8]),
+}
+
+impl<'a> Image<'a> {
+    /// Elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::U8(x) => x.len(),
+            Self::I8(x) => x.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the kernels' operand falls short of the activation by.
+    pub(super) fn shift(&self) -> i32 {
+        match self {
+            Self::U8(_) => 128,
+            Self::I8(_) => 0,
+        }
+    }
+
+    /// The bytes of some elements, and what makes them those of the kernels' operand by an exclusive or.
+    fn part(&self, at: usize, len: usize) -> (&'a [u8], u8) {
+        match self {
+            Self::U8(x) => (&x[at..][..len], 0x80),
+            Self::I8(x) => {
+                let part = &x[at..][..len];
+                // SAFETY: the same elements, as bytes.
+                (unsafe { std::slice::from_raw_parts(part.as_ptr().cast(), len) }, 0)
+            }
+        }
+    }
+}
+
+/// Bytes of a piece of the work.
+const PIECE: usize = 1 << 15;
+
+/// Pixels of a piece at the least: those that are transposed in registers.
+const PIXELS: usize = 16;
+
+/// Memory that threads write, each its own part.
+struct Shared<T>(*mut T);
+
+// SAFETY: what is done with the pointer is unsafe by itself.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// Elements from `at` on.
+    ///
+    /// # Safety
+    /// There are so many, and nobody else has them meanwhile.
+    #[expect(clippy::mut_from_ref, reason = "the caller answers for it")]
+    unsafe fn part(&self, at: usize, len: usize) -> &mut [T] {
+        // SAFETY: the caller's contract.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
+    }
+}
+
+/// Brings the channels of `pixels` pixels, the elements from `at` on, to their last place.
+pub(super) fn channels_last<'a>(
+    (image, at): (Image<'_>, usize),
+    (pixels, channels): (usize, usize),
+    outside: i32,
+    (data, sums): (&'a mut Aligned<i8>, &'a mut Vec<i32>),
+    pool: &dyn Parallel,
+) -> Result<Pixels<'a>, Error> {
+    let len = pixels.saturating_mul(channels);
+    data.reset(len, "an image with channels last")?;
+    resize(sums, pixels, "sums of pixels")?;
+    let (from, flip) = image.part(at, len);
+    let piece = (PIECE / channels.max(1)).next_multiple_of(PIXELS);
+    let (to, sums_to) = (Shared(data.as_mut_ptr()), Shared(sums.as_mut_ptr()));
+    let run = |task: usize| {
+        let (first, count) = (task * piece, piece.min(pixels - task * piece));
+        // SAFETY: the pixels of this task, which no other has; both have as many as the image.
+        let (part, sums) = unsafe { (to.part(first * channels, count * channels), sums_to.part(first, count)) };
+        // SAFETY: of each channel, whose pixels are one row, these columns exist; `part` has room for them.
+        unsafe {
+            let from = Place { at: from.as_ptr().add(first), stride: pixels };
+            let to = Place { at: part.as_mut_ptr().cast(), stride: channels };
+            transpose_bytes(from, (channels, count), to, flip);
+        }
+        for (sum, pixel) in sums.iter_mut().zip(part.chunks_exact(channels)) {
+            // Bytes without sign are added up by one instruction.
+            let biased = pixel.iter().fold(0_u32, |all, &v| all.wrapping_add(u32::from(v.cast_unsigned() ^ 0x80)));
+            *sum = biased.wrapping_sub((channels as u32).wrapping_mul(128)).cast_signed();
+        }
+    };
+    match pixels.div_ceil(piece) {
+        _ if channels == 0 => {}
+        1 => run(0),
+        tasks => pool.run(tasks, &run),
+    }
+    let outside = outside.wrapping_sub(image.shift()) as i8;
+    Ok(Pixels { data: &data[..], sums: &sums[..pixels], channels, outside, shift: image.shift() })
+}

@@ -1,0 +1,232 @@
+//! Convolution of images with a compressed weight: patches of the image, a strip of them at a time, as the rows of a multiplication.
+//!
+//! The weight is (n, k) with k = taps · channels, the channels of a tap beside each other. Each image gets its channels last
+//! first ([`image`]), so that [`patches`] are few runs of bytes; the results of a strip, positions × channels, get theirs first again
+//! on their way out. Strips bound the memory: it is that of one image and of one strip.
+
+mod image;
+mod patches;
+mod window;
+
+pub use image::Image;
+pub use window::{Padding, Window};
+
+use crate::aligned::Aligned;
+use crate::arch::output::{Destination, Epilogue, Output};
+use crate::arch::transposition::{Place, transpose_bytes, transpose_words};
+use crate::arch::workspace::{Staging, Workspace};
+use crate::decoder::Bound;
+use crate::error::Error;
+use crate::gemm::{Activation, MatmulCall, PreparedWeight, ZeroPoint};
+use crate::parallel::Parallel;
+use image::channels_last;
+use patches::{Patches, Pixels};
+use std::mem::MaybeUninit;
+
+/// Bytes of the patches of a strip.
+const STRIP_BYTES: usize = 1 << 20;
+/// Positions of a strip at the least and at the most.
+const STRIP_POSITIONS: (usize, usize) = (64, 2048);
+/// Channels whose results one task brings to their place.
+const CHANNELS: usize = 64;
+
+/// What is convolved.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvCall<'a> {
+    /// (batch, channels, pixels), row-major.
+    pub x: Image<'a>,
+    /// Images.
+    pub batch: usize,
+    /// Channels of an image.
+    pub channels: usize,
+    /// Groups of channels, each of which its own output channels see; of several, each has whole strips of tiles.
+    pub groups: usize,
+    /// How the kernel goes over each.
+    pub window: Window,
+    /// In the activation's own type; pixels beside an image have it.
+    pub x_zero_point: i32,
+    /// Multiplied with the output's scale first, where the activation has one.
+    pub x_scale: Option<f32>,
+    /// In the weight's own type.
+    pub w_zero_point: ZeroPoint<'a>,
+    /// (n,), added to the integer sums.
+    pub bias: Option<&'a [i32]>,
+}
+
+impl ConvCall<'_> {
+    /// Checks every length that a convolution relies on.
+    fn validate(&self, (k, n): (usize, usize), output: &Output<'_>) -> Result<(), Error> {
+        let product = |all: &[usize]| all.iter().try_fold(1_usize, |product, &each| product.checked_mul(each));
+        if self.groups == 0 || !self.channels.is_multiple_of(self.groups) || !n.is_multiple_of(self.groups) {
+            let text = format!("{} groups of {} channels and {n} outputs", self.groups, self.channels);
+            return Err(Error::Convolution(text));
+        }
+        let lengths = [
+            ("x1", product(&[self.batch, self.channels, self.window.pixels()]), self.x.len()),
+            ("the kernel", product(&[self.channels / self.groups, self.window.taps()]), k),
+            ("the output", product(&[self.batch, n, self.window.positions()]), output.destination.len()),
+        ];
+        for (what, expected, found) in lengths {
+            if expected != Some(found) {
+                return Err(Error::Argument { what, expected: expected.unwrap_or(usize::MAX), found });
+            }
+        }
+        if let Some((destination, results)) = output.mismatch() {
+            return Err(Error::Output { destination, results });
+        }
+        let columns = [
+            ("deq_scale", output.epilogue.scale().per_column()),
+            ("addend", output.epilogue.addend().and_then(|addend| addend.per_column())),
+            ("bias", self.bias.map(<[i32]>::len)),
+            (
+                "the weight's zero point",
+                if let ZeroPoint::PerColumn(each) = self.w_zero_point { Some(each.len()) } else { None },
+            ),
+        ];
+        for (what, found) in columns {
+            if let Some(found) = found.filter(|&found| found != n) {
+                return Err(Error::Argument { what, expected: n, found });
+            }
+        }
+        if matches!(output.destination, Destination::F16(_)) {
+            return Err(Error::Output { destination: "fp16", results: "results of a convolution" });
+        }
+        Ok(())
+    }
+
+    /// Positions of a strip whose rows are `k` long.
+    fn strip(&self, k: usize) -> usize {
+        (STRIP_BYTES / k).clamp(STRIP_POSITIONS.0, STRIP_POSITIONS.1)
+    }
+}
+
+impl Bound<'_, PreparedWeight> {
+    /// Convolves; the output is (batch, n, positions). It is memory-safe whatever the weight's bytes
+    /// are by now, and gives an error where they do not decode.
+    pub fn convolve(&self, call: &ConvCall<'_>, output: Output<'_>, pool: &dyn Parallel) -> Result<(), Error> {
+        call.validate((self.k(), self.n()), &output)?;
+        Workspace::with_staging(|staging| {
+            let Staging { pixels, sums, results } = staging;
+            let shape = (call.window.pixels(), call.channels / call.groups);
+            for part in 0..call.batch * call.groups {
+                let image = (call.x, part * shape.0 * shape.1);
+                let pixels = channels_last(image, shape, call.x_zero_point, (&mut *pixels, &mut *sums), pool)?;
+                self.group(call, pixels, part, (&output, &mut *results), pool)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Convolves one group of one image; `part` counts those of all images.
+    fn group(
+        &self,
+        call: &ConvCall<'_>,
+        pixels: Pixels<'_>,
+        part: usize,
+        (output, results): (&Output<'_>, &mut Aligned<u32>),
+        pool: &dyn Parallel,
+    ) -> Result<(), Error> {
+        let (n, positions) = (self.n() / call.groups, call.window.positions());
+        let start = part % call.groups * n;
+        let columns = start..start + n;
+        let epilogue = output.epilogue.part(output.epilogue.scale().columns(start, n), start, n, 0);
+        let strip = call.strip(self.k());
+        for first in (0..positions).step_by(strip) {
+            let count = strip.min(positions - first);
+            let patches = Patches { pixels, window: &call.window, first, count };
+            let len = count.saturating_mul(n);
+            results.reset(len, "results of a strip")?;
+            let matmul = MatmulCall {
+                x: Activation::Rows(&patches),
+                m: count,
+                x_zero_point: call.x_zero_point,
+                x_scale: call.x_scale,
+                w_zero_point: match call.w_zero_point {
+                    ZeroPoint::PerColumn(each) => ZeroPoint::PerColumn(&each[columns.clone()]),
+                    other => other,
+                },
+                bias: call.bias.map(|bias| &bias[columns.clone()]),
+                heads: None,
+            };
+            let strip = in_memory(results, len, (&output.destination, epilogue));
+            self.run_columns(columns.clone(), &matmul, strip, pool)?;
+            // SAFETY: `validate` has seen that the output has n rows of `positions` for each part; this call has it to itself.
+            let to = unsafe { output.destination.part(part * n * positions + first, positions, n, count) };
+            channels_first(results, to, pool);
+        }
+        Ok(())
+    }
+}
+
+/// The results of a strip, (positions, n), as an output of their own, of the type that they have in `destination`.
+fn in_memory<'a>(
+    results: &'a mut [u32],
+    len: usize,
+    (destination, epilogue): (&Destination<'_>, Epilogue<'a>),
+) -> Output<'a> {
+    fn of<T>(results: &mut [u32], len: usize) -> &mut [MaybeUninit<T>] {
+        assert!(size_of::<T>() <= size_of::<u32>() && len <= results.len());
+        // SAFETY: there is room for `len` of them, aligned for words; anything may be written to it.
+        unsafe { std::slice::from_raw_parts_mut(results.as_mut_ptr().cast(), len) }
+    }
+    match destination {
+        Destination::I32(_) => Output::new(of::<i32>(results, len), epilogue),
+        Destination::F32(_) => Output::new(of::<f32>(results, len), epilogue),
+        Destination::F16(_) => Output::new(of::<u16>(results, len), epilogue),
+        Destination::U8(_) => Output::new(of::<u8>(results, len), epilogue),
+        Destination::I8(_) => Output::new(of::<i8>(results, len), epilogue),
+    }
+}
+
+/// Where results go, as words or bytes.
+#[derive(Clone, Copy)]
+enum Target {
+    Words(Place<*mut MaybeUninit<u32>>),
+    Bytes(Place<*mut MaybeUninit<u8>>),
+}
+
+// SAFETY: a pointer; writing to it is unsafe by itself.
+unsafe impl Sync for Target {}
+
+/// Writes the results of a strip, (positions, n), to the rows of an output, (n, positions).
+fn channels_first(results: &[u32], mut to: Destination<'_>, pool: &dyn Parallel) {
+    let (n, count, target) = match &mut to {
+        Destination::I32(to) => (to.rows(), to.columns(), Target::words(to.as_mut_ptr(), to.stride())),
+        Destination::F32(to) => (to.rows(), to.columns(), Target::words(to.as_mut_ptr(), to.stride())),
+        Destination::U8(to) => (to.rows(), to.columns(), Target::bytes(to.as_mut_ptr(), to.stride())),
+        Destination::I8(to) => (to.rows(), to.columns(), Target::bytes(to.as_mut_ptr(), to.stride())),
+        Destination::F16(_) => unreachable!("`validate` was asked before"),
+    };
+    let run = |task: usize| {
+        let (j, columns) = (task * CHANNELS, CHANNELS.min(n - task * CHANNELS));
+        // SAFETY: rows j and behind of the output are this task's; results has n of each of `count` positions.
+        unsafe {
+            match target {
+                Target::Words(to) => {
+                    let from = Place { at: results.as_ptr().add(j), stride: n };
+                    transpose_words(from, (count, columns), Place { at: to.at.add(j * to.stride), ..to });
+                }
+                Target::Bytes(to) => {
+                    let from = Place { at: results.as_ptr().cast::<u8>().add(j), stride: n };
+                    transpose_bytes(from, (count, columns), Place { at: to.at.add(j * to.stride), ..to }, 0);
+                }
+            }
+        }
+    };
+    match n.div_ceil(CHANNELS) {
+        1 => run(0),
+        tasks => pool.run(tasks, &run),
+    }
+}
+
+impl Target {
+    fn words<T>(at: *mut T, stride: usize) -> Self {
+        const { assert!(size_of::<T>() == 4) };
+        Self::Words(Place { at: at.cast(), stride })
+    }
+
+    fn bytes<T>(at: *mut T, stride: usize) -> Self {
+        const { assert!(size_of::<T>() == 1) };
+        Self::Bytes(Place { at: at.cast(), stride })
+    }
+}

@@ -1,0 +1,242 @@
+//! Convolutions of every kernel against a plain loop.
+
+use mcd_core::parallel::Scoped;
+use mcd_core::{
+    ConvCall, Epilogue, Error, Image, Kernel, Output, Padding, Parallel, PrepareOptions, PreparedWeight, Profile,
+    Residency, ScalarOrPerColumn, Serial, Tiling, WeightType, WeightView, Window, ZeroPoint, encode,
+};
+use mcd_testkit::Rng;
+
+/// A convolution: sizes and how the kernel goes over an image.
+#[derive(Debug, Clone)]
+struct Case {
+    batch: usize,
+    channels: usize,
+    groups: usize,
+    n: usize,
+    image: Vec<usize>,
+    kernel: Vec<usize>,
+    strides: Vec<usize>,
+    dilations: Vec<usize>,
+    pads: (Vec<usize>, Vec<usize>),
+}
+
+impl Case {
+    fn new(batch: usize, (channels, n): (usize, usize), image: &[usize], kernel: &[usize]) -> Self {
+        let rank = kernel.len();
+        let same: Vec<usize> = kernel.iter().map(|size| size / 2).collect();
+        Self {
+            batch,
+            channels,
+            groups: 1,
+            n,
+            image: image.into(),
+            kernel: kernel.into(),
+            strides: vec![1; rank],
+            dilations: vec![1; rank],
+            pads: (same.clone(), same),
+        }
+    }
+
+    fn window(&self) -> Window {
+        let padding = Padding::Explicit(&self.pads.0, &self.pads.1);
+        Window::new(&self.image, &self.kernel, &self.strides, &self.dilations, padding).unwrap()
+    }
+
+    fn k(&self) -> usize {
+        self.channels / self.groups * self.kernel.iter().product::<usize>()
+    }
+}
+
+/// Bytes that look like noise.
+fn bytes(len: usize, seed: u64) -> Vec<u8> {
+    let mut rng = Rng::new(seed);
+    (0..len).map(|_| rng.byte()).collect()
+}
+
+/// All indices of some dimensions, the last the fastest.
+fn indices(dims: &[usize]) -> impl Iterator<Item = Vec<usize>> + '_ {
+    (0..dims.iter().product::<usize>()).map(|mut at| {
+        let mut index = vec![0; dims.len()];
+        for (i, dim) in dims.iter().enumerate().rev() {
+            (index[i], at) = (at % dim, at / dim);
+        }
+        index
+    })
+}
+
+/// What the definition says: `Σ (x − x₀)(w − w₀) + bias`, where a pixel beside the image is x₀.
+fn reference(case: &Case, x: &[i32], w: &[i32], zeros: (i32, &[i32]), bias: &[i32]) -> Vec<i32> {
+    let window = case.window();
+    let rank = case.image.len();
+    let (pixels, taps) = (case.image.iter().product::<usize>(), case.kernel.iter().product::<usize>());
+    let mut out = Vec::new();
+    for b in 0..case.batch {
+        for j in 0..case.n {
+            for position in indices(window.output(rank)) {
+                let mut sum = bias[j];
+                for (tap, offset) in indices(&case.kernel).enumerate() {
+                    let at: Option<usize> = (0..rank).try_fold(0, |at, d| {
+                        let here = (position[d] * case.strides[d] + offset[d] * case.dilations[d])
+                            .checked_sub(case.pads.0[d])?;
+                        (here < case.image[d]).then_some(at * case.image[d] + here)
+                    });
+                    let Some(at) = at else { continue };
+                    let channels = case.channels / case.groups;
+                    for c in 0..channels {
+                        let of = j / (case.n / case.groups) * channels + c;
+                        let x = x[(b * case.channels + of) * pixels + at] - zeros.0;
+                        // The channels of a tap beside each other.
+                        sum = sum.wrapping_add(x * (w[(j * taps + tap) * channels + c] - zeros.1[j]));
+                    }
+                }
+                out.push(sum);
+            }
+        }
+    }
+    out
+}
+
+fn cases() -> Vec<Case> {
+    let of = Case::new;
+    vec![
+        of(1, (64, 64), &[13, 11], &[3, 3]),
+        of(2, (3, 17), &[9, 8], &[3, 5]),
+        Case { strides: vec![2, 3], ..of(1, (33, 130), &[17, 16], &[3, 3]) },
+        Case { dilations: vec![2, 3], pads: (vec![2, 0], vec![1, 4]), ..of(1, (16, 16), &[12, 14], &[3, 3]) },
+        Case { pads: (vec![7, 7], vec![9, 9]), ..of(1, (5, 20), &[3, 4], &[2, 3]) },
+        of(3, (48, 40), &[37], &[7]),
+        Case { strides: vec![2], dilations: vec![3], ..of(1, (31, 16), &[100], &[4]) },
+        Case { strides: vec![1, 2, 2], ..of(1, (9, 33), &[5, 6, 7], &[3, 2, 3]) },
+        of(1, (32, 32), &[1, 1], &[1, 1]),
+        Case { groups: 4, ..of(2, (12, 64), &[9, 8], &[3, 3]) },
+        Case { groups: 2, ..of(1, (66, 96), &[50], &[9]) },
+        // Several strips of positions.
+        of(1, (4, 5), &[70, 40], &[3, 3]),
+        of(1, (600, 24), &[40, 9], &[3, 3]),
+    ]
+}
+
+/// The tiling of a weight whose groups have so many columns: each has whole strips.
+fn tiling(columns: usize) -> Tiling {
+    let panels = columns / 16;
+    Tiling { k: 8, n: (1..=8).rev().find(|n| panels.is_multiple_of(*n)).unwrap_or(1) }
+}
+
+fn packed(
+    w: &[u8],
+    (n, k): (usize, usize),
+    of: WeightType,
+    kernel: Kernel,
+    residency: Residency,
+    tiling: Tiling,
+) -> (PreparedWeight, Vec<u8>) {
+    let view = WeightView::new(w, (n, k), (k, 1), of).unwrap();
+    let encoded = encode(&view, Profile::Balanced, tiling).unwrap();
+    let options = PrepareOptions { residency, kernel, threads: 1 };
+    (PreparedWeight::new(&encoded.x2, &encoded.compress_index, &encoded.compress_info, options).unwrap(), encoded.x2)
+}
+
+#[test]
+fn every_kernel_computes_the_definition() {
+    for (number, case) in cases().into_iter().enumerate() {
+        let (k, n, window) = (case.k(), case.n, case.window());
+        let x = bytes(case.batch * case.channels * window.pixels(), number as u64);
+        let w: Vec<u8> = bytes(n * k, 99 + number as u64).iter().map(|byte| byte & 63).collect();
+        let signed = number % 2 == 1;
+        let xi: Vec<i8> = x.iter().map(|&x| x as i8).collect();
+        let (image, x32): (_, Vec<i32>) = if signed {
+            (Image::I8(&xi), xi.iter().map(|&x| x.into()).collect())
+        } else {
+            (Image::U8(&x), x.iter().map(|&x| x.into()).collect())
+        };
+        let w32: Vec<i32> = w.iter().map(|&w| w.into()).collect();
+        let x_zero_point = if signed { -7 } else { 131 };
+        let zeros: Vec<i32> = (0..n as i32).map(|j| j % 5).collect();
+        let bias: Vec<i32> = (0..n as i32).map(|j| j * 1000 - 7).collect();
+        let expected = reference(&case, &x32, &w32, (x_zero_point, &zeros), &bias);
+        for kernel in Kernel::available() {
+            for residency in [Residency::Compressed, Residency::Decoded] {
+                let (weight, x2) = packed(
+                    &w,
+                    (n, k),
+                    WeightType::U8,
+                    kernel,
+                    residency,
+                    if case.groups == 1 { Tiling::default() } else { tiling(n / case.groups) },
+                );
+                let weight = weight.bind(&x2).unwrap();
+                let call = ConvCall {
+                    x: image,
+                    batch: case.batch,
+                    channels: case.channels,
+                    groups: case.groups,
+                    window,
+                    x_zero_point,
+                    x_scale: None,
+                    w_zero_point: ZeroPoint::PerColumn(&zeros),
+                    bias: Some(&bias),
+                };
+                for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
+                    let what = format!("{case:?} {kernel:?} {residency:?}");
+                    let mut sums = vec![0_i32; expected.len()];
+                    weight.convolve(&call, Output::new(&mut sums[..], Epilogue::Sums), pool).unwrap();
+                    assert!(sums == expected, "{what}");
+                    let mut bytes = vec![0_u8; expected.len()];
+                    let scale = ScalarOrPerColumn::Scalar(0.01);
+                    let epilogue = Epilogue::Requantize { scale, zero_point: 3 };
+                    weight.convolve(&call, Output::new(&mut bytes[..], epilogue), pool).unwrap();
+                    let requantized =
+                        |sum: i32| ((sum as f32 * 0.01).clamp(-3.0, 252.0).round_ties_even() as i32 + 3) as u8;
+                    assert!(
+                        bytes.iter().eq(expected.iter().map(|&sum| requantized(sum)).collect::<Vec<_>>().iter()),
+                        "{what}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn lengths_that_contradict_each_other_are_refused() {
+    let case = Case::new(1, (8, 16), &[5, 5], &[3, 3]);
+    let (weight, x2) = packed(
+        &bytes(16 * 72, 1),
+        (16, 72),
+        WeightType::I8,
+        Kernel::best(),
+        Residency::Compressed,
+        Tiling::default(),
+    );
+    let weight = weight.bind(&x2).unwrap();
+    let x = bytes(200, 2);
+    let call = ConvCall {
+        x: Image::U8(&x),
+        batch: 1,
+        channels: 8,
+        groups: 1,
+        window: case.window(),
+        x_zero_point: 0,
+        x_scale: None,
+        w_zero_point: ZeroPoint::None,
+        bias: None,
+    };
+    let mut sums = vec![0_i32; 400];
+    let mut refused = |call: ConvCall<'_>, len: usize| {
+        let result = weight.convolve(&call, Output::new(&mut sums[..len], Epilogue::Sums), &Serial);
+        match result {
+            Err(Error::Argument { what, .. }) => what,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refused(ConvCall { x: Image::U8(&x[1..]), ..call }, 400), "x1");
+    assert_eq!(refused(ConvCall { batch: usize::MAX, ..call }, 400), "x1");
+    assert_eq!(refused(ConvCall { channels: 4, batch: 2, ..call }, 400), "the kernel");
+    assert!(matches!(
+        weight.convolve(&ConvCall { groups: 3, ..call }, Output::new(&mut [0_i32; 400][..], Epilogue::Sums), &Serial),
+        Err(Error::Convolution(_))
+    ));
+    assert_eq!(refused(call, 399), "the output");
+    assert_eq!(refused(ConvCall { bias: Some(&[1]), ..call }, 400), "bias");
+}

@@ -1,0 +1,64 @@
+//! The overloads, one per form; see those of `MatmulCompressDequant`, where the reason stands.
+
+use std::ffi::CStr;
+
+use ort_sys::ONNXTensorElementDataType as Type;
+
+use super::bind::Bound;
+use super::shape::{Attributes, Steps};
+use super::spec::{DILATIONS, Form, KERNEL_SHAPE, NAME, PADS, SAME, STRIDES, input};
+use crate::ffi::{Api, Dims, Error, KernelInfo, ShapeContext};
+use crate::operator::{Input, Kernel, Overload};
+use crate::operators::weight::COMPRESS_INFO;
+use crate::options::Options;
+
+/// In the order in which onnxruntime tries them.
+pub const OVERLOADS: &[&dyn Overload] = &{
+    let [a, b, c, d] = &Form::ALL;
+    [a as &dyn Overload, b, c, d]
+};
+
+impl Overload for Form {
+    fn name(&self) -> &'static CStr {
+        NAME
+    }
+
+    fn inputs(&self) -> &'static [Input] {
+        input::ALL
+    }
+
+    fn input_type(&self, index: usize) -> Type {
+        self.input(index)
+    }
+
+    fn output_type(&self) -> Type {
+        self.output()
+    }
+
+    /// All overloads share one inference function, so the form has to be found anew.
+    fn infer(&self, context: &ShapeContext<'_>) -> Option<()> {
+        let form = Form::of(context.input_type(input::DEQ_SCALE), context.input_type(input::Y_ZERO_POINT))?;
+        let [_, _, _, n, _] = context.ints::<5>(COMPRESS_INFO)?;
+        let list = |name| context.list(name).map(|list: Dims| list.to_vec());
+        let steps = Steps::new(Attributes {
+            kernel_shape: list(KERNEL_SHAPE),
+            strides: list(STRIDES),
+            dilations: list(DILATIONS),
+            pads: list(PADS),
+            same: context.int(SAME),
+        })
+        .ok()?;
+        let mut shape = context.input_shape(input::X1)?;
+        let image: Dims = shape.get(2..)?.iter().map(|(dim, _)| *dim).collect();
+        let window = steps.over(&image).ok()?;
+        shape[1] = (n, c"");
+        for (dim, &size) in shape[2..].iter_mut().zip(window.output(image.len())) {
+            *dim = (i64::try_from(size).ok()?, c"");
+        }
+        context.set_output_shape(form.output(), &shape)
+    }
+
+    fn bind(&self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error> {
+        Ok(Box::new(Bound::new(api, *self, options, info)?))
+    }
+}
