@@ -25,14 +25,19 @@ const QUAD: usize = 4;
 /// Steps after which a tile is stored.
 const AWAKE_STEPS: usize = 12;
 
-/// Rows, and rows by length of k, up to which the AVX-512 kernel is faster on symbols in memory: so few rows leave tile
-/// registers mostly empty, and waking them takes longer than short products.
-const FEW_ROWS: usize = 4;
-const FEW_ACTIVATIONS: usize = 1024;
+/// Rows by length of k up to which the AVX-512 kernel is faster on symbols in memory, by the number of rows: few rows leave
+/// tile registers mostly empty, and waking them takes longer than short products.
+fn few_activations(m: usize) -> usize {
+    match m {
+        0..=4 => usize::MAX,
+        5..=8 => 2048,
+        _ => 1024,
+    }
+}
 
 /// Whether tile registers do not pay for a block of `m` rows.
 pub fn too_few(m: usize, extent: Extent) -> bool {
-    m <= FEW_ROWS || m.saturating_mul(extent.k()) <= FEW_ACTIVATIONS
+    m.saturating_mul(extent.k()) <= few_activations(m)
 }
 
 /// The rows of a chunk in two tile registers; none in the second if the first has room for all.
