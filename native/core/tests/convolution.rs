@@ -124,7 +124,7 @@ fn cases() -> Vec<Case> {
 /// The tiling of a weight whose groups have so many columns: each has whole strips.
 fn tiling(columns: usize) -> Tiling {
     let panels = columns / 16;
-    Tiling { k: 8, n: (1..=8).rev().find(|n| panels % n == 0).unwrap_or(1) }
+    Tiling { k: 8, n: (1..=8).rev().find(|&n: &usize| panels.is_multiple_of(n)).unwrap_or(1) }
 }
 
 fn packed(
