@@ -26,7 +26,8 @@ from onnx import TensorProto, helper, numpy_helper
 import mcd_graph
 from mcd_graph import bench
 from mcd_graph.machine import this_machine
-from mcd_graph.passes.at_open import matrix_of
+from mcd_graph.passes.engine.whole import matrix_of, wide_matrix_of
+from mcd_graph.passes.rules.dequantize import tiling_of
 
 MS = "com.microsoft"
 Array = npt.NDArray[Any]
@@ -51,7 +52,10 @@ def f32(*shape: int, spread: float = 1.0) -> npt.NDArray[np.float32]:
 
 @dataclasses.dataclass
 class Case:
-    """An operator with its constants, of which `weight` is the one that is compressed."""
+    """An operator with its constants, of which `weight` is the one that is compressed.
+
+    `floats`: its DequantizeLinear, the first node, is computed at run time, so that decoding takes that over.
+    """
 
     name: str
     reuse: int
@@ -60,19 +64,29 @@ class Case:
     constants: dict[str, Array]
     weight: str = "w"
     outputs: tuple[str, ...] = ("y",)
+    floats: bool = False
 
     def model(self, *, computed: bool) -> bytes:
         """The model, its weight an initializer or decoded when it runs."""
         constants, nodes = dict(self.constants), list(self.nodes)
         if computed:
             array = constants.pop(self.weight)
-            packed = mcd_graph.pack_weight(array.reshape(matrix_of(array.size)))
+            first = nodes.pop(0) if self.floats else None
+            shape = matrix_of(array.size) if first is None else wide_matrix_of(array.size)
+            matrix = array.reshape(shape)
+            packed = mcd_graph.pack_weight(matrix, tiling=tiling_of(matrix.shape[1]) if first is not None else None)
             constants |= {"stream": np.asarray(packed.x2), "index": np.asarray(packed.compress_index)}
-            nodes.insert(0, helper.make_node(
-                "DecompressWeight", ["stream", "index"], [self.weight], domain="mcd",
-                compress_info=packed.compress_info.tolist(), shape=array.shape, transposed=1,
-                dtype=helper.np_dtype_to_tensor_dtype(array.dtype),
-            ))  # fmt: skip
+            attributes = {
+                "compress_info": packed.compress_info.tolist(), "shape": array.shape,
+                "dtype": helper.np_dtype_to_tensor_dtype(array.dtype),
+            }  # fmt: skip
+            if first is None:
+                made = node("DecompressWeight", "stream index", self.weight, domain="mcd", transposed=1, **attributes)
+            else:
+                axis = {each.name: each.i for each in first.attribute} if constants[first.input[1]].size > 1 else {}
+                inputs = " ".join(["stream index", *first.input[1:]])
+                made = node("DecompressDequant", inputs, first.output[0], domain="mcd", **attributes, **axis)
+            nodes.insert(0, made)
         return model_of(nodes, self.feed, self.outputs, constants)
 
 
@@ -148,7 +162,8 @@ def conv_integer(channels: int, size: int) -> Case:
 def float_conv(channels: int, size: int, op: str = "Conv") -> Case:
     shape, weight, reuse = image(channels, size)
     nodes = [node("DequantizeLinear", "w ws wz", "wd"), node(op, "x wd", pads=[1] * 4)]
-    return Case(f"DequantizeLinear, {op} of floats", reuse, nodes, {"x": f32(*shape)}, SCALES | {"w": bell(*weight)})
+    form = f"DequantizeLinear, {op} of floats"
+    return Case(form, reuse, nodes, {"x": f32(*shape)}, SCALES | {"w": bell(*weight)}, floats=True)
 
 
 # --- multiplications
@@ -189,7 +204,16 @@ def outer_dequantize(rows: int, k: int, n: int) -> Case:
         node("If", "flag", "y", then_branch=branch("then"), else_branch=branch("else")),
     ]
     feed: dict[str, Array] = {"x": f32(rows, k), "flag": np.array(True)}
-    return Case("DequantizeLinear outside of the graph, MatMul", rows, nodes, feed, SCALES | {"w": bell(k, n)})
+    form = "DequantizeLinear outside of the graph, MatMul"
+    return Case(form, rows, nodes, feed, SCALES | {"w": bell(k, n)}, floats=True)
+
+
+def float_batch(rows: int, k: int, n: int, *, columns: bool) -> Case:
+    """A batch of weights, dequantized with one scale or one for each column."""
+    scale = np.full(n, 0.01, np.float32) if columns else np.float32(0.01)
+    nodes = [node("DequantizeLinear", "w s", "wd", **({"axis": 2} if columns else {})), node("MatMul", "x wd")]
+    form = "DequantizeLinear, MatMul of a batch of floats" + (", a scale for each column" if columns else "")
+    return Case(form, rows, nodes, {"x": f32(8, rows, k)}, {"w": bell(8, k, n), "s": scale}, floats=True)
 
 
 def matmul_integer(rows: int, k: int, n: int) -> Case:
@@ -296,6 +320,8 @@ def cases() -> Iterator[Callable[[], Case]]:
             lambda r: float_matmul(r, 768, 768, quantised="int8"),
             lambda r: cast_mul(r, 768, 768),
             lambda r: outer_dequantize(r, 768, 768),
+            lambda r: float_batch(r, 256, 256, columns=False),
+            lambda r: float_batch(r, 256, 256, columns=True),
             lambda r: matmul_integer(r, 768, 768),
             lambda r: matmul_integer_batch(r, 256, 256),
             lambda r: qlinear_matmul(r, 768, 768),

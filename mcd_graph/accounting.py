@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.codec.weights import CompressedWeight
-from mcd_graph.model.constants import EightBitConstant
+from mcd_graph.model.constants import EightBitConstant, is_per_channel
 from mcd_graph.operators.registry import name_of
 from mcd_graph.passes import LoweringPlan, ReasonCode, Refusal, Site
 from mcd_graph.report.data import ConstantReport, NodeReport, Reader
@@ -89,14 +89,16 @@ def _account(
     status: str,
 ) -> ConstantReport:
     readers = tuple(Reader(label, name_of(node)) for node, label in constant.readers)
+    value = constant.value
     report = ConstantReport(
-        name=constant.value.name or "",
+        name=value.name or "",
         dtype=constant.tensor.dtype.name.lower(),
         shape=tuple(constant.tensor.shape.numpy()),
         readers=readers,
         status=status if keys else "kept",
         bytes_before=constant.tensor.nbytes,
         entropy_bits=measured[keys[0]][1] if keys else _entropy(constant.tensor),
+        per_channel=is_per_channel(value),
     )
     if keys:
         after = [measured[key][0] for key in keys]

@@ -472,6 +472,8 @@ def _why_nothing(plan: LoweringPlan) -> str:
     each = "; ".join(f"{count} because {reason}" for (_, reason), count in reasons.most_common())
     code = reasons.most_common(1)[0][0][0]
     hint = "" if code is None else f". What to do ({code}): {code.remedy}"
+    if any(constants_at_open(plan.model)):
+        hint += ". --at-open compresses constants whatever reads them"
     return f"all {len(sites)} nodes with quantised weights are kept: {each}{hint}"
 
 

@@ -14,12 +14,16 @@ from mcd_graph.determinism import random_nodes, values_before
 from mcd_graph.drift import Drift, DriftMeter
 from mcd_graph.errors import InputError
 from mcd_graph.inputs import accepted_inputs, input_specs
+from mcd_graph.isolation import death_of
 from mcd_graph.machine import saturates
 from mcd_graph.model.loading import load_model
 from mcd_graph.passes import reproduces_optimized
 from mcd_graph.session import create_session
 
 __all__ = ["Difference", "Verification", "verify_model"]
+
+_SECONDS = 60.0
+"""How long each model may take once in a process of its own, where it may do no harm."""
 
 Feed = Mapping[str, npt.NDArray[np.generic]]
 
@@ -151,9 +155,11 @@ def verify_model(
     meters: dict[str, DriftMeter] = {}
     for optimize in settings:
         pair = _Pair(original, compressed, optimize, precise, custom_ops)
-        reference = _open_original(pair)
         if not feeds:
             sizes = compressed_model if measure else model
+            _refuse_fatal(pair, sizes, inputs, seed)
+        reference = _open_original(pair)
+        if not feeds:
             feeds = _random_feeds(sizes, original, reference, runs, seed) if inputs is None else [
                 _given_feed(reference, inputs)
             ]  # fmt: skip
@@ -204,6 +210,29 @@ class _Pair:
             precise=self.precise,
             custom_ops=self.custom_ops,
         )
+
+
+def _refuse_fatal(
+    pair: _Pair, model: ir.Model, inputs: Mapping[str, npt.NDArray[np.generic]] | None, seed: int
+) -> None:
+    """Run both models once in a fork of this process, since onnxruntime ends the process on some.
+
+    Raises:
+        InputError: a model does so.
+    """
+    for which in ("original", "compressed"):
+        path = os.fspath(getattr(pair, which))
+
+        def once(which: str = which, path: str = path) -> None:
+            session = pair.open(which, 1)
+            if inputs is None:
+                _random_feeds(model, path, session, 1, seed)
+            else:
+                _run(session, path, _given_feed(session, inputs))
+
+        death = death_of(once, seconds=_SECONDS)
+        if death is not None:
+            raise InputError(f"{path}, the {which}: onnxruntime ends its process when it runs this model ({death})")
 
 
 def _open_original(pair: _Pair) -> ort.InferenceSession:

@@ -58,7 +58,7 @@ class ReasonCode(enum.StrEnum):
     WEIGHT_RANK = (
         "weight-rank",
         "The weight is not one matrix; or the result has more dimensions than the activation because the weight has.",
-        "Remove dimensions of size 1 from the weight; the matrices of a batch stay as they are.",
+        "Remove dimensions of size 1 from the weight. `--at-open` compresses the matrices of a batch.",
     )
     DEQUANTIZED_OUTSIDE = (
         "dequantized-outside",

@@ -15,7 +15,7 @@ from lowering import integers, lower, make_model, scales
 from onnx import helper
 
 import mcd_graph
-from mcd_graph import proof
+from mcd_graph import proof, verify
 from mcd_graph.inspection import inspect_model
 from mcd_graph.isolation import death_of
 from mcd_graph.passes import ReasonCode
@@ -101,3 +101,18 @@ def test_inspect_and_compress_outlive_the_original(tmp_path: Path, monkeypatch: 
     assert [node.status for node in report.nodes] == ["lowered"]
     assert report.proof is not None
     assert report.proof.reason == "onnxruntime ends its process when it runs the original (SIGSEGV)"
+
+
+@pytest.mark.parametrize("which", ["original", "compressed"])
+def test_verify_outlives_both_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str) -> None:
+    paths = {name: tmp_path / f"{name}.onnx" for name in ("original", "compressed")}
+    for path in paths.values():
+        path.write_bytes(model(qdq=False).SerializeToString())
+    run = verify._run
+
+    def deadly(session: object, path: object, feed: object) -> object:
+        return die() if str(path) == str(paths[which]) else run(session, path, feed)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(verify, "_run", deadly)
+    with pytest.raises(mcd_graph.InputError, match=f"{which}.onnx, the {which}: .*SIGSEGV"):
+        mcd_graph.verify_model(*paths.values())

@@ -7,7 +7,7 @@ import typer
 from rich.table import Table
 
 from mcd_graph.cli.cluster import dask_executor
-from mcd_graph.cli.constants import print_constants, print_gain_at_open
+from mcd_graph.cli.constants import print_constants, print_gain_at_open, print_left, print_per_channel
 from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Html, Inline, NoMmap, Quiet, Source
 from mcd_graph.cli.output import byte_bar, check_outputs, html_page, out, print_json, ratio, say, size
 
@@ -99,6 +99,8 @@ def compress(
         _print_quantization(result.quantization)
     print_totals(result.totals)
     print_constants(result.totals, "compressed")
+    print_left(result)
+    print_per_channel(result)
     if not at_open:
         print_gain_at_open(result)
     if result.proof is not None:

@@ -8,7 +8,10 @@ from mcd_graph.report.forecast import forecast, open_to_restoring
 if TYPE_CHECKING:
     from mcd_graph.report.data import Report, Totals
 
-__all__ = ["print_constants", "print_forecast", "print_gain_at_open"]
+__all__ = ["print_constants", "print_forecast", "print_gain_at_open", "print_left", "print_per_channel"]
+
+_OF_CONSTANTS = ("decoding-costs", "prepared-at-opening")
+"""Codes of constants, where nodes have others."""
 
 _WORTH_SAYING = 0.01
 """Share of the files."""
@@ -32,6 +35,30 @@ def print_gain_at_open(report: "Report") -> None:
     if gain >= _WORTH_SAYING * report.totals.file_bytes_before:
         before = sum(each.bytes_before for each in open_to_restoring(report))
         say(f"--at-open would compress {size(before)} more, which saves about {size(gain)}")
+
+
+def print_left(report: "Report") -> None:
+    """Print why constants are left that were looked at for decoding at run time, those of one reason together."""
+    left: dict[str, list[int]] = {}
+    for each in report.constants:
+        if each.status == "kept" and each.code in _OF_CONSTANTS:
+            left.setdefault(each.reason or "", []).append(each.bytes_before)
+    for reason, sizes in left.items():
+        say(f"left {len(sizes)} constants of {size(sum(sizes))}: {reason}")
+
+
+def print_per_channel(report: "Report") -> None:
+    """Print how much is quantised per channel, and what that means for its size."""
+    found = [each for each in report.constants if each.per_channel]
+    before = sum(each.bytes_before for each in found)
+    bits = sum(each.bytes_before * each.entropy_bits for each in found) / max(1, before)
+    if before < _WORTH_SAYING * report.totals.file_bytes_before or not bits:
+        return
+    say(
+        f"{size(before)} are quantised with a scale for each channel, so that their values fill the range: "
+        f"{bits:.1f} bits of entropy, a ratio of {ratio(8 / bits)} at best; with one scale for a tensor, weights have "
+        "5 to 6"
+    )
 
 
 def print_forecast(report: "Report") -> None:

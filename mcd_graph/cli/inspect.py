@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from mcd_graph.cli.constants import print_constants, print_forecast
+from mcd_graph.cli.constants import print_constants, print_forecast, print_left, print_per_channel
 from mcd_graph.cli.options import AsJson
 from mcd_graph.cli.output import byte_bar, out, print_json, say, size
 
@@ -48,6 +48,8 @@ def inspect(
         )
     print_constants(totals, "compressed" if totals.lowered else "can be compressed")
     if totals.ratio is None:
+        print_left(report)
+        print_per_channel(report)
         print_forecast(report)
     if totals.ratio is None and totals.lowerable:
         say(f"To compress them: mcd compress {model} {model.with_suffix('.mcd.onnx').name}")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["WORTH_NAMING", "EightBitConstant", "eight_bit_constants", "readers_of"]
+__all__ = ["WORTH_NAMING", "EightBitConstant", "eight_bit_constants", "is_per_channel", "readers_of"]
 
 WORTH_NAMING = 1024
 """Smaller constants, in bytes, are scales and zero points rather than weights."""
@@ -15,6 +15,19 @@ _LOOKED_THROUGH = frozenset(
     ("Cast", "Clip", "DequantizeLinear", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose")
 ) | {"Unsqueeze"}
 """Operators that do not say what a constant is for; their readers do."""
+
+
+_PARAMETER = {
+    ("DequantizeLinear", 0): 1,
+    ("QLinearConv", 3): 4,
+    ("QLinearMatMul", 3): 4,
+    ("MatMulInteger", 1): 3,
+    ("ConvInteger", 1): 3,
+    ("QGemm", 3): 4,
+    ("DynamicQuantizeMatMul", 1): 2,
+    ("MatMulIntegerToFloat", 1): 3,
+}
+"""By operator and input of a weight, the input that has several values if the weight is quantised per channel."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,6 +60,17 @@ def eight_bit_constants(model: ir.Model) -> Iterator[EightBitConstant]:
 def _held(node: ir.Node) -> ir.TensorProtocol | None:
     attribute = node.attributes.get("value")
     return attribute.as_tensor() if attribute is not None and attribute.type == ir.AttributeType.TENSOR else None
+
+
+def is_per_channel(value: ir.Value) -> bool:
+    """Tell whether a constant has a scale, or zero point, for each of its channels, as far as its readers show that."""
+    for node, index in value.uses():
+        position = _PARAMETER.get((node.op_type, index), len(node.inputs))
+        parameter = node.inputs[position] if position < len(node.inputs) else None
+        tensor = None if parameter is None else parameter.const_value
+        if tensor is not None and tensor.size > 1:
+            return True
+    return False
 
 
 def readers_of(value: ir.Value) -> Iterator[tuple[ir.Node, str]]:

@@ -92,6 +92,7 @@ class ConstantReport:
         reason: why it was kept, for people.
         way: how it comes back, if it is not kept: ``run``, in the nodes that compute with it, or ``open``, restored in
             memory when a session is created.
+        per_channel: whether it is quantised with a scale for each channel, so that its values fill the whole range.
     """
 
     name: str
@@ -105,6 +106,7 @@ class ConstantReport:
     code: str | None = None
     reason: str | None = None
     way: str | None = None
+    per_channel: bool = False
 
     @property
     def read_by(self) -> str:

@@ -20,11 +20,8 @@ _OF_EACH_WEIGHT = 300
 #: What is kept below this share of saving, as ``--min-saving`` has it by default.
 _LEAST_SAVING = 0.01
 
-#: Reasons that keep a constant from being decoded at run time, and not from being restored at opening.
-_AT_OPEN_CODES = (
-    *("operator-not-compressed", "decoding-costs", "prepared-at-opening", "weight-shared", "weight-of-kept"),
-    *("fuses-otherwise", "differs"),
-)
+#: Reasons for which a constant stays with ``--at-open`` as well.
+_NEVER_CODES = ("weight-is-input", "weight-overridable", "weight-empty", "not-included", "excluded", "small-saving")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +51,7 @@ def forecast(report: Report) -> Forecast:
 
 def open_to_restoring(report: Report) -> list[ConstantReport]:
     """Return the constants that ``--at-open`` would compress and that are kept without it."""
-    return [each for each in report.constants if each.status == "kept" and each.code in _AT_OPEN_CODES]
+    return [each for each in report.constants if each.status == "kept" and each.code not in _NEVER_CODES]
 
 
 def _saved(constant: ConstantReport) -> float:

@@ -17,7 +17,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["infer_shapes", "inferred_dtype", "inferred_shape"]
+__all__ = ["infer_shapes", "inferred_dtype", "inferred_shape", "shapes_inferred"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,20 @@ def infer_shapes(model: ir.Model) -> None:
                 if output.dtype is None and inferred.dtype is not None:
                     output.meta[_DTYPE] = inferred.dtype
     logger.debug("inferred the shapes of %d values", count)
+
+
+@contextlib.contextmanager
+def shapes_inferred(model: ir.Model) -> Iterator[None]:
+    """Infer shapes for a while; what was not inferred before is forgotten again, so nobody else's answer changes."""
+    values = [output for graph in model.graphs() for node in graph for output in node.outputs]
+    before = [{key: value.meta.get(key) for key in (_SHAPE, _DTYPE)} for value in values]
+    infer_shapes(model)
+    try:
+        yield
+    finally:
+        for value, known in zip(values, before, strict=True):
+            for key in [key for key, meta in known.items() if meta is None and key in value.meta]:
+                del value.meta[key]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from mcd_graph.passes.engine.match import Weight
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["WholeTensor", "matrix_of"]
+__all__ = ["WholeTensor", "matrix_of", "wide_matrix_of"]
 
 #: What a tile's panels are made of, in elements: columns k and rows n.
 _FRACTAL_K, _FRACTAL_N = 32, 16
@@ -42,13 +42,33 @@ class WholeTensor(Weight):
         return self.tensor.numpy().reshape(self.matrix)
 
 
+#: What a wide matrix's tiles may be larger by than those that are filled best, and the most columns it has.
+_MORE_PADDING, _MOST_COLUMNS = 1.005, 2048
+
+
+def wide_matrix_of(count: int) -> tuple[int, int]:
+    """Return rows and columns of the widest matrix, of so many elements, whose tiles are filled about as well as any's.
+
+    Who writes it row by row writes long rows.
+    """
+    small = [k for k in range(1, math.isqrt(count) + 1) if count % k == 0]
+    padded = {k: _padded(count // k, k) for k in {*small, *(count // k for k in small)}}
+    limit = min(padded.values()) * _MORE_PADDING
+    wide = [k for k, size in padded.items() if size <= limit and k <= _MOST_COLUMNS]
+    return (count // max(wide), max(wide)) if wide else matrix_of(count)
+
+
+def _padded(n: int, k: int) -> int:
+    """Return the elements of the tiles of a matrix."""
+    return math.ceil(k / _FRACTAL_K) * _FRACTAL_K * math.ceil(n / _FRACTAL_N) * _FRACTAL_N
+
+
 def matrix_of(count: int) -> tuple[int, int]:
     """Return rows and columns of the matrix, of so many elements, that fills its tiles best; the squarest of those."""
 
     def cost(k: int) -> tuple[int, float]:
         n = count // k
-        padded = math.ceil(k / _FRACTAL_K) * _FRACTAL_K * math.ceil(n / _FRACTAL_N) * _FRACTAL_N
-        return padded, abs(math.log(k / n))
+        return _padded(n, k), abs(math.log(k / n))
 
     small = [k for k in range(1, math.isqrt(count) + 1) if count % k == 0]
     best = min({*small, *(count // k for k in small)}, key=cost)

@@ -32,14 +32,14 @@ from mcd_graph.passes.engine.facts import (
 )
 from mcd_graph.passes.engine.match import Match, NewCompressed, Operand, Rule
 from mcd_graph.passes.engine.operands import WEIGHT_TYPES
-from mcd_graph.passes.engine.whole import WholeTensor, matrix_of
+from mcd_graph.passes.engine.whole import WholeTensor, wide_matrix_of
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
     from mcd_graph.operators.spec import OperatorSpec
     from mcd_graph.passes.engine.match import Weight
 
-__all__ = ["dequantize_rule"]
+__all__ = ["Floats", "dequantize_rule", "tiling_of"]
 
 #: Columns of a fractal, the most fractals that a tile may be wide, and the columns from which on tiles are that flat.
 _FRACTAL_K, _MOST_FRACTALS, _WIDE = 32, 127, 256
@@ -58,6 +58,11 @@ class Floats(NewCompressed):
     axis: int | None = None
     output_type: ir.DataType | None = ir.DataType.FLOAT
 
+    @property
+    def goes_along_last_axis(self) -> bool:
+        """Whether there is a scale for each place along the last axis, which onnxruntime is slow at."""
+        return self.axis is not None and self.axis % len(self.shape) == len(self.shape) - 1
+
     def attributes(self) -> dict[str, Any]:
         """Return its attributes."""
         axis = {} if self.axis is None else {"axis": self.axis}
@@ -65,7 +70,12 @@ class Floats(NewCompressed):
 
     def tiling(self, weight: Weight) -> tuple[int, int] | None:
         """Return a tile that is one panel high and wide: floats are written in few and long rows then."""
-        return (min(_MOST_FRACTALS, math.ceil(weight.k / _FRACTAL_K)), 1) if weight.k >= _WIDE else None
+        return tiling_of(weight.k)
+
+
+def tiling_of(k: int) -> tuple[int, int] | None:
+    """Return the size of tiles for a matrix of ``k`` columns; ``None``: the codec's own choice."""
+    return (min(_MOST_FRACTALS, math.ceil(k / _FRACTAL_K)), 1) if k >= _WIDE else None
 
 
 def _match(node: ir.Node) -> Match | None:
@@ -83,7 +93,7 @@ def _match(node: ir.Node) -> Match | None:
     if zero_point is not None and known_dtype(zero_point) != tensor.dtype:
         raise Refusal(ReasonCode.TYPE_MISMATCH, f"its zero point {zero_point.name} is of another type than the weight")
     shape = dimensions(tensor)
-    weight = WholeTensor(value, tensor, recipe=("whole",), matrix=matrix_of(tensor.nbytes))
+    weight = WholeTensor(value, tensor, recipe=("whole",), matrix=wide_matrix_of(tensor.nbytes))
     floats = Floats(scale, zero_point, shape=shape, dtype=tensor.dtype, axis=_axis(node, shape, scale, zero_point))
     return Match("DequantizeLinear", weight, floats, node.outputs[0], (node,))
 

@@ -8,7 +8,9 @@ operators; values may have several readers, and weights too.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import unittest.mock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +20,13 @@ from lowering import MS_DOMAIN, assert_same_bytes, make_model, pack_all
 from onnx import TensorProto, helper, numpy_helper
 from sessions import session
 
+from mcd_graph.model import constants as model_constants
 from mcd_graph.passes import plan_lowering
+from mcd_graph.passes.plan import constants as plan_constants
+from mcd_graph.passes.rules import dequantize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 __all__ = ["Case", "Outcome", "check", "expect", "generate"]
 
@@ -560,6 +565,31 @@ def look_up(b: Builder) -> None:
     b.add(b.edge(y, n), n)
 
 
+def weight_only(b: Builder) -> None:
+    """A dequantized constant that meets floats: multiplied with, added, shared, or behind a Transpose."""
+    x, n = b.draw(), width(b)
+    way = b.pick(["MatMul", "MatMul", "turned", "Add", "Mul", "twice"])
+    shape = {"Add": (x.width,), "Mul": (x.width,), "turned": (n, x.width)}.get(way, (x.width, n))
+    dtype = b.pick([np.int8, np.uint8])
+    w = b.constant(b.integers(dtype, shape))
+    axis = int(b.rng.integers(len(shape))) if b.chance(0.4) else None
+    size = None if axis is None else shape[axis]
+    parameters = [b.scale(size, 0.05)]
+    if b.chance(0.6):
+        parameters.append(b.zero_point(dtype, size))
+    along = {} if axis is None else {"axis": axis - len(shape) if b.chance(0.3) else axis}
+    f = b.edge(b.node("DequantizeLinear", w, *parameters, **along))
+    if way in ("Add", "Mul"):
+        b.add(b.node(way, *b.rng.permutation([x.name, f]).tolist()), x.width)
+        return
+    if way == "turned":
+        f = b.node("Transpose", f, perm=[1, 0])
+    if way == "twice":
+        again = b.node("DequantizeLinear", w, b.scale(None, 0.05))
+        b.add(b.node("MatMul", x.name, b.node("Add", f, again)), n)
+    b.add(b.edge(b.node("MatMul", b.edge(x.name, x.width), f), n), n)
+
+
 def residual(b: Builder) -> None:
     x = b.draw()
     other = b.pick([each for each in b.values if each.width == x.width])
@@ -626,6 +656,7 @@ MULTIPLICATIONS = (
     outlined,
     branch,
     look_up,
+    weight_only,
 )
 BEHIND = (gelu, gelu, swish, norm, norm, residual, residual, activation, activation, bias, quantized, heads)
 
@@ -691,10 +722,24 @@ def expect(case: Case) -> Expected | None:
         return None
 
 
+@contextlib.contextmanager
+def every_size() -> Iterator[None]:
+    """Have constants decoded at run time however small they are and however seldom a run uses them."""
+    with contextlib.ExitStack() as stack:
+        for place, name, value in (
+            (model_constants, "WORTH_NAMING", 4),
+            (dequantize, "WORTH_NAMING", 4),
+            (plan_constants, "LARGE", 0),
+        ):
+            stack.enter_context(unittest.mock.patch.object(place, name, value))
+        yield
+
+
 def check(case: Case, expected: Expected) -> Outcome:
     """Lower a case and compare bytes with what was expected."""
     loaded = ir.from_proto(case.model)
-    plan = plan_lowering(loaded)
+    with every_size():
+        plan = plan_lowering(loaded)
     met = len(plan.sites)
     if not plan.apply(pack_all(plan)):
         return Outcome(met, 0)
