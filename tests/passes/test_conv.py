@@ -146,6 +146,20 @@ def test_groups(group: int, batch: int) -> None:
     assert (panels, k, columns) == (3, 9 * C // group, n)
 
 
+@pytest.mark.parametrize("size", [(), (96,)], ids=["per_tensor", "per_channel"])
+def test_groups_with_scales_and_bias(size: tuple[int, ...]) -> None:
+    constants = {
+        "xs": scales((), 1), "xz": np.uint8(9), "w": integers(np.int8, (96, C // 2, 3, 3), 3), "ws": scales(size, 4),
+        "wz": np.zeros(size, np.int8), "ys": scales((), 6, 20), "yz": np.uint8(99),
+        "b": np.random.default_rng(8).integers(-50000, 50000, 96).astype(np.int32),
+    }  # fmt: skip
+    node = helper.make_node("QLinearConv", ["x", *constants], ["y"], name="conv", group=2)
+    model = make_model(
+        [node], {"x": (np.uint8, ("b", C, *IMAGES[2]))}, {"y": (np.uint8, ("b", 96, None, None))}, constants
+    )
+    assert assert_exact(model, feed(2, np.uint8)).outcome == [("QLinearConv", None)]
+
+
 def qdq_conv(
     x_type: type = np.uint8,
     *,

@@ -158,6 +158,7 @@ fn every_kernel_computes_the_definition() {
         let x_zero_point = if signed { -7 } else { 131 };
         let zeros: Vec<i32> = (0..n as i32).map(|j| j % 5).collect();
         let bias: Vec<i32> = (0..n as i32).map(|j| j * 1000 - 7).collect();
+        let scales: Vec<f32> = (1..=n).map(|j| 0.02 / j as f32).collect();
         let expected = reference(&case, &x32, &w32, (x_zero_point, &zeros), &bias);
         for kernel in Kernel::available() {
             for residency in [Residency::Compressed, Residency::Decoded] {
@@ -187,15 +188,15 @@ fn every_kernel_computes_the_definition() {
                     weight.convolve(&call, Output::new(&mut sums[..], Epilogue::Sums), pool).unwrap();
                     assert!(sums == expected, "{what}");
                     let mut bytes = vec![0_u8; expected.len()];
-                    let scale = ScalarOrPerColumn::Scalar(0.01);
+                    let scale = ScalarOrPerColumn::PerColumn(&scales);
                     let epilogue = Epilogue::Requantize { scale, zero_point: 3 };
                     weight.convolve(&call, Output::new(&mut bytes[..], epilogue), pool).unwrap();
-                    let requantised =
-                        |sum: i32| ((sum as f32 * 0.01).clamp(-3.0, 252.0).round_ties_even() as i32 + 3) as u8;
-                    assert!(
-                        bytes.iter().eq(expected.iter().map(|&sum| requantised(sum)).collect::<Vec<_>>().iter()),
-                        "{what}"
-                    );
+                    let positions = window.positions();
+                    let requantised = |(at, &sum): (usize, &i32)| {
+                        let scaled = sum as f32 * scales[at / positions % n];
+                        (scaled.clamp(-3.0, 252.0).round_ties_even() as i32 + 3) as u8
+                    };
+                    assert!(bytes == expected.iter().enumerate().map(requantised).collect::<Vec<_>>(), "{what}");
                 }
             }
         }
