@@ -37,6 +37,7 @@ from mcd_graph.passes import (
     plan_lowering,
 )
 from mcd_graph.passes.at_open import ConstantJob, constants_at_open, restore_at_open
+from mcd_graph.passes.functions import InlineConstantsPass
 from mcd_graph.progress import Progress
 from mcd_graph.proof import NOT_ASKED_FOR, Prover, find_culprits
 from mcd_graph.quantize import Form, quantized
@@ -51,6 +52,9 @@ logger = logging.getLogger(__name__)
 
 _BYTES_UNDER_WAY = 256 << 20
 """Weights compressed at a time on this machine: with their streams, maps and copies that is below 1 GiB."""
+
+_SAID_OF_A_CONSTANT = 320
+"""Bytes that the model file takes for a constant that is restored at opening: a sentence, its place and its shape."""
 
 
 def compress_model(
@@ -210,11 +214,14 @@ class _Request:
         """Return the model, functions that are given their weights put in place of their calls."""
         model = load_model(given or self.read())
         InlineWeightArgumentsPass()(model)
+        if self.at_open:
+            InlineConstantsPass()(model)
         return model
 
     def wants(self, job: ConstantJob) -> bool:
         """Tell whether a constant is to be compressed, going by the names of itself and of those that read it."""
-        names = [job.key, *(name_of(node) for node, _ in job.constant.readers)]
+        readers = (node for constant in job.constants for node, _ in constant.readers)
+        names = [*job.names, *map(name_of, readers)]
         included = self.include is None or any(re.search(self.include, name) for name in names)
         return included and not (self.exclude and any(re.search(self.exclude, name) for name in names))
 
@@ -293,17 +300,20 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
         if request.verify and prover is None:
             prover = Prover(request.opened, model, nbytes=2 * before, at_optimization_only=plan.optimized)
         changed = plan.apply(packed.weights)
-        restored = _pack_at_open(request, model, writer, known) if request.at_open else _Packed()
+        jobs = [job for job in constants_at_open(model) if request.wants(job)] if request.at_open else []
+        at_open = {job.key: job for job in jobs}
+        restored = _pack(request, at_open, writer, known.at_open or _Packed(), at_open=True) if jobs else _Packed()
         if not changed and not restored.compressed:
             raise NothingToCompressError(f"{request.source}: nothing to compress: {_why_nothing(plan)}")
-        restore_at_open(model, restored.compressed)
+        restore_at_open(model, jobs, restored.compressed)
         weights = [*packed.weights.values(), *restored.weights.values()]
         versions = {weight.stats.format_version for weight in weights if isinstance(weight, CompressedWeight)}
         annotate(model, Stated(request.profile, "+".join(map(str, sorted(versions)))))
         proof = _prove(request, plan, dataclasses.replace(packed, at_open=restored), writer, prover)
         # Before the output is there, which may take the place of the input.
         measured = {key: (each.stored_bytes, each.entropy_bits) for key, each in stats.items()}
-        accounts = account_for(constants, plan, measured, status="lowered", at_open=restored.weights)
+        ways = {name: restored.weights[job.key] for job in jobs for name in job.names}
+        accounts = account_for(constants, plan, measured, status="lowered", at_open=ways)
         try:
             writer.commit(
                 model,
@@ -328,12 +338,6 @@ def _compress(request: _Request, differing: Collection[int], prover: Prover | No
     )
 
 
-def _pack_at_open(request: _Request, model: ir.Model, writer: ModelWriter, known: _Packed) -> _Packed:
-    """Compress what is left of a model's constants, to be restored when a session is created."""
-    jobs = {job.key: job for job in constants_at_open(model) if request.wants(job)}
-    return _pack(request, jobs, writer, known.at_open or _Packed(), at_open=True)
-
-
 def _pack(
     request: _Request, jobs: Mapping[str, AnyJob], writer: ModelWriter, known: _Packed, *, at_open: bool = False
 ) -> _Packed:
@@ -351,16 +355,25 @@ def _pack(
             if key in known.weights:
                 answer, packed.stats[key] = known.weights[key], known.stats[key]
             else:
-                answer = weight = next(weights)[1]
+                weight = next(weights)[1]
                 packed.stats[key] = weight.stats
-                if weight.stats.saving < request.min_saving:
-                    text = f"it would save {weight.stats.saving:.1%}, less than {request.min_saving:.1%}"
-                    answer = Refusal(ReasonCode.SMALL_SAVING, text)
+                answer = _refused(weight.stats, request.min_saving, at_open=at_open) or weight
             if isinstance(answer, CompressedWeight):
                 answer = _written(key, answer, writer, at_open=at_open)
             packed.weights[key] = answer
             tell(key)
     return packed
+
+
+def _refused(stats: WeightStats, min_saving: float, *, at_open: bool) -> Refusal | None:
+    """Return why a weight is stored as it is: it would save too little."""
+    if stats.saving < min_saving:
+        return Refusal(ReasonCode.SMALL_SAVING, f"it would save {stats.saving:.1%}, less than {min_saving:.1%}")
+    saved = stats.weight_bytes - stats.stored_bytes
+    if at_open and saved < _SAID_OF_A_CONSTANT and min_saving >= 0:
+        text = f"it would save {saved} bytes, and what the model file says of a restored constant takes as many"
+        return Refusal(ReasonCode.SMALL_SAVING, text)
+    return None
 
 
 def _written(key: str, weight: CompressedWeight, writer: ModelWriter, *, at_open: bool) -> CompressedWeight:

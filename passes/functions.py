@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from mcd_graph.model.constants import eight_bit_constants
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.registry import ALL_RULES, RULES_ON_REQUEST
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from mcd_graph.passes.engine.match import Rule
 
-__all__ = ["InlineWeightArgumentsPass"]
+__all__ = ["InlineConstantsPass", "InlineWeightArgumentsPass"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +53,7 @@ class InlineWeightArgumentsPass(ir.passes.InPlacePass):
             for function in model.functions.values()
             if _can_be_inlined(model, function) and self._is_given_a_weight(function)
         }
-        if not wanted:
-            return ir.passes.PassResult(model, modified=False)
-        inline = InlinePass(lambda function: function.identifier() in wanted)
-        try:
-            inline.requires(model)
-        except ir.passes.PreconditionError as error:
-            logger.info("no function is inlined: %s", error)
-            return ir.passes.PassResult(model, modified=False)
-        result = inline.call(model)
-        logger.info("inlined %d functions that are given their weights", len(wanted))
-        return ir.passes.PassResult(model, result.modified)
+        return _inlined(model, wanted, "are given their weights")
 
     def _is_given_a_weight(self, function: ir.Function) -> bool:
         for node in function.all_nodes():
@@ -75,6 +66,50 @@ class InlineWeightArgumentsPass(ir.passes.InPlacePass):
                 if refusal.code is ReasonCode.WEIGHT_IS_INPUT:
                     return True
         return False
+
+
+class InlineConstantsPass(ir.passes.InPlacePass):
+    """Inline the local functions that hold int8 or uint8 constants, so that these are constants of a graph.
+
+    Which functions are left as they are: as :class:`InlineWeightArgumentsPass`.
+
+    Examples:
+        >>> from mcd_graph.model.loading import load_model
+        >>> from mcd_graph.passes.functions import InlineConstantsPass
+        >>> InlineConstantsPass()(load_model("model.onnx")).modified  # it has no functions
+        False
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Change ``model`` in place."""
+        holding = {id(_graph_of(constant.value)) for constant in eight_bit_constants(model)}
+        wanted = {
+            function.identifier()
+            for function in model.functions.values()
+            if not holding.isdisjoint(map(id, (function.graph, *function.graph.subgraphs())))
+            and _can_be_inlined(model, function)
+        }
+        return _inlined(model, wanted, "hold constants")
+
+
+def _graph_of(value: ir.Value) -> ir.Graph | ir.Function | None:
+    node = value.producer()
+    return value.graph if node is None else node.graph
+
+
+def _inlined(model: ir.Model, wanted: Collection[ir.OperatorIdentifier], why: str) -> ir.passes.PassResult:
+    """Inline the calls of some functions, if that can be done at all."""
+    if not wanted:
+        return ir.passes.PassResult(model, modified=False)
+    inline = InlinePass(lambda function: function.identifier() in wanted)
+    try:
+        inline.requires(model)
+    except ir.passes.PreconditionError as error:
+        logger.info("no function is inlined: %s", error)
+        return ir.passes.PassResult(model, modified=False)
+    result = inline.call(model)
+    logger.info("inlined %d functions that %s", len(wanted), why)
+    return ir.passes.PassResult(model, result.modified)
 
 
 def _can_be_inlined(model: ir.Model, function: ir.Function) -> bool:

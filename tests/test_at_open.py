@@ -1,5 +1,6 @@
 """Constants that are compressed in the file and restored when a session is created."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from mcd_graph.inspection import inspect_model
 from mcd_graph.integrity import check_model
 from mcd_graph.model.at_open import AT_OPEN_KEY, SENTENCE
 from mcd_graph.model.source import size_of
-from mcd_graph.passes.at_open import matrix_of
+from mcd_graph.passes.engine.whole import matrix_of
 from mcd_graph.report.forecast import forecast
 
 X = np.random.default_rng(9).integers(0, 256, (2, 32, 9, 8)).astype(np.uint8)
@@ -235,3 +236,98 @@ def test_the_matrix_that_a_constant_is_seen_as(count: int, expected: tuple[int, 
     rows, columns = matrix_of(count)
     assert rows * columns == count
     assert (rows, columns) == expected
+
+
+def _branches(then: np.ndarray, other: np.ndarray, *, as_nodes: bool) -> onnx.ModelProto:
+    """An If whose branches hold a table each, of the same name, beside one in the main graph that both read."""
+
+    def branch(name: str, table: np.ndarray) -> onnx.GraphProto:
+        held = numpy_helper.from_array(table, "t")
+        nodes = [helper.make_node("Constant", [], ["t"], value=held)] if as_nodes else []
+        nodes += [
+            helper.make_node("Add", ["t", "shared"], ["s"]),
+            helper.make_node("Add", ["s", "x"], [f"{name}_y"]),
+        ]
+        output = helper.make_tensor_value_info(f"{name}_y", TensorProto.INT8, [64, 120])
+        return helper.make_graph(nodes, name, [], [output], [] if as_nodes else [held])
+
+    graph = helper.make_graph(
+        [helper.make_node("If", ["c"], ["y"], then_branch=branch("a", then), else_branch=branch("b", other))],
+        "g",
+        [
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("x", TensorProto.INT8, [64, 120]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.INT8, [64, 120])],
+        [numpy_helper.from_array(bell((64, 120), 8), "shared")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _run_branches(session: onnxruntime.InferenceSession) -> list[bytes]:
+    x = np.arange(64 * 120).reshape(64, 120).astype(np.int8)
+    return [session.run(None, {"c": np.array(c), "x": x})[0].tobytes() for c in (True, False)]
+
+
+@pytest.mark.parametrize("as_nodes", [False, True])
+def test_constants_inside_of_branches(tmp_path: Path, as_nodes: bool) -> None:
+    """They move to the main graph, where onnxruntime lets them be replaced; the branches read them from there."""
+    source = tmp_path / "m.onnx"
+    source.write_bytes(_branches(bell((64, 120), 1), bell((64, 120), 2), as_nodes=as_nodes).SerializeToString())
+    report = mcd_graph.compress_model(source, tmp_path / "c.onnx", at_open=True)
+    assert [(each.name, each.status, each.way) for each in report.constants] == [
+        (name, "lowered", "open") for name in ("shared", "t", "t")
+    ]
+    expected = _run_branches(onnxruntime.InferenceSession(source))
+    assert expected[0] != expected[1]
+    assert _run_branches(mcd_graph.InferenceSession(tmp_path / "c.onnx")) == expected
+    assert mcd_graph.verify_model(source, tmp_path / "c.onnx", runs=2).identical
+    assert mcd_graph.restore_model(tmp_path / "c.onnx", tmp_path / "r.onnx").restored == 3
+    assert _run_branches(onnxruntime.InferenceSession(tmp_path / "r.onnx")) == expected
+
+
+def _function(calls: int) -> onnx.ModelProto:
+    """A function that adds a table, called several times."""
+    held = numpy_helper.from_array(bell((64, 40), 3), "t")
+    nodes = [helper.make_node("Constant", [], ["t"], value=held), helper.make_node("Add", ["t", "a"], ["b"])]
+    function = helper.make_function("local", "shift", ["a"], ["b"], nodes, [helper.make_opsetid("", 17)])
+    names = ["x", *(f"h{number}" for number in range(calls - 1)), "y"]
+    values = [helper.make_tensor_value_info(name, TensorProto.INT8, [64, 40]) for name in ("x", "y")]
+    graph = helper.make_graph(
+        [helper.make_node("shift", [a], [b], domain="local") for a, b in itertools.pairwise(names)],
+        "g", values[:1], values[1:],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=[function])
+
+
+def test_constants_inside_of_functions(tmp_path: Path) -> None:
+    """Calls are inlined, as onnxruntime does before all else, and share one constant."""
+    source = tmp_path / "m.onnx"
+    source.write_bytes(_function(3).SerializeToString())
+    report = mcd_graph.compress_model(source, tmp_path / "c.onnx", at_open=True, force_larger=True)
+    assert {(each.status, each.way) for each in report.constants} == {("lowered", "open")}
+    proto = onnx.load(tmp_path / "c.onnx", load_external_data=False)
+    assert [tensor.external_data[0].value for tensor in proto.graph.initializer] == [SENTENCE]
+    x = {"x": np.arange(64 * 40).reshape(64, 40).astype(np.int8)}
+    (expected,) = onnxruntime.InferenceSession(source).run(None, x)
+    (found,) = mcd_graph.InferenceSession(tmp_path / "c.onnx").run(None, x)
+    assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(17, 1031), (1031,), (2, 3, 5, 7, 11), (1, 1, 4099), (7, 1, 13, 29)])
+def test_any_rank_and_any_number_of_elements(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    values = [helper.make_tensor_value_info(name, TensorProto.INT8, list(shape)) for name in ("x", "y")]
+    constant = numpy_helper.from_array(bell(shape, 4) // 4, "t")
+    graph = helper.make_graph([helper.make_node("Add", ["t", "x"], ["y"])], "g", values[:1], values[1:], [constant])
+    source = tmp_path / "m.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    source.write_bytes(model.SerializeToString())
+    report = mcd_graph.compress_model(source, tmp_path / "c.onnx", at_open=True, min_saving=-1, force_larger=True)
+    (stored,) = report.constants
+    assert stored.way == "open"
+    assert (stored.bytes_after or 0) < stored.bytes_before * stored.entropy_bits / 8 + 300
+    x = {"x": np.arange(np.prod(shape)).reshape(shape).astype(np.int8)}
+    (expected,) = onnxruntime.InferenceSession(source).run(None, x)
+    (found,) = mcd_graph.InferenceSession(tmp_path / "c.onnx").run(None, x)
+    assert found.tobytes() == expected.tobytes()

@@ -74,24 +74,26 @@ TILINGS = st.sampled_from([(8, 8), (1, 1), (2, 1), (1, 2), (3, 2), (127, 1), (1,
 PROFILES = st.sampled_from(["fast", "balanced", "small"])
 
 
-def assert_round_trip(w: np.ndarray, profile: str, tiling: tuple[int, int]) -> None:
-    x2, index, info = _native.encode(w, profile, tiling)
+def assert_round_trip(w: np.ndarray, profile: str, tiling: tuple[int, int], *, packed: bool = False) -> None:
+    x2, index, info = _native.encode(w, profile, tiling, packed)
     for decoded in (_native.decode(x2, index, info), plain_codec.decode(x2.tobytes(), index.tobytes(), list(info))):
         assert (decoded.dtype, decoded.shape) == (w.dtype, w.shape)
         assert decoded.tobytes() == np.ascontiguousarray(w).tobytes()
 
 
-@given(weights(), PROFILES, TILINGS)
+@given(weights(), PROFILES, TILINGS, st.booleans())
 @settings(max_examples=3000, deadline=None)
-def test_both_decoders_give_the_weight_back(w: np.ndarray, profile: str, tiling: tuple[int, int]) -> None:
-    assert_round_trip(w, profile, tiling)
+def test_both_decoders_give_the_weight_back(w: np.ndarray, profile: str, tiling: tuple[int, int], packed: bool) -> None:
+    assert_round_trip(w, profile, tiling, packed=packed)
 
 
 @pytest.mark.slow
-@given(weights(200), PROFILES, TILINGS)
+@given(weights(200), PROFILES, TILINGS, st.booleans())
 @settings(max_examples=10_000, deadline=None)
-def test_both_decoders_give_the_weight_back_at_length(w: np.ndarray, profile: str, tiling: tuple[int, int]) -> None:
-    assert_round_trip(w, profile, tiling)
+def test_both_decoders_give_the_weight_back_at_length(
+    w: np.ndarray, profile: str, tiling: tuple[int, int], packed: bool
+) -> None:
+    assert_round_trip(w, profile, tiling, packed=packed)
 
 
 def test_the_matrices_meet_every_kind_of_code() -> None:
@@ -114,7 +116,9 @@ def test_small_shapes_all_round(make: object, dtype: type) -> None:
     rng = np.random.default_rng(1)
     for n in (1, 2, 15, 16, 17, 33):
         for k in (1, 3, 4, 5, 31, 32, 33, 65):
-            assert_round_trip(make(rng, (n, k)).astype(np.uint8).view(dtype), "balanced", (2, 1))
+            w = make(rng, (n, k)).astype(np.uint8).view(dtype)
+            assert_round_trip(w, "balanced", (2, 1))
+            assert_round_trip(w, "balanced", (2, 1), packed=True)
 
 
 @pytest.mark.parametrize("order", ["C", "F", "reversed", "every other"])

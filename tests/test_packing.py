@@ -62,11 +62,11 @@ class Altered(Executor):
         self.version = version
         self.kinds: list[str] = []
 
-    def submit(self, function, source, profile, version, tiling, /):  # type: ignore[no-untyped-def,override]
+    def submit(self, function, source, profile, version, *rest):  # type: ignore[no-untyped-def,override]
         self.kinds.append(type(source).__name__)
         future: Future[object] = Future()
         try:
-            future.set_result(function(self.alter(source), profile, self.version or version, tiling))
+            future.set_result(function(self.alter(source), profile, self.version or version, *rest))
         except Exception as error:  # noqa: BLE001 - what executors do
             future.set_exception(error)
         return future

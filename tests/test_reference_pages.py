@@ -57,11 +57,14 @@ def test_the_page_of_versions_names_the_present_ones() -> None:
     from mcd_graph.report import data  # noqa: PLC0415
 
     page = (ROOT / "docs" / "reference" / "versions.md").read_text()
-    versions = re.findall(r"^\| .*? \| (\d+) \|", page, re.MULTILINE)
-    written = pack_weight(np.zeros((16, 32), np.int8)).stats.format_version
-    assert versions == [str(one) for one in (written, DOMAIN_VERSION, data.SCHEMA_VERSION, bench.SCHEMA_VERSION)]
-    assert f"this build reads version {written}" in page
-    assert f"format **version {written}**" in (ROOT / "docs" / "reference" / "format.md").read_text()
+    versions = re.findall(r"^\| .*? \| ([\d and]+) \|", page, re.MULTILINE)
+    weight = np.eye(16, 32, dtype=np.int8)
+    oldest, newest = (pack_weight(weight, packed=packed).stats.format_version for packed in (False, True))
+    formats = f"{oldest} and {newest}"
+    assert versions == [formats, *map(str, (DOMAIN_VERSION, data.SCHEMA_VERSION, bench.SCHEMA_VERSION))]
+    assert f"this build reads versions {oldest} to {newest}" in " ".join(page.split())
+    format_page = (ROOT / "docs" / "reference" / "format.md").read_text()
+    assert f"format **version {newest}**, and version {oldest}" in format_page
 
 
 def test_the_figures_of_the_readme_are_those_of_the_record() -> None:

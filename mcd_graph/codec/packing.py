@@ -72,6 +72,10 @@ class Job(Protocol):
     def tiling(self) -> tuple[int, int] | None:
         """The size of its tiles; ``None``: the codec's own choice."""
 
+    @property
+    def packed(self) -> bool:
+        """Whether it is decoded once, so that its size alone counts."""
+
     def array(self) -> Int8Matrix:
         """Return it as an (n, k) view."""
 
@@ -195,16 +199,16 @@ def _version() -> str:
 
 
 def _pack(
-    source: FileView | Int8Matrix, profile: Profile, version: str, tiling: tuple[int, int] | None
+    source: FileView | Int8Matrix, profile: Profile, version: str, tiling: tuple[int, int] | None, packed: bool
 ) -> tuple[CompressedWeight, int | None]:
     """Compress a weight, and return the CRC-32 of its bytes in the file if it is there; this is what workers run."""
     if version != _version():
         raise InputError(f"a worker has mcd-graph {_version()} installed, and not {version}, which asks for the work")
     if not isinstance(source, FileView):
-        return pack_weight(source, profile=profile, tiling=tiling), None
+        return pack_weight(source, profile=profile, tiling=tiling, packed=packed), None
     array, window = source.open()
     before = zlib.crc32(window)
-    weight = pack_weight(array, profile=profile, tiling=tiling)
+    weight = pack_weight(array, profile=profile, tiling=tiling, packed=packed)
     if zlib.crc32(window) != before:
         raise InputError(f"the model was changed while it was read: a weight in {source.path} is another one now")
     return weight, before
@@ -251,7 +255,7 @@ def pack_all(
             del array
             job.release()
         with _worker_errors(job):
-            return _UnderWay(job, source, executor.submit(_pack, source, profile, _version(), job.tiling))
+            return _UnderWay(job, source, executor.submit(_pack, source, profile, _version(), job.tiling, job.packed))
 
     def first() -> tuple[Job, CompressedWeight]:
         nonlocal in_files

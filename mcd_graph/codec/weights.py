@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +82,11 @@ class CompressedWeight:
 
 
 def pack_weight(
-    w: Int8Matrix, *, profile: Profile = "balanced", tiling: tuple[int, int] | None = None
+    w: Int8Matrix,
+    *,
+    profile: Profile = "balanced",
+    tiling: tuple[int, int] | None = None,
+    packed: bool = False,
 ) -> CompressedWeight:
     """Compress one weight.
 
@@ -91,6 +95,7 @@ def pack_weight(
             the transposed view of a (k, n) matrix is taken as it is.
         profile: ``fast``, ``balanced`` or ``small``.
         tiling: (tilingK, tilingN), a tile's size in fractals of 32 k and 16 n; the codec's own choice by default.
+        packed: as few bytes as can be, for a weight that is decoded once; a decoder takes longer for it.
 
     Returns:
         The compressed weight, in memory.
@@ -109,7 +114,7 @@ def pack_weight(
         raise InputError(f"a weight is a non-empty int8 or uint8 matrix, not {w.dtype} of shape {w.shape}")
     if profile not in PROFILES:
         raise InputError(f"there is no profile {profile!r}; choose from {', '.join(PROFILES)}")
-    options = {} if tiling is None else {"tiling": tiling}
+    options: dict[str, Any] = {"packed": packed} if tiling is None else {"packed": packed, "tiling": tiling}
     try:
         x2, compress_index, compress_info = _native.encode(w, profile, **options)
     except ValueError as error:

@@ -11,6 +11,8 @@ Where the compressed weight is, the model's metadata says, as JSON under :data:`
     {"data": "model.mcd.onnx_data", "constants": [{
         "name": "conv.weight", "dtype": "int8", "shape": [64, 3, 3, 3], "compress_info": [8, 8, 54, 32, 0],
         "transposed": 1, "x2": [name, offset, length], "compress_index": [name, offset, length]}]}
+
+Names that are those of the constant with ``.x2`` and ``.compress_index`` behind are written as empty strings.
 """
 
 from __future__ import annotations
@@ -78,7 +80,8 @@ def hide_nodes(proto: onnx.ModelProto) -> None:
     for node in found:
         graph.node.remove(node)
     read = Counter(_names_read(proto))
-    gone = {each[part][0] for each in entries for part in _PARTS if not read[each[part][0]]}
+    streams = {_name_of(each, part) for each in entries for part in _PARTS}
+    gone = {name for name in streams if not read[name]}
     made = {each["name"] for each in entries}
     kept = [tensor for tensor in graph.initializer if tensor.name not in gone]
     del graph.initializer[:]
@@ -116,7 +119,8 @@ def reveal_nodes(proto: onnx.ModelProto) -> onnx.ModelProto:
             raise InputError(f"its metadata {AT_OPEN_KEY} says another type or shape of {entry['name']!r}")
         graph.initializer.remove(tensor)
         for part in _PARTS:
-            name, offset, length = entry[part]
+            _, offset, length = entry[part]
+            name = _name_of(entry, part)
             streams[name] = _external(name, TensorProto.INT8, [length], (data, offset, length))
         nodes.append(_node(entry, tensor.data_type))
     graph.initializer.extend(stream for name, stream in streams.items() if name not in named)
@@ -165,13 +169,19 @@ def _entry(node: onnx.NodeProto, tensors: Mapping[str, onnx.TensorProto]) -> dic
     }
     for part, name in zip(_PARTS, node.input, strict=True):
         place = external_entries(tensors[name])
-        entry[part] = [name, int(place.get("offset", 0)), int(place["length"])]
+        said = "" if name == f"{entry['name']}.{part}" else name
+        entry[part] = [said, int(place.get("offset", 0)), int(place["length"])]
     return entry
+
+
+def _name_of(entry: Mapping[str, Any], part: str) -> str:
+    """Return the name of a constant's stream or index: after the constant, unless another one is said."""
+    return entry[part][0] or f"{entry['name']}.{part}"
 
 
 def _node(entry: Mapping[str, Any], dtype: int) -> onnx.NodeProto:
     node = helper.make_node(
-        OP_TYPE, [entry[part][0] for part in _PARTS], [entry["name"]], domain=DOMAIN,
+        OP_TYPE, [_name_of(entry, part) for part in _PARTS], [entry["name"]], domain=DOMAIN,
         name=f"{entry['name']}.{OP_TYPE}", compress_info=entry["compress_info"], shape=entry["shape"], dtype=dtype,
         transposed=entry["transposed"],
     )  # fmt: skip

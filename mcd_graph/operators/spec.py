@@ -149,6 +149,11 @@ class OperatorSpec:
     telling_inputs: tuple[str, ...] = ()
 
     @property
+    def weight_by_columns(self) -> bool:
+        """Whether the constant that was compressed is the transpose of the matrix that is stored."""
+        return self.weight_of is _matrix
+
+    @property
     def input_names(self) -> tuple[str, ...]:
         """The names of the inputs, by position."""
         return tuple(each.name for each in self.inputs)

@@ -169,20 +169,23 @@ class CompressedNode:
         with self._named():
             return _native.inspect(*self.parts())
 
-    def decode(self) -> Matrix:
+    def decode(self, *, by_columns: bool = False) -> Matrix:
         """Return the matrix (n, k) that is stored, all checksums checked.
+
+        Args:
+            by_columns: it is in memory as the matrix (k, n), for who wants its transpose.
 
         Raises:
             FormatError: the weight is damaged; the message names the node.
         """
         with self._named():
-            return _native.decode(*self.parts())
+            return _native.decode(*self.parts(), by_columns)
 
     def weight(self, name: str) -> ir.LazyTensor:
         """Return the constant that was compressed, decoded when it is looked at."""
 
         def decode() -> ir.TensorProtocol:
-            decoded = self.decode()
+            decoded = self.decode(by_columns=self.spec.weight_by_columns)
             self.release()  # or all maps would stay to the end
             return ir.tensor(self.spec.weight_of(self, decoded), name=name)
 

@@ -73,6 +73,11 @@ class WeightJob:
     tiling: tuple[int, int] | None = None
 
     @property
+    def packed(self) -> bool:
+        """It is decoded again and again."""
+        return False
+
+    @property
     def k(self) -> int:
         """Rows of the multiplication's right-hand side."""
         return self.source.k

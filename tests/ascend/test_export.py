@@ -68,6 +68,28 @@ def test_the_strict_model_runs_on_the_cpu(model: Path, out: Path, compressed: bo
     assert len(set(names)) == len(names)
 
 
+def test_constants_that_are_decoded_for_other_operators_are_restored(tmp_path: Path) -> None:
+    """Ascend has no operator that gives back a constant."""
+    model = static_model()
+    (last,) = [node for node in model.graph.node if "y" in node.output]
+    last.output[0] = "product"
+    model.graph.node.extend(
+        [
+            helper.make_node("DequantizeLinear", ["table", "w_scale"], ["floats"], name="widen"),
+            helper.make_node("ReduceMax", ["floats"], ["most"], keepdims=1),
+            helper.make_node("Add", ["product", "most"], ["y"]),
+        ]
+    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(gaussian_weight(1024, 300, seed=5), "table"))
+    source, compressed = write(model, tmp_path / "m.onnx"), tmp_path / "m.mcd.onnx"
+    report = compress_model(source, compressed)
+    assert {each.name: each.way for each in report.constants} == {"w": "run", "table": "run"}
+    export_model(compressed, tmp_path / "ascend")
+    nodes = onnx.load(tmp_path / "ascend" / "model.onnx", load_external_data=False).graph.node
+    assert {node.op_type for node in nodes if node.domain == "mcd"} == {"MatmulCompressDequant"}
+    assert [node.name for node in nodes if node.op_type == "DequantizeLinear"] == ["widen"]
+
+
 def test_one_multiplication_is_within_half_a_float16_step(tmp_path: Path) -> None:
     source = write(static_model(), tmp_path / "m.onnx")
     export_model(source, tmp_path / "ascend", max_rows=256)

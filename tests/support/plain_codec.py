@@ -40,7 +40,7 @@ def decode(x2: bytes, compress_index: bytes, compress_info: Sequence[int]) -> np
                 put(symbols, panel, fractal, group, [argument] * 64)
             continue
         require(argument * 64 == position, "tiles follow one another")
-        body = x2[position : header.length - 64]
+        body = x2[position : header.length - header.tail]
         if kind == RAW:
             size = 64 * len(places)
             require(size <= len(body), "a raw tile ends before the tail")
@@ -49,11 +49,13 @@ def decode(x2: bytes, compress_index: bytes, compress_info: Sequence[int]) -> np
         else:
             size = decode_tile(header, body, places, symbols)
         extent = (size + 63) // 64 * 64
+        if header.tail == 0:
+            extent = min(extent, len(body))  # the last tile is not padded
         require(extent <= len(body), "a tile ends before the tail")
         require(not any(body[size:extent]), "padding is zero")
         require(zlib.crc32(body[:extent]) == checksum, "a tile's checksum")
         position += extent
-    require(position + 64 == header.length, "the tail follows the tiles")
+    require(position + header.tail == header.length, "the tail follows the tiles")
     require(not any(x2[position:]), "the tail is zero")
     symbols = symbols[: header.n, : header.k]
     return symbols if header.unsigned else (symbols.astype(np.int16) - 128).astype(np.int8)
@@ -70,11 +72,13 @@ class Header:
     def __init__(self, x2: bytes, compress_index: bytes, info: Sequence[int]) -> None:
         require(len(x2) >= 64, "there is a header")
         require(x2[:4] == b"MCDW", "magic")
-        require(x2[4] == 3, "version")
+        require(x2[4] in (3, 4), "version")
         require(zlib.crc32(x2[:44] + bytes(4) + x2[48 : self.header_size(x2)]) == self.number(x2, 44, 4), "checksum")
         require(x2[5] <= 1, "weight type")
         require(x2[6] <= 2, "profile")
-        require(not any(x2[48:64]), "reserved")
+        require(not any(x2[49:64]) and x2[48] < (1 if x2[4] == 3 else 4), "reserved, and what is left out")
+        self.edges_are_cut = x2[48] & 1 == 1
+        self.tail = 0 if x2[48] & 2 else 64
         self.unsigned = x2[5] == 1
         self.root_bits, self.step, self.levels, ranks, extra = x2[7], x2[8], x2[9], x2[10], x2[11]
         self.tiling_k, self.tiling_n = self.number(x2, 12, 2), self.number(x2, 14, 2)
@@ -106,7 +110,7 @@ class Header:
         self.ranks = stored_order(stored, extra) if stored else None
         self.centre = extra
         self.end = self.header_size(x2)
-        require(self.end + 64 <= len(x2), "header and tail fit")
+        require(self.end + self.tail <= len(x2), "header and tail fit")
         require(not any(x2[64 + ranks : self.end]), "padding of the header")
 
     @staticmethod
@@ -116,6 +120,12 @@ class Header:
     @staticmethod
     def header_size(x2: bytes) -> int:
         return 64 + (x2[10] + 63) // 64 * 64
+
+    def stored_of_fractal(self, panel: int, fractal: int) -> tuple[int, int]:
+        """Return how many lanes and groups of a fractal have root fields in x2."""
+        if not self.edges_are_cut:
+            return 64, 8
+        return 4 * min(16, self.n - 16 * panel), -(-min(32, self.k - 32 * fractal) // 4)
 
     def groups_of_tile(self, number: int) -> Iterator[tuple[int, int, int]]:
         """Yield (panel, fractal, group) in kernel order."""
@@ -136,6 +146,11 @@ def stored_order(stored: list[int], mask: int) -> list[int]:
     return first_half + [symbol ^ mask for symbol in first_half]
 
 
+def widths(bits: int) -> list[int]:
+    """Return how many of a lane's bits each row of root fields has."""
+    return [8] * (bits // 8) + [width for width in (4, 2, 1) if bits % 8 & width]
+
+
 def decode_tile(header: Header, body: bytes, places: list[tuple[int, int, int]], symbols: np.ndarray) -> int:
     """Decode one coded tile that begins ``body`` and return its size without padding."""
     root_bits, step, levels = header.root_bits, header.step, header.levels
@@ -149,9 +164,16 @@ def decode_tile(header: Header, body: bytes, places: list[tuple[int, int, int]],
 
     # In kernel order.
     fields = []
-    for _ in range(len(places) // 8):
-        rows = take(64 * root_bits)
-        numbers = [int.from_bytes(rows[lane::64], "little") for lane in range(64)]
+    for panel, fractal, _ in places[::8]:
+        lanes, groups = header.stored_of_fractal(panel, fractal)
+        numbers = [0] * 64
+        shift = 0
+        for width in widths(groups * root_bits):
+            row = take((lanes * width + 7) // 8)
+            for lane in range(lanes):
+                at, number = lane % len(row), lane // len(row)
+                numbers[lane] |= (row[at] >> number * width & (1 << width) - 1) << shift
+            shift += width
         for group in range(8):
             fields += [number >> group * root_bits & (1 << root_bits) - 1 for number in numbers]
     if header.ranks is None:

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::compute::execute;
 use crate::inject;
-use crate::memory::{Access, Place};
+use crate::memory::{Access, Location};
 use crate::plan::{Plan, Span};
 use crate::state::{Kind, Object, State};
 use crate::status::{Checked, Failure, Family, NO_EXECUTOR, PARAM_INVALID, PARAM_NULLPTR, RUNTIME_ERROR, fail};
@@ -47,7 +47,7 @@ fn queue(state: &mut State, plan: &Arc<Plan>, workspace: usize, size: u64, strea
     for span in &spans {
         let refused = |failure: Failure| Failure { code: RUNTIME_ERROR, ..failure };
         let memory = &state.memory;
-        memory.check_inside(span.what, span.address, span.len, Place::Device).map_err(refused)?;
+        memory.check_inside(span.what, span.address, span.len, Location::Device).map_err(refused)?;
         memory.check_settled(span.what, span.address, span.len, span.access, Some(handle)).map_err(refused)?;
     }
     let task: Task = {

@@ -18,14 +18,14 @@ const REMEMBERED: usize = 256;
 
 /// Where memory pretends to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// `aclrtMalloc`.
     Device,
     /// `aclrtMallocHost`.
     Host,
 }
 
-impl Place {
+impl Location {
     /// For messages.
     pub fn name(self) -> &'static str {
         match self {
@@ -62,7 +62,7 @@ struct Use {
 struct Allocation {
     size: usize,
     layout: Layout,
-    place: Place,
+    location: Location,
     uses: Vec<Use>,
 }
 
@@ -70,45 +70,45 @@ struct Allocation {
 #[derive(Debug, Default)]
 pub struct Memory {
     live: BTreeMap<usize, Allocation>,
-    freed: VecDeque<(Range<usize>, Place)>,
+    freed: VecDeque<(Range<usize>, Location)>,
 }
 
 impl Memory {
     /// New memory, zeroed.
-    pub fn allocate(&mut self, size: usize, place: Place) -> Checked<usize> {
+    pub fn allocate(&mut self, size: usize, location: Location) -> Checked<usize> {
         if size == 0 {
             return fail(INVALID_PARAM, "size is 0");
         }
         // As the device does: whole units of 32 bytes, and one more.
         let padded = size.checked_next_multiple_of(32).and_then(|size| size.checked_add(32));
-        let guarded = if place == Place::Host { overflow::guard_size(size) } else { 0 };
+        let guarded = if location == Location::Host { overflow::guard_size(size) } else { 0 };
         let padded = padded.and_then(|padded| padded.checked_add(guarded));
         let Some(layout) = padded.and_then(|padded| Layout::from_size_align(padded, ALIGN).ok()) else {
-            return fail(BAD_ALLOC, format!("there are no {size} bytes of {}", place.name()));
+            return fail(BAD_ALLOC, format!("there are no {size} bytes of {}", location.name()));
         };
         // SAFETY: the layout is not empty.
         let address = unsafe { alloc_zeroed(layout) }.expose_provenance();
         if address == 0 {
-            return fail(BAD_ALLOC, format!("there are no {size} bytes of {}", place.name()));
+            return fail(BAD_ALLOC, format!("there are no {size} bytes of {}", location.name()));
         }
-        if place == Place::Host {
+        if location == Location::Host {
             let guard = std::ptr::with_exposed_provenance_mut::<u8>(address + size);
             // SAFETY: the bytes behind the buffer, up to the end of its fresh allocation.
             overflow::fill(unsafe { std::slice::from_raw_parts_mut(guard, layout.size() - size) });
         }
         let end = address + layout.size();
         self.freed.retain(|(range, _)| range.end <= address || range.start >= end);
-        self.live.insert(address, Allocation { size, layout, place, uses: Vec::new() });
+        self.live.insert(address, Allocation { size, layout, location, uses: Vec::new() });
         Ok(address)
     }
 
     /// Gives memory back.
-    pub fn free(&mut self, address: usize, place: Place) -> Checked<()> {
+    pub fn free(&mut self, address: usize, location: Location) -> Checked<()> {
         let Some(allocation) = self.live.get(&address) else {
             return fail(INVALID_PARAM, self.why_not_live(address));
         };
-        if allocation.place != place {
-            let (name, right) = (allocation.place.name(), allocation.place.release());
+        if allocation.location != location {
+            let (name, right) = (allocation.location.name(), allocation.location.release());
             return fail(INVALID_PARAM, format!("{address:#x} is {name}, which {right} frees"));
         }
         if !allocation.uses.is_empty() {
@@ -119,7 +119,7 @@ impl Memory {
         }
         let overflow = self.check_end(&format!("{address:#x}"), address);
         let allocation = self.live.remove(&address).expect("found above");
-        self.freed.push_back((address..address + allocation.layout.size(), place));
+        self.freed.push_back((address..address + allocation.layout.size(), location));
         if self.freed.len() > REMEMBERED {
             self.freed.pop_front();
         }
@@ -130,7 +130,8 @@ impl Memory {
 
     /// Checks that nothing was written past the end of the host buffer that an address lies in.
     pub fn check_end(&self, what: &str, address: usize) -> Checked<()> {
-        let Some((base, allocation)) = self.around(address).filter(|(_, found)| found.place == Place::Host) else {
+        let Some((base, allocation)) = self.around(address).filter(|(_, found)| found.location == Location::Host)
+        else {
             return Ok(());
         };
         let guard = std::ptr::with_exposed_provenance::<u8>(base + allocation.size);
@@ -161,16 +162,16 @@ impl Memory {
     }
 
     /// Where an address lies; None for memory that is not the library's.
-    pub fn place(&self, address: usize) -> Option<Place> {
-        self.around(address).map(|(_, allocation)| allocation.place)
+    pub fn location(&self, address: usize) -> Option<Location> {
+        self.around(address).map(|(_, allocation)| allocation.location)
     }
 
     /// Checks that bytes lie in one allocation of a place.
-    pub fn check_inside(&self, what: &str, address: usize, len: usize, place: Place) -> Checked<()> {
+    pub fn check_inside(&self, what: &str, address: usize, len: usize, location: Location) -> Checked<()> {
         match self.around(address) {
-            Some((_, allocation)) if allocation.place != place => fail(
+            Some((_, allocation)) if allocation.location != location => fail(
                 INVALID_PARAM,
-                format!("{what} ({address:#x}) is {}, not {}", allocation.place.name(), place.name()),
+                format!("{what} ({address:#x}) is {}, not {}", allocation.location.name(), location.name()),
             ),
             Some((base, allocation)) => {
                 let room = (base + allocation.size).saturating_sub(address);
@@ -182,9 +183,10 @@ impl Memory {
                     format!("{what} has {len} bytes from {address:#x} on, where the allocation has {room} left"),
                 )
             }
-            None => {
-                fail(INVALID_PARAM, format!("{what}: {}, so it is not {}", self.why_not_live(address), place.name()))
-            }
+            None => fail(
+                INVALID_PARAM,
+                format!("{what}: {}, so it is not {}", self.why_not_live(address), location.name()),
+            ),
         }
     }
 
@@ -244,15 +246,15 @@ impl Memory {
 
     /// A line for each live allocation.
     pub fn describe(&self) -> impl Iterator<Item = String> + '_ {
-        self.live.values().map(|allocation| format!("{} bytes of {}", allocation.size, allocation.place.name()))
+        self.live.values().map(|allocation| format!("{} bytes of {}", allocation.size, allocation.location.name()))
     }
 
     fn why_not_live(&self, address: usize) -> String {
         match self.freed.iter().rev().find(|(range, _)| range.contains(&address)) {
-            Some((_, place)) => format!("{address:#x} was given to {} already", place.release()),
+            Some((_, location)) => format!("{address:#x} was given to {} already", location.release()),
             None => match self.around(address) {
                 Some((base, allocation)) => {
-                    format!("{address:#x} lies {} bytes inside of {}", address - base, allocation.place.name())
+                    format!("{address:#x} lies {} bytes inside of {}", address - base, allocation.location.name())
                 }
                 None => format!("{address:#x} was never allocated here"),
             },
@@ -267,55 +269,55 @@ mod tests {
     #[test]
     fn memory_is_freed_once_and_by_its_own_function() {
         let mut memory = Memory::default();
-        let address = memory.allocate(100, Place::Device).unwrap();
+        let address = memory.allocate(100, Location::Device).unwrap();
         assert_eq!(address % 32, 0);
-        assert!(memory.free(address, Place::Host).unwrap_err().message.contains("aclrtFree frees"));
-        assert!(memory.free(address + 8, Place::Device).unwrap_err().message.contains("8 bytes inside"));
-        memory.free(address, Place::Device).unwrap();
-        assert!(memory.free(address, Place::Device).unwrap_err().message.contains("already"));
-        assert!(memory.free(8, Place::Device).unwrap_err().message.contains("never allocated"));
+        assert!(memory.free(address, Location::Host).unwrap_err().message.contains("aclrtFree frees"));
+        assert!(memory.free(address + 8, Location::Device).unwrap_err().message.contains("8 bytes inside"));
+        memory.free(address, Location::Device).unwrap();
+        assert!(memory.free(address, Location::Device).unwrap_err().message.contains("already"));
+        assert!(memory.free(8, Location::Device).unwrap_err().message.contains("never allocated"));
         assert_eq!(memory.len(), 0);
     }
 
     #[test]
     fn sizes_that_cannot_be_are_refused() {
         let mut memory = Memory::default();
-        assert_eq!(memory.allocate(0, Place::Device).unwrap_err().code, INVALID_PARAM);
+        assert_eq!(memory.allocate(0, Location::Device).unwrap_err().code, INVALID_PARAM);
         for size in [usize::MAX, usize::MAX - 32, isize::MAX as usize] {
-            assert_eq!(memory.allocate(size, Place::Device).unwrap_err().code, BAD_ALLOC);
+            assert_eq!(memory.allocate(size, Location::Device).unwrap_err().code, BAD_ALLOC);
         }
     }
 
     #[test]
     fn ranges_end_where_the_caller_asked() {
         let mut memory = Memory::default();
-        let address = memory.allocate(100, Place::Device).unwrap();
-        memory.check_inside("dst", address + 60, 40, Place::Device).unwrap();
-        let failure = memory.check_inside("dst", address + 60, 41, Place::Device).unwrap_err();
+        let address = memory.allocate(100, Location::Device).unwrap();
+        memory.check_inside("dst", address + 60, 40, Location::Device).unwrap();
+        let failure = memory.check_inside("dst", address + 60, 41, Location::Device).unwrap_err();
         assert!(failure.message.contains("has 40 left"), "{}", failure.message);
-        assert!(memory.check_inside("dst", address, 1, Place::Host).is_err());
-        assert!(memory.check_inside("dst", address + 4096, 1, Place::Device).is_err());
-        memory.free(address, Place::Device).unwrap();
+        assert!(memory.check_inside("dst", address, 1, Location::Host).is_err());
+        assert!(memory.check_inside("dst", address + 4096, 1, Location::Device).is_err());
+        memory.free(address, Location::Device).unwrap();
     }
 
     #[test]
     fn a_host_buffer_that_was_overrun_says_so() {
         let mut memory = Memory::default();
-        let address = memory.allocate(100, Place::Host).unwrap();
+        let address = memory.allocate(100, Location::Host).unwrap();
         memory.check_end("src", address).unwrap();
         // SAFETY: the guard is as long as this.
         unsafe { std::ptr::with_exposed_provenance_mut::<u8>(address + 199).write(1) };
         let message = memory.check_end("src", address + 5).unwrap_err().message;
         assert!(message.contains("100 bytes past the end of the 100"), "{message}");
         assert_eq!(memory.overflows().count(), 1);
-        assert!(memory.free(address, Place::Host).unwrap_err().message.contains("past the end"));
+        assert!(memory.free(address, Location::Host).unwrap_err().message.contains("past the end"));
         assert_eq!(memory.len(), 0, "it is free all the same");
     }
 
     #[test]
     fn uses_last_until_they_are_waited_for() {
         let mut memory = Memory::default();
-        let address = memory.allocate(64, Place::Device).unwrap();
+        let address = memory.allocate(64, Location::Device).unwrap();
         memory.note_use(1, 5, address, 32, Access::Write);
         memory.note_use(1, 6, address + 32, 32, Access::Read);
         let check = |memory: &Memory, at, access, stream| memory.check_settled("x", at, 16, access, stream).is_ok();
@@ -324,11 +326,11 @@ mod tests {
         assert!(check(&memory, address, Access::Write, Some(1)));
         assert!(check(&memory, address + 32, Access::Read, None));
         assert!(!check(&memory, address + 32, Access::Write, None));
-        assert!(memory.free(address, Place::Device).is_err());
+        assert!(memory.free(address, Location::Device).is_err());
         memory.settle(1, 5);
         assert!(check(&memory, address, Access::Write, None));
         assert!(!check(&memory, address + 32, Access::Write, None));
         memory.settle(1, 6);
-        memory.free(address, Place::Device).unwrap();
+        memory.free(address, Location::Device).unwrap();
     }
 }

@@ -1,29 +1,19 @@
-//! `cargo bench -p mcd-core`: encoding; by every kernel one multiplication, checked against the scalar one, a whole weight
-//! decoded, and rows of a table.
+//! `cargo bench -p mcd-core`: encoding, and one multiplication by every kernel, checked against the scalar one.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mcd_core::{
-    Activation, Epilogue, Kernel, Layout, MatmulCall, Output, PrepareOptions, PreparedWeight, Profile, Residency,
-    Serial, Tiling, VerifiedWeight, WeightType, WeightView, ZeroPoint, encode,
+    Activation, Epilogue, Kernel, MatmulCall, Output, PrepareOptions, PreparedWeight, Profile, Residency, Serial,
+    Tiling, WeightType, WeightView, ZeroPoint, encode,
 };
 use mcd_testkit::Rng;
+use mcd_testkit::content::bell;
 use std::hint::black_box;
-use std::mem::MaybeUninit;
 
 const K: usize = 1024;
 const N: usize = 1024;
 
-/// Rows and columns of a table as language models have them.
-const TABLE: (usize, usize) = (32128, 512);
-
-/// Sums of twelve uniform values: bell shaped, standard deviation 12.
-fn weights(count: usize) -> Vec<u8> {
-    let mut rng = Rng::new(1);
-    (0..count).map(|_| ((0..12).map(|_| rng.unit()).sum::<f64>() * 12.0 - 72.0).round() as i8 as u8).collect()
-}
-
 fn benchmarks(c: &mut Criterion) {
-    let weights = weights(K * N);
+    let weights = bell(K * N, &mut Rng::new(1));
     let view = WeightView::new(&weights, (N, K), (K, 1), WeightType::I8).expect("a valid weight");
     let mut group = c.benchmark_group("encode");
     group.throughput(Throughput::Bytes((N * K) as u64));
@@ -67,55 +57,9 @@ fn benchmarks(c: &mut Criterion) {
     }
 }
 
-/// Whole weights: one that stays in the second cache, and one that does not fit in any.
-fn decompress(c: &mut Criterion) {
-    let weights = weights(64 << 20);
-    for (name, n, k) in [("1 MiB", N, K), ("64 MiB", 8 * N, 8 * K)] {
-        let view = WeightView::new(&weights, (n, k), (k, 1), WeightType::I8).expect("a valid weight");
-        let encoded = encode(&view, Profile::Balanced, Tiling::default()).expect("it encodes");
-        let mut group = c.benchmark_group(format!("decompress/{name}"));
-        group.throughput(Throughput::Bytes((n * k) as u64));
-        let mut out = vec![MaybeUninit::uninit(); n * k];
-        for kernel in Kernel::available().into_iter().filter(|kernel| kernel.short_name() != "scalar") {
-            let (x2, index, info) = (&encoded.x2, &encoded.compress_index, &encoded.compress_info);
-            let weight = VerifiedWeight::new(x2, index, info, kernel, 1).expect("it is sound");
-            let weight = weight.bind(x2).expect("its own bytes");
-            for layout in [Layout::Nk, Layout::Kn] {
-                group.bench_function(format!("{}/{layout:?}", kernel.short_name()), |b| {
-                    b.iter(|| weight.decompress(layout, &mut out, &Serial).expect("it decodes"));
-                });
-            }
-        }
-        group.finish();
-    }
-}
-
-/// Rows anywhere in a table.
-fn gather(c: &mut Criterion) {
-    let (rows, columns) = TABLE;
-    let weights = weights(rows * columns);
-    let view = WeightView::new(&weights, TABLE, (columns, 1), WeightType::I8).expect("a valid weight");
-    for tiling in [Tiling::default(), Tiling { k: 16, n: 1 }] {
-        let encoded = encode(&view, Profile::Balanced, tiling).expect("it encodes");
-        let mut group = c.benchmark_group(format!("gather/{}x{}", tiling.k, tiling.n));
-        for kernel in Kernel::available().into_iter().filter(|kernel| kernel.short_name() != "scalar") {
-            let (x2, index, info) = (&encoded.x2, &encoded.compress_index, &encoded.compress_info);
-            let table = VerifiedWeight::new(x2, index, info, kernel, 1).expect("it is sound");
-            let table = table.bind(x2).expect("its own bytes");
-            for count in [8, 64, 512] {
-                let wanted: Vec<usize> = (0..count).map(|i| i * 7919 % rows).collect();
-                group.bench_function(format!("{}/{count} rows", kernel.short_name()), |b| {
-                    b.iter(|| table.gather(&wanted, &Serial, &|part| _ = black_box(part)).expect("they are there"));
-                });
-            }
-        }
-        group.finish();
-    }
-}
-
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(10).measurement_time(std::time::Duration::from_secs(2));
-    targets = benchmarks, decompress, gather
+    targets = benchmarks
 }
 criterion_main!(benches);

@@ -86,9 +86,17 @@ impl<'a> Tiles<'a> {
         if expected == found { Ok(()) } else { Err(Error::Length { expected, found }) }
     }
 
-    /// Tile `t`, cut into its parts.
-    pub fn tile(&self, t: usize) -> Result<Tile<'a>, Error> {
-        self.decoder.weight.tile(self.x2, t)
+    /// Calls `use_it` with tile `t`, cut into its parts.
+    pub fn with_tile<R>(
+        &self,
+        t: usize,
+        scratch: &mut Scratch,
+        use_it: impl FnOnce(Tile<'_>, &mut Scratch) -> Result<R, Error>,
+    ) -> Result<R, Error> {
+        let mut room = std::mem::take(&mut scratch.tile);
+        let result = self.decoder.weight.tile(self.x2, t, &mut room).and_then(|tile| use_it(tile, scratch));
+        scratch.tile = room;
+        result
     }
 
     /// Checks tile `t`, as [`CompressedWeight::verify_tile`], whose counts it gives.
@@ -105,21 +113,23 @@ impl<'a> Tiles<'a> {
     /// Writes the symbols of tile `t` in kernel order, panels `stride` apart.
     pub fn decode(&self, t: usize, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Error> {
         let extent = self.extent(t);
-        match self.tile(t)? {
-            Tile::Coded(tile) => {
-                let code = self.decoder.code.as_ref().expect("a coded tile has a code");
-                let decoded =
-                    self.decoder.kernel.tile().decode(Coded { code, tile: &tile, extent }, out, stride, scratch);
-                decoded.map_err(|_| self.refusal(t))?;
-            }
-            Tile::Raw(raw) => extent.scatter(raw, out, stride),
-            Tile::Constant(symbol) => {
-                for panel in 0..extent.panels() {
-                    out[panel * stride..][..extent.panel()].fill(symbol);
+        self.with_tile(t, scratch, |tile, scratch| {
+            match tile {
+                Tile::Coded(tile) => {
+                    let code = self.decoder.code.as_ref().expect("a coded tile has a code");
+                    let decoded =
+                        self.decoder.kernel.tile().decode(Coded { code, tile: &tile, extent }, out, stride, scratch);
+                    decoded.map_err(|_| self.refusal(t))?;
+                }
+                Tile::Raw(raw) => extent.scatter(raw, out, stride),
+                Tile::Constant(symbol) => {
+                    for panel in 0..extent.panels() {
+                        out[panel * stride..][..extent.panel()].fill(symbol);
+                    }
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// Calls `use_them` with the symbols of tile `t` in kernel order.
@@ -129,7 +139,7 @@ impl<'a> Tiles<'a> {
         workspace: &mut Workspace,
         use_them: impl FnOnce(&[u8]) -> R,
     ) -> Result<R, Error> {
-        if let Tile::Raw(symbols) = self.tile(t)? {
+        if let Some(symbols) = self.decoder.weight.raw_tile(self.x2, t)? {
             return Ok(use_them(symbols));
         }
         let Workspace { symbols, scratch, .. } = workspace;
@@ -148,10 +158,12 @@ impl<'a> Tiles<'a> {
             symbols.resize(len, 0);
             Ok(tile.decode(code, &mut symbols).err())
         };
-        let found = self.tile(t).and_then(|tile| match self.decoder.weight.code() {
-            Some(code) => reason(code, &tile),
-            None => Ok(None),
-        });
+        let mut room = Vec::new();
+        let found =
+            self.decoder.weight.tile(self.x2, t, &mut room).and_then(|tile| match self.decoder.weight.code() {
+                Some(code) => reason(code, &tile),
+                None => Ok(None),
+            });
         match found {
             Ok(reason) => Error::Tile { tile: t, reason: reason.unwrap_or("does not decode") },
             Err(error) => error,

@@ -100,9 +100,20 @@ impl Bound<'_, VerifiedWeight> {
 
 /// The weight (n, k), row by row; checks every checksum and every code word.
 pub fn unpack(weight: CompressedWeight, x2: &[u8], kernel: Kernel, pool: &dyn Parallel) -> Result<Vec<u8>, Error> {
+    unpack_as(Layout::Nk, weight, x2, kernel, pool)
+}
+
+/// As [`unpack`], in either order.
+pub fn unpack_as(
+    layout: Layout,
+    weight: CompressedWeight,
+    x2: &[u8],
+    kernel: Kernel,
+    pool: &dyn Parallel,
+) -> Result<Vec<u8>, Error> {
     let decoder = Decoder::new(weight, kernel);
     let check = |tiles: &Tiles<'_>, t| tiles.verify(t).map(drop);
-    in_memory(decoder.geometry(), |out| decompress(&decoder, x2, Layout::Nk, out, pool, check))
+    in_memory(decoder.geometry(), |out| decompress(&decoder, x2, layout, out, pool, check))
 }
 
 /// A weight in memory of its own.

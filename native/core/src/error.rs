@@ -36,12 +36,14 @@ pub enum Error {
     #[error("x2 is not an mcd stream: it begins with {0:02x?} instead of \"MCDW\"")]
     Magic([u8; 4]),
     /// The stream was written by another version of the format.
-    #[error("x2 has format version {found}; this build reads version {supported}")]
+    #[error("x2 has format version {found}; this build reads versions {oldest} to {newest}")]
     Version {
         /// As stored.
         found: u8,
-        /// The one that can be read.
-        supported: u8,
+        /// The first that can be read.
+        oldest: u8,
+        /// The last.
+        newest: u8,
     },
     /// A header field has a value that no encoder writes.
     #[error("x2 header: {0}")]

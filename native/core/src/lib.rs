@@ -23,10 +23,10 @@ pub mod quantize;
 mod transpose;
 
 pub use codec::{Histogram, Profile, WeightType};
-pub use container::{CompressedWeight, EncodedWeight, WeightView, encode};
+pub use container::{CompressedWeight, EncodedWeight, WeightView, encode, encode_packed};
 pub use conv::{ConvCall, Image, Padding, Window};
 pub use decoder::Bound;
-pub use decompress::{Layout, VerifiedWeight, unpack};
+pub use decompress::{Layout, VerifiedWeight, unpack, unpack_as};
 pub use dequantize::Along;
 pub use dispatch::Kernel;
 pub use error::Error;

@@ -1,6 +1,6 @@
 //! Checks of header and index, one test each: checksums are right, one field is not.
 
-use mcd_core::container::{TAIL, stream_of};
+use mcd_core::container::{OLDEST_VERSION, TAIL, VERSION, stream_of};
 use mcd_core::{Error, Kernel, Profile, Serial, unpack};
 use mcd_testkit::forge::{Fields, Forged, Tile, forge};
 
@@ -68,10 +68,50 @@ fn bytes_that_no_tile_uses_are_refused() {
 
 #[test]
 fn reserved_bytes_that_are_not_zero_are_refused() {
-    for at in 48..64 {
+    for at in 49..64 {
         let reason = refusal(|weight| weight.x2[at] = 1);
         assert!(reason.contains("reserved bytes"), "{at}: {reason}");
     }
+    let reason = refusal(|weight| (weight.x2[4], weight.x2[48]) = (OLDEST_VERSION, 1));
+    assert!(reason.contains("reserved bytes"), "the older version leaves nothing out: {reason}");
+}
+
+#[test]
+fn omissions_that_are_not_known_are_refused() {
+    for bits in [4, 8, 0x80, 7] {
+        let reason = refusal(|weight| weight.x2[48] = bits);
+        assert!(reason.contains("leaves out"), "{bits}: {reason}");
+    }
+}
+
+#[test]
+fn other_versions_are_refused() {
+    for version in [0, OLDEST_VERSION - 1, VERSION + 1, 0xff] {
+        let reason = refusal(|weight| weight.x2[4] = version);
+        assert!(reason.contains("reads versions 3 to 4"), "{version}: {reason}");
+    }
+    for version in OLDEST_VERSION..=VERSION {
+        let mut weight = weight(2);
+        weight.x2[4] = version;
+        weight.seal();
+        weight.parse().expect("it leaves nothing out");
+    }
+}
+
+#[test]
+fn a_tail_that_is_left_out_is_not_looked_for() {
+    let (mut short, mut whole) = (weight(2), weight(2));
+    short.x2.truncate(short.x2.len() - TAIL);
+    short.x2[48] = 2;
+    short.seal();
+    let parsed = short.parse().expect("all tiles are there");
+    let decoded = unpack(parsed, &short.x2, Kernel::by_name("scalar").unwrap(), &Serial).unwrap();
+    let expected = unpack(whole.parse().unwrap(), &whole.x2, Kernel::by_name("scalar").unwrap(), &Serial);
+    assert_eq!(Ok(decoded), expected);
+    whole.x2[48] = 2;
+    whole.seal();
+    let reason = whole.parse().expect_err("64 bytes more than tiles").to_string();
+    assert!(reason.contains("entry 1 is raw"), "{reason}");
 }
 
 #[test]

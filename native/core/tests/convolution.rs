@@ -192,11 +192,11 @@ fn every_kernel_computes_the_definition() {
                     let epilogue = Epilogue::Requantize { scale, zero_point: 3 };
                     weight.convolve(&call, Output::new(&mut bytes[..], epilogue), pool).unwrap();
                     let positions = window.positions();
-                    let requantised = |(at, &sum): (usize, &i32)| {
+                    let requantized = |(at, &sum): (usize, &i32)| {
                         let scaled = sum as f32 * scales[at / positions % n];
                         (scaled.clamp(-3.0, 252.0).round_ties_even() as i32 + 3) as u8
                     };
-                    assert!(bytes == expected.iter().enumerate().map(requantised).collect::<Vec<_>>(), "{what}");
+                    assert!(bytes == expected.iter().enumerate().map(requantized).collect::<Vec<_>>(), "{what}");
                 }
             }
         }

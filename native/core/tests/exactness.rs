@@ -5,7 +5,7 @@ use mcd_core::quantize::{Quantizer, Range};
 use mcd_core::{
     Activation, Destination, Elementwise, Epilogue, Error, Heads, Kernel, MatmulCall, Output, Parallel,
     PrepareOptions, PreparedWeight, Profile, Residency, ScalarOrPerColumn, Serial, SplitHeads, Tiling, WeightType,
-    WeightView, ZeroPoint, encode, unpack,
+    WeightView, ZeroPoint, encode, encode_packed, unpack,
 };
 use mcd_testkit::Rng;
 use mcd_testkit::content::Content;
@@ -18,9 +18,10 @@ use std::mem::MaybeUninit;
 fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, tiling: Tiling) {
     let mut rng = Rng::new((n * 1000 + k) as u64);
     let w = content.weight(n, k, &mut rng);
-    for weight_type in [WeightType::I8, WeightType::U8] {
+    for (weight_type, packed) in [(WeightType::I8, false), (WeightType::U8, false), (WeightType::I8, true)] {
         let view = WeightView::new(&w, (n, k), (k, 1), weight_type).unwrap();
-        let encoded = Forged::from(encode(&view, profile, tiling).unwrap());
+        let encoded = if packed { encode_packed(&view, profile, tiling) } else { encode(&view, profile, tiling) };
+        let encoded = Forged::from(encoded.unwrap());
         let parsed = encoded.parse().unwrap();
         for kernel in Kernel::available() {
             let unpacked = unpack(parsed.clone(), &encoded.x2, kernel, &Serial).unwrap();
@@ -176,8 +177,8 @@ impl Subject<'_> {
         let mut bytes = vec![MaybeUninit::uninit(); x.len()];
         let bytes = quantizer.quantize(&floats, &mut bytes);
         let (x_zero_point, x_scale) = (i32::from(quantizer.zero_point), Some(quantizer.scale));
-        let quantised = MatmulCall { x: Activation::U8(bytes), x_zero_point, x_scale, ..call };
-        let sums = sums(self.w, self.prepared.weight_type(), n, k, &quantised);
+        let quantized = MatmulCall { x: Activation::U8(bytes), x_zero_point, x_scale, ..call };
+        let sums = sums(self.w, self.prepared.weight_type(), n, k, &quantized);
         let scales: Vec<f32> = (0..n).map(|j| 0.37 / (j + 3) as f32).collect();
         let products: Vec<f32> = scales.iter().map(|scale| quantizer.scale * scale).collect();
         let [wanted, whole] = [&scales, &products].map(|scales| {
@@ -185,7 +186,7 @@ impl Subject<'_> {
             (Element::F32, Epilogue::Dequantize { scale, addend: None, elementwise: Elementwise::default() })
         });
         let expected = expected(&sums, n, whole);
-        for call in [quantised, MatmulCall { x: Activation::F32(&floats, None), ..call }] {
+        for call in [quantized, MatmulCall { x: Activation::F32(&floats, None), ..call }] {
             self.hold(&call, wanted, &expected);
         }
     }

@@ -53,17 +53,18 @@ pub fn check(data: &[u8]) {
     let stats = weight.stats();
     assert_eq!(stats.coded_tiles + stats.raw_tiles + stats.constant_tiles, geometry.tiles());
     assert_eq!(stats.stored_bytes, x2.len() + index.len());
-    assert!(stats.payload_bytes + 128 <= x2.len());
+    assert!(stats.payload_bytes + 64 <= x2.len());
+    let mut room = Vec::new();
     for t in 0..geometry.tiles() {
         let weights = geometry.tile(t).weights();
-        match weight.tile(&x2, t) {
+        match weight.tile(&x2, t, &mut room) {
             Ok(Tile::Raw(raw)) => assert_eq!(raw.len(), weights),
             Ok(Tile::Coded(tile)) => assert!(tile.len + 64 <= tile.rest.len() && tile.roots.len() < weights),
             Ok(Tile::Constant(_)) => assert_eq!(weight.verify_tile(&x2, t), Ok(Vec::new())),
             Err(_) => {}
         }
         let _ = weight.verify_tile(&x2, t);
-        assert!(weight.tile(&x2[..x2.len() - 1], t).is_err());
+        assert!(weight.tile(&x2[..x2.len() - 1], t, &mut room).is_err());
     }
 }
 

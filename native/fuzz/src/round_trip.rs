@@ -78,14 +78,14 @@ pub fn check(data: &[u8]) {
         .map(|i| f32::from(xi[i]) * floats.get(i * 7 % floats.len().max(1)).copied().unwrap_or(0.5))
         .collect();
     let quantizer = Quantizer::from(Range::of(&x_floats));
-    let mut quantised = vec![MaybeUninit::uninit(); m * k];
-    let quantised: Vec<u8> = match split {
-        None => quantizer.quantize(&x_floats, &mut quantised).to_vec(),
+    let mut quantized = vec![MaybeUninit::uninit(); m * k];
+    let quantized: Vec<u8> = match split {
+        None => quantizer.quantize(&x_floats, &mut quantized).to_vec(),
         Some(SplitHeads { heads, rows, columns }) => {
-            let quantised = quantizer.quantize(&x_floats, &mut quantised);
+            let quantized = quantizer.quantize(&x_floats, &mut quantized);
             let place = |row: usize, head: usize| (head * rows + row) * columns;
             let places = (0..rows).flat_map(|row| (0..heads).map(move |head| place(row, head)));
-            places.flat_map(|at| quantised[at..at + columns].to_vec()).collect()
+            places.flat_map(|at| quantized[at..at + columns].to_vec()).collect()
         }
     };
     let call = MatmulCall {
@@ -128,7 +128,7 @@ pub fn check(data: &[u8]) {
     let (call, expected) = if flags & 1 << 14 == 0 {
         (call, expected(&sums(&w, kind, n, k, &call), n, wanted(vector(per_column))))
     } else {
-        let bytes = MatmulCall { x: Activation::U8(&quantised), x_zero_point: quantizer.zero_point.into(), ..call };
+        let bytes = MatmulCall { x: Activation::U8(&quantized), x_zero_point: quantizer.zero_point.into(), ..call };
         let scale =
             if per_column { ScalarOrPerColumn::PerColumn(&scales) } else { ScalarOrPerColumn::Scalar(scales[0]) };
         let floats = MatmulCall { x: Activation::F32(&x_floats, split), ..call };

@@ -25,17 +25,17 @@ impl Input {
     pub const fn optional(index: usize, name: &'static str) -> Self {
         Self { index, name, required: false }
     }
+
+    /// An error about this input, which names it.
+    pub fn context(self, error: Error) -> Error {
+        error.within(self.name)
+    }
 }
 
 impl From<Input> for usize {
     fn from(input: Input) -> Self {
         input.index
     }
-}
-
-/// Names the input that an error is about.
-pub fn about(input: Input, error: Error) -> Error {
-    error.within(input.name)
 }
 
 /// One overload of an operator. onnxruntime takes the first of a name whose declared types fit a node.

@@ -6,12 +6,11 @@ mod numpy_api;
 
 use mcd_core::parallel::Scoped;
 use mcd_core::{
-    CompressedWeight, EncodedWeight, Error, Kernel, PrepareOptions, PreparedWeight, Profile, Tiling, WeightType,
-    WeightView,
+    CompressedWeight, EncodedWeight, Error, Kernel, Layout, PrepareOptions, PreparedWeight, Profile, Tiling,
+    WeightType, WeightView, encode_packed,
 };
 use numpy::{
-    Element, PyArray1, PyArray2, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray,
-    PyUntypedArrayMethods,
+    Element, PyArray1, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2, PyUntypedArray, PyUntypedArrayMethods,
 };
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
@@ -115,23 +114,26 @@ fn signed(py: Python<'_>, bytes: Vec<u8>) -> Bound<'_, PyArray1<i8>> {
     PyArray1::from_vec(py, values)
 }
 
-/// encode(weight, profile="balanced", tiling=(8, 8)) -> (x2, compress_index, compress_info)
+/// encode(weight, profile="balanced", tiling=(8, 8), packed=False) -> (x2, compress_index, compress_info)
 ///
-/// weight: (n, k) int8 or uint8, any non-negative strides. tiling: fractals per tile along k and n.
+/// weight: (n, k) int8 or uint8, any non-negative strides. tiling: fractals per tile along k and n. packed: as few bytes
+/// as can be, for a weight that is decoded once.
 /// Returns int8 (c,), int8 (8 * tiles,), int64 (5,). Raises ValueError for shapes and names it does not know.
 #[pyfunction]
-#[pyo3(signature = (weight, profile = "balanced", tiling = (8, 8)))]
+#[pyo3(signature = (weight, profile = "balanced", tiling = (8, 8), packed = false))]
 fn encode<'py>(
     py: Python<'py>,
     weight: &Bound<'py, PyAny>,
     profile: &str,
     tiling: (usize, usize),
+    packed: bool,
 ) -> PyResult<Tensors<'py>> {
     let profile = Profile::from_name(profile)
         .ok_or_else(|| PyValueError::new_err(format!("unknown profile {profile:?}: fast, balanced or small")))?;
     let tiling = Tiling { k: tiling.0, n: tiling.1 };
-    let EncodedWeight { x2, compress_index, compress_info } =
-        with_weight(py, weight, |view| mcd_core::encode(view, profile, tiling))?;
+    let EncodedWeight { x2, compress_index, compress_info } = with_weight(py, weight, |view| {
+        if packed { encode_packed(view, profile, tiling) } else { mcd_core::encode(view, profile, tiling) }
+    })?;
     Ok((signed(py, x2), signed(py, compress_index), PyArray1::from_slice(py, &compress_info)))
 }
 
@@ -181,31 +183,34 @@ impl<'py> Borrowed<'py> {
     }
 }
 
-/// decode(x2, compress_index, compress_info) -> ndarray
+/// decode(x2, compress_index, compress_info, by_columns=False) -> ndarray
 ///
-/// The weight (n, k), int8 or uint8. Checks everything; raises FormatError with the reason.
+/// The weight (n, k), int8 or uint8; by_columns: in memory as the matrix (k, n). Checks everything; raises FormatError
+/// with the reason.
 #[pyfunction]
+#[pyo3(signature = (x2, compress_index, compress_info, by_columns = false))]
 fn decode<'py>(
     py: Python<'py>,
     x2: &Bound<'py, PyAny>,
     compress_index: &Bound<'py, PyAny>,
     compress_info: &Bound<'py, PyAny>,
+    by_columns: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let tensors = Borrowed::new(x2, compress_index, compress_info)?;
-    let (weights, n, k, weight_type) = tensors.with(py, |x2, index, info| {
+    let (weights, shape, weight_type) = tensors.with(py, |x2, index, info| {
         let weight = CompressedWeight::parse(x2, index, info)?;
         let (geometry, weight_type) = (*weight.geometry(), weight.weight_type());
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let weights = mcd_core::unpack(weight, x2, Kernel::from_env()?, &Scoped(threads))?;
-        Ok((weights, geometry.n(), geometry.k(), weight_type))
+        let (n, k) = (geometry.n(), geometry.k());
+        let (layout, shape) = if by_columns { (Layout::Kn, [k, n]) } else { (Layout::Nk, [n, k]) };
+        let weights = mcd_core::unpack_as(layout, weight, x2, Kernel::from_env()?, &Scoped(threads))?;
+        Ok((weights, shape, weight_type))
     })?;
-    match weight_type {
-        WeightType::U8 => Ok(PyArray1::from_vec(py, weights).reshape([n, k])?.into_any()),
-        WeightType::I8 => {
-            let array: Bound<'py, PyArray2<i8>> = signed(py, weights).reshape([n, k])?;
-            Ok(array.into_any())
-        }
-    }
+    let matrix = match weight_type {
+        WeightType::U8 => PyArray1::from_vec(py, weights).reshape(shape)?.into_any(),
+        WeightType::I8 => signed(py, weights).reshape(shape)?.into_any(),
+    };
+    if by_columns { matrix.getattr("T") } else { Ok(matrix) }
 }
 
 /// verify(x2, compress_index, compress_info) -> None
@@ -236,7 +241,7 @@ fn inspect<'py>(
     let weight = tensors.with(py, CompressedWeight::parse)?;
     let (geometry, stats) = (weight.geometry(), weight.stats());
     let dict = PyDict::new(py);
-    dict.set_item("version", mcd_core::container::VERSION)?;
+    dict.set_item("version", weight.version())?;
     dict.set_item("codec", weight.code().map_or("none", |_| "plane-golomb"))?;
     dict.set_item("profile", weight.profile().name())?;
     dict.set_item(

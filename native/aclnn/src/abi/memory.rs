@@ -5,7 +5,7 @@ use std::ptr;
 
 use super::pointers::{check_place, not_null};
 use crate::guard::guard;
-use crate::memory::{Access, Place};
+use crate::memory::{Access, Location};
 use crate::state::{State, with_state};
 use crate::status::{Checked, Family, INVALID_PARAM, fail};
 
@@ -17,7 +17,7 @@ pub unsafe extern "C" fn aclrtMalloc(address: *mut *mut c_void, size: usize, pol
             return fail(INVALID_PARAM, format!("policy {policy} is no aclrtMemMallocPolicy of 0 to 2"));
         }
         // SAFETY: the module's contract.
-        unsafe { allocate(address, size, Place::Device) }
+        unsafe { allocate(address, size, Location::Device) }
     })
 }
 
@@ -25,17 +25,17 @@ pub unsafe extern "C" fn aclrtMalloc(address: *mut *mut c_void, size: usize, pol
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn aclrtMallocHost(address: *mut *mut c_void, size: usize) -> c_int {
     // SAFETY: the module's contract.
-    guard(Family::Acl, "aclrtMallocHost", || unsafe { allocate(address, size, Place::Host) })
+    guard(Family::Acl, "aclrtMallocHost", || unsafe { allocate(address, size, Location::Host) })
 }
 
 /// # Safety
 ///
 /// `address` is null or a place for a pointer.
-unsafe fn allocate(address: *mut *mut c_void, size: usize, place: Place) -> Checked<()> {
+unsafe fn allocate(address: *mut *mut c_void, size: usize, location: Location) -> Checked<()> {
     check_place("the place for the address", address)?;
     let allocated = with_state(|state| {
         state.check_device(Family::Acl)?;
-        state.memory.allocate(size, place)
+        state.memory.allocate(size, location)
     })?;
     // SAFETY: the caller's contract.
     unsafe { address.write(ptr::with_exposed_provenance_mut(allocated)) };
@@ -45,20 +45,20 @@ unsafe fn allocate(address: *mut *mut c_void, size: usize, place: Place) -> Chec
 /// Gives device memory back.
 #[unsafe(no_mangle)]
 pub extern "C" fn aclrtFree(address: *mut c_void) -> c_int {
-    guard(Family::Acl, "aclrtFree", || release(address, Place::Device))
+    guard(Family::Acl, "aclrtFree", || release(address, Location::Device))
 }
 
 /// Gives host memory back.
 #[unsafe(no_mangle)]
 pub extern "C" fn aclrtFreeHost(address: *mut c_void) -> c_int {
-    guard(Family::Acl, "aclrtFreeHost", || release(address, Place::Host))
+    guard(Family::Acl, "aclrtFreeHost", || release(address, Location::Host))
 }
 
-fn release(address: *mut c_void, place: Place) -> Checked<()> {
+fn release(address: *mut c_void, location: Location) -> Checked<()> {
     let address = not_null("the address", address, INVALID_PARAM)?;
     with_state(|state| {
         state.check_device(Family::Acl)?;
-        state.memory.free(address, place)
+        state.memory.free(address, location)
     })
 }
 
@@ -114,7 +114,7 @@ fn check_fill(state: &State, address: *mut c_void, room: usize, count: usize, st
     }
     let memory = &state.memory;
     memory.check_end("devPtr", address)?;
-    memory.check_inside("devPtr", address, count, memory.place(address).unwrap_or(Place::Device))?;
+    memory.check_inside("devPtr", address, count, memory.location(address).unwrap_or(Location::Device))?;
     memory.check_settled("devPtr", address, count, Access::Write, stream)
 }
 
@@ -190,22 +190,22 @@ fn check_copy(
         return fail(INVALID_PARAM, format!("count is {count}, and destMax is {dst_max}"));
     }
     let (from, to) = match kind {
-        0 => (Some(Place::Host), Some(Place::Host)),
-        1 => (Some(Place::Host), Some(Place::Device)),
-        2 => (Some(Place::Device), Some(Place::Host)),
-        3 => (Some(Place::Device), Some(Place::Device)),
+        0 => (Some(Location::Host), Some(Location::Host)),
+        1 => (Some(Location::Host), Some(Location::Device)),
+        2 => (Some(Location::Device), Some(Location::Host)),
+        3 => (Some(Location::Device), Some(Location::Device)),
         4 => (None, None),
         _ => return fail(INVALID_PARAM, format!("kind {kind} is no aclrtMemcpyKind of 0 to 4")),
     };
     for (what, address, wanted, access) in [("src", src, from, Access::Read), ("dst", dst, to, Access::Write)] {
         let memory = &state.memory;
         memory.check_end(what, address)?;
-        match (wanted, memory.place(address)) {
+        match (wanted, memory.location(address)) {
             // Any memory of the process is host memory, unless it is the device's.
-            (None | Some(Place::Host), None) => continue,
-            (Some(Place::Device), _) => memory.check_inside(what, address, count, Place::Device)?,
-            (Some(Place::Host), Some(_)) => memory.check_inside(what, address, count, Place::Host)?,
-            (None, Some(place)) => memory.check_inside(what, address, count, place)?,
+            (None | Some(Location::Host), None) => continue,
+            (Some(Location::Device), _) => memory.check_inside(what, address, count, Location::Device)?,
+            (Some(Location::Host), Some(_)) => memory.check_inside(what, address, count, Location::Host)?,
+            (None, Some(location)) => memory.check_inside(what, address, count, location)?,
         }
         memory.check_settled(what, address, count, access, stream)?;
     }

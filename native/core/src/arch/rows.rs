@@ -142,12 +142,12 @@ fn epilogue_of_chunk(
             }
             (Destination::U8(out), Epilogue::Requantize { zero_point, .. }) => {
                 copy(scaled, floats);
-                let bytes = floats.iter().map(|v| requantise(*v, *zero_point, 0, 255) as u8);
+                let bytes = floats.iter().map(|v| requantize(*v, *zero_point, 0, 255) as u8);
                 written(&mut out.row(i)[j0..j0 + count], bytes);
             }
             (Destination::I8(out), Epilogue::Requantize { zero_point, .. }) => {
                 copy(scaled, floats);
-                let bytes = floats.iter().map(|v| requantise(*v, *zero_point, -128, 127) as i8);
+                let bytes = floats.iter().map(|v| requantize(*v, *zero_point, -128, 127) as i8);
                 written(&mut out.row(i)[j0..j0 + count], bytes);
             }
             _ => unreachable!("`Output::mismatch` was asked before"),
@@ -192,7 +192,7 @@ fn written<T>(out: &mut [MaybeUninit<T>], values: impl Iterator<Item = T>) -> &m
 /// Clamps to the type's range less the zero point, rounds half to even, adds the zero point: the order in which
 /// onnxruntime requantises. NaN becomes the lowest value.
 #[inline(always)]
-fn requantise(v: f32, zero: i32, low: i32, high: i32) -> i32 {
+fn requantize(v: f32, zero: i32, low: i32, high: i32) -> i32 {
     let v = v.max((low - zero) as f32).min((high - zero) as f32);
     v.round_ties_even() as i32 + zero
 }

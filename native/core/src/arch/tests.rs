@@ -40,7 +40,8 @@ fn every_code_decodes_alike() {
                     let mut x2 = EncodeTable::new(&code).encode(&symbols);
                     let end = x2.len().next_multiple_of(GROUP);
                     x2.resize(end + GROUP, 0);
-                    let tile = CodedTile::parse(&x2, 0, end, &code, extent.weights() / FRACTAL).unwrap();
+                    let tile =
+                        CodedTile::parse(&x2, 0, end, extent.weights() / FRACTAL * code.root_bits() * GROUP).unwrap();
                     let (code, panel) = (TileCode::from(code), extent.panel());
                     let coded = Coded { code: &code, tile: &tile, extent };
                     for kernel in Kernel::available() {
@@ -62,7 +63,7 @@ fn every_code_decodes_alike() {
 fn damaged_tiles() {
     let (n, k) = (48, 96);
     let mut rng = Rng::new(0x9e37_79b9_7f4a_7c15);
-    let (mut accepted, mut scratch) = (0, Scratch::default());
+    let (mut accepted, mut scratch, mut room) = (0, Scratch::default(), Vec::new());
     for width in [3, 9, 40, 100] {
         let bell = |rng: &mut Rng| (0..4).map(|_| rng.next() as i64 % width).sum::<i64>() as u8;
         let w: Vec<u8> = (0..n * k).map(|_| bell(&mut rng)).collect();
@@ -79,7 +80,7 @@ fn damaged_tiles() {
                     x2[at] = rng.next() as u8;
                 }
                 for t in 0..weight.geometry().tiles() {
-                    let Ok(Tile::Coded(tile)) = weight.tile(&x2, t) else { continue };
+                    let Ok(Tile::Coded(tile)) = weight.tile(&x2, t, &mut room) else { continue };
                     let shape = weight.geometry().tile(t);
                     let extent = Extent::new(shape.panels, shape.fractals);
                     let coded = Coded { code: &code, tile: &tile, extent };

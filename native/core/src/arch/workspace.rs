@@ -65,17 +65,21 @@ impl Workspace {
     }
 }
 
-/// Memory of the kernel that ran last on this thread.
+/// Memory of the kernel that ran last on this thread, and of the tile that it is given.
 #[derive(Debug, Default)]
-pub struct Scratch(Option<Box<dyn Any>>);
+pub struct Scratch {
+    kernel: Option<Box<dyn Any>>,
+    /// Parts of a tile that are not stored as kernels read them.
+    pub tile: Vec<u8>,
+}
 
 impl Scratch {
     /// That of a kernel whose memory is a `T`.
     pub fn of<T: Any + Default>(&mut self) -> &mut T {
-        if !self.0.as_ref().is_some_and(|any| any.is::<T>()) {
-            self.0 = Some(Box::<T>::default());
+        if !self.kernel.as_ref().is_some_and(|any| any.is::<T>()) {
+            self.kernel = Some(Box::<T>::default());
         }
-        self.0.as_mut().and_then(|any| any.downcast_mut()).expect("it is one, or was just made")
+        self.kernel.as_mut().and_then(|any| any.downcast_mut()).expect("it is one, or was just made")
     }
 }
 

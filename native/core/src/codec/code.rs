@@ -48,16 +48,31 @@ impl Code {
     /// The cheapest code for `histogram` that `profile` admits; `None` if nothing beats 8 bits or there is
     /// nothing to code.
     pub fn choose(histogram: &Histogram, profile: Profile) -> Option<Self> {
+        Self::cheapest(histogram, profile, 0)
+    }
+
+    /// As [`Self::choose`], of the codes in which rank 0 is not continued: weights of it that stand for nothing take no more
+    /// than their root fields.
+    pub fn choose_for_edges(histogram: &Histogram, profile: Profile) -> Option<Self> {
+        Self::cheapest(histogram, profile, 1)
+    }
+
+    fn cheapest(histogram: &Histogram, profile: Profile, least_direct: usize) -> Option<Self> {
         if histogram.total() == 0 {
             return None;
         }
         let orders = Order::candidates(histogram).into_iter();
-        let codes = orders.filter_map(|order| Self::choose_with(order, histogram, profile));
+        let codes = orders.filter_map(|order| Self::choose_with(order, histogram, profile, least_direct));
         codes.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, code)| code)
     }
 
     /// The cheapest code with this order, and what it costs, in bits a symbol.
-    fn choose_with(order: Order, histogram: &Histogram, profile: Profile) -> Option<(f64, Self)> {
+    fn choose_with(
+        order: Order,
+        histogram: &Histogram,
+        profile: Profile,
+        least_direct: usize,
+    ) -> Option<(f64, Self)> {
         let total = histogram.total() as f64;
         // rarer[i]: share of the symbols whose rank is i or more.
         let mut rarer = [0.0; 257];
@@ -70,11 +85,15 @@ impl Code {
             Profile::Balanced => (8, 0.06, 0.01, 0.1),
             Profile::Small => (MAX_LEVELS, 0.0, 0.0, 0.0),
         };
-        let stored = order.stored_bytes();
+        let stored = match profile {
+            // A header ends at a multiple of 64.
+            Profile::Small => order.stored_bytes().next_multiple_of(64),
+            Profile::Fast | Profile::Balanced => order.stored_bytes(),
+        };
         let table = 8.0 * stored as f64 / total + if stored > 0 { cost_of_a_table } else { 0.0 };
         let mut best: Option<(f64, u8, u8, u8)> = None;
         for root_bits in 1..=7u8 {
-            for step in (0..=1usize << root_bits).filter(|&step| order.admits(step)) {
+            for step in (0..=(1usize << root_bits) - least_direct).filter(|&step| order.admits(step)) {
                 let direct = (1usize << root_bits) - step;
                 let mut bits = f64::from(root_bits);
                 for levels in 0..=max_levels {

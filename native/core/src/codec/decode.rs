@@ -20,9 +20,8 @@ pub struct CodedTile<'a> {
 }
 
 impl<'a> CodedTile<'a> {
-    /// Cuts `x2[start..end]`, a tile of `fractals` fractals.
-    pub fn parse(x2: &'a [u8], start: usize, end: usize, code: &Code, fractals: usize) -> Result<Self, &'static str> {
-        let roots = fractals * code.root_bits() * GROUP;
+    /// Cuts `x2[start..end]`, a tile with so many bytes of root fields.
+    pub fn parse(x2: &'a [u8], start: usize, end: usize, roots: usize) -> Result<Self, &'static str> {
         if end - start < roots {
             return Err("is shorter than its root fields");
         }

@@ -1,15 +1,19 @@
 //! The fixed part of `x2`.
 
-use super::layout::{ALIGN, TAIL};
+use super::layout::{ALIGN, Omissions};
 use crate::codec::{Code, Order, Profile, Stored, WeightType};
 use crate::error::Error;
 use crate::geometry::{Geometry, Tiling};
 
-/// Version of the format that this build reads and writes.
-pub const VERSION: u8 = 3;
+/// The newest version of the format: what it can leave out, older ones store.
+pub const VERSION: u8 = 4;
+/// The oldest version that is read; what leaves out nothing is still written as this.
+pub const OLDEST_VERSION: u8 = 3;
 const MAGIC: [u8; 4] = *b"MCDW";
 /// Fixed fields; the rank table follows, then zeros up to the first multiple of 64.
 const FIXED: usize = 64;
+/// Where it says what is left out, from version 4 on.
+const OMISSIONS: usize = 48;
 
 /// What the header declares, checked against itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +23,8 @@ pub struct Header {
     pub geometry: Geometry,
     /// `None` when no tile is coded.
     pub code: Option<Code>,
+    /// What is not stored.
+    pub omissions: Omissions,
     /// Bytes of `x2`.
     pub total: usize,
     pub index_crc: u32,
@@ -30,10 +36,15 @@ impl Header {
         (FIXED + self.code.as_ref().map_or(0, |c| c.order().stored_bytes())).next_multiple_of(ALIGN)
     }
 
+    /// The version that says all of this.
+    pub fn version(&self) -> u8 {
+        if self.omissions == Omissions::default() { OLDEST_VERSION } else { VERSION }
+    }
+
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut b = vec![0u8; self.len()];
         b[0..4].copy_from_slice(&MAGIC);
-        b[4] = VERSION;
+        b[4] = self.version();
         b[5] = match self.weight_type {
             WeightType::I8 => 0,
             WeightType::U8 => 1,
@@ -60,6 +71,7 @@ impl Header {
         b[24..32].copy_from_slice(&(self.geometry.n() as u64).to_le_bytes());
         b[32..40].copy_from_slice(&(self.total as u64).to_le_bytes());
         b[40..44].copy_from_slice(&self.index_crc.to_le_bytes());
+        b[OMISSIONS] = self.omissions.bits();
         let crc = crc32fast::hash(&b);
         b[44..48].copy_from_slice(&crc.to_le_bytes());
         b
@@ -73,8 +85,8 @@ impl Header {
             return Err(Error::Magic(magic));
         }
         let fixed: &[u8; FIXED] = x2.get(..FIXED).ok_or(short(FIXED))?.try_into().expect("64 bytes");
-        if fixed[4] != VERSION {
-            return Err(Error::Version { found: fixed[4], supported: VERSION });
+        if !(OLDEST_VERSION..=VERSION).contains(&fixed[4]) {
+            return Err(Error::Version { found: fixed[4], oldest: OLDEST_VERSION, newest: VERSION });
         }
         let count = usize::from(fixed[10]);
         let len = (FIXED + count).next_multiple_of(ALIGN);
@@ -86,9 +98,13 @@ impl Header {
             return Err(Error::Checksum { part: "the header of x2".into(), expected: stored, found });
         }
         let bad = |what: &str| Err(Error::Header(what.into()));
-        if fixed[48..].iter().any(|&b| b != 0) || copy[FIXED + count..].iter().any(|&b| b != 0) {
+        let reserved = if fixed[4] == OLDEST_VERSION { OMISSIONS } else { OMISSIONS + 1 };
+        if fixed[reserved..].iter().any(|&b| b != 0) || copy[FIXED + count..].iter().any(|&b| b != 0) {
             return bad("reserved bytes are not zero");
         }
+        let Some(omissions) = Omissions::from_bits(fixed[OMISSIONS]) else {
+            return bad("it leaves out what this build does not know");
+        };
         let weight_type = match fixed[5] {
             0 => WeightType::I8,
             1 => WeightType::U8,
@@ -112,12 +128,13 @@ impl Header {
                 Some(Code::new(fixed[7], fixed[8], fixed[9], order)?)
             }
         };
-        let header =
-            Self { weight_type, profile, geometry, code, total: size_at(fixed, 32)?, index_crc: u32_at(fixed, 40) };
+        let (total, index_crc) = (size_at(fixed, 32)?, u32_at(fixed, 40));
+        let header = Self { weight_type, profile, geometry, code, omissions, total, index_crc };
         if header.total != x2.len() {
             return Err(short(header.total));
         }
-        if x2.len() < len + TAIL || x2[x2.len() - TAIL..].iter().any(|&b| b != 0) {
+        let tail = omissions.tail_len();
+        if x2.len() < len + tail || x2[x2.len() - tail..].iter().any(|&b| b != 0) {
             return bad("x2 does not end in 64 zero bytes");
         }
         Ok(header)

@@ -2,13 +2,14 @@
 //!
 //! `docs/reference/format.md` specifies them; this module writes, parses and checks them, and holds no `unsafe`.
 
+mod edges;
 mod header;
 mod index;
 mod layout;
 mod read;
 mod write;
 
-pub use header::{VERSION, stream_of};
+pub use header::{OLDEST_VERSION, VERSION, stream_of};
 pub use layout::{ALIGN, TAIL};
 pub use read::{CompressedWeight, Stats, Tile};
-pub use write::{EncodedWeight, WeightView, encode};
+pub use write::{EncodedWeight, WeightView, encode, encode_packed};

@@ -1,12 +1,13 @@
 //! Parsing and checking of the three tensors.
 
+use super::edges;
 use super::header::Header;
 use super::index::{ENTRY, Entry, Kind};
 use super::layout::{ALIGN, TAIL};
 use crate::codec::decode::CodedTile;
 use crate::codec::{Code, Profile, WeightType};
 use crate::error::{Error, collected, with_room};
-use crate::geometry::Geometry;
+use crate::geometry::{GROUP, Geometry};
 use std::ops::Range;
 
 /// A tile as the kernels take it.
@@ -77,7 +78,7 @@ impl CompressedWeight {
             Entry::from_bytes(*bytes).ok_or_else(|| Error::Index(format!("entry {t} is malformed")))
         });
         let entries = collected(entries, "the entries of compress_index")?;
-        let end = x2.len() - TAIL;
+        let end = x2.len() - header.omissions.tail_len();
         // From the last tile back: each stored tile ends where the next one begins.
         let mut extents = with_room(entries.len(), "the extents of tiles")?;
         extents.resize(entries.len(), 0..0);
@@ -124,28 +125,72 @@ impl CompressedWeight {
     pub fn code(&self) -> Option<&Code> {
         self.header.code.as_ref()
     }
+    /// Version of the format that it is written in.
+    pub fn version(&self) -> u8 {
+        self.header.version()
+    }
     /// Length that `x2` must have.
     pub fn x2_len(&self) -> usize {
         self.header.total
     }
 
-    /// Tile `t` cut into its parts, its checksum not yet checked. `x2` must be as long as when parsed.
-    pub fn tile<'a>(&'a self, x2: &'a [u8], t: usize) -> Result<Tile<'a>, Error> {
-        if x2.len() != self.header.total {
-            return Err(Error::Length { expected: self.header.total, found: x2.len() });
-        }
-        let extent = self.extents[t].clone();
+    /// Tile `t` cut into its parts, its checksum not yet checked. `x2` must be as long as when parsed. What is not stored as
+    /// kernels read it is put together in `room`.
+    pub fn tile<'a>(&'a self, x2: &'a [u8], t: usize, room: &'a mut Vec<u8>) -> Result<Tile<'a>, Error> {
+        let extent = self.extent(x2, t)?;
         match self.entries[t].kind {
             Kind::Constant(symbol) => return Ok(Tile::Constant(symbol)),
             Kind::Raw => return Ok(Tile::Raw(&x2[extent])),
             Kind::Coded => {}
         }
-        let code = self.header.code.as_ref().expect("checked by parse");
-        let shape = self.header.geometry.tile(t);
+        let (code, shape) = (self.header.code.as_ref().expect("checked by parse"), self.header.geometry.tile(t));
+        let (whole, stored) = self.root_bytes(t, code);
+        let end = extent.end;
+        let CodedTile { mut roots, mut rest, len, .. } =
+            CodedTile::parse(x2, extent.start, end, stored).map_err(|reason| Error::Tile { tile: t, reason })?;
+        let (cut, short) = (stored != whole, x2.len() - end < TAIL);
+        if cut || short {
+            room.clear();
+            room.try_reserve(if cut { whole } else { 0 } + if short { len + TAIL } else { 0 })
+                .map_err(|_| Error::Memory { what: "a tile", bytes: whole + len + TAIL })?;
+            if cut {
+                room.resize(whole, 0);
+                edges::restore(roots, &self.header.geometry, &shape, code.root_bits(), room);
+            }
+            let at = room.len();
+            if short {
+                room.extend_from_slice(&rest[..len]);
+                room.resize(at + len + TAIL, 0);
+            }
+            let (restored, behind) = room.split_at(at);
+            roots = if cut { restored } else { roots };
+            rest = if short { behind } else { rest };
+        }
         let counts = self.counts.chunks_exact(self.counts_of_a_tile()).nth(t);
-        CodedTile::parse(x2, extent.start, extent.end, code, shape.panels * shape.fractals)
-            .map(|tile| Tile::Coded(CodedTile { counts, ..tile }))
-            .map_err(|reason| Error::Tile { tile: t, reason })
+        Ok(Tile::Coded(CodedTile { roots, rest, len, counts }))
+    }
+
+    /// The symbols of tile `t` if they are stored as they are.
+    pub(crate) fn raw_tile<'a>(&self, x2: &'a [u8], t: usize) -> Result<Option<&'a [u8]>, Error> {
+        let extent = self.extent(x2, t)?;
+        Ok((self.entries[t].kind == Kind::Raw).then(|| &x2[extent]))
+    }
+
+    /// Where tile `t` is in bytes that are as many as those that were parsed.
+    fn extent(&self, x2: &[u8], t: usize) -> Result<Range<usize>, Error> {
+        if x2.len() != self.header.total {
+            return Err(Error::Length { expected: self.header.total, found: x2.len() });
+        }
+        Ok(self.extents[t].clone())
+    }
+
+    /// Bytes of the root fields of tile `t`: as kernels read them, and as they are stored.
+    fn root_bytes(&self, t: usize, code: &Code) -> (usize, usize) {
+        let (geometry, root_bits) = (&self.header.geometry, code.root_bits());
+        let shape = geometry.tile(t);
+        let whole = shape.panels * shape.fractals * root_bits * GROUP;
+        let cut = self.header.omissions.edges && edges::crosses(geometry, &shape);
+        (whole, if cut { edges::stored_len(geometry, &shape, root_bits) } else { whole })
     }
 
     /// How many counts [`Self::verify_tile`] gives for a coded tile.
@@ -171,10 +216,10 @@ impl CompressedWeight {
         if found != entry.crc {
             return Err(Error::Checksum { part: format!("tile {t}"), expected: entry.crc, found });
         }
-        match (self.tile(x2, t)?, self.code()) {
-            (Tile::Coded(tile), Some(code)) => tile.check(code).map_err(|reason| Error::Tile { tile: t, reason }),
-            _ => Ok(Vec::new()),
-        }
+        let (Kind::Coded, Some(code)) = (entry.kind, self.code()) else { return Ok(Vec::new()) };
+        let extent = self.extent(x2, t)?;
+        let tile = CodedTile::parse(x2, extent.start, extent.end, self.root_bytes(t, code).1);
+        tile.and_then(|tile| tile.check(code)).map_err(|reason| Error::Tile { tile: t, reason })
     }
 
     /// Sizes and tile counts.

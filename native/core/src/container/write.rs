@@ -1,8 +1,9 @@
 //! Encoder of a whole weight.
 
+use super::edges;
 use super::header::Header;
 use super::index::{ENTRY, Entry, Kind, MAX_OFFSET};
-use super::layout::{ALIGN, TAIL};
+use super::layout::{ALIGN, Omissions};
 use crate::codec::encode::EncodeTable;
 use crate::codec::{Code, Histogram, Profile, WeightType};
 use crate::error::Error;
@@ -111,53 +112,124 @@ pub struct EncodedWeight {
     pub compress_info: [i64; 5],
 }
 
+/// Of a weight that is decoded at every use, edges are cut where they are at least one part in so many of it: a decoder puts
+/// tiles there together again, which takes a copy of them.
+const EDGES_FROM: usize = 64;
+
 /// Encodes a weight. The output depends on nothing but the arguments.
 pub fn encode(weight: &WeightView<'_>, profile: Profile, tiling: Tiling) -> Result<EncodedWeight, Error> {
     let geometry = Geometry::new(weight.k, weight.n, tiling)?;
-    let flip = weight.weight_type.flip();
-    let code = Code::choose(&weight.histogram(), profile);
-    let table = code.as_ref().map(EncodeTable::new);
-    let mut header = Header { weight_type: weight.weight_type, profile, geometry, code, total: 0, index_crc: 0 };
-    let pad = header.code.as_ref().map_or(0, |c| c.order().first());
-    let mut x2 = vec![0; header.len()];
-    let mut index = Vec::with_capacity(geometry.tiles() * ENTRY);
-    let mut symbols = Vec::new();
-    let mut any_coded = false;
-    for t in 0..geometry.tiles() {
-        let shape = geometry.tile(t);
-        let first = weight.data[shape.panel * PANEL * weight.stride_n + shape.fractal * FRACTAL_K * weight.stride_k];
-        let entry = if weight.is_constant(&shape, first) {
-            Entry { kind: Kind::Constant(first ^ flip), offset: 0, crc: 0 }
-        } else {
-            symbols.resize(shape.weights(), 0);
-            weight.gather(&shape, pad, &mut symbols);
-            let offset = x2.len();
-            if offset as u64 > MAX_OFFSET {
-                return Err(Error::Shape { n: weight.n, k: weight.k, reason: "its stream exceeds 64 GiB" });
-            }
-            let coded = table.as_ref().map(|t| t.encode(&symbols)).filter(|c| c.len() < symbols.len());
-            let kind = match coded {
-                Some(coded) => {
-                    x2.extend_from_slice(&coded);
-                    any_coded = true;
-                    Kind::Coded
-                }
-                None => {
-                    x2.extend_from_slice(&symbols);
-                    Kind::Raw
-                }
-            };
-            x2.resize(x2.len().next_multiple_of(ALIGN), 0);
-            Entry { kind, offset: offset as u64, crc: crc32fast::hash(&x2[offset..]) }
-        };
-        index.extend_from_slice(&entry.to_bytes());
+    let (used, stored) = (weight.n * weight.k, geometry.padded_n() * geometry.padded_k());
+    let edges = stored - used >= used.div_ceil(EDGES_FROM);
+    Encoder::new(weight, profile, profile, geometry, Omissions { edges, tail: false }).encode()
+}
+
+/// Encodes a weight that is decoded once, when a model is opened, into as few bytes as can be.
+pub fn encode_packed(weight: &WeightView<'_>, profile: Profile, tiling: Tiling) -> Result<EncodedWeight, Error> {
+    let geometry = Geometry::new(weight.k, weight.n, tiling)?;
+    let edges = geometry.padded_n() != weight.n || geometry.padded_k() != weight.k;
+    Encoder::new(weight, profile, Profile::Small, geometry, Omissions { edges, tail: true }).encode()
+}
+
+/// What is written of a weight so far.
+struct Encoder<'a> {
+    weight: &'a WeightView<'a>,
+    header: Header,
+    table: Option<EncodeTable>,
+    x2: Vec<u8>,
+    index: Vec<u8>,
+    any_coded: bool,
+    /// Zeros behind the last tile that is stored.
+    padding: usize,
+}
+
+impl<'a> Encoder<'a> {
+    /// With the code that `chosen_as` has; the header says `profile`.
+    fn new(
+        weight: &'a WeightView<'a>,
+        profile: Profile,
+        chosen_as: Profile,
+        geometry: Geometry,
+        omissions: Omissions,
+    ) -> Self {
+        let choose = if omissions.edges { Code::choose_for_edges } else { Code::choose };
+        let code = choose(&weight.histogram(), chosen_as);
+        let table = code.as_ref().map(EncodeTable::new);
+        let weight_type = weight.weight_type;
+        let header = Header { weight_type, profile, geometry, code, omissions, total: 0, index_crc: 0 };
+        let x2 = vec![0; header.len()];
+        let index = Vec::with_capacity(geometry.tiles() * ENTRY);
+        Self { weight, header, table, x2, index, any_coded: false, padding: 0 }
     }
-    if !any_coded && header.code.is_some() {
+
+    fn encode(mut self) -> Result<EncodedWeight, Error> {
+        let mut symbols = Vec::new();
+        for t in 0..self.header.geometry.tiles() {
+            let entry = self.tile(&self.header.geometry.tile(t), &mut symbols)?;
+            self.index.extend_from_slice(&entry.to_bytes());
+        }
+        if self.header.omissions.tail {
+            self.drop_padding();
+        }
+        let Self { mut header, x2, index, any_coded, .. } = self;
+        if any_coded || header.code.is_none() {
+            return Ok(sealed(header, x2, index));
+        }
         // All tiles are raw or constant: the table would be dead weight, and it moves the tiles.
         header.code = None;
-        return finish_without_code(header, x2, index);
+        finish_without_code(header, x2, index)
     }
-    Ok(finish(header, x2, index))
+
+    /// Appends a tile.
+    fn tile(&mut self, shape: &TileShape, symbols: &mut Vec<u8>) -> Result<Entry, Error> {
+        let weight = self.weight;
+        let first = weight.data[shape.panel * PANEL * weight.stride_n + shape.fractal * FRACTAL_K * weight.stride_k];
+        if weight.is_constant(shape, first) {
+            return Ok(Entry { kind: Kind::Constant(first ^ weight.weight_type.flip()), offset: 0, crc: 0 });
+        }
+        let pad = self.header.code.as_ref().map_or(0, |c| c.order().first());
+        symbols.resize(shape.weights(), 0);
+        weight.gather(shape, pad, symbols);
+        let offset = self.x2.len();
+        if offset as u64 > MAX_OFFSET {
+            return Err(Error::Shape { n: weight.n, k: weight.k, reason: "its stream exceeds 64 GiB" });
+        }
+        let coded = self.coded(shape, symbols).filter(|coded| coded.len() < symbols.len());
+        self.any_coded |= coded.is_some();
+        let kind = if coded.is_some() { Kind::Coded } else { Kind::Raw };
+        self.x2.extend_from_slice(coded.as_deref().unwrap_or(symbols));
+        let end = self.x2.len();
+        self.x2.resize(end.next_multiple_of(ALIGN), 0);
+        self.padding = self.x2.len() - end;
+        Ok(Entry { kind, offset: offset as u64, crc: crc32fast::hash(&self.x2[offset..]) })
+    }
+
+    /// A coded tile, without what lies outside of the weight if that is to be left out.
+    fn coded(&self, shape: &TileShape, symbols: &[u8]) -> Option<Vec<u8>> {
+        let coded = self.table.as_ref()?.encode(symbols);
+        let (geometry, root_bits) = (&self.header.geometry, self.header.code.as_ref()?.root_bits());
+        if !self.header.omissions.edges || !edges::crosses(geometry, shape) {
+            return Some(coded);
+        }
+        let (roots, rest) = coded.split_at(shape.panels * shape.fractals * root_bits * GROUP);
+        let mut cut = edges::cut(roots, geometry, shape, root_bits);
+        cut.extend_from_slice(rest);
+        Some(cut)
+    }
+
+    /// Takes the padding of the last tile away.
+    fn drop_padding(&mut self) {
+        self.x2.truncate(self.x2.len() - self.padding);
+        let entries = self.index.chunks_exact_mut(ENTRY).rev();
+        let mut stored = entries.filter_map(|bytes| {
+            let entry = Entry::from_bytes((&*bytes).try_into().expect("eight bytes")).expect("just written");
+            (!matches!(entry.kind, Kind::Constant(_))).then_some((bytes, entry))
+        });
+        if let Some((bytes, entry)) = stored.next() {
+            let crc = crc32fast::hash(&self.x2[entry.offset as usize..]);
+            bytes.copy_from_slice(&Entry { crc, ..entry }.to_bytes());
+        }
+    }
 }
 
 /// Moves the tiles up to where the shorter header ends.
@@ -176,11 +248,11 @@ fn finish_without_code(header: Header, mut x2: Vec<u8>, mut index: Vec<u8>) -> R
         }
         bytes.copy_from_slice(&entry.to_bytes());
     }
-    Ok(finish(header, x2, index))
+    Ok(sealed(header, x2, index))
 }
 
-fn finish(mut header: Header, mut x2: Vec<u8>, compress_index: Vec<u8>) -> EncodedWeight {
-    x2.resize(x2.len() + TAIL, 0);
+fn sealed(mut header: Header, mut x2: Vec<u8>, compress_index: Vec<u8>) -> EncodedWeight {
+    x2.resize(x2.len() + header.omissions.tail_len(), 0);
     header.total = x2.len();
     header.index_crc = crc32fast::hash(&compress_index);
     x2[..header.len()].copy_from_slice(&header.to_bytes());

@@ -189,13 +189,13 @@ impl<'a> Packing<'a> {
         Ok((packed, quantizer))
     }
 
-    /// Packs row `i`, by way of `quantised` if it is one of floats; its sum.
+    /// Packs row `i`, by way of `quantized` if it is one of floats; its sum.
     fn row(
         &self,
         kernel: &dyn RowKernel,
         i: usize,
         quantizer: Option<Quantizer>,
-        quantised: &mut [u8],
+        quantized: &mut [u8],
         to: &mut [i8],
     ) -> i32 {
         let elements = i * self.k..(i + 1) * self.k;
@@ -205,7 +205,7 @@ impl<'a> Packing<'a> {
             (Activation::Rows(x), _) => x.pack(i, to),
             (Activation::F32(x, heads), quantizer) => {
                 let quantizer = quantizer.expect("floats have one");
-                let mut rest = uninit(&mut quantised[..self.k]);
+                let mut rest = uninit(&mut quantized[..self.k]);
                 let mut quantize = |x: &[f32]| {
                     let (to, behind) = std::mem::take(&mut rest).split_at_mut(x.len());
                     kernel.quantize(quantizer, x, to);
@@ -218,7 +218,7 @@ impl<'a> Packing<'a> {
                     }),
                 }
                 debug_assert!(rest.is_empty());
-                kernel.pack(ActivationRow::U8(&quantised[..self.k]), to)
+                kernel.pack(ActivationRow::U8(&quantized[..self.k]), to)
             }
         }
     }
@@ -273,17 +273,17 @@ mod tests {
     }
 
     /// What `values` should become.
-    fn quantised(values: &[f32]) -> (Vec<u8>, Quantizer) {
+    fn quantized(values: &[f32]) -> (Vec<u8>, Quantizer) {
         let quantizer = Quantizer::from(Range::of(values));
         let mut out = vec![MaybeUninit::uninit(); values.len()];
         (quantizer.quantize(values, &mut out).to_vec(), quantizer)
     }
 
     #[test]
-    fn floats_are_packed_as_their_quantised_bytes_are() {
+    fn floats_are_packed_as_their_quantized_bytes_are() {
         for (m, k) in [(1, 1), (3, 31), (5, 33), (7, 64), (300, 1000)] {
             let x = values(m * k);
-            let (bytes, quantizer) = quantised(&x);
+            let (bytes, quantizer) = quantized(&x);
             for threads in [1, 2, 5] {
                 let (rows, sums, found) = packed(Activation::F32(&x, None), (m, k), threads);
                 assert_eq!(found, Some(quantizer));

@@ -94,22 +94,26 @@ impl Job<'_> {
         let acc = Accumulators::new(sums, stride, self.m, extent.columns());
         let mut acc = if first { acc.overwrite() } else { acc };
         let kernel = self.weight.kernel().tile();
-        match tiles.tile(t)? {
-            Tile::Coded(tile) => {
-                let code = self.weight.code().expect("a coded tile has a code");
-                let result = kernel.multiply_coded(Coded { code, tile: &tile, extent }, rows, &mut acc, scratch);
-                result.map_err(|_| changed(tiles.refusal(t)))?;
-            }
-            Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch),
-            Tile::Constant(symbol) => {
-                for i in 0..self.m {
-                    let sum = rows.row(i)[..extent.k()].iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);
-                    let sum = sum.wrapping_mul(i32::from(symbol));
-                    acc.data()[i * stride..][..extent.columns()].iter_mut().for_each(|a| *a = a.wrapping_add(sum));
+        tiles.with_tile(t, scratch, |tile, scratch| {
+            match tile {
+                Tile::Coded(tile) => {
+                    let code = self.weight.code().expect("a coded tile has a code");
+                    let result = kernel.multiply_coded(Coded { code, tile: &tile, extent }, rows, &mut acc, scratch);
+                    result.map_err(|_| changed(tiles.refusal(t)))?;
+                }
+                Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch),
+                Tile::Constant(symbol) => {
+                    for i in 0..self.m {
+                        let sum = rows.row(i)[..extent.k()].iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);
+                        let sum = sum.wrapping_mul(i32::from(symbol));
+                        acc.data()[i * stride..][..extent.columns()]
+                            .iter_mut()
+                            .for_each(|a| *a = a.wrapping_add(sum));
+                    }
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn write_strip(&self, strip: usize, sums: &[i32]) {

@@ -216,20 +216,23 @@ impl Check<'_> {
         let extent = self.tiles.extent(t);
         let rows = Rows::new(&self.ones[fractal * FRACTAL_K..], self.ones.len(), 1, extent.k());
         let mut acc = Accumulators::new(sums, geometry.tile_columns(), 1, extent.columns());
-        match self.tiles.tile(t)? {
-            Tile::Coded(tile) => {
-                let code = self.decoder.code().expect("a coded tile has a code");
-                let tile = CodedTile { counts: Some(&found), ..tile };
-                let result = kernel.multiply_coded(Coded { code, tile: &tile, extent }, rows, &mut acc, scratch);
-                result.map_err(|_| self.tiles.refusal(t))?;
+        self.tiles.with_tile(t, scratch, |tile, scratch| {
+            match tile {
+                Tile::Coded(tile) => {
+                    let code = self.decoder.code().expect("a coded tile has a code");
+                    let tile = CodedTile { counts: Some(&found), ..tile };
+                    let result = kernel.multiply_coded(Coded { code, tile: &tile, extent }, rows, &mut acc, scratch);
+                    result.map_err(|_| self.tiles.refusal(t))?;
+                }
+                Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch),
+                Tile::Constant(symbol) => {
+                    let one = rows.data()[..extent.k()].iter().map(|&v| i32::from(v)).sum::<i32>();
+                    let sum = i32::from(symbol).wrapping_mul(one);
+                    acc.data().iter_mut().for_each(|s| *s = s.wrapping_add(sum));
+                }
             }
-            Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch),
-            Tile::Constant(symbol) => {
-                let one = rows.data()[..extent.k()].iter().map(|&v| i32::from(v)).sum::<i32>();
-                let sum = i32::from(symbol).wrapping_mul(one);
-                sums.iter_mut().for_each(|s| *s = s.wrapping_add(sum));
-            }
-        }
+            Ok(())
+        })?;
         Ok(found)
     }
 }

@@ -74,12 +74,12 @@ mod tests {
 
     #[test]
     fn a_unit_that_panics_keeps_no_one_waiting() {
-        let stage = Barrier::new(3);
+        let step = Barrier::new(3);
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            stage.share(|unit| assert!(unit != 1, "unit 1 is unlucky"));
+            step.share(|unit| assert!(unit != 1, "unit 1 is unlucky"));
         }));
         assert!(result.is_err());
-        stage.share(|_| {});
-        assert_eq!(stage.done.into_inner(), 3);
+        step.share(|_| {});
+        assert_eq!(step.done.into_inner(), 3);
     }
 }

@@ -47,6 +47,18 @@ pub enum DataType {
     Uint64 = 10,
 }
 
+impl DataType {
+    /// Bytes of an element.
+    fn size(self) -> usize {
+        match self {
+            Self::Int8 => 1,
+            Self::Float16 => 2,
+            Self::Int32 => 4,
+            Self::Uint64 => 8,
+        }
+    }
+}
+
 /// Declares the table of functions and how it is filled.
 macro_rules! functions {
     ($($field:ident = $symbol:expr, fn($($argument:ty),*) -> $result:ty;)*) => {
@@ -325,14 +337,23 @@ impl Memory {
         self.runtime.check("aclrtMemcpy", status)
     }
 
-    /// Describes memory from a byte offset on.
+    /// Describes memory from a byte offset on; an error where the memory ends before the tensor.
     pub fn tensor(self: &Arc<Self>, offset: usize, dims: &[i64], data_type: DataType) -> Result<Arc<Tensor>, Error> {
+        let size = |len: usize, &dim: &i64| len.checked_mul(usize::try_from(dim).ok()?);
+        let end = dims.iter().try_fold(data_type.size(), size).and_then(|len| len.checked_add(offset));
+        if end.is_none_or(|end| end > self.len) {
+            let len = self.len;
+            return Err(Error::device(format!(
+                "a tensor {dims:?} of {data_type:?} from byte {offset} on does not fit into {len} bytes of device memory"
+            )));
+        }
         let mut strides = vec![1_i64; dims.len()];
         for at in (1..dims.len()).rev() {
-            strides[at - 1] = strides[at] * dims[at];
+            strides[at - 1] = strides[at].saturating_mul(dims[at]);
         }
         let rank = dims.len() as u64;
-        // SAFETY: the lists have `rank` elements and are copied; the address is that of live memory.
+        // SAFETY: the lists have `rank` elements and are copied; the tensor lies inside of the memory, as was checked, and keeps
+        // it alive.
         let raw = unsafe {
             (self.runtime.functions.create_tensor)(
                 dims.as_ptr(),
@@ -411,9 +432,13 @@ impl Executor {
     /// The first phase: an executor, and the bytes of workspace that it needs.
     pub fn new(arguments: Arguments) -> Result<(Self, usize), Error> {
         let runtime = arguments.x1.runtime;
+        let Arguments { x1, x2, compress_index, bias, deq_scale, compress_info, out } = &arguments;
+        let tensors = [x1, x2, compress_index, bias, deq_scale, out];
+        let runtimes = tensors.map(|tensor| tensor.runtime).into_iter().chain([compress_info.runtime]);
+        assert!(runtimes.into_iter().all(|other| ptr::eq(other, runtime)), "handles of one runtime");
         let mut workspace = 0_u64;
         let mut raw = ptr::null_mut();
-        // SAFETY: all handles are live, and there are places for the results.
+        // SAFETY: all handles are live and of this runtime, and there are places for the results.
         let status = unsafe {
             (runtime.functions.get_workspace_size)(
                 arguments.x1.raw,
@@ -444,7 +469,7 @@ impl Executor {
     /// # Safety
     ///
     /// The executor and the workspace, of as many bytes as it needs, live until the stream has been synchronised, and
-    /// nothing else uses the workspace and the output until then.
+    /// nothing else uses the workspace and the output until then. Workspace and stream are of the executor's runtime.
     pub unsafe fn launch(&self, workspace: Option<&Memory>, stream: &Stream) -> Result<(), Error> {
         let (address, len) = workspace.map_or((ptr::null_mut(), 0), |memory| (memory.address, memory.len as u64));
         // SAFETY: all handles are live; the rest is the caller's contract.

@@ -29,13 +29,13 @@ pub struct Constant {
     shape: Vec<i64>,
     compress_info: Vec<i64>,
     transposed: u8,
-    x2: Place,
-    compress_index: Place,
+    x2: FileRange,
+    compress_index: FileRange,
 }
 
 /// Name, offset and length of a tensor in the data file.
 #[derive(Deserialize)]
-struct Place(#[expect(dead_code, reason = "read by the Python package alone")] String, u64, u64);
+struct FileRange(#[expect(dead_code, reason = "read by the Python package alone")] String, u64, u64);
 
 impl Constants {
     /// Reads the text that the metadata of the model at `path` has.
@@ -76,7 +76,7 @@ impl Constants {
         let in_file = |error: std::io::Error| Error::invalid(format!("{}: {error}", self.data.display()));
         let mut file = File::open(&self.data).map_err(in_file)?;
         let end = file.metadata().map_err(in_file)?.len();
-        let mut read = |&Place(_, offset, len): &Place| {
+        let mut read = |&FileRange(_, offset, len): &FileRange| {
             if offset.checked_add(len).is_none_or(|last| last > end) {
                 return Err(Error::invalid(format!("{} is too short", self.data.display())));
             }

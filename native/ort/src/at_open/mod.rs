@@ -41,9 +41,9 @@ const KEY: &str = "mcd.at_open";
 pub unsafe fn restore(api: Api, options: *mut OrtSessionOptions) -> Result<(), Error> {
     // SAFETY: the caller's contract.
     let Some(model) = (unsafe { api.session_config_entry(options, MODEL) })? else { return Ok(()) };
-    let about = |error: Error| error.within(&format!("session config entry mcd.model: {model}"));
+    let with_context = |error: Error| error.within(&format!("session config entry mcd.model: {model}"));
     let path = Path::new(&model);
-    let mark = mark(path).map_err(about)?;
+    let mark = mark(path).map_err(with_context)?;
     let prefix = format!("{options:p} ");
     // SAFETY: the caller's contract.
     let before = (unsafe { api.session_config_entry(options, RESTORED) })?;
@@ -54,13 +54,13 @@ pub unsafe fn restore(api: Api, options: *mut OrtSessionOptions) -> Result<(), E
     }
     // Whatever this model is: onnxruntime would take them for initializers of the same names in it.
     if before.is_some() {
-        return Err(about(Error::invalid(
+        return Err(with_context(Error::invalid(
             "the session options have the constants of another model, or of an older state of this one: \
              give each model session options of its own",
         )));
     }
-    let Some(text) = metadata::find(path, KEY).map_err(about)? else { return Ok(()) };
-    let tensors = shared(path, &mark, &text).map_err(about)?;
+    let Some(text) = metadata::find(path, KEY).map_err(with_context)? else { return Ok(()) };
+    let tensors = shared(path, &mark, &text).map_err(with_context)?;
     // SAFETY: the caller's contract.
     unsafe {
         api.add_external_initializers(options, tensors)?;

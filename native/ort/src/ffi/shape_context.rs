@@ -91,13 +91,13 @@ impl<'a> ShapeContext<'a> {
         Some(size / size_of::<i64>())
     }
 
-    /// Declares output 0: the shape of input 0 with another last dimension, broadcast with those of the inputs `beside`.
+    /// Declares output 0: the shape of input 0 with another last dimension, broadcast with those of the inputs `elementwise`.
     /// Leaves it as it is when one of them is not known, or when an unknown dimension remains without a name, which
     /// onnxruntime would take for the number -1.
-    pub fn set_output(&self, element: ONNXTensorElementDataType, last: i64, beside: &[usize]) -> Option<()> {
+    pub fn set_output(&self, element: ONNXTensorElementDataType, last: i64, elementwise: &[usize]) -> Option<()> {
         let mut shape = self.shape(0)?;
         *shape.last_mut()? = (last, c"");
-        for &index in beside {
+        for &index in elementwise {
             shape = broadcast(&shape, &self.shape(index)?)?;
         }
         self.set_output_shape(element, &shape)

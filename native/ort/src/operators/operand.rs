@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::ffi::{Dims, Element, Error, KernelContext, KernelInfo, Value};
-use crate::operator::{Input, about};
+use crate::operator::Input;
 
 /// One value for all columns, or one each.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +73,7 @@ impl<T: Clone> Operand<T> {
         let state = match info.constant_input(input)? {
             None => State::Computed(read),
             Some(value) => {
-                let columns = read(&value, n, &mut Dims::new()).map_err(|error| about(input, error))?;
+                let columns = read(&value, n, &mut Dims::new()).map_err(|error| input.context(error))?;
                 State::Constant(columns.into_owned())
             }
         };
@@ -90,7 +90,7 @@ impl<T: Clone> Operand<T> {
                 .input(self.input)
                 .and_then(|value| read(&value, self.n, dims))
                 .map(Some)
-                .map_err(|error| about(self.input, error)),
+                .map_err(|error| self.input.context(error)),
         }
     }
 

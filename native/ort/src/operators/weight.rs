@@ -7,7 +7,7 @@ use mcd_core::{Bound, PrepareOptions, PreparedWeight, Residency, VerifiedWeight,
 use ort_sys::ONNXTensorElementDataType as Type;
 
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value};
-use crate::operator::{Input, about};
+use crate::operator::Input;
 use crate::options::Options;
 use crate::pool::processors;
 use crate::residency::{Caches, Entry, LEDGER, Policy};
@@ -169,7 +169,7 @@ impl<P: Prepared> Weight<P> {
             _ if api.hides_outer_constants() => {}
             (x2, _) => {
                 let missing = if x2.is_none() { inputs.x2 } else { inputs.index };
-                return Err(about(missing, Error::invalid("must be an initializer")));
+                return Err(missing.context(Error::invalid("must be an initializer")));
             }
         }
         Ok(weight)
@@ -221,7 +221,7 @@ impl<P: Prepared> Weight<P> {
                 };
                 let bytes = tensor_bytes(&x2, self.inputs.x2)?;
                 if bytes.len() != verified.len || !bytes.starts_with(&verified.fingerprint) {
-                    return Err(about(self.inputs.x2, Error::invalid("has changed since the first run")));
+                    return Err(self.inputs.x2.context(Error::invalid("has changed since the first run")));
                 }
                 Ok((&verified.weight, bytes))
             }
@@ -310,7 +310,7 @@ pub fn tensor_bytes<'a>(value: &Value<'a>, input: Input) -> Result<&'a [u8], Err
         // SAFETY: elements of either type are bytes, and there are `len`.
         unsafe { value.bytes(len) }
     };
-    read().map_err(|error| about(input, error))
+    read().map_err(|error| input.context(error))
 }
 
 #[cfg(test)]

@@ -11,17 +11,17 @@ use crate::arch::operands::TileCode;
 use crate::codec::decode::CodedTile;
 use crate::geometry::GROUP;
 
-/// Blocks of 64 entries of a level for each call of [`Beside::step`].
+/// Blocks of 64 entries of a level for each call of [`Interleaved::step`].
 const BLOCKS_A_STEP: usize = 4;
 
 /// What a kernel does beside building levels, which take a third of the time with one row and leave memory at rest.
-pub trait Beside: Copy {
+pub trait Interleaved: Copy {
     /// Done now and then.
     fn step(&mut self);
 }
 
 /// Nothing.
-impl Beside for () {
+impl Interleaved for () {
     #[inline(always)]
     fn step(&mut self) {}
 }
@@ -32,12 +32,12 @@ impl Beside for () {
 /// # Safety
 /// As [`Group`](super::Group) says; 64 bytes behind `tile.len` are readable; both sums have `limit` + 64 bytes.
 #[inline(always)]
-pub unsafe fn continuations<G: Expand, B: Beside>(
+pub unsafe fn continuations<G: Expand, B: Interleaved>(
     code: &TileCode,
     tile: &CodedTile<'_>,
     limit: usize,
     sums: [*mut u8; 2],
-    beside: &mut B,
+    interleaved: &mut B,
     mut level_end: impl FnMut(usize, usize),
 ) -> Option<usize> {
     assert!(tile.rest.len() >= tile.len + GROUP);
@@ -71,9 +71,11 @@ pub unsafe fn continuations<G: Expand, B: Beside>(
             let first = G::splat(code.code.first_continued());
             // At level 0 a weight that goes no further keeps its root field.
             match d {
-                0 => expand_level::<G, B>(bits, count, below, own, beside, |entries| entries),
-                1 => expand_level(bits, count, below, own, beside, |entries: G| differing(entries.add(step), first)),
-                _ => expand_level(bits, count, below, own, beside, |entries: G| entries.add(step)),
+                0 => expand_level::<G, B>(bits, count, below, own, interleaved, |entries| entries),
+                1 => expand_level(bits, count, below, own, interleaved, |entries: G| {
+                    differing(entries.add(step), first)
+                }),
+                _ => expand_level(bits, count, below, own, interleaved, |entries: G| entries.add(step)),
             }
         };
         if taken != starts[d + 1].1 {
@@ -102,12 +104,12 @@ unsafe fn differing<G: Expand>(sums: G, first: G) -> G {
 /// As [`Group`](super::Group) says; `bits` and 7 bytes behind them are readable; as many sums as there are ones, and
 /// 64 more, are below; `own` has room for `count` sums and 64 more.
 #[inline(always)]
-unsafe fn expand_level<G: Expand, B: Beside>(
+unsafe fn expand_level<G: Expand, B: Interleaved>(
     bits: *const u8,
     count: usize,
     below: *const u8,
     own: *mut u8,
-    beside: &mut B,
+    interleaved: &mut B,
     add: impl Fn(G) -> G,
 ) -> usize {
     let mut taken = 0;
@@ -121,12 +123,12 @@ unsafe fn expand_level<G: Expand, B: Beside>(
     };
     let whole = count / GROUP;
     // A copy, which can stay in a register.
-    let mut local = *beside;
+    let mut local = *interleaved;
     for some in 0..whole / BLOCKS_A_STEP {
         local.step();
         (0..BLOCKS_A_STEP).for_each(|block| expand(some * BLOCKS_A_STEP + block, u64::MAX));
     }
-    *beside = local;
+    *interleaved = local;
     (whole / BLOCKS_A_STEP * BLOCKS_A_STEP..whole).for_each(|block| expand(block, u64::MAX));
     expand(whole, (1 << (count % GROUP)) - 1);
     taken

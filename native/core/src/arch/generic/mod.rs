@@ -10,7 +10,7 @@ mod levels;
 mod ranks;
 
 pub use group::{Expand, Group, LookUp};
-pub use levels::{Beside, continuations};
+pub use levels::{Interleaved, continuations};
 pub use ranks::{ByDistance, LookedUp, Ranks, ToBeLookedUp};
 
 /// Evaluates an expression with the width of root fields as a constant.

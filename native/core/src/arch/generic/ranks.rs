@@ -78,43 +78,6 @@ impl<G: Group, const ADDEND: bool> Ranks<G> for ByDistance<G, ADDEND> {
     }
 }
 
-/// Stored ranks; those of 128 and more have the symbols of others with the bits of a mask turned over, if there is one.
-#[derive(Clone, Copy)]
-pub struct LookedUp<G: LookUp, const MASK: bool> {
-    threshold: G,
-    table: G::Table,
-    mask: G::Mask,
-}
-
-impl<G: LookUp, const MASK: bool> LookedUp<G, MASK> {
-    /// # Safety
-    /// See [`Group`].
-    #[inline(always)]
-    pub unsafe fn new(code: &TileCode, mask: u8) -> Self {
-        debug_assert!(MASK || mask == 0);
-        // SAFETY: the caller's contract.
-        unsafe { Self { threshold: G::splat(code.code.direct()), table: G::table(&code.table), mask: G::mask(mask) } }
-    }
-}
-
-impl<G: LookUp, const MASK: bool> Ranks<G> for LookedUp<G, MASK> {
-    const OFFSETS: bool = false;
-    #[inline(always)]
-    unsafe fn open(&self, fields: G) -> u64 {
-        // SAFETY: the caller's contract.
-        unsafe { fields.at_least(self.threshold) }
-    }
-    #[inline(always)]
-    unsafe fn symbols(&self, fields: G, sums: G) -> G {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let ranks = fields.add(sums);
-            let symbols = ranks.look_up(&self.table);
-            if MASK { symbols.xor(ranks.high(&self.mask)) } else { symbols }
-        }
-    }
-}
-
 /// Stored ranks that are looked up later: their symbols are the ranks themselves.
 #[derive(Clone, Copy)]
 pub struct ToBeLookedUp<G> {
@@ -142,5 +105,42 @@ impl<G: Group> Ranks<G> for ToBeLookedUp<G> {
     unsafe fn symbols(&self, fields: G, sums: G) -> G {
         // SAFETY: the caller's contract.
         unsafe { fields.add(sums) }
+    }
+}
+
+/// Stored ranks; those of 128 and more have the symbols of others with the bits of a mask turned over, if there is one.
+#[derive(Clone, Copy)]
+pub struct LookedUp<G: LookUp, const MASK: bool> {
+    ranks: ToBeLookedUp<G>,
+    table: G::Table,
+    mask: G::Mask,
+}
+
+impl<G: LookUp, const MASK: bool> LookedUp<G, MASK> {
+    /// # Safety
+    /// See [`Group`].
+    #[inline(always)]
+    pub unsafe fn new(code: &TileCode, mask: u8) -> Self {
+        debug_assert!(MASK || mask == 0);
+        // SAFETY: the caller's contract.
+        unsafe { Self { ranks: ToBeLookedUp::new(code), table: G::table(&code.table), mask: G::mask(mask) } }
+    }
+}
+
+impl<G: LookUp, const MASK: bool> Ranks<G> for LookedUp<G, MASK> {
+    const OFFSETS: bool = false;
+    #[inline(always)]
+    unsafe fn open(&self, fields: G) -> u64 {
+        // SAFETY: the caller's contract.
+        unsafe { self.ranks.open(fields) }
+    }
+    #[inline(always)]
+    unsafe fn symbols(&self, fields: G, sums: G) -> G {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let ranks = self.ranks.symbols(fields, sums);
+            let symbols = ranks.look_up(&self.table);
+            if MASK { symbols.xor(ranks.high(&self.mask)) } else { symbols }
+        }
     }
 }

@@ -5,7 +5,7 @@ use mcd_core::WeightType;
 use super::shape::{Attributes, Steps};
 use super::spec::{DILATIONS, Form, GROUP, KERNEL_SHAPE, OUTPUT_TYPE, PADS, SAME, STRIDES, input};
 use crate::ffi::{Api, ElementType, Error, KernelInfo};
-use crate::operator::{Input, about};
+use crate::operator::Input;
 use crate::operators::operand::{Operand, Read, bias, floats, small_integers};
 use crate::operators::weight::{self, Weight};
 use crate::options::Options;
@@ -100,13 +100,13 @@ impl Inputs<'_, '_> {
         ] {
             let alone = needs == input::ADDEND && form != Form::Float;
             if self.has(needs)? && (!scaled || alone) {
-                return Err(about(needs, Error::invalid(why)));
+                return Err(needs.context(Error::invalid(why)));
             }
         }
         // Where onnxruntime found no overload that fits, it takes the first.
         if scaled && form == Form::Raw {
             let found = self.info.input_type(input::DEQ_SCALE)?;
-            return Err(about(input::DEQ_SCALE, Error::invalid(format!("is {found} instead of float"))));
+            return Err(input::DEQ_SCALE.context(Error::invalid(format!("is {found} instead of float"))));
         }
         Ok(())
     }
@@ -115,7 +115,7 @@ impl Inputs<'_, '_> {
         match self.info.input_type(input)? {
             ElementType::UINT8 => Ok(WeightType::U8),
             ElementType::INT8 => Ok(WeightType::I8),
-            other => Err(about(input, Error::invalid(format!("is {other} instead of uint8 or int8")))),
+            other => Err(input.context(Error::invalid(format!("is {other} instead of uint8 or int8")))),
         }
     }
 

@@ -8,7 +8,7 @@ use mcd_core::{ConvCall, Elementwise, Epilogue, Image, Output, ScalarOrPerColumn
 use super::bind::Bound;
 use super::spec::{Form, input};
 use crate::ffi::{Dims, Error, KernelContext, Value, element_count};
-use crate::operator::{Kernel, about};
+use crate::operator::Kernel;
 use crate::operators::operand::Columns;
 use crate::pool::Pool;
 
@@ -27,7 +27,7 @@ impl Kernel for Bound {
         let x = context
             .input(input::X1)
             .and_then(|value| self.image(&value, &mut dims))
-            .map_err(|error| about(input::X1, error))?;
+            .map_err(|error| input::X1.context(error))?;
         let weight = self.weight.get(context)?;
         weight.prefetch();
         let shaped = self.shape(context, &dims, (weight.k(), weight.n()))?;
@@ -88,13 +88,13 @@ impl Bound {
         })?;
         let wrong = || {
             let expected = format!("(batch, {channels}, …) of {} dimensions", rank + 2);
-            about(input::X1, Error::invalid(format!("has shape {dims:?} instead of {expected}")))
+            input::X1.context(Error::invalid(format!("has shape {dims:?} instead of {expected}")))
         };
         let (&[batch, found], image) = dims.split_first_chunk().ok_or_else(wrong)?;
         if image.len() != rank || usize::try_from(found) != Ok(channels) {
             return Err(wrong());
         }
-        let window = self.steps.over(image).map_err(|error| about(input::X1, error))?;
+        let window = self.steps.over(image).map_err(|error| input::X1.context(error))?;
         let number = |size: usize| i64::try_from(size).map_err(|_| Error::invalid("an output that is too large"));
         let mut shape = Dims::from_slice(&[batch, number(n)?]);
         for &size in window.output(rank) {

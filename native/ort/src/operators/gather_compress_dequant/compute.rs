@@ -7,7 +7,7 @@ use mcd_core::{Along, RowPart};
 use super::bind::{Axis, Bound};
 use super::spec::{Indices, input};
 use crate::ffi::{Dims, Error, KernelContext};
-use crate::operator::{Kernel, about};
+use crate::operator::Kernel;
 use crate::operators::operand::Columns;
 use crate::pool::Pool;
 
@@ -23,7 +23,7 @@ impl Kernel for Bound {
             return Ok(());
         }
         let mut pool = Pool::new(context.threads(), &self.helpers);
-        let result = if self.form.dequantised {
+        let result = if self.form.dequantized {
             let out = Rows::<f32>::new(data.cast(), rows.len(), columns)?;
             let dims = &mut Dims::new();
             let (scale, zero_point) = (self.scale.get(context, dims)?, self.zero_point.get(context, dims)?);
@@ -58,7 +58,7 @@ impl Bound {
                 value.read::<i32>(dims).map(|indices| self.counted(indices.iter().copied().map(i64::from)))
             }
         };
-        rows.map_err(|error| about(input::INDICES, error))?
+        rows.map_err(|error| input::INDICES.context(error))?
     }
 
     fn counted(&self, indices: impl Iterator<Item = i64>) -> Result<Vec<usize>, Error> {

@@ -45,17 +45,17 @@ pub enum Indices {
 pub struct Form {
     pub indices: Indices,
     /// Whether the output is float, and not of the table's type.
-    pub dequantised: bool,
+    pub dequantized: bool,
 }
 
 impl Form {
     /// In the order in which onnxruntime tries them: an absent scale fits every overload, so those that want it to be absent come
     /// first.
     pub const ALL: [Self; 4] = [
-        Self { indices: Indices::I64, dequantised: false },
-        Self { indices: Indices::I32, dequantised: false },
-        Self { indices: Indices::I64, dequantised: true },
-        Self { indices: Indices::I32, dequantised: true },
+        Self { indices: Indices::I64, dequantized: false },
+        Self { indices: Indices::I32, dequantized: false },
+        Self { indices: Indices::I64, dequantized: true },
+        Self { indices: Indices::I32, dequantized: true },
     ];
 
     /// The declared type of an input.
@@ -66,7 +66,7 @@ impl Form {
             1 => INT8,
             2 if self.indices == Indices::I64 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64,
             2 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32,
-            3 if !self.dequantised => ABSENT,
+            3 if !self.dequantized => ABSENT,
             _ => FLOAT,
         }
     }
@@ -74,7 +74,7 @@ impl Form {
     /// The type of the output: where it is that of the table, inference says which. Where it cannot, before onnxruntime 1.24 or
     /// without a known shape of the indices, onnxruntime takes it for that of `x2`, which may be uint8 for that.
     pub fn output(self) -> Type {
-        if self.dequantised { FLOAT } else { ANY }
+        if self.dequantized { FLOAT } else { ANY }
     }
 }
 

@@ -9,7 +9,7 @@ use super::spec::{Form, input};
 use crate::ascend::library::{DataType, Runtime};
 use crate::ascend::queue::{Constants, Queue, upload};
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
-use crate::operator::{Input, Kernel, about};
+use crate::operator::{Input, Kernel};
 use crate::operators::operand::{Columns, bias, float_bits};
 use crate::operators::weight::{COMPRESS_INFO, Weight, not_five_numbers, tensor_bytes};
 use crate::options::Options;
@@ -75,13 +75,13 @@ impl Kernel for OnAscend {
         let Constants { k, n, .. } = self.constants;
         let mut dims = Dims::new();
         let value = context.input(input::X1)?;
-        let len = value.read_bytes::<i8>(&mut dims).map_err(|error| about(input::X1, error))?.len();
+        let len = value.read_bytes::<i8>(&mut dims).map_err(|error| input::X1.context(error))?.len();
         // SAFETY: int8 elements are bytes, and there are `len`.
         let x1 = unsafe { value.bytes(len) }?;
         match dims.split_last_mut() {
             Some((columns, _)) if usize::try_from(*columns) == Ok(k) => *columns = n as i64,
             _ => {
-                return Err(about(input::X1, Error::invalid(format!("has shape {dims:?} instead of (..., {k})"))));
+                return Err(input::X1.context(Error::invalid(format!("has shape {dims:?} instead of (..., {k})"))));
             }
         }
         let m = element_count(&dims)? / n;
@@ -93,7 +93,7 @@ impl Kernel for OnAscend {
             Some(_) => Vec::new(),
             None => {
                 let value = context.input(input::BIAS)?;
-                each(bias(&value, n, &mut Dims::new()).map_err(|error| about(input::BIAS, error))?, n)
+                each(bias(&value, n, &mut Dims::new()).map_err(|error| input::BIAS.context(error))?, n)
             }
         };
         // SAFETY: onnxruntime has made an output of this shape, of fp16 elements.
@@ -129,10 +129,9 @@ impl<'a> Strict<'a> {
         let (index, entries) = (stream(info, input::COMPRESS_INDEX)?, 8 * tiles(k as usize, columns));
         if index.len() != entries {
             let found = index.len();
-            return Err(about(
-                input::COMPRESS_INDEX,
-                Error::invalid(format!("has {found} bytes instead of {entries}")),
-            ));
+            return Err(
+                input::COMPRESS_INDEX.context(Error::invalid(format!("has {found} bytes instead of {entries}")))
+            );
         }
         Ok(Self { x2: stream(info, input::X2)?, index, info: compress_info, bias, scale })
     }
@@ -146,12 +145,12 @@ fn check_inputs(form: Form, info: &KernelInfo<'_>) -> Result<(), Error> {
     }
     for &other in &input::ALL[input::OFFSET_W.index..] {
         if has(info, other)? {
-            return Err(about(other, Error::invalid("must be absent there")));
+            return Err(other.context(Error::invalid("must be absent there")));
         }
     }
     let x1 = info.input_type(input::X1)?;
     if x1 != ElementType::INT8 {
-        return Err(about(input::X1, Error::invalid(format!("is {x1} instead of int8"))));
+        return Err(input::X1.context(Error::invalid(format!("is {x1} instead of int8"))));
     }
     Ok(())
 }
@@ -186,7 +185,7 @@ fn tiles(k: usize, n: usize) -> usize {
 fn scale(info: &KernelInfo<'_>, columns: usize) -> Result<Vec<u64>, Error> {
     let scale = each(constant(info, input::DEQ_SCALE, |value, dims| float_bits(value, columns, dims))?, columns);
     if let Some(scale) = scale.iter().find(|scale| !(scale.is_finite() && **scale > 0.0)) {
-        return Err(about(input::DEQ_SCALE, Error::invalid(format!("has {scale}; Ascend requires positive scales"))));
+        return Err(input::DEQ_SCALE.context(Error::invalid(format!("has {scale}; Ascend requires positive scales"))));
     }
     Ok(scale.into_iter().map(|scale| u64::from(scale.to_bits())).collect())
 }
@@ -207,7 +206,7 @@ fn constant_bias(info: &KernelInfo<'_>, columns: usize) -> Result<Option<Vec<i32
 fn stream<'a>(info: &KernelInfo<'a>, input: Input) -> Result<&'a [u8], Error> {
     let value = info.constant_input(input)?;
     value
-        .ok_or_else(|| about(input, Error::invalid("must be an initializer there")))
+        .ok_or_else(|| input.context(Error::invalid("must be an initializer there")))
         .and_then(|value| tensor_bytes(&value, input))
 }
 
@@ -229,5 +228,5 @@ fn constant<'a, T: Clone>(
     value
         .ok_or_else(|| Error::invalid("must be an initializer there"))
         .and_then(|value| read(&value, &mut Dims::new()))
-        .map_err(|error| about(input, error))
+        .map_err(|error| input.context(error))
 }

@@ -5,7 +5,7 @@ use mcd_core::WeightType;
 use super::layout::{Layout, Order};
 use super::spec::{Form, OFFSET_X, OUTPUT_TYPE, X1_PERM, Y_PERM, input};
 use crate::ffi::{Api, ElementType, Error, KernelInfo};
-use crate::operator::{Input, about};
+use crate::operator::Input;
 use crate::operators::operand::{Operand, Read, bias, float_bits, floats, halves, small_integers};
 use crate::operators::weight::{self, Weight};
 use crate::options::Options;
@@ -29,7 +29,7 @@ pub struct Bound {
     pub y_zero_point: Operand<i32>,
     pub y_scale: Operand<f32>,
     /// Type of a requantised result that is made float again.
-    pub requantised: WeightType,
+    pub requantized: WeightType,
     pub x1_layout: Option<Layout>,
     pub y_layout: Option<Layout>,
     /// Whether there is one.
@@ -52,18 +52,18 @@ impl Bound {
         let weight = Weight::new(api, options, info, WEIGHT, w)?;
         let n = weight.n()?;
 
-        inputs.check_requantisation(form)?;
+        inputs.check_requantization(form)?;
         inputs.check_elementwise(form, y_layout.is_some())?;
         inputs.check_activation_scale(x1)?;
-        let requantised = match form {
-            Form::Dequantised => inputs.integer_type(input::Y_ZERO_POINT)?,
+        let requantized = match form {
+            Form::Dequantized => inputs.integer_type(input::Y_ZERO_POINT)?,
             _ => WeightType::U8,
         };
         Ok(Self {
             form,
             x1,
             x1_zero_point: match x1 {
-                X1::Quantised(x1) => inputs.operand(input::X1_ZERO_POINT, 1, zero_points(x1))?,
+                X1::Quantized(x1) => inputs.operand(input::X1_ZERO_POINT, 1, zero_points(x1))?,
                 X1::Dynamic => Operand::absent(input::X1_ZERO_POINT),
             },
             w_zero_point: match w {
@@ -75,9 +75,9 @@ impl Bound {
             deq_scale: inputs.deq_scale(form, n)?,
             x1_scale: inputs.operand(input::X1_SCALE, 1, floats)?,
             addend: inputs.addend(n)?,
-            y_zero_point: inputs.y_zero_point(form, requantised)?,
+            y_zero_point: inputs.y_zero_point(form, requantized)?,
             y_scale: inputs.operand(input::Y_SCALE, 1, floats)?,
-            requantised,
+            requantized,
             x1_layout,
             y_layout,
             gate: inputs.has(input::GATE),
@@ -91,7 +91,7 @@ impl Bound {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum X1 {
     /// Integers of this type.
-    Quantised(WeightType),
+    Quantized(WeightType),
     /// float, quantised to uint8 at each call.
     Dynamic,
 }
@@ -129,13 +129,13 @@ impl<'i, 'a> Inputs<'i, 'a> {
         let orders = [Order::Heads, Order::HeadsTransposed];
         let of_y = Layout::new(self.info, input::Y_SHAPE, y_shape, Y_PERM, &orders)?;
         if of_x1.is_some() && x1 != X1::Dynamic {
-            return Err(about(input::X1_SHAPE, Error::invalid("must be absent where x1 is not float")));
+            return Err(input::X1_SHAPE.context(Error::invalid("must be absent where x1 is not float")));
         }
         Ok((of_x1, of_y))
     }
 
     /// Checks that scales, zero points and the float bias go together.
-    fn check_requantisation(&self, form: Form) -> Result<(), Error> {
+    fn check_requantization(&self, form: Form) -> Result<(), Error> {
         if self.has(input::Y_ZERO_POINT) && !self.has(input::DEQ_SCALE) {
             return Err(Error::invalid("y_zero_point needs a deq_scale"));
         }
@@ -158,7 +158,7 @@ impl<'i, 'a> Inputs<'i, 'a> {
                 Some(ElementType::FLOAT) => "needs a float deq_scale, and no y_zero_point".into(),
                 Some(other) => format!("is {other} instead of float"),
             };
-            return Err(about(input, Error::invalid(reason)));
+            return Err(input.context(Error::invalid(reason)));
         }
         Ok(())
     }
@@ -173,7 +173,7 @@ impl<'i, 'a> Inputs<'i, 'a> {
             return Ok(());
         }
         if let Some(input) = [input::X1_ZERO_POINT, input::X1_SCALE].into_iter().find(|&input| self.has(input)) {
-            return Err(about(input, Error::invalid("must be absent where x1 is float")));
+            return Err(input.context(Error::invalid("must be absent where x1 is float")));
         }
         if float_scale { Ok(()) } else { Err(Error::invalid("a float x1 needs a float deq_scale")) }
     }
@@ -182,10 +182,10 @@ impl<'i, 'a> Inputs<'i, 'a> {
         match form {
             Form::Raw if self.has(input::DEQ_SCALE) => {
                 let found = self.info.input_type(input::DEQ_SCALE)?;
-                Err(about(input::DEQ_SCALE, Error::invalid(format!("is {found}"))))
+                Err(input::DEQ_SCALE.context(Error::invalid(format!("is {found}"))))
             }
             Form::Raw => Ok(Operand::absent(input::DEQ_SCALE)),
-            Form::Float | Form::RequantU8 | Form::RequantI8 | Form::Dequantised => {
+            Form::Float | Form::RequantU8 | Form::RequantI8 | Form::Dequantized => {
                 self.operand(input::DEQ_SCALE, n, floats)
             }
             Form::Strict => self.operand(input::DEQ_SCALE, n, float_bits),
@@ -193,9 +193,9 @@ impl<'i, 'a> Inputs<'i, 'a> {
         }
     }
 
-    fn y_zero_point(&self, form: Form, requantised: WeightType) -> Result<Operand<i32>, Error> {
+    fn y_zero_point(&self, form: Form, requantized: WeightType) -> Result<Operand<i32>, Error> {
         match form {
-            Form::Dequantised => self.operand(input::Y_ZERO_POINT, 1, zero_points(requantised)),
+            Form::Dequantized => self.operand(input::Y_ZERO_POINT, 1, zero_points(requantized)),
             Form::RequantU8 => self.operand(input::Y_ZERO_POINT, 1, small_integers::<u8>),
             Form::RequantI8 => self.operand(input::Y_ZERO_POINT, 1, small_integers::<i8>),
             _ => Ok(Operand::absent(input::Y_ZERO_POINT)),
@@ -208,7 +208,7 @@ impl<'i, 'a> Inputs<'i, 'a> {
             Some(ElementType::FLOAT) => self.operand(input::ADDEND, n, floats),
             Some(ElementType::FLOAT16) => self.operand(input::ADDEND, n, halves),
             Some(other) => {
-                Err(about(input::ADDEND, Error::invalid(format!("is {other} instead of float or float16"))))
+                Err(input::ADDEND.context(Error::invalid(format!("is {other} instead of float or float16"))))
             }
         }
     }
@@ -216,9 +216,9 @@ impl<'i, 'a> Inputs<'i, 'a> {
     fn x1(&self) -> Result<X1, Error> {
         match self.info.input_type(input::X1)? {
             ElementType::FLOAT => Ok(X1::Dynamic),
-            ElementType::UINT8 => Ok(X1::Quantised(WeightType::U8)),
-            ElementType::INT8 => Ok(X1::Quantised(WeightType::I8)),
-            other => Err(about(input::X1, Error::invalid(format!("is {other} instead of uint8, int8 or float")))),
+            ElementType::UINT8 => Ok(X1::Quantized(WeightType::U8)),
+            ElementType::INT8 => Ok(X1::Quantized(WeightType::I8)),
+            other => Err(input::X1.context(Error::invalid(format!("is {other} instead of uint8, int8 or float")))),
         }
     }
 
@@ -226,7 +226,7 @@ impl<'i, 'a> Inputs<'i, 'a> {
         match self.info.input_type(input)? {
             ElementType::UINT8 => Ok(WeightType::U8),
             ElementType::INT8 => Ok(WeightType::I8),
-            other => Err(about(input, Error::invalid(format!("is {other} instead of uint8 or int8")))),
+            other => Err(input.context(Error::invalid(format!("is {other} instead of uint8 or int8")))),
         }
     }
 

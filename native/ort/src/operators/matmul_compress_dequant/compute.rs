@@ -15,14 +15,14 @@ use super::layout::{self, Order};
 use super::postprocess::{dequantize, reorder};
 use super::spec::{Form, input};
 use crate::ffi::{Dims, Error, KernelContext, Value, element_count};
-use crate::operator::{Kernel, about};
+use crate::operator::Kernel;
 use crate::operators::operand::Columns;
 use crate::pool::Pool;
 use crate::scratch::{Buffers, Scratch};
 
 /// The elements of `x1`.
 enum Values<'a> {
-    Quantised(Activation<'a>),
+    Quantized(Activation<'a>),
     Float(Cow<'a, [f32]>),
 }
 
@@ -47,7 +47,7 @@ impl Kernel for Bound {
         let x1 = context
             .input(input::X1)
             .and_then(|value| self.activation(&value, &mut x1_dims))
-            .map_err(|error| about(input::X1, error))?;
+            .map_err(|error| input::X1.context(error))?;
         let weight = self.weight.get(context)?;
         weight.prefetch();
         let shaped = self.shape(context, x1_dims, (weight.k(), weight.n()))?;
@@ -60,7 +60,7 @@ impl Kernel for Bound {
         let mut scratch = Scratch::take();
         let Buffers { results, ordered } = &mut scratch.0;
         let len = shaped.m.checked_mul(weight.n()).expect("the output exists");
-        if self.form == Form::Dequantised {
+        if self.form == Form::Dequantized {
             results.resize(results.len().max(len), 0);
         }
         let heads = shaped.heads(weight.n());
@@ -75,8 +75,8 @@ impl Kernel for Bound {
         unsafe {
             let destination = Destination { target, results: results.as_mut_ptr(), len, heads };
             self.multiply(context, weight, &x1, &shaped, destination, elementwise.unwrap_or_default(), &mut pool)?;
-            if self.form == Form::Dequantised {
-                self.dequantise(context, results, target, len)?;
+            if self.form == Form::Dequantized {
+                self.dequantize(context, results, target, len)?;
             }
             if elementwise.is_none() {
                 shaped.broadcast(target, len);
@@ -141,7 +141,7 @@ impl Bound {
     ) -> Result<Shaped<'a>, Error> {
         let mut split = None;
         if let Some(layout) = &self.x1_layout {
-            let from = layout::four(&dims).map_err(|error| about(input::X1, error))?;
+            let from = layout::four(&dims).map_err(|error| input::X1.context(error))?;
             dims = layout.shape(context, &layout::dims(layout.order.of(from)))?;
             let [_, heads, rows, columns] = from;
             split = Some(SplitHeads { heads, rows, columns });
@@ -187,7 +187,7 @@ impl Bound {
     ) -> Result<(), Error> {
         let dims = &mut Dims::new();
         let (x, x_zero_point, x_scale) = match x1 {
-            Values::Quantised(x) => {
+            Values::Quantized(x) => {
                 (*x, self.x1_zero_point.scalar(context, dims)?.unwrap_or(0), self.x1_scale.scalar(context, dims)?)
             }
             Values::Float(values) => (Activation::F32(values, shaped.split), 0, None),
@@ -245,7 +245,7 @@ impl Bound {
         let requantize = Epilogue::Requantize { scale, zero_point };
         // SAFETY: the caller's contract.
         unsafe {
-            match (self.form, self.requantised) {
+            match (self.form, self.requantized) {
                 (Form::Raw, _) => Output::new(memory::<i32>(target, len), Epilogue::Sums),
                 (Form::Float, _) => Output::new(memory::<f32>(target, len), dequantize),
                 (Form::Strict | Form::Half, _) => {
@@ -254,8 +254,8 @@ impl Bound {
                 }
                 (Form::RequantU8, _) => Output::new(memory::<u8>(target, len), requantize),
                 (Form::RequantI8, _) => Output::new(memory::<i8>(target, len), requantize),
-                (Form::Dequantised, WeightType::U8) => Output::new(memory::<u8>(results.cast(), len), requantize),
-                (Form::Dequantised, WeightType::I8) => Output::new(memory::<i8>(results.cast(), len), requantize),
+                (Form::Dequantized, WeightType::U8) => Output::new(memory::<u8>(results.cast(), len), requantize),
+                (Form::Dequantized, WeightType::I8) => Output::new(memory::<i8>(results.cast(), len), requantize),
             }
         }
     }
@@ -264,7 +264,7 @@ impl Bound {
     ///
     /// # Safety
     /// `target` has room for `len` floats, aligned, and is not in use elsewhere.
-    unsafe fn dequantise(
+    unsafe fn dequantize(
         &self,
         context: &KernelContext<'_>,
         results: &[u8],
@@ -276,7 +276,7 @@ impl Bound {
         let y_scale = self.y_scale.scalar(context, dims)?.unwrap_or(1.0);
         // SAFETY: the caller's contract.
         let out = unsafe { std::slice::from_raw_parts_mut(target.cast::<MaybeUninit<f32>>(), len) };
-        match self.requantised {
+        match self.requantized {
             WeightType::U8 => dequantize(results, i32::from, zero_point, y_scale, out),
             WeightType::I8 => dequantize(results, |byte| i32::from(byte.cast_signed()), zero_point, y_scale, out),
         }
@@ -286,15 +286,15 @@ impl Bound {
     /// The activations, in place.
     fn activation<'a>(&self, value: &Value<'a>, dims: &mut Dims) -> Result<Values<'a>, Error> {
         Ok(match self.x1 {
-            X1::Quantised(WeightType::U8) => Values::Quantised(Activation::U8(value.read_bytes::<u8>(dims)?)),
-            X1::Quantised(WeightType::I8) => Values::Quantised(Activation::I8(value.read_bytes::<i8>(dims)?)),
+            X1::Quantized(WeightType::U8) => Values::Quantized(Activation::U8(value.read_bytes::<u8>(dims)?)),
+            X1::Quantized(WeightType::I8) => Values::Quantized(Activation::I8(value.read_bytes::<i8>(dims)?)),
             X1::Dynamic => Values::Float(value.read::<f32>(dims)?),
         })
     }
 }
 
 fn wrong_shape(dims: &[i64], k: usize) -> Error {
-    about(input::X1, Error::invalid(format!("has shape {dims:?} instead of (..., {k})")))
+    input::X1.context(Error::invalid(format!("has shape {dims:?} instead of (..., {k})")))
 }
 
 /// Refuses an address where no slice of a form's outputs may begin. onnxruntime's own memory is aligned; what a caller
@@ -302,7 +302,7 @@ fn wrong_shape(dims: &[i64], k: usize) -> Error {
 fn check_output(address: usize, form: Form) -> Result<(), Error> {
     let alignment = match form {
         Form::Raw => align_of::<i32>(),
-        Form::Float | Form::Dequantised => align_of::<f32>(),
+        Form::Float | Form::Dequantized => align_of::<f32>(),
         Form::Strict | Form::Half => align_of::<u16>(),
         Form::RequantU8 | Form::RequantI8 => 1,
     };
@@ -340,7 +340,7 @@ mod tests {
             (65, Form::Strict, false),
             (65, Form::RequantI8, true),
             (66, Form::Raw, false),
-            (65, Form::Dequantised, false),
+            (65, Form::Dequantized, false),
             (0, Form::RequantU8, false),
         ] {
             assert_eq!(check_output(address, form).is_ok(), accepted, "{address} {form:?}");

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 use crate::ffi::{Dims, Error, KernelContext, element_count};
-use crate::operator::{Input, about};
+use crate::operator::Input;
 
 /// A float tensor that meets the result element by element.
 pub struct Operand<'a> {
@@ -23,7 +23,7 @@ impl<'a> Operand<'a> {
             })?;
             Ok(Self { values, dims })
         };
-        read().map_err(|error| about(input, error))
+        read().map_err(|error| input.context(error))
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use mcd_core::{Kernel, Matrix, Parallel, transpose};
 
 use crate::ffi::{Dims, Error, KernelContext, KernelInfo, Value, element_count};
-use crate::operator::{Input, about};
+use crate::operator::Input;
 
 /// How four dimensions are reordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,8 +109,8 @@ impl Layout {
         let name = name.to_string_lossy();
         let order = match (perm, present) {
             (None, false) => return Ok(None),
-            (None, true) => return Err(about(input, Error::invalid(format!("needs {name}")))),
-            (Some(_), false) => return Err(about(input, Error::invalid(format!("is absent, and {name} is not")))),
+            (None, true) => return Err(input.context(Error::invalid(format!("needs {name}")))),
+            (Some(_), false) => return Err(input.context(Error::invalid(format!("is absent, and {name} is not")))),
             (Some(perm), true) => orders
                 .iter()
                 .copied()
@@ -119,7 +119,7 @@ impl Layout {
         };
         let constant = match info.constant_input(input)? {
             None => None,
-            Some(value) => Some(numbers(&value).map_err(|error| about(input, error))?.into_owned()),
+            Some(value) => Some(numbers(&value).map_err(|error| input.context(error))?.into_owned()),
         };
         Ok(Some(Self { input, order, constant }))
     }
@@ -130,7 +130,7 @@ impl Layout {
             Some(shape) => reshape(from, shape),
             None => context.input(self.input).and_then(|value| reshape(from, &numbers(&value)?)),
         }
-        .map_err(|error| about(self.input, error))
+        .map_err(|error| self.input.context(error))
     }
 }
 

@@ -55,10 +55,10 @@ impl Overload for Form {
         if n < 0 {
             return None;
         }
-        let beside = [input::GATE, input::RESIDUAL];
-        let beside: SmallVec<[usize; 2]> =
-            beside.into_iter().filter(|&input| context.input_type(input).is_some()).map(usize::from).collect();
-        context.set_output(form.output(), n, &beside)
+        let elementwise = [input::GATE, input::RESIDUAL];
+        let elementwise: SmallVec<[usize; 2]> =
+            elementwise.into_iter().filter(|&input| context.input_type(input).is_some()).map(usize::from).collect();
+        context.set_output(form.output(), n, &elementwise)
     }
 
     fn bind(&self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error> {

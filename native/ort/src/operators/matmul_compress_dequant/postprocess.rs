@@ -23,7 +23,7 @@ pub unsafe fn reorder(
     // SAFETY: the caller's contract.
     unsafe {
         match form {
-            Form::Raw | Form::Float | Form::Dequantised => permute::<u32>(order, dims, from, to, len, pool),
+            Form::Raw | Form::Float | Form::Dequantized => permute::<u32>(order, dims, from, to, len, pool),
             Form::Strict | Form::Half => permute::<u16>(order, dims, from, to, len, pool),
             Form::RequantU8 | Form::RequantI8 => permute::<u8>(order, dims, from, to, len, pool),
         }

@@ -62,7 +62,7 @@ inputs! {
     /// Scale of the activations, which `deq_scale` is multiplied by.
     X1_SCALE = "x1_scale", optional, |_| FLOAT;
     /// Scale by which a requantised result is made float again.
-    Y_SCALE = "y_scale", optional, |form| if form == Form::Dequantised { FLOAT } else { ABSENT };
+    Y_SCALE = "y_scale", optional, |form| if form == Form::Dequantized { FLOAT } else { ABSENT };
     /// Shape that `x1` is brought to, its dimensions in another order.
     X1_SHAPE = "x1_shape", optional, |_| INT64;
     /// Shape that the result is brought to, before its dimensions get another order.
@@ -89,20 +89,20 @@ pub enum Form {
     /// float scale and a zero point: int8.
     RequantI8,
     /// float scale, a zero point, and a scale of the result: requantised, and made float again.
-    Dequantised,
+    Dequantized,
 }
 
 impl Form {
     /// In the order in which onnxruntime tries them: an absent input fits every overload, so those that want inputs
     /// to be absent come before those that want them to be there.
     pub const ALL: [Self; 7] =
-        [Self::Raw, Self::Float, Self::Strict, Self::Half, Self::RequantU8, Self::RequantI8, Self::Dequantised];
+        [Self::Raw, Self::Float, Self::Strict, Self::Half, Self::RequantU8, Self::RequantI8, Self::Dequantized];
 
     /// The type of the output.
     pub fn output(self) -> Type {
         match self {
             Self::Raw => INT32,
-            Self::Float | Self::Dequantised => FLOAT,
+            Self::Float | Self::Dequantized => FLOAT,
             Self::Strict | Self::Half => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
             Self::RequantU8 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
             Self::RequantI8 => INT8,
@@ -118,7 +118,7 @@ impl Form {
     fn scale(self) -> Type {
         match self {
             Self::Raw => ABSENT,
-            Self::Float | Self::RequantU8 | Self::RequantI8 | Self::Dequantised => FLOAT,
+            Self::Float | Self::RequantU8 | Self::RequantI8 | Self::Dequantized => FLOAT,
             Self::Strict => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT64,
             Self::Half => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
         }
@@ -128,7 +128,7 @@ impl Form {
     fn zero_point(self) -> Type {
         match self {
             Self::RequantU8 | Self::RequantI8 => self.output(),
-            Self::Dequantised => ANY,
+            Self::Dequantized => ANY,
             _ => ABSENT,
         }
     }
@@ -162,8 +162,8 @@ mod tests {
             (Some(ElementType::FLOAT16), None, None, Some(Form::Half)),
             (float, uint8, None, Some(Form::RequantU8)),
             (float, int8, None, Some(Form::RequantI8)),
-            (float, uint8, float, Some(Form::Dequantised)),
-            (float, int8, float, Some(Form::Dequantised)),
+            (float, uint8, float, Some(Form::Dequantized)),
+            (float, int8, float, Some(Form::Dequantized)),
             (int8, None, None, None),
             (uint64, int8, None, None),
             (uint64, int8, float, None),

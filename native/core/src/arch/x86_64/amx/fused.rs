@@ -4,9 +4,17 @@
 //! a step of 64 along k for every two fractals: the processor does them beside the decoding, which uses other units, and
 //! nothing waits for stores or sums. Sums of the panel stay in registers 0 to 3 meanwhile, 16 rows in each.
 //!
-//! So what these registers hold outlasts an `asm!` block, which the language promises nothing about. Every block says which of
-//! them it changes; between two of them runs code that has no instruction of theirs, as nothing but `asm!` blocks of this
-//! folder has: the compiler would use tile registers in functions with AMX enabled alone, and there are none.
+//! So sums outlast an `asm!` block, as steps lie between the vector instructions of the decoder, which are the compiler's. The
+//! language says that a register which is no operand may hold anything when a block begins. Here it holds what the block before
+//! has left in it, for
+//!
+//! - no other code has them: the compiler keeps no values in tile registers (Rust has them as clobbers only, and LLVM uses them
+//!   for the values of AMX intrinsics, none of which are stable), and what runs between two blocks is the decoder, which calls
+//!   nothing outside of this crate;
+//! - blocks that are not `pure` are run as often as they are written, in their order; each names all registers that it changes;
+//! - the system saves and restores them around signals and other threads.
+//!
+//! Where a comment below says that sums are in their registers, this is why.
 //!
 //! The processor turns off the units of products and of stores from tile registers after some 400 ns without use, and
 //! takes 300 ns to wake each. So they are used now and then while there are no products, see [`Sink::keep_warm`].
@@ -112,7 +120,8 @@ impl<'a> PipelinedSink<'a> {
                 );
             }};
         }
-        // SAFETY: the buffer has the step's weights, 16 lines, and the rows reach over the step, as was promised.
+        // SAFETY: the buffer has the step's weights, 16 lines, and the rows reach over the step, as was promised. Register 6 is
+        // loaded by the first block and read by those that follow; the sums are in their registers.
         unsafe {
             asm!(
                 "tileloadd tmm6, [{w} + {width}*1]",
@@ -179,7 +188,7 @@ impl<'a> PipelinedSink<'a> {
     /// Stores the sums of a panel.
     ///
     /// # Safety
-    /// As for [`Self::begin`].
+    /// As for [`Self::begin`]; the panel is in the buffer, and its sums are in their registers.
     #[inline(always)]
     unsafe fn end(&self, panel: usize) {
         let stride = self.to.stride * size_of::<i32>();
@@ -197,7 +206,7 @@ impl<'a> PipelinedSink<'a> {
             )* }};
         }
         let extent = Extent::new(1, self.extent.fractals());
-        // SAFETY: the panel is in the buffer, and the accumulators cover it, as was promised.
+        // SAFETY: the panel is in the buffer with its sums in their registers, and the accumulators cover it, as was promised.
         unsafe {
             store!(0, 1, 2, 3);
             last_fractal(self.symbols(panel), extent, &self.rows, Accumulate { at, overwrite: false, ..self.to });

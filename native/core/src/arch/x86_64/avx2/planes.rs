@@ -185,7 +185,7 @@ impl<'a> Continuations<'a> {
         let first = if K::OFFSETS { _mm256_set1_epi8(self.first as i8) } else { none };
         let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
         // Each byte of a mask to the eight lanes that it tells of.
-        let spread = [0, 4].map(|first: i64| {
+        let to_lanes = [0, 4].map(|first: i64| {
             let of = |byte: i64| (first + byte) * 0x0101_0101_0101_0101;
             _mm256_setr_epi64x(of(0), of(1), of(2), of(3))
         });
@@ -205,14 +205,14 @@ impl<'a> Continuations<'a> {
             // above.
             let masks = unsafe { deposit::<Q>(self.planes, taken, open) };
             taken += open.count_ones() as usize;
-            let sums = spread.map(|spread| {
+            let sums = to_lanes.map(|to_lanes| {
                 if Q < 2 {
                     return none;
                 }
                 let mut sums = first;
                 for q in 1..Q {
                     let mask = _mm256_set1_epi64x(masks[q] as i64);
-                    let digit = _mm256_and_si256(_mm256_shuffle_epi8(mask, spread), bit);
+                    let digit = _mm256_and_si256(_mm256_shuffle_epi8(mask, to_lanes), bit);
                     let digit = _mm256_cmpeq_epi8(digit, bit);
                     sums = _mm256_add_epi8(sums, _mm256_and_si256(digit, digits[q]));
                 }

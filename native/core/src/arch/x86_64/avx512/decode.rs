@@ -18,7 +18,7 @@ use super::group::Zmm;
 use super::roots::root_fields;
 use super::sink::Sink;
 use super::unroll::{each_group, unrolled};
-use crate::arch::generic::{Beside, ByDistance, Expand, LookedUp, Ranks, continuations, with_root_bits};
+use crate::arch::generic::{ByDistance, Expand, Interleaved, LookedUp, Ranks, continuations, with_root_bits};
 use crate::arch::kernel::Damaged;
 use crate::arch::operands::{Coded, Extent, TileCode};
 use crate::codec::Order;
@@ -183,7 +183,7 @@ unsafe fn panels<S: Sink, const R: usize>(
 const WARM_ENTRIES: usize = 4096;
 
 /// Each step of building levels fetches a line of the next tile.
-impl Beside for Ahead {
+impl Interleaved for Ahead {
     #[inline(always)]
     fn step(&mut self) {
         self.fetch(1);

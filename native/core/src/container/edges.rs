@@ -1,0 +1,173 @@
+//! Fractals at the edges of a weight, stored without the lanes and groups that lie outside of it.
+//!
+//! A decoder reads whole fractals: [`restore`] puts zeros where nothing is stored, which are the root fields of rank 0.
+
+use crate::geometry::{FRACTAL_K, GROUP, Geometry, PANEL, TileShape};
+use std::ops::Range;
+
+/// What of a fractal is inside of the weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Inside {
+    /// Lanes, the first of each group.
+    lanes: usize,
+    /// Bits of root fields that each of these lanes has.
+    bits: usize,
+}
+
+/// Root fields of some lanes: so many bits of one byte of theirs, packed. Lane i is at byte i mod `bytes`.
+#[derive(Debug, Clone)]
+struct Row {
+    /// Which of the R bytes.
+    byte: usize,
+    /// Where in it the bits begin, and how many they are.
+    from: usize,
+    width: usize,
+    /// Where they are stored, from the fractal's begin on.
+    stored: Range<usize>,
+}
+
+impl Inside {
+    fn of(columns: usize, depth: usize, root_bits: usize) -> Self {
+        Self { lanes: 4 * columns, bits: depth.div_ceil(4) * root_bits }
+    }
+
+    /// Whole bytes first, then four bits, two and one of what is left.
+    fn rows(self) -> impl Iterator<Item = Row> {
+        let (whole, rest) = (self.bits / 8, self.bits % 8);
+        let parts = [4, 2, 1].into_iter().filter(move |width| rest & width != 0);
+        let (mut from, mut at) = (0, 0);
+        let widths = std::iter::repeat_n(8, whole).chain(parts);
+        widths.enumerate().map(move |(number, width)| {
+            let bytes = (self.lanes * width).div_ceil(8);
+            let row = Row { byte: number.min(whole), from, width, stored: at..at + bytes };
+            at += bytes;
+            from = if width == 8 { 0 } else { from + width };
+            row
+        })
+    }
+
+    /// Bytes that it is stored in.
+    fn bytes(self) -> usize {
+        self.rows().map(|row| row.stored.len()).sum()
+    }
+}
+
+/// The fractals of a tile, panel by panel, as far as they are inside of the weight.
+fn fractals(geometry: &Geometry, shape: &TileShape, root_bits: usize) -> impl Iterator<Item = Inside> {
+    let (n, k) = (geometry.n(), geometry.k());
+    let across = shape.fractal..shape.fractal + shape.fractals;
+    (shape.panel..shape.panel + shape.panels).flat_map(move |panel| {
+        let columns = PANEL.min(n - panel * PANEL);
+        across.clone().map(move |fractal| Inside::of(columns, FRACTAL_K.min(k - fractal * FRACTAL_K), root_bits))
+    })
+}
+
+/// Whether a tile reaches over an edge of the weight.
+pub fn crosses(geometry: &Geometry, shape: &TileShape) -> bool {
+    (shape.panel + shape.panels) * PANEL > geometry.n() || (shape.fractal + shape.fractals) * FRACTAL_K > geometry.k()
+}
+
+/// Bytes of the root fields of a tile that is cut.
+pub fn stored_len(geometry: &Geometry, shape: &TileShape, root_bits: usize) -> usize {
+    // At most four different fractals: inside, at one edge, at the other, at both.
+    let inside = |panel: usize, fractal: usize| {
+        let columns = PANEL.min(geometry.n() - panel * PANEL);
+        Inside::of(columns, FRACTAL_K.min(geometry.k() - fractal * FRACTAL_K), root_bits).bytes()
+    };
+    let (last_panel, last) = (shape.panel + shape.panels - 1, shape.fractal + shape.fractals - 1);
+    let of_a_panel = |panel| (shape.fractals - 1) * inside(panel, shape.fractal) + inside(panel, last);
+    (shape.panels - 1) * of_a_panel(shape.panel) + of_a_panel(last_panel)
+}
+
+/// What is stored of the root fields of a tile, R rows of 64 bytes a fractal.
+pub fn cut(roots: &[u8], geometry: &Geometry, shape: &TileShape, root_bits: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(roots.len());
+    for (rows, inside) in roots.chunks_exact(root_bits * GROUP).zip(fractals(geometry, shape, root_bits)) {
+        for Row { byte, from, width, stored } in inside.rows() {
+            let (start, bytes, mask) = (out.len(), stored.len(), 0xff >> (8 - width));
+            out.resize(start + bytes, 0);
+            let lanes = &rows[byte * GROUP..][..inside.lanes];
+            for (i, lanes) in lanes.chunks(bytes).enumerate() {
+                for (to, lane) in out[start..].iter_mut().zip(lanes) {
+                    *to |= (lane >> from & mask) << (i * width);
+                }
+            }
+        }
+    }
+    out
+}
+
+/// The inverse of [`cut`]: `out` holds zeros, R rows of 64 bytes a fractal, and `stored` has [`stored_len`] bytes.
+pub fn restore(stored: &[u8], geometry: &Geometry, shape: &TileShape, root_bits: usize, out: &mut [u8]) {
+    let whole = Inside::of(PANEL, FRACTAL_K, root_bits);
+    let mut rest = stored;
+    for (rows, inside) in out.chunks_exact_mut(root_bits * GROUP).zip(fractals(geometry, shape, root_bits)) {
+        if inside == whole {
+            let (fractal, behind) = rest.split_at(rows.len());
+            rows.copy_from_slice(fractal);
+            rest = behind;
+            continue;
+        }
+        let mut end = 0;
+        for Row { byte, from, width, stored } in inside.rows() {
+            let (bytes, mask) = (&rest[stored.clone()], 0xff >> (8 - width));
+            let lanes = &mut rows[byte * GROUP..][..inside.lanes];
+            for (i, lanes) in lanes.chunks_mut(bytes.len()).enumerate() {
+                for (lane, from_byte) in lanes.iter_mut().zip(bytes) {
+                    *lane |= (from_byte >> (i * width) & mask) << from;
+                }
+            }
+            end = stored.end;
+        }
+        rest = &rest[end..];
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::geometry::Tiling;
+
+    /// Root fields whose bits outside of the weight are zero, as an encoder has them.
+    fn roots(geometry: &Geometry, shape: &TileShape, root_bits: usize) -> Vec<u8> {
+        let mut state = 1u32;
+        let mut roots = Vec::new();
+        for inside in fractals(geometry, shape, root_bits) {
+            for byte in 0..root_bits {
+                let bits = inside.bits.saturating_sub(8 * byte).min(8);
+                roots.extend((0..GROUP).map(|lane| {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let mask = if lane < inside.lanes { (1u32 << bits) - 1 } else { 0 };
+                    (state >> 24 & mask) as u8
+                }));
+            }
+        }
+        roots
+    }
+
+    #[test]
+    fn what_is_cut_is_restored() {
+        for (n, k) in [(1, 1), (16, 32), (17, 33), (5, 70), (47, 31), (16, 27), (33, 120), (15, 4), (300, 6)] {
+            let geometry = Geometry::new(k, n, Tiling { k: 2, n: 2 }).unwrap();
+            for (t, root_bits) in (0..geometry.tiles()).flat_map(|t| (1..=7).map(move |bits| (t, bits))) {
+                let shape = geometry.tile(t);
+                let roots = roots(&geometry, &shape, root_bits);
+                let stored = cut(&roots, &geometry, &shape, root_bits);
+                assert_eq!(
+                    stored.len(),
+                    stored_len(&geometry, &shape, root_bits),
+                    "{n} x {k}, tile {t}, {root_bits} bits"
+                );
+                let mut restored = vec![0; roots.len()];
+                restore(&stored, &geometry, &shape, root_bits, &mut restored);
+                assert_eq!(restored, roots, "{n} x {k}, tile {t}, {root_bits} bits");
+            }
+        }
+    }
+
+    #[test]
+    fn a_fractal_of_six_groups_takes_thirty_bits_a_lane() {
+        let geometry = Geometry::new(24, 16, Tiling::default()).unwrap();
+        assert_eq!(stored_len(&geometry, &geometry.tile(0), 5), 3 * 64 + 32 + 16);
+    }
+}
