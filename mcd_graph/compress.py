@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import onnx_ir as ir
 
 from mcd_graph.accounting import account_for, report_of
@@ -261,7 +260,7 @@ class _Packed:
         weights = {
             key: each
             if isinstance(each, Refusal)
-            else dataclasses.replace(each, x2=np.asarray(each.x2), compress_index=np.asarray(each.compress_index))
+            else dataclasses.replace(each, x2=each.arrays[0], compress_index=each.arrays[1])
             for key, each in self.weights.items()
         }
         return _Packed(weights, self.stats, None if self.at_open is None else self.at_open.without_file())
@@ -378,10 +377,10 @@ def _refused(stats: WeightStats, min_saving: float, *, at_open: bool) -> Refusal
 
 def _written(key: str, weight: CompressedWeight, writer: ModelWriter, *, at_open: bool) -> CompressedWeight:
     """Write a weight's stream; and its index, where nothing of it is to be in the model file."""
-    x2 = writer.add(f"{key}.x2", np.asarray(weight.x2), packed=at_open)
+    x2 = writer.add(f"{key}.x2", weight.arrays[0], packed=at_open)
     if not at_open:
         return dataclasses.replace(weight, x2=x2)
-    index = writer.add(f"{key}.compress_index", np.asarray(weight.compress_index), packed=True)
+    index = writer.add(f"{key}.compress_index", weight.arrays[1], packed=True)
     return dataclasses.replace(weight, x2=x2, compress_index=index)
 
 

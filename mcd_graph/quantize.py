@@ -22,6 +22,7 @@ from mcd_graph.model.loading import load_model
 from mcd_graph.model.source import ModelSource, Source
 from mcd_graph.model.unchanged import Watch
 from mcd_graph.report.data import Quantization, QuantizedForm
+from mcd_graph.session import create_session
 from mcd_graph.verify import verify_model
 
 __all__ = ["FORMS", "Form", "quantized"]
@@ -60,10 +61,19 @@ def quantized(model: ModelSource, form: Form) -> Iterator[tuple[Path, Quantizati
         given = source.path or Path(folder, "float.onnx")
         if isinstance(model, onnx.ModelProto):
             given.write_bytes(model.SerializeToString())
+        _refuse_unknown(source, given)
         forms = {each: _quantize(source, given, each, Path(folder)) for each in FORMS}
         watch.check_files()
         compared = tuple(_compare(each, given, path) for each, path in forms.items())
         yield forms[form], Quantization(form, source.size, compared)
+
+
+def _refuse_unknown(source: Source, given: Path) -> None:
+    """Refuse a model that onnxruntime does not open: its pre-processing logs that, and goes on."""
+    try:
+        create_session(given, threads=1, optimize=False)
+    except InputError as error:
+        raise InputError(str(error).replace(os.fspath(given), source.name)) from error
 
 
 def _quantize(source: Source, given: Path, form: Form, folder: Path) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from lowering import integers, make_model
 from onnx import helper
@@ -94,6 +95,19 @@ def test_what_differs_is_found_and_kept(source: Path, monkeypatch: pytest.Monkey
     assert set(report.proof.differing) == names
     assert report.proof.proved
     assert mcd_graph.verify_model(source, output).identical
+
+
+def test_no_tensor_becomes_an_array_of_floats(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which numpy.asarray makes of onnx_ir's tensors before NumPy 2.3: they are asked for their array."""
+    spoil(monkeypatch, {"w1"})
+
+    def asked(self: object, *_: object, **__: object) -> None:
+        raise AssertionError(f"numpy.asarray of {type(self).__name__}")
+
+    for kind in (ir.Tensor, ir.ExternalTensor):
+        monkeypatch.setattr(kind, "__array__", asked)
+    report = mcd_graph.compress_model(source, source.with_name("out.onnx"), force_larger=True)
+    assert report.totals.kept == 1
 
 
 def test_weights_are_compressed_once_however_often_it_is_tried(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,7 +125,7 @@ def export_model(
         def pack(name: str, weight: np.ndarray) -> tuple[ir.TensorProtocol, np.ndarray, np.ndarray]:
             if compressor is None:
                 packed = pack_weight(weight)
-                x2, index, info = np.asarray(packed.x2), np.asarray(packed.compress_index), packed.compress_info
+                (x2, index), info = packed.arrays, packed.compress_info
             else:
                 x2, index, info = run_excutor(compressor, weight, name=name)
             return writer.add(f"{name}.strict.x2", x2), index, info

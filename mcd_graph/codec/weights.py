@@ -80,6 +80,16 @@ class CompressedWeight:
     compress_info: npt.NDArray[np.int64]
     stats: WeightStats
 
+    @property
+    def arrays(self) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int8]]:
+        """The stream and the index as arrays, mapped where they lie in a file."""
+        return _as_array(self.x2), _as_array(self.compress_index)
+
+
+def _as_array(part: npt.NDArray[np.int8] | ir.TensorProtocol) -> npt.NDArray[np.int8]:
+    # Not numpy.asarray: before NumPy 2.3 it makes floats of onnx_ir's tensors, one by one.
+    return part if isinstance(part, np.ndarray) else part.numpy()
+
 
 def pack_weight(
     w: Int8Matrix,
@@ -160,5 +170,4 @@ def unpack_weight(
         >>> w.dtype.name, w.shape, int(w.min()), int(w.max())
         ('uint8', (16, 32), 7, 7)
     """
-    stream = x2 if isinstance(x2, np.ndarray) else x2.numpy()
-    return _native.decode(stream, compress_index, compress_info)
+    return _native.decode(_as_array(x2), compress_index, compress_info)

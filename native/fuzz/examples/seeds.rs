@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mcd_core::{Profile, Tiling, WeightType, WeightView, encode};
+use mcd_core::{Profile, Tiling, WeightType, WeightView, encode, encode_packed};
 use mcd_testkit::Rng;
 
 fn main() -> std::io::Result<()> {
@@ -24,9 +24,13 @@ fn main() -> std::io::Result<()> {
                 if encoded.x2.len() > 6000 {
                     continue;
                 }
-                for (target, bytes) in
-                    [("decoder", mcd_fuzz::decoder::input(&encoded)), ("parser", mcd_fuzz::parser::input(&encoded))]
-                {
+                let packed = encode_packed(&view, profile, tiling).expect("it encodes");
+                let elements = if number % 3 == 0 { &encoded } else { &packed };
+                for (target, bytes) in [
+                    ("decoder", mcd_fuzz::decoder::input(&encoded)),
+                    ("elements", mcd_fuzz::elements::input(elements)),
+                    ("parser", mcd_fuzz::parser::input(if number % 2 == 0 { &encoded } else { &packed })),
+                ] {
                     std::fs::create_dir_all(corpus.join(target))?;
                     std::fs::write(corpus.join(target).join(format!("seed{number:03}")), bytes)?;
                 }

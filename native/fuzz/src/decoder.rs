@@ -69,8 +69,16 @@ pub fn check(data: &[u8]) {
     }
 }
 
-/// The input that makes this weight, if it is small enough.
+/// The input that makes this weight, if it is small enough. What it leaves out, inputs of this target cannot say.
 pub fn input(encoded: &EncodedWeight) -> Vec<u8> {
+    let mut out = header(encoded);
+    out.extend([2, 100, 0, 5, 0]);
+    out.extend(stored(encoded));
+    out
+}
+
+/// The part of an input that [`fields`] reads.
+pub(crate) fn header(encoded: &EncodedWeight) -> Vec<u8> {
     let x2 = &encoded.x2;
     let count = usize::from(x2[10]);
     let extra = EXTRAS.iter().position(|&extra| extra == x2[11]).unwrap_or(0);
@@ -79,20 +87,28 @@ pub fn input(encoded: &EncodedWeight) -> Vec<u8> {
     out.extend([x2[12], x2[14]]);
     out.extend(((encoded.compress_info[2] - 1) as u16).to_le_bytes());
     out.extend(((encoded.compress_info[3] - 1) as u16).to_le_bytes());
-    out.extend([2, 100, 0, 5, 0]);
+    out
+}
+
+/// The part of an input that [`tiles`] reads.
+pub(crate) fn stored(encoded: &EncodedWeight) -> Vec<u8> {
+    let mut out = Vec::new();
     let forged = Forged::from(encoded.clone());
     for (t, (kind, bytes)) in forged.tiles().into_iter().enumerate() {
         match kind {
-            0 => out.extend([0, (bytes.len() / 64 - 1) as u8]),
+            0 => out.extend([0, (bytes.len().div_ceil(64) - 1) as u8]),
             1 => out.push(1),
             _ => out.extend([2, encoded.compress_index[8 * t] >> 2]),
         }
+        let padding = if kind == 0 { bytes.len().next_multiple_of(64) - bytes.len() } else { 0 };
         out.extend(&forged.x2[bytes]);
+        out.extend(std::iter::repeat_n(0, padding));
     }
     out
 }
 
-fn fields(input: &mut Input<'_>) -> Option<Fields> {
+/// A header, and nothing left out.
+pub(crate) fn fields(input: &mut Input<'_>) -> Option<Fields> {
     let first = input.byte();
     let (unsigned, mask) = (first & 1 == 1, EXTRAS[usize::from(first >> 1 & 3)]);
     let code = [input.byte(), input.byte(), input.byte()];
@@ -105,10 +121,11 @@ fn fields(input: &mut Input<'_>) -> Option<Fields> {
     }
     let tiling = [1 + u16::from(input.byte().wrapping_sub(1)) % 16, 1 + u16::from(input.byte().wrapping_sub(1)) % 16];
     let (k, n) = (input.size(300), input.size(80));
-    (tiling[0] * tiling[1] <= 127).then_some(Fields { unsigned, code, mask, ranks, tiling, k, n })
+    (tiling[0] * tiling[1] <= 127).then_some(Fields { unsigned, code, mask, ranks, tiling, k, n, omissions: 0 })
 }
 
-fn tiles(fields: &Fields, input: &mut Input<'_>) -> Vec<Tile> {
+/// Its tiles, of lengths that the input says.
+pub(crate) fn tiles(fields: &Fields, input: &mut Input<'_>) -> Vec<Tile> {
     let [tk, tn] = fields.tiling.map(usize::from);
     let (fractals, panels) = (fields.k.div_ceil(32), fields.n.div_ceil(16));
     let mut tiles = Vec::new();

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 pub mod aclnn;
 pub mod decoder;
+pub mod elements;
 mod input;
 pub mod operator;
 pub mod parser;
@@ -28,6 +29,7 @@ pub fn was_reached() -> bool {
 pub const TARGETS: &[(&str, Target)] = &[
     ("aclnn", aclnn::check),
     ("decoder", decoder::check),
+    ("elements", elements::check),
     ("operator", operator::check),
     ("parser", parser::check),
     ("round_trip", round_trip::check),

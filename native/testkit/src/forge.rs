@@ -28,6 +28,8 @@ pub struct Fields {
     pub k: usize,
     /// Shape.
     pub n: usize,
+    /// What is left out: 1 for edges, 2 for the tail and the padding of the last tile.
+    pub omissions: u8,
 }
 
 /// A tile.
@@ -70,7 +72,8 @@ impl Forged {
         let word = |entry: &[u8]| u32::from_le_bytes(entry[..4].try_into().expect("four bytes"));
         let entries: Vec<u32> = self.index.chunks_exact(8).map(word).collect();
         let start = |entry: u32| (entry >> 2) as usize * 64;
-        let mut end = self.x2.len() - 64;
+        let tail = if self.x2[48] & 2 == 0 { 64 } else { 0 };
+        let mut end = self.x2.len() - tail;
         let mut tiles: Vec<_> = entries
             .into_iter()
             .rev()
@@ -110,9 +113,12 @@ pub fn forge(fields: &Fields, tiles: &[Tile]) -> Forged {
     x2[14..16].copy_from_slice(&fields.tiling[1].to_le_bytes());
     x2[16..24].copy_from_slice(&(fields.k as u64).to_le_bytes());
     x2[24..32].copy_from_slice(&(fields.n as u64).to_le_bytes());
+    x2[48] = fields.omissions;
     x2[FIXED..FIXED + fields.ranks.len()].copy_from_slice(&fields.ranks);
     let mut index = Vec::new();
-    for tile in tiles {
+    let without_tail = fields.omissions & 2 != 0;
+    let last = tiles.iter().rposition(|tile| !matches!(tile, Tile::Constant(_)));
+    for (number, tile) in tiles.iter().enumerate() {
         let at = x2.len();
         let (kind, bytes) = match tile {
             Tile::Coded(bytes) => (0, bytes),
@@ -124,11 +130,13 @@ pub fn forge(fields: &Fields, tiles: &[Tile]) -> Forged {
             }
         };
         x2.extend_from_slice(bytes);
-        x2.resize(x2.len().next_multiple_of(64), 0);
+        if !(without_tail && last == Some(number)) {
+            x2.resize(x2.len().next_multiple_of(64), 0);
+        }
         index.extend(((at / 64) as u32 * 4 + kind).to_le_bytes());
         index.extend(hash(&x2[at..]).to_le_bytes());
     }
-    x2.resize(x2.len() + 64, 0);
+    x2.resize(x2.len() + if without_tail { 0 } else { 64 }, 0);
     seal(&mut x2, &index);
     let info = [i64::from(fields.tiling[0]), i64::from(fields.tiling[1]), fields.k as i64, fields.n as i64, 1];
     Forged { x2, index, info }
