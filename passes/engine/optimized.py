@@ -52,13 +52,14 @@ _SECONDS = 120.0
 
 #: Operators that multiply integers, as onnxruntime's optimiser makes them.
 _INTEGER_OPERATORS = frozenset(
-    ("QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulInteger", "DynamicQuantizeMatMul")
+    ("QLinearMatMul", "QGemm", "MatMulIntegerToFloat", "MatMulInteger", "DynamicQuantizeMatMul", "QLinearConv")
 )
 
 
 #: Where they have the scale and zero point of the activation, the scale of the weight, and both of the result.
 _PARAMETERS = {
     "QLinearMatMul": (1, 2, 4, 6, 7),
+    "QLinearConv": (1, 2, 4, 6, 7),
     "QGemm": (1, 2, 4, 7, 8),
     "MatMulIntegerToFloat": (2, 4, 3, None, None),
 }
@@ -197,7 +198,7 @@ def _first_line(error: BaseException) -> str:
 
 def _integer_node(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> IntegerNode:
     """Describe an integer multiplication."""
-    requantizes = node.op_type == "QLinearMatMul" or (node.op_type == "QGemm" and any(node.input[7:9]))
+    requantizes = node.op_type in ("QLinearMatMul", "QLinearConv") or (node.op_type == "QGemm" and any(node.input[7:9]))
 
     def constant(index: int | None) -> np.ndarray | None:
         tensor = constants.get(node.input[index]) if index is not None and index < len(node.input) else None
@@ -282,7 +283,8 @@ def _optimize(source: Path, destination: Path) -> None:
         "session.optimized_model_external_initializers_min_size_in_bytes", str(_KEPT_BYTES + 1)
     )
     options.add_session_config_entry("session.disable_prepacking", "1")  # for nothing is computed
-    ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    # That puts channels last: quantised operators compute the same in any layout, and nodes are compared in one.
+    ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=["NhwcTransformer"])
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -42,6 +42,6 @@ def make_small(nodes: Iterable[ir.Node]) -> None:
 
 
 @functools.lru_cache(maxsize=64)
-def zeros(n: int, k: int, dtype: np.dtype[Any]) -> CompressedWeight:
+def zeros(n: int, k: int, dtype: np.dtype[Any], tiling: tuple[int, int] | None = None) -> CompressedWeight:
     """Return a compressed weight of zeros, for readers that look at more than the number of columns."""
-    return pack_weight(np.zeros((n, k), dtype), profile="fast")
+    return pack_weight(np.zeros((n, k), dtype), profile="fast", tiling=tiling)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES, OP_DOMAIN
+from mcd_graph.operators.registry import find
 from mcd_graph.passes.engine.emit import place_constant
 from mcd_graph.passes.engine.facts import MS_DOMAIN, constant_array, get_input, is_op
 
@@ -22,14 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["make_unsigned"]
 
-_X1_ZERO_POINT = INPUT_NAMES.index("x1_zero_point")
-_Y_ZERO_POINT = INPUT_NAMES.index("y_zero_point")
-
 
 def make_unsigned(node: ir.Node, names: Names, *, in_function: bool) -> None:
-    """Turn the int8 activation and result of a MatmulCompressDequant into uint8, where all who see them can be told.
+    """Turn the int8 activation and result of a compressed node into uint8, where all who see them can be told.
 
-    These are QuantizeLinear, DequantizeLinear and MatmulCompressDequant nodes whose zero point is an int8 constant;
+    These are QuantizeLinear, DequantizeLinear and compressed nodes whose zero point is an int8 constant;
     with anybody else at the other end nothing is changed.
     """
     for value in (node.inputs[0], node.outputs[0]):
@@ -53,8 +50,11 @@ def _zero_points(value: ir.Value) -> list[tuple[ir.Node, int, np.ndarray]] | Non
     for index, (user, position) in enumerate([(producer, 0), *value.uses()]):
         if position != 0:
             return None
-        if user.domain == OP_DOMAIN:
-            place = _X1_ZERO_POINT if index else _Y_ZERO_POINT
+        if (spec := find(user.domain, user.op_type)) is not None:
+            name = "x1_zero_point" if index else "y_zero_point"
+            if name not in spec.input_names:
+                return None
+            place = spec.input_names.index(name)
         elif _is_qdq(user, "DequantizeLinear" if index else "QuantizeLinear"):
             place = 2
         else:

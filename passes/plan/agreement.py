@@ -139,7 +139,7 @@ def _lower_copy(path: Path, candidates: Sequence[Candidate]) -> tuple[Path, dict
     plan = LoweringPlan(model, [], list(copies.values()), weights_of(list(copies.values())))
     whole = {each.site.weight for each in copies.values() if not isinstance(each.match.fused, Fused)}
     stand_ins = {
-        key: (zeros(job.n, job.k, job.dtype) if key in whole else StandIn(job.k, job.n, job.dtype))
+        key: (zeros(job.n, job.k, job.dtype, job.tiling) if key in whole else StandIn(job.k, job.n, job.dtype))
         for key, job in plan.weights.items()
     }
     plan.apply(stand_ins)

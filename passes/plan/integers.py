@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from mcd_graph.passes.engine.facts import constant_array
-from mcd_graph.passes.engine.match import Fused, NewConstant
+from mcd_graph.passes.engine.match import NewConstant
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def keep_where_onnxruntime_does_otherwise(
 def _became(number: int, candidate: Candidate, nodes: Sequence[IntegerNode]) -> list[IntegerNode]:
     """Return what onnxruntime makes of a site; of one in a function, at each call of that."""
     match = candidate.match
-    requantizes = isinstance(match.fused, Fused) and match.fused.y_zero_point is not None
+    requantizes = match.fused.inputs().get("y_zero_point") is not None
     named = [node for node in nodes if node.instance is not None and node.instance.site == number]
     if candidate.function is not None:
         return [node for node in named if node.requantizes == requantizes]
@@ -64,15 +64,13 @@ def _became(number: int, candidate: Candidate, nodes: Sequence[IntegerNode]) -> 
 
 def _same_parameters(node: IntegerNode, match: Match) -> bool:
     """Tell whether a multiplication has the scales and zero points that were expected, as far as they are constant."""
-    fused = match.fused
-    if not isinstance(fused, Fused):
-        return True
-    ours = _array(fused.deq_scale) if fused.x1_scale is None else None
+    inputs = match.fused.inputs()
+    ours = _array(inputs.get("deq_scale")) if inputs.get("x1_scale") is None else None
     if ours is not None and node.scale is not None:
         theirs, ours = np.broadcast_arrays(node.scale.reshape(-1), ours.reshape(-1))
         if theirs.tobytes() != ours.tobytes():
             return False
-    expected = (fused.x1_zero_point, fused.y_zero_point)
+    expected = (inputs.get("x1_zero_point"), inputs.get("y_zero_point"))
     for array, zero_point in zip(node.zero_points, map(_array, expected), strict=True):
         if array is None or zero_point is None:
             continue

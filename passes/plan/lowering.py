@@ -140,11 +140,11 @@ class LoweringPlan:
 
 def _absorb(node: ir.Node, candidate: Candidate, names: Names) -> None:
     """Let a lowered node take in what stands around it, as far as its extent goes."""
-    if not candidate.match.fused.absorbs:
-        return
     in_function, qdq = candidate.function is not None, candidate.match.optimized
     if qdq:
         make_unsigned(node, names, in_function=in_function)
+    if not candidate.match.fused.absorbs:
+        return
     taken = fuse_surroundings(node, candidate.extent, in_function=in_function, qdq=qdq)
     candidate.site.pattern += "".join(f"+{fusion.name}" for fusion in taken if fusion.in_pattern)
     candidate.site.absorbed = tuple(fusion.name for fusion in taken)

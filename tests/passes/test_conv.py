@@ -1,13 +1,14 @@
 """Convolutions with compressed kernels: to the byte, with everything that onnxruntime's convolutions take."""
 
-from __future__ import annotations
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from lowering import assert_exact, integers, lower, make_model, scales
+from lowering import assert_exact, floats, integers, lower, make_model, scales
 from onnx import helper
 
+import mcd_graph
 from mcd_graph.passes import ReasonCode
 
 C, N = 24, 40
@@ -112,6 +113,7 @@ def test_attributes(make: object, attributes: dict[str, object]) -> None:
     ("model", "code"),
     [
         (conv_integer(channels=C // 2, group=2), ReasonCode.CONVOLUTION_GROUPS),
+        (conv_integer(channels=C, group=0), ReasonCode.CONVOLUTION_GROUPS),
         (conv_integer(strides=[0, 1]), ReasonCode.CONVOLUTION_ATTRIBUTE),
         (conv_integer(dilations=[-1, 1]), ReasonCode.CONVOLUTION_ATTRIBUTE),
         (conv_integer(pads=[-1, 0, 0, 0]), ReasonCode.CONVOLUTION_ATTRIBUTE),
@@ -127,3 +129,132 @@ def test_refusals(model: onnx.ModelProto, code: ReasonCode) -> None:
 
 def test_small_kernels_are_not_looked_at() -> None:
     assert lower(conv_integer(kernel=(1, 1))).outcome == []
+
+
+@pytest.mark.parametrize("group", [2, 4])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_groups(group: int, batch: int) -> None:
+    n = 48 * group
+    constants = {"w": integers(np.int8, (n, C // group, 3, 3), 1), "xz": np.array(7, np.uint8)}
+    node = helper.make_node("ConvInteger", ["x", *constants], ["y"], name="conv", group=group, pads=[1] * 4)
+    model = make_model(
+        [node], {"x": (np.uint8, ("b", C, *IMAGES[2]))}, {"y": (np.int32, ("b", n, *IMAGES[2]))}, constants
+    )
+    lowered = assert_exact(model, feed(2, np.uint8, batch))
+    assert lowered.outcome == [("ConvInteger", None)]
+    _, panels, k, columns, _ = next(iter(lowered.model.graph)).attributes["compress_info"].as_ints()
+    assert (panels, k, columns) == (3, 9 * C // group, n)
+
+
+@pytest.mark.parametrize("size", [(), (96,)], ids=["per_tensor", "per_channel"])
+def test_groups_with_scales_and_bias(size: tuple[int, ...]) -> None:
+    constants = {
+        "xs": scales((), 1), "xz": np.uint8(9), "w": integers(np.int8, (96, C // 2, 3, 3), 3), "ws": scales(size, 4),
+        "wz": np.zeros(size, np.int8), "ys": scales((), 6, 20), "yz": np.uint8(99),
+        "b": np.random.default_rng(8).integers(-50000, 50000, 96).astype(np.int32),
+    }  # fmt: skip
+    node = helper.make_node("QLinearConv", ["x", *constants], ["y"], name="conv", group=2)
+    model = make_model(
+        [node], {"x": (np.uint8, ("b", C, *IMAGES[2]))}, {"y": (np.uint8, ("b", 96, None, None))}, constants
+    )
+    assert assert_exact(model, feed(2, np.uint8)).outcome == [("QLinearConv", None)]
+
+
+def qdq_conv(
+    x_type: type = np.uint8,
+    *,
+    relu: bool = False,
+    bias: str = "int32",
+    size: tuple[int, ...] = (),
+    **attributes: object,
+) -> onnx.ModelProto:
+    """Return QuantizeLinear, DequantizeLinear, Conv [Relu], QuantizeLinear, DequantizeLinear."""
+    low = np.iinfo(x_type).min
+    constants = {
+        "xs": np.float32(0.03), "xz": np.array(low + 100, x_type), "w": integers(np.int8, (N, C, 3, 3), 3),
+        "ws": scales(size, 4), "wz": np.zeros(size, np.int8), "ys": np.float32(0.4),
+        "yz": np.array(low if relu else low + 90, x_type),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "xs", "xz"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["dw"], axis=0),
+    ]
+    if bias == "int32":
+        constants["b"] = np.random.default_rng(8).integers(-9000, 9000, N).astype(np.int32)
+        constants["bs"] = np.asarray(constants["xs"] * constants["ws"], np.float32)
+        nodes.append(helper.make_node("DequantizeLinear", ["b", "bs"], ["c"], axis=0))
+    elif bias == "float":
+        constants["c"] = np.random.default_rng(8).standard_normal(N).astype(np.float32)
+    conv = ["d", "dw", *(["c"] if bias else [])]
+    nodes.append(helper.make_node("Conv", conv, ["z"], name="conv", **attributes))
+    if relu:
+        nodes.append(helper.make_node("Relu", ["z"], ["r"]))
+    nodes += [
+        helper.make_node("QuantizeLinear", ["r" if relu else "z", "ys", "yz"], ["qy"]),
+        helper.make_node("DequantizeLinear", ["qy", "ys", "yz"], ["y"]),
+    ]
+    return make_model(
+        nodes, {"x": (np.float32, ("b", C, *IMAGES[2]))}, {"y": (np.float32, ("b", N, None, None))}, constants
+    )
+
+
+@pytest.mark.parametrize("x_type", [np.uint8, np.int8])
+@pytest.mark.parametrize("relu", [False, True], ids=["", "relu"])
+@pytest.mark.parametrize("bias", ["", "int32", "float"])
+@pytest.mark.parametrize("size", [(), (N,)], ids=["per_tensor", "per_channel"])
+def test_qdq_conv(x_type: type, relu: bool, bias: str, size: tuple[int, ...]) -> None:
+    model = qdq_conv(x_type, relu=relu, bias=bias, size=size, pads=[1] * 4, strides=[2, 1])
+    lowered = assert_exact(model, {"x": floats((2, C, *IMAGES[2]), 5)}, optimized=True)
+    middle = "+Relu" if relu else ""
+    assert lowered.outcome == [(f"DequantizeLinear+Conv{middle}+QuantizeLinear", None)]
+    assert lowered.op_types == ["QuantizeLinear", "ConvCompressDequant", "DequantizeLinear"]
+
+
+def test_a_qdq_conv_whose_result_stays_float_is_left() -> None:
+    model = qdq_conv()
+    del model.graph.node[-2:]
+    model.graph.output[0].name = "z"
+    lowered = assert_exact(model, {"x": floats((1, C, *IMAGES[2]), 5)}, optimized=True)
+    assert "ConvCompressDequant" not in lowered.op_types
+
+
+def test_a_chain_of_convolutions_and_a_pooling_between_stays_in_integers() -> None:
+    first = qdq_conv(pads=[1] * 4)
+    model = onnx.ModelProto()
+    model.CopyFrom(first)
+    parts = [
+        helper.make_node("MaxPool", ["y"], ["p"], kernel_shape=[2, 2]),
+        helper.make_node("QuantizeLinear", ["p", "ys", "yz"], ["pq"]),
+        helper.make_node("DequantizeLinear", ["pq", "ys", "yz"], ["pd"]),
+        helper.make_node("DequantizeLinear", ["w2", "ws", "wz"], ["dw2"]),
+        helper.make_node("Conv", ["pd", "dw2"], ["z2"], name="second"),
+        helper.make_node("QuantizeLinear", ["z2", "ys", "yz"], ["qy2"]),
+        helper.make_node("DequantizeLinear", ["qy2", "ys", "yz"], ["y2"]),
+    ]
+    model.graph.node.extend(parts)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(integers(np.int8, (32, N, 3, 3), 11), "w2"))
+    model.graph.output[0].name = "y2"
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 32
+    lowered = assert_exact(model, {"x": floats((1, C, *IMAGES[2]), 5)}, optimized=True)
+    assert [code for _, code in lowered.outcome] == [None, None]
+
+
+def test_compress_proves_and_restores(tmp_path: Path) -> None:
+    source, target, back = (tmp_path / f"{name}.onnx" for name in ("source", "target", "back"))
+    model = qdq_conv(size=(N,), pads=[1] * 4)
+    weight = np.clip(np.rint(floats((N, C, 3, 3), 3) * 12), -127, 127).astype(np.int8)
+    next(each for each in model.graph.initializer if each.name == "w").CopyFrom(
+        onnx.numpy_helper.from_array(weight, "w")
+    )
+    source.write_bytes(model.SerializeToString())
+    report = mcd_graph.compress_model(source, target, force_larger=True)
+    assert [(node.status, node.pattern) for node in report.nodes] == [
+        ("lowered", "DequantizeLinear+Conv+QuantizeLinear")
+    ]
+    assert report.proof.proved
+    assert [(each.status, each.name) for each in report.constants] == [("lowered", "w")]
+    assert mcd_graph.verify_model(source, target).identical
+    mcd_graph.restore_model(target, back)
+    restored = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(back).graph.initializer}
+    assert any(array.dtype == np.int8 and np.array_equal(array, weight) for array in restored.values())

@@ -54,6 +54,30 @@ def test_a_flipped_bit_of_a_weight_is_an_error(step: int, residency: str) -> Non
             small.session(model.SerializeToString(), options)
 
 
+@pytest.mark.parametrize("residency", [*RESIDENCIES, "auto"])
+def test_a_flipped_bit_is_an_error_of_the_first_run_where_it_is_verified_then(residency: str) -> None:
+    model = small.lowered_model()
+    options = small.options(config={"mcd.residency": residency, "mcd.verify": "use"})
+    (expected,) = small.session(model.SerializeToString(), options).run(None, {"x": small.X})
+    (intact,) = small.session(model.SerializeToString()).run(None, {"x": small.X})
+    np.testing.assert_array_equal(expected, intact)
+    for name in ("w.x2", "w.compress_index"):
+        pristine = small.tensor(model, name).raw_data
+        late = 0
+        for bit in range(0, 8 * len(pristine), 29):
+            damaged = bytearray(pristine)
+            damaged[bit // 8] ^= 1 << bit % 8
+            small.tensor(model, name).raw_data = bytes(damaged)
+            opened = []
+            for _ in range(2):
+                with pytest.raises(Exception, match=r'/y/MatMul.*weight "w\.x2"'):
+                    opened = opened or [small.session(model.SerializeToString(), options)]
+                    opened[0].run(None, {"x": small.X})
+            late += len(opened)
+        assert (late > 0) == (name == "w.x2"), "tiles are verified at the first run, all else at once"
+        small.tensor(model, name).raw_data = pristine
+
+
 @pytest.mark.parametrize("step", [pytest.param(61, id="sampled"), SAMPLED_OR_ALL[1]])
 def test_a_flipped_bit_of_the_model_file(step: int, tmp_path: Path) -> None:
     """It is refused, changes nothing, or makes another valid model; then the result is that model's."""

@@ -69,6 +69,21 @@ def test_sessions_that_come_and_go_leave_nothing(sessions: int, residency: str, 
     assert last["private"] - first["private"] < 4096 * (sessions - 100 if sessions > 100 else sessions)
 
 
+def test_sessions_of_a_process_share_what_is_decoded(large: Path, tmp_path: Path) -> None:
+    residencies = ("compressed", "decoded", "auto")
+    found = {residency: child(tmp_path, "pooled", large, residency) for residency in residencies}
+    compressed = found["compressed"]["sizes"]
+    for residency in residencies:
+        assert found[residency]["digests"] == found["compressed"]["digests"]
+    for residency in ("decoded", "auto"):
+        one, four, none = (own - other for own, other in zip(found[residency]["sizes"], compressed, strict=True))
+        assert 3 * MIB < one < 6 * MIB, residency
+        # Each of the three others would have 4 MiB of its own.
+        assert four < one + 2 * MIB, residency
+        # The last has dropped them.
+        assert none < 2 * MIB, residency
+
+
 def test_processes_share_one_copy(large: Path, tmp_path: Path) -> None:
     processes = [start(tmp_path, "share", large) for _ in range(4)]
     for message in ("ready", "measured"):

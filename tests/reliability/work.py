@@ -170,8 +170,10 @@ def entries(folder: str) -> int:
 
 def memory(path: str, of: str = "") -> dict[str, int]:
     """Add up, in bytes, what /proc tells of the mappings whose line has ``of`` in it."""
-    totals = dict.fromkeys(("rss", "pss", "private"), 0)
-    names = {"Rss": "rss", "Pss": "pss", "Private_Clean": "private", "Private_Dirty": "private"}
+    names = {
+        "Rss": "rss", "Pss": "pss", "Private_Clean": "private", "Private_Dirty": "private", "Anonymous": "anonymous",
+    }  # fmt: skip
+    totals = dict.fromkeys(names.values(), 0)
     counts = False
     for line in Path(path).read_text().splitlines():
         field, *rest = line.split()
@@ -181,6 +183,36 @@ def memory(path: str, of: str = "") -> dict[str, int]:
         else:
             counts = of in line
     return totals
+
+
+def pooled(path: str, residency: str) -> dict[str, Any]:
+    """Open a session of a model, then three more at once, and close them one by one.
+
+    Returns:
+        Anonymous memory in bytes with one session, with four, and with none, and the different digests of outputs.
+    """
+
+    def opened(_: int) -> ort.InferenceSession:
+        given = small.options(threads=1, config={"mcd.residency": residency})
+        session = ort.InferenceSession(path, given, providers=["CPUExecutionProvider"])
+        digests.add(_digest(session))
+        return session
+
+    def anonymous() -> int:
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        return memory("/proc/self/smaps_rollup")["anonymous"]
+
+    digests: set[str] = set()
+    sessions = [opened(0)]
+    sizes = [anonymous()]
+    with ThreadPoolExecutor(3) as pool:
+        sessions += pool.map(opened, range(3))
+    sizes.append(anonymous())
+    while sessions:
+        del sessions[0]
+        digests.update(map(_digest, sessions))
+    return {"sizes": [*sizes, anonymous()], "digests": sorted(digests)}
 
 
 def share(path: str) -> dict[str, Any]:

@@ -5,7 +5,6 @@ use mcd_core::{
     ConvCall, Epilogue, Error, Image, Kernel, Output, Padding, Parallel, PrepareOptions, PreparedWeight, Profile,
     Residency, ScalarOrPerColumn, Serial, Tiling, WeightType, WeightView, Window, ZeroPoint, encode,
 };
-use mcd_testkit::Rng;
 
 /// A convolution: sizes and how the kernel goes over an image.
 #[derive(Debug, Clone)]
@@ -50,8 +49,13 @@ impl Case {
 
 /// Bytes that look like noise.
 fn bytes(len: usize, seed: u64) -> Vec<u8> {
-    let mut rng = Rng::new(seed);
-    (0..len).map(|_| rng.byte()).collect()
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .collect()
 }
 
 /// All indices of some dimensions, the last the fastest.
@@ -120,7 +124,7 @@ fn cases() -> Vec<Case> {
 /// The tiling of a weight whose groups have so many columns: each has whole strips.
 fn tiling(columns: usize) -> Tiling {
     let panels = columns / 16;
-    Tiling { k: 8, n: (1..=8).rev().find(|n| panels.is_multiple_of(*n)).unwrap_or(1) }
+    Tiling { k: 8, n: (1..=8).rev().find(|&n: &usize| panels.is_multiple_of(n)).unwrap_or(1) }
 }
 
 fn packed(
@@ -154,6 +158,7 @@ fn every_kernel_computes_the_definition() {
         let x_zero_point = if signed { -7 } else { 131 };
         let zeros: Vec<i32> = (0..n as i32).map(|j| j % 5).collect();
         let bias: Vec<i32> = (0..n as i32).map(|j| j * 1000 - 7).collect();
+        let scales: Vec<f32> = (1..=n).map(|j| 0.02 / j as f32).collect();
         let expected = reference(&case, &x32, &w32, (x_zero_point, &zeros), &bias);
         for kernel in Kernel::available() {
             for residency in [Residency::Compressed, Residency::Decoded] {
@@ -183,15 +188,15 @@ fn every_kernel_computes_the_definition() {
                     weight.convolve(&call, Output::new(&mut sums[..], Epilogue::Sums), pool).unwrap();
                     assert!(sums == expected, "{what}");
                     let mut bytes = vec![0_u8; expected.len()];
-                    let scale = ScalarOrPerColumn::Scalar(0.01);
+                    let scale = ScalarOrPerColumn::PerColumn(&scales);
                     let epilogue = Epilogue::Requantize { scale, zero_point: 3 };
                     weight.convolve(&call, Output::new(&mut bytes[..], epilogue), pool).unwrap();
-                    let requantized =
-                        |sum: i32| ((sum as f32 * 0.01).clamp(-3.0, 252.0).round_ties_even() as i32 + 3) as u8;
-                    assert!(
-                        bytes.iter().eq(expected.iter().map(|&sum| requantized(sum)).collect::<Vec<_>>().iter()),
-                        "{what}"
-                    );
+                    let positions = window.positions();
+                    let requantized = |(at, &sum): (usize, &i32)| {
+                        let scaled = sum as f32 * scales[at / positions % n];
+                        (scaled.clamp(-3.0, 252.0).round_ties_even() as i32 + 3) as u8
+                    };
+                    assert!(bytes == expected.iter().enumerate().map(requantized).collect::<Vec<_>>(), "{what}");
                 }
             }
         }

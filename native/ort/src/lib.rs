@@ -13,6 +13,7 @@
 //! - [`ascend`]: nodes on an Ascend device
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
 //! - [`residency`]: which weights are decoded once
+//! - [`sharing`]: what the sessions of a process share
 //! - [`scratch`]: memory that a thread keeps from call to call
 //! - [`options`]: session config entries
 
@@ -28,6 +29,7 @@ mod pool;
 mod registration;
 mod residency;
 mod scratch;
+mod sharing;
 
 use ort_sys::{OrtApiBase, OrtSessionOptions, OrtStatusPtr};
 

@@ -11,12 +11,14 @@ use crate::residency::Policy;
 const RESIDENCY: &CStr = c"mcd.residency";
 /// Bytes that may be decoded; no limit by default.
 const DECODED_LIMIT: &CStr = c"mcd.decoded_limit";
+/// When the tiles of weights are verified: `load` (default), or `use`: at the first run of a node, before its result.
+const VERIFY: &CStr = c"mcd.verify";
 /// Where nodes run: `cpu` (default), `ascend:0`, or `ascend:0,cpu` for what can.
 const DEVICE: &CStr = c"mcd.device";
 /// Rows of one call on the device: 256 by default, the limit of the operator's document.
 const MAX_ROWS: &CStr = c"mcd.ascend.max_rows";
 /// All entries.
-const KEYS: [&CStr; 4] = [RESIDENCY, DECODED_LIMIT, DEVICE, MAX_ROWS];
+const KEYS: [&CStr; 5] = [RESIDENCY, DECODED_LIMIT, VERIFY, DEVICE, MAX_ROWS];
 /// Without that entry.
 const DEFAULT_ROWS: usize = 256;
 
@@ -77,10 +79,34 @@ fn residency(text: Option<&str>, limit: Option<&str>) -> Result<Policy, Error> {
     }
 }
 
+/// When the tiles of weights whose bytes are known are verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// When the session is created.
+    #[default]
+    Load,
+    /// At the first run of a node.
+    Use,
+}
+
+impl Verify {
+    fn parse(text: Option<&str>) -> Result<Self, Error> {
+        match text {
+            None => Ok(Self::default()),
+            Some("load") => Ok(Self::Load),
+            Some("use") => Ok(Self::Use),
+            Some(other) => {
+                Err(Error::invalid(format!("session config entry mcd.verify is {other:?}, not \"load\" or \"use\"")))
+            }
+        }
+    }
+}
+
 /// The entries, read and checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     pub residency: Policy,
+    pub verify: Verify,
     pub device: Device,
     /// Rows of one call on the device.
     pub max_rows: usize,
@@ -93,28 +119,30 @@ impl Options {
     ///
     /// `options` is a live `OrtSessionOptions`.
     pub unsafe fn at_registration(api: Api, options: *const OrtSessionOptions) -> Result<Self, Error> {
-        let [residency, limit, device, rows] = KEYS.map(|key| {
+        let texts = KEYS.map(|key| {
             // SAFETY: the caller's contract.
             unsafe { api.session_config_entry(options, key) }
         });
-        Self::parse([&residency?, &limit?, &device?, &rows?].map(Option::as_deref))
+        let texts: Vec<_> = texts.into_iter().collect::<Result<_, _>>()?;
+        Self::parse(std::array::from_fn(|i| texts[i].as_deref()))
     }
 
     /// The entries that are set when the session is created, where onnxruntime tells (1.24 and later), so that the
     /// order of setting an entry and registering the library does not matter; else `self`.
     pub fn at_session(self, info: &KernelInfo<'_>) -> Result<Self, Error> {
-        let [residency, limit, device, rows] = KEYS.map(|key| info.config_entry(key));
-        match (residency?, limit?, device?, rows?) {
-            (Some(residency), Some(limit), Some(device), Some(rows)) => {
-                Self::parse([&residency, &limit, &device, &rows].map(Option::as_deref))
-            }
-            _ => Ok(self),
-        }
+        let texts: Vec<_> = KEYS.map(|key| info.config_entry(key)).into_iter().collect::<Result<_, _>>()?;
+        let told: Option<Vec<_>> = texts.into_iter().collect();
+        told.map_or(Ok(self), |texts| Self::parse(std::array::from_fn(|i| texts[i].as_deref())))
     }
 
     /// Of the values of [`KEYS`].
-    fn parse([text, limit, device, rows]: [Option<&str>; KEYS.len()]) -> Result<Self, Error> {
-        Ok(Self { residency: residency(text, limit)?, device: Device::parse(device)?, max_rows: max_rows(rows)? })
+    fn parse([text, limit, verify, device, rows]: [Option<&str>; KEYS.len()]) -> Result<Self, Error> {
+        Ok(Self {
+            residency: residency(text, limit)?,
+            verify: Verify::parse(verify)?,
+            device: Device::parse(device)?,
+            max_rows: max_rows(rows)?,
+        })
     }
 }
 
@@ -134,6 +162,16 @@ mod tests {
         for wrong in ["", "-1", "4G", "99999999999999999999"] {
             let error = residency(None, Some(wrong)).unwrap_err().to_string();
             assert!(error.contains("mcd.decoded_limit") && error.contains(&format!("{wrong:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn weights_are_verified_at_load_unless_asked_for() {
+        assert_eq!(Verify::parse(None).unwrap(), Verify::Load);
+        assert_eq!([Some("load"), Some("use")].map(|text| Verify::parse(text).unwrap()), [Verify::Load, Verify::Use]);
+        for wrong in ["", "Load", "never"] {
+            let error = Verify::parse(Some(wrong)).unwrap_err().to_string();
+            assert!(error.contains("mcd.verify") && error.contains(&format!("{wrong:?}")), "{error}");
         }
     }
 

@@ -5,6 +5,7 @@
 //! decoded, fit the caches that the process may count on. More of them come from memory at each run, where compressed bytes
 //! arrive sooner. `mcd.decoded_limit` bounds what is decoded; small weights come first, for they gain most for a byte.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -103,6 +104,8 @@ fn bytes(text: &str) -> Option<u64> {
 #[derive(Debug, Clone, Copy)]
 struct Record {
     id: u64,
+    /// Weights of the same key have one decoded copy in the process.
+    key: u64,
     bytes: u64,
     decoded: bool,
 }
@@ -115,11 +118,11 @@ pub struct Ledger(Mutex<Vec<Record>>);
 pub static LEDGER: Ledger = Ledger(Mutex::new(Vec::new()));
 
 impl Ledger {
-    /// Adds a weight that has so many bytes when it is decoded.
-    pub fn enter(&'static self, bytes: u64) -> Entry {
+    /// Adds a weight that has so many bytes when it is decoded; those of one key share them.
+    pub fn enter(&'static self, key: u64, bytes: u64) -> Entry {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.records(|records| records.push(Record { id, bytes, decoded: false }));
+        self.records(|records| records.push(Record { id, key, bytes, decoded: false }));
         Entry { ledger: self, id }
     }
 
@@ -155,8 +158,11 @@ impl Drop for Entry {
 /// The rule.
 fn choose(records: &[Record], id: u64, policy: Policy, caches: Caches) -> bool {
     let Some(own) = records.iter().find(|record| record.id == id) else { return false };
+    // Of each key once.
     let sum = |of: &dyn Fn(&Record) -> bool| {
-        records.iter().filter(|record| of(record)).fold(0_u64, |sum, record| sum.saturating_add(record.bytes))
+        let bytes: BTreeMap<u64, u64> =
+            records.iter().filter(|record| of(record)).map(|record| (record.key, record.bytes)).collect();
+        bytes.into_values().fold(0_u64, u64::saturating_add)
     };
     let limit = match policy {
         Policy::Compressed => return false,
@@ -165,8 +171,10 @@ fn choose(records: &[Record], id: u64, policy: Policy, caches: Caches) -> bool {
         Policy::Auto { .. } => return false,
     };
     // Those that come first, whether they have been decided or not, and all that are decoded already.
-    let before = |other: &Record| other.id != id && (other.decoded || (other.bytes, other.id) < (own.bytes, id));
-    sum(&before).saturating_add(own.bytes) <= limit
+    let before =
+        |other: &Record| other.key != own.key && (other.decoded || (other.bytes, other.id) < (own.bytes, id));
+    let there = records.iter().any(|other| other.key == own.key && other.decoded);
+    there || sum(&before).saturating_add(own.bytes) <= limit
 }
 
 #[cfg(test)]
@@ -198,9 +206,9 @@ mod tests {
     fn weights_that_fit_the_caches_are_decoded_and_others_are_not() {
         let (ledger, caches) = (ledger(), caches(2 * MIB, 480 * MIB, 2));
         let auto = Policy::Auto { limit: NO_LIMIT };
-        let entries: Vec<Entry> = (0..17).map(|_| ledger.enter(4 * MIB)).collect();
+        let entries: Vec<Entry> = (0..17).map(|key| ledger.enter(key, 4 * MIB)).collect();
         assert!(entries.iter().all(|entry| entry.decide(auto, caches)));
-        let one_more = ledger.enter(MIB);
+        let one_more = ledger.enter(17, MIB);
         assert!(!one_more.decide(auto, caches));
         // The session that had them has gone.
         drop(entries);
@@ -210,7 +218,7 @@ mod tests {
     #[test]
     fn of_weights_from_memory_none_is_decoded() {
         let (ledger, caches) = (ledger(), caches(2 * MIB, 480 * MIB, 2));
-        let entries: Vec<Entry> = (0..8).map(|_| ledger.enter(16 * MIB)).collect();
+        let entries: Vec<Entry> = (0..8).map(|key| ledger.enter(key, 16 * MIB)).collect();
         assert!(!entries.iter().any(|entry| entry.decide(Policy::Auto { limit: NO_LIMIT }, caches)));
         assert!(entries.iter().all(|entry| entry.decide(Policy::Decoded { limit: NO_LIMIT }, caches)));
         assert!(!entries.iter().any(|entry| entry.decide(Policy::Compressed, caches)));
@@ -221,15 +229,31 @@ mod tests {
         for policy in [Policy::Decoded { limit: 5 * MIB }, Policy::Auto { limit: 5 * MIB }] {
             let (ledger, caches) = (ledger(), caches(64 * MIB, 0, 1));
             let sizes = [4, 1, 3, 1, 2];
-            let entries: Vec<Entry> = sizes.iter().map(|size| ledger.enter(size * MIB)).collect();
+            let entries: Vec<Entry> =
+                sizes.iter().zip(0..).map(|(size, key)| ledger.enter(key, size * MIB)).collect();
             let decided: Vec<bool> = entries.iter().map(|entry| entry.decide(policy, caches)).collect();
             assert_eq!(decided, [false, true, false, true, true], "{policy:?}");
             // What is decoded already counts, though it would come later.
-            assert!(ledger.enter(MIB).decide(policy, caches));
-            let _two = ledger.enter(MIB / 2);
-            assert!(!ledger.enter(2 * MIB).decide(policy, caches));
+            assert!(ledger.enter(10, MIB).decide(policy, caches));
+            let _two = ledger.enter(11, MIB / 2);
+            assert!(!ledger.enter(12, 2 * MIB).decide(policy, caches));
         }
-        assert!(!ledger().enter(1).decide(Policy::Decoded { limit: 0 }, caches(MIB, 0, 1)));
+        assert!(!ledger().enter(0, 1).decide(Policy::Decoded { limit: 0 }, caches(MIB, 0, 1)));
+    }
+
+    #[test]
+    fn sessions_of_one_file_count_once() {
+        let (ledger, caches) = (ledger(), caches(2 * MIB, 480 * MIB, 2));
+        let session = || -> Vec<Entry> { (0..4).map(|key| ledger.enter(key, 16 * MIB)).collect() };
+        let sessions = [session(), session(), session()];
+        for policy in
+            [Policy::Auto { limit: NO_LIMIT }, Policy::Auto { limit: 64 * MIB }, Policy::Decoded { limit: 64 * MIB }]
+        {
+            assert!(sessions.iter().flatten().all(|entry| entry.decide(policy, caches)), "{policy:?}");
+        }
+        // Of what is decoded already, another session has a share whatever its limit.
+        assert!(sessions[2][3].decide(Policy::Decoded { limit: MIB }, caches));
+        assert!(!ledger.enter(4, 16 * MIB).decide(Policy::Auto { limit: NO_LIMIT }, caches));
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl Bound<'_, PreparedWeight> {
         let (n, positions) = (self.n() / call.groups, call.window.positions());
         let start = part % call.groups * n;
         let columns = start..start + n;
-        let epilogue = output.epilogue.part(output.epilogue.scale().columns(start, n), start, n, 0);
+        let epilogue = output.epilogue.part(output.epilogue.scale(), start, n, 0);
         let strip = call.strip(self.k());
         for first in (0..positions).step_by(strip) {
             let count = strip.min(positions - first);

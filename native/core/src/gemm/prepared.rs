@@ -9,8 +9,8 @@ use crate::decoder::{Bound, Decoder, Tiles};
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
 use crate::geometry::{FRACTAL, FRACTAL_K, Geometry, PANEL, TileShape};
-use crate::parallel::{Parallel, Scoped, Serial};
-use std::sync::Mutex;
+use crate::parallel::{Parallel, Scoped};
+use std::sync::{Mutex, PoisonError};
 
 /// What a weight occupies while it is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,6 +55,11 @@ const PREFETCHED: usize = 24 << 10;
 /// Weights below this are checked by the calling thread alone.
 const PARALLEL_FROM: usize = 4 << 20;
 
+/// Threads for what is done once with a weight of this size.
+fn pool(geometry: &Geometry, threads: usize) -> Scoped {
+    Scoped(if geometry.k() * geometry.n() < PARALLEL_FROM { 1 } else { threads })
+}
+
 impl PreparedWeight {
     /// Checks all three tensors, every checksum and every code word, and sums the columns.
     pub fn new(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, Error> {
@@ -85,6 +90,37 @@ impl PreparedWeight {
     }
     pub(super) fn code(&self) -> Option<&TileCode> {
         self.decoder.code()
+    }
+
+    /// Whether this weight is decoded from just what these three tensors hold, which are checked as [`Self::new`] does it:
+    /// then it serves for them as well. Takes as long as to decode them, and no memory for that.
+    pub fn is_of(&self, x2: &[u8], index: &[u8], info: &[i64], threads: usize) -> Result<bool, Error> {
+        let decoder = Decoder::new(CompressedWeight::parse(x2, index, info)?, self.kernel());
+        let Some(own) = &self.decoded else { return Ok(false) };
+        if decoder.geometry() != self.geometry() || decoder.weight().weight_type() != self.weight_type() {
+            return Ok(false);
+        }
+        let (geometry, tiles) = (self.geometry(), decoder.tiles(x2));
+        let same = |t: usize| -> Result<bool, Error> {
+            tiles.verify(t)?;
+            let (shape, panel) = (geometry.tile(t), tiles.extent(t).panel());
+            let own = &own[self.decoded_start(&shape) + shape.fractal * FRACTAL..];
+            Workspace::with(|workspace| {
+                tiles.with_symbols(t, workspace, |symbols| {
+                    let own = own.chunks(geometry.padded_k() * PANEL);
+                    symbols.chunks(panel).zip(own).all(|(symbols, own)| symbols == &own[..panel])
+                })
+            })
+        };
+        let found = Mutex::new(Ok(true));
+        pool(geometry, threads).run(geometry.tiles(), &|t| {
+            let one = same(t);
+            let mut all = found.lock().unwrap_or_else(PoisonError::into_inner);
+            if matches!((&*all, &one), (Ok(true), Ok(false)) | (Ok(_), Err(_))) {
+                *all = one;
+            }
+        });
+        found.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Together with the bytes that it was made from; a decoded weight does without them.
@@ -120,12 +156,7 @@ impl PreparedWeight {
             let symbols: &mut [u8] = symbols.next().unwrap_or_default();
             Mutex::new((symbols, Ok(Checked::default())))
         }));
-        let pool: &dyn Parallel = match options.threads {
-            0 | 1 => &Serial,
-            _ if geometry.k() * geometry.n() < PARALLEL_FROM => &Serial,
-            threads => &Scoped(threads),
-        };
-        pool.run(geometry.tiles_n(), &|tn| {
+        pool(&geometry, options.threads).run(geometry.tiles_n(), &|tn| {
             let mut guard = strips[tn].lock().expect("no panics above");
             let (symbols, found) = &mut *guard;
             *found = Workspace::with(|workspace| check.strip(tn, symbols, &mut workspace.scratch));

@@ -1,16 +1,18 @@
 //! The weight of a node: verified as a whole before its first use, and bound to the bytes it was verified in.
 
 use std::ffi::CStr;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use mcd_core::{Bound, PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType};
+use mcd_core::{Bound, CompressedWeight, PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType};
 use ort_sys::ONNXTensorElementDataType as Type;
 
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value};
 use crate::operator::Input;
-use crate::options::Options;
+use crate::options::{Options, Verify};
 use crate::pool::processors;
 use crate::residency::{Caches, Entry, LEDGER, Policy};
+use crate::sharing::Shared;
 
 /// Attribute: tilingK, tilingN, k, n, direction.
 pub const COMPRESS_INFO: &CStr = c"compress_info";
@@ -46,14 +48,16 @@ pub trait Prepared: Sized {
     fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<Self::Bound<'a>, mcd_core::Error>;
     /// Checks all three tensors, every checksum and every code word.
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error>;
-    /// Rows of the weight seen as (n, k).
-    fn n(&self) -> usize;
-    fn weight_type(&self) -> WeightType;
-    /// Bytes of the weight if all of it is decoded, where that may be decided at the first run.
-    fn decoded_bytes(&self) -> Option<u64> {
-        None
+    /// As [`Self::prepare`], and decoded where that is a choice; shared with all that are made of the same bytes.
+    fn decode(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Arc<Self>, mcd_core::Error> {
+        Self::prepare(x2, index, info, options).map(Arc::new)
     }
+    /// Whether it may be decided at the first run to decode it.
+    const CHOICE: bool = false;
 }
+
+/// Decoded weights that sessions have, by what is likely to differ where they do.
+static DECODED: Shared<(Vec<u8>, Vec<i64>, &str), PreparedWeight> = Shared::new();
 
 impl Prepared for PreparedWeight {
     type Bound<'a> = Bound<'a, Self>;
@@ -62,21 +66,20 @@ impl Prepared for PreparedWeight {
         self.bind(x2)
     }
 
-    fn decoded_bytes(&self) -> Option<u64> {
-        Some((self.n() as u64).saturating_mul(self.k() as u64))
-    }
-
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
         Self::new(x2, index, info, options)
     }
 
-    fn n(&self) -> usize {
-        self.n()
+    fn decode(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Arc<Self>, mcd_core::Error> {
+        let key = (x2[..x2.len().min(FINGERPRINT)].to_vec(), info.to_vec(), options.kernel.short_name());
+        DECODED.get_or_make(
+            key,
+            |other| other.is_of(x2, index, info, options.threads),
+            || Self::new(x2, index, info, PrepareOptions { residency: Residency::Decoded, ..options }),
+        )
     }
 
-    fn weight_type(&self) -> WeightType {
-        self.weight_type()
-    }
+    const CHOICE: bool = true;
 }
 
 impl Prepared for VerifiedWeight {
@@ -88,14 +91,6 @@ impl Prepared for VerifiedWeight {
 
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
         Self::new(x2, index, info, options.kernel, options.threads)
-    }
-
-    fn n(&self) -> usize {
-        self.n()
-    }
-
-    fn weight_type(&self) -> WeightType {
-        self.weight_type()
     }
 }
 
@@ -112,24 +107,29 @@ pub struct Weight<P = PreparedWeight> {
 }
 
 enum State<P> {
-    /// An initializer, verified when the session was created; with what is decided at the first run, if anything is.
-    Constant(Verified<P>, Option<Choice<P>>),
+    /// An initializer, checked when the session was created.
+    Constant(Constant<P>),
     /// Not an initializer of the node's own graph, verified at the first run. An onnxruntime before 1.29 does not tell
     /// an initializer of an outer graph, as the branches of an If share it, from a computed tensor.
     Deferred(OnceLock<Verified<P>>),
 }
 
-/// Whether a weight that was verified compressed is decoded as well.
-struct Choice<P> {
-    entry: Entry,
-    /// Holds up all runs but the one that decides.
-    deciding: Mutex<()>,
-    /// The decoded weight, or the decision to leave it compressed.
-    made: OnceLock<Option<P>>,
+/// A weight whose bytes are known when the session is created.
+struct Constant<P> {
+    /// Length of `x2`.
+    len: usize,
+    n: usize,
+    /// Where it is decided at the first run whether it is decoded.
+    entry: Option<Entry>,
+    /// What runs use; made at the first of them, where something is left to do.
+    made: OnceLock<Arc<P>>,
+    /// Holds up all runs but the one that makes it; what the session's creation has verified, if it did.
+    making: Mutex<Option<Arc<P>>>,
 }
 
+/// A weight that was verified at the first run.
 struct Verified<P> {
-    weight: P,
+    weight: Arc<P>,
     /// Length of `x2`.
     len: usize,
     /// The first bytes of `x2`.
@@ -157,14 +157,8 @@ impl<P: Prepared> Weight<P> {
         let (x2, index) = (info.constant_input(inputs.x2)?, info.constant_input(inputs.index)?);
         match (x2, index) {
             (Some(x2), Some(index)) => {
-                let verified = weight.verify(&x2, &index, processors(), weight.policy.at_creation())?;
-                let bytes = verified.weight.decoded_bytes().filter(|_| weight.policy.is_open());
-                let choice = bytes.map(|bytes| Choice {
-                    entry: LEDGER.enter(bytes),
-                    deciding: Mutex::new(()),
-                    made: OnceLock::new(),
-                });
-                weight.state = State::Constant(verified, choice);
+                let constant = weight.constant(&x2, &index, options.verify)?;
+                weight.state = State::Constant(constant);
             }
             _ if api.hides_outer_constants() => {}
             (x2, _) => {
@@ -183,7 +177,7 @@ impl<P: Prepared> Weight<P> {
     /// Output columns, as declared.
     pub fn n(&self) -> Result<usize, Error> {
         match &self.state {
-            State::Constant(verified, _) => Ok(verified.weight.n()),
+            State::Constant(constant) => Ok(constant.n),
             State::Deferred(_) => {
                 let declared = self.info.get(3).and_then(|&n| usize::try_from(n).ok());
                 declared.ok_or_else(|| not_five_numbers(&self.info))
@@ -200,23 +194,26 @@ impl<P: Prepared> Weight<P> {
     fn weight_and_bytes<'a>(&'a self, context: &KernelContext<'a>) -> Result<(&'a P, &'a [u8]), Error> {
         let x2 = context.input(self.inputs.x2)?;
         match &self.state {
-            State::Constant(verified, choice) => {
+            State::Constant(constant) => {
                 // SAFETY: a constant input is the same tensor at every call, so it has the length it had at creation.
-                let bytes = unsafe { x2.bytes(verified.len) }?;
-                let Some(choice) = choice else { return Ok((&verified.weight, bytes)) };
-                let decoded = match choice.made.get() {
+                let bytes = unsafe { x2.bytes(constant.len) }?;
+                let weight = match constant.made.get() {
                     Some(made) => made,
-                    None => self.decide(choice, context)?,
+                    None => self.make(constant, context)?,
                 };
-                Ok((decoded.as_ref().unwrap_or(&verified.weight), bytes))
+                Ok((weight, bytes))
             }
             State::Deferred(cell) => {
                 let verified = match cell.get() {
                     Some(verified) => verified,
                     None => {
                         let index = context.input(self.inputs.index)?;
-                        let verified = self.verify(&x2, &index, 1, self.policy.at_creation())?;
-                        cell.get_or_init(|| verified)
+                        self.parse(&x2, &index)?;
+                        let weight = self.verify(&x2, &index, 1, self.policy.at_creation())?;
+                        let bytes = tensor_bytes(&x2, self.inputs.x2)?;
+                        let fingerprint = bytes.first_chunk().copied();
+                        let fingerprint = fingerprint.ok_or_else(|| Error::internal("a weight without a header"))?;
+                        cell.get_or_init(|| Verified { weight, len: bytes.len(), fingerprint })
                     }
                 };
                 let bytes = tensor_bytes(&x2, self.inputs.x2)?;
@@ -228,54 +225,101 @@ impl<P: Prepared> Weight<P> {
         }
     }
 
-    /// Decodes the weight, unless it is to stay compressed.
-    #[cold]
-    fn decide<'a>(&self, choice: &'a Choice<P>, context: &KernelContext<'_>) -> Result<&'a Option<P>, Error> {
-        let _deciding = choice.deciding.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(made) = choice.made.get() {
-            return Ok(made);
-        }
-        let made = if choice.entry.decide(self.policy, Caches::of_machine(processors())) {
-            let (x2, index) = (context.input(self.inputs.x2)?, context.input(self.inputs.index)?);
-            Some(self.verify(&x2, &index, processors(), Residency::Decoded)?.weight)
-        } else {
-            None
+    /// Checks a weight whose bytes are known, and verifies it unless that is left to the first run.
+    fn constant(&self, x2: &Value<'_>, index: &Value<'_>, verify: Verify) -> Result<Constant<P>, Error> {
+        let parsed = self.parse(x2, index)?;
+        let (k, n) = (parsed.geometry().k(), parsed.geometry().n());
+        let key = self.key(tensor_bytes(x2, self.inputs.x2)?);
+        let entry = (P::CHOICE && self.policy.is_open()).then(|| LEDGER.enter(key, k as u64 * n as u64));
+        let verified = match verify {
+            Verify::Load => Some(self.verify(x2, index, processors(), self.policy.at_creation())?),
+            Verify::Use => None,
         };
-        Ok(choice.made.get_or_init(|| made))
+        let (made, making) = match (&entry, verified) {
+            (None, Some(weight)) => (OnceLock::from(weight), Mutex::new(None)),
+            (_, verified) => (OnceLock::new(), Mutex::new(verified)),
+        };
+        Ok(Constant { len: parsed.x2_len(), n, entry, made, making })
     }
 
+    /// Makes what runs use: decides whether the weight is decoded, and verifies it unless that is done.
+    #[cold]
+    fn make<'a>(&self, constant: &'a Constant<P>, context: &KernelContext<'_>) -> Result<&'a Arc<P>, Error> {
+        let mut verified = constant.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = constant.made.get() {
+            return Ok(made);
+        }
+        let residency = match &constant.entry {
+            Some(entry) if entry.decide(self.policy, Caches::of_machine(processors())) => Residency::Decoded,
+            Some(_) => Residency::Compressed,
+            None => self.policy.at_creation(),
+        };
+        let made = match (residency, &*verified) {
+            (Residency::Compressed, Some(verified)) => Arc::clone(verified),
+            _ => {
+                let (x2, index) = (context.input(self.inputs.x2)?, context.input(self.inputs.index)?);
+                self.verify(&x2, &index, processors(), residency)?
+            }
+        };
+        *verified = None;
+        Ok(constant.made.get_or_init(|| made))
+    }
+
+    /// What is likely to differ from that of another weight.
+    fn key(&self, x2: &[u8]) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&x2[..x2.len().min(FINGERPRINT)], &self.info).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Header, index and attribute, whose tiles are not verified yet.
+    fn parse(&self, x2: &Value<'_>, index: &Value<'_>) -> Result<CompressedWeight, Error> {
+        let parsed = self.checked(x2, index, |x2, index| CompressedWeight::parse(x2, index, &self.info))?;
+        match self.expected {
+            Some(expected) if expected != parsed.weight_type() => {
+                let reason = format!("is {} instead of {}", name(expected), name(parsed.weight_type()));
+                Err(Error::invalid(reason).within(self.inputs.declares_type))
+            }
+            _ => Ok(parsed),
+        }
+    }
+
+    /// Checks every checksum and every code word, and decodes the weight if it is to be.
     fn verify(
         &self,
         x2: &Value<'_>,
         index: &Value<'_>,
         threads: usize,
         residency: Residency,
-    ) -> Result<Verified<P>, Error> {
+    ) -> Result<Arc<P>, Error> {
+        self.checked(x2, index, |x2, index| {
+            let options = PrepareOptions { residency, threads, ..PrepareOptions::from_env()? };
+            match residency {
+                Residency::Compressed => P::prepare(x2, index, &self.info, options).map(Arc::new),
+                Residency::Decoded => P::decode(x2, index, &self.info, options),
+            }
+        })
+    }
+
+    /// What becomes of the bytes of two tensors; an error names the weight, and says what to do if something is known.
+    fn checked<T>(
+        &self,
+        x2: &Value<'_>,
+        index: &Value<'_>,
+        work: impl FnOnce(&[u8], &[u8]) -> Result<T, mcd_core::Error>,
+    ) -> Result<T, Error> {
         let checked = || {
             let x2 = tensor_bytes(x2, self.inputs.x2)?;
             let index = tensor_bytes(index, self.inputs.index)?;
-            let refused = |error: mcd_core::Error| Error::invalid(error.to_string());
-            let defaults = PrepareOptions::from_env().map_err(refused)?;
-            let options = PrepareOptions { residency, threads, ..defaults };
-            let weight = P::prepare(x2, index, &self.info, options).map_err(|error| match error {
+            work(x2, index).map_err(|error| match error {
                 mcd_core::Error::Magic(_) => Error::invalid(format!(
                     "{error}. If CANN's compressor wrote it, only a device reads it: set session config entry mcd.device to \
                      \"ascend:0\""
                 )),
-                other => refused(other),
-            })?;
-            let fingerprint =
-                x2.first_chunk().copied().ok_or_else(|| Error::internal("a weight without a header"))?;
-            Ok(Verified { weight, len: x2.len(), fingerprint })
+                other => Error::invalid(other.to_string()),
+            })
         };
-        let verified = checked().map_err(|error: Error| error.within(&format!("weight {:?}", self.name)))?;
-        match (self.expected, verified.weight.weight_type()) {
-            (Some(expected), found) if expected != found => {
-                let reason = format!("is {} instead of {}", name(expected), name(found));
-                Err(Error::invalid(reason).within(self.inputs.declares_type))
-            }
-            _ => Ok(verified),
-        }
+        checked().map_err(|error: Error| error.within(&format!("weight {:?}", self.name)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The rows of a table.
 
-use mcd_core::{Bound, Kernel, Parallel, PrepareOptions, Residency, RowPart, Serial, VerifiedWeight, WeightType};
+use mcd_core::{Bound, Kernel, Parallel, PrepareOptions, Residency, RowPart, Serial, VerifiedWeight};
 
 use crate::operators::weight::Prepared;
 
@@ -58,13 +58,5 @@ impl Prepared for Table {
             Residency::Decoded => Some(weight.bind(x2)?.decompressed(&Serial)?),
         };
         Ok(Self { weight, decoded })
-    }
-
-    fn n(&self) -> usize {
-        self.weight.n()
-    }
-
-    fn weight_type(&self) -> WeightType {
-        self.weight.weight_type()
     }
 }

@@ -25,14 +25,19 @@ const QUAD: usize = 4;
 /// Steps after which a tile is stored.
 const AWAKE_STEPS: usize = 12;
 
-/// Rows, and rows by length of k, up to which the AVX-512 kernel is faster on symbols in memory: so few rows leave tile
-/// registers mostly empty, and waking them takes longer than short products.
-const FEW_ROWS: usize = 4;
-const FEW_ACTIVATIONS: usize = 2048;
+/// Rows by length of k up to which the AVX-512 kernel is faster on symbols in memory, by the number of rows: few rows leave
+/// tile registers mostly empty, and waking them takes longer than short products.
+fn few_activations(m: usize) -> usize {
+    match m {
+        0..=4 => usize::MAX,
+        5..=8 => 2048,
+        _ => 1024,
+    }
+}
 
 /// Whether tile registers do not pay for a block of `m` rows.
 pub fn too_few(m: usize, extent: Extent) -> bool {
-    m <= FEW_ROWS || m.saturating_mul(extent.k()) <= FEW_ACTIVATIONS
+    m.saturating_mul(extent.k()) <= few_activations(m)
 }
 
 /// The rows of a chunk in two tile registers; none in the second if the first has room for all.
@@ -161,8 +166,8 @@ struct Block {
 /// `$pointer`, which advance by `$by` bytes; and stores the sums. It is one `asm!`, for what tile registers hold does not
 /// outlast one.
 ///
-/// Every few steps register 4 is stored to no purpose: the processor turns off what stores tiles after some 400 ns, and
-/// takes 300 to wake it.
+/// In front of every few steps register 4 is stored to no purpose: the processor turns off what stores tiles after some
+/// 400 ns, and takes 300 to wake it, which it does while it multiplies.
 macro_rules! run {
     (
         $block:ident, $text:expr, { $($pointer:ident = $from:expr, $by:literal;)* },
@@ -177,6 +182,7 @@ macro_rules! run {
             "3:",
             $($(concat!("tileloadd tmm", $tile, ", [{", stringify!($base), "} + {stride}*1 + ", $offset, "]"),)*)*
             "4:",
+            "tilestored [{discard} + {width}*1], tmm4",
             "mov {some}, {awake}",
             "cmp {left}, {some}",
             "cmovb {some}, {left}",
@@ -186,7 +192,6 @@ macro_rules! run {
             $(concat!("add {", stringify!($pointer), "}, ", $by),)*
             "dec {some}",
             "jnz 2b",
-            "tilestored [{discard} + {width}*1], tmm4",
             "test {left}, {left}",
             "jnz 4b",
             $($(concat!("tilestored [{", stringify!($base), "} + {stride}*1 + ", $offset, "], tmm", $tile),)*)*

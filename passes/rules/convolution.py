@@ -1,0 +1,180 @@
+"""What rules about convolutions share: the kernel as a matrix, the node to be, how the kernel goes over an image."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from mcd_graph.model.constants import WORTH_NAMING
+from mcd_graph.operators import conv_compress_dequant
+from mcd_graph.passes.engine.facts import (
+    dimensions,
+    int_attribute,
+    ints_attribute,
+    known_dtype,
+    known_shape,
+    string_attribute,
+)
+from mcd_graph.passes.engine.match import NewCompressed, NewConstant, Operand, Weight
+from mcd_graph.passes.engine.operands import find_weight, quantization_vector
+from mcd_graph.passes.refusal import ReasonCode, Refusal
+from mcd_graph.passes.rules.scales import Scale, require_one_value
+
+if TYPE_CHECKING:
+    from mcd_graph.operators.spec import OperatorSpec
+
+__all__ = ["Convolution", "Kernel", "find_kernel", "requantized", "scaled", "window_of"]
+
+#: The attribute ``same`` for each ``auto_pad`` that depends on the image.
+_SAME = {"SAME_UPPER": 1, "SAME_LOWER": 2}
+
+#: Output channels that are decoded together, of one group.
+_PANEL = 16
+
+#: Panels of a tile at the most, and fractals.
+_MOST_PANELS, _MOST_FRACTALS = 8, 64
+
+#: Columns of a fractal.
+_FRACTAL_K = 32
+
+#: Dimensions of an image at the most.
+_DIMS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel(Weight):
+    """A convolution's kernel (n, channels, size …), as a matrix of n rows: the channels of a tap beside each other."""
+
+    @property
+    def k(self) -> int:
+        """Columns of the matrix: taps times channels."""
+        return math.prod(dimensions(self.tensor)[1:])
+
+    def array(self) -> np.ndarray:
+        """Return the matrix (n, k)."""
+        return np.ascontiguousarray(np.moveaxis(self.tensor.numpy(), 1, -1)).reshape(self.n, self.k)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Convolution(NewCompressed):
+    """A ConvCompressDequant to be."""
+
+    spec: ClassVar[OperatorSpec] = conv_compress_dequant.SPEC
+
+    x1: Operand
+    deq_scale: Operand = None
+    bias: Operand = None
+    x1_zero_point: Operand = None
+    w_zero_point: Operand = None
+    y_zero_point: Operand = None
+    x1_scale: Operand = None
+    window: conv_compress_dequant.Window | None = None
+    output_type: ir.DataType | None = None
+
+    def attributes(self) -> dict[str, Any]:
+        """Return its attributes; those that are as by default are left out."""
+        window = self.window
+        if window is None:
+            return {}
+        attributes: dict[str, Any] = {"kernel_shape": list(window.kernel)}
+        for name, numbers, default in (
+            ("strides", window.strides, 1), ("dilations", window.dilations, 1), ("pads", window.pads, 0),
+        ):  # fmt: skip
+            if any(number != default for number in numbers):
+                attributes[name] = list(numbers)
+        if window.same:
+            attributes["same"] = window.same
+        if window.group != 1:
+            attributes["group"] = window.group
+        return attributes
+
+    def tiling(self, weight: Weight) -> tuple[int, int] | None:
+        """Return tiles of which each group has whole ones; where there is one group, the codec chooses."""
+        if self.window is None or self.window.group == 1:
+            return None
+        panels = weight.n // self.window.group // _PANEL
+        high = max(count for count in range(1, _MOST_PANELS + 1) if panels % count == 0)
+        return min(_MOST_FRACTALS // high, math.ceil(weight.k / _FRACTAL_K)), high
+
+
+def scaled(
+    convolution: Convolution, kernel: Kernel, scale: Scale, zero_points: tuple[ir.Value | None, ir.Value | None]
+) -> Convolution:
+    """Return a convolution whose sums are multiplied by a scale; ``zero_points`` are those of image and kernel."""
+    x_zero_point, w_zero_point = zero_points
+    require_one_value(x_zero_point, "zero point")
+    return dataclasses.replace(
+        convolution,
+        deq_scale=scale.deq_scale,
+        x1_scale=scale.x1_scale,
+        x1_zero_point=x_zero_point,
+        w_zero_point=quantization_vector(w_zero_point, kernel.n),
+    )
+
+
+def requantized(convolution: Convolution, y_zero_point: ir.Value | NewConstant, *, typed: bool = True) -> Convolution:
+    """Return a convolution whose result is quantised again; ``typed``: and stays of the type of its zero point."""
+    if isinstance(y_zero_point, NewConstant):
+        dtype: ir.DataType | None = ir.DataType.from_numpy(y_zero_point.array.dtype)
+    else:
+        require_one_value(y_zero_point, "output zero point")
+        dtype = known_dtype(y_zero_point)
+    if dtype not in (ir.DataType.INT8, ir.DataType.UINT8, None):
+        raise Refusal(ReasonCode.RESULT_TYPE, f"its output is {dtype.name.lower()}, not int8 or uint8")
+    return dataclasses.replace(convolution, y_zero_point=y_zero_point, output_type=dtype if typed else None)
+
+
+def find_kernel(node: ir.Node, value: ir.Value | None, path: tuple[ir.Node, ...] = ()) -> Kernel | None:
+    """Return the constant kernel of a node; ``None`` for one that is no weight to speak of.
+
+    Args:
+        node: the convolution.
+        value: its input, or what a DequantizeLinear in front of that reads.
+        path: nodes in between that go when nobody else needs them.
+    """
+    weight = find_weight(value, transposed=True, kernel=True, path=path)
+    group = int_attribute(node, "group", 1)
+    if weight.tensor.nbytes < WORTH_NAMING:
+        return None
+    recipe = (*weight.recipe, "channels last", group)
+    return Kernel(weight.value, weight.tensor, transposed=True, path=weight.path, recipe=recipe)
+
+
+def window_of(node: ir.Node, kernel: Kernel, x: ir.Value | None) -> conv_compress_dequant.Window:
+    """Return how the kernel goes over the image, or refuse what the operator does not do."""
+    if x is None:
+        raise Refusal(ReasonCode.INPUT_MISSING, "it has no activation input")
+    _, channels, *size = dimensions(kernel.tensor)
+    group = int_attribute(node, "group", 1)
+    if group != 1 and (group < 1 or kernel.n % (group * _PANEL)):
+        raise Refusal(ReasonCode.CONVOLUTION_GROUPS, f"it has {group} groups for {kernel.n} output channels")
+    if not 1 <= len(size) <= _DIMS:
+        raise Refusal(ReasonCode.CONVOLUTION_RANK, f"its kernel has {len(size)} dimensions beside channels")
+    if list(ints_attribute(node, "kernel_shape") or size) != size:
+        raise Refusal(ReasonCode.SHAPE_MISMATCH, f"its kernel_shape is not {size}, the size of its kernel")
+    auto_pad = string_attribute(node, "auto_pad", "NOTSET")
+    pads = ints_attribute(node, "pads") if auto_pad == "NOTSET" else None
+    try:
+        window = conv_compress_dequant.Window.of(
+            {
+                "kernel_shape": size,
+                "strides": ints_attribute(node, "strides"),
+                "dilations": ints_attribute(node, "dilations"),
+                "pads": pads,
+                "same": _SAME.get(auto_pad),
+                "group": group,
+            }
+        )
+    except ValueError as error:
+        raise Refusal(ReasonCode.CONVOLUTION_ATTRIBUTE, f"its {error}") from None
+    shape = known_shape(x)
+    if shape is not None and (len(shape) != len(size) + 2 or shape[1] not in (channels * group, None)):
+        raise Refusal(ReasonCode.SHAPE_MISMATCH, f"its input has {shape[1:2]} channels, its kernel {channels * group}")
+    dtype = known_dtype(x)
+    if dtype not in (ir.DataType.INT8, ir.DataType.UINT8, None):
+        raise Refusal(ReasonCode.ACTIVATION_TYPE, f"its activation is {dtype.name.lower()}, not int8 or uint8")
+    return window
