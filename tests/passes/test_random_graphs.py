@@ -1,11 +1,15 @@
 """Random graphs in exporters' dialects: whatever is lowered gives the original's bytes, at default settings and without
 optimisations. The same graphs every time; ``python tests/fuzz/hunt.py`` looks at others."""
 
+import functools
+
 import pytest
 from random_graphs import check, expect, generate
 
+from mcd_graph.isolation import death_of
+
 CASES = 160
-GROUPS = 8
+GROUPS = 4
 
 
 @pytest.mark.parametrize("group", range(GROUPS))
@@ -13,6 +17,8 @@ def test_random_graphs(group: int) -> None:
     met = lowered = ran = 0
     for seed in range(group, CASES, GROUPS):
         case = generate(seed)
+        if death_of(functools.partial(expect, case), seconds=60):
+            continue  # onnxruntime ends the process when it opens the original
         expected = expect(case)
         if expected is None:
             continue
