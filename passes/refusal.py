@@ -247,6 +247,11 @@ class ReasonCode(enum.StrEnum):
         "of 16, as in depthwise convolutions.",
         "`--at-open`, which restores its kernel when a session is created; such kernels hold few bytes.",
     )
+    CONVOLUTION_SMALL = (
+        "convolution-small",
+        "The kernel is so small that onnxruntime's own convolution is faster.",
+        "`--at-open`, which restores it when a session is created.",
+    )
     CONVOLUTION_RANK = (
         "convolution-rank",
         "The kernel has other dimensions beside its channels than one to three.",

@@ -81,13 +81,13 @@ TABLE: tuple[Row, ...] = (
     Row(
         "QLinearConv",
         Way.RUN,
-        "is computed from the compressed kernel, where it has one group",
+        "is computed from the compressed kernel, where that has 32 KiB or more or activations are int8",
         "1.1 to 8.3 to decode it in front, the most where the image is small",
     ),
     Row(
         "ConvInteger",
         Way.RUN,
-        "is computed from the compressed kernel, where it has one group",
+        "is computed from the compressed kernel, in groups of 16, 32, … output channels",
         "1.01 to 1.12 to decode it in front",
     ),
     Row(f"{_MS}::DynamicQuantizeLSTM", Way.OPEN, "packs its weights when the session is created", "2.2 to 4.3"),

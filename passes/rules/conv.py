@@ -13,8 +13,9 @@
 ==============================  ======================================================================================
 accepted                        one to three dimensions; strides, dilations, pads, auto_pad; int8 or uint8 activations,
                                 kernels and results; scales and zero points for the whole kernel or per channel
-kept, with the reason           kernels that are not constant; groups whose output channels are no multiple of 16, as in
-                                depthwise convolutions; scales and zero points of other shapes
+kept, with the reason           kernels that are not constant; QLinearConv of uint8 with kernels below 32 KiB; groups
+                                whose output channels are no multiple of 16, as in depthwise convolutions; scales and
+                                zero points of other shapes
 ==============================  ======================================================================================
 
 onnxruntime folds the three scales in float32, multiplies the int32 sum with the result, clamps, rounds half to even
@@ -30,7 +31,7 @@ from mcd_graph.passes.engine.facts import get_input
 from mcd_graph.passes.engine.match import Family, Match, Rule
 from mcd_graph.passes.engine.operands import quantization_column, quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.convolution import Convolution, find_kernel, requantized, scaled, window_of
+from mcd_graph.passes.rules.convolution import Convolution, find_kernel, refuse_small, requantized, scaled, window_of
 from mcd_graph.passes.rules.scales import fold_scales, require_one_value
 
 __all__ = ["FAMILY"]
@@ -64,6 +65,7 @@ def _match_qlinear_conv(node: ir.Node) -> Match | None:
     scale = fold_scales(x_scale, w_scale, y_scale, n=kernel.n)
     convolution = Convolution(x, bias=quantization_column(b, kernel.n), window=window_of(node, kernel, x))
     convolution = requantized(scaled(convolution, kernel, scale, (x_zero_point, w_zero_point)), y_zero_point)
+    refuse_small(kernel, x)
     return Match("QLinearConv", kernel, convolution, node.outputs[0], (node,))
 
 

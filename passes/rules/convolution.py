@@ -27,7 +27,11 @@ from mcd_graph.passes.rules.scales import Scale, require_one_value
 if TYPE_CHECKING:
     from mcd_graph.operators.spec import OperatorSpec
 
-__all__ = ["Convolution", "Kernel", "find_kernel", "requantized", "scaled", "window_of"]
+__all__ = ["SMALL", "Convolution", "Kernel", "find_kernel", "refuse_small", "requantized", "scaled", "window_of"]
+
+#: Bytes of a kernel below which onnxruntime's QLinearConv of uint8 is faster: over many pixels by 5 % for 18 KiB, 26 %
+#: for 16 KiB; from 36 KiB on it is slower (docs/experiments/2026-11-27-convolutions.md).
+SMALL = 32 << 10
 
 #: The attribute ``same`` for each ``auto_pad`` that depends on the image.
 _SAME = {"SAME_UPPER": 1, "SAME_LOWER": 2}
@@ -142,6 +146,13 @@ def find_kernel(node: ir.Node, value: ir.Value | None, path: tuple[ir.Node, ...]
         return None
     recipe = (*weight.recipe, "channels last", group)
     return Kernel(weight.value, weight.tensor, transposed=True, path=weight.path, recipe=recipe)
+
+
+def refuse_small(kernel: Kernel, x: ir.Value | None) -> None:
+    """Refuse a kernel that onnxruntime is faster with; of int8 activations, its operator is slow with every kernel."""
+    if kernel.tensor.nbytes < SMALL and known_dtype(x) != ir.DataType.INT8:
+        text = f"its kernel has {kernel.tensor.nbytes} bytes, and onnxruntime is faster with less than {SMALL}"
+        raise Refusal(ReasonCode.CONVOLUTION_SMALL, text)
 
 
 def window_of(node: ir.Node, kernel: Kernel, x: ir.Value | None) -> conv_compress_dequant.Window:

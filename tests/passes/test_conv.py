@@ -10,9 +10,19 @@ from onnx import helper
 
 import mcd_graph
 from mcd_graph.passes import ReasonCode
+from mcd_graph.passes.rules import convolution
 
 C, N = 24, 40
 """Channels in and out."""
+
+LEAST = convolution.SMALL
+
+
+@pytest.fixture(autouse=True)
+def kernels_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have small kernels compressed too, so that the tests are quick."""
+    monkeypatch.setattr(convolution, "SMALL", 0)
+
 
 IMAGES = {1: (29,), 2: (11, 9), 3: (5, 6, 7)}
 KERNELS = {1: (5,), 2: (3, 3), 3: (2, 3, 2)}
@@ -258,3 +268,15 @@ def test_compress_proves_and_restores(tmp_path: Path) -> None:
     mcd_graph.restore_model(target, back)
     restored = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(back).graph.initializer}
     assert any(array.dtype == np.int8 and np.array_equal(array, weight) for array in restored.values())
+
+
+@pytest.mark.parametrize(("x_type", "small"), [(np.uint8, True), (np.int8, False)])
+def test_small_kernels_stay_where_onnxruntime_is_faster(
+    monkeypatch: pytest.MonkeyPatch, x_type: type, small: bool
+) -> None:
+    monkeypatch.setattr(convolution, "SMALL", LEAST)
+    expected = [("QLinearConv", ReasonCode.CONVOLUTION_SMALL if small else None)]
+    assert lower(qlinear_conv(x_type=x_type)).outcome == expected
+    assert lower(conv_integer(x_type=x_type)).outcome == [("ConvInteger", None)]
+    monkeypatch.setattr(convolution, "SMALL", N * C * 9)
+    assert lower(qlinear_conv(x_type=x_type)).outcome == [("QLinearConv", None)]
