@@ -165,7 +165,7 @@ def test_how_much_is_under_way(source: Path, out: Path, monkeypatch: pytest.Monk
 
     for number, (limit, expected_most) in enumerate({1: 1, 3 * WIDTH * WIDTH: 3}.items()):
         most = 0
-        monkeypatch.setattr("mcd_graph.compress._BYTES_UNDER_WAY", limit)
+        monkeypatch.setattr("mcd_graph.compression.packed._BYTES_UNDER_WAY", limit)
         monkeypatch.setattr("os.sched_getaffinity", lambda _: range(8))
         compress_model(source, out / f"{number}.onnx", executor=Counting(lambda source: source))
         assert most == expected_most

@@ -13,10 +13,11 @@ from lowering import integers, make_model
 from onnx import helper
 
 import mcd_graph
-from mcd_graph import compress, proof
+from mcd_graph import proof
 from mcd_graph.cli import main
 from mcd_graph.codec.packing import pack_all
 from mcd_graph.codec.weights import CompressedWeight, pack_weight
+from mcd_graph.compression import packed
 from mcd_graph.passes import WeightJob
 
 K = 64
@@ -71,7 +72,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, names: Collection[str]) -> None:
     def vars_of(weight: CompressedWeight) -> dict[str, object]:
         return {name: getattr(weight, name) for name in ("x2", "compress_index", "compress_info")}
 
-    monkeypatch.setattr(compress, "pack_all", wrong)
+    monkeypatch.setattr(packed, "pack_all", wrong)
 
 
 def test_what_is_right_is_proved(source: Path) -> None:
@@ -113,13 +114,13 @@ def test_no_tensor_becomes_an_array_of_floats(source: Path, monkeypatch: pytest.
 def test_weights_are_compressed_once_however_often_it_is_tried(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As leaving out at once what differs, it gives the same bytes: in the model file, or in a data file."""
     spoil(monkeypatch, {"w1", "w4"})
-    tried, spoiled = [], compress.pack_all
+    tried, spoiled = [], packed.pack_all
 
     def count(jobs: Collection[WeightJob], *given: object, **named: object) -> object:
         tried.append([job.key for job in jobs])
         return spoiled(jobs, *given, **named)
 
-    monkeypatch.setattr(compress, "pack_all", count)
+    monkeypatch.setattr(packed, "pack_all", count)
     outputs = [source.with_name(name) for name in ("tried.onnx", "left_out.onnx")]
     for inline in (False, True):
         tried.clear()

@@ -1,0 +1,49 @@
+"""Why nothing is compressed, for people."""
+
+from collections import Counter
+
+from mcd_graph.model.constants import eight_bit_constants
+from mcd_graph.operators.registry import compressed_nodes
+from mcd_graph.passes import LoweringPlan
+from mcd_graph.passes.at_open import constants_at_open
+
+__all__ = ["why_not_smaller", "why_nothing"]
+
+
+def why_nothing(plan: LoweringPlan) -> str:
+    """Say why no weight of a plan is compressed."""
+    sites = plan.sites
+    if not sites:
+        if any(compressed_nodes(plan.model)):
+            return "it is compressed already"
+        held = _int8_constants(plan)
+        return held or "it has no int8 weights; quantise it to int8 first"
+    reasons = Counter((site.code, site.reason) for site in sites)
+    each = "; ".join(f"{count} because {reason}" for (_, reason), count in reasons.most_common())
+    code = reasons.most_common(1)[0][0][0]
+    hint = "" if code is None else f". What to do ({code}): {code.remedy}"
+    if any(constants_at_open(plan.model)):
+        hint += ". --at-open compresses constants whatever reads them"
+    return f"all {len(sites)} nodes with quantised weights are kept: {each}{hint}"
+
+
+def _int8_constants(plan: LoweringPlan) -> str | None:
+    """Say which operators read the int8 constants of a model without a multiplication that could be compressed."""
+    readers: Counter[str] = Counter()
+    size = 0
+    for constant in eight_bit_constants(plan.model):
+        size += constant.tensor.nbytes
+        readers.update({user.op_type for user in constant.value.consumers()})
+    if not size:
+        return None
+    names = ", ".join(f"{name} ({count})" for name, count in readers.most_common())
+    hint = "; --at-open compresses those of them that are large enough"
+    return f"its int8 and uint8 constants, {size:,} bytes, are read by operators that are not compressed: {names}{hint}"
+
+
+def why_not_smaller(source: str, before: int, after: int) -> str:
+    """Say why a model whose weights were compressed is not written."""
+    return (
+        f"{source}: nothing to gain: the files would have {after:,} bytes instead of {before:,}, because tables and "
+        "what is said of each weight eat what they save; --force-larger writes them all the same"
+    )
