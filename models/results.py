@@ -4,9 +4,11 @@
     python models/results.py [--only NAME] [--cache DIR] [--repeats 15]
 
 Models come from PyPI through pip, and each file is held to its recipe's SHA-256 before anything opens it. Float models
-are quantised by onnxruntime: `dynamic` is quantize_dynamic, `qdq` is quantize_static in QDQ form, calibrated with the
-random inputs that `mcd verify` would use (ids within the vocabulary, masks of ones and zeros). Calibration decides the
-scales of activations only, so the weights, and with them all sizes, are those that real data would give.
+are quantised by onnxruntime: `dynamic` is quantize_dynamic, `qdq` is quantize_static in QDQ form with uint8 activations
+and a scale for each channel, `qdq s8s8` the same with int8 activations; of MatMul and Gemm, or of `all` operators that
+the quantiser knows. It is calibrated with the random inputs that `mcd verify` would use (ids within the vocabulary,
+masks of ones and zeros). Calibration decides the scales of activations only, so the weights, and with them all sizes,
+are those that real data would give.
 
 The rows go into models/results.jsonl, one for each model and form, and the table of models/README.md is made of them.
 """
@@ -27,6 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from onnx import version_converter
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from mcd_graph import NothingToCompressError, compress_model, verify_model
@@ -36,6 +40,7 @@ from mcd_graph.machine import this_machine
 from mcd_graph.model.loading import load_model
 
 HERE = Path(__file__).parent
+CHANNELS_OPSET = 13
 BEGIN, END = "<!-- results: python models/results.py -->", "<!-- end of results -->"
 
 
@@ -99,22 +104,32 @@ def quantize(model: Path, form: str, axes: Sequence[Sequence[int]], folder: Path
         return model
     from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: PLC0415 - it needs sympy
 
-    prepared, path = folder / "prepared.onnx", folder / f"{form}.onnx"
+    prepared, path = folder / "prepared.onnx", folder / "quantised.onnx"
     quant_pre_process(model, prepared, skip_symbolic_shape=True)
-    if form == "dynamic":
-        quantize_dynamic(prepared, path, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm"])
+    how, _, operators = form.partition(", ")
+    chosen = {} if operators == "all" else {"op_types_to_quantize": ["MatMul", "Gemm"]}
+    if how == "dynamic":
+        quantize_dynamic(prepared, path, weight_type=QuantType.QInt8, **chosen)
     else:
+        _raise_opset(prepared)
         quantize_static(
             prepared,
             path,
             Calibration(feeds(model, axes, 8)),
             quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8 if how == "qdq s8s8" else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
-            op_types_to_quantize=["MatMul", "Gemm"],
+            **chosen,
         )
     return path
+
+
+def _raise_opset(path: Path) -> None:
+    """Bring a model to the first opset whose DequantizeLinear has a scale for each channel, if it is older."""
+    model = onnx.load(path)
+    if any(each.domain in ("", "ai.onnx") and each.version < CHANNELS_OPSET for each in model.opset_import):
+        path.write_bytes(version_converter.convert_version(model, CHANNELS_OPSET).SerializeToString())
 
 
 def measure(file: dict[str, Any], form: str, path: Path, folder: Path, repeats: int) -> dict[str, Any]:
@@ -144,6 +159,10 @@ def measure(file: dict[str, Any], form: str, path: Path, folder: Path, repeats: 
         "over_entropy": totals.payload_bytes / totals.entropy_bytes - 1,
         "file_bytes_before": totals.file_bytes_before,
         "file_bytes_after": totals.file_bytes_after,
+        "file_bytes_at_open": at_open(path, folder),
+        "constant_bytes": totals.constant_bytes,
+        "constant_bytes_lowered": totals.constant_bytes_lowered,
+        "constant_entropy_bytes": totals.constant_entropy_bytes,
         "identical": all(result.identical for result in results),
         "latency": [
             {
@@ -160,6 +179,11 @@ def measure(file: dict[str, Any], form: str, path: Path, folder: Path, repeats: 
     }
 
 
+def at_open(path: Path, folder: Path) -> int | None:
+    """The size of the files with the other constants compressed as well."""
+    return compress_model(path, folder / "open.mcd.onnx", at_open=True).totals.file_bytes_after
+
+
 def _general(reason: str) -> str:
     """Leave out which weight it is about, so that equal reasons can be counted."""
     return re.sub(r"weight \S+", "the weight", reason)
@@ -168,23 +192,25 @@ def _general(reason: str) -> str:
 def table(rows: list[dict[str, Any]]) -> str:
     """The rows as Markdown."""
     lines = [
-        "| Model | Form | Lowered | Not compressed | Weights, MB | Ratio | Over the entropy | Files, MB | Outputs "
-        "| Speed-up, 1 thread |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| Model | Form | Lowered | Not compressed | Int8 bytes compressed | Over the entropy | Files, MB | Ratio "
+        "| Ratio with `--at-open` | Ratio possible | Outputs | Speed-up, 1 thread |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         if "nothing" in row:
-            lines.append(f"| `{row['model']}` | {row['form']} | 0 | | | | | | | {row['nothing']} |")
+            lines.append(f"| `{row['model']}` | {row['form']} | 0 | | | | | | | | | {row['nothing']} |")
             continue
         latency = ", ".join(
             f"{1 / one['ratio']:.2f} ({1 / one['ratio_high']:.2f} to {1 / one['ratio_low']:.2f}) at {one['shape']}"
             for one in row["latency"]
         )
+        before, after, opened = (row[f"file_bytes_{when}"] for when in ("before", "after", "at_open"))
+        possible = before - row["constant_bytes"] + row["constant_entropy_bytes"]
         lines.append(
             f"| `{row['model']}` | {row['form']}: {row['pattern']} | {row['lowered']} | {row['kept']} "
-            f"| {row['weight_bytes'] / 1e6:.2f} → {row['compressed_bytes'] / 1e6:.2f} | {row['ratio']:.3f} "
-            f"| {100 * row['over_entropy']:.1f} % "
-            f"| {row['file_bytes_before'] / 1e6:.2f} → {row['file_bytes_after'] / 1e6:.2f} "
+            f"| {100 * row['constant_bytes_lowered'] / row['constant_bytes']:.1f} % "
+            f"| {100 * row['over_entropy']:.1f} % | {before / 1e6:.2f} → {after / 1e6:.2f} | {before / after:.3f} "
+            f"| {before / opened:.3f} | {before / possible:.3f} "
             f"| {'identical' if row['identical'] else '**differ**'} | {latency} |"
         )
     kept = [(row, *item) for row in rows for item in row.get("reasons", {}).items()]

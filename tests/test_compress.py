@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from onnx import helper
 from samples import K, N, digests, float_model, gaussian_weight, text_model, uniform_weight, write, write_external
 
 from mcd_graph import (
@@ -23,12 +24,14 @@ from mcd_graph import (
     unpack_weight,
     verify_model,
 )
+from mcd_graph.cli.compress import _print_kept
 from mcd_graph.model.annotations import remove_annotations
 from mcd_graph.model.data_files import DATA_FILE_KEY
 from mcd_graph.model.fidelity import to_proto
 from mcd_graph.model.layout import TensorLayout
 from mcd_graph.model.loading import load_model, read_proto
-from mcd_graph.report.data import SCHEMA_VERSION
+from mcd_graph.passes import ReasonCode
+from mcd_graph.report.data import SCHEMA_VERSION, WITHOUT_WEIGHT
 
 
 def test_report(model: Path, out: Path) -> None:
@@ -53,6 +56,19 @@ def test_report(model: Path, out: Path) -> None:
         "name", "op_type", "pattern", "status", "reason", "k", "n", "weight_bytes", "compressed_bytes",
         "entropy_bits", "codec",
     }  # fmt: skip
+
+
+def test_products_of_activations_are_counted_apart(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    proto = text_model()
+    transposed = helper.make_node("Transpose", ["second_q"], ["turned"], perm=[0, 2, 1])
+    product = helper.make_node("MatMulInteger", ["turned", "second_q"], ["scores"], name="scores")
+    proto.graph.node.extend([transposed, product])
+    proto.graph.output.append(helper.make_tensor_value_info("scores", onnx.TensorProto.INT32, [None] * 3))
+    report = compress_model(write(proto, out / "m.onnx"), out / "m.mcd.onnx", force_larger=True)
+    assert (report.totals.nodes, report.totals.kept, report.totals.activation_products) == (3, 0, 1)
+    assert report.nodes[-1].code == WITHOUT_WEIGHT == ReasonCode.WEIGHT_COMPUTED
+    _print_kept(report.nodes)
+    assert capsys.readouterr().out == "1 multiplications of two activations have no weight (--report names them)\n"
 
 
 def test_entropy_in_the_report(model: Path, out: Path) -> None:

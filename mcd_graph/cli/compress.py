@@ -160,11 +160,16 @@ def print_proof(proof: "Proof") -> None:
 
 
 def _print_kept(nodes: "tuple[NodeReport, ...]") -> None:
+    """Print what was kept and why; products of two activations have no weight that could be compressed."""
     from mcd_graph.passes import ReasonCode  # noqa: PLC0415
+    from mcd_graph.report.data import WITHOUT_WEIGHT  # noqa: PLC0415
 
-    for node in nodes:
-        if node.status == "kept":
-            out.print(f"kept {node.name}: {node.reason}", markup=False)
-    codes = dict.fromkeys(node.code for node in nodes if node.status == "kept" and node.code is not None)
+    kept = [node for node in nodes if node.status == "kept" and node.code != WITHOUT_WEIGHT]
+    for node in kept:
+        out.print(f"kept {node.name}: {node.reason}", markup=False)
+    codes = dict.fromkeys(node.code for node in kept if node.code is not None)
     for code in [each for each in ReasonCode if each in codes]:
         out.print(f"what to do ({code}): {code.remedy}", markup=False)
+    others = sum(node.code == WITHOUT_WEIGHT for node in nodes)
+    if others:
+        say(f"{others} multiplications of two activations have no weight (--report names them)")

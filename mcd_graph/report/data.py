@@ -10,6 +10,7 @@ from typing import Any
 
 __all__ = [
     "SCHEMA_VERSION",
+    "WITHOUT_WEIGHT",
     "ConstantReport",
     "NodeReport",
     "Proof",
@@ -21,6 +22,9 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+
+WITHOUT_WEIGHT = "weight-computed"
+"""The code of a multiplication of two activations, a value of :class:`mcd_graph.passes.ReasonCode`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +140,8 @@ class Totals:
         constant_bytes_lowered: of these bytes, lowered, or lowerable when a model was only looked at.
         constant_entropy_bytes: order-0 entropy of all of them.
         constant_bytes_left: bytes that are kept, by the operators that read them, the most first.
+        activation_products: multiplications whose second operand is computed at run time, as those of attention are;
+            they have no weight, and are not among ``nodes`` and ``kept``.
     """
 
     nodes: int
@@ -155,6 +161,7 @@ class Totals:
     constant_bytes_lowered: int = 0
     constant_entropy_bytes: int = 0
     constant_bytes_left: dict[str, int] = dataclasses.field(default_factory=dict)
+    activation_products: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,13 +284,14 @@ class Report:
     ) -> "Report":
         """Make a report and add up its totals."""
         lowered = [node for node in nodes if node.status == "lowered"]
+        with_weight = [node for node in nodes if node.code != WITHOUT_WEIGHT]
         weights = list({node.weight: node for node in lowered}.values())
         weight_bytes = sum(node.weight_bytes or 0 for node in weights)
         compressed_bytes = sum(node.compressed_bytes or 0 for node in weights)
         totals = Totals(
-            nodes=len(nodes),
+            nodes=len(with_weight),
             lowered=len(lowered),
-            kept=sum(node.status == "kept" for node in nodes),
+            kept=sum(node.status == "kept" for node in with_weight),
             lowerable=sum(node.status == "lowerable" for node in nodes),
             weights=len(weights),
             weight_bytes=weight_bytes,
@@ -298,6 +306,7 @@ class Report:
             constant_bytes_lowered=sum(each.bytes_before for each in constants if each.status != "kept"),
             constant_entropy_bytes=round(sum(each.entropy_bits * each.bytes_before / 8 for each in constants)),
             constant_bytes_left=_left(constants),
+            activation_products=len(nodes) - len(with_weight),
         )
         return cls(source, output, profile, nodes, totals, proof, constants, quantization)
 

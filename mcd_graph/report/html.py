@@ -18,7 +18,7 @@ import numpy as np
 
 from mcd_graph.bench import Bench, BenchRow
 from mcd_graph.errors import InputError
-from mcd_graph.report.data import NodeReport, Report
+from mcd_graph.report.data import WITHOUT_WEIGHT, NodeReport, Report
 from mcd_graph.report.histograms import Histogram
 from mcd_graph.verify import Verification
 
@@ -93,7 +93,9 @@ def render_report(
         codecs=_letters(node.codec for node in weights),
         verdicts=[] if bench is None else _verdicts(bench),
         entropy=_entropy(weights),
-        kept=[] if report is None else [node for node in report.nodes if node.status == "kept"],
+        kept=[]
+        if report is None
+        else [node for node in report.nodes if node.status == "kept" and node.code != WITHOUT_WEIGHT],
         constants_left=[] if report is None else [each for each in report.constants if each.status == "kept"],
         verification=verification,
         bench=bench,
