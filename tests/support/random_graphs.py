@@ -23,6 +23,7 @@ from sessions import session
 from mcd_graph.model import constants as model_constants
 from mcd_graph.passes import plan_lowering
 from mcd_graph.passes.plan import constants as plan_constants
+from mcd_graph.passes.rules import convolution as convolutions
 from mcd_graph.passes.rules import dequantize
 
 if TYPE_CHECKING:
@@ -643,6 +644,49 @@ def heads(b: Builder) -> None:
     b.add(y, x.width)
 
 
+def convolution(b: Builder) -> None:
+    """A convolution over the second last dimension: ConvInteger, QLinearConv, or Conv of floats that were quantised."""
+    if b.rank != 3:
+        return
+    x, n = b.draw(), int(b.pick([8, 16, 32, 33]))
+    group = 2 if x.width % 2 == 0 and n == 32 and b.chance(0.3) else 1
+    size = int(b.pick([1, 3, 5]))
+    x_type = b.pick([np.uint8, np.uint8, np.int8])
+    w_type = b.pick([np.int8, np.int8, x_type])  # onnxruntime has no kernel for int8 images and uint8 kernels
+    w = b.constant(b.integers(w_type, (n, x.width // group, size)), hidden=False)
+    each = n if b.chance(0.4) else None
+    how: dict[str, Any] = {"pads": [size // 2, size // 2], "group": group}
+    if b.chance(0.3):
+        how = {"auto_pad": b.pick(["SAME_UPPER", "SAME_LOWER"]), "group": group}
+    turned = b.node("Transpose", b.edge(x.name, x.width), perm=[0, 2, 1])
+    w_scale, w_zero = b.scale(each, 0.02), b.constant(np.zeros(() if each is None else (each,), w_type))
+    way = b.pick(["integer", "linear", "qdq", "qdq"])
+
+    def whole_pair(value: str, spread: float) -> str:
+        """Return a value quantised and dequantised; without zero points, onnxruntime may end the process."""
+        parameters = b.scale(None, spread), b.zero_point(x_type)
+        return b.node("DequantizeLinear", b.node("QuantizeLinear", value, *parameters), *parameters)
+
+    if way == "integer":
+        q, parameters = b.quantize(turned, x_type)
+        acc = b.node("ConvInteger", q, w, *parameters[1:], **how)
+        y = b.node("Mul", b.node("Cast", acc, to=FLOAT), b.scale(None, 0.001))
+    elif way == "linear":
+        q, _ = b.quantize(turned, x_type)
+        zero, scale = b.zero_point(x_type), b.scale(None, 0.5)
+        bias = [b.constant(np.asarray(b.rng.integers(-999, 999, n), np.int32))] if b.chance(0.5) else []
+        inputs = [b.scale(None, 0.05), b.zero_point(x_type), w, w_scale, w_zero, scale, zero, *bias]
+        y = b.node("DequantizeLinear", b.node("QLinearConv", q, *inputs, **how), scale, zero)
+    else:
+        wd = b.node("DequantizeLinear", w, w_scale, w_zero, **({} if each is None else {"axis": 0}))
+        bias = [b.floats((n,))] if b.chance(0.4) else []
+        y = b.edge(b.node("Conv", whole_pair(turned, 0.05), wd, *bias, **how))
+        if b.chance(0.3):
+            y = b.node("Relu", y)
+        y = whole_pair(y, 0.5) if b.chance(0.8) else y
+    b.add(b.edge(b.node("Transpose", y, perm=[0, 2, 1]), n), n)
+
+
 MULTIPLICATIONS = (
     dynamic,
     dynamic,
@@ -657,6 +701,7 @@ MULTIPLICATIONS = (
     branch,
     look_up,
     weight_only,
+    convolution,
 )
 BEHIND = (gelu, gelu, swish, norm, norm, residual, residual, activation, activation, bias, quantized, heads)
 
@@ -729,6 +774,8 @@ def every_size() -> Iterator[None]:
         for place, name, value in (
             (model_constants, "WORTH_NAMING", 4),
             (dequantize, "WORTH_NAMING", 4),
+            (convolutions, "WORTH_NAMING", 4),
+            (convolutions, "SMALL", 0),
             (plan_constants, "LARGE", 0),
         ):
             stack.enter_context(unittest.mock.patch.object(place, name, value))
