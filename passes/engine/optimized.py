@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SITE",
+    "TOO_LONG",
     "Instance",
     "IntegerNode",
     "Optimized",
@@ -49,6 +50,9 @@ _KEPT_BYTES = 64 << 10
 
 #: How long onnxruntime may take for it.
 _SECONDS = 120.0
+
+#: What is said of a model that takes longer.
+TOO_LONG = f"it takes longer than {_SECONDS:.0f} s"
 
 #: Operators that multiply integers, as onnxruntime's optimiser makes them.
 _INTEGER_OPERATORS = frozenset(
@@ -173,7 +177,7 @@ def optimize(path: Path) -> Optimized | str:
         if complaint.exists():
             return complaint.read_text(encoding="utf-8")
         if not destination.exists():
-            return f"it takes longer than {_SECONDS:.0f} s"
+            return TOO_LONG
         graph = onnx.ModelProto.FromString(destination.read_bytes()).graph
     except Exception as error:  # noqa: BLE001 - protobuf's exceptions have no common base
         return _first_line(error)

@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mcd_graph.passes.engine.extent import Extent
-from mcd_graph.passes.engine.optimized import optimize
+from mcd_graph.passes.engine.optimized import TOO_LONG, optimize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,13 +45,25 @@ def settle(
     chosen = list(extents)
     steps: list[list[Extent]] = []
 
+    def refused(tried: Sequence[Extent]) -> set[int]:
+        """Return the sites that alone make onnxruntime refuse the lowered model; all of them if none does alone."""
+        taken = [number for number, extent in enumerate(tried) if extent != Extent.NONE]
+        alone = {
+            each
+            for each in taken
+            if isinstance(
+                optimize(lower([extent if at == each else Extent.NONE for at, extent in enumerate(tried)])), str
+            )
+        }
+        return alone or set(taken)
+
     def blamed(tried: Sequence[Extent]) -> set[int]:
         if all(extent == Extent.NONE for extent in tried):
             return set()
         lowered = optimize(lower(tried))
         if isinstance(lowered, str):
-            logger.info("onnxruntime cannot be asked about the lowered model: %s", lowered)
-            return set()
+            logger.info("onnxruntime does not take the lowered model: %s", lowered)
+            return set() if lowered == TOO_LONG else refused(tried)
         return {each for each in blame(lowered) if tried[each] != Extent.NONE}
 
     while numbers := blamed(chosen):

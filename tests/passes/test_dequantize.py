@@ -157,17 +157,17 @@ def test_files_reports_and_checks(tmp_path: Path) -> None:
 
 
 def quantised_conv() -> onnx.ModelProto:
-    """A convolution that onnxruntime computes in integers."""
+    """A convolution that onnxruntime computes in integers; the compressed operator does not take groups of 24 channels."""
     nodes = [
         node("QuantizeLinear", "x s u", "q"),
         node("DequantizeLinear", "q s u", "d"),
         node("DequantizeLinear", "w s", "f"),
-        node("Conv", "d f", "c", pads=[1] * 4),
+        node("Conv", "d f", "c", pads=[1] * 4, group=8),
         node("QuantizeLinear", "c t u", "o"),
         node("DequantizeLinear", "o t u", "y"),
     ]
-    constants = {"w": bell(176, 176, 3, 3), "s": F(0.02), "u": np.uint8(128), "t": F(0.5)}
-    return make_model(nodes, {"x": (F, ["b", 176, "h", "w"])}, {"y": (F, [None] * 4)}, constants, opset=17)
+    constants = {"w": bell(192, 256, 3, 3), "s": F(0.02), "u": np.uint8(128), "t": F(0.5)}
+    return make_model(nodes, {"x": (F, ["b", 2048, "h", "w"])}, {"y": (F, [None] * 4)}, constants, opset=17)
 
 
 def folded() -> onnx.ModelProto:
