@@ -157,7 +157,7 @@ def test_files_reports_and_checks(tmp_path: Path) -> None:
 
 
 def quantised_conv() -> onnx.ModelProto:
-    """A convolution that onnxruntime computes in integers; the compressed operator does not take groups of 24 channels."""
+    """A convolution that onnxruntime computes in integers; groups of 24 channels stay as they are."""
     nodes = [
         node("QuantizeLinear", "x s u", "q"),
         node("DequantizeLinear", "q s u", "d"),
