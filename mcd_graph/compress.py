@@ -52,10 +52,11 @@ def compress_model(
 ) -> Report:
     """Write a smaller model that computes the same bits.
 
-    Every matrix multiplication with a constant int8 or uint8 weight becomes a MatmulCompressDequant node with the
-    weight compressed, and every look-up in such a table a GatherCompressDequant. The weights go into a data file beside
-    the output (``model.mcd.onnx_data`` for ``model.mcd.onnx``); both files appear whole or not at all. The output's
-    bytes do not depend on ``jobs`` and ``executor``.
+    Nodes that read a constant int8 or uint8 tensor become nodes that compute the same from the compressed one: matrix
+    multiplications (MatmulCompressDequant), look-ups (GatherCompressDequant), convolutions (ConvCompressDequant), and
+    each DequantizeLinear that onnxruntime would run (DecompressDequant). The weights go into a data file beside the
+    output (``model.mcd.onnx_data`` for ``model.mcd.onnx``); both files appear whole or not at all. The output's bytes
+    do not depend on ``jobs`` and ``executor``.
 
     Before they do, both models run on generated inputs, at onnxruntime's default settings and without optimisations,
     and have to give the same bytes. Nodes that would give others are kept, with the code ``differs``. The report's
@@ -74,7 +75,7 @@ def compress_model(
             way at a time, or with ``jobs`` that many weights of any size.
         include: regular expression; only nodes in whose name it is found are lowered.
         exclude: regular expression; nodes in whose name it is found are kept.
-        convolutions: compress convolutions with a 1x1 kernel as well, which run slower then.
+        convolutions: make multiplications of convolutions with a 1x1 kernel, however small that is.
         min_saving: share of a weight's size that must be saved; weights that save less are kept as they are.
         progress: called after each weight, in the caller's thread.
         inline: keep all weights inside of the model file, which stays below 2 GiB then, for runtimes that take a

@@ -28,7 +28,7 @@ __all__ = ["FAMILY_PASSES", "CompressPass", "RestorePass"]
 
 
 class CompressPass(ir.passes.InPlacePass):
-    """Compresses the weights of every form of quantised matrix multiplication and look-up; 1x1 convolutions excepted.
+    """Compresses the weights of every form of quantised multiplication, look-up, convolution and DequantizeLinear.
 
     Args:
         profile: ``fast``, ``balanced`` or ``small``.
@@ -77,7 +77,7 @@ FAMILY_PASSES: dict[str, type[CompressPass]] = {each.__name__: each for each in 
 
 
 class RestorePass(ir.passes.InPlacePass):
-    """Turns every MatmulCompressDequant back into standard operators that compute the same bits.
+    """Turns every compressed node back into standard operators that compute the same bits.
 
     Examples:
         >>> from mcd_graph.model.loading import load_model

@@ -316,7 +316,7 @@ class ReasonCode(enum.StrEnum):
     OPERATOR_NOT_COMPRESSED = (
         "operator-not-compressed",
         "The constant is read by operators that have no compressed form; its bytes stay as they are.",
-        "`--at-open`, which restores it when a session is created; for 1x1 convolutions, `--convolutions` as well.",
+        "`--at-open`, which restores it when a session is created.",
     )
     DECODING_COSTS = (
         "decoding-costs",

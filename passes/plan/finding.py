@@ -43,7 +43,7 @@ def plan_lowering(
         model: the model.
         include: regular expression; only nodes in whose name it is found are lowered.
         exclude: regular expression; nodes in whose name it is found are kept.
-        convolutions: look for convolutions with a 1x1 kernel as well.
+        convolutions: look for convolutions with a 1x1 kernel as multiplications first.
         rules: the families to look for. With all of them, other constants that can be decoded when the model runs are
             looked for as well.
 
