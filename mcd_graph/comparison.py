@@ -9,7 +9,8 @@ __all__ = ["describe_difference", "is_nan"]
 def describe_difference(ours: object, theirs: object) -> str | None:
     """Return how a value differs from what it should be; ``None`` if it is the same to the byte.
 
-    Not-a-number equals itself here, and zero does not equal minus zero.
+    One not-a-number equals another here, whatever their signs and payloads, which IEEE 754 leaves open and which depend
+    on the order of an instruction's operands. Zero does not equal minus zero.
     """
     if not (isinstance(ours, np.ndarray) and isinstance(theirs, np.ndarray)):
         return None if ours == theirs else "the values differ"  # sequences, maps and absent optionals
@@ -21,6 +22,10 @@ def describe_difference(ours: object, theirs: object) -> str | None:
         return None
     width = ours.dtype.itemsize
     unequal = (_bytes(ours, width) != _bytes(theirs, width)).any(axis=1)
+    if ours.dtype.kind == "f":
+        unequal &= ~(np.isnan(ours) & np.isnan(theirs)).reshape(-1)
+    if not unequal.any():
+        return None
     first = int(np.flatnonzero(unequal)[0])
     return (
         f"{int(unequal.sum())} of {ours.size} values differ, "

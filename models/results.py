@@ -38,6 +38,7 @@ from mcd_graph.bench import bench_models
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
 from mcd_graph.machine import this_machine
 from mcd_graph.model.loading import load_model
+from mcd_graph.report.data import WITHOUT_WEIGHT
 
 HERE = Path(__file__).parent
 CHANNELS_OPSET = 13
@@ -152,7 +153,9 @@ def measure(file: dict[str, Any], form: str, path: Path, folder: Path, repeats: 
         "pattern": patterns.most_common(1)[0][0],
         "lowered": totals.lowered,
         "kept": totals.kept,
-        "reasons": Counter(_general(node.reason) for node in report.nodes if node.reason),
+        "reasons": Counter(
+            _general(node.reason) for node in report.nodes if node.reason and node.code != WITHOUT_WEIGHT
+        ),
         "weight_bytes": totals.weight_bytes,
         "compressed_bytes": totals.compressed_bytes,
         "ratio": totals.ratio,
@@ -186,7 +189,9 @@ def at_open(path: Path, folder: Path) -> int | None:
 
 def _general(reason: str) -> str:
     """Leave out which weight it is about, so that equal reasons can be counted."""
-    return re.sub(r"weight \S+", "the weight", reason)
+    reason = re.sub(r"weight \S+", "the weight", reason)
+    reason = re.sub(r"has \d+ groups for \d+ output channels", "has a group for each output channel", reason)
+    return re.sub(r"has \d+ bytes, and", "is small, and", reason)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -13,6 +13,7 @@ from samples import TOKENS, N, float_model, gaussian_weight, text_model, write
 
 from mcd_graph import InputError, compress_model, get_library_path, verify_model
 from mcd_graph.cli import main
+from mcd_graph.comparison import describe_difference
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
 
 
@@ -319,3 +320,13 @@ def test_operators_of_other_libraries(model: Path) -> None:
     assert verify_model(model, model, runs=1, threads=[1], custom_ops=[get_library_path()]).identical
     with pytest.raises(InputError, match=r"onnxruntime refuses .*nothing\.so"):
         verify_model(model, model, custom_ops=["nothing.so"])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_not_a_number_equals_another(dtype: type) -> None:
+    """Signs and payloads are nobody's to promise: which operand an instruction hands on depends on their order."""
+    one, other = np.array([1, np.nan, -0.0], dtype), np.array([1, -np.nan, -0.0], dtype)
+    assert one.tobytes() != other.tobytes()
+    assert describe_difference(one, other) is None
+    assert describe_difference(one, np.array([1, 0, -0.0], dtype)) is not None
+    assert describe_difference(one, np.array([1, -np.nan, 0.0], dtype)) is not None
