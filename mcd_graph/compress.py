@@ -131,9 +131,11 @@ def compress_model(
             request = dataclasses.replace(request, opened=copy.path or model_input, copied_from=copy.copied_from)
             del copy  # the parsed file
         if quantize is not None:
-            path, quantization = stack.enter_context(quantized(request.opened, quantize))
-            origin = Source.read(request.opened).identities + request.copied_from
+            given = request.read()
+            path, quantization = stack.enter_context(quantized(given, quantize))
+            origin = given.identities + given.copied_from
             request = dataclasses.replace(request, opened=path, quantization=quantization, copied_from=origin)
+            del given  # the parsed file
         return _until_equal(request)
 
 

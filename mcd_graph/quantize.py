@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnx
 
 from mcd_graph import _native
 from mcd_graph.errors import InputError
 from mcd_graph.model.constants import eight_bit_constants
 from mcd_graph.model.loading import load_model
-from mcd_graph.model.source import ModelSource, Source
+from mcd_graph.model.source import Source
 from mcd_graph.model.unchanged import Watch
 from mcd_graph.report.data import Quantization, QuantizedForm
 from mcd_graph.session import create_session
@@ -37,30 +36,28 @@ _IN_ONE_FILE = 1 << 30
 
 
 @contextlib.contextmanager
-def quantized(model: ModelSource, form: Form) -> Iterator[tuple[Path, Quantization]]:
+def quantized(source: Source, form: Form) -> Iterator[tuple[Path, Quantization]]:
     """Quantise a float model in every form; yield the file of the one asked for, and how the forms compare.
 
     The files lie in a temporary folder, which goes away on leaving.
 
     Args:
-        model: path of a float model, or a proto without external data.
+        source: a float model.
         form: the form to compress.
 
     Raises:
-        FileNotFoundError: there is no such model.
         InputError: the model holds int8 weights already, or onnxruntime cannot quantise it.
     """
     if form not in FORMS:
         raise InputError(f"quantize must be one of {', '.join(FORMS)}, not {form!r}")
-    source = Source.read(model)
     watch = Watch()
     watch.begin(source.identities)
     if any(True for _ in eight_bit_constants(load_model(source))):
         raise InputError(f"{source.name} holds int8 weights already: compress it without quantising")
     with tempfile.TemporaryDirectory(prefix="mcd-") as folder:
         given = source.path or Path(folder, "float.onnx")
-        if isinstance(model, onnx.ModelProto):
-            given.write_bytes(model.SerializeToString())
+        if source.path is None:
+            given.write_bytes(source.contents.proto.SerializeToString())
         _refuse_unknown(source, given)
         forms = {each: _quantize(source, given, each, Path(folder)) for each in FORMS}
         watch.check_files()
@@ -98,11 +95,11 @@ def _quantize(source: Source, given: Path, form: Form, folder: Path) -> Path:
 
 def _compare(form: Form, given: Path, path: Path) -> QuantizedForm:
     """Measure a quantised model: its size, about what it can be compressed to, its outputs beside the float model's."""
-    saved = 0.0
-    for constant in eight_bit_constants(load_model(path)):
+    source, saved = Source.read(path), 0.0
+    for constant in eight_bit_constants(load_model(source)):
         symbols = np.ascontiguousarray(constant.tensor.numpy()).reshape(1, -1)
         saved += symbols.nbytes * (1 - _native.entropy_bits(symbols) / 8)
-    size = Source.read(path).size
+    size = source.size
     try:
         drifts = verify_model(given, path, threads=[1], measure=True).drifts
     except InputError as error:  # no inputs that random values could make, operators of another library, …

@@ -23,7 +23,7 @@ def why_nothing(plan: LoweringPlan) -> str:
     code = reasons.most_common(1)[0][0][0]
     hint = "" if code is None else f". What to do ({code}): {code.remedy}"
     if any(constants_at_open(plan.model)):
-        hint += ". --at-open compresses constants whatever reads them"
+        hint = f"{hint or '.'} --at-open compresses constants whatever reads them"
     return f"all {len(sites)} nodes with quantised weights are kept: {each}{hint}"
 
 
