@@ -7,7 +7,6 @@ It stands where the DequantizeLinear of an int8 or uint8 constant stood. In NumP
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +14,11 @@ import onnx
 import onnx_ir as ir
 from onnx.reference.op_run import OpRun
 
-from mcd_graph import _native
+from mcd_graph.operators.decoding import check_shape, decode_as, shape_of, type_problem
 from mcd_graph.operators.nodes import NewNode, NewOutput
-from mcd_graph.operators.spec import BYTE_TYPES, Attribute, Input, OperatorSpec, Output, tell_onnx
 from mcd_graph.operators.spec import DOMAIN as OP_DOMAIN
 from mcd_graph.operators.spec import DOMAIN_VERSION as OP_VERSION
+from mcd_graph.operators.spec import Attribute, Input, OperatorSpec, Output, tell_onnx
 
 if TYPE_CHECKING:
     from mcd_graph.operators.nodes import Operand
@@ -58,11 +57,7 @@ def _infer(context: Any) -> None:
 
 def _check(info: list[int], shape: list[int], axis: int | None = None) -> None:
     """Refuse a shape that the weight does not have the elements of, and an axis that the shape does not have."""
-    if len(info) != 5:
-        raise ValueError("compress_info must hold 5 integers")
-    _, _, k, n, _ = info
-    if min(shape, default=0) <= 0 or math.prod(shape) != k * n:
-        raise ValueError(f"shape is {shape}, and the weight has {k} x {n} elements")
+    check_shape(info, shape)
     if axis is not None and not -len(shape) <= axis < len(shape):
         raise ValueError(f"axis is {axis}, and the shape is {shape}")
 
@@ -91,9 +86,7 @@ class DecompressDequant(OpRun):
         """
         shape = list(shape or ())
         _check(list(compress_info or ()), shape, axis)
-        weight = _native.decode(x2, compress_index, np.asarray(compress_info, dtype=np.int64))
-        if dtype not in BYTE_TYPES or weight.dtype != BYTE_TYPES[dtype]:
-            raise ValueError(f"dtype is {dtype}, and the weight is {weight.dtype}")
+        weight = decode_as(x2, compress_index, compress_info, dtype)
         floats = np.ascontiguousarray(weight).reshape(shape).astype(np.float32)
         zeros = np.zeros((), np.float32) if zero_point is None else zero_point.astype(np.float32)
         scale, zeros = (_along(each, shape, axis) for each in (scale, zeros))
@@ -109,26 +102,18 @@ def _along(values: np.ndarray, shape: list[int], axis: int | None) -> np.ndarray
     return values.reshape([-1 if place == axis % len(shape) else 1 for place in range(len(shape))])
 
 
-def _shape_of(node: CompressedNode) -> tuple[int, ...]:
-    attribute = node.node.attributes.get("shape")
-    return () if attribute is None else tuple(attribute.as_ints())
-
-
 def _constant_of(node: CompressedNode, decoded: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(decoded).reshape(_shape_of(node))
+    return np.ascontiguousarray(decoded).reshape(shape_of(node))
 
 
 def _check_node(node: CompressedNode) -> str | None:
     """Return what is wrong with a node: its attributes contradict its weight."""
-    attributes = node.node.attributes
     try:
-        _check(list(node.info), list(_shape_of(node)), _axis_of(node))
-        dtype = attributes["dtype"].as_int()
+        _check(list(node.info), list(shape_of(node)), _axis_of(node))
+        problem = type_problem(node)
     except (KeyError, TypeError, ValueError) as error:
         return str(error)
-    if node.input("scale") is None:
-        return "it has no scale"
-    return None if dtype == int(node.dtype) else f"dtype is {dtype}, and the weight is {node.dtype.name.lower()}"
+    return "it has no scale" if node.input("scale") is None else problem
 
 
 def _axis_of(node: CompressedNode) -> int | None:
@@ -164,7 +149,7 @@ SPEC = OperatorSpec(
     infer=_infer,
     reference=DecompressDequant,
     check=_check_node,
-    weight_shape=_shape_of,
+    weight_shape=shape_of,
     weight_of=_constant_of,
     restore=_restore,
 )

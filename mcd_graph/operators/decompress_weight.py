@@ -7,7 +7,6 @@ It stands where an int8 or uint8 constant stood, in front of operators that are 
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference.op_run import OpRun
 
-from mcd_graph import _native
+from mcd_graph.operators.decoding import check_shape, decode_as, shape_of, type_problem
 from mcd_graph.operators.spec import BYTE_TYPES, Attribute, Input, OperatorSpec, Output, tell_onnx
 from mcd_graph.operators.spec import DOMAIN as OP_DOMAIN
 from mcd_graph.operators.spec import DOMAIN_VERSION as OP_VERSION
@@ -60,19 +59,10 @@ def _infer(context: Any) -> None:
     if dtype.i not in BYTE_TYPES:
         raise onnx.shape_inference.InferenceError(f"dtype is {dtype.i} instead of 2 (uint8) or 3 (int8)")
     try:
-        _check(list(info.ints), list(shape.ints))
+        check_shape(list(info.ints), list(shape.ints))
     except ValueError as error:
         raise onnx.shape_inference.InferenceError(str(error)) from None
     context.set_output_type(0, onnx.helper.make_tensor_type_proto(dtype.i, list(shape.ints)))
-
-
-def _check(info: list[int], shape: list[int]) -> None:
-    """Refuse a shape that the weight does not have the elements of."""
-    if len(info) != 5:
-        raise ValueError("compress_info must hold 5 integers")
-    _, _, k, n, _ = info
-    if min(shape, default=0) <= 0 or math.prod(shape) != k * n:
-        raise ValueError(f"shape is {shape}, and the weight has {k} x {n} elements")
 
 
 class DecompressWeight(OpRun):
@@ -95,12 +85,10 @@ class DecompressWeight(OpRun):
             ValueError: The shape has not as many elements as the weight, the weight is not of the type ``dtype``,
                 ``transposed`` is neither 0 nor 1, or the compressed weight is not valid.
         """
-        _check(list(compress_info or ()), list(shape or ()))
+        check_shape(compress_info or (), shape or ())
         if transposed not in (None, 0, 1):
             raise ValueError(f"transposed is {transposed} instead of 0 or 1")
-        weight = _native.decode(x2, compress_index, np.asarray(compress_info, dtype=np.int64))
-        if dtype not in BYTE_TYPES or weight.dtype != BYTE_TYPES[dtype]:
-            raise ValueError(f"dtype is {dtype}, and the weight is {weight.dtype}")
+        weight = decode_as(x2, compress_index, compress_info, dtype)
         return (np.ascontiguousarray(weight if transposed else weight.T).reshape(shape),)
 
 
@@ -109,26 +97,21 @@ def _is_transposed(node: CompressedNode) -> bool:
     return attribute is not None and attribute.as_int() == 1
 
 
-def _shape_of(node: CompressedNode) -> tuple[int, ...]:
-    attribute = node.node.attributes.get("shape")
-    return () if attribute is None else tuple(attribute.as_ints())
-
-
 def _constant_of(node: CompressedNode, decoded: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(decoded if _is_transposed(node) else decoded.T).reshape(_shape_of(node))
+    return np.ascontiguousarray(decoded if _is_transposed(node) else decoded.T).reshape(shape_of(node))
 
 
 def _check_node(node: CompressedNode) -> str | None:
     """Return what is wrong with a node: its attributes contradict its weight."""
     try:
-        _check(list(node.info), list(_shape_of(node)))
-        dtype = node.node.attributes["dtype"].as_int()
+        check_shape(node.info, shape_of(node))
+        problem = type_problem(node)
         transposed = node.node.attributes.get_int("transposed", 0)
     except (KeyError, TypeError, ValueError) as error:
         return str(error)
     if transposed not in (0, 1):
         return f"transposed is {transposed} instead of 0 or 1"
-    return None if dtype == int(node.dtype) else f"dtype is {dtype}, and the weight is {node.dtype.name.lower()}"
+    return problem
 
 
 def _restore(_node: CompressedNode, weight: ir.Value) -> Operand:
@@ -158,7 +141,7 @@ SPEC = OperatorSpec(
     infer=_infer,
     reference=DecompressWeight,
     check=_check_node,
-    weight_shape=_shape_of,
+    weight_shape=shape_of,
     weight_of=_constant_of,
     restore=_restore,
 )
