@@ -2,12 +2,12 @@
 
 use mcd_core::{VerifiedWeight, WeightType};
 
-use super::spec::{AXIS, Along, DTYPE, SHAPE, along, input};
+use super::spec::{AXIS, Along, along, input};
 use crate::ffi::{Api, Dims, Error, KernelInfo};
 use crate::operator::Input;
-use crate::operators::decompress_weight::check_shape;
+use crate::operators::decompress_weight::Declared;
 use crate::operators::operand::{Operand, Read, floats, small_integers};
-use crate::operators::weight::{self, COMPRESS_INFO, Weight, byte_type, not_five_numbers};
+use crate::operators::weight::{self, Weight};
 use crate::options::Options;
 use crate::pool::Helpers;
 
@@ -29,14 +29,7 @@ pub struct Bound {
 impl Bound {
     /// Checks a node and all of its weight. An error names the weight when it is about that.
     pub fn new(api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Self, Error> {
-        let dtype = info.optional_int(DTYPE)?.ok_or_else(|| Error::invalid("there is no attribute dtype"))?;
-        let (_, weight_type) = byte_type(dtype)?;
-        let shape = Dims::from_vec(info.ints(SHAPE)?);
-        let compress_info = info.ints(COMPRESS_INFO)?;
-        let &[_, _, k, n, _] = compress_info.as_slice() else {
-            return Err(not_five_numbers(&compress_info));
-        };
-        let count = check_shape(&shape, k, n)?;
+        let Declared { weight_type, shape, count } = Declared::by(info)?;
         let along = match info.optional_int(AXIS)? {
             Some(axis) => along(&shape, axis)?,
             None => Along { inner: count, count: 1 },

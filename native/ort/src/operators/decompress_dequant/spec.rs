@@ -8,8 +8,6 @@ pub const NAME: &CStr = c"DecompressDequant";
 
 /// The shape of the output: as many elements as the weight has.
 pub const SHAPE: &CStr = c"shape";
-/// ONNX's number of the type of the weight.
-pub const DTYPE: &CStr = c"dtype";
 /// The axis of the output that scales and zero points go along, where there are several.
 pub const AXIS: &CStr = c"axis";
 

@@ -1,6 +1,6 @@
 //! A node's attributes and its weight, checked when its session is created.
 
-use mcd_core::{Layout, VerifiedWeight};
+use mcd_core::{Layout, VerifiedWeight, WeightType};
 
 use super::spec::{DTYPE, SHAPE, TRANSPOSED, check_shape, input};
 use crate::ffi::{Api, Dims, Error, KernelInfo};
@@ -9,6 +9,29 @@ use crate::options::Options;
 use crate::pool::Helpers;
 
 const WEIGHT: weight::Inputs = weight::Inputs { x2: input::X2, index: input::COMPRESS_INDEX, declares_type: "dtype" };
+
+/// What the attributes of a node that decodes a constant say of it.
+pub struct Declared {
+    pub weight_type: WeightType,
+    pub shape: Dims,
+    /// Elements of the constant.
+    pub count: usize,
+}
+
+impl Declared {
+    /// Reads and checks the attributes.
+    pub fn by(info: &KernelInfo<'_>) -> Result<Self, Error> {
+        let dtype = info.optional_int(DTYPE)?.ok_or_else(|| Error::invalid("there is no attribute dtype"))?;
+        let (_, weight_type) = byte_type(dtype)?;
+        let shape = Dims::from_vec(info.ints(SHAPE)?);
+        let compress_info = info.ints(COMPRESS_INFO)?;
+        let &[_, _, k, n, _] = compress_info.as_slice() else {
+            return Err(not_five_numbers(&compress_info));
+        };
+        let count = check_shape(&shape, k, n)?;
+        Ok(Self { weight_type, shape, count })
+    }
+}
 
 /// A node that is ready to run.
 pub struct Bound {
@@ -23,14 +46,7 @@ pub struct Bound {
 impl Bound {
     /// Checks a node and all of its weight. An error names the weight when it is about that.
     pub fn new(api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Self, Error> {
-        let dtype = info.optional_int(DTYPE)?.ok_or_else(|| Error::invalid("there is no attribute dtype"))?;
-        let (_, weight_type) = byte_type(dtype)?;
-        let shape = Dims::from_vec(info.ints(SHAPE)?);
-        let compress_info = info.ints(COMPRESS_INFO)?;
-        let &[_, _, k, n, _] = compress_info.as_slice() else {
-            return Err(not_five_numbers(&compress_info));
-        };
-        let count = check_shape(&shape, k, n)?;
+        let Declared { weight_type, shape, count } = Declared::by(info)?;
         let layout = match info.optional_int(TRANSPOSED)? {
             None | Some(0) => Layout::Kn,
             Some(1) => Layout::Nk,

@@ -14,5 +14,6 @@ mod compute;
 mod overload;
 mod spec;
 
+pub use bind::Declared;
 pub use overload::OVERLOADS;
 pub use spec::check_shape;
