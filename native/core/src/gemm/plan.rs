@@ -88,16 +88,17 @@ fn corrections(
     scale: ScalarOrPerColumn<'_>,
     quantizer: Option<Quantizer>,
 ) -> Result<(Correction, Scales), Error> {
-    let x_zero = quantizer.map_or(call.x_zero_point, |by| i32::from(by.zero_point));
+    let operands = &call.operands;
+    let x_zero = quantizer.map_or(operands.x_zero_point, |by| i32::from(by.zero_point));
     let correction = Correction::new(
         &weight.column_sums[columns.range()],
         weight.k(),
         x_zero.wrapping_sub(call.x.shift()),
         weight.weight_type().offset(),
-        &call.w_zero_point,
-        call.bias,
+        &operands.w_zero_point,
+        operands.bias,
     )?;
-    Ok((correction, Scales::new(scale, quantizer.map(|by| by.scale).or(call.x_scale))?))
+    Ok((correction, Scales::new(scale, quantizer.map(|by| by.scale).or(operands.x_scale))?))
 }
 
 /// How the products are come by.
