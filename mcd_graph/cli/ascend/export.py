@@ -43,6 +43,8 @@ def export(
     )
     strict = sum(site.status == "strict" for site in result.sites)
     say(f"{strict} of {len(result.sites)} matrix multiplications are strict; written to {result.folder}")
+    for name in result.grown:
+        say(f"{name} does not compress: its stream is larger than the weight")
     if result.device_ready:
         say("no known blocker of the run-time hand-off (mcd.device=ascend:0); untested on hardware")
     else:
