@@ -77,6 +77,7 @@ def export_model(
     compressor: str | os.PathLike[str] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     max_rows: int | None = None,
+    split_activations: bool = False,
     force: bool = False,
 ) -> AscendExport:
     """Write a model in the strict form, with all that ATC needs besides.
@@ -90,6 +91,8 @@ def export_model(
             have the open codec: the model runs on the CPU, and the result is not device-ready.
         input_shapes: sizes of the model's inputs, by name, where it leaves them open.
         max_rows: cut activations into chunks of at most this many rows.
+        split_activations: multiply the upper and the lower four bits of the activations by themselves: outputs are
+            nearer to the original's, for twice the rows.
         force: replace files that are there.
 
     Returns:
@@ -135,7 +138,7 @@ def export_model(
                 grown.append(name)
             return writer.add(f"{name}.strict.x2", x2), index, info
 
-        legalize = LegalizePass(max_rows=max_rows, pack=pack)
+        legalize = LegalizePass(max_rows=max_rows, pack=pack, split_activations=split_activations)
         try:
             legalize(model)
         except FormatError as error:

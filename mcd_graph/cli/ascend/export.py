@@ -24,6 +24,13 @@ def export(
     max_rows: Annotated[
         int | None, typer.Option(min=1, help="Cut activations into chunks of so many rows; CANN's document says 256.")
     ] = None,
+    split_activations: Annotated[
+        bool,
+        typer.Option(
+            "--split-activations",
+            help="Multiply upper and lower four bits by themselves: twice the rows, less rounding to float16.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are already there.")] = False,
 ) -> None:
     """Write MODEL in the form of Ascend's operator, for the run-time hand-off, with what ATC would need besides.
@@ -39,6 +46,7 @@ def export(
         compressor=compressor,
         input_shapes=_shapes(input_shape),
         max_rows=max_rows,
+        split_activations=split_activations,
         force=force,
     )
     strict = sum(site.status == "strict" for site in result.sites)
