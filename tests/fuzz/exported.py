@@ -689,7 +689,9 @@ def make(seed: int) -> Made:
     functions = list(net.functions.values())
     ir_version = 10 if net.opset >= BLOCKS else 8
     model = helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, functions=functions)
-    return Made(model, [feed(net, inputs, sizes, size) for sizes, size in zip(SIZES, (1.0, 20.0), strict=True)], net.story)
+    return Made(
+        model, [feed(net, inputs, sizes, size) for sizes, size in zip(SIZES, (1.0, 20.0), strict=True)], net.story
+    )
 
 
 def is_outside(net: Network, name: str) -> bool:
@@ -739,7 +741,7 @@ def run(path: Path, made: Made, *, optimized: bool) -> list[list[np.ndarray]]:
 
 def originals(made: Made, path: Path) -> dict[bool, list[list[np.ndarray]]] | None:
     """Return what the original computes, with optimisations and without; ``None`` if onnxruntime refuses it."""
-    onnx.save(made.model, path)
+    path.write_bytes(made.model.SerializeToString())
     try:
         return {optimized: run(path, made, optimized=optimized) for optimized in (True, False)}
     except Exception:  # noqa: BLE001 - whatever onnxruntime says
@@ -874,7 +876,7 @@ def main(first: int, seconds: float) -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "--one":
         at = int(sys.argv[2])
-        onnx.save(make(at).model, Path(sys.argv[3]) / f"{at}.onnx")
+        (Path(sys.argv[3]) / f"{at}.onnx").write_bytes(make(at).model.SerializeToString())
         say(f"{look(at, tally := Counter())}\n{dict(tally)}")
     else:
         sys.exit(main(int(sys.argv[1]), float(sys.argv[2])))
