@@ -80,29 +80,28 @@ pub fn epilogue(
     mut out: Output<'_>,
     to_halves: impl Fn(&[f32], &mut [u16]) + Copy,
 ) {
-    let (mut j0, n) = (0, terms.columns.len());
-    while j0 < n {
+    for j0 in (0..terms.columns.len()).step_by(CHUNK) {
+        let count = CHUNK.min(terms.columns.len() - j0);
         // A length that the compiler knows turns the loops into a few vector instructions.
-        let (at, out) = ((&sums[j0..], stride, j0), &mut out);
-        j0 += match n - j0 {
-            CHUNK.. => epilogue_of_chunk(at, CHUNK, terms, out, to_halves),
-            32.. => epilogue_of_chunk(at, 32, terms, out, to_halves),
-            16.. => epilogue_of_chunk(at, 16, terms, out, to_halves),
-            8.. => epilogue_of_chunk(at, 8, terms, out, to_halves),
-            rest => epilogue_of_chunk(at, rest, terms, out, to_halves),
-        };
+        if count == CHUNK {
+            epilogue_of_chunk(&sums[j0..], stride, terms, j0, CHUNK, &mut out, to_halves);
+        } else {
+            epilogue_of_chunk(&sums[j0..], stride, terms, j0, count, &mut out, to_halves);
+        }
     }
 }
 
-/// Makes the outputs of the `count` columns from `j0` on, whose sums begin there; gives `count`.
+/// Makes the outputs of the `count` columns from `j0` on.
 #[inline(always)]
 fn epilogue_of_chunk(
-    (sums, stride, j0): (&[i32], usize, usize),
-    count: usize,
+    sums: &[i32],
+    stride: usize,
     terms: &Terms<'_>,
+    j0: usize,
+    count: usize,
     out: &mut Output<'_>,
     to_halves: impl Fn(&[f32], &mut [u16]),
-) -> usize {
+) {
     let columns = &terms.columns[j0..j0 + count];
     let (mut weights, mut scales, mut addends) = ([0i32; CHUNK], [0f32; CHUNK], [0f32; CHUNK]);
     match terms.weight {
@@ -154,7 +153,6 @@ fn epilogue_of_chunk(
             _ => unreachable!("`Output::mismatch` was asked before"),
         }
     }
-    count
 }
 
 /// Multiplies part of a row with a gate and adds a residual, where there are any; `at` is its place in the output.
