@@ -355,7 +355,7 @@ def test_a_report_that_the_file_system_refuses(model: Path, out: Path, capsys: p
 
 
 def test_libraries_of_operators_are_looked_at_first(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (["compress", model, out / "m.onnx"], ["inspect", model]):
+    for command in (["compress", model, out / "m.onnx"], ["inspect", model], ["verify", model, model]):
         assert "x.so: there is no such library" in complaint(capsys, *command, "--custom-ops", out / "x.so")
         assert f"onnxruntime refuses {model}: " in complaint(capsys, *command, "--custom-ops", model)
     assert digests(out) == {}
@@ -405,6 +405,9 @@ def test_all_reasons_are_named(model: Path, out: Path, capsys: pytest.CaptureFix
     message = complaint(capsys, "compress", model, out / "m.onnx", *exclude, "--min-saving", "0.99")
     assert "all 3 nodes with quantised weights are kept: " in message
     assert message.count(" because ") >= 2
+    message = complaint(capsys, "compress", model, out / "m.onnx", "--min-saving", "0.99")
+    assert message.count(" because it would save ") == 1, "one reason, with other figures for each node"
+    assert ", less than 99.0%, and the like" in message
 
 
 def test_a_model_in_onnxruntimes_own_format(
