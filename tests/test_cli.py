@@ -77,7 +77,7 @@ def test_kept_nodes_are_listed(tmp_path: Path, out: Path) -> None:
 
 def test_include_exclude_and_min_saving(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = mcd("compress", model, out / "m.onnx", "--include", "/MatMul$", "--exclude", "first|^/y").stdout
-    assert "1 of 3 nodes with quantised weights lowered, 1 weights" in printed
+    assert "1 of 3 nodes with quantised weights lowered, 1 weight;" in printed
     assert "kept /first/MatMul: its name matches --exclude" in printed
     assert "what to do (excluded): Change --exclude." in printed
     message = complaint(capsys, "compress", model, out / "n.onnx", "--min-saving", "0.5")
@@ -356,7 +356,7 @@ def test_a_report_that_the_file_system_refuses(model: Path, out: Path, capsys: p
 
 def test_libraries_of_operators_are_looked_at_first(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for command in (["compress", model, out / "m.onnx"], ["inspect", model], ["verify", model, model]):
-        assert "x.so: there is no such library" in complaint(capsys, *command, "--custom-ops", out / "x.so")
+        assert "x.so: there is no such file" in complaint(capsys, *command, "--custom-ops", out / "x.so")
         assert f"onnxruntime refuses {model}: " in complaint(capsys, *command, "--custom-ops", model)
     assert digests(out) == {}
 

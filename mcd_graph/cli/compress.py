@@ -141,8 +141,8 @@ def print_totals(totals: "Totals") -> None:
     out.print(table)
     over = totals.payload_bytes / totals.entropy_bytes - 1 if totals.entropy_bytes else 0.0
     say(
-        f"{totals.lowered} of {totals.nodes} nodes with quantised weights lowered, {counted(totals.weights, 'weight')}; "
-        f"payload {over:.1%} over the order-0 entropy"
+        f"{totals.lowered} of {totals.nodes} nodes with quantised weights lowered, "
+        f"{counted(totals.weights, 'weight')}; payload {over:.1%} over the order-0 entropy"
     )
 
 

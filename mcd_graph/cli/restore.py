@@ -38,8 +38,7 @@ def restore(
         print_json({"schema": "mcd-restoration", "schema_version": 1, **dataclasses.asdict(result)})
     if as_json or quiet:
         return
-    say(
-        f"{counted(result.restored, 'node')} restored; {size(result.file_bytes_before)} became {size(result.file_bytes_after)}"
-    )
+    sizes = f"{size(result.file_bytes_before)} became {size(result.file_bytes_after)}"
+    say(f"{counted(result.restored, 'node')} restored; {sizes}")
     for name, reason in result.kept.items():
         say(f"kept {name}: {reason}")
