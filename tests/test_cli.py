@@ -111,7 +111,7 @@ def test_verify_with_given_inputs(model: Path, out: Path, capsys: pytest.Capture
     mcd("compress", model, out / "m.onnx")
     ids = np.arange(8).reshape(1, 8)
     np.savez(out / "inputs.npz", ids=ids, mask=np.ones_like(ids))
-    assert "in 1 runs" in mcd("verify", model, out / "m.onnx", "--inputs", out / "inputs.npz").stdout
+    assert "in 1 run on" in mcd("verify", model, out / "m.onnx", "--inputs", out / "inputs.npz").stdout
     (out / "bad.npz").write_text("no arrays")
     message = complaint(capsys, "verify", model, out / "m.onnx", "--inputs", out / "bad.npz")
     assert message.endswith("bad.npz is not an .npz file of plain arrays")
