@@ -1,9 +1,9 @@
 """Sums that AMX tile registers hold from one `asm!` block to the next: nothing else has the registers meanwhile.
 
-`native/core/src/arch/x86_64/amx/fused.rs` says why it relies on that. Here the machine code of the library that is
-installed is read, and held to it: from where the sums of a panel are loaded or cleared to where they are stored, on
-every path, no function is called, no configuration is loaded or dropped, and registers of sums are only added to. No
-compiler has put anything of its own into a tile register, for then there would be such an instruction elsewhere.
+`native/core/src/arch/x86_64/amx/fused.rs` says why it relies on that. Here the machine code of the installed library is
+read, and held to it: on every path from where the sums of a panel are loaded or cleared to where they are added to or
+stored, no function is called, no configuration is loaded or dropped, and nothing else is written to their registers. A
+compiler that kept values of its own in tile registers would show here.
 """
 
 import platform
@@ -92,7 +92,11 @@ class Function:
         return targets or None
 
     def violations(self, leaving):
-        """What is wrong; adds the function to `leaving` if it may return with sums in registers."""
+        """What is wrong; adds the function to `leaving` if it may return with sums in registers.
+
+        Before an instruction, registers hold sums (True), hold none (False), or have lost them: then the state is the
+        text of why. Lost sums are harmless until they are read.
+        """
         states = {0: {False}}
         todo = [0]
         while todo:
@@ -101,47 +105,44 @@ class Function:
             if successors is None:
                 yield f"{self.name}: a jump whose target is not known at {self.code[index][0]:x}"
                 return
-            after = set()
-            for held in states[index]:
-                after.add(self.held_after(index, held, leaving))
+            after = {self.state_after(index, state, leaving) for state in states[index]}
             for successor in successors:
                 if not after <= states.setdefault(successor, set()):
                     states[successor] |= after
                     todo.append(successor)
         for index, before in sorted(states.items()):
-            if True in before and (wrong := self.wrong_while_held(index)):
-                yield f"{self.name}: {wrong} at {self.code[index][0]:x}"
-        ends = [index for index in states if True in states[index] and self.leaves(index)]
-        if ends and DECODER.search(self.name):
+            for lost in filter(lambda state: isinstance(state, str) and self.reads_sums(index), before):
+                yield f"{self.name}: {self.code[index][1]} at {self.code[index][0]:x} finds what is left behind {lost}"
+        if DECODER.search(self.name) and any(True in before and self.leaves(at) for at, before in states.items()):
             leaving.add(self.name)
 
     def leaves(self, index):
         _, mnemonic, operands = self.code[index]
         return mnemonic == "ret" or (mnemonic == "jmp" and isinstance(self.target(operands), str))
 
-    def held_after(self, index, held, leaving):
-        """Whether registers hold sums behind an instruction."""
-        _, mnemonic, operands = self.code[index]
-        if mnemonic == "call":
-            return held or self.target(operands) in leaving
-        if "tmm0" in operands:
-            if mnemonic in ("tilezero", "tileloadd"):
-                return True
-            if mnemonic == "tilestored":
-                return False
-        return held
+    def registers(self, index):
+        return self.code[index][2].replace(" ", "").split(",")
 
-    def wrong_while_held(self, index):
-        """What an instruction must not do where registers hold sums."""
-        _, mnemonic, operands = self.code[index]
-        if mnemonic == "call" and not DIVERGES.search(operands):
-            return f"a call of {operands}"
-        if mnemonic in ("ldtilecfg", "tilerelease"):
-            return mnemonic
-        registers = operands.replace(" ", "").split(",")
-        if mnemonic in ("tilezero", "tileloadd", "tileloaddt1") and registers[0] in SUMS and not self.in_run(index):
-            return f"{mnemonic} {registers[0]}"
-        return None
+    def reads_sums(self, index):
+        mnemonic, registers = self.code[index][1], self.registers(index)
+        return (mnemonic.startswith("tdp") and registers[0] in SUMS) or (
+            mnemonic == "tilestored" and registers[-1] in SUMS
+        )
+
+    def state_after(self, index, state, leaving):
+        """The state behind an instruction."""
+        address, mnemonic, operands = self.code[index]
+        first, last = self.registers(index)[0], self.registers(index)[-1]
+        if mnemonic == "call" and self.target(operands) in leaving:
+            return True
+        if mnemonic in ("tilezero", "tileloadd") and first == "tmm0":
+            return True
+        if mnemonic == "tilestored" and last == "tmm0":
+            return False
+        overwritten = mnemonic.startswith(("tilezero", "tileload")) and first in SUMS and not self.in_run(index)
+        if state is True and (overwritten or mnemonic in ("call", "ldtilecfg", "tilerelease")):
+            return f"{mnemonic} {operands} at {address:x}"
+        return state
 
     def in_run(self, index):
         """Whether this is one of the instructions that load, clear or store a panel's sums, one behind the other."""
@@ -248,11 +249,13 @@ SOUND = """
     ("old", "new", "expected"),
     [
         ("", "", None),
-        (" 124:\ttdpbsud tmm0,tmm7,tmm6", " 124:\tcall   300 <other>", "a call of 300 <other>"),
-        (" 124:\ttdpbsud tmm0,tmm7,tmm6", " 124:\tldtilecfg [rsp]", "ldtilecfg"),
-        (" 124:\ttdpbsud tmm0,tmm7,tmm6", " 124:\ttileloadd tmm1,[rsp+rax*1]", "tileloadd tmm1"),
+        (" 124:\ttdpbsud tmm0,tmm7,tmm6", " 124:\tcall   300 <other>", "call 300 <other> at 124"),
+        (" 124:\ttdpbsud tmm0,tmm7,tmm6", " 124:\tldtilecfg [rsp]", "ldtilecfg [rsp] at 124"),
+        (" 124:\ttdpbsud tmm0,tmm7,tmm6", " 124:\ttileloadd tmm1,[rsp+rax*1]", "tileloadd tmm1,[rsp+rax*1] at 124"),
         (" 110:\tlea    rcx,[rcx+rsi*1]", " 110:\tcall   300 <other>", "tmm1 is stored by itself"),
-        (" 204:\ttdpbsud tmm0,tmm7,tmm6", " 204:\tcall   300 <other>", "a call of 300 <other>"),
+        (" 204:\ttdpbsud tmm0,tmm7,tmm6", " 204:\tcall   300 <other>", "call 300 <other> at 204"),
+        # Where no panel is left over, nobody reads the registers.
+        (" 204:\ttdpbsud tmm0,tmm7,tmm6", " 204:\tje     20c <closure+0xc>", None),
         (" 200:\tcall   100 <avx5126decode6panels>", " 200:\tcall   300 <other>", None),
         (" 120:\tje     130 <avx5126decode6panels+0x30>", " 120:\tjmp    rax", "a jump whose target is not known"),
     ],
