@@ -28,8 +28,8 @@ pub fn check_output_type(form: impl Signature, info: &KernelInfo<'_>) -> Result<
 pub struct Types {
     pub x1: WeightType,
     pub weight: WeightType,
-    /// Of a requantised result.
-    pub y: WeightType,
+    /// Of a requantised result, which alone has a zero point that is read.
+    pub y: Option<WeightType>,
     pub deq_scale: Read<f32>,
     pub addend: Read<f32>,
 }
@@ -60,7 +60,10 @@ impl Operands {
             deq_scale: inputs.operand(named("deq_scale"), n, types.deq_scale)?,
             x1_scale: inputs.operand(named("x1_scale"), 1, floats)?,
             addend: inputs.operand(named("addend"), n, types.addend)?,
-            y_zero_point: inputs.operand(named("y_zero_point"), 1, zero_points(types.y))?,
+            y_zero_point: match types.y {
+                Some(y) => inputs.operand(named("y_zero_point"), 1, zero_points(y))?,
+                None => Operand::absent(named("y_zero_point")),
+            },
         })
     }
 
@@ -143,6 +146,11 @@ pub enum Results {
 }
 
 impl Results {
+    /// The type of requantised results.
+    pub fn bytes(self) -> Option<WeightType> {
+        if let Self::Bytes(bytes) = self { Some(bytes) } else { None }
+    }
+
     /// Where the core writes them, and how it gets them from the sums.
     ///
     /// # Safety

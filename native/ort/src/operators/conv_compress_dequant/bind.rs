@@ -44,7 +44,7 @@ impl Bound {
         let types = Types {
             x1,
             weight: w.unwrap_or(WeightType::I8),
-            y: if form == Form::RequantI8 { WeightType::I8 } else { WeightType::U8 },
+            y: form.results().bytes(),
             deq_scale: floats,
             addend: floats,
         };

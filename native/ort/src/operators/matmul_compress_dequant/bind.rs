@@ -45,16 +45,17 @@ impl Bound {
         check_requantization(&inputs, form)?;
         check_elementwise(&inputs, form, y_layout.is_some())?;
         check_activation_scale(&inputs, x1)?;
-        let requantized = match form {
-            Form::Dequantized => inputs.byte_type(input::Y_ZERO_POINT)?.unwrap_or(WeightType::U8),
-            Form::RequantI8 => WeightType::I8,
+        let requantized = match (form, inputs.byte_type(input::Y_ZERO_POINT)) {
+            (Form::Dequantized, found) => found?
+                .ok_or_else(|| input::Y_ZERO_POINT.context(Error::invalid("must be present where y_scale is")))?,
+            // The form says it.
             _ => WeightType::U8,
         };
         let types = Types {
             // Floats have no zero point: they are quantised at each call.
             x1: if let X1::Quantized(x1) = x1 { x1 } else { WeightType::U8 },
             weight: w.unwrap_or(WeightType::I8),
-            y: requantized,
+            y: form.results(requantized).bytes(),
             deq_scale: scales(&inputs, form)?,
             addend: addends(&inputs)?,
         };
