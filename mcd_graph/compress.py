@@ -20,6 +20,7 @@ from mcd_graph.model.constants import eight_bit_constants
 from mcd_graph.model.private import private_copy
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
 from mcd_graph.model.source import ModelSource, Source, size_of
+from mcd_graph.options import check_libraries
 from mcd_graph.passes.at_open import constants_at_open, restore_at_open
 from mcd_graph.progress import Progress
 from mcd_graph.proof import Prover
@@ -118,10 +119,13 @@ def compress_model(
     """
     if math.isnan(min_saving):
         raise InputError("min_saving must be a number, such as 0.01, not nan")
+    if min_saving >= 1:
+        raise InputError(f"min_saving is a share below 1, such as 0.01 for one per cent, not {min_saving:g}")
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
     if at_open and inline:
         raise InputError("constants that are restored at opening need a data file: give either inline or at_open")
+    check_libraries(custom_ops)
     request = Request(
         model_input=model_input, opened=model_input, model_output=model_output, profile=profile, jobs=jobs,
         executor=executor,
