@@ -148,6 +148,28 @@ def test_it_rounds_less_and_keeps_one_weight(tmp_path: Path) -> None:
     assert errors["halves"] < errors["whole"] / 16
 
 
+def test_branches_have_their_own_halves() -> None:
+    """Of one activation from outside."""
+    x2, index, info = _native.encode(np.eye(128, 320, dtype=np.int8))
+    constants = {"x2": x2, "index": index, "scale": scales((128,), 2)}
+
+    def branch(name: str) -> onnx.GraphProto:
+        node = helper.make_node(
+            "MatmulCompressDequant", ["x1", "x2", "index", "scale"], [name], domain="mcd",
+            compress_info=[int(i) for i in info],
+        )  # fmt: skip
+        return helper.make_graph([node], name, [], [helper.make_tensor_value_info(name, TensorProto.FLOAT, [5, 128])])
+
+    choice = helper.make_node("If", ["which"], ["y"], then_branch=branch("a"), else_branch=branch("b"))
+    inputs = {"x1": (np.int8, (5, 320)), "which": (np.bool_, ())}
+    model = make_model([choice], inputs, {"y": (np.float32, (5, 128))}, constants)
+    model.opset_import.append(helper.make_opsetid("mcd", 1))
+    strict = split(model)
+    for which in (False, True):
+        feeds = {"x1": integers(np.int8, (5, 320), 1), "which": np.array(which)}
+        assert_same_bytes(run(strict, feeds), run(model, feeds))
+
+
 def test_a_result_in_float16_is_left_alone() -> None:
     """Its rounding is the original's own."""
     inputs = {
