@@ -250,7 +250,7 @@ class ReasonCode(enum.StrEnum):
     )
     CONVOLUTION_SMALL = (
         "convolution-small",
-        "The kernel is so small that onnxruntime's own convolution is faster.",
+        "The kernel is so small, or does so little with each pixel, that onnxruntime's own convolution is faster.",
         "`--at-open`, which restores it when a session is created.",
     )
     CONVOLUTION_RANK = (
