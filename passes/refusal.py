@@ -57,7 +57,8 @@ class ReasonCode(enum.StrEnum):
     )
     WEIGHT_RANK = (
         "weight-rank",
-        "The weight is not one matrix; or the result has more dimensions than the activation because the weight has.",
+        "The weight is not one matrix; or it has dimensions of size 1 in front, which give the result more dimensions "
+        "than the activation has, or which onnxruntime computes otherwise where there is a scale for each column.",
         "Remove dimensions of size 1 from the weight. `--at-open` compresses the matrices of a batch.",
     )
     DEQUANTIZED_OUTSIDE = (
@@ -249,17 +250,17 @@ class ReasonCode(enum.StrEnum):
     )
     CONVOLUTION_SMALL = (
         "convolution-small",
-        "The kernel is so small that onnxruntime's own convolution is faster.",
+        "The kernel is so small, or does so little with each pixel, that onnxruntime's own convolution is faster.",
         "`--at-open`, which restores it when a session is created.",
     )
     CONVOLUTION_RANK = (
         "convolution-rank",
-        "The kernel has other dimensions beside its channels than one to three.",
+        "The convolution has no spatial dimension, or more than three.",
         "`--at-open`, which restores its kernel when a session is created.",
     )
     CONVOLUTION_ATTRIBUTE = (
         "convolution-attribute",
-        "Strides, dilations or pads are not as ONNX has them; onnxruntime takes the model, maybe, and means something.",
+        "Strides, dilations or pads are not as ONNX has them; onnxruntime may read them in a way of its own.",
         "Mend the model: the text names the attribute.",
     )
 
