@@ -1,6 +1,7 @@
 //! Nodes that onnxruntime would not have given to an overload: it tells a custom operator less than it knows, so binding checks.
 
 use std::ffi::c_char;
+use std::sync::OnceLock;
 
 use mcd_core::{Profile, Tiling, WeightType, WeightView, encode};
 use mcd_testkit::onnxruntime::{Node, NodeInput, Operator, Tensor, register};
@@ -18,13 +19,14 @@ const Y_ZERO_POINT: usize = 9;
 const Y_SCALE: usize = 11;
 const INPUTS: usize = 16;
 
-/// The overloads of MatmulCompressDequant, in their order.
-fn overloads() -> Vec<Operator> {
+/// The overloads of MatmulCompressDequant, in their order: told once to a process.
+fn overloads() -> &'static [Operator] {
     unsafe extern "system" fn version() -> *const c_char {
         c"1.32.0".as_ptr()
     }
-    // SAFETY: an entry point for onnxruntime.
-    unsafe { register(mcd_ort::RegisterCustomOps, version) }
+    static OVERLOADS: OnceLock<Vec<Operator>> = OnceLock::new();
+    // SAFETY: an entry point for onnxruntime; its operators live for good.
+    OVERLOADS.get_or_init(|| unsafe { register(mcd_ort::RegisterCustomOps, version) })
 }
 
 /// A product of one row by two columns of eight, with these scalars beside it.
