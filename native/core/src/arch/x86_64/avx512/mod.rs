@@ -150,7 +150,7 @@ impl RowKernel for Avx512 {
         range: rows::range,
         quantize: rows::quantize,
         transpose_words: avx2::transpose_words,
-        write_rows: avx2::write_rows,
+        write_rows: rows::write_rows,
         write_columns: rows::write_columns,
         dequantize: avx2::dequantize,
         pack: rows::pack,

@@ -3,9 +3,9 @@
 use super::epilogue::{Columns, DequantizedColumns, RequantizedColumns, epilogue_of_rows};
 use crate::arch::operands::reach;
 use crate::arch::output::Output;
-use crate::arch::rows::{self, ActivationRow, Terms};
+use crate::arch::rows::{self, ActivationRow, Panels, Terms};
 use crate::arch::x86_64::avx2::rows as avx2;
-use crate::geometry::{GROUP, PANEL};
+use crate::geometry::{FRACTAL, GROUP, PANEL};
 use crate::quantize::{Quantizer, Range};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -21,25 +21,105 @@ const BY_K: [u8; GROUP] = {
     from
 };
 
-/// As [`RowKernel::write_columns`].
+/// Panels whose columns fill a cache line.
+const LINE_OF_PANELS: usize = 4;
+
+/// As [`RowKernel::write_columns`]: lines at a time where there are four panels.
 ///
 /// # Safety
 /// As there; and the processor has the features.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-pub(super) unsafe fn write_columns(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+pub(super) unsafe fn write_columns(panels: Panels<'_>, flip: u8, out: *mut u8, stride: usize) {
     // SAFETY: 64 bytes.
     let by_k = unsafe { _mm512_loadu_si512(BY_K.as_ptr().cast()) };
     let flip = _mm512_set1_epi8(flip.cast_signed());
-    for (g, group) in panel.as_chunks::<GROUP>().0.iter().enumerate() {
-        // SAFETY: the group's 64 bytes; the caller answers for the output.
-        unsafe {
-            let group = _mm512_loadu_si512(group.as_ptr().cast());
-            let four = _mm512_xor_si512(_mm512_permutexvar_epi8(by_k, group), flip);
-            let to = out.add(4 * g * stride);
-            _mm_storeu_si128(to.cast(), _mm512_castsi512_si128(four));
-            _mm_storeu_si128(to.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(four));
-            _mm_storeu_si128(to.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(four));
-            _mm_storeu_si128(to.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(four));
+    let by_k = |p: usize, g: usize| {
+        // SAFETY: the group's 64 bytes.
+        let group = unsafe { _mm512_loadu_si512(panels.group(p, g).as_ptr().cast()) };
+        _mm512_xor_si512(_mm512_permutexvar_epi8(by_k, group), flip)
+    };
+    let lines = panels.count() - panels.count() % LINE_OF_PANELS;
+    for g in 0..panels.groups() {
+        let to = out.wrapping_add(4 * g * stride);
+        for p in (0..lines).step_by(LINE_OF_PANELS) {
+            let rows = transpose_quarters([by_k(p, g), by_k(p + 1, g), by_k(p + 2, g), by_k(p + 3, g)]);
+            let to = to.wrapping_add(p * PANEL);
+            // SAFETY: the caller answers for the output.
+            unsafe {
+                _mm512_storeu_si512(to.cast(), rows[0]);
+                _mm512_storeu_si512(to.add(stride).cast(), rows[1]);
+                _mm512_storeu_si512(to.add(2 * stride).cast(), rows[2]);
+                _mm512_storeu_si512(to.add(3 * stride).cast(), rows[3]);
+            }
+        }
+        for p in lines..panels.count() {
+            let (four, to) = (by_k(p, g), to.wrapping_add(p * PANEL));
+            // SAFETY: the caller answers for the output.
+            unsafe {
+                _mm_storeu_si128(to.cast(), _mm512_castsi512_si128(four));
+                _mm_storeu_si128(to.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(four));
+                _mm_storeu_si128(to.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(four));
+                _mm_storeu_si128(to.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(four));
+            }
+        }
+    }
+}
+
+/// The transpose of four rows of four quarters.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose_quarters(rows: [__m512i; 4]) -> [__m512i; 4] {
+    // Quarters 0 and 1, and 2 and 3, of two rows; then those with even numbers, and with odd ones, of two pairs.
+    let (a, b) = (_mm512_shuffle_i32x4::<0x44>(rows[0], rows[1]), _mm512_shuffle_i32x4::<0xee>(rows[0], rows[1]));
+    let (c, d) = (_mm512_shuffle_i32x4::<0x44>(rows[2], rows[3]), _mm512_shuffle_i32x4::<0xee>(rows[2], rows[3]));
+    [
+        _mm512_shuffle_i32x4::<0x88>(a, c),
+        _mm512_shuffle_i32x4::<0xdd>(a, c),
+        _mm512_shuffle_i32x4::<0x88>(b, d),
+        _mm512_shuffle_i32x4::<0xdd>(b, d),
+    ]
+}
+
+/// As [`RowKernel::write_rows`]: lines at a time, of two fractals.
+///
+/// # Safety
+/// As there; and the processor has the features.
+#[target_feature(enable = "avx512f,avx512bw,avx2")]
+pub(super) unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+    let (pairs, last) = panel.as_chunks::<{ 2 * FRACTAL }>();
+    let flips = _mm512_set1_epi8(flip.cast_signed());
+    for (i, pair) in pairs.iter().enumerate() {
+        // SAFETY: 16 groups; the caller answers for the output.
+        unsafe { write_lines(pair, flips, out.add(i * GROUP), stride) };
+    }
+    // SAFETY: the caller's contract.
+    unsafe { avx2::write_rows(last, flip, out.wrapping_add(pairs.len() * GROUP), stride) };
+}
+
+/// Writes 16 rows of 64 bytes: words of 16 groups, each of which has one for every row.
+///
+/// # Safety
+/// From `to` on 16 rows, `stride` apart, of 64 bytes can be written.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn write_lines(groups: &[u8; 2 * FRACTAL], flip: __m512i, to: *mut u8, stride: usize) {
+    let mut quarters = [[_mm512_setzero_si512(); 4]; 4];
+    // Four groups: words j of each, in quarter i for row 4 i + j.
+    for (four, groups) in groups.as_chunks::<{ 4 * GROUP }>().0.iter().enumerate() {
+        // SAFETY: one of four groups.
+        let group = |i: usize| unsafe { _mm512_loadu_si512(groups.as_ptr().add(i * GROUP).cast()) };
+        let (a, b, c, d) = (group(0), group(1), group(2), group(3));
+        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+        let (ab2, cd2) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+        quarters[0][four] = _mm512_unpacklo_epi64(ab, cd);
+        quarters[1][four] = _mm512_unpackhi_epi64(ab, cd);
+        quarters[2][four] = _mm512_unpacklo_epi64(ab2, cd2);
+        quarters[3][four] = _mm512_unpackhi_epi64(ab2, cd2);
+    }
+    for (j, quarters) in quarters.into_iter().enumerate() {
+        for (i, row) in transpose_quarters(quarters).into_iter().enumerate() {
+            // SAFETY: the caller's contract.
+            unsafe { _mm512_storeu_si512(to.add((4 * i + j) * stride).cast(), _mm512_xor_si512(row, flip)) };
         }
     }
 }
