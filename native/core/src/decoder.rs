@@ -104,6 +104,11 @@ impl<'a> Tiles<'a> {
         self.decoder.weight.verify_tile(self.x2, t)
     }
 
+    /// Has the processor fetch tile `t`, which is decoded soon.
+    pub fn prefetch(&self, t: usize) {
+        self.decoder.kernel.tile().prefetch(self.decoder.weight.stored_tile(self.x2, t));
+    }
+
     /// Panels and fractals of tile `t`.
     pub fn extent(&self, t: usize) -> Extent {
         let TileShape { panels, fractals, .. } = self.decoder.geometry().tile(t);

@@ -101,20 +101,22 @@ impl Bound<'_, VerifiedWeight> {
 
 /// The weight (n, k), row by row; checks every checksum and every code word.
 pub fn unpack(weight: CompressedWeight, x2: &[u8], kernel: Kernel, pool: &dyn Parallel) -> Result<Vec<u8>, Error> {
-    unpack_as(Layout::Nk, weight, x2, kernel, pool)
+    let geometry = *weight.geometry();
+    in_memory(&geometry, |out| unpack_into(Layout::Nk, weight, x2, kernel, out, pool))
 }
 
-/// As [`unpack`], in either order.
-pub fn unpack_as(
+/// As [`unpack`], in either order, and into memory of the caller's. Where that fails, `out` holds anything.
+pub fn unpack_into(
     layout: Layout,
     weight: CompressedWeight,
     x2: &[u8],
     kernel: Kernel,
+    out: &mut [MaybeUninit<u8>],
     pool: &dyn Parallel,
-) -> Result<Vec<u8>, Error> {
+) -> Result<(), Error> {
     let decoder = Decoder::new(weight, kernel);
     let check = |tiles: &Tiles<'_>, t| tiles.verify(t).map(drop);
-    in_memory(decoder.geometry(), |out| decompress(&decoder, x2, layout, out, pool, check))
+    decompress(&decoder, x2, layout, out, pool, check)
 }
 
 /// A weight in memory of its own.
