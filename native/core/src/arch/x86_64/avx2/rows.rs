@@ -88,18 +88,14 @@ pub(in crate::arch::x86_64) fn transpose_words(from: Matrix<'_, u32>, to: &mut [
 pub(in crate::arch::x86_64) unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
     const { assert!(GROUPS == PIECE && FRACTAL_K == PIECE * size_of::<u32>()) };
     let flip = _mm256_set1_epi8(flip.cast_signed());
-    let (words, fractals) = (panel.as_ptr().cast::<u32>(), panel.len() / FRACTAL);
-    // Two fractals of eight rows, then of the others: rows that are a page apart compete for the same lines of the first cache,
-    // which has room for eight of them until both halves are written.
-    for first in (0..fractals).step_by(2) {
+    let words = panel.as_ptr().cast::<u32>();
+    for fractal in 0..panel.len() / FRACTAL {
         for half in [0, PIECE] {
-            for fractal in first..(first + 2).min(fractals) {
-                // SAFETY: a fractal has 8 groups of 16 words, one for each row; the caller answers for the output.
-                unsafe {
-                    let from = words.add(fractal * FRACTAL / size_of::<u32>() + half);
-                    let to = out.add(half * stride + fractal * FRACTAL_K);
-                    transpose_piece(from, GROUP / size_of::<u32>(), to, stride, flip);
-                }
+            // SAFETY: a fractal has 8 groups of 16 words, one for each row; the caller answers for the output.
+            unsafe {
+                let from = words.add(fractal * FRACTAL / size_of::<u32>() + half);
+                let to = out.add(half * stride + fractal * FRACTAL_K);
+                transpose_piece(from, GROUP / size_of::<u32>(), to, stride, flip);
             }
         }
     }
