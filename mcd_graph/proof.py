@@ -11,7 +11,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ from mcd_graph.report.data import Proof
 from mcd_graph.session import create_session
 
 __all__ = ["NOT_ASKED_FOR", "Prover", "find_culprits"]
+
+T = TypeVar("T", bound=Hashable)
 
 NOT_ASKED_FOR = "it was not asked for (--no-verify)"
 
@@ -83,10 +86,20 @@ class Prover:
         model: the same, loaded; it is looked at only here.
         nbytes: size of its files.
         at_optimization_only: what is made of it reproduces it at default settings, not without optimisations (QDQ).
+        custom_ops: libraries of other operators that the model needs.
     """
 
-    def __init__(self, source: ModelSource, model: ir.Model, *, nbytes: int, at_optimization_only: bool) -> None:
+    def __init__(
+        self,
+        source: ModelSource,
+        model: ir.Model,
+        *,
+        nbytes: int,
+        at_optimization_only: bool,
+        custom_ops: Sequence[str | os.PathLike[str]] = (),
+    ) -> None:
         self._source = source.SerializeToString() if isinstance(source, onnx.ModelProto) else source
+        self._custom_ops = custom_ops
         self._settings = (True,) if at_optimization_only else (True, False)
         self._begin = time.monotonic()
         self._references: list[_Reference] = []
@@ -142,7 +155,13 @@ class Prover:
     def _open(self, model: str | os.PathLike[str] | bytes, reference: _Reference) -> ort.InferenceSession:
         # On processors that saturate, the original would be wrong; what is written is for others as well.
         precise = saturates()
-        return create_session(model, threads=reference.threads, optimize=reference.optimize, precise=precise)
+        return create_session(
+            model,
+            threads=reference.threads,
+            optimize=reference.optimize,
+            precise=precise,
+            custom_ops=self._custom_ops,
+        )
 
     def _try(self, specs: Sequence[InputSpec]) -> None:
         """Run the original once at each setting, for what that may do to the process."""
@@ -195,25 +214,25 @@ class Prover:
 
 
 def find_culprits(
-    suspects: Sequence[int], differs: Callable[[Sequence[int]], bool], *, seconds: float = _BISECTION_SECONDS
-) -> set[int]:
-    """Return which of some lowered nodes make a model differ, by halves.
+    suspects: Sequence[T], differs: Callable[[Sequence[T]], bool], *, seconds: float = _BISECTION_SECONDS
+) -> set[T]:
+    """Return which of some lowered nodes, or restored constants, make a model differ, by halves.
 
     Where a group differs of which neither half does, all of it is returned; and so is what is left when time is up.
 
     Args:
-        suspects: numbers of nodes that differ when all of them are lowered.
+        suspects: numbers of nodes, or keys, that differ when all of them are lowered.
         differs: tells whether a model differs in which these alone are lowered.
         seconds: time for it.
     """
     end = time.monotonic() + seconds
 
-    def search(group: Sequence[int]) -> set[int]:
+    def search(group: Sequence[T]) -> set[T]:
         if len(group) == 1 or time.monotonic() > end:
             return set(group)
         middle = len(group) // 2
         halves = [half for half in (group[:middle], group[middle:]) if differs(half)]
-        return set().union(*map(search, halves)) if halves else set(group)
+        return {each for half in halves for each in search(half)} if halves else set(group)
 
     return search(list(suspects)) if suspects else set()
 

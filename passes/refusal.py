@@ -224,11 +224,11 @@ class ReasonCode(enum.StrEnum):
     CANNOT_ASK = (
         "cannot-ask",
         "The installed onnxruntime could not be asked how it computes the multiplication.",
-        "Make the model load in this onnxruntime (the text has its message), for instance by a library of operators.",
+        "Make the model load in this onnxruntime (the text has its message), for instance by --custom-ops.",
     )
     DIFFERS = (
         "differs",
-        "The lowered node gave other bytes than the original when both were run.",
+        "The lowered node, or the constant restored at opening, gave other bytes than the original when both were run.",
         "Nothing: it stays as it was; please report the model.",
     )
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import onnx_ir as ir
 
@@ -18,10 +18,39 @@ from mcd_graph.operators.registry import name_of
 from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, ReasonCode, Refusal, plan_lowering
 from mcd_graph.passes.at_open import ConstantJob, constants_at_open
 from mcd_graph.passes.functions import InlineConstantsPass
+from mcd_graph.passes.plan.selection import Selection
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import Quantization
 
-__all__ = ["Request"]
+__all__ = ["Kept", "Request"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What stays as it is because the model gave other bytes with it.
+
+    Attributes:
+        sites: numbers of nodes in the plan.
+        constants: keys of constants that were to be restored at opening.
+    """
+
+    sites: frozenset[int] = frozenset()
+    constants: frozenset[str] = frozenset()
+
+    def __or__(self, other: "Kept") -> "Kept":
+        """Return both."""
+        return Kept(self.sites | other.sites, self.constants | other.constants)
+
+    def __bool__(self) -> bool:
+        """Tell whether there is anything."""
+        return bool(self.sites or self.constants)
+
+    def refusals(self) -> dict[str, Refusal]:
+        """Say of each constant why it is kept."""
+        refusal = Refusal(
+            ReasonCode.DIFFERS, "restored at opening, it made the model give other bytes than the original"
+        )
+        return dict.fromkeys(self.constants, refusal)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +74,10 @@ class Request:
     force: bool
     force_larger: bool
     verify: bool
+    custom_ops: Sequence[str | os.PathLike[str]] = ()
     copied_from: tuple[FileIdentity, ...] = ()
     quantization: Quantization | None = None
+    kept: Kept = Kept()
     watch: Watch = dataclasses.field(default_factory=Watch)
 
     @property
@@ -71,13 +102,22 @@ class Request:
         """Tell whether a constant is to be compressed, going by the names of itself and of those that read it."""
         readers = (node for constant in job.constants for node, _ in constant.readers)
         names = [*job.names, *map(name_of, readers)]
-        included = self.include is None or any(re.search(self.include, name) for name in names)
-        return included and not (self.exclude and any(re.search(self.exclude, name) for name in names))
+        try:
+            Selection(self.include, self.exclude).check(names)
+        except Refusal:
+            return False
+        return True
 
     def plan(self, model: ir.Model, differing: Collection[int]) -> LoweringPlan:
         """Return what can be lowered of the model, less the sites that are known to differ."""
         try:
-            plan = plan_lowering(model, include=self.include, exclude=self.exclude, convolutions=self.convolutions)
+            plan = plan_lowering(
+                model,
+                include=self.include,
+                exclude=self.exclude,
+                convolutions=self.convolutions,
+                custom_ops=self.custom_ops,
+            )
         except re.error as error:
             raise InputError(f"not a regular expression: {error.pattern!r}: {error}") from None
         plan.keep(differing, Refusal(ReasonCode.DIFFERS, "lowered, it gave other bytes than the original when run"))
