@@ -146,10 +146,16 @@ fn decompress(
     if out.len() != expected {
         return Err(Error::Argument { what: "the decoded weight", expected, found: out.len() });
     }
-    let writer = Writer { decoder, layout, out: Shared::new(out) };
+    let (writer, flip) = (Writer { decoder, layout, out: Shared::new(out) }, decoder.weight().weight_type().flip());
     each(geometry, geometry.tiles(), pool, |t, workspace| {
         check(&tiles, t)?;
         let shape = geometry.tile(t);
+        if let Some(place) = writer.rows_of(&shape) {
+            // SAFETY: `rows_of` has seen that the whole tile is inside of the output; no other tile has that part of it.
+            if unsafe { tiles.decode_rows(t, flip, place, geometry.k(), &mut workspace.scratch)? } {
+                return Ok(());
+            }
+        }
         tiles.with_symbols(t, workspace, |symbols| writer.write(symbols, &shape))
     })
 }
@@ -173,6 +179,15 @@ impl Writer<'_> {
             }
             Layout::Kn => self.write_kn(symbols, panel, n0, k0),
         }
+    }
+
+    /// Where the rows of a tile begin, if all of it is inside of the matrix and rows are what is wanted.
+    fn rows_of(&self, shape: &TileShape) -> Option<*mut u8> {
+        let (n, k, _) = self.shape();
+        let (n0, k0) = (shape.panel * PANEL, shape.fractal * FRACTAL_K);
+        let (rows, columns) = (shape.panels * PANEL, shape.fractals * FRACTAL_K);
+        let inside = self.layout == Layout::Nk && n0 + rows <= n && k0 + columns <= k;
+        inside.then(|| self.out.at(n0 * k + k0, (rows - 1) * k + columns))
     }
 
     /// n, k, and what symbols differ from weights by.

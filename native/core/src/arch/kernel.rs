@@ -44,6 +44,22 @@ pub trait TileKernel: Sync {
     /// If the tile does not fit.
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged>;
 
+    /// Decodes a coded tile, and writes its symbols as [`RowKernel::write_rows`] does: panel p from row 16 p on. Where the kernel
+    /// has no such way, nothing is done and the answer is `None`.
+    ///
+    /// # Safety
+    /// From `out` on 16 rows for each panel, `stride` apart, of 32 bytes for each fractal can be written.
+    unsafe fn decode_rows(
+        &self,
+        _coded: Coded<'_>,
+        _flip: u8,
+        _out: *mut u8,
+        _stride: usize,
+        _scratch: &mut Scratch,
+    ) -> Option<Result<(), Damaged>> {
+        None
+    }
+
     /// Adds the products of a coded tile.
     fn multiply_coded(
         &self,

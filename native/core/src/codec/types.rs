@@ -3,7 +3,7 @@
 /// Names a trade between size and speed; the format is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Profile {
-    /// Root fields and escapes; a level or two where they would be many, for a decoder takes longer for those.
+    /// No levels: root field and escapes only.
     Fast,
     /// Enough levels to be near the entropy.
     #[default]

@@ -6,7 +6,7 @@ use crate::arch::operands::reach;
 use crate::arch::output::Output;
 use crate::arch::rows::{self, ActivationRow, Panels, Terms};
 use crate::arch::x86_64::avx2::rows as avx2;
-use crate::geometry::{FRACTAL, GROUP, PANEL};
+use crate::geometry::{FRACTAL, GROUP, GROUPS, PANEL};
 use crate::quantize::{Quantizer, Range};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -97,6 +97,76 @@ pub(super) unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: us
     unsafe { avx2::write_rows(last, flip, out.wrapping_add(pairs.len() * GROUP), stride) };
 }
 
+/// Writes a fractal as 16 rows of 32 bytes.
+///
+/// # Safety
+/// From `to` on 16 rows, `stride` apart, of 32 bytes can be written; the processor has the features.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn write_half_lines(fractal: &[__m512i; GROUPS], flip: __m512i, to: *mut u8, stride: usize) {
+    let [low, high] = [words_of_rows(first_four(fractal)), words_of_rows(last_four(fractal))];
+    unrolled!(J in [0 1 2 3] {
+        // Quarters of rows J, 4 + J, 8 + J and 12 + J: their first halves, and their second ones.
+        let (low, high) = (_mm512_xor_si512(low[J], flip), _mm512_xor_si512(high[J], flip));
+        unrolled!(I in [0 1 2 3] {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let to = to.add((4 * I + J) * stride);
+                _mm_storeu_si128(to.cast(), _mm512_extracti32x4_epi32::<{ I as i32 }>(low));
+                _mm_storeu_si128(to.add(PANEL).cast(), _mm512_extracti32x4_epi32::<{ I as i32 }>(high));
+            }
+        });
+    });
+}
+
+/// Writes two fractals as 16 rows of 64 bytes.
+///
+/// # Safety
+/// From `to` on 16 rows, `stride` apart, of 64 bytes can be written; the processor has the features.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn write_whole_lines(fractals: [&[__m512i; GROUPS]; 2], flip: __m512i, to: *mut u8, stride: usize) {
+    let quarters = [
+        words_of_rows(first_four(fractals[0])),
+        words_of_rows(last_four(fractals[0])),
+        words_of_rows(first_four(fractals[1])),
+        words_of_rows(last_four(fractals[1])),
+    ];
+    unrolled!(J in [0 1 2 3] {
+        let rows = transpose_quarters([quarters[0][J], quarters[1][J], quarters[2][J], quarters[3][J]]);
+        unrolled!(I in [0 1 2 3] {
+            // SAFETY: the caller's contract.
+            unsafe { _mm512_storeu_si512(to.add((4 * I + J) * stride).cast(), _mm512_xor_si512(rows[I], flip)) };
+        });
+    });
+}
+
+/// The first four groups of a fractal.
+#[inline(always)]
+fn first_four(groups: &[__m512i; GROUPS]) -> [__m512i; 4] {
+    [groups[0], groups[1], groups[2], groups[3]]
+}
+
+/// The last four.
+#[inline(always)]
+fn last_four(groups: &[__m512i; GROUPS]) -> [__m512i; 4] {
+    [groups[4], groups[5], groups[6], groups[7]]
+}
+
+/// The words of four groups by rows: in register j, quarter i, those of row 4 i + j.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn words_of_rows([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+    let (ab2, cd2) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+    [
+        _mm512_unpacklo_epi64(ab, cd),
+        _mm512_unpackhi_epi64(ab, cd),
+        _mm512_unpacklo_epi64(ab2, cd2),
+        _mm512_unpackhi_epi64(ab2, cd2),
+    ]
+}
+
 /// Writes 16 rows of 64 bytes: words of 16 groups, each of which has one for every row.
 ///
 /// Quarters are put together as they are loaded, which one more port can do than a shuffle of 64 bytes.
@@ -115,14 +185,7 @@ unsafe fn write_lines(groups: &[u8; 2 * FRACTAL], flip: __m512i, to: *mut u8, st
             _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(two, quarter(8 + j)), quarter(12 + j))
         };
         let (a, b, c, d) = (of(0), of(1), of(2), of(3));
-        let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
-        let (ab2, cd2) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
-        let rows = [
-            _mm512_unpacklo_epi64(ab, cd),
-            _mm512_unpackhi_epi64(ab, cd),
-            _mm512_unpacklo_epi64(ab2, cd2),
-            _mm512_unpackhi_epi64(ab2, cd2),
-        ];
+        let rows = words_of_rows([a, b, c, d]);
         for (i, row) in rows.into_iter().enumerate() {
             // SAFETY: the caller's contract.
             unsafe { _mm512_storeu_si512(to.add((4 * QUARTER + i) * stride).cast(), _mm512_xor_si512(row, flip)) };
