@@ -77,10 +77,10 @@ def overhead_of(name: str, weight: Weight, profile: Profile) -> Overhead:
     used = counts[counts > 0]
     entropy = float(-(used * np.log2(used / weight.size)).sum() / 8)
     header = (FIXED + (info["ranks"] or 0) + 63) // 64 * 64
-    parts = {"tables": header - FIXED, "index": index.size, "header": FIXED + TAIL}
+    parts: dict[str, float] = {"tables": header - FIXED, "index": index.size, "header": FIXED + TAIL}
     code = "raw"
     if info["coded_tiles"]:
-        width, step, levels = info["root_bits"], info["step"], info["levels"]
+        width, step, levels = info["root_bits"] or 0, info["step"] or 0, info["levels"] or 0
         order = symbols_by_rank(x2)
         rarer = np.append(np.cumsum(counts[order][::-1])[::-1], np.zeros(512, np.int64))
         direct = (1 << width) - step
