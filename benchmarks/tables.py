@@ -85,16 +85,22 @@ def sizes(rows: Rows) -> Iterator[str]:
 
 
 def memory(rows: Rows) -> Iterator[str]:
-    """Memory and opening."""
-    rows = [row for row in rows if row["benchmark"] == "memory"]
-    yield "| | anonymous | resident | opening | four processes: private | proportional |"
-    yield "|---|---|---|---|---|---|"
-    for model in ("onnxruntime", "balanced"):
-        one, four = _last(rows, model=model, processes=1), _last(rows, model=model, processes=4)
-        yield (
-            f"| {model} | {_mib(one['anonymous_bytes'])} | {_mib(one['resident_bytes'])} | {one['load_ms']:.0f} ms "
-            f"| {_mib(four['private_bytes'])} | {_mib(four['proportional_bytes'])} |"
-        )
+    """Memory of some processes, and opening: a line for each model and contestant."""
+    held, opened = ([row for row in rows if row["benchmark"] == name] for name in ("memory", "opening"))
+    counts = sorted({row["processes"] for row in held})
+    columns = " | ".join(f"{count} process{'es' if count > 1 else ''}: anonymous; PSS" for count in counts)
+    yield f"| model | opened by | {columns} | opening, cold | first run | opening, warm | first run |"
+    yield f"|---|---|{'---|' * (len(counts) + 4)}"
+    for workload, name in dict.fromkeys((row["workload"], row["contestant"]) for row in held):
+        own = {"workload": workload, "contestant": name}
+        cells = [
+            f"{_mib(row['anonymous_bytes'])}; {_mib(row['proportional_bytes'])}"
+            for row in (_last(held, processes=count, **own) for count in counts)
+        ]
+        for cold in (True, False):
+            row = _last(opened, cold=cold, **own)
+            cells += [f"{row['open_ms']:.0f} ms", f"{row['first_run_ms']:.0f} ms"]
+        yield f"| {workload} | {name} | {' | '.join(cells)} |"
 
 
 def _mib(count: int) -> str:

@@ -87,10 +87,9 @@ class Ready:
     seconds: float
     first: float
 
-    @property
-    def runs(self) -> int:
-        """How many runs a burst has."""
-        return max(_LEAST_RUNS, int(BURST / self.seconds))
+    def runs(self, burst: float) -> int:
+        """Return how many runs a burst of so many seconds has."""
+        return max(_LEAST_RUNS, int(burst / self.seconds))
 
 
 class Contestant:
@@ -203,6 +202,7 @@ def alternate(
     *,
     repeats: int,
     seconds: float = 0.0,
+    burst: float = BURST,
     step: Callable[[], None] = lambda: None,
 ) -> dict[str, list[tuple[float, float]]]:
     """Compare contestants with the first one, in bursts that take turns.
@@ -215,6 +215,7 @@ def alternate(
         ready: what each said of them.
         repeats: turns to take at least.
         seconds: take further ones until this time is up.
+        burst: seconds of a burst.
         step: called after each turn.
 
     Returns:
@@ -229,7 +230,7 @@ def alternate(
             order = [base, *others[at : at + 2]]
             times = {}
             for name in order if turn % 2 else reversed(order):
-                times[name] = statistics.median(contestants[name].burst(ready[name].runs))
+                times[name] = statistics.median(contestants[name].burst(ready[name].runs(burst)))
                 time.sleep(PAUSE)
             for name in order[1:]:
                 pairs[name].append((times[base], times[name]))

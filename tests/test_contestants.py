@@ -25,7 +25,7 @@ def test_every_way_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
         with stored(FEED) as path:
             ready = {name: one.load(path) for name, one in contestants.items()}
         assert len({one.digest for one in ready.values()}) == 1
-        assert all(one.seconds > 0 and one.first > 0 and one.runs >= 5 for one in ready.values())
+        assert all(one.seconds > 0 and one.first > 0 and one.runs(0.0) == 5 for one in ready.values())
         if ROLLUP.exists():
             assert contestants["auto"].memory()["Anonymous"] > 0
         one = contestants["saved"]
@@ -62,7 +62,10 @@ class Enough:
     """What a contestant says of how often it runs in a burst."""
 
     def __init__(self, runs: int) -> None:
-        self.runs = runs
+        self._runs = runs
+
+    def runs(self, burst: float) -> int:  # noqa: ARG002
+        return self._runs
 
 
 def test_a_model_that_ends_its_process_is_a_message(tmp_path: Path) -> None:
