@@ -34,6 +34,7 @@ from matmul import append, processor
 from sessions import BASE, CONTESTANTS, OPENVINO, Entry, read
 
 from mcd_graph.contestants import Contestant, stored
+from mcd_graph.model.source import size_of
 
 NAMES = (BASE, *(name for name in CONTESTANTS if name != OPENVINO))
 FIGURES = {"anonymous_bytes": "Anonymous", "proportional_bytes": "Pss", "resident_bytes": "Rss"}
@@ -101,7 +102,7 @@ def measured(entry: Entry, names: list[str], arguments: argparse.Namespace) -> I
             yield row | {"raw_ms": pairs}
         for processes in map(int, arguments.processes.split(",")):
             for name in names:
-                found = held(entry, name, processes, path)
+                found = {"file_bytes": size_of(entry.model(name)), **held(entry, name, processes, path)}
                 yield {"benchmark": "memory", "contestant": name, "processes": processes, **found}
 
 
