@@ -57,7 +57,7 @@ OPENVINO = "openvino"
 RESIDENCIES = ("auto", "compressed", "decoded")
 CONTESTANTS = (*RESIDENCIES, *ALTERNATIVES, OPENVINO)
 LEAST_TURNS = 5
-QUICK_SECONDS, SECONDS = 1.0, 4.0
+QUICK_SECONDS, SECONDS = 0.8, 4.0
 
 Rows = list[dict[str, Any]]
 
