@@ -255,9 +255,17 @@ def serve(open_model: Callable[[], Runner]) -> None:
     Args:
         open_model: opens the model; the time that it takes is the time to open.
     """
+    # What libraries print must not stand between the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def say(answer: Any) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
     before, start = _rollup(), time.perf_counter()
     run = open_model()
-    _say(time.perf_counter() - start)
+    say(time.perf_counter() - start)
     feed: dict[str, npt.NDArray[np.generic]] = {}
     gc.disable()  # it would run in the middle of something that is timed
     for line in sys.stdin:
@@ -265,18 +273,13 @@ def serve(open_model: Callable[[], Runner]) -> None:
         if command in ("load", "once"):
             with np.load(str(arguments[0]), allow_pickle=False) as file:
                 feed = {name.removeprefix(_PREFIX): file[name] for name in file}
-            _say(_first_runs(run, feed, further=_LEAST_RUNS if command == "load" else 0))
+            say(_first_runs(run, feed, further=_LEAST_RUNS if command == "load" else 0))
         elif command == "burst":
-            _say([_timed(run, feed) for _ in range(*arguments)])
+            say([_timed(run, feed) for _ in range(*arguments)])
         elif command == "rate":
-            _say(_rate(run, feed, *arguments))
+            say(_rate(run, feed, *arguments))
         elif command == "memory":
-            _say({name: value - before.get(name, 0) for name, value in _rollup().items()})
-
-
-def _say(answer: Any) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+            say({name: value - before.get(name, 0) for name, value in _rollup().items()})
 
 
 def _first_runs(run: Runner, feed: dict[str, npt.NDArray[np.generic]], further: int) -> Any:
