@@ -8,8 +8,9 @@ from rich.table import Table
 
 from mcd_graph.cli.cluster import dask_executor
 from mcd_graph.cli.constants import print_constants, print_gain_at_open, print_left, print_per_channel
+from mcd_graph.cli.destinations import check_outputs
 from mcd_graph.cli.options import AsJson, CustomOps, DataName, Destination, Force, Html, Inline, NoMmap, Quiet, Source
-from mcd_graph.cli.output import byte_bar, check_outputs, html_page, out, print_json, ratio, say, size
+from mcd_graph.cli.output import byte_bar, html_page, out, print_json, ratio, say, size
 
 if TYPE_CHECKING:
     from mcd_graph.report.data import NodeReport, Proof, Quantization, Totals
@@ -61,7 +62,8 @@ def compress(
     from mcd_graph.compress import compress_model  # noqa: PLC0415
     from mcd_graph.model.files import write_text  # noqa: PLC0415
 
-    check_outputs(destination, report, html, force=force)
+    data = [] if inline else [destination.parent / (data_name or f"{destination.name}_data")]
+    check_outputs(report, html, model=[destination, *data], inputs=[source], force=force)
     page = None if html is None else html_page(html, force=force)
     with byte_bar("compressing", shown=not (as_json or quiet)) as progress, dask_executor(dask) as executor:
         if executor is not None and jobs is None:

@@ -142,7 +142,9 @@ impl<'a> Strict<'a> {
 fn check_inputs(form: Form, info: &KernelInfo<'_>) -> Result<(), Error> {
     check_attributes(form, info)?;
     if form != Form::Strict {
-        return Err(Error::invalid("only nodes with a uint64 deq_scale run there, and float16 output"));
+        return Err(Error::invalid(
+            "only nodes with a uint64 deq_scale run there, and float16 output; mcd ascend export makes such of a model",
+        ));
     }
     let inputs = Inputs::of(info)?;
     for &other in &input::ALL[input::OFFSET_W.index..] {
