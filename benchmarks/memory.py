@@ -30,8 +30,8 @@ from typing import Any
 import onnxruntime as ort
 import tables
 import workloads
+from entries import BASE, CONTESTANTS, OPENVINO, Entry, read
 from matmul import append, processor
-from sessions import BASE, CONTESTANTS, OPENVINO, Entry, read
 
 from mcd_graph.contestants import Contestant, stored
 from mcd_graph.model.source import size_of

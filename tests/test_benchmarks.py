@@ -1,8 +1,10 @@
 """The benchmarks of sessions and memory write one record, and go on where they were ended; tables say what it has."""
 
 import importlib
+import importlib.util
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -30,9 +32,23 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch, model: Path) -> ModuleType:
     return workloads
 
 
-def run(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: object) -> None:
-    monkeypatch.setattr("sys.argv", [script, *map(str, arguments)])
-    importlib.import_module(script).main()
+def script(name: str) -> ModuleType:
+    """A script by its file: the tests have helpers of the same names."""
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
+    monkeypatch.setattr("sys.argv", [name, *map(str, arguments)])
+    module = script(name)
+    if name == "sessions":
+        monkeypatch.setattr(module, "rate_of", lambda group: float(len(group)))
+    module.main()
 
 
 @pytest.mark.usefixtures("benchmarks")
@@ -43,7 +59,6 @@ def test_sessions_and_memory_fill_one_record_and_go_on(
     own = ("--workloads", "small", "--json", record, "--resume", "--cache", tmp_path)
     sessions = ("sessions", *own, "--contestants", "auto,unpacked", "--threads", "1", "--seconds", "0.001")
     memory = ("memory", *own, "--contestants", "onnxruntime,auto", "--processes", "1,2", "--turns", "1")
-    monkeypatch.setattr("sessions.rate_of", lambda group: float(len(group)))
     run(monkeypatch, *sessions)
     run(monkeypatch, *memory)
     rows = [json.loads(line) for line in record.read_text().splitlines()]
@@ -73,7 +88,7 @@ def test_sessions_and_memory_fill_one_record_and_go_on(
 
 @pytest.mark.usefixtures("benchmarks")
 def test_what_is_dropped_from_the_page_cache_is_gone(tmp_path: Path) -> None:
-    memory = importlib.import_module("memory")
+    memory = script("memory")
     path = tmp_path / "data"
     path.write_bytes(os.urandom(3 << 20))
     with path.open("rb") as file:
