@@ -102,21 +102,22 @@ def sizes(rows: Rows) -> Iterator[str]:
 
 def memory(rows: Rows) -> Iterator[str]:
     """Memory of some processes, and opening: a line for each model and contestant."""
-    held, opened = ([row for row in rows if row["benchmark"] == name] for name in ("memory", "opening"))
+    held, opened = (matching(rows, benchmark=name) for name in ("memory", "opening"))
     counts = sorted({row["processes"] for row in held})
     columns = " | ".join(f"{count} process{'es' if count > 1 else ''}: anonymous; PSS" for count in counts)
     yield f"| model | opened by | {columns} | opening, cold | first run | opening, warm | first run |"
     yield f"|---|---|{'---|' * (len(counts) + 4)}"
     for workload, name in dict.fromkeys((row["workload"], row["contestant"]) for row in held):
         own = {"workload": workload, "contestant": name}
-        cells = [
-            f"{_mib(row['anonymous_bytes'])}; {_mib(row['proportional_bytes'])}"
-            for row in (_last(held, processes=count, **own) for count in counts)
-        ]
+        cells = [_held(matching(held, processes=count, **own)) for count in counts]
         for cold in (True, False):
-            row = _last(opened, cold=cold, **own)
-            cells += [f"{row['open_ms']:.0f} ms", f"{row['first_run_ms']:.0f} ms"]
+            last = (matching(opened, cold=cold, **own) or [{}])[-1]
+            cells += [f"{last[name]:.0f} ms" if name in last else "" for name in ("open_ms", "first_run_ms")]
         yield f"| {workload} | {name} | {' | '.join(cells)} |"
+
+
+def _held(rows: Rows) -> str:
+    return f"{_mib(rows[-1]['anonymous_bytes'])}; {_mib(rows[-1]['proportional_bytes'])}" if rows else ""
 
 
 def _mib(count: int) -> str:
@@ -129,7 +130,9 @@ def headline(rows: Rows) -> Iterator[str]:
     yield f"| | {' | '.join(CALLED.values())} |"
     yield f"|---|{'---|' * len(CALLED)}"
     for title, figure in _figures(rows):
-        yield f"| {title} | {' | '.join(figure(name) for name in CALLED)} |"
+        cells = [figure(name) for name in CALLED]
+        if any(cells):
+            yield f"| {title} | {' | '.join(cells)} |"
     yield ""
     yield f"{_measured(rows)}."
 
@@ -156,8 +159,9 @@ def _figures(rows: Rows) -> Iterator[tuple[str, Callable[[str], str]]]:
     for count in sorted({row["processes"] for row in matching(rows, benchmark="memory")}):
         who = f"{count} process{'es' * (count > 1)}"
         yield f"memory that no file backs, {who}", of("memory", megabytes("anonymous_bytes"), processes=count)
-    last = max((row["processes"] for row in matching(rows, benchmark="memory")), default=1)
-    yield f"all memory, {last} processes", of("memory", megabytes("proportional_bytes"), processes=last)
+    most = max((row["processes"] for row in matching(rows, benchmark="memory")), default=1)
+    if most > 1:
+        yield f"all memory, {most} processes", of("memory", megabytes("proportional_bytes"), processes=most)
     yield "opening a session", of("opening", milliseconds, cold=False)
     yield "opening, files not in the page cache", of("opening", milliseconds, cold=True)
     shapes = dict.fromkeys((row["shape"], row["threads"]) for row in matching(rows, benchmark="sessions"))
