@@ -47,7 +47,7 @@ def check_libraries(libraries: Iterable[str | os.PathLike[str]]) -> None:
     """
     for library in libraries:
         if not Path(library).is_file():
-            raise InputError(f"{os.fspath(library)}: there is no such library of operators")
+            raise InputError(f"onnxruntime refuses {os.fspath(library)}: there is no such file")
         _register(ort.SessionOptions(), library)
 
 

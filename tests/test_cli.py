@@ -77,7 +77,7 @@ def test_kept_nodes_are_listed(tmp_path: Path, out: Path) -> None:
 
 def test_include_exclude_and_min_saving(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = mcd("compress", model, out / "m.onnx", "--include", "/MatMul$", "--exclude", "first|^/y").stdout
-    assert "1 of 3 nodes with quantised weights lowered, 1 weights" in printed
+    assert "1 of 3 nodes with quantised weights lowered, 1 weight;" in printed
     assert "kept /first/MatMul: its name matches --exclude" in printed
     assert "what to do (excluded): Change --exclude." in printed
     message = complaint(capsys, "compress", model, out / "n.onnx", "--min-saving", "0.5")
@@ -111,7 +111,7 @@ def test_verify_with_given_inputs(model: Path, out: Path, capsys: pytest.Capture
     mcd("compress", model, out / "m.onnx")
     ids = np.arange(8).reshape(1, 8)
     np.savez(out / "inputs.npz", ids=ids, mask=np.ones_like(ids))
-    assert "in 1 runs" in mcd("verify", model, out / "m.onnx", "--inputs", out / "inputs.npz").stdout
+    assert "in 1 run on" in mcd("verify", model, out / "m.onnx", "--inputs", out / "inputs.npz").stdout
     (out / "bad.npz").write_text("no arrays")
     message = complaint(capsys, "verify", model, out / "m.onnx", "--inputs", out / "bad.npz")
     assert message.endswith("bad.npz is not an .npz file of plain arrays")
@@ -357,8 +357,8 @@ def test_a_report_that_the_file_system_refuses(model: Path, out: Path, capsys: p
 
 
 def test_libraries_of_operators_are_looked_at_first(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for command in (["compress", model, out / "m.onnx"], ["inspect", model]):
-        assert "x.so: there is no such library" in complaint(capsys, *command, "--custom-ops", out / "x.so")
+    for command in (["compress", model, out / "m.onnx"], ["inspect", model], ["verify", model, model]):
+        assert "x.so: there is no such file" in complaint(capsys, *command, "--custom-ops", out / "x.so")
         assert f"onnxruntime refuses {model}: " in complaint(capsys, *command, "--custom-ops", model)
     assert digests(out) == {}
 
@@ -407,6 +407,9 @@ def test_all_reasons_are_named(model: Path, out: Path, capsys: pytest.CaptureFix
     message = complaint(capsys, "compress", model, out / "m.onnx", *exclude, "--min-saving", "0.99")
     assert "all 3 nodes with quantised weights are kept: " in message
     assert message.count(" because ") >= 2
+    message = complaint(capsys, "compress", model, out / "m.onnx", "--min-saving", "0.99")
+    assert message.count(" because it would save ") == 1, "one reason, with other figures for each node"
+    assert ", less than 99.0%, and the like" in message
 
 
 def test_a_model_in_onnxruntimes_own_format(

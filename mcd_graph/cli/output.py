@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mcd_graph.progress import Progress as TaskProgress
 
-__all__ = ["byte_bar", "err", "html_page", "out", "print_json", "ratio", "say", "size", "step_bar"]
+__all__ = ["byte_bar", "counted", "err", "html_page", "out", "print_json", "ratio", "say", "size", "step_bar"]
 
 
 _SECONDS_WITHOUT_BAR = 1.0
@@ -104,6 +104,11 @@ def print_json(value: Any) -> None:
 def size(count: int) -> str:
     """Return a number of bytes as people read it."""
     return f"{count / 1e6:,.2f} MB" if abs(count) >= _SMALLEST_IN_MB else f"{count / 1e3:,.1f} kB"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things, ``what`` being the name of one."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def ratio(value: float | None) -> str:

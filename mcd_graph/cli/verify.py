@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mcd_graph.cli.options import AsJson, CustomOps
-from mcd_graph.cli.output import out, print_json, say
+from mcd_graph.cli.output import counted, out, print_json, say
 from mcd_graph.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,6 +99,11 @@ def _print_drifts(result: "Verification", min_cosine: float) -> None:
             markup=False,
             soft_wrap=True,
         )
+    if not all(drift.cosine >= min_cosine for drift in result.drifts):
+        say(
+            f"a cosine is below {min_cosine:g}: mcd ascend export --split-activations rounds less; --inputs compares "
+            "on inputs of yours, which random ones may be unlike"
+        )
 
 
 def print_verification(result: "Verification") -> None:
@@ -106,7 +111,7 @@ def print_verification(result: "Verification") -> None:
     settings = " and ".join("at default settings" if each else "without optimisations" for each in result.optimized)
     if result.identical:
         say(
-            f"identical: {result.values:,} output values in {len(result.shapes)} runs "
+            f"identical: {result.values:,} output values in {counted(len(result.shapes), 'run')} "
             f"on {_threads(*result.threads)}, {settings}",
             "green",
         )

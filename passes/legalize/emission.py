@@ -55,7 +55,7 @@ class Emission:
         self._split = split_activations
         self._opset = model.opset_imports.get("", 0)
         self._activations: dict[tuple[int, ir.Value, int], ir.Value] = {}
-        self._halves: dict[tuple[ir.Value, int, ir.Value | None], ir.Value] = {}
+        self._halves: dict[tuple[int, ir.Value, int, ir.Value | None], ir.Value] = {}
         self._packed: dict[tuple[Any, ...], tuple[tuple[ir.TensorProtocol, ir.TensorProtocol], tuple[int, ...]]] = {}
         self._weights: dict[tuple[Any, ...], tuple[ir.Value, ir.Value]] = {}
 
@@ -195,7 +195,7 @@ class Emission:
     def _both_halves(self, parts: Parts) -> ir.Value:
         """Return the halves of x1, int8 (2 m, k); several nodes may share them."""
         whole = self._activation(parts)
-        key = (whole, parts.zero_point, parts.run_time_zero_point)
+        key = (id(graph_of(parts.node)), whole, parts.zero_point, parts.run_time_zero_point)
         if key not in self._halves:
             base = parts.x1.name or "x1"
             (value,) = self._place((halves_of(parts, whole, base),), parts, base)

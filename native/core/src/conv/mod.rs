@@ -13,7 +13,7 @@ pub use window::{Padding, Window};
 
 use crate::aligned::Aligned;
 use crate::arch::output::{Destination, Epilogue, Output};
-use crate::arch::transposition::{Place, transpose_bytes, transpose_words};
+use crate::arch::transposition::{Strided, transpose_bytes, transpose_words};
 use crate::arch::workspace::{Staging, Workspace};
 use crate::decoder::Bound;
 use crate::error::Error;
@@ -152,8 +152,8 @@ fn in_memory<'a>(
 /// Where results go, as words or bytes.
 #[derive(Clone, Copy)]
 enum Target {
-    Words(Place<*mut MaybeUninit<u32>>),
-    Bytes(Place<*mut MaybeUninit<u8>>),
+    Words(Strided<*mut MaybeUninit<u32>>),
+    Bytes(Strided<*mut MaybeUninit<u8>>),
 }
 
 // SAFETY: a pointer; writing to it is unsafe by itself.
@@ -174,12 +174,12 @@ fn channels_first(results: &[u32], mut to: Destination<'_>, pool: &dyn Parallel)
         unsafe {
             match target {
                 Target::Words(to) => {
-                    let from = Place { at: results.as_ptr().add(j), stride: n };
-                    transpose_words(from, (count, columns), Place { at: to.at.add(j * to.stride), ..to });
+                    let from = Strided { at: results.as_ptr().add(j), stride: n };
+                    transpose_words(from, (count, columns), Strided { at: to.at.add(j * to.stride), ..to });
                 }
                 Target::Bytes(to) => {
-                    let from = Place { at: results.as_ptr().cast::<u8>().add(j), stride: n };
-                    transpose_bytes(from, (count, columns), Place { at: to.at.add(j * to.stride), ..to }, 0);
+                    let from = Strided { at: results.as_ptr().cast::<u8>().add(j), stride: n };
+                    transpose_bytes(from, (count, columns), Strided { at: to.at.add(j * to.stride), ..to }, 0);
                 }
             }
         }
@@ -193,11 +193,11 @@ fn channels_first(results: &[u32], mut to: Destination<'_>, pool: &dyn Parallel)
 impl Target {
     fn words<T>(at: *mut T, stride: usize) -> Self {
         const { assert!(size_of::<T>() == 4) };
-        Self::Words(Place { at: at.cast(), stride })
+        Self::Words(Strided { at: at.cast(), stride })
     }
 
     fn bytes<T>(at: *mut T, stride: usize) -> Self {
         const { assert!(size_of::<T>() == 1) };
-        Self::Bytes(Place { at: at.cast(), stride })
+        Self::Bytes(Strided { at: at.cast(), stride })
     }
 }

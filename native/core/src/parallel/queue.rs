@@ -80,10 +80,10 @@ mod tests {
         for units in [0, 1, 2, 7, 1000] {
             for threads in [1, 2, 3, 8] {
                 let memory = &mut Vec::new();
-                let shares = WorkQueue::new(memory, units, threads).unwrap();
+                let queue = WorkQueue::new(memory, units, threads).unwrap();
                 let given: Vec<AtomicU64> = (0..units).map(|_| AtomicU64::new(0)).collect();
                 Scoped(threads).run(threads, &|thread| {
-                    while let Some(unit) = shares.next(thread) {
+                    while let Some(unit) = queue.next(thread) {
                         given[unit].fetch_add(1, Ordering::Relaxed);
                     }
                 });
@@ -95,22 +95,22 @@ mod tests {
     #[test]
     fn a_thread_begins_with_its_own_and_takes_half_of_another_s() {
         let memory = &mut Vec::new();
-        let shares = WorkQueue::new(memory, 8, 2).unwrap();
-        assert_eq!(shares.next(1), Some(4));
-        let first: Vec<usize> = (0..4).filter_map(|_| shares.next(0)).collect();
+        let queue = WorkQueue::new(memory, 8, 2).unwrap();
+        assert_eq!(queue.next(1), Some(4));
+        let first: Vec<usize> = (0..4).filter_map(|_| queue.next(0)).collect();
         assert_eq!(first, [0, 1, 2, 3]);
         // Of 5, 6 and 7, the other keeps the first.
-        assert_eq!(shares.next(0), Some(6));
-        assert_eq!(shares.next(1), Some(5));
-        assert_eq!(shares.next(1), Some(7));
-        assert_eq!((shares.next(0), shares.next(1)), (None, None));
+        assert_eq!(queue.next(0), Some(6));
+        assert_eq!(queue.next(1), Some(5));
+        assert_eq!(queue.next(1), Some(7));
+        assert_eq!((queue.next(0), queue.next(1)), (None, None));
     }
 
     #[test]
     fn one_thread_does_what_the_others_never_come_for() {
         let memory = &mut Vec::new();
-        let shares = WorkQueue::new(memory, 100, 4).unwrap();
-        let mut given: Vec<usize> = std::iter::from_fn(|| shares.next(2)).collect();
+        let queue = WorkQueue::new(memory, 100, 4).unwrap();
+        let mut given: Vec<usize> = std::iter::from_fn(|| queue.next(2)).collect();
         given.sort_unstable();
         assert!(given.into_iter().eq(0..100));
     }

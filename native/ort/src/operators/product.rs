@@ -24,18 +24,6 @@ pub fn check_output_type(form: impl Signature, info: &KernelInfo<'_>) -> Result<
     }
 }
 
-/// Where an operator has the operands.
-#[derive(Debug, Clone, Copy)]
-pub struct Positions {
-    pub x1_zero_point: Input,
-    pub w_zero_point: Input,
-    pub bias: Input,
-    pub deq_scale: Input,
-    pub x1_scale: Input,
-    pub addend: Input,
-    pub y_zero_point: Input,
-}
-
 /// The types that a node's operands are read as; those that it does not have do not count.
 pub struct Types {
     pub x1: WeightType,
@@ -58,16 +46,21 @@ pub struct Operands {
 }
 
 impl Operands {
-    /// Those of a node with `n` columns. What is constant is read and checked.
-    pub fn bind(inputs: &Inputs<'_, '_>, at: Positions, n: usize, types: &Types) -> Result<Self, Error> {
+    /// Those of a node with `n` columns, which has them where `all` inputs of its operator have their names. What is constant is
+    /// read and checked.
+    ///
+    /// # Panics
+    /// If the operator lacks one.
+    pub fn bind(inputs: &Inputs<'_, '_>, all: &[Input], n: usize, types: &Types) -> Result<Self, Error> {
+        let named = |name| *all.iter().find(|input| input.name == name).expect("operators that multiply have it");
         Ok(Self {
-            x1_zero_point: inputs.operand(at.x1_zero_point, 1, zero_points(types.x1))?,
-            w_zero_point: inputs.operand(at.w_zero_point, n, zero_points(types.weight))?,
-            bias: inputs.operand(at.bias, n, bias)?,
-            deq_scale: inputs.operand(at.deq_scale, n, types.deq_scale)?,
-            x1_scale: inputs.operand(at.x1_scale, 1, floats)?,
-            addend: inputs.operand(at.addend, n, types.addend)?,
-            y_zero_point: inputs.operand(at.y_zero_point, 1, zero_points(types.y))?,
+            x1_zero_point: inputs.operand(named("x1_zero_point"), 1, zero_points(types.x1))?,
+            w_zero_point: inputs.operand(named("w_zero_point"), n, zero_points(types.weight))?,
+            bias: inputs.operand(named("bias"), n, bias)?,
+            deq_scale: inputs.operand(named("deq_scale"), n, types.deq_scale)?,
+            x1_scale: inputs.operand(named("x1_scale"), 1, floats)?,
+            addend: inputs.operand(named("addend"), n, types.addend)?,
+            y_zero_point: inputs.operand(named("y_zero_point"), 1, zero_points(types.y))?,
         })
     }
 

@@ -3,7 +3,7 @@
 use mcd_core::WeightType;
 
 use super::shape::{Attributes, Steps};
-use super::spec::{DILATIONS, Form, GROUP, KERNEL_SHAPE, OPERANDS, PADS, SAME, STRIDES, WEIGHT, input};
+use super::spec::{DILATIONS, Form, GROUP, KERNEL_SHAPE, PADS, SAME, STRIDES, WEIGHT, input};
 use crate::ffi::{Api, ElementType, Error, KernelInfo};
 use crate::operators::inputs::Inputs;
 use crate::operators::operand::floats;
@@ -48,7 +48,7 @@ impl Bound {
             deq_scale: floats,
             addend: floats,
         };
-        let operands = Operands::bind(&inputs, OPERANDS, weight.n()?, &types)?;
+        let operands = Operands::bind(&inputs, input::ALL, weight.n()?, &types)?;
         Ok(Self { form, weight, steps, groups, x1, operands, helpers: Helpers::default() })
     }
 }

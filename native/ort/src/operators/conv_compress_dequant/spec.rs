@@ -8,7 +8,7 @@ use ort_sys::ONNXTensorElementDataType as Type;
 use crate::ffi::ElementType;
 use crate::operator::{Input, Signature};
 use crate::operators::declared::{ABSENT, ANY, FLOAT, INT8, INT32, UINT8};
-use crate::operators::product::{Positions, Results};
+use crate::operators::product::Results;
 use crate::operators::weight;
 
 /// Size of the kernel, without channels.
@@ -55,17 +55,6 @@ pub mod input {
 /// Where the weight is.
 pub const WEIGHT: weight::Inputs =
     weight::Inputs { x2: input::X2, index: input::COMPRESS_INDEX, declares_type: input::W_ZERO_POINT.name };
-
-/// Where the operands of the product are.
-pub const OPERANDS: Positions = Positions {
-    x1_zero_point: input::X1_ZERO_POINT,
-    w_zero_point: input::W_ZERO_POINT,
-    bias: input::BIAS,
-    deq_scale: input::DEQ_SCALE,
-    x1_scale: input::X1_SCALE,
-    addend: input::ADDEND,
-    y_zero_point: input::Y_ZERO_POINT,
-};
 
 /// What becomes of the integer accumulator; one overload of the operator each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use mcd_core::WeightType;
 
 use super::layout::{Layout, Order};
-use super::spec::{Form, OFFSET_X, OPERANDS, WEIGHT, X1_PERM, Y_PERM, input};
+use super::spec::{Form, OFFSET_X, WEIGHT, X1_PERM, Y_PERM, input};
 use crate::ffi::{Api, ElementType, Error, KernelInfo};
 use crate::operators::inputs::Inputs;
 use crate::operators::operand::{Operand, Read, float_bits, floats, halves};
@@ -61,7 +61,7 @@ impl Bound {
         Ok(Self {
             form,
             x1,
-            operands: Operands::bind(&inputs, OPERANDS, weight.n()?, &types)?,
+            operands: Operands::bind(&inputs, input::ALL, weight.n()?, &types)?,
             weight,
             y_scale: inputs.operand(input::Y_SCALE, 1, floats)?,
             requantized,

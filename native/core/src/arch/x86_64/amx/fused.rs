@@ -69,23 +69,30 @@ fn heights(m: usize) -> (usize, Heights) {
 macro_rules! each_of_sums {
     ($sink:ident, $panel:expr, $before:literal, $behind:literal) => {
         match $sink.blocks {
-            1 => each_of_sums!($sink, $panel, $before, $behind, ["tmm0"]),
-            2 => each_of_sums!($sink, $panel, $before, $behind, ["tmm0" "tmm1"]),
-            3 => each_of_sums!($sink, $panel, $before, $behind, ["tmm0" "tmm1" "tmm2"]),
-            _ => each_of_sums!($sink, $panel, $before, $behind, ["tmm0" "tmm1" "tmm2" "tmm3"]),
+            1 => each_of_sums!($sink, $before, $behind, [] "tmm0", at = in(reg) $sink.sums($panel)),
+            2 => each_of_sums!($sink, $before, $behind, ["tmm0"] "tmm1", $panel),
+            3 => each_of_sums!($sink, $before, $behind, ["tmm0" "tmm1"] "tmm2", $panel),
+            _ => each_of_sums!($sink, $before, $behind, ["tmm0" "tmm1" "tmm2"] "tmm3", $panel),
         }
     };
-    ($sink:ident, $panel:expr, $before:literal, $behind:literal, [$($register:tt)*]) => {
+    ($sink:ident, $before:literal, $behind:literal, [$($full:tt)*] $last:tt, $at:ident = $($operands:tt)*) => {
         asm!(
             $(
-                concat!($before, $register, $behind),
+                concat!($before, $full, $behind),
                 "lea {at}, [{at} + {block}]",
             )*
-            at = inout(reg) $sink.sums($panel) => _,
+            concat!($before, $last, $behind),
             stride = in(reg) $sink.to.stride * size_of::<i32>(),
-            block = in(reg) HEIGHT * $sink.to.stride * size_of::<i32>(),
-            $(out($register) _,)*
+            $at = $($operands)*,
+            $(out($full) _,)*
+            out($last) _,
             options(nostack, preserves_flags),
+        )
+    };
+    ($sink:ident, $before:literal, $behind:literal, [$($full:tt)*] $last:tt, $panel:expr) => {
+        each_of_sums!(
+            $sink, $before, $behind, [$($full)*] $last,
+            at = inout(reg) $sink.sums($panel) => _, block = in(reg) HEIGHT * $sink.to.stride * size_of::<i32>()
         )
     };
 }
@@ -118,11 +125,13 @@ impl<'a> PipelinedSink<'a> {
     /// That of [`Self::new`]; the panel is in the buffer, the step exists, and the sums of the panel are in their registers.
     #[inline(always)]
     unsafe fn step(&self, panel: usize, step: usize) {
-        /// The products of rows with the weights: first those of all registers of rows but the last, by way of `$by`.
+        let w = self.symbols(panel).wrapping_add(step * STEP * FRACTAL);
+        let x = self.rows.data().as_ptr().wrapping_add(step * WIDTH);
+        /// The products of rows with the weights: first those of all registers of rows but the last, by way of `$by`, with what it
+        /// takes to get from the rows of one register to those of the next.
         macro_rules! products {
-            ([$($full:tt with $by:tt),*] $last:tt) => {
+            ([$($full:tt with $by:tt),*] $last:tt, $x:ident = $($operands:tt)*) => {
                 asm!(
-                    "# {block} bytes from the rows of a register to those of the next",
                     "tileloadd tmm6, [{w} + {width}*1]",
                     $(
                         concat!("tileloadd ", $by, ", [{x} + {stride}*1]"),
@@ -131,22 +140,24 @@ impl<'a> PipelinedSink<'a> {
                     )*
                     "tileloadd tmm7, [{x} + {stride}*1]",
                     concat!("tdpbsud ", $last, ", tmm7, tmm6"),
-                    w = in(reg) self.symbols(panel).wrapping_add(step * STEP * FRACTAL),
+                    w = in(reg) w,
                     width = in(reg) WIDTH,
-                    x = inout(reg) self.rows.data().as_ptr().wrapping_add(step * WIDTH) => _,
                     stride = in(reg) self.rows.stride(),
-                    block = in(reg) self.block_bytes,
+                    $x = $($operands)*,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack, readonly, preserves_flags),
                 )
+            };
+            ([$($each:tt)*] $last:tt) => {
+                products!([$($each)*] $last, x = inout(reg) x => _, block = in(reg) self.block_bytes)
             };
         }
         // SAFETY: the buffer has the step's weights, 16 lines, and the rows reach over the step, as was promised; the sums are
         // in their registers.
         unsafe {
             match self.blocks {
-                1 => products!([] "tmm0"),
+                1 => products!([] "tmm0", x = in(reg) x),
                 2 => products!(["tmm0" with "tmm4"] "tmm1"),
                 3 => products!(["tmm0" with "tmm4", "tmm1" with "tmm5"] "tmm2"),
                 _ => products!(["tmm0" with "tmm4", "tmm1" with "tmm5", "tmm2" with "tmm4"] "tmm3"),
