@@ -255,12 +255,12 @@ class ReasonCode(enum.StrEnum):
     )
     CONVOLUTION_RANK = (
         "convolution-rank",
-        "The kernel has other dimensions beside its channels than one to three.",
+        "The convolution has no spatial dimension, or more than three.",
         "`--at-open`, which restores its kernel when a session is created.",
     )
     CONVOLUTION_ATTRIBUTE = (
         "convolution-attribute",
-        "Strides, dilations or pads are not as ONNX has them; onnxruntime takes the model, maybe, and means something.",
+        "Strides, dilations or pads are not as ONNX has them; onnxruntime may read them in a way of its own.",
         "Mend the model: the text names the attribute.",
     )
 

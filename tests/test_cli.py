@@ -55,7 +55,8 @@ def test_the_whole_way(model: Path, out: Path) -> None:
     assert "identical" in mcd("verify", model, out / "m.mcd.onnx").stdout
     assert "3 lowered" in mcd("inspect", out / "m.mcd.onnx").stdout
     assert "3 nodes restored" in mcd("restore", out / "m.mcd.onnx", out / "plain.onnx").stdout
-    assert json.loads(mcd("verify", model, out / "plain.onnx", "--json").stdout)["identical"] is True
+    result = json.loads(mcd("verify", model, out / "plain.onnx", "--json").stdout)
+    assert (result["schema"], result["schema_version"], result["identical"]) == ("mcd-verification", 1, True)
 
 
 def test_as_a_module(out: Path) -> None:
