@@ -4,6 +4,8 @@
 //     library=$(python -c 'import mcd_graph; print(mcd_graph.get_library_path())')
 //     ./run model.mcd.onnx "$library" ids=ids.bin:1,128 mask=mask.bin:1,128 > output.bin
 //
+// On Windows, with Visual Studio or with MinGW: cl /std:c++17 /EHsc, or g++ as above, and mcd_ort.dll as the library.
+//
 // ORT is an unpacked release of onnxruntime (1.14 or later). Each input is NAME=FILE:SHAPE, a file of its elements in the machine's
 // byte order, of whatever fixed-size type the model says; so is what comes out: the elements of the model's first output.
 
@@ -12,12 +14,18 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
 #include <sstream>
 #include <string>
 #include <vector>
+
+#ifdef _WIN32
+#include <fcntl.h>
+#include <io.h>
+#endif
 
 namespace {
 
@@ -122,10 +130,12 @@ int main(int count, char **arguments) {
     Owned<OrtSessionOptions, &OrtApi::ReleaseSessionOptions> options_owner(options);
 
     // The one line that a compressed model needs.
-    check(api->RegisterCustomOpsLibrary_V2(options, arguments[2]));
+    const std::filesystem::path library = arguments[2];  // a path's characters are onnxruntime's: wide ones on Windows
+    check(api->RegisterCustomOpsLibrary_V2(options, library.c_str()));
 
+    const std::filesystem::path model = arguments[1];
     OrtSession *session = nullptr;
-    check(api->CreateSession(env, arguments[1], options, &session));
+    check(api->CreateSession(env, model.c_str(), options, &session));
     Owned<OrtSession, &OrtApi::ReleaseSession> session_owner(session);
 
     OrtMemoryInfo *memory = nullptr;
@@ -159,5 +169,8 @@ int main(int count, char **arguments) {
     check(api->Run(session, nullptr, names.data(), values.data(), values.size(), &output_name, 1, &output));
     OwnedValue output_owner(output);
     check(api->AllocatorFree(allocator, output_name));
+#ifdef _WIN32
+    _setmode(_fileno(stdout), _O_BINARY);  // or each byte 10 would become two
+#endif
     return write(output) ? 0 : 1;
 }
