@@ -79,7 +79,9 @@ struct OrtApi {
     void (*ReleaseTypeInfo)(OrtTypeInfo *object);
     void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo *object);
     void (*ReleaseSessionOptions)(OrtSessionOptions *object);
-    OrtNotDeclared from_101[127];
+    OrtNotDeclared from_101[29];
+    OrtStatus *(*AddSessionConfigEntry)(OrtSessionOptions *options, const char *key, const char *value);
+    OrtNotDeclared from_131[97];
     OrtStatus *(*RegisterCustomOpsLibrary_V2)(OrtSessionOptions *options, const ORTCHAR_T *path);
 };
 
