@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import onnx_ir as ir
 
@@ -45,6 +45,7 @@ class Request:
     force: bool
     force_larger: bool
     verify: bool
+    custom_ops: Sequence[str | os.PathLike[str]] = ()
     copied_from: tuple[FileIdentity, ...] = ()
     quantization: Quantization | None = None
     watch: Watch = dataclasses.field(default_factory=Watch)
@@ -77,7 +78,13 @@ class Request:
     def plan(self, model: ir.Model, differing: Collection[int]) -> LoweringPlan:
         """Return what can be lowered of the model, less the sites that are known to differ."""
         try:
-            plan = plan_lowering(model, include=self.include, exclude=self.exclude, convolutions=self.convolutions)
+            plan = plan_lowering(
+                model,
+                include=self.include,
+                exclude=self.exclude,
+                convolutions=self.convolutions,
+                custom_ops=self.custom_ops,
+            )
         except re.error as error:
             raise InputError(f"not a regular expression: {error.pattern!r}: {error}") from None
         plan.keep(differing, Refusal(ReasonCode.DIFFERS, "lowered, it gave other bytes than the original when run"))

@@ -23,6 +23,7 @@ from mcd_graph.passes.rules.dequantize import Floats, dequantize_rule
 from mcd_graph.passes.ways import LARGE, LEAST_REUSE, why_not_at_run
 
 if TYPE_CHECKING:
+    import os
     import re
     from collections.abc import Collection, Mapping, Sequence
 
@@ -40,6 +41,7 @@ def decoded_at_run(
     *,
     wanted: re.Pattern[str] | None,
     unwanted: re.Pattern[str] | None,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
 ) -> tuple[list[Candidate], dict[ir.Value, Refusal]]:
     """Find the constants that can be decoded at run time in the place of their DequantizeLinear.
 
@@ -48,6 +50,7 @@ def decoded_at_run(
         taken: the constants that other sites compress.
         wanted: only constants in whose name, or that of a reader, it is found.
         unwanted: and not those.
+        custom_ops: libraries of other operators that the model needs.
 
     Returns:
         A candidate for each DequantizeLinear, and why the other constants stay.
@@ -78,7 +81,7 @@ def decoded_at_run(
             continue
         site.k, site.n = match.weight.k, match.weight.n
         found.append(Candidate(site, match, dequantize_rule, function))
-    found = _agreed(model, _whole(found), refused)
+    found = _agreed(model, _whole(found), refused, custom_ops)
     decoded = {candidate.match.weight.value for candidate in found}
     return found, {value: refusal for value, refusal in refused.items() if value not in decoded}
 
@@ -118,7 +121,12 @@ def _check_names(names: set[str], wanted: re.Pattern[str] | None, unwanted: re.P
         raise Refusal(ReasonCode.EXCLUDED, "its name matches --exclude")
 
 
-def _agreed(model: ir.Model, candidates: Sequence[Candidate], refused: dict[ir.Value, Refusal]) -> list[Candidate]:
+def _agreed(
+    model: ir.Model,
+    candidates: Sequence[Candidate],
+    refused: dict[ir.Value, Refusal],
+    custom_ops: Sequence[str | os.PathLike[str]],
+) -> list[Candidate]:
     """Return the candidates whose DequantizeLinear the installed onnxruntime runs, and does the rest as before."""
 
     def keep(asked: Sequence[Candidate], answer: Optimized | str, calls: Mapping[ir.OperatorIdentifier, int]) -> None:
@@ -134,7 +142,7 @@ def _agreed(model: ir.Model, candidates: Sequence[Candidate], refused: dict[ir.V
             if len(found) != (1 if function is None else calls.get(function.identifier(), 0)):
                 candidate.site.keep(_folded(candidate, answer))
 
-    settled = agree_with_onnxruntime(model, candidates, keep=keep)
+    settled = agree_with_onnxruntime(model, candidates, keep=keep, custom_ops=custom_ops)
     for candidate in candidates:
         site = candidate.site
         if site.code is not None and site.reason is not None:

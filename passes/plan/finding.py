@@ -22,6 +22,7 @@ from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.registry import ALL_RULES, RULES_ON_REQUEST
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from mcd_graph.passes.engine.match import Rule, Weight
@@ -36,6 +37,7 @@ def plan_lowering(
     exclude: str | None = None,
     convolutions: bool = False,
     rules: Sequence[Rule] = ALL_RULES,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
 ) -> LoweringPlan:
     """Look for quantised multiplications and look-ups in a model, its subgraphs and its functions; change nothing.
 
@@ -46,6 +48,7 @@ def plan_lowering(
         convolutions: look for convolutions with a 1x1 kernel as multiplications first.
         rules: the families to look for. With all of them, other constants that can be decoded when the model runs are
             looked for as well.
+        custom_ops: libraries of other operators that the model needs, for onnxruntime is asked about it.
 
     Raises:
         re.error: ``include`` or ``exclude`` is not a regular expression.
@@ -83,8 +86,7 @@ def plan_lowering(
             if isinstance(match.fused, Fused):
                 check_rank(match.weight, get_input(node, 0))
                 _check_inputs(match.fused, match.weight)
-            site.pattern, site.k, site.n = match.pattern, match.weight.k, match.weight.n
-            site.optimized = match.optimized
+            site.describe(match)
             if match.output in results:
                 raise Refusal(
                     ReasonCode.RESULT_TAKEN, f"{match.output.name} is another multiplication's result already"
@@ -101,13 +103,14 @@ def plan_lowering(
         sites.append(site)
 
     keep_weights_used_elsewhere(candidates)
-    candidates = agree_with_onnxruntime(model, [each for each in candidates if each.site.status == "lowered"])
+    candidates = [each for each in candidates if each.site.status == "lowered"]
+    candidates = agree_with_onnxruntime(model, candidates, custom_ops=custom_ops)
     keep_weights_used_elsewhere(candidates)
     candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
     refused: dict[ir.Value, Refusal] = {}
     if tuple(rules) == ALL_RULES:
         taken = {candidate.match.weight.value for candidate in candidates}
-        others, refused = decoded_at_run(model, taken, wanted=wanted, unwanted=unwanted)
+        others, refused = decoded_at_run(model, taken, wanted=wanted, unwanted=unwanted, custom_ops=custom_ops)
         candidates += others
         sites += [candidate.site for candidate in others]
     return LoweringPlan(model, sites, candidates, weights_of(candidates), refused)
