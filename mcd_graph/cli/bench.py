@@ -1,6 +1,5 @@
 """``mcd bench``."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ from rich.table import Table
 from mcd_graph.cli.options import AsJson, CustomOps, Force, Html
 from mcd_graph.cli.output import check_outputs, err, html_page, out, print_json, say, size, step_bar
 from mcd_graph.errors import InputError
+from mcd_graph.system import processors
 
 if TYPE_CHECKING:
     from mcd_graph.bench import Bench
@@ -48,8 +48,8 @@ def bench(
 
     check_outputs(original, html, force=force)
     counts = _numbers(threads, "--threads")
-    if max(counts) > (processors := len(os.sched_getaffinity(0))):
-        err.print(f"mcd: {max(counts)} threads on {processors} processors: they wait for each other", style="yellow")
+    if max(counts) > (here := processors()):
+        err.print(f"mcd: {max(counts)} threads on {here} processors: they wait for each other", style="yellow")
     page = None if html is None else html_page(html, force=force)
     with step_bar() as show:
         result = bench_models(

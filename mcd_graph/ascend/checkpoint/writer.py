@@ -79,6 +79,7 @@ def write_safetensors(
             if array.dtype != entry.dtype or array.shape != entry.shape:
                 raise InputError(f"tensor {name} has changed while it was written")
             file.write(array.reshape(-1).view(np.uint8).data)
-        os.fchmod(file.fileno(), 0o644)
+        if hasattr(os, "fchmod"):  # not on Windows
+            os.fchmod(file.fileno(), 0o644)
         sync(file)
         replace(temporary, path, force=force)
