@@ -31,6 +31,8 @@ pub enum Feature {
 pub enum Feature {
     Neon,
     DotProduct,
+    /// I8MM.
+    MatrixProduct,
 }
 
 /// On any other, there is the scalar kernel alone, which needs nothing.

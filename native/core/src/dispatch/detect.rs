@@ -31,6 +31,7 @@ pub fn has(feature: Feature) -> bool {
     match feature {
         Feature::Neon => std::arch::is_aarch64_feature_detected!("neon"),
         Feature::DotProduct => std::arch::is_aarch64_feature_detected!("dotprod"),
+        Feature::MatrixProduct => std::arch::is_aarch64_feature_detected!("i8mm"),
     }
 }
 

@@ -47,6 +47,8 @@ const CANDIDATES: &[Candidate] = &[
     #[cfg(target_arch = "x86_64")]
     Candidate { short: "avx2-nopdep", needs: &[Avx2::<false>::NEEDS], tile: assumed!(Avx2<false>, assume) },
     #[cfg(target_arch = "aarch64")]
+    Candidate { short: "neon-i8mm", needs: &[Neon::NEEDS_WITH_MATRIX], tile: assumed!(Neon, assume_with_matrix) },
+    #[cfg(target_arch = "aarch64")]
     Candidate { short: "neon-dot", needs: &[Neon::NEEDS_WITH_DOT], tile: assumed!(Neon, assume_with_dot) },
     #[cfg(target_arch = "aarch64")]
     Candidate { short: "neon", needs: &[Neon::NEEDS], tile: assumed!(Neon, assume) },
@@ -86,7 +88,7 @@ impl Kernel {
         Self::available()[0]
     }
 
-    /// The one called `name`: scalar, avx2-nopdep, avx2, avx512 or amx; on ARM scalar, neon or neon-dot.
+    /// The one called `name`: scalar, avx2-nopdep, avx2, avx512 or amx; on ARM scalar, neon, neon-dot or neon-i8mm.
     pub fn by_name(name: &str) -> Result<Self, Error> {
         let available = Self::available();
         available.iter().copied().find(|k| k.short == name).ok_or_else(|| {
@@ -202,6 +204,8 @@ mod tests {
             (&[DotProduct], &["scalar"]),
             (&[Neon], &["neon", "scalar"]),
             (&[Neon, DotProduct], &["neon-dot", "neon", "scalar"]),
+            (&[Neon, MatrixProduct], &["neon", "scalar"]),
+            (&[Neon, DotProduct, MatrixProduct], &["neon-i8mm", "neon-dot", "neon", "scalar"]),
         ];
         for (features, expected) in table {
             assert_eq!(names(features), *expected, "{features:?}");
