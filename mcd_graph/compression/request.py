@@ -18,6 +18,7 @@ from mcd_graph.operators.registry import name_of
 from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, ReasonCode, Refusal, plan_lowering
 from mcd_graph.passes.at_open import ConstantJob, constants_at_open
 from mcd_graph.passes.functions import InlineConstantsPass
+from mcd_graph.passes.plan.selection import Selection
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import Quantization
 
@@ -72,8 +73,11 @@ class Request:
         """Tell whether a constant is to be compressed, going by the names of itself and of those that read it."""
         readers = (node for constant in job.constants for node, _ in constant.readers)
         names = [*job.names, *map(name_of, readers)]
-        included = self.include is None or any(re.search(self.include, name) for name in names)
-        return included and not (self.exclude and any(re.search(self.exclude, name) for name in names))
+        try:
+            Selection(self.include, self.exclude).check(names)
+        except Refusal:
+            return False
+        return True
 
     def plan(self, model: ir.Model, differing: Collection[int]) -> LoweringPlan:
         """Return what can be lowered of the model, less the sites that are known to differ."""

@@ -24,13 +24,13 @@ from mcd_graph.passes.ways import LARGE, LEAST_REUSE, why_not_at_run
 
 if TYPE_CHECKING:
     import os
-    import re
     from collections.abc import Collection, Mapping, Sequence
 
     import onnx_ir as ir
 
     from mcd_graph.passes.engine.match import Match
     from mcd_graph.passes.engine.optimized import Optimized
+    from mcd_graph.passes.plan.selection import Selection
 
 __all__ = ["decoded_at_run"]
 
@@ -39,8 +39,7 @@ def decoded_at_run(
     model: ir.Model,
     taken: Collection[ir.Value],
     *,
-    wanted: re.Pattern[str] | None,
-    unwanted: re.Pattern[str] | None,
+    selection: Selection,
     custom_ops: Sequence[str | os.PathLike[str]] = (),
 ) -> tuple[list[Candidate], dict[ir.Value, Refusal]]:
     """Find the constants that can be decoded at run time in the place of their DequantizeLinear.
@@ -48,8 +47,7 @@ def decoded_at_run(
     Args:
         model: the model.
         taken: the constants that other sites compress.
-        wanted: only constants in whose name, or that of a reader, it is found.
-        unwanted: and not those.
+        selection: what is to be compressed, going by the names of constants and of their readers.
         custom_ops: libraries of other operators that the model needs.
 
     Returns:
@@ -72,7 +70,7 @@ def decoded_at_run(
             match = dequantize_rule.match(node)
             if match is None:
                 continue
-            _check_names(names, wanted, unwanted)
+            selection.check(names)
             if match.output.is_graph_output():
                 raise Refusal(ReasonCode.OPERATOR_NOT_COMPRESSED, "its floats are an output of the graph")
             _check_costs(model, match)
@@ -112,13 +110,6 @@ def _check_costs(model: ir.Model, match: Match) -> None:
 def _results(floats: ir.Value) -> list[ir.Value]:
     """Return what the readers of a constant compute."""
     return [output for node in floats.consumers() for output in node.outputs[:1]]
-
-
-def _check_names(names: set[str], wanted: re.Pattern[str] | None, unwanted: re.Pattern[str] | None) -> None:
-    if wanted is not None and not any(map(wanted.search, names)):
-        raise Refusal(ReasonCode.NOT_INCLUDED, "its name does not match --include")
-    if unwanted is not None and any(map(unwanted.search, names)):
-        raise Refusal(ReasonCode.EXCLUDED, "its name matches --exclude")
 
 
 def _agreed(
