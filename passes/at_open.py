@@ -7,8 +7,10 @@ can go this way: weights of convolutions and LSTMs, tables of other shapes, weig
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 
 from mcd_graph.model.at_open import AT_OPEN, WAY_KEY
@@ -21,8 +23,6 @@ from mcd_graph.passes.engine.whole import matrix_of, tiling_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-
-    import numpy as np
 
     from mcd_graph.model.constants import EightBitConstant
     from mcd_graph.passes.plan import PackedWeight
@@ -95,11 +95,19 @@ def constants_at_open(model: ir.Model) -> list[ConstantJob]:
             found.setdefault(_identity(constant.tensor), []).append(constant)
     jobs: dict[str, ConstantJob] = {}
     for constants in found.values():
-        key = base = constants[0].value.name or "constant"
+        key = base = _key(constants[0], model.graph)
         while key in jobs:
             key = f"{base}#{len(jobs)}"
         jobs[key] = ConstantJob(key, tuple(constants), *matrix_of(constants[0].tensor.nbytes))
     return list(jobs.values())
+
+
+def _key(constant: EightBitConstant, main: ir.Graph) -> str:
+    """Return what tells a constant from others, whichever of them are lowered: graphs beside each other share names."""
+    name = constant.value.name or "constant"
+    if _graph_of(constant.value) is main:
+        return name
+    return f"{name}#{hashlib.blake2b(np.ascontiguousarray(constant.tensor.numpy()), digest_size=6).hexdigest()}"
 
 
 def _can_be_restored(constant: EightBitConstant, graphs: Collection[int]) -> bool:

@@ -228,7 +228,7 @@ class ReasonCode(enum.StrEnum):
     )
     DIFFERS = (
         "differs",
-        "The lowered node gave other bytes than the original when both were run.",
+        "The lowered node, or the constant restored at opening, gave other bytes than the original when both were run.",
         "Nothing: it stays as it was; please report the model.",
     )
 

@@ -149,6 +149,12 @@ def test_what_is_missing_is_said_in_a_line(missing: str, statement: str, line: s
     assert line in last
 
 
+def test_plain_residency_says_what_it_needs(model: Path, tmp_path: Path) -> None:
+    statement = f"import mcd_graph; mcd_graph.InferenceSession({str(model)!r}, residency='plain')"
+    last = without(("onnx",), statement, tmp_path).stderr.splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError: residency 'plain': onnx is not installed: ")
+
+
 @pytest.mark.parametrize(
     ("missing", "arguments"),
     [("typer", []), ("rich", []), ("onnx", ["inspect", "m.onnx"]), ("onnxruntime", ["verify", "m.onnx", "m.onnx"])],

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from mcd_graph import system
 
-__all__ = ["MARK", "remove_temporaries", "tell", "temporary_file"]
+__all__ = ["MARK", "remove_leftovers", "remove_temporaries", "tell", "temporary_file"]
 
 MARK = ".mcd-tmp-"
 """What the name of every temporary holds."""
@@ -87,3 +87,11 @@ def remove_temporaries() -> None:
         before_removal()
         path.unlink(missing_ok=True)
         _living.pop(path, None)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporaries that dead runs have left of a file, under the lock of its directory."""
+    prefix = f".{path.name}{MARK}"
+    for found in sorted(path.parent.iterdir()):
+        if found.name.startswith(prefix) and not system.is_locked(found):
+            found.unlink(missing_ok=True)

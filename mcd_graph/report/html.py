@@ -75,6 +75,8 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # A name of a node is broken behind a slash, where it has to be broken.
+    environment.filters["path"] = lambda name: markupsafe.escape(name).replace("/", as_is("/<wbr>"))
     environment.filters |= {"mb": _megabytes, "ms": _milliseconds, "ratio": _ratio}
     weights = [] if report is None else _weights(report)
     drawn: dict[str, list[str]] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from mcd_graph.runtime.sessions import InferenceSession, Residency, opened_with
+from mcd_graph.runtime.sessions import InferenceSession, Residency, check_residency, opened_with
 
 __all__ = ["disable", "enable"]
 
@@ -27,6 +27,9 @@ def enable(*, residency: Residency | None = None, device: str | None = None) -> 
         residency: as :class:`InferenceSession` takes it, for all these sessions.
         device: as :func:`session_options` takes it.
 
+    Raises:
+        ValueError: ``residency`` is none of its values.
+
     Examples:
         >>> import onnxruntime, mcd_graph
         >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
@@ -34,6 +37,7 @@ def enable(*, residency: Residency | None = None, device: str | None = None) -> 
         >>> session = onnxruntime.InferenceSession("model.mcd.onnx")
         >>> mcd_graph.disable()
     """
+    check_residency(residency)
     global _original, _settings  # noqa: PLW0603 - the class that is changed is the process's own, too
     with _lock:
         _settings = (residency, device)
