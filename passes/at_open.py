@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 
 from mcd_graph.model.at_open import AT_OPEN, WAY_KEY
@@ -23,6 +22,8 @@ from mcd_graph.passes.engine.whole import matrix_of, tiling_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
+
+    import numpy as np
 
     from mcd_graph.model.constants import EightBitConstant
     from mcd_graph.passes.plan import PackedWeight
@@ -107,7 +108,7 @@ def _key(constant: EightBitConstant, main: ir.Graph) -> str:
     name = constant.value.name or "constant"
     if _graph_of(constant.value) is main:
         return name
-    return f"{name}#{hashlib.blake2b(np.ascontiguousarray(constant.tensor.numpy()), digest_size=6).hexdigest()}"
+    return f"{name}#{hashlib.blake2b(constant.tensor.tobytes(), digest_size=6).hexdigest()}"
 
 
 def _can_be_restored(constant: EightBitConstant, graphs: Collection[int]) -> bool:

@@ -99,6 +99,11 @@ def _print_drifts(result: "Verification", min_cosine: float) -> None:
             markup=False,
             soft_wrap=True,
         )
+    if not all(drift.cosine >= min_cosine for drift in result.drifts):
+        say(
+            f"a cosine is below {min_cosine:g}: mcd ascend export --split-activations rounds less; --inputs compares "
+            "on inputs of yours, which random ones may be unlike"
+        )
 
 
 def print_verification(result: "Verification") -> None:

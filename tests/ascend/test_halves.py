@@ -1,6 +1,5 @@
 """Activations in two halves: results that float16 has no need to round are the original's to the bit."""
 
-import ctypes
 import gc
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,13 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from acl_runtime import Acl
 from lowering import assert_same_bytes, integers, make_model, run, scales
 from onnx import TensorProto, helper
 from samples import write
 
 from mcd_graph import _native, get_library_path, verify_model
 from mcd_graph.ascend import export_model
-from mcd_graph.ascend.stand_in import get_aclnn_library_path
 from mcd_graph.cli import main
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.passes import LegalizePass
@@ -195,7 +194,8 @@ def test_a_result_in_float16_is_left_alone() -> None:
 
 def test_it_runs_through_the_hand_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MCD_ACLNN_STRICT", "1")
-    monkeypatch.setenv("MCD_ASCEND_LIBRARY", get_aclnn_library_path())
+    acl = Acl(tmp_path)  # a copy of the library, which is initialised once
+    monkeypatch.setenv("MCD_ASCEND_LIBRARY", acl.path)
     source = tmp_path / "m.onnx"
     write(dynamic_model(1024, 128), source)
     export_model(source, tmp_path / "strict", split_activations=True)
@@ -210,4 +210,5 @@ def test_it_runs_through_the_hand_off(tmp_path: Path, monkeypatch: pytest.Monkey
     assert_same_bytes(*results)
     del session
     gc.collect()
-    assert ctypes.CDLL(get_aclnn_library_path()).aclFinalize() == 0
+    assert acl.mcdAclnnLiveObjects() == 0
+    assert acl.aclFinalize() == 0
