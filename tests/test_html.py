@@ -320,7 +320,7 @@ def test_without_the_extra_there_is_an_error_before_the_work(
     with pytest.raises(InputError, match="needs matplotlib"):
         render_report(title="t")
     assert main(["compress", str(model), str(out / "m.onnx"), "--html", str(out / "c.html")]) == 2
-    assert "pip install 'mcd-graph[report]'" in capsys.readouterr().err
+    assert "install mcd-graph with its extra, 'mcd-graph[report]'" in capsys.readouterr().err
     assert list(out.iterdir()) == []
 
 

@@ -98,6 +98,13 @@ def test_python_in_the_readme_runs(model: Path, monkeypatch: pytest.MonkeyPatch)
     assert [value.name for value in scope["session"].get_inputs()] == ["ids", "mask"]
 
 
+def test_nothing_sends_people_to_an_index() -> None:
+    """Nothing is published: neither a page nor a message says `pip install mcd-graph`."""
+    files = [*(ROOT / "mcd_graph").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.*")]
+    for path in (*files, ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        assert not re.search(r"pip install\W+mcd.graph", path.read_text()), path
+
+
 def test_ci_runs_the_readme_test_command() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "    pip install '.[demo]' && mcd demo\n" in readme

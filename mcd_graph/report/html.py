@@ -20,6 +20,7 @@ from mcd_graph.bench import Bench, BenchRow
 from mcd_graph.errors import InputError
 from mcd_graph.report.data import WITHOUT_WEIGHT, NodeReport, Report
 from mcd_graph.report.histograms import Histogram
+from mcd_graph.requirements import with_extra
 from mcd_graph.verify import Verification
 
 __all__ = ["render_report", "require"]
@@ -35,7 +36,7 @@ def require() -> None:
     """
     missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"an HTML report needs {' and '.join(missing)}: pip install 'mcd-graph[report]'")
+        raise InputError(f"an HTML report needs {' and '.join(missing)}: {with_extra('report')}")
 
 
 def render_report(
@@ -202,6 +203,8 @@ def _by_shape(bench: Bench, threads: int) -> dict[str, list[BenchRow]]:
 
 
 def _title(threads: int) -> str:
+    if not threads:
+        return "default threads"
     return f"{threads} thread" if threads == 1 else f"{threads} threads"
 
 
