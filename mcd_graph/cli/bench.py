@@ -1,6 +1,5 @@
 """``mcd bench``."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +12,7 @@ from mcd_graph.cli.destinations import check_outputs
 from mcd_graph.cli.options import AsJson, CustomOps, Force, Html
 from mcd_graph.cli.output import err, html_page, out, print_json, say, size, step_bar
 from mcd_graph.errors import InputError
+from mcd_graph.system import processors
 
 if TYPE_CHECKING:
     from mcd_graph.bench import Bench
@@ -68,8 +68,8 @@ def bench(
 
     check_outputs(html, inputs=[path for path in (original, compressed) if path is not None], force=force)
     counts = _numbers(threads.replace(_DEFAULT_THREADS, "0"), "--threads")
-    if max(counts) > (processors := len(os.sched_getaffinity(0))):
-        warning = f"mcd: {max(counts)} threads on {processors} processors: they wait for each other"
+    if max(counts) > (here := processors()):
+        warning = f"mcd: {max(counts)} threads on {here} processors: they wait for each other"
         say(warning, "yellow", console=err)
     page = None if html is None else html_page(html, force=force)
     with step_bar() as show:

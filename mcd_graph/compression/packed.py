@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +13,7 @@ from mcd_graph.passes import ReasonCode, Refusal, WeightJob
 from mcd_graph.passes.at_open import ConstantJob
 from mcd_graph.passes.ways import LEAST_MULTIPLIED
 from mcd_graph.progress import Progress
+from mcd_graph.system import processors
 
 __all__ = ["Packed", "pack"]
 
@@ -66,7 +66,7 @@ def pack(
     request: Request, jobs: Mapping[str, AnyJob], writer: ModelWriter, known: Packed, *, at_open: bool = False
 ) -> Packed:
     """Compress the weights that are not ``known`` and write all; those that save too little are refused."""
-    workers = request.jobs or len(os.sched_getaffinity(0))
+    workers = request.jobs or processors()
     limit = _BYTES_UNDER_WAY if request.executor is None or request.jobs is None else None
     packed = Packed()
     with contextlib.ExitStack() as stack:
