@@ -314,6 +314,11 @@ class ReasonCode(enum.StrEnum):
         "Compressed, the weight would not be smaller by the share that is asked for.",
         "Lower --min-saving; or quantise with fewer distinct values (per tensor, or with a wider range).",
     )
+    WEIGHT_SMALL = (
+        "weight-small",
+        "The weight is so small that onnxruntime's own multiplication is faster, and the file would hardly gain.",
+        "`--min-saving=-1`, which compresses whatever can be.",
+    )
     OPERATOR_NOT_COMPRESSED = (
         "operator-not-compressed",
         "The constant is read by operators that have no compressed form; its bytes stay as they are.",

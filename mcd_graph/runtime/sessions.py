@@ -31,7 +31,7 @@ def session_options(
             are restored for it, in memory that the options share with its sessions. ``mcd.model``.
         residency: what a weight occupies while the session lives: ``auto`` (``decoded`` for weights that fit the
             processor's caches, ``compressed`` for others; the default), ``compressed`` (it is decoded in each
-            multiplication, from the mapped file) or ``decoded`` (once, at opening). ``mcd.residency``.
+            multiplication, from the mapped file) or ``decoded`` (once, at the first run). ``mcd.residency``.
         device: where compressed multiplications run, ``cpu`` or ``ascend:N``. ``mcd.device``.
 
     Raises:

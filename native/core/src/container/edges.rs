@@ -97,29 +97,61 @@ pub fn cut(roots: &[u8], geometry: &Geometry, shape: &TileShape, root_bits: usiz
     out
 }
 
-/// The inverse of [`cut`]: `out` holds zeros, R rows of 64 bytes a fractal, and `stored` has [`stored_len`] bytes.
-pub fn restore(stored: &[u8], geometry: &Geometry, shape: &TileShape, root_bits: usize, out: &mut [u8]) {
-    let whole = Inside::of(PANEL, FRACTAL_K, root_bits);
+/// The inverse of [`cut`]: appends R rows of 64 bytes a fractal to `out`; `stored` has [`stored_len`] bytes.
+pub fn restore(stored: &[u8], geometry: &Geometry, shape: &TileShape, root_bits: usize, out: &mut Vec<u8>) {
+    let (end, row) = (shape.fractal + shape.fractals, root_bits * GROUP);
     let mut rest = stored;
-    for (rows, inside) in out.chunks_exact_mut(root_bits * GROUP).zip(fractals(geometry, shape, root_bits)) {
-        if inside == whole {
-            let (fractal, behind) = rest.split_at(rows.len());
-            rows.copy_from_slice(fractal);
-            rest = behind;
+    // Of the fractals that are cut, most are cut alike.
+    let mut cut: Option<(Inside, Vec<Row>)> = None;
+    for panel in shape.panel..shape.panel + shape.panels {
+        let columns = PANEL.min(geometry.n() - panel * PANEL);
+        let first_cut = if columns == PANEL { geometry.k() / FRACTAL_K } else { 0 }.clamp(shape.fractal, end);
+        let (whole, behind) = rest.split_at((first_cut - shape.fractal) * row);
+        out.extend_from_slice(whole);
+        rest = behind;
+        for fractal in first_cut..end {
+            let inside = Inside::of(columns, FRACTAL_K.min(geometry.k() - fractal * FRACTAL_K), root_bits);
+            if cut.as_ref().is_none_or(|(other, _)| *other != inside) {
+                cut = Some((inside, inside.rows().collect()));
+            }
+            let (_, rows) = cut.as_ref().expect("just made");
+            let start = out.len();
+            out.resize(start + row, 0);
+            rest = restore_fractal(rest, inside.lanes, rows, &mut out[start..]);
+        }
+    }
+}
+
+/// Puts the rows of a fractal that is cut, which `stored` begins with, into `out`, which holds zeros; what follows them.
+fn restore_fractal<'a>(stored: &'a [u8], lanes: usize, rows: &[Row], out: &mut [u8]) -> &'a [u8] {
+    for &Row { byte, from, width, stored: ref at } in rows {
+        let (bytes, lanes) = (&stored[at.clone()], &mut out[byte * GROUP..][..lanes]);
+        if width == 8 {
+            lanes.copy_from_slice(bytes);
             continue;
         }
-        let mut end = 0;
-        for Row { byte, from, width, stored } in inside.rows() {
-            let (bytes, mask) = (&rest[stored.clone()], 0xff >> (8 - width));
-            let lanes = &mut rows[byte * GROUP..][..inside.lanes];
-            for (i, lanes) in lanes.chunks_mut(bytes.len()).enumerate() {
-                for (lane, from_byte) in lanes.iter_mut().zip(bytes) {
-                    *lane |= (from_byte >> (i * width) & mask) << from;
-                }
-            }
-            end = stored.end;
+        for (i, lanes) in lanes.chunks_mut(bytes.len()).enumerate() {
+            place_bits(bytes, i * width, width, lanes, from);
         }
-        rest = &rest[end..];
+    }
+    &stored[rows.last().map_or(0, |row| row.stored.end)..]
+}
+
+/// Bytes of a word.
+const WORD: usize = 8;
+
+/// Puts `width` bits of each byte, from `at` on, into the lanes, which hold zeros there, from bit `from` on.
+fn place_bits(bytes: &[u8], at: usize, width: usize, lanes: &mut [u8], from: usize) {
+    let mask = 0xff >> (8 - width);
+    let (words, last) = bytes[..lanes.len()].as_chunks::<WORD>();
+    let (lane_words, last_lanes) = lanes.as_chunks_mut::<WORD>();
+    // Eight at a time: what a shift takes over from a neighbour is masked out.
+    for (lanes, bytes) in lane_words.iter_mut().zip(words) {
+        let bits = u64::from_le_bytes(*bytes) >> at & (u64::from(mask) * 0x0101_0101_0101_0101);
+        *lanes = (u64::from_le_bytes(*lanes) | bits << from).to_le_bytes();
+    }
+    for (lane, byte) in last_lanes.iter_mut().zip(last) {
+        *lane |= (byte >> at & mask) << from;
     }
 }
 
@@ -158,7 +190,7 @@ mod tests {
                     stored_len(&geometry, &shape, root_bits),
                     "{n} x {k}, tile {t}, {root_bits} bits"
                 );
-                let mut restored = vec![0; roots.len()];
+                let mut restored = Vec::new();
                 restore(&stored, &geometry, &shape, root_bits, &mut restored);
                 assert_eq!(restored, roots, "{n} x {k}, tile {t}, {root_bits} bits");
             }
