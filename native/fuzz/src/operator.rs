@@ -251,7 +251,7 @@ fn valid(input: &mut Input<'_>, weight: &Weight, form: usize) -> Node {
     }
     let compress_info = Some(weight.encoded.compress_info.to_vec());
     let residency = has(15).then(|| c"decoded".to_owned());
-    Node { inputs, compress_info, offset_x: None, output_type: None, x1_perm, y_perm, residency, device: None }
+    Node { inputs, compress_info, x1_perm, y_perm, residency, ..Node::default() }
 }
 
 /// Changes a node in one respect.

@@ -21,7 +21,7 @@ use std::time::UNIX_EPOCH;
 use ort_sys::OrtSessionOptions;
 
 use self::constants::Constants;
-use crate::ffi::{Api, ByteTensor, Error};
+use crate::ffi::{Api, ByteTensor, Error, with_room};
 use crate::pool::processors;
 
 /// Session config entry: the path of the model that the options are for.
@@ -91,8 +91,8 @@ fn shared(model: &Path, mark: &str, text: &str) -> Result<&'static [ByteTensor],
 
 /// Decodes all constants, several at a time.
 fn restored(constants: &Constants) -> Result<Vec<ByteTensor>, Error> {
-    let places: Vec<Mutex<Option<Result<ByteTensor, Error>>>> =
-        constants.list.iter().map(|_| Mutex::default()).collect();
+    let mut places = with_room(constants.list.len(), "the constants")?;
+    places.resize_with(constants.list.len(), Mutex::<Option<Result<ByteTensor, Error>>>::default);
     let next = AtomicUsize::new(0);
     let work = || {
         loop {

@@ -1,6 +1,5 @@
 //! One call: the weight decoded into the output, as floats.
 
-use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 use mcd_core::{Along, Channels, Layout};
@@ -18,10 +17,7 @@ impl Kernel for Bound {
         let scale = self.scale.get(context, dims)?.unwrap_or(Columns::All(1.0));
         let zero_point = match self.zero_point.get(context, dims)? {
             None => Columns::All(0.0),
-            Some(Columns::All(value)) => Columns::All(value as f32),
-            Some(Columns::Each(values)) => {
-                Columns::Each(Cow::Owned(values.iter().map(|&each| each as f32).collect()))
-            }
+            Some(values) => values.map(|&each| each as f32)?,
         };
         let data = context.output(&self.shape)?.cast::<MaybeUninit<f32>>();
         if data.is_null() || !data.is_aligned() {

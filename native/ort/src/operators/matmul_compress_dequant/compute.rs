@@ -14,7 +14,7 @@ use super::elementwise::{self, broadcast_into};
 use super::layout::{self, Order};
 use super::postprocess::{dequantize, reorder};
 use super::spec::{Form, input};
-use crate::ffi::{Dims, Error, KernelContext, Value, element_count};
+use crate::ffi::{Dims, Error, KernelContext, Value, element_count, grow};
 use crate::operator::Kernel;
 use crate::operators::operand::Columns;
 use crate::pool::Pool;
@@ -61,13 +61,14 @@ impl Kernel for Bound {
         let Buffers { results, ordered } = &mut scratch.0;
         let len = shaped.m.checked_mul(weight.n()).expect("the output exists");
         if self.form == Form::Dequantized {
+            grow(results, len, "results")?;
             results.resize(results.len().max(len), 0);
         }
         let heads = shaped.heads(weight.n());
         let order = shaped.order.filter(|_| heads.is_none());
         let elementwise = shaped.elementwise(len);
         let in_place = elementwise.is_some() && order.is_none();
-        let target = if in_place { shaped.out } else { uninit(ordered, len).as_mut_ptr().cast() };
+        let target = if in_place { shaped.out } else { uninit(ordered, len)?.as_mut_ptr().cast() };
         // SAFETY: the output has `len` elements of the type that `form` declares, at an address that `check_output` found
         // to be aligned and not null. It is fresh, or memory that the session's user bound to this output alone. Where the
         // result is reordered or broadcast, `target` is in `ordered` instead, which has `len` elements of four bytes, and
@@ -313,11 +314,12 @@ fn check_output(address: usize, form: Form) -> Result<(), Error> {
 }
 
 /// The first elements of a buffer that grows if it must, to be written.
-fn uninit<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [MaybeUninit<T>] {
+fn uninit<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [MaybeUninit<T>], Error> {
+    grow(buffer, len, "results in another order")?;
     buffer.resize(buffer.len().max(len), T::default());
     let first = &mut buffer[..len];
     // SAFETY: same layout; what is written through it is a `T` again.
-    unsafe { std::slice::from_raw_parts_mut(first.as_mut_ptr().cast(), len) }
+    Ok(unsafe { std::slice::from_raw_parts_mut(first.as_mut_ptr().cast(), len) })
 }
 
 fn scalar_or_per_column<'a>(columns: &'a Columns<'_, f32>) -> ScalarOrPerColumn<'a> {
