@@ -18,7 +18,7 @@ from mcd_graph.model.source import Source
 from mcd_graph.operators import decompress_dequant, decompress_weight
 from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.operators.spec import DOMAIN
-from mcd_graph.operators.view import CompressedNode
+from mcd_graph.operators.view import CompressedNode, check_memory
 from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, plan_lowering
 from mcd_graph.passes.rules.registry import label_of
 from mcd_graph.progress import Progress
@@ -27,7 +27,12 @@ from mcd_graph.report.data import ConstantReport, NodeReport, Reader, Report
 __all__ = ["inspect_model"]
 
 
-def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None) -> Report:
+def inspect_model(
+    model_input: str | os.PathLike[str],
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    memory_limit: int | None = None,
+) -> Report:
     """Describe every quantised matrix multiplication, look-up and constant of a model, lowered or not.
 
     Compressed weights are decoded to measure their entropy, so all their checksums are checked on the way.
@@ -35,6 +40,7 @@ def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Pr
     Args:
         model_input: path of a model.
         progress: called after each compressed weight, from one thread at a time.
+        memory_limit: bytes that a weight may take when it is decoded, for untrusted models.
 
     Returns:
         A report. ``status`` is ``lowered`` for a compressed multiplication, ``lowerable`` for one that
@@ -42,7 +48,8 @@ def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Pr
 
     Raises:
         FileNotFoundError: there is no such model.
-        InputError: the file is not an ONNX model, or a compressed weight in it is damaged.
+        InputError: the file is not an ONNX model, or a compressed weight in it is damaged, or needs more memory than
+            ``memory_limit``.
 
     Examples:
         >>> from mcd_graph.inspection import inspect_model
@@ -52,6 +59,7 @@ def inspect_model(model_input: str | os.PathLike[str], *, progress: Callable[[Pr
     source = os.fspath(model_input)
     given = Source.read(source)
     model = load_model(given)
+    check_memory(model, source, memory_limit, decoded=True)
     lowered = tuple(_lowered(model, source, progress))
     before = {name_of(node): node for node, *_ in compressed_nodes(model)}
     InlineWeightArgumentsPass()(model)

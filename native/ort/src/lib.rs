@@ -13,6 +13,7 @@
 //! - [`ascend`]: nodes on an Ascend device
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
 //! - [`residency`]: which weights are decoded once
+//! - [`memory`]: what the weights of a session may take
 //! - [`sharing`]: what the sessions of a process share
 //! - [`scratch`]: memory that a thread keeps from call to call
 //! - [`options`]: session config entries
@@ -22,6 +23,7 @@ mod at_open;
 mod backend;
 mod ffi;
 mod guard;
+mod memory;
 mod operator;
 mod operators;
 mod options;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
+use mcd_core::container::memory_needed;
 use mcd_core::{Kernel, Layout, Serial, VerifiedWeight, WeightType};
 use ort_sys::ONNXTensorElementDataType as Type;
 use serde::Deserialize;
@@ -90,6 +91,11 @@ impl Constants {
 }
 
 impl Constant {
+    /// Bytes that it takes when it is restored, at the most.
+    pub fn memory_needed(&self) -> u64 {
+        memory_needed(0, &self.compress_info, true)
+    }
+
     /// The type of its elements, and how many it has.
     fn element_and_count(&self) -> Result<(Type, usize), Error> {
         let element = match self.dtype.as_str() {

@@ -35,6 +35,7 @@ impl Bound {
             None => Along { inner: count, count: 1 },
         };
         let weight = Weight::new(api, options, info, WEIGHT, Some(weight_type))?;
+        weight.check_output(count.saturating_mul(size_of::<f32>()))?;
         let scale = Operand::present(info, input::SCALE, along.count, floats)?;
         let read: Read<i32> = match weight_type {
             WeightType::I8 => small_integers::<i8>,
