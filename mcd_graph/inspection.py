@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import onnx_ir as ir
@@ -32,6 +32,7 @@ def inspect_model(
     *,
     progress: Callable[[Progress], None] | None = None,
     memory_limit: int | None = None,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
 ) -> Report:
     """Describe every quantised matrix multiplication, look-up and constant of a model, lowered or not.
 
@@ -41,6 +42,7 @@ def inspect_model(
         model_input: path of a model.
         progress: called after each compressed weight, from one thread at a time.
         memory_limit: bytes that a weight may take when it is decoded, for untrusted models.
+        custom_ops: libraries of other operators that the model needs.
 
     Returns:
         A report. ``status`` is ``lowered`` for a compressed multiplication, ``lowerable`` for one that
@@ -63,7 +65,7 @@ def inspect_model(
     lowered = tuple(_lowered(model, source, progress))
     before = {name_of(node): node for node, *_ in compressed_nodes(model)}
     InlineWeightArgumentsPass()(model)
-    plan = plan_lowering(model)
+    plan = plan_lowering(model, custom_ops=custom_ops)
     entropies = _entropies(plan)
     measured = {key: (None, entropy) for key, entropy in entropies.items()}
     plain = [each for each in eight_bit_constants(model) if all(node.domain != DOMAIN for node, _ in each.readers)]

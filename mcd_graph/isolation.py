@@ -5,6 +5,7 @@ computed there is lost, unless it is written to a file.
 """
 
 import contextlib
+import faulthandler
 import os
 import signal
 import threading
@@ -87,6 +88,7 @@ def _work(work: Callable[[], object]) -> None:
         for number in _INTERRUPTING:
             with contextlib.suppress(ValueError):  # not in the main thread
                 signal.signal(number, signal.SIG_DFL)
+        faulthandler.disable()  # it may print to a copy of stderr, as pytest lets it
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)

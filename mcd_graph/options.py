@@ -1,7 +1,12 @@
 """Session options as this package needs them for sessions of its own."""
 
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
 import onnxruntime as ort
 
+from mcd_graph.errors import InputError
 from mcd_graph.library import get_library_path
 
 __all__ = ["quiet_options"]
@@ -9,18 +14,33 @@ __all__ = ["quiet_options"]
 _FATAL_ONLY = 4
 
 
-def quiet_options(*, threads: int | None = None, model: str | None = None) -> ort.SessionOptions:
+def quiet_options(
+    *, threads: int | None = None, model: str | None = None, custom_ops: Iterable[str | os.PathLike[str]] = ()
+) -> ort.SessionOptions:
     """Return session options that know the custom operators and print nothing: errors arrive as exceptions.
 
     Args:
         threads: threads within one operator; onnxruntime's own choice by default.
         model: path of the model that they are for, whose constants are restored if it has such.
+        custom_ops: libraries of other operators that the model needs.
+
+    Raises:
+        InputError: onnxruntime refuses one of those libraries.
     """
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL_ONLY
     if model is not None:
         options.add_session_config_entry("mcd.model", model)
     options.register_custom_ops_library(get_library_path())
+    for library in custom_ops:
+        _register(options, library)
     if threads is not None:
         options.intra_op_num_threads = threads
     return options
+
+
+def _register(options: ort.SessionOptions, library: str | os.PathLike[str]) -> None:
+    try:
+        options.register_custom_ops_library(os.fspath(Path(library).absolute()))
+    except Exception as error:  # onnxruntime's exceptions have no common base class of their own
+        raise InputError(f"onnxruntime refuses {os.fspath(library)}: {' '.join(str(error).split())}") from error

@@ -83,10 +83,20 @@ class Prover:
         model: the same, loaded; it is looked at only here.
         nbytes: size of its files.
         at_optimization_only: what is made of it reproduces it at default settings, not without optimisations (QDQ).
+        custom_ops: libraries of other operators that the model needs.
     """
 
-    def __init__(self, source: ModelSource, model: ir.Model, *, nbytes: int, at_optimization_only: bool) -> None:
+    def __init__(
+        self,
+        source: ModelSource,
+        model: ir.Model,
+        *,
+        nbytes: int,
+        at_optimization_only: bool,
+        custom_ops: Sequence[str | os.PathLike[str]] = (),
+    ) -> None:
         self._source = source.SerializeToString() if isinstance(source, onnx.ModelProto) else source
+        self._custom_ops = custom_ops
         self._settings = (True,) if at_optimization_only else (True, False)
         self._begin = time.monotonic()
         self._references: list[_Reference] = []
@@ -142,7 +152,13 @@ class Prover:
     def _open(self, model: str | os.PathLike[str] | bytes, reference: _Reference) -> ort.InferenceSession:
         # On processors that saturate, the original would be wrong; what is written is for others as well.
         precise = saturates()
-        return create_session(model, threads=reference.threads, optimize=reference.optimize, precise=precise)
+        return create_session(
+            model,
+            threads=reference.threads,
+            optimize=reference.optimize,
+            precise=precise,
+            custom_ops=self._custom_ops,
+        )
 
     def _try(self, specs: Sequence[InputSpec]) -> None:
         """Run the original once at each setting, for what that may do to the process."""

@@ -54,11 +54,13 @@ def create_session(
     if os.fsencode(name).decode(errors="replace") != name:
         raise InputError(f"{name}: onnxruntime opens no file whose name is not UTF-8")
     try:
-        options = quiet_options(threads=threads, model=None if isinstance(model, bytes) else name)
+        options = quiet_options(
+            threads=threads, model=None if isinstance(model, bytes) else name, custom_ops=custom_ops
+        )
+    except InputError:
+        raise
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
         raise InputError(f"{name}: {' '.join(str(error).split())}") from error
-    for library in custom_ops:
-        _register(options, library)
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if precise:
@@ -73,13 +75,6 @@ def create_session(
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         raise InputError(f"onnxruntime refuses {name}: {' '.join(str(error).split())}") from error
-
-
-def _register(options: ort.SessionOptions, library: str | os.PathLike[str]) -> None:
-    try:
-        options.register_custom_ops_library(os.fspath(Path(library).absolute()))
-    except Exception as error:  # as above
-        raise InputError(f"onnxruntime refuses {os.fspath(library)}: {' '.join(str(error).split())}") from error
 
 
 def _with_outputs(path: Path, names: Sequence[str]) -> bytes:

@@ -224,7 +224,7 @@ class ReasonCode(enum.StrEnum):
     CANNOT_ASK = (
         "cannot-ask",
         "The installed onnxruntime could not be asked how it computes the multiplication.",
-        "Make the model load in this onnxruntime (the text has its message), for instance by a library of operators.",
+        "Make the model load in this onnxruntime (the text has its message), for instance by --custom-ops.",
     )
     DIFFERS = (
         "differs",

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mcd_graph.cli.cluster import dask_executor
 from mcd_graph.cli.constants import print_constants, print_gain_at_open, print_left, print_per_channel
-from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Html, Inline, NoMmap, Quiet, Source
+from mcd_graph.cli.options import AsJson, CustomOps, DataName, Destination, Force, Html, Inline, NoMmap, Quiet, Source
 from mcd_graph.cli.output import byte_bar, check_outputs, html_page, out, print_json, ratio, say, size
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def compress(
         Literal["dynamic", "dynamic-per-channel"] | None,
         typer.Option(help="SRC is a float model: let onnxruntime quantise it first."),
     ] = None,
+    custom_ops: CustomOps = None,
     report: Annotated[Path | None, typer.Option(metavar="R.json", help="Write the report as JSON.")] = None,
     html: Html = None,
     force: Force = False,
@@ -84,6 +85,7 @@ def compress(
             verify=not no_verify,
             mmap=not no_mmap,
             quantize=quantize,
+            custom_ops=custom_ops or (),
         )
     if report is not None:
         write_text(report, result.to_json(), force=force)

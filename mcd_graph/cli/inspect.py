@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mcd_graph.cli.constants import print_constants, print_forecast, print_left, print_per_channel
-from mcd_graph.cli.options import AsJson
+from mcd_graph.cli.options import AsJson, CustomOps
 from mcd_graph.cli.output import byte_bar, out, print_json, say, size
 
 __all__ = ["inspect"]
@@ -17,6 +17,7 @@ def inspect(
     check: Annotated[
         bool, typer.Option("--check", help="Only verify the file, without running it; exit status 1 if it is damaged.")
     ] = False,
+    custom_ops: CustomOps = None,
     as_json: AsJson = False,
 ) -> None:
     """Show every node of MODEL with quantised weights, compressed or not, and check its compressed weights.
@@ -30,7 +31,7 @@ def inspect(
     from mcd_graph.report.tables import layer_tables  # noqa: PLC0415
 
     with byte_bar("decoding", shown=not as_json) as progress:
-        report = inspect_model(model, progress=progress)
+        report = inspect_model(model, progress=progress, custom_ops=custom_ops or ())
     if as_json:
         print_json(report.to_dict())
         return

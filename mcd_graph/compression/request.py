@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import onnx_ir as ir
 
@@ -18,6 +18,7 @@ from mcd_graph.operators.registry import name_of
 from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, ReasonCode, Refusal, plan_lowering
 from mcd_graph.passes.at_open import ConstantJob, constants_at_open
 from mcd_graph.passes.functions import InlineConstantsPass
+from mcd_graph.passes.plan.selection import Selection
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import Quantization
 
@@ -45,6 +46,7 @@ class Request:
     force: bool
     force_larger: bool
     verify: bool
+    custom_ops: Sequence[str | os.PathLike[str]] = ()
     copied_from: tuple[FileIdentity, ...] = ()
     quantization: Quantization | None = None
     watch: Watch = dataclasses.field(default_factory=Watch)
@@ -71,13 +73,22 @@ class Request:
         """Tell whether a constant is to be compressed, going by the names of itself and of those that read it."""
         readers = (node for constant in job.constants for node, _ in constant.readers)
         names = [*job.names, *map(name_of, readers)]
-        included = self.include is None or any(re.search(self.include, name) for name in names)
-        return included and not (self.exclude and any(re.search(self.exclude, name) for name in names))
+        try:
+            Selection(self.include, self.exclude).check(names)
+        except Refusal:
+            return False
+        return True
 
     def plan(self, model: ir.Model, differing: Collection[int]) -> LoweringPlan:
         """Return what can be lowered of the model, less the sites that are known to differ."""
         try:
-            plan = plan_lowering(model, include=self.include, exclude=self.exclude, convolutions=self.convolutions)
+            plan = plan_lowering(
+                model,
+                include=self.include,
+                exclude=self.exclude,
+                convolutions=self.convolutions,
+                custom_ops=self.custom_ops,
+            )
         except re.error as error:
             raise InputError(f"not a regular expression: {error.pattern!r}: {error}") from None
         plan.keep(differing, Refusal(ReasonCode.DIFFERS, "lowered, it gave other bytes than the original when run"))

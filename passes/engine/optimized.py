@@ -26,6 +26,7 @@ from mcd_graph.isolation import death_of
 from mcd_graph.options import quiet_options
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Mapping, Sequence
 
 __all__ = [
@@ -154,10 +155,14 @@ def emptied_copy(model: ir.Model, sites: Sequence[ir.Node]) -> Iterator[Path | s
         yield answer
 
 
-def optimize(path: Path) -> Optimized | str:
+def optimize(path: Path, *, custom_ops: Sequence[str | os.PathLike[str]] = ()) -> Optimized | str:
     """Return what onnxruntime makes of a model file at its default settings, or why it cannot be asked.
 
     There are models whose optimisation ends the process, so that is done in another one.
+
+    Args:
+        path: the model.
+        custom_ops: libraries of other operators that the model needs.
     """
     destination = path.with_name("optimized.onnx")
     complaint = path.with_name("complaint.txt")
@@ -166,7 +171,7 @@ def optimize(path: Path) -> Optimized | str:
 
     def ask() -> None:
         try:
-            _optimize(path, destination)
+            _optimize(path, destination, custom_ops)
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common base
             complaint.write_text(_first_line(error), encoding="utf-8", errors="replace")
 
@@ -279,8 +284,8 @@ def _emptied(model: ir.Model, zeros: Path) -> Iterator[None]:
             value.const_value = tensor
 
 
-def _optimize(source: Path, destination: Path) -> None:
-    options = quiet_options(threads=1)
+def _optimize(source: Path, destination: Path, custom_ops: Sequence[str | os.PathLike[str]] = ()) -> None:
+    options = quiet_options(threads=1, custom_ops=custom_ops)
     options.optimized_model_filepath = str(destination)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.bin")
     options.add_session_config_entry(

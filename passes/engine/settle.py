@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from mcd_graph.passes.engine.extent import Extent
-from mcd_graph.passes.engine.optimized import TOO_LONG, optimize
+from mcd_graph.passes.engine.optimized import TOO_LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +33,7 @@ def settle(
     extents: Sequence[Extent],
     lower: Callable[[Sequence[Extent]], Path],
     narrower: Callable[[int, Extent], Extent],
+    optimize: Callable[[Path], Optimized | str],
 ) -> list[Extent]:
     """Return how much each site may take in so that onnxruntime computes all the rest as in the original.
 
@@ -41,6 +42,7 @@ def settle(
         extents: what to begin with.
         lower: writes the lowered copy with so much taken in at each site.
         narrower: tells the next extent of a site, by its number, at which it takes in less than it did.
+        optimize: asks onnxruntime what it makes of a model.
     """
     chosen = list(extents)
     steps: list[list[Extent]] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, TypeAlias
 
 import onnx_ir as ir
@@ -25,6 +26,7 @@ from mcd_graph.passes.plan.weights import weights_of
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
@@ -38,7 +40,11 @@ function."""
 
 
 def agree_with_onnxruntime(
-    model: ir.Model, candidates: Sequence[Candidate], *, keep: Keep | None = None
+    model: ir.Model,
+    candidates: Sequence[Candidate],
+    *,
+    keep: Keep | None = None,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
 ) -> list[Candidate]:
     """Return the sites that can be lowered so that the installed onnxruntime, when it optimises, does all as before.
 
@@ -49,15 +55,17 @@ def agree_with_onnxruntime(
         model: the model.
         candidates: what could be lowered.
         keep: keeps those of which onnxruntime makes something else than is expected; all of them are asked about then.
+        custom_ops: libraries of other operators that the model needs.
     """
     asked = [candidate for candidate in candidates if keep is not None or _is_asked(candidate)]
     if not asked:
         return list(candidates)
+    ask = functools.partial(optimize, custom_ops=custom_ops)
     with emptied_copy(model, [candidate.match.nodes[0] for candidate in asked]) as copy:
-        answer = copy if isinstance(copy, str) else optimize(copy)
+        answer = copy if isinstance(copy, str) else ask(copy)
         (keep or keep_where_onnxruntime_does_otherwise)(asked, answer, calls_of(model))
         if not isinstance(answer, str) and not isinstance(copy, str):
-            asked = _settle(asked, answer, copy)
+            asked = _settle(asked, answer, copy, ask)
     others = [candidate for candidate in candidates if keep is None and not _is_asked(candidate)]
     return [candidate for candidate in (*asked, *others) if candidate.site.status == "lowered"]
 
@@ -66,13 +74,16 @@ def _is_asked(candidate: Candidate) -> bool:
     return candidate.function is None or candidate.match.optimized
 
 
-def _settle(candidates: Sequence[Candidate], original: Optimized, copy: Path) -> list[Candidate]:
+def _settle(
+    candidates: Sequence[Candidate], original: Optimized, copy: Path, ask: Callable[[Path], Optimized | str]
+) -> list[Candidate]:
     """Return the sites with as much taken in as leaves onnxruntime's fusions around them what they are.
 
     Args:
         candidates: sites in the order of their numbers.
         original: what onnxruntime makes of the original.
         copy: a copy of the model without large tensors, with the numbers in the names of the sites.
+        ask: tells what onnxruntime makes of a model.
     """
     taken_in: dict[int, tuple[str, ...]] = {}
 
@@ -100,7 +111,7 @@ def _settle(candidates: Sequence[Candidate], original: Optimized, copy: Path) ->
     def blame(lowered: Optimized) -> set[int]:
         return sites_to_blame(original, lowered, outputs, within, quantized)
 
-    settled_extents = settle(blame, extents, lower, narrower)
+    settled_extents = settle(blame, extents, lower, narrower, ask)
     settled = []
     for candidate, extent in zip(candidates, settled_extents, strict=True):
         changed = dataclasses.replace(candidate, extent=extent)

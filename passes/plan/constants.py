@@ -23,13 +23,14 @@ from mcd_graph.passes.rules.dequantize import Floats, dequantize_rule
 from mcd_graph.passes.ways import LARGE, LEAST_REUSE, why_not_at_run
 
 if TYPE_CHECKING:
-    import re
+    import os
     from collections.abc import Collection, Mapping, Sequence
 
     import onnx_ir as ir
 
     from mcd_graph.passes.engine.match import Match
     from mcd_graph.passes.engine.optimized import Optimized
+    from mcd_graph.passes.plan.selection import Selection
 
 __all__ = ["decoded_at_run"]
 
@@ -38,16 +39,16 @@ def decoded_at_run(
     model: ir.Model,
     taken: Collection[ir.Value],
     *,
-    wanted: re.Pattern[str] | None,
-    unwanted: re.Pattern[str] | None,
+    selection: Selection,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
 ) -> tuple[list[Candidate], dict[ir.Value, Refusal]]:
     """Find the constants that can be decoded at run time in the place of their DequantizeLinear.
 
     Args:
         model: the model.
         taken: the constants that other sites compress.
-        wanted: only constants in whose name, or that of a reader, it is found.
-        unwanted: and not those.
+        selection: what is to be compressed, going by the names of constants and of their readers.
+        custom_ops: libraries of other operators that the model needs.
 
     Returns:
         A candidate for each DequantizeLinear, and why the other constants stay.
@@ -69,7 +70,7 @@ def decoded_at_run(
             match = dequantize_rule.match(node)
             if match is None:
                 continue
-            _check_names(names, wanted, unwanted)
+            selection.check(names)
             if match.output.is_graph_output():
                 raise Refusal(ReasonCode.OPERATOR_NOT_COMPRESSED, "its floats are an output of the graph")
             _check_costs(model, match)
@@ -78,7 +79,7 @@ def decoded_at_run(
             continue
         site.k, site.n = match.weight.k, match.weight.n
         found.append(Candidate(site, match, dequantize_rule, function))
-    found = _agreed(model, _whole(found), refused)
+    found = _agreed(model, _whole(found), refused, custom_ops)
     decoded = {candidate.match.weight.value for candidate in found}
     return found, {value: refusal for value, refusal in refused.items() if value not in decoded}
 
@@ -111,14 +112,12 @@ def _results(floats: ir.Value) -> list[ir.Value]:
     return [output for node in floats.consumers() for output in node.outputs[:1]]
 
 
-def _check_names(names: set[str], wanted: re.Pattern[str] | None, unwanted: re.Pattern[str] | None) -> None:
-    if wanted is not None and not any(map(wanted.search, names)):
-        raise Refusal(ReasonCode.NOT_INCLUDED, "its name does not match --include")
-    if unwanted is not None and any(map(unwanted.search, names)):
-        raise Refusal(ReasonCode.EXCLUDED, "its name matches --exclude")
-
-
-def _agreed(model: ir.Model, candidates: Sequence[Candidate], refused: dict[ir.Value, Refusal]) -> list[Candidate]:
+def _agreed(
+    model: ir.Model,
+    candidates: Sequence[Candidate],
+    refused: dict[ir.Value, Refusal],
+    custom_ops: Sequence[str | os.PathLike[str]],
+) -> list[Candidate]:
     """Return the candidates whose DequantizeLinear the installed onnxruntime runs, and does the rest as before."""
 
     def keep(asked: Sequence[Candidate], answer: Optimized | str, calls: Mapping[ir.OperatorIdentifier, int]) -> None:
@@ -134,7 +133,7 @@ def _agreed(model: ir.Model, candidates: Sequence[Candidate], refused: dict[ir.V
             if len(found) != (1 if function is None else calls.get(function.identifier(), 0)):
                 candidate.site.keep(_folded(candidate, answer))
 
-    settled = agree_with_onnxruntime(model, candidates, keep=keep)
+    settled = agree_with_onnxruntime(model, candidates, keep=keep, custom_ops=custom_ops)
     for candidate in candidates:
         site = candidate.site
         if site.code is not None and site.reason is not None:

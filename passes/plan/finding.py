@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -15,6 +14,7 @@ from mcd_graph.passes.engine.validate import check_compatibility, check_opset
 from mcd_graph.passes.plan.agreement import agree_with_onnxruntime
 from mcd_graph.passes.plan.constants import decoded_at_run
 from mcd_graph.passes.plan.lowering import LoweringPlan
+from mcd_graph.passes.plan.selection import Selection
 from mcd_graph.passes.plan.shapes import infer_shapes_where_needed
 from mcd_graph.passes.plan.site import Candidate, Site
 from mcd_graph.passes.plan.weights import keep_weights_used_elsewhere, weights_of
@@ -22,6 +22,7 @@ from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.registry import ALL_RULES, RULES_ON_REQUEST
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping, Sequence
 
     from mcd_graph.passes.engine.match import Rule, Weight
@@ -36,6 +37,7 @@ def plan_lowering(
     exclude: str | None = None,
     convolutions: bool = False,
     rules: Sequence[Rule] = ALL_RULES,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
 ) -> LoweringPlan:
     """Look for quantised multiplications and look-ups in a model, its subgraphs and its functions; change nothing.
 
@@ -46,6 +48,7 @@ def plan_lowering(
         convolutions: look for convolutions with a 1x1 kernel as multiplications first.
         rules: the families to look for. With all of them, other constants that can be decoded when the model runs are
             looked for as well.
+        custom_ops: libraries of other operators that the model needs, for onnxruntime is asked about it.
 
     Raises:
         re.error: ``include`` or ``exclude`` is not a regular expression.
@@ -57,9 +60,27 @@ def plan_lowering(
         >>> [(site.name, site.status) for site in plan.sites]
         [('/first/MatMul', 'lowered'), ('/second/MatMul', 'kept'), ('/y/MatMul', 'lowered')]
     """
-    wanted = re.compile(include) if include is not None else None
-    unwanted = re.compile(exclude) if exclude is not None else None
+    selection = Selection(include, exclude)
     infer_shapes_where_needed(model)
+    sites, candidates = _matches(model, rules, selection, convolutions=convolutions)
+    keep_weights_used_elsewhere(candidates)
+    candidates = [each for each in candidates if each.site.status == "lowered"]
+    candidates = agree_with_onnxruntime(model, candidates, custom_ops=custom_ops)
+    keep_weights_used_elsewhere(candidates)
+    candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
+    refused: dict[ir.Value, Refusal] = {}
+    if tuple(rules) == ALL_RULES:
+        taken = {candidate.match.weight.value for candidate in candidates}
+        others, refused = decoded_at_run(model, taken, selection=selection, custom_ops=custom_ops)
+        candidates += others
+        sites += [candidate.site for candidate in others]
+    return LoweringPlan(model, sites, candidates, weights_of(candidates), refused)
+
+
+def _matches(
+    model: ir.Model, rules: Sequence[Rule], selection: Selection, *, convolutions: bool
+) -> tuple[list[Site], list[Candidate]]:
+    """Return every node that a rule looks at, and those of them that can be lowered, going by the rules alone."""
     asked, usual = _by_operator(RULES_ON_REQUEST if convolutions else ()), _by_operator(rules)
     sites: list[Site] = []
     candidates: list[Candidate] = []
@@ -69,9 +90,7 @@ def plan_lowering(
         if function is not None and function.identifier() not in called:
             continue  # nobody sees it
         rule = _rule_for(node, asked, usual)
-        if rule is None or (node.domain, node.op_type, node.overload) in model.functions:
-            continue
-        if not node.outputs:
+        if rule is None or (node.domain, node.op_type, node.overload) in model.functions or not node.outputs:
             continue
         name = node.name or next((output.name for output in node.outputs if output.name), "")
         site = Site(name, node.op_type, node.op_type, "lowered")
@@ -83,34 +102,18 @@ def plan_lowering(
             if isinstance(match.fused, Fused):
                 check_rank(match.weight, get_input(node, 0))
                 _check_inputs(match.fused, match.weight)
-            site.pattern, site.k, site.n = match.pattern, match.weight.k, match.weight.n
-            site.optimized = match.optimized
+            site.describe(match)
             if match.output in results:
-                raise Refusal(
-                    ReasonCode.RESULT_TAKEN, f"{match.output.name} is another multiplication's result already"
-                )
-            if wanted is not None and not wanted.search(name):
-                raise Refusal(ReasonCode.NOT_INCLUDED, "its name does not match --include")
-            if unwanted is not None and unwanted.search(name):
-                raise Refusal(ReasonCode.EXCLUDED, "its name matches --exclude")
+                text = f"{match.output.name} is another multiplication's result already"
+                raise Refusal(ReasonCode.RESULT_TAKEN, text)
+            selection.check([name])
         except Refusal as refusal:
             site.keep(refusal)
         else:
             candidates.append(Candidate(site, match, rule, function))
             results.add(match.output)
         sites.append(site)
-
-    keep_weights_used_elsewhere(candidates)
-    candidates = agree_with_onnxruntime(model, [each for each in candidates if each.site.status == "lowered"])
-    keep_weights_used_elsewhere(candidates)
-    candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
-    refused: dict[ir.Value, Refusal] = {}
-    if tuple(rules) == ALL_RULES:
-        taken = {candidate.match.weight.value for candidate in candidates}
-        others, refused = decoded_at_run(model, taken, wanted=wanted, unwanted=unwanted)
-        candidates += others
-        sites += [candidate.site for candidate in others]
-    return LoweringPlan(model, sites, candidates, weights_of(candidates), refused)
+    return sites, candidates
 
 
 def _by_operator(rules: Sequence[Rule]) -> dict[tuple[str, str], Rule]:

@@ -52,6 +52,11 @@ class Site:
     optimized: bool = False
     absorbed: tuple[str, ...] = ()
 
+    def describe(self, match: Match) -> None:
+        """Note what matched."""
+        self.pattern, self.optimized = match.pattern, match.optimized
+        self.k, self.n = match.weight.k, match.weight.n
+
     def keep(self, refusal: Refusal) -> None:
         """Mark the site as kept, for the reason that ``refusal`` gives, and log that."""
         self.status, self.code, self.reason, self.weight = "kept", refusal.code, refusal.reason, None

@@ -1,20 +1,20 @@
 """How much sites take in is settled, also where onnxruntime does not take the lowered model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pytest
 from lowering import make_model
 from onnx import helper
 
-from mcd_graph.passes.engine import settle as module
 from mcd_graph.passes.engine.extent import Extent
-from mcd_graph.passes.engine.optimized import TOO_LONG
+from mcd_graph.passes.engine.optimized import TOO_LONG, Optimized, optimize
 from mcd_graph.passes.engine.settle import settle
 
 
-def settled(folder: Path, refused: Sequence[set[int]]) -> list[Extent]:
+def settled(
+    folder: Path, refused: Sequence[set[int]], ask: Callable[[Path], Optimized | str] = optimize
+) -> list[Extent]:
     """Settle three sites, of a model that onnxruntime refuses when all of one of ``refused`` are lowered."""
 
     def lower(extents: Sequence[Extent]) -> Path:
@@ -26,7 +26,7 @@ def settled(folder: Path, refused: Sequence[set[int]]) -> list[Extent]:
         path.write_bytes(model.SerializeToString())
         return path
 
-    return settle(lambda _: set(), [Extent.ALL] * 3, lower, lambda _, __: Extent.NONE)
+    return settle(lambda _: set(), [Extent.ALL] * 3, lower, lambda _, __: Extent.NONE, ask)
 
 
 def test_a_site_that_onnxruntime_refuses_stays(tmp_path: Path) -> None:
@@ -39,6 +39,5 @@ def test_sites_that_onnxruntime_refuses_together_stay(tmp_path: Path) -> None:
     assert settled(tmp_path, [{0, 2}]) == [Extent.NONE] * 3
 
 
-def test_a_model_that_takes_too_long_is_taken_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "optimize", lambda _: TOO_LONG)
-    assert settled(tmp_path, [{1}]) == [Extent.ALL] * 3
+def test_a_model_that_takes_too_long_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert settled(tmp_path, [{1}], lambda _: TOO_LONG) == [Extent.ALL] * 3

@@ -1,0 +1,96 @@
+"""Contestants of a benchmark are processes of their own, and what goes wrong in one is a message."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mcd_graph import InputError, compress_model
+from mcd_graph.alternatives import ALTERNATIVES, CONFIG, written
+from mcd_graph.contestants import ROLLUP, Contestant, Setup, alternate, stored
+
+FEED = {"ids": np.array([[1, 2, 3]]), "mask": np.ones((1, 3), np.int64)}
+
+
+def test_every_way_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    compress_model(model, tmp_path / "m.mcd.onnx")
+    setups = {"onnxruntime": Setup(str(model), library=False)}
+    for residency in ("auto", "compressed", "decoded"):
+        setups[residency] = Setup(str(tmp_path / "m.mcd.onnx"), {"mcd.residency": residency}, threads=1)
+    for way in ALTERNATIVES:
+        setups[way] = Setup(str(written(way, model, tmp_path)), CONFIG[way], library=False)
+    contestants = {name: Contestant(setup.command(), name) for name, setup in setups.items()}
+    try:
+        with stored(FEED) as path:
+            ready = {name: one.load(path) for name, one in contestants.items()}
+        assert len({one.digest for one in ready.values()}) == 1
+        assert all(one.seconds > 0 and one.first > 0 and one.runs >= 5 for one in ready.values())
+        if ROLLUP.exists():
+            assert contestants["auto"].memory()["Anonymous"] > 0
+        one = contestants["saved"]
+        one.start(0.0)
+        assert one.rate() > 0
+        assert len(one.burst(3)) == 3
+    finally:
+        for one in contestants.values():
+            one.close()
+
+
+class Recorded:
+    """A contestant that notes its bursts."""
+
+    def __init__(self, name: str, calls: list[tuple[str, int]]) -> None:
+        self.name, self.calls = name, calls
+
+    def burst(self, runs: int) -> list[float]:
+        self.calls.append((self.name, runs))
+        return [len(self.calls), len(self.calls), 10**6]
+
+
+def test_turns_alternate_and_each_has_a_burst_of_the_first_beside_it() -> None:
+    calls: list[tuple[str, int]] = []
+    contestants = {name: Recorded(name, calls) for name in "abcd"}
+    ready = dict(zip("abcd", map(Enough, (5, 6, 7, 8)), strict=True))
+    pairs = alternate(contestants, ready, repeats=2)  # type: ignore[arg-type]
+    assert "".join(name for name, _ in calls) == "cbadaabcad"
+    assert dict(calls) == {"a": 5, "b": 6, "c": 7, "d": 8}
+    assert pairs == {"b": [(3, 2), (6, 7)], "c": [(3, 1), (6, 8)], "d": [(5, 4), (9, 10)]}
+
+
+class Enough:
+    """What a contestant says of how often it runs in a burst."""
+
+    def __init__(self, runs: int) -> None:
+        self.runs = runs
+
+
+def test_a_model_that_ends_its_process_is_a_message(tmp_path: Path) -> None:
+    for how, said in (("os.abort()", "SIGABRT"), ("sys.exit('no luck')", "no luck"), ("sys.exit(3)", "without output")):
+        with (
+            Contestant([sys.executable, "-P", "-c", f"import os, sys; {how}"], "original") as one,
+            pytest.raises(InputError, match=rf"^original.*{said}"),
+        ):
+            one.opened()
+
+
+def test_a_model_that_does_not_open_or_run_is_a_message(model: Path, tmp_path: Path) -> None:
+    with (
+        Contestant(Setup(str(tmp_path / "gone.onnx")).command(), "gone") as one,
+        pytest.raises(InputError, match=r"gone.*No such file"),
+    ):
+        one.opened()
+    feed = {"ids": np.full((1, 2), 10**6), "mask": np.ones((1, 2), np.int64)}  # beyond the table
+    with (
+        Contestant(Setup(str(model)).command(), "original") as one,
+        stored(feed) as path,
+        pytest.raises(InputError, match=r"original: the model does not run on random inputs \(ids \(1, 2\)"),
+    ):
+        one.load(path)
+
+
+def test_a_model_that_onnxruntime_cannot_write_is_a_message(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(InputError, match=r"m\.onnx: onnxruntime does not write it as 'saved'"):
+        written("saved", path, tmp_path)
