@@ -163,8 +163,8 @@ def check_model(
 def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Change a model so that onnx's checker finds no fault with what onnxruntime accepts.
 
-    The checker wants a shape of every input and output, and refuses data behind links. :func:`load_model` has looked at
-    the data already, so that constants count as inputs here.
+    The checker wants a shape of every input and a type of every output, and refuses data behind links.
+    :func:`load_model` has looked at the data already, so that constants count as inputs here.
     """
     for graph in graphs_of(proto.graph):
         external = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
@@ -173,6 +173,9 @@ def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
             graph.initializer.remove(tensor)
             if tensor.name not in inputs:
                 graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        for value in graph.output:
+            if not value.HasField("type"):  # onnxruntime infers it
+                value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
         for value in (*graph.input, *graph.output):
             if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
                 value.type.tensor_type.shape.SetInParent()

@@ -124,9 +124,7 @@ def _restore(
     return Restoration(len(plan.sites) - len(kept), kept, before, size_of(model_output))
 
 
-def restored_bytes(
-    model_input: str | bytes | os.PathLike[str], *, memory_limit: int | None = None
-) -> bytes | None:
+def restored_bytes(model_input: str | bytes | os.PathLike[str], *, memory_limit: int | None = None) -> bytes | None:
     """Return a compressed model as one of standard operators in memory, external data included.
 
     Args:

@@ -101,7 +101,7 @@ class CompressedNode:
             raise WeightNotConstantError(node, "its compressed weight is not constant")
         info = info_of(node)
         if len(info) != 5:
-            raise CompressedNodeError(node, "its compress_info does not hold 5 integers")
+            raise CompressedNodeError(node, f"its compress_info {_wrong_info(node, info)} instead of 5 integers")
         return cls(node, spec, x2, index, info)
 
     @property
@@ -252,6 +252,15 @@ def check_memory(model: ir.Model, source: str, limit: int | None, *, decoded: bo
                 + (f", and with those before it {total}" if total > needed else "")
                 + f"; the memory limit is {limit}"
             )
+
+
+def _wrong_info(node: ir.Node, info: tuple[int, ...]) -> str:
+    attribute = node.attributes.get("compress_info")
+    if attribute is None:
+        return "is missing"
+    if attribute.is_ref() or attribute.type != ir.AttributeType.INTS:
+        return f"is of the type {attribute.type.name}"
+    return f"holds {len(info)}"
 
 
 def _place(tensor: ir.TensorProtocol) -> tuple[Any, ...]:

@@ -1,5 +1,7 @@
 """Damaged files: nothing wrong leaves a session unnoticed, as far as there is a checksum."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from lowering import make_model
 from onnx.reference import ReferenceEvaluator
 from reliability import small
 from reliability.children import child
-from samples import gaussian_weight, layer, real_model, write
+from samples import gaussian_weight, layer, real_model, text_model, write
 
 import mcd_graph
 from mcd_graph import _native
@@ -203,3 +205,31 @@ def test_damage_of_an_open_file_is_memory_safe(kernel: str, residency: str, exte
         assert counts["same"] == rounds, "decoded weights no longer depend on the file"
     else:
         assert counts["different"] + counts["error"] > rounds // 2
+
+
+# Opens a session, truncates all that is beside the script, and runs it: argv, the model and the residency.
+TRUNCATED = """
+import sys
+import subprocess
+import sys
+from pathlib import Path
+import numpy as np
+import mcd_graph
+
+model, residency = Path(sys.argv[1]), sys.argv[2]
+session = mcd_graph.InferenceSession(model, residency=residency)
+feed = {name: np.ones((2, 5), np.int64) for name in ("ids", "mask")}
+before = session.run(None, feed)[0].tobytes()
+for path in model.parent.iterdir():
+    path.open("r+b").truncate()
+sys.exit(session.run(None, feed)[0].tobytes() != before)
+"""
+
+
+@pytest.mark.parametrize(("inline", "residency"), [(True, "compressed"), (True, "auto"), (False, "decoded")])
+def test_what_survives_a_file_that_is_truncated_under_a_session(tmp_path: Path, inline: bool, residency: str) -> None:
+    source = write(text_model(), tmp_path / "plain.onnx")
+    (tmp_path / "c").mkdir()
+    mcd_graph.compress_model(source, tmp_path / "c" / "m.onnx", inline=inline, verify=False)
+    command = [sys.executable, "-P", "-c", TRUNCATED, str(tmp_path / "c" / "m.onnx"), residency]
+    assert subprocess.run(command, check=False).returncode == 0

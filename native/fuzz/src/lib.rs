@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub mod aclnn;
+pub mod at_open;
 pub mod decoder;
 pub mod elements;
 mod input;
+pub mod nodes;
 pub mod operator;
 pub mod parser;
 pub mod round_trip;
@@ -28,8 +30,10 @@ pub fn was_reached() -> bool {
 /// The targets by name, as their binaries and corpora are called.
 pub const TARGETS: &[(&str, Target)] = &[
     ("aclnn", aclnn::check),
+    ("at_open", at_open::check),
     ("decoder", decoder::check),
     ("elements", elements::check),
+    ("nodes", nodes::check),
     ("operator", operator::check),
     ("parser", parser::check),
     ("round_trip", round_trip::check),

@@ -316,7 +316,7 @@ fn change(input: &mut Input<'_>, node: &mut Node, form: &mut usize) {
 }
 
 /// Changes a tensor in one respect.
-fn change_tensor(input: &mut Input<'_>, tensor: &mut Tensor) {
+pub(crate) fn change_tensor(input: &mut Input<'_>, tensor: &mut Tensor) {
     let rank = tensor.dims.len();
     match input.byte() % 8 {
         0 => tensor.element = input.number() as i32,

@@ -63,6 +63,13 @@ pub unsafe extern "system" fn RegisterCustomOps(
     })
 }
 
+/// Names and bytes of the constants of a model that sessions would be given, for fuzzing: theirs are kept for good.
+#[doc(hidden)]
+pub fn restored_constants(model: &std::path::Path) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let restored = at_open::constants_of(model).map_err(|error| error.to_string())?;
+    Ok(restored.into_iter().map(|tensor| (tensor.name, tensor.bytes)).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

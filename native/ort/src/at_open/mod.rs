@@ -73,6 +73,14 @@ pub unsafe fn restore(api: Api, options: *mut OrtSessionOptions) -> Result<(), E
     }
 }
 
+/// A model's constants, decoded; none where it does not say that it has any.
+pub fn constants_of(path: &Path) -> Result<Vec<ByteTensor>, Error> {
+    match metadata::find(path, KEY)? {
+        None => Ok(Vec::new()),
+        Some(text) => restored(&Constants::parse(&text, path)?),
+    }
+}
+
 /// What tells the state of a model file.
 fn mark(model: &Path) -> Result<String, Error> {
     let status = fs::metadata(model).map_err(|error| Error::invalid(error.to_string()))?;
