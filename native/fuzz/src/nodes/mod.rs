@@ -130,7 +130,8 @@ pub fn check(data: &[u8]) {
         let Ok(output) = kernel.run(&node) else { return };
         if let (0, Some((_, dims))) = (run, &inferred) {
             let same = dims.len() == output.dims.len();
-            let same = same && dims.iter().zip(&output.dims).all(|(inferred, found)| *inferred < 0 || inferred == found);
+            let same =
+                same && dims.iter().zip(&output.dims).all(|(inferred, found)| *inferred < 0 || inferred == found);
             assert!(same, "{dims:?} was inferred, not {:?}", output.dims);
         }
         compare(&node, weight, form, &output, run == 0);

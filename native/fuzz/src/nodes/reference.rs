@@ -116,7 +116,7 @@ fn side(node: &Node, i: usize, size: i64) -> (i64, i64) {
 
 /// All indices of some dimensions, the last the fastest.
 fn indices(dims: &[i64]) -> impl Iterator<Item = Vec<i64>> + '_ {
-    (0..dims.iter().product::<i64>()).map(|mut place| {
+    (0..dims.iter().product::<i64>()).map(move |mut place| {
         let mut index = vec![0; dims.len()];
         for (at, size) in index.iter_mut().zip(dims).rev() {
             (*at, place) = (place % size, place / size);
@@ -166,7 +166,9 @@ pub fn convolution(node: &Node, weight: &Weight, which: usize) -> Output {
         let w = &weight.w[first * k..][..per_group * k];
         let results = group(node, (w, weight.kind, first, per_group, k), &rows, which);
         let m = rows.len() / k;
-        elements.extend((0..per_group * m).map(|i| results[i % m * per_group + i / m] & if width == 1 { 255 } else { !0 }));
+        elements.extend(
+            (0..per_group * m).map(|i| results[i % m * per_group + i / m] & if width == 1 { 255 } else { !0 }),
+        );
     }
     (dims, width, elements)
 }
@@ -185,7 +187,11 @@ fn group(
         Some(zeros) => (first..first + n).map(|j| at(&zeros, j)).collect(),
     };
     let bias: Option<Vec<i32>> = integers(node, 4).map(|bias| bias[first..first + n].to_vec());
-    let x = if tensor(node, 0).is_some_and(|x| x.element == INT8) { Activation::I8(&signed) } else { Activation::U8(rows) };
+    let x = if tensor(node, 0).is_some_and(|x| x.element == INT8) {
+        Activation::I8(&signed)
+    } else {
+        Activation::U8(rows)
+    };
     let call = MatmulCall {
         x,
         m: rows.len() / k,
@@ -196,9 +202,11 @@ fn group(
         heads: None,
     };
     let factor = floats_of(node, 9).map_or(1.0, |values| values[0]);
-    let scales = floats_of(node, 3).map_or(vec![1.0; n], |scales| columns(scales.iter().map(|s| factor * s).collect()));
+    let scales =
+        floats_of(node, 3).map_or(vec![1.0; n], |scales| columns(scales.iter().map(|s| factor * s).collect()));
     let addend = floats_of(node, 7).map(columns);
-    let (scale, addend) = (ScalarOrPerColumn::PerColumn(&scales), addend.as_deref().map(ScalarOrPerColumn::PerColumn));
+    let (scale, addend) =
+        (ScalarOrPerColumn::PerColumn(&scales), addend.as_deref().map(ScalarOrPerColumn::PerColumn));
     let zero_point = integers(node, 8).map_or(0, |zeros| zeros[0]);
     let wanted = match which {
         0 => (Element::I32, Epilogue::Sums),

@@ -98,7 +98,15 @@ fn rows(
     if scaled {
         let along_rows = flags & 32 != 0;
         node.numbers.push((c"axis", i64::from(!along_rows)));
-        let of = |several: bool| if !several { 1 } else if along_rows { n } else { k };
+        let of = |several: bool| {
+            if !several {
+                1
+            } else if along_rows {
+                n
+            } else {
+                k
+            }
+        };
         let (scales, zeros, seed) = (of(flags & 64 != 0), of(flags & 128 != 0), input.byte());
         node.inputs.push(tensor(FLOAT, &[scales as i64], &floats(scales, seed), flags & 256 != 0));
         if flags & 512 != 0 {
