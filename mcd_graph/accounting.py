@@ -39,7 +39,7 @@ def account_for(
     measured: Mapping[str, tuple[int | None, float]],
     *,
     status: str,
-    at_open: Mapping[str, CompressedWeight | Refusal] | None = None,
+    at_open: Mapping[ir.Value, CompressedWeight | Refusal] | None = None,
 ) -> tuple[ConstantReport, ...]:
     """Say of every constant what became of it.
 
@@ -48,18 +48,20 @@ def account_for(
         plan: what was found; its sites say what was done to them.
         measured: by a weight's key in the plan, its size after, if it is known, and its entropy.
         status: of the constants of sites that are not kept: ``lowered`` or ``lowerable``.
-        at_open: by name, what became of those that were to be restored when a session is created.
+        at_open: what became of those that were to be restored when a session is created.
     """
     sites = {site.name: site for site in plan.sites}
     keys: dict[ir.Value, list[str]] = {}
     for key in dict.fromkeys(site.weight for site in plan.sites if site.weight is not None):
         keys.setdefault(plan.weights[key].source.value, []).append(key)
     tried = at_open or {}
-    reports = (
-        _with_refusal(_account(each, sites, keys.get(each.value, []), measured, status), plan.refused.get(each.value))
-        for each in constants
-    )
-    return tuple(_with_way(each, tried.get(each.name)) for each in reports)
+
+    def report(constant: EightBitConstant) -> ConstantReport:
+        value = constant.value
+        found = _account(constant, sites, keys.get(value, []), measured, status)
+        return _with_way(_with_refusal(found, plan.refused.get(value)), tried.get(value))
+
+    return tuple(map(report, constants))
 
 
 def _with_refusal(report: ConstantReport, refusal: Refusal | None) -> ConstantReport:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from mcd_graph.accounting import account_for
 from mcd_graph.codec.packing import Submits
@@ -20,6 +20,7 @@ from mcd_graph.model.constants import eight_bit_constants
 from mcd_graph.model.private import private_copy
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
 from mcd_graph.model.source import ModelSource, Source, size_of
+from mcd_graph.options import check_libraries
 from mcd_graph.passes.at_open import constants_at_open, restore_at_open
 from mcd_graph.progress import Progress
 from mcd_graph.proof import Prover
@@ -118,10 +119,13 @@ def compress_model(
     """
     if math.isnan(min_saving):
         raise InputError("min_saving must be a number, such as 0.01, not nan")
+    if min_saving >= 1:
+        raise InputError(f"min_saving is a share below 1, such as 0.01 for one per cent, not {min_saving:g}")
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
     if at_open and inline:
         raise InputError("constants that are restored at opening need a data file: give either inline or at_open")
+    check_libraries(custom_ops)
     request = Request(
         model_input=model_input, opened=model_input, model_output=model_output, profile=profile, jobs=jobs,
         executor=executor,
@@ -145,24 +149,24 @@ def compress_model(
 
 def _until_equal(request: Request) -> Report:
     """Compress the model, less what makes it give other bytes."""
-    differing: frozenset[int] = frozenset()
     prover, known = None, Packed()
     while True:
         try:
-            return _compress(request, differing, prover, known)
+            return _compress(request, prover, known)
         except DifferenceError as found:
-            differing, prover, known = differing | found.sites, found.prover, found.packed
+            request = dataclasses.replace(request, kept=request.kept | found.kept)
+            prover, known = found.prover, found.packed
 
 
-def _compress(request: Request, differing: Collection[int], prover: Prover | None, known: Packed) -> Report:
-    """Compress a model, less some sites; the rest is what is left of an attempt that did not give the same bytes."""
+def _compress(request: Request, prover: Prover | None, known: Packed) -> Report:
+    """Compress a model; ``known`` is what is left of an attempt that did not give the same bytes."""
     given = request.read()
     request.watch.begin(given.identities)
     model = request.load(given)
     files = given.files
     before = given.size if request.quantization is None else request.quantization.int8_bytes
     del given  # the parsed file, of which the model keeps what it needs
-    plan = request.plan(model, differing)
+    plan = request.plan(model, request.kept.sites)
     constants = tuple(eight_bit_constants(model))
     weight_of = {id(site): site.weight or "" for site in plan.sites}
     with ModelWriter(
@@ -184,8 +188,9 @@ def _compress(request: Request, differing: Collection[int], prover: Prover | Non
             )
         changed = plan.apply(packed.weights)
         jobs = [job for job in constants_at_open(model) if request.wants(job)] if request.at_open else []
-        at_open = {job.key: job for job in jobs}
+        at_open = {job.key: job for job in jobs if job.key not in request.kept.constants}
         restored = pack(request, at_open, writer, known.at_open or Packed(), at_open=True) if jobs else Packed()
+        restored.weights.update(request.kept.refusals())
         if not changed and not restored.compressed:
             raise NothingToCompressError(f"{request.source}: nothing to compress: {why_nothing(plan)}")
         restore_at_open(model, jobs, restored.compressed)
@@ -195,7 +200,7 @@ def _compress(request: Request, differing: Collection[int], prover: Prover | Non
         proof = prove(request, plan, dataclasses.replace(packed, at_open=restored), writer, prover)
         # Before the output is there, which may take the place of the input.
         measured = {key: (each.stored_bytes, each.entropy_bits) for key, each in stats.items()}
-        ways = {name: restored.weights[job.key] for job in jobs for name in job.names}
+        ways = {each.value: restored.weights[job.key] for job in jobs for each in job.constants}
         accounts = account_for(constants, plan, measured, status="lowered", at_open=ways)
         try:
             writer.commit(
@@ -208,7 +213,7 @@ def _compress(request: Request, differing: Collection[int], prover: Prover | Non
     return Report.of(
         (
             *(node_report(site, stats.get(weight_of[id(site)])) for site in plan.sites),
-            *(restored_report(name, weight.stats) for name, weight in restored.compressed.items()),
+            *(restored_report(at_open[key].names[0], weight.stats) for key, weight in restored.compressed.items()),
         ),
         source=request.source,
         output=os.fspath(request.model_output),

@@ -14,6 +14,7 @@ from mcd_graph.model.files import write_text
 from mcd_graph.report.data import Report
 from mcd_graph.report.histograms import weight_histograms
 from mcd_graph.report.html import render_report, require
+from mcd_graph.requirements import with_extra
 from mcd_graph.verify import Verification, verify_model
 
 __all__ = ["DemoResult", "demo_model", "run_demo"]
@@ -52,7 +53,7 @@ def demo_model(part: str = "encoder") -> Path:
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
-        raise InputError("the demo's model is not installed: pip install 'mcd-graph[demo]'")
+        raise InputError(f"the demo's model is not installed: {with_extra('demo')}")
     return Path(spec.origin).parent / "data" / "span" / f"{part}.onnx"
 
 

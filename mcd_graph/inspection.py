@@ -19,6 +19,7 @@ from mcd_graph.operators import decompress_dequant, decompress_weight
 from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.operators.view import CompressedNode, check_memory
+from mcd_graph.options import check_libraries
 from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, plan_lowering
 from mcd_graph.passes.rules.registry import label_of
 from mcd_graph.progress import Progress
@@ -58,6 +59,7 @@ def inspect_model(
         >>> [(node.name, node.k, node.n, node.status) for node in inspect_model("model.onnx").nodes][0]
         ('/first/MatMul', 256, 128, 'lowerable')
     """
+    check_libraries(custom_ops)
     source = os.fspath(model_input)
     given = Source.read(source)
     model = load_model(given)

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from mcd_graph.errors import InputError
 from mcd_graph.library import get_library_path
 
-__all__ = ["quiet_options"]
+__all__ = ["check_libraries", "quiet_options"]
 
 _FATAL_ONLY = 4
 
@@ -37,6 +37,18 @@ def quiet_options(
     if threads is not None:
         options.intra_op_num_threads = threads
     return options
+
+
+def check_libraries(libraries: Iterable[str | os.PathLike[str]]) -> None:
+    """Refuse libraries of operators that onnxruntime cannot load, before the work that would end without them.
+
+    Raises:
+        InputError: there is no such file, or onnxruntime refuses it.
+    """
+    for library in libraries:
+        if not Path(library).is_file():
+            raise InputError(f"onnxruntime refuses {os.fspath(library)}: there is no such file")
+        _register(ort.SessionOptions(), library)
 
 
 def _register(options: ort.SessionOptions, library: str | os.PathLike[str]) -> None:

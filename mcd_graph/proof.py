@@ -11,7 +11,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ from mcd_graph.report.data import Proof
 from mcd_graph.session import create_session
 
 __all__ = ["NOT_ASKED_FOR", "Prover", "find_culprits"]
+
+T = TypeVar("T", bound=Hashable)
 
 NOT_ASKED_FOR = "it was not asked for (--no-verify)"
 
@@ -211,25 +214,25 @@ class Prover:
 
 
 def find_culprits(
-    suspects: Sequence[int], differs: Callable[[Sequence[int]], bool], *, seconds: float = _BISECTION_SECONDS
-) -> set[int]:
-    """Return which of some lowered nodes make a model differ, by halves.
+    suspects: Sequence[T], differs: Callable[[Sequence[T]], bool], *, seconds: float = _BISECTION_SECONDS
+) -> set[T]:
+    """Return which of some lowered nodes, or restored constants, make a model differ, by halves.
 
     Where a group differs of which neither half does, all of it is returned; and so is what is left when time is up.
 
     Args:
-        suspects: numbers of nodes that differ when all of them are lowered.
+        suspects: numbers of nodes, or keys, that differ when all of them are lowered.
         differs: tells whether a model differs in which these alone are lowered.
         seconds: time for it.
     """
     end = time.monotonic() + seconds
 
-    def search(group: Sequence[int]) -> set[int]:
+    def search(group: Sequence[T]) -> set[T]:
         if len(group) == 1 or time.monotonic() > end:
             return set(group)
         middle = len(group) // 2
         halves = [half for half in (group[:middle], group[middle:]) if differs(half)]
-        return set().union(*map(search, halves)) if halves else set(group)
+        return {each for half in halves for each in search(half)} if halves else set(group)
 
     return search(list(suspects)) if suspects else set()
 

@@ -4,7 +4,7 @@ onnxruntime is nobody's to install but the user's: it exists in several packages
 ``-directml``, own builds) that exclude each other, and to depend on one would replace another.
 """
 
-__all__ = ["TOOLS", "explain_missing"]
+__all__ = ["TOOLS", "explain_missing", "with_extra"]
 
 TOOLS = {"google", "ml_dtypes", "onnx", "onnx_ir", "rich", "safetensors", "shellingham", "typer"}
 """Modules that the extra ``tools`` brings."""
@@ -37,4 +37,9 @@ def explain_missing(name: str | None) -> str | None:
         return "onnxruntime is not installed: pip install onnxruntime, or the package of it for your device"
     if package not in _EXTRAS:
         return None
-    return f"{package} is not installed: install mcd-graph with its extra, 'mcd-graph[{_EXTRAS[package]}]'"
+    return f"{package} is not installed: {with_extra(_EXTRAS[package])}"
+
+
+def with_extra(extra: str) -> str:
+    """Say how to get an extra; not by a command, because where the package comes from is not known here."""
+    return f"install mcd-graph with its extra, 'mcd-graph[{extra}]'"

@@ -17,6 +17,7 @@ from mcd_graph.inputs import accepted_inputs, input_specs
 from mcd_graph.isolation import death_of
 from mcd_graph.machine import saturates
 from mcd_graph.model.loading import load_model
+from mcd_graph.options import check_libraries
 from mcd_graph.passes import reproduces_optimized
 from mcd_graph.session import create_session
 
@@ -146,6 +147,7 @@ def verify_model(
     """
     if runs < 1:
         raise InputError(f"runs must be at least 1, not {runs}")
+    check_libraries(custom_ops)
     # Read here first: what an untrusted file claims is checked before onnxruntime follows it.
     model, compressed_model = load_model(original), load_model(compressed)
     settings = (True,) if reproduces_optimized(compressed_model) else (True, False)

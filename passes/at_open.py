@@ -7,6 +7,7 @@ can go this way: weights of convolutions and LSTMs, tables of other shapes, weig
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -95,11 +96,19 @@ def constants_at_open(model: ir.Model) -> list[ConstantJob]:
             found.setdefault(_identity(constant.tensor), []).append(constant)
     jobs: dict[str, ConstantJob] = {}
     for constants in found.values():
-        key = base = constants[0].value.name or "constant"
+        key = base = _key(constants[0], model.graph)
         while key in jobs:
             key = f"{base}#{len(jobs)}"
         jobs[key] = ConstantJob(key, tuple(constants), *matrix_of(constants[0].tensor.nbytes))
     return list(jobs.values())
+
+
+def _key(constant: EightBitConstant, main: ir.Graph) -> str:
+    """Return what tells a constant from others, whichever of them are lowered: graphs beside each other share names."""
+    name = constant.value.name or "constant"
+    if _graph_of(constant.value) is main:
+        return name
+    return f"{name}#{hashlib.blake2b(constant.tensor.tobytes(), digest_size=6).hexdigest()}"
 
 
 def _can_be_restored(constant: EightBitConstant, graphs: Collection[int]) -> bool:

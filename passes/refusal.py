@@ -57,7 +57,8 @@ class ReasonCode(enum.StrEnum):
     )
     WEIGHT_RANK = (
         "weight-rank",
-        "The weight is not one matrix; or the result has more dimensions than the activation because the weight has.",
+        "The weight is not one matrix; or it has dimensions of size 1 in front, which give the result more dimensions "
+        "than the activation has, or which onnxruntime computes otherwise where there is a scale for each column.",
         "Remove dimensions of size 1 from the weight. `--at-open` compresses the matrices of a batch.",
     )
     DEQUANTIZED_OUTSIDE = (
@@ -228,7 +229,7 @@ class ReasonCode(enum.StrEnum):
     )
     DIFFERS = (
         "differs",
-        "The lowered node gave other bytes than the original when both were run.",
+        "The lowered node, or the constant restored at opening, gave other bytes than the original when both were run.",
         "Nothing: it stays as it was; please report the model.",
     )
 

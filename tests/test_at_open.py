@@ -18,6 +18,7 @@ from mcd_graph.integrity import check_model
 from mcd_graph.model.at_open import AT_OPEN_KEY, SENTENCE
 from mcd_graph.model.source import size_of
 from mcd_graph.passes.engine.whole import matrix_of
+from mcd_graph.proof import Prover
 from mcd_graph.report.forecast import forecast
 
 X = np.random.default_rng(9).integers(0, 256, (2, 32, 9, 8)).astype(np.uint8)
@@ -284,6 +285,37 @@ def test_constants_inside_of_branches(tmp_path: Path, as_nodes: bool) -> None:
     assert mcd_graph.verify_model(source, tmp_path / "c.onnx", runs=2).identical
     assert mcd_graph.restore_model(tmp_path / "c.onnx", tmp_path / "r.onnx").restored == 3
     assert _run_branches(onnxruntime.InferenceSession(tmp_path / "r.onnx")) == expected
+
+
+def test_a_constant_that_changes_the_result_is_kept_and_the_rest_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a branch, of the name that another has in the other branch; both would move to the main graph."""
+    source = tmp_path / "m.onnx"
+    source.write_bytes(_branches(bell((64, 120), 1), bell((64, 120), 2), as_nodes=False).SerializeToString())
+    prove = Prover.difference
+
+    def difference(self: Prover, path: str) -> str | None:
+        said = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+        names = [each["name"] for each in json.loads(said[AT_OPEN_KEY])["constants"]] if AT_OPEN_KEY in said else []
+        moved = mcd_graph.restore_model(path, tmp_path / "trial.onnx", force=True).restored
+        assert moved == len(names)
+        held = {each.raw_data for each in onnx.load(tmp_path / "trial.onnx").graph.initializer}
+        return "y: it differs" if bell((64, 120), 2).tobytes() in held else prove(self, path)
+
+    monkeypatch.setattr(Prover, "difference", difference)
+    report = mcd_graph.compress_model(source, tmp_path / "c.onnx", at_open=True)
+    assert sorted((each.name, each.status, str(each.code)) for each in report.constants) == [
+        ("shared", "lowered", "None"), ("t", "kept", "differs"), ("t", "lowered", "None")
+    ]  # fmt: skip
+    assert any("restored at opening" in str(each.reason) for each in report.constants)
+    assert report.proof is not None
+    assert report.proof.proved
+    assert list(report.proof.differing) == ["t"]
+    assert [each.weight for each in report.nodes] == ["shared", "t"]
+    monkeypatch.undo()
+    expected = _run_branches(onnxruntime.InferenceSession(source))
+    assert _run_branches(mcd_graph.InferenceSession(tmp_path / "c.onnx")) == expected
 
 
 def _function(calls: int) -> onnx.ModelProto:

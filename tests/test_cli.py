@@ -41,6 +41,11 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: object, status: in
     return lines[0].removeprefix("mcd: ")
 
 
+def mcd_compressed(model: Path, out: Path) -> Path:
+    mcd("compress", model, out / "m.onnx")
+    return out / "m.onnx"
+
+
 def test_the_whole_way(model: Path, out: Path) -> None:
     printed = mcd("compress", model, out / "m.mcd.onnx", "--report", out / "r.json")
     assert "3 of 3 nodes with quantised weights lowered, 2 weights" in printed.stdout
@@ -72,7 +77,7 @@ def test_kept_nodes_are_listed(tmp_path: Path, out: Path) -> None:
 
 def test_include_exclude_and_min_saving(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = mcd("compress", model, out / "m.onnx", "--include", "/MatMul$", "--exclude", "first|^/y").stdout
-    assert "1 of 3 nodes with quantised weights lowered, 1 weights" in printed
+    assert "1 of 3 nodes with quantised weights lowered, 1 weight;" in printed
     assert "kept /first/MatMul: its name matches --exclude" in printed
     assert "what to do (excluded): Change --exclude." in printed
     message = complaint(capsys, "compress", model, out / "n.onnx", "--min-saving", "0.5")
@@ -106,7 +111,7 @@ def test_verify_with_given_inputs(model: Path, out: Path, capsys: pytest.Capture
     mcd("compress", model, out / "m.onnx")
     ids = np.arange(8).reshape(1, 8)
     np.savez(out / "inputs.npz", ids=ids, mask=np.ones_like(ids))
-    assert "in 1 runs" in mcd("verify", model, out / "m.onnx", "--inputs", out / "inputs.npz").stdout
+    assert "in 1 run on" in mcd("verify", model, out / "m.onnx", "--inputs", out / "inputs.npz").stdout
     (out / "bad.npz").write_text("no arrays")
     message = complaint(capsys, "verify", model, out / "m.onnx", "--inputs", out / "bad.npz")
     assert message.endswith("bad.npz is not an .npz file of plain arrays")
@@ -322,6 +327,53 @@ def test_outputs_are_checked_before_the_work(
     assert digests(out).keys() == {"r.html"}
 
 
+def test_outputs_never_take_the_place_of_a_model(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not even with --force: neither what is read nor what is written, nor the data of either."""
+    mcd("restore", mcd_compressed(model, out), out / "plain.onnx")
+    before = digests(out)
+    for source, destination, report, reason in (
+        ("plain.onnx", "m.onnx", "plain.onnx", "overwrite the input"),
+        ("plain.onnx", "m.onnx", "plain.onnx_data", "overwrite the input"),
+        ("plain.onnx", "m.onnx", "m.onnx_data", "written twice"),
+        ("plain.onnx", "m.onnx", "../" + out.name + "/m.onnx", "written twice"),
+    ):
+        outputs = [out / destination, "--force", "--report", out / report]
+        assert reason in complaint(capsys, "compress", out / source, *outputs)
+    named = ["--data-name", "w.bin", "--html", out / "w.bin"]
+    assert "written twice" in complaint(capsys, "compress", model, out / "new.onnx", *named)
+    for page in ("plain.onnx", "m.onnx", "m.onnx_data"):
+        options = ["--force", "--html", out / page]
+        assert "overwrite the input" in complaint(capsys, "bench", out / "plain.onnx", out / "m.onnx", *options)
+    assert digests(out) == before
+
+
+def test_a_report_that_the_file_system_refuses(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the work, and by its own name: here one that is too long."""
+    message = complaint(capsys, "compress", model, out / "m.onnx", "--report", out / ("r" * 300))
+    assert message == f"{out / ('r' * 300)}: File name too long"
+    assert digests(out) == {}
+
+
+def test_libraries_of_operators_are_looked_at_first(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["compress", model, out / "m.onnx"], ["inspect", model], ["verify", model, model]):
+        assert "x.so: there is no such file" in complaint(capsys, *command, "--custom-ops", out / "x.so")
+        assert f"onnxruntime refuses {model}: " in complaint(capsys, *command, "--custom-ops", model)
+    assert digests(out) == {}
+
+
+def test_errors_are_broken_between_words(model: Path, tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    environment = {**os.environ, "COLUMNS": "60", "TERM": "xterm"}
+    (tmp_path / "folder").mkdir()
+    script = Path(sys.executable).with_name("mcd")
+    subprocess.run([script, "inspect", "folder"], check=False, cwd=tmp_path, stderr=theirs, env=environment)
+    os.close(theirs)
+    lines = re.sub("\x1b\\[[0-9;]*m", "", os.read(ours, 4096).decode()).splitlines()
+    os.close(ours)
+    assert len(lines) == 2
+    assert max(map(len, lines)) <= 60
+
+
 def test_temporary_names_are_not_shown(
     model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -344,6 +396,7 @@ def test_errors_name_the_help_of_their_command(
 
 def test_a_saving_that_is_no_number(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "not nan" in complaint(capsys, "compress", model, out / "m.onnx", "--min-saving", "nan")
+    assert "a share below 1" in complaint(capsys, "compress", model, out / "m.onnx", "--min-saving", "5")
     assert digests(out) == {}
 
 
@@ -352,6 +405,9 @@ def test_all_reasons_are_named(model: Path, out: Path, capsys: pytest.CaptureFix
     message = complaint(capsys, "compress", model, out / "m.onnx", *exclude, "--min-saving", "0.99")
     assert "all 3 nodes with quantised weights are kept: " in message
     assert message.count(" because ") >= 2
+    message = complaint(capsys, "compress", model, out / "m.onnx", "--min-saving", "0.99")
+    assert message.count(" because it would save ") == 1, "one reason, with other figures for each node"
+    assert ", less than 99.0%, and the like" in message
 
 
 def test_a_model_in_onnxruntimes_own_format(

@@ -68,7 +68,7 @@ def test_products_of_activations_are_counted_apart(out: Path, capsys: pytest.Cap
     assert (report.totals.nodes, report.totals.kept, report.totals.activation_products) == (3, 0, 1)
     assert report.nodes[-1].code == WITHOUT_WEIGHT == ReasonCode.WEIGHT_COMPUTED
     _print_kept(report.nodes)
-    assert capsys.readouterr().out == "1 multiplications of two activations have no weight (--report names them)\n"
+    assert capsys.readouterr().out == "1 multiplication of two activations, without a weight (--report names them)\n"
 
 
 def test_entropy_in_the_report(model: Path, out: Path) -> None:

@@ -58,8 +58,9 @@ def test_a_strict_export_is_measured(model: Path, out: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     assert f"{drift.output}: cosine 0.99" in printed
     assert "largest difference" in printed
+    assert "a cosine is below" not in printed
     assert main(["verify", str(model), str(strict), "--strict", "--min-cosine", "1"]) == 1
-    capsys.readouterr()
+    assert "a cosine is below 1: mcd ascend export --split-activations rounds less" in capsys.readouterr().out
     assert main(["verify", str(model), str(strict), "--strict", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["drifts"][0]["output"] == drift.output
     assert main(["verify", str(model), str(strict), "--runs", "1"]) == 2  # the original takes other sizes

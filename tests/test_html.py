@@ -18,6 +18,7 @@ from mcd_graph.bench import Bench, BenchRow, Contestant
 from mcd_graph.cli import main
 from mcd_graph.footprint import Footprint
 from mcd_graph.machine import Machine
+from mcd_graph.report.data import Proof
 from mcd_graph.report.histograms import Histogram, weight_histograms
 from mcd_graph.report.html import render_report
 from mcd_graph.verify import Difference, Verification
@@ -130,6 +131,24 @@ def test_the_verdict_of_a_benchmark_stands_on_top() -> None:
     )
     assert 'class="bad">0.80&nbsp;×<small>slower<' in page((0.7, 0.8, 0.9))  # noqa: RUF001
     assert "1.250&nbsp;×<small>smaller: 5.00 → 4.00 MB<" in page((1.1, 1.25, 1.4))  # noqa: RUF001
+
+
+def test_a_compression_says_on_top_whether_it_is_proved(
+    compressed: tuple[Report, list[Histogram], Verification],
+) -> None:
+    report, _, _ = compressed
+
+    def top(proof: Proof) -> str:
+        page = render_report(title="t", report=dataclasses.replace(report, proof=proof))
+        return " ".join(page.partition("<section>")[0].split())
+
+    both = ("default", "no optimisations")
+    assert (
+        "identical<small>1,234 values in 5 runs, every byte, at default settings and without optimisations of "
+        "onnxruntime 1.32.0</small>"
+    ) in top(Proof(True, None, "1.32.0", both, 5, 1234))
+    assert "nothing is proved for y, z" in top(Proof(True, None, "1", both[:1], 1, 9, not_deterministic=("y", "z")))
+    assert 'class="bad">not compared<small>it has &lt;no&gt; inputs</small>' in top(Proof(False, "it has <no> inputs"))
 
 
 def test_a_form_that_all_weights_have_is_said_once(compressed: tuple[Report, list[Histogram], Verification]) -> None:
@@ -301,7 +320,7 @@ def test_without_the_extra_there_is_an_error_before_the_work(
     with pytest.raises(InputError, match="needs matplotlib"):
         render_report(title="t")
     assert main(["compress", str(model), str(out / "m.onnx"), "--html", str(out / "c.html")]) == 2
-    assert "pip install 'mcd-graph[report]'" in capsys.readouterr().err
+    assert "install mcd-graph with its extra, 'mcd-graph[report]'" in capsys.readouterr().err
     assert list(out.iterdir()) == []
 
 

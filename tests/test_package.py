@@ -98,6 +98,13 @@ def test_python_in_the_readme_runs(model: Path, monkeypatch: pytest.MonkeyPatch)
     assert [value.name for value in scope["session"].get_inputs()] == ["ids", "mask"]
 
 
+def test_nothing_sends_people_to_an_index() -> None:
+    """Nothing is published: neither a page nor a message says `pip install mcd-graph`."""
+    files = [*(ROOT / "mcd_graph").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.*")]
+    for path in (*files, ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
+        assert not re.search(r"pip install\W+mcd.graph", path.read_text()), path
+
+
 def test_ci_runs_the_readme_test_command() -> None:
     readme = (ROOT / "README.md").read_text()
     assert "    pip install '.[demo]' && mcd demo\n" in readme
@@ -147,6 +154,12 @@ def test_what_is_missing_is_said_in_a_line(missing: str, statement: str, line: s
     last = result.stderr.splitlines()[-1]
     assert last.startswith(f"ModuleNotFoundError: {statement}: {missing} is not installed: ")
     assert line in last
+
+
+def test_plain_residency_says_what_it_needs(model: Path, tmp_path: Path) -> None:
+    statement = f"import mcd_graph; mcd_graph.InferenceSession({str(model)!r}, residency='plain')"
+    last = without(("onnx",), statement, tmp_path).stderr.splitlines()[-1]
+    assert last.startswith("ModuleNotFoundError: residency 'plain': onnx is not installed: ")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Sessions of applications: options, a session class, and every session of the process at once."""
 
+import functools
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,17 @@ def test_errors_are_those_of_onnxruntime(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"not a model")
     with pytest.raises(Exception, match=r"x\.onnx"):
         onnxruntime.InferenceSession(tmp_path / "x.onnx")
+
+
+def test_a_residency_that_there_is_not(compressed: Path) -> None:
+    """It is said where it is given, and not when somebody opens a session later."""
+    for refuse in (
+        mcd_graph.enable, mcd_graph.session_options, functools.partial(mcd_graph.InferenceSession, compressed)
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="'auto', 'compressed', 'decoded', 'plain', not 'Decoded'"):
+            refuse(residency="Decoded")  # type: ignore[operator]
+    with pytest.raises(Exception, match="MatmulCompressDequant"):
+        onnxruntime.InferenceSession(compressed)
 
 
 def custom_operators(session: onnxruntime.InferenceSession, folder: Path) -> int:

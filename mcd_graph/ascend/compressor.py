@@ -34,7 +34,9 @@ __all__ = ["CompressConfig", "Compressor", "compress_file"]
 logger = logging.getLogger(__name__)
 
 _Arrays = dict[str, npt.NDArray[Any]]
-_REFUSED = "all that the operator's document and vLLM-Ascend's loader allow: leave this weight uncompressed"
+_GROWN = (
+    "%s: does not compress; its stream exceeds n * k bytes, all that vLLM-Ascend has room for: leave it uncompressed"
+)
 
 
 @dataclasses.dataclass
@@ -195,7 +197,8 @@ class Compressor:
         """Write the compressed model as safetensors and description, after :meth:`run`.
 
         Args:
-            path: folder, made if it is missing; the files in it are replaced.
+            path: folder, made if it is missing; the files in it are replaced. Weights of :attr:`grown` are written all
+                the same, as msModelSlim does, and logged as warnings.
             safetensors_name: ``quant_model_weight_w8a8sc.safetensors`` by default.
             json_name: ``quant_model_description_w8a8sc.json`` by default; ``quant_model_description.json`` when the
                 description has a version.
@@ -214,6 +217,8 @@ class Compressor:
             json_name = "quant_model_description" + ("" if versioned else f"_{kind.lower()}") + ".json"
         tensors: _Arrays = {}
         description = {**about_model(self._description), "model_quant_type": kind}
+        for name in self.grown:
+            logger.warning(_GROWN, name)
         for name, quant_type in tensor_types(self._description).items():
             if not self._is_sparse(name):
                 tensors[name] = self._weights[name]
@@ -234,6 +239,12 @@ class Compressor:
         folder.mkdir(mode=0o750, parents=True, exist_ok=True)
         write_tensors(folder / safetensors_name, tensors, dict(note))
         write_bytes(folder / json_name, json.dumps(description, indent=2).encode(), force=True, mode=0o600)
+
+    @property
+    def grown(self) -> tuple[str, ...]:
+        """Weights whose streams are larger than themselves, which vLLM-Ascend has no room for."""
+        infos = self.compress_result_info
+        return tuple(name for name in infos if self.compress_result_weight[name].size > infos[name][2] * infos[name][3])
 
     @property
     def codec(self) -> Codec:
@@ -346,8 +357,8 @@ def compress_file(
     for name, info in infos.items():
         k, n = int(info[2]), int(info[3])
         lines.append(f"{name}: {n} x {k}, {n * k} bytes became {weights[name].size + indices[name].size}")
-        if weights[name].size > n * k:
-            lines.append(f"{name}: does not compress; its stream exceeds n * k bytes, {_REFUSED}")
+    if source.suffix != ".safetensors":  # of those it was logged
+        lines += [_GROWN % name for name in worker.grown]
     whose = (
         "the open codec: for the CPU, not for a device" if worker.codec == "open" else "CANN's codec: for a device only"
     )

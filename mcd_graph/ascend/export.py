@@ -51,6 +51,7 @@ class AscendExport:
         atc_obstacles: what stands in ATC's way besides; never empty, for CANN marks the operator as not for graphs.
         doubts: what may or may not turn out to stand in ATC's way.
         atc: the command that is to convert the model.
+        grown: weights whose streams are larger than themselves.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class AscendExport:
     atc_obstacles: tuple[str, ...]
     doubts: tuple[str, ...]
     atc: str
+    grown: tuple[str, ...]
 
     @property
     def device_ready(self) -> bool:
@@ -75,6 +77,7 @@ def export_model(
     compressor: str | os.PathLike[str] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     max_rows: int | None = None,
+    split_activations: bool = False,
     force: bool = False,
 ) -> AscendExport:
     """Write a model in the strict form, with all that ATC needs besides.
@@ -88,6 +91,8 @@ def export_model(
             have the open codec: the model runs on the CPU, and the result is not device-ready.
         input_shapes: sizes of the model's inputs, by name, where it leaves them open.
         max_rows: cut activations into chunks of at most this many rows.
+        split_activations: multiply the upper and the lower four bits of the activations by themselves: outputs are
+            nearer to the original's, for twice the rows.
         force: replace files that are there.
 
     Returns:
@@ -121,6 +126,7 @@ def export_model(
         refuse_existing(path, force=force)
     folder.mkdir(parents=True, exist_ok=True)
     with ModelWriter(folder / "model.onnx", force=force, sources=given.files) as writer:
+        grown: list[str] = []
 
         def pack(name: str, weight: np.ndarray) -> tuple[ir.TensorProtocol, np.ndarray, np.ndarray]:
             if compressor is None:
@@ -128,9 +134,11 @@ def export_model(
                 (x2, index), info = packed.arrays, packed.compress_info
             else:
                 x2, index, info = run_excutor(compressor, weight, name=name)
+            if x2.size > weight.size:
+                grown.append(name)
             return writer.add(f"{name}.strict.x2", x2), index, info
 
-        legalize = LegalizePass(max_rows=max_rows, pack=pack)
+        legalize = LegalizePass(max_rows=max_rows, pack=pack, split_activations=split_activations)
         try:
             legalize(model)
         except FormatError as error:
@@ -145,7 +153,7 @@ def export_model(
         _name_nodes(model)
         atc = atc_command(model, soc)
         writer.commit(model)
-    result = AscendExport(folder, tuple(legalize.sites), codec, obstacles, atc_obstacles, doubts, atc)
+    result = AscendExport(folder, tuple(legalize.sites), codec, obstacles, atc_obstacles, doubts, atc, tuple(grown))
     _write_texts(result, soc, compressor, force=force)
     return result
 

@@ -91,6 +91,8 @@ def write_guide(result: "AscendExport", soc: str, with_compressor: bool) -> str:
     weights = _CANN if result.codec == "cann" else _OPEN
     if result.codec == "open" and with_compressor:
         weights = "The program given with `--compressor` was not CANN's: it wrote the open codec.\n\n" + weights
+    if result.grown:
+        weights += f"\nThese do not compress, and are larger than they were: {', '.join(result.grown)}.\n"
     return _GUIDE.format(
         soc=soc,
         readiness=_READY if result.device_ready else _NOT_READY.format(obstacles=obstacles),

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from mcd_graph.cli.ascend import app as ascend
 from mcd_graph.cli.bench import bench
@@ -22,7 +21,7 @@ from mcd_graph.cli.demo import demo
 from mcd_graph.cli.inspect import inspect
 from mcd_graph.cli.interruption import no_interruption_lost
 from mcd_graph.cli.last_word import with_last_word
-from mcd_graph.cli.output import err, out
+from mcd_graph.cli.output import err, out, say
 from mcd_graph.cli.restore import restore
 from mcd_graph.cli.verify import verify
 from mcd_graph.errors import InputError, WorkerError
@@ -92,7 +91,7 @@ def _interrupted() -> int:
 def _complain(message: str) -> int:
     # A name that is not UTF-8 has characters that cannot be printed.
     text = " ".join(message.split()).encode(errors="surrogateescape").decode(errors="backslashreplace")
-    err.print(f"mcd: {escape(text)}", style="red", soft_wrap=True)
+    say(f"mcd: {text}", "red", console=err)
     return 2
 
 

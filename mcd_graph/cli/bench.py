@@ -8,8 +8,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from mcd_graph.cli.destinations import check_outputs
 from mcd_graph.cli.options import AsJson, CustomOps, Force, Html
-from mcd_graph.cli.output import check_outputs, err, html_page, out, print_json, say, size, step_bar
+from mcd_graph.cli.output import err, html_page, out, print_json, say, size, step_bar
 from mcd_graph.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,10 +47,11 @@ def bench(
     """
     from mcd_graph.bench import bench_models  # noqa: PLC0415
 
-    check_outputs(original, html, force=force)
+    check_outputs(html, inputs=[path for path in (original, compressed) if path is not None], force=force)
     counts = _numbers(threads, "--threads")
     if max(counts) > (processors := len(os.sched_getaffinity(0))):
-        err.print(f"mcd: {max(counts)} threads on {processors} processors: they wait for each other", style="yellow")
+        warning = f"mcd: {max(counts)} threads on {processors} processors: they wait for each other"
+        say(warning, "yellow", console=err)
     page = None if html is None else html_page(html, force=force)
     with step_bar() as show:
         result = bench_models(

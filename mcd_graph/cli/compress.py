@@ -8,8 +8,9 @@ from rich.table import Table
 
 from mcd_graph.cli.cluster import dask_executor
 from mcd_graph.cli.constants import print_constants, print_gain_at_open, print_left, print_per_channel
+from mcd_graph.cli.destinations import check_outputs
 from mcd_graph.cli.options import AsJson, CustomOps, DataName, Destination, Force, Html, Inline, NoMmap, Quiet, Source
-from mcd_graph.cli.output import byte_bar, check_outputs, html_page, out, print_json, ratio, say, size
+from mcd_graph.cli.output import byte_bar, counted, html_page, out, print_json, ratio, say, size
 
 if TYPE_CHECKING:
     from mcd_graph.report.data import NodeReport, Proof, Quantization, Totals
@@ -61,7 +62,8 @@ def compress(
     from mcd_graph.compress import compress_model  # noqa: PLC0415
     from mcd_graph.model.files import write_text  # noqa: PLC0415
 
-    check_outputs(destination, report, html, force=force)
+    data = [] if inline else [destination.parent / (data_name or f"{destination.name}_data")]
+    check_outputs(report, html, model=[destination, *data], inputs=[source], force=force)
     page = None if html is None else html_page(html, force=force)
     with byte_bar("compressing", shown=not (as_json or quiet)) as progress, dask_executor(dask) as executor:
         if executor is not None and jobs is None:
@@ -139,8 +141,8 @@ def print_totals(totals: "Totals") -> None:
     out.print(table)
     over = totals.payload_bytes / totals.entropy_bytes - 1 if totals.entropy_bytes else 0.0
     say(
-        f"{totals.lowered} of {totals.nodes} nodes with quantised weights lowered, {totals.weights} weights; "
-        f"payload {over:.1%} over the order-0 entropy"
+        f"{totals.lowered} of {totals.nodes} nodes with quantised weights lowered, "
+        f"{counted(totals.weights, 'weight')}; payload {over:.1%} over the order-0 entropy"
     )
 
 
@@ -151,7 +153,7 @@ def print_proof(proof: "Proof") -> None:
         return
     settings = " and ".join("at default settings" if each == "default" else f"with {each}" for each in proof.settings)
     say(
-        f"proved: {proof.values:,} output values the same in {proof.runs} runs {settings} of onnxruntime "
+        f"proved: {proof.values:,} output values the same in {counted(proof.runs, 'run')} {settings} of onnxruntime "
         f"{proof.onnxruntime}, {proof.seconds:.1f} s",
         "green",
     )
@@ -174,4 +176,4 @@ def _print_kept(nodes: "tuple[NodeReport, ...]") -> None:
         out.print(f"what to do ({code}): {code.remedy}", markup=False)
     others = sum(node.code == WITHOUT_WEIGHT for node in nodes)
     if others:
-        say(f"{others} multiplications of two activations have no weight (--report names them)")
+        say(f"{counted(others, 'multiplication')} of two activations, without a weight (--report names them)")

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mcd_graph.cli.output import ratio, say, size
+from mcd_graph.cli.output import counted, ratio, say, size
 from mcd_graph.report.forecast import forecast, open_to_restoring
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def print_left(report: "Report") -> None:
         if each.status == "kept" and each.code in _OF_CONSTANTS:
             left.setdefault(each.reason or "", []).append(each.bytes_before)
     for reason, sizes in left.items():
-        say(f"left {len(sizes)} constants of {size(sum(sizes))}: {reason}")
+        say(f"left {counted(len(sizes), 'constant')} of {size(sum(sizes))}: {reason}")
 
 
 def print_per_channel(report: "Report") -> None:

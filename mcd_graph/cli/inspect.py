@@ -7,7 +7,7 @@ import typer
 
 from mcd_graph.cli.constants import print_constants, print_forecast, print_left, print_per_channel
 from mcd_graph.cli.options import AsJson, CustomOps, MemoryLimit
-from mcd_graph.cli.output import byte_bar, out, print_json, say, size
+from mcd_graph.cli.output import byte_bar, counted, out, print_json, say, size
 
 __all__ = ["inspect"]
 
@@ -40,12 +40,12 @@ def inspect(
         out.print(part)
     totals = report.totals
     say(
-        f"{totals.nodes} nodes with quantised weights: {totals.lowered} lowered, "
+        f"{counted(totals.nodes, 'node')} with quantised weights: {totals.lowered} lowered, "
         f"{totals.lowerable} lowerable, {totals.kept} kept"
     )
     if totals.ratio is not None:
         say(
-            f"{totals.weights} weights: {size(totals.weight_bytes)} became {size(totals.compressed_bytes)}, "
+            f"{counted(totals.weights, 'weight')}: {size(totals.weight_bytes)} became {size(totals.compressed_bytes)}, "
             f"ratio {totals.ratio:.3f}"
         )
     print_constants(totals, "compressed" if totals.lowered else "can be compressed")
@@ -66,7 +66,8 @@ def _inspect_check(model: Path, *, as_json: bool, memory_limit: int | None) -> N
         print_json(result.to_dict())
     elif result.intact:
         say(
-            f"intact: {result.weights} compressed weights, {size(result.compressed_bytes)}, of {result.nodes} nodes",
+            f"intact: {counted(result.weights, 'compressed weight')}, {size(result.compressed_bytes)}, "
+            f"of {counted(result.nodes, 'node')}",
             "green",
         )
     else:

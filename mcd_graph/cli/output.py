@@ -1,8 +1,6 @@
 """What commands print, and where: results to standard output, progress and errors to standard error."""
 
-import errno
 import json
-import os
 import sys
 import textwrap
 import threading
@@ -22,18 +20,17 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from mcd_graph.errors import InputError
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mcd_graph.progress import Progress as TaskProgress
 
-__all__ = ["byte_bar", "check_outputs", "err", "html_page", "out", "print_json", "ratio", "say", "size", "step_bar"]
+__all__ = ["byte_bar", "counted", "err", "html_page", "out", "print_json", "ratio", "say", "size", "step_bar"]
 
 
 _SECONDS_WITHOUT_BAR = 1.0
 _PIPED_WIDTH = 160  # nobody's terminal: wide enough for names of nodes
+_SMALLEST_IN_MB = 1_000_000
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 err = Console(highlight=False, stderr=True)
 
@@ -89,41 +86,14 @@ def html_page(path: Path, *, force: bool) -> "Callable[..., None]":
     return write
 
 
-def check_outputs(*paths: Path | None, force: bool) -> None:
-    """Refuse outputs that cannot be written, or that are one and the same, before the work that takes minutes.
-
-    Args:
-        paths: where files are to be written; ``None`` for those that were not asked for. The first is the model, which
-            is checked where it is written.
-        force: files that are there may be replaced.
-
-    Raises:
-        InputError: two outputs have the same path.
-        OSError: one cannot be written.
-    """
-    from mcd_graph.model.replacement import refuse_existing  # noqa: PLC0415
-
-    asked = [path for path in paths if path is not None]
-    for path in asked:
-        if sum(path.absolute() == other.absolute() for other in asked) > 1:
-            raise InputError(f"{path} is to be written twice: give each output a name of its own")
-    for path in filter(None, paths[1:]):
-        folder = path.absolute().parent
-        if not folder.is_dir():
-            raise FileNotFoundError(errno.ENOENT, "there is no such folder to write to", str(folder))
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "nothing can be written to this folder", str(folder))
-        refuse_existing(path, force=force)
-
-
-def say(text: str, style: str | None = None) -> None:
+def say(text: str, style: str | None = None, *, console: Console = out) -> None:
     """Print a line of text: on a terminal broken between words where it is too long, elsewhere in one piece.
 
     Words stay whole, for they may be paths.
     """
-    if out.is_terminal:
-        text = textwrap.fill(text, out.width, break_long_words=False, break_on_hyphens=False)
-    out.print(text, style=style, markup=False, soft_wrap=True)
+    if console.is_terminal:
+        text = textwrap.fill(text, console.width, break_long_words=False, break_on_hyphens=False)
+    console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -133,7 +103,12 @@ def print_json(value: Any) -> None:
 
 def size(count: int) -> str:
     """Return a number of bytes as people read it."""
-    return f"{count / 1e6:,.2f} MB"
+    return f"{count / 1e6:,.2f} MB" if abs(count) >= _SMALLEST_IN_MB else f"{count / 1e3:,.1f} kB"
+
+
+def counted(count: int, what: str) -> str:
+    """Return a number of things, ``what`` being the name of one."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def ratio(value: float | None) -> str:

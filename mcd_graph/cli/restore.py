@@ -3,7 +3,7 @@
 import dataclasses
 
 from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Inline, MemoryLimit, NoMmap, Quiet, Source
-from mcd_graph.cli.output import byte_bar, print_json, say, size
+from mcd_graph.cli.output import byte_bar, counted, print_json, say, size
 
 __all__ = ["restore"]
 
@@ -40,6 +40,7 @@ def restore(
         print_json({"schema": "mcd-restoration", "schema_version": 1, **dataclasses.asdict(result)})
     if as_json or quiet:
         return
-    say(f"{result.restored} nodes restored; {size(result.file_bytes_before)} became {size(result.file_bytes_after)}")
+    sizes = f"{size(result.file_bytes_before)} became {size(result.file_bytes_after)}"
+    say(f"{counted(result.restored, 'node')} restored; {sizes}")
     for name, reason in result.kept.items():
         say(f"kept {name}: {reason}")

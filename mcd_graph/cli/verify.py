@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mcd_graph.cli.options import AsJson, CustomOps
-from mcd_graph.cli.output import out, print_json
+from mcd_graph.cli.output import counted, out, print_json, say
 from mcd_graph.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,40 +99,42 @@ def _print_drifts(result: "Verification", min_cosine: float) -> None:
             markup=False,
             soft_wrap=True,
         )
+    if not all(drift.cosine >= min_cosine for drift in result.drifts):
+        say(
+            f"a cosine is below {min_cosine:g}: mcd ascend export --split-activations rounds less; --inputs compares "
+            "on inputs of yours, which random ones may be unlike"
+        )
 
 
 def print_verification(result: "Verification") -> None:
     """Print what a comparison found."""
     settings = " and ".join("at default settings" if each else "without optimisations" for each in result.optimized)
     if result.identical:
-        out.print(
-            f"identical: {result.values:,} output values in {len(result.shapes)} runs "
-            f"on {' and '.join(str(count) for count in result.threads)} threads, {settings}",
-            style="green",
+        say(
+            f"identical: {result.values:,} output values in {counted(len(result.shapes), 'run')} "
+            f"on {_threads(*result.threads)}, {settings}",
+            "green",
         )
     for difference in result.differences:
         setting = "default settings" if difference.optimized else "no optimisations"
-        out.print(
-            f"different: run {difference.run}, {difference.threads} threads, {setting}, {difference.output}: "
-            f"{difference.what}",
-            style="red",
-            markup=False,
-        )
+        where = f"run {difference.run}, {_threads(difference.threads)}, {setting}, {difference.output}"
+        say(f"different: {where}: {difference.what}", "red")
     for name in result.not_deterministic:
-        out.print(
-            f"not deterministic: the original computes {name} otherwise each time, so nothing is proved for it"
-            + (f"; without a seed: {', '.join(result.random_nodes)}" if result.random_nodes else ""),
-            style="red",
-            markup=False,
-        )
+        seedless = f"; without a seed: {', '.join(result.random_nodes)}" if result.random_nodes else ""
+        computes = f"the original computes {name} otherwise each time, so nothing is proved for it"
+        say(f"not deterministic: {computes}{seedless}", "red")
     if result.compared_before:
-        out.print(f"compared in front of that: {', '.join(result.compared_before)}", markup=False)
+        say(f"compared in front of that: {', '.join(result.compared_before)}")
     for name in result.only_nan:
-        out.print(f"nothing but NaN: {name}, which proves little", style="yellow", markup=False)
+        say(f"nothing but NaN: {name}, which proves little", "yellow")
     if result.saturates and result.differences:
-        out.print(
+        say(
             "This processor has no VNNI: onnxruntime's products of 8-bit integers, those of the original too, saturate "
             "at 16 bits here; compressed ones do not. With --precise (session.x64quantprecision = 1) neither do.",
-            style="yellow",
-            soft_wrap=True,
+            "yellow",
         )
+
+
+def _threads(*counts: int) -> str:
+    """Return numbers of threads as people read them."""
+    return f"{' and '.join(map(str, counts))} thread{'' if counts == (1,) else 's'}"

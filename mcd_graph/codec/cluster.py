@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar, cast
 
 from mcd_graph.codec.packing import Pending
 from mcd_graph.errors import InputError
+from mcd_graph.requirements import with_extra
 
 __all__ = ["DaskExecutor"]
 
@@ -40,7 +41,7 @@ class DaskExecutor:
         try:
             from distributed import Client  # noqa: PLC0415 - heavy, and an extra
         except ImportError:
-            raise InputError("dask.distributed is not installed: pip install 'mcd-graph[dask]'") from None
+            raise InputError(f"dask.distributed is not installed: {with_extra('dask')}") from None
         place: dict[str, Any] = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
         try:
             self._client = Client(**place, timeout=_SECONDS_TO_CONNECT, set_as_default=False)

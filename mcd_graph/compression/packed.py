@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from mcd_graph.codec.packing import pack_all
@@ -54,6 +54,11 @@ class Packed:
             for key, each in self.weights.items()
         }
         return Packed(weights, self.stats, None if self.at_open is None else self.at_open.without_file())
+
+    def written(self, keys: Collection[str], writer: ModelWriter) -> dict[str, CompressedWeight]:
+        """Write some of those that are restored at opening to another file; return them as they are there."""
+        compressed = self.compressed
+        return {key: _written(key, compressed[key], writer, at_open=True) for key in compressed if key in keys}
 
 
 def pack(

@@ -2,14 +2,14 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
-from mcd_graph.codec.weights import CompressedWeight
 from mcd_graph.compression.packed import Packed
-from mcd_graph.compression.request import Request
+from mcd_graph.compression.request import Kept, Request
 from mcd_graph.errors import InputError, NothingToCompressError
 from mcd_graph.model.saving import ModelWriter
-from mcd_graph.passes import LoweringPlan, ReasonCode, Refusal
+from mcd_graph.passes import LoweringPlan, ReasonCode
+from mcd_graph.passes.at_open import constants_at_open, restore_at_open
 from mcd_graph.proof import NOT_ASKED_FOR, Prover, find_culprits
 from mcd_graph.report.data import Proof
 
@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class DifferenceError(Exception):
-    """A lowered model gives other bytes than the original; ``sites`` are to be kept the next time."""
+    """A lowered model gives other bytes than the original; ``kept`` is to stay as it is the next time."""
 
-    def __init__(self, sites: Collection[int], prover: Prover, packed: Packed) -> None:
+    def __init__(self, kept: Kept, prover: Prover, packed: Packed) -> None:
         super().__init__()
-        self.sites = frozenset(sites)
+        self.kept = kept
         self.prover = prover
         self.packed = packed.without_file()
 
@@ -48,36 +48,52 @@ def prove(
         if difference is not None:
             request.watch.check(weights=True)  # or nodes would be kept because of what somebody else did
             logger.info("%s: the compressed model differs: %s", request.source, difference)
-            lowered = [number for number, site in enumerate(plan.sites) if site.status == "lowered"]
-            culprits = find_culprits(lowered, _differs_alone(request, packed.weights, prover, plan))
+            culprits = _culprits(request, plan, packed, prover)
             if not culprits:
                 raise InputError(
                     f"{request.source}: nothing is written: the compressed model does not do what the original does, "
-                    f"and no node alone is the cause: {difference}"
+                    f"and neither node nor constant alone is the cause: {difference}"
                 )
             raise DifferenceError(culprits, prover, packed)
-    return prover.proof([site.name for site in plan.sites if site.code == ReasonCode.DIFFERS])
+    differing = [site.name for site in plan.sites if site.code == ReasonCode.DIFFERS]
+    if request.kept.constants:
+        kept = [job for job in constants_at_open(plan.model) if job.key in request.kept.constants]
+        differing += [name for job in kept for name in job.names]
+    return prover.proof(differing)
 
 
-def _differs_alone(
-    request: Request, packed: Mapping[str, CompressedWeight | Refusal], prover: Prover, plan: LoweringPlan
-) -> Callable[[Collection[int]], bool]:
-    """Return a function that tells whether the model differs in which some sites of a plan alone are lowered."""
+def _culprits(request: Request, plan: LoweringPlan, packed: Packed, prover: Prover) -> Kept:
+    """Find what makes the model of a plan differ: constants that are restored, if it does not without; else nodes."""
+    lowered = [number for number, site in enumerate(plan.sites) if site.status == "lowered"]
+    restored = sorted(packed.at_open.compressed) if packed.at_open is not None else []
+    differs = _differs_with(request, plan, packed, prover)
+    if restored and not differs(lowered, ()):
+        return Kept(constants=frozenset(find_culprits(restored, lambda keys: differs(lowered, keys))))
+    return Kept(sites=frozenset(find_culprits(lowered, lambda sites: differs(sites, ()))))
 
-    def differs(sites: Collection[int]) -> bool:
-        others = set(range(len(plan.sites))) - set(sites)
+
+def _differs_with(
+    request: Request, plan: LoweringPlan, packed: Packed, prover: Prover
+) -> Callable[[Collection[int], Collection[str]], bool]:
+    """Return a function that tells whether the model differs with some sites and constants of a plan alone."""
+
+    def differs(sites: Collection[int], constants: Collection[str]) -> bool:
         model = request.load()
+        others = set(range(len(plan.sites))) - set(sites)
         try:
             partial = request.plan(model, others)
         except NothingToCompressError:
             return False
-        if not partial.apply(packed):
+        if not partial.apply(packed.weights) and not constants:
             return False
         with (
             tempfile.TemporaryDirectory(prefix="mcd-") as folder,
             ModelWriter(f"{folder}/model.onnx") as writer,
-            writer.trial(model) as path,
         ):
-            return prover.difference(path) is not None
+            if packed.at_open is not None:
+                restored = packed.at_open.written(constants, writer)
+                restore_at_open(model, constants_at_open(model), restored)
+            with writer.trial(model) as path:
+                return prover.difference(path) is not None
 
     return differs

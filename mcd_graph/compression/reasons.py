@@ -18,13 +18,21 @@ def why_nothing(plan: LoweringPlan) -> str:
             return "it is compressed already"
         held = _int8_constants(plan)
         return held or "it has no int8 weights; quantise it to int8 first"
-    reasons = Counter((site.code, site.reason) for site in sites)
-    each = "; ".join(f"{count} because {reason}" for (_, reason), count in reasons.most_common())
-    code = reasons.most_common(1)[0][0][0]
+    codes = Counter(site.code for site in sites)
+    texts = {code: Counter(site.reason for site in sites if site.code == code) for code in codes}
+    each = "; ".join(f"{count} because {_one_for_all(texts[code])}" for code, count in codes.most_common())
+    code = codes.most_common(1)[0][0]
     hint = "" if code is None else f". What to do ({code}): {code.remedy}"
     if any(constants_at_open(plan.model)):
         hint = f"{hint or '.'} --at-open compresses constants whatever reads them"
-    return f"all {len(sites)} nodes with quantised weights are kept: {each}{hint}"
+    kept = f"all {len(sites)} nodes with quantised weights are" if len(sites) > 1 else "its node with a weight is"
+    return f"{kept} kept: {each}{hint}"
+
+
+def _one_for_all(reasons: Counter[str | None]) -> str:
+    """Return the most frequent of the reasons of one kind, which differ in their figures and names."""
+    (text, _), *others = reasons.most_common()
+    return f"{text}, and the like" if others else str(text)
 
 
 def _int8_constants(plan: LoweringPlan) -> str | None:

@@ -22,7 +22,35 @@ from mcd_graph.passes.plan.selection import Selection
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import Quantization
 
-__all__ = ["Request"]
+__all__ = ["Kept", "Request"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """What stays as it is because the model gave other bytes with it.
+
+    Attributes:
+        sites: numbers of nodes in the plan.
+        constants: keys of constants that were to be restored at opening.
+    """
+
+    sites: frozenset[int] = frozenset()
+    constants: frozenset[str] = frozenset()
+
+    def __or__(self, other: "Kept") -> "Kept":
+        """Return both."""
+        return Kept(self.sites | other.sites, self.constants | other.constants)
+
+    def __bool__(self) -> bool:
+        """Tell whether there is anything."""
+        return bool(self.sites or self.constants)
+
+    def refusals(self) -> dict[str, Refusal]:
+        """Say of each constant why it is kept."""
+        refusal = Refusal(
+            ReasonCode.DIFFERS, "restored at opening, it made the model give other bytes than the original"
+        )
+        return dict.fromkeys(self.constants, refusal)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +77,7 @@ class Request:
     custom_ops: Sequence[str | os.PathLike[str]] = ()
     copied_from: tuple[FileIdentity, ...] = ()
     quantization: Quantization | None = None
+    kept: Kept = Kept()
     watch: Watch = dataclasses.field(default_factory=Watch)
 
     @property

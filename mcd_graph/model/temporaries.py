@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["MARK", "is_locked", "remove_temporaries", "tell", "temporary_file"]
+__all__ = ["MARK", "is_locked", "remove_leftovers", "remove_temporaries", "tell", "temporary_file"]
 
 MARK = ".mcd-tmp-"
 """What the name of every temporary holds."""
@@ -101,3 +101,11 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporaries that dead runs have left of a file, under the lock of its directory."""
+    prefix = f".{path.name}{MARK}"
+    for found in sorted(path.parent.iterdir()):
+        if found.name.startswith(prefix) and not is_locked(found):
+            found.unlink(missing_ok=True)

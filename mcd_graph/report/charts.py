@@ -133,7 +133,7 @@ def layers_chart(before: Sequence[int], after: Sequence[int]) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
 
-    return chart(draw, label="Size of each weight before and after", width=6.4)
+    return chart(draw, label="Size of each weight before and after")
 
 
 def histogram_chart(counts: npt.NDArray[np.int64], title: str, label: str) -> str:
@@ -157,7 +157,7 @@ def latency_chart(m: Sequence[int], series: Mapping[str, Sequence[float]], title
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set(ylabel="ms", title=title)
+        axes.set(ylabel="ms, logarithmic", title=title)
         axes.legend()
 
     return chart(draw, label=f"Latency against m, {title}")

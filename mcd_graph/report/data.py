@@ -177,7 +177,7 @@ class Proof:
         values: output values compared.
         seconds: time that it took.
         not_deterministic: outputs of which nothing is proved, since the original computes them otherwise each time.
-        differing: names of nodes that gave other bytes, and so were not lowered.
+        differing: names of nodes that gave other bytes, and so were not lowered; of constants that were not restored.
     """
 
     proved: bool

@@ -20,6 +20,7 @@ from mcd_graph.bench import Bench, BenchRow
 from mcd_graph.errors import InputError
 from mcd_graph.report.data import WITHOUT_WEIGHT, NodeReport, Report
 from mcd_graph.report.histograms import Histogram
+from mcd_graph.requirements import with_extra
 from mcd_graph.verify import Verification
 
 __all__ = ["render_report", "require"]
@@ -35,7 +36,7 @@ def require() -> None:
     """
     missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"an HTML report needs {' and '.join(missing)}: pip install 'mcd-graph[report]'")
+        raise InputError(f"an HTML report needs {' and '.join(missing)}: {with_extra('report')}")
 
 
 def render_report(
@@ -75,6 +76,8 @@ def render_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    # A name of a node is broken behind a slash, where it has to be broken.
+    environment.filters["path"] = lambda name: markupsafe.escape(name).replace("/", as_is("/<wbr>"))
     environment.filters |= {"mb": _megabytes, "ms": _milliseconds, "ratio": _ratio}
     weights = [] if report is None else _weights(report)
     drawn: dict[str, list[str]] = {

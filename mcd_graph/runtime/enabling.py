@@ -7,7 +7,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from mcd_graph.runtime.sessions import InferenceSession, Residency, opened_with
+from mcd_graph.runtime.sessions import InferenceSession, Residency, check_residency, opened_with
 
 __all__ = ["disable", "enable"]
 
@@ -28,6 +28,9 @@ def enable(*, residency: Residency | None = None, device: str | None = None, mem
         device: as :func:`session_options` takes it.
         memory_limit: as :class:`InferenceSession` takes it, for each of these sessions.
 
+    Raises:
+        ValueError: ``residency`` is none of its values.
+
     Examples:
         >>> import onnxruntime, mcd_graph
         >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
@@ -35,6 +38,7 @@ def enable(*, residency: Residency | None = None, device: str | None = None, mem
         >>> session = onnxruntime.InferenceSession("model.mcd.onnx")
         >>> mcd_graph.disable()
     """
+    check_residency(residency)
     global _original, _settings  # noqa: PLW0603 - the class that is changed is the process's own, too
     with _lock:
         _settings = (residency, device, memory_limit)

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import onnxruntime as ort
 
 from mcd_graph.library import get_library_path
+from mcd_graph.requirements import explain_missing
 
-__all__ = ["InferenceSession", "Residency", "opened_with", "session_options"]
+__all__ = ["InferenceSession", "Residency", "check_residency", "opened_with", "session_options"]
 
 Residency = Literal["auto", "compressed", "decoded", "plain"]
 """What a weight occupies while a session lives; ``plain`` is the original, restored when the session opens."""
@@ -40,13 +41,14 @@ def session_options(
         FileNotFoundError: the package was installed without the library.
         RuntimeError: onnxruntime cannot load the library, the options were given here before with other settings, or
             with another model, or the model's constants are damaged.
-        ValueError: ``residency`` is ``plain``: options alone cannot restore a model.
+        ValueError: ``residency`` is none of its values; or it is ``plain``: options alone cannot restore a model.
 
     Examples:
         >>> import onnxruntime, mcd_graph
         >>> report = mcd_graph.compress_model("model.onnx", "model.mcd.onnx")
         >>> session = onnxruntime.InferenceSession("model.mcd.onnx", mcd_graph.session_options())
     """
+    check_residency(residency)
     if residency == "plain":
         raise ValueError(
             "residency 'plain' restores the model when it is opened, which options cannot: "
@@ -65,6 +67,12 @@ def session_options(
             options.add_session_config_entry(key, os.fspath(value))
     options.register_custom_ops_library(get_library_path())
     return options
+
+
+def check_residency(residency: Residency | None) -> None:
+    """Raise ValueError for a residency that there is not; the library knows nothing of ``plain``."""
+    if residency is not None and residency not in (values := get_args(Residency)):
+        raise ValueError(f"residency is one of {', '.join(map(repr, values))}, not {residency!r}")
 
 
 def _entry(options: ort.SessionOptions, key: str) -> str | None:
@@ -88,7 +96,12 @@ def opened_with(
         return model, session_options(
             options, model=path, residency=residency, device=device, memory_limit=memory_limit
         )
-    from mcd_graph.restore import restored_bytes  # noqa: PLC0415 - takes onnx, which no other session needs
+    try:
+        from mcd_graph.restore import restored_bytes  # noqa: PLC0415 - takes onnx, which no other session needs
+    except ModuleNotFoundError as error:
+        if (reason := explain_missing(error.name)) is None:
+            raise
+        raise ModuleNotFoundError(f"residency 'plain': {reason}", name=error.name) from None
 
     restored = restored_bytes(model, memory_limit=memory_limit)
     return (model if restored is None else restored), options

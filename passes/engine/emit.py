@@ -129,8 +129,20 @@ def build(
     if final is None:
         raise ValueError("a match's result is a value")
     take_over(match.output, final)
+    if final is node.outputs[0]:
+        _declare(final, fused.result_shape(match.weight), output_type)
     replaced[match.output] = final
     return node
+
+
+def _declare(value: ir.Value, shape: ir.Shape | None, dtype: ir.DataType | None) -> None:
+    """Say what is known of a value of which the model says nothing.
+
+    onnxruntime infers the same of the operators that are replaced, and decides by it what it fuses.
+    """
+    if value.shape is None and shape is not None and dtype is not None:
+        value.shape = shape
+        value.type = value.type or ir.TensorType(dtype)
 
 
 def _input_names(spec: OperatorSpec) -> dict[str, str]:

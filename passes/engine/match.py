@@ -105,6 +105,10 @@ class NewCompressed:
         """Return the size of tile that it reads best, or ``None``: it takes what the codec chooses."""
         return None
 
+    def result_shape(self, weight: Weight) -> ir.Shape | None:  # noqa: ARG002
+        """Return what its weight alone tells of its result's shape."""
+        return None
+
     def stream_type(self, weight: Weight) -> ir.DataType:  # noqa: ARG002
         """Return the type that its x2 has to say it is."""
         return ir.DataType.INT8

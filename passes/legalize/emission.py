@@ -26,6 +26,7 @@ from mcd_graph.passes.engine.facts import (
     known_shape,
 )
 from mcd_graph.passes.engine.match import NewConstant, NewNode, NewOutput
+from mcd_graph.passes.legalize.halves import halves_factor, halves_of, halves_tail
 from mcd_graph.passes.legalize.limits import FLIP, TILING
 from mcd_graph.passes.legalize.parts import Parts, shrunk_scale
 from mcd_graph.passes.legalize.strict import as_tensor, pad, rows_of, strict_bias, strict_tail
@@ -45,31 +46,33 @@ __all__ = ["Emission", "Pack"]
 class Emission:
     """One run over one model: what is made once and used by several nodes."""
 
-    def __init__(self, model: ir.Model, names: Names, max_rows: int | None, pack: Pack | None) -> None:
+    def __init__(
+        self, model: ir.Model, names: Names, max_rows: int | None, pack: Pack | None, *, split_activations: bool
+    ) -> None:
         self._names = names
         self._max_rows = max_rows
         self._pack = pack
+        self._split = split_activations
         self._opset = model.opset_imports.get("", 0)
         self._activations: dict[tuple[int, ir.Value, int], ir.Value] = {}
+        self._halves: dict[tuple[int, ir.Value, int, ir.Value | None], ir.Value] = {}
         self._packed: dict[tuple[Any, ...], tuple[tuple[ir.TensorProtocol, ir.TensorProtocol], tuple[int, ...]]] = {}
         self._weights: dict[tuple[Any, ...], tuple[ir.Value, ir.Value]] = {}
 
     def legalize(self, parts: Parts) -> bool:
         """Put the strict form in the place of a node; return ``False`` if it has that form already."""
-        rows = parts.rows
+        split = self._split and not parts.plain_float16  # of such a node nothing but its own rounding is lost
+        rows = None if parts.rows is None else parts.rows * (2 if split else 1)
         step = self._max_rows if self._max_rows is not None and rows is not None and rows > self._max_rows else None
         if step is None and self._is_strict(parts):
             return False
         node, names = parts.node, self._names
         base = node.name or OP_TYPE
         x2, index, info = self._weight(parts)
-        activation = self._activation(parts)
-        shrunk = shrunk_scale(parts)
-        if shrunk is None:
-            raise AssertionError("a scale that cannot be shrunk is kept")
-        scale, factor = shrunk
+        activation = self._both_halves(parts) if split else self._activation(parts)
+        (scale, factor), new_bias = self._scale_and_bias(parts, base, split=split)
         word = pad(scale, parts.padded[0], 1.0).view(np.uint32).astype(np.uint64).reshape(1, -1)
-        deq_scale, bias = self._place((NewConstant(word, f"{base}.deq_scale"), strict_bias(parts, base)), parts, base)
+        deq_scale, bias = self._place((NewConstant(word, f"{base}.deq_scale"), new_bias), parts, base)
         if rows is None or step is None:
             chunks: list[Operand] = [activation]
         else:
@@ -90,9 +93,22 @@ class Emission:
                 producer.name = names.unique(f"{base}.rows_{start}") if step is not None else node.name
                 producer.doc_string = node.doc_string
                 producer.metadata_props.update(node.metadata_props)
-        (final,) = self._place((strict_tail(parts, results, factor, base, self._opset),), parts, base)
+        tail = halves_tail if split else strict_tail
+        (final,) = self._place((tail(parts, results, factor, base, self._opset),), parts, base)
         take_over(node.outputs[0], final)
         return True
+
+    @staticmethod
+    def _scale_and_bias(parts: Parts, base: str, *, split: bool) -> tuple[tuple[np.ndarray, float], Operand]:
+        """Return the strict node's scale, the power of two that stands behind it, and its bias."""
+        if split:
+            factor = halves_factor(parts)
+            zeros = NewConstant(np.zeros(parts.padded[0], np.int32), f"{base}.bias")
+            return (np.full(parts.n, 1 / factor, np.float32), factor), zeros
+        shrunk = shrunk_scale(parts)
+        if shrunk is None:
+            raise AssertionError("a scale that cannot be shrunk is kept")
+        return shrunk, strict_bias(parts, base)
 
     def _place(self, operands: tuple[Operand, ...], parts: Parts, base: str) -> list[ir.Value]:
         node = parts.node
@@ -175,3 +191,15 @@ class Emission:
             value.dtype, value.shape = ir.DataType.INT8, ir.Shape((parts.rows, k))
         self._activations[key] = value
         return value
+
+    def _both_halves(self, parts: Parts) -> ir.Value:
+        """Return the halves of x1, int8 (2 m, k); several nodes may share them."""
+        whole = self._activation(parts)
+        key = (id(graph_of(parts.node)), whole, parts.zero_point, parts.run_time_zero_point)
+        if key not in self._halves:
+            base = parts.x1.name or "x1"
+            (value,) = self._place((halves_of(parts, whole, base),), parts, base)
+            rows = None if parts.rows is None else 2 * parts.rows
+            value.dtype, value.shape = ir.DataType.INT8, ir.Shape((rows, parts.padded[1]))
+            self._halves[key] = value
+        return self._halves[key]

@@ -91,6 +91,8 @@ class LegalizePass(ir.passes.InPlacePass):
     Args:
         max_rows: cut the activations into chunks of at most this many rows, for which their number must be known
             (:data:`MAX_ROWS` is the limit that CANN's document gives); ``None``: leave them whole.
+        split_activations: multiply the upper and the lower four bits of the activations by themselves, so that float16
+            rounds less; twice the rows.
         pack: compresses a weight, int8 (n, k), given with its name, to (x2, compress_index, compress_info). It is used
             for every weight of every node; without it, weights that have to change get the open codec.
 
@@ -109,12 +111,15 @@ class LegalizePass(ir.passes.InPlacePass):
         [('strict', 256, 128), ('strict', 128, 256), ('strict', 256, 128)]
     """
 
-    def __init__(self, *, max_rows: int | None = None, pack: Pack | None = None) -> None:
+    def __init__(
+        self, *, max_rows: int | None = None, pack: Pack | None = None, split_activations: bool = False
+    ) -> None:
         super().__init__()
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, not {max_rows}")
         self.max_rows = max_rows
         self.pack = pack
+        self.split_activations = split_activations
         self.sites: list[LegalSite] = []
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -122,7 +127,7 @@ class LegalizePass(ir.passes.InPlacePass):
         self.sites = []
         infer_inputs(model)
         names, opset = Names(model), model.opset_imports.get("", 0)
-        emission = Emission(model, names, self.max_rows, self.pack)
+        emission = Emission(model, names, self.max_rows, self.pack, split_activations=self.split_activations)
         dead: list[ir.Node] = []
         undone = False
         for node, spec, function in list(compressed_nodes(model)):

@@ -13,6 +13,7 @@ __all__ = [
     "MIN_N",
     "MIN_OPSET",
     "N_STEP",
+    "SPLIT_OUTPUTS_OPSET",
     "TILING",
 ]
 
@@ -33,3 +34,5 @@ MAX_ACCUMULATOR = 2.0**31
 MIN_OPSET = 11
 #: From this one on, Reshape has allowzero.
 ALLOW_ZERO_OPSET = 14
+#: From this one on, Split says how many outputs it has.
+SPLIT_OUTPUTS_OPSET = 18

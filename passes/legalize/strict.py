@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mcd_graph.passes.engine.match import Operand
     from mcd_graph.passes.legalize.parts import Parts
 
-__all__ = ["as_tensor", "pad", "rows_of", "strict_bias", "strict_tail"]
+__all__ = ["as_tensor", "cut", "finish", "joined", "pad", "rows_of", "strict_bias", "strict_tail"]
 
 
 def strict_bias(parts: Parts, base: str) -> Operand:
@@ -43,9 +43,26 @@ def strict_bias(parts: Parts, base: str) -> Operand:
 
 def strict_tail(parts: Parts, results: list[ir.Value], factor: float, base: str, opset: int) -> Operand:
     """Return what takes the place of the node's result, made from the float16 that strict nodes give."""
-    y: Operand = results[0]
-    if len(results) > 1:
-        y = NewOutput(NewNode("Concat", tuple(results), {"axis": 0}))
+    y = cut(parts, joined(results), base, opset)
+    if parts.plain_float16:
+        return y
+    y = NewOutput(NewNode("Cast", (y,), {"to": int(ir.DataType.FLOAT)}))
+    times: Operand = NewConstant(np.array(factor, np.float32), f"{base}.factor") if factor > 1 else None
+    if parts.run_time_scale is not None:
+        scale = parts.run_time_scale
+        times = scale if times is None else NewOutput(NewNode("Mul", (scale, times)))
+    if times is not None:
+        y = NewOutput(NewNode("Mul", (y, times)))
+    return finish(parts, y, base)
+
+
+def joined(results: list[ir.Value]) -> Operand:
+    """Return the results of chunks of rows, one behind another."""
+    return results[0] if len(results) == 1 else NewOutput(NewNode("Concat", tuple(results), {"axis": 0}))
+
+
+def cut(parts: Parts, y: Operand, base: str, opset: int) -> Operand:
+    """Return a strict result (m, padded n) in the shape of the original's."""
     if parts.padded[0] > parts.n:
         bounds = (
             NewConstant(np.array([number]), f"{base}.{what}")
@@ -56,15 +73,11 @@ def strict_tail(parts: Parts, results: list[ir.Value], factor: float, base: str,
         # Before opset 14 a 0 in a shape always means "as it was", so that empty batches may be refused there.
         attributes = {"allowzero": 1} if opset >= ALLOW_ZERO_OPSET else {}
         y = NewOutput(NewNode("Reshape", (y, _result_shape(parts, base)), attributes))
-    if parts.plain_float16:
-        return y
-    y = NewOutput(NewNode("Cast", (y,), {"to": int(ir.DataType.FLOAT)}))
-    times: Operand = NewConstant(np.array(factor, np.float32), f"{base}.factor") if factor > 1 else None
-    if parts.run_time_scale is not None:
-        scale = parts.run_time_scale
-        times = scale if times is None else NewOutput(NewNode("Mul", (scale, times)))
-    if times is not None:
-        y = NewOutput(NewNode("Mul", (y, times)))
+    return y
+
+
+def finish(parts: Parts, y: Operand, base: str) -> Operand:
+    """Return the result, from the scaled product in float32: quantised, with the addend, in the type it had."""
     if parts.y_zero_point is not None:
         one = NewConstant(np.array(1, np.float32), f"{base}.one")
         y = NewOutput(NewNode("QuantizeLinear", (y, one, parts.y_zero_point)))

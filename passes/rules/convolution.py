@@ -96,6 +96,12 @@ class Convolution(NewCompressed):
             attributes["group"] = window.group
         return attributes
 
+    def result_shape(self, weight: Weight) -> ir.Shape | None:
+        """Return how many dimensions it has, and its channels: onnxruntime does not infer those of unnamed sizes."""
+        if self.window is None:
+            return None
+        return ir.Shape([None, weight.n, *(None for _ in self.window.kernel)])
+
     def tiling(self, weight: Weight) -> tuple[int, int] | None:
         """Return tiles of which each group has whole ones; where there is one group, the codec chooses."""
         if self.window is None or self.window.group == 1:

@@ -42,7 +42,7 @@ from mcd_graph.passes.engine.facts import (
 from mcd_graph.passes.engine.match import Family, Fused, Match, NewConstant, NewNode, NewOutput, Operand, Result, Rule
 from mcd_graph.passes.engine.operands import find_weight, quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.scales import Scale, split_product
+from mcd_graph.passes.rules.scales import Scale, require_matrix, split_product
 
 __all__ = ["FAMILY"]
 
@@ -82,13 +82,15 @@ def _match(node: ir.Node, *, alone: bool = False) -> Match:
         return Match(pattern, weight, fused, output_of.outputs[0], (node, *nodes), result)
 
     rank = known_rank(x1)
-    cast = None if alone else only_consumer(node.outputs[0], node.graph)
+    cast = only_consumer(node.outputs[0], node.graph)
     to = int_attribute(cast, "to", 0) if cast is not None and is_op(cast, "Cast") else 0
     if cast is None or to not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
         return match("MatMulInteger", node)
     mul = only_consumer(cast.outputs[0], node.graph)
     scale = _other_vector(mul, "Mul", cast.outputs[0], weight.n, rank)
-    if mul is None or scale is None:
+    if scale is not None:
+        require_matrix(weight, scale)
+    if alone or mul is None or scale is None:
         return match("MatMulInteger", node)
     add = only_consumer(mul.outputs[0], node.graph)
     addend = _other_vector(add, "Add", mul.outputs[0], weight.n, rank)

@@ -31,7 +31,7 @@ from mcd_graph.passes.engine.facts import MS_DOMAIN, get_input, known_dtype, kno
 from mcd_graph.passes.engine.match import Family, Match, NewNode, NewOutput, Rule
 from mcd_graph.passes.engine.operands import find_weight, quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.scales import Scale, fold_scales, fuse
+from mcd_graph.passes.rules.scales import Scale, fold_scales, fuse, require_matrix
 
 __all__ = ["FAMILY"]
 
@@ -41,6 +41,7 @@ def _match_integer_to_float(node: ir.Node) -> Match:
     weight = find_weight(w)
     if x1 is None or x1_scale is None or w_scale is None:
         raise Refusal(ReasonCode.INPUT_MISSING, "an input that MatMulIntegerToFloat needs is missing")
+    require_matrix(weight, w_scale)
     scale = fold_scales(x1_scale, w_scale, n=weight.n)
     fused = fuse(x1, x1_zero_point, weight, w_zero_point, scale, addend=bias, rank=known_rank(x1))
     return Match(node.op_type, weight, fused, node.outputs[0], (node,))
@@ -53,6 +54,7 @@ def _match_dynamic(node: ir.Node) -> Match:
         raise Refusal(ReasonCode.INPUT_MISSING, "an input that DynamicQuantizeMatMul needs is missing")
     if known_dtype(x) not in (ir.DataType.FLOAT, None):
         raise Refusal(ReasonCode.ACTIVATION_TYPE, f"its activation {x.name} is not float32")
+    require_matrix(weight, w_scale)
     quantized = NewNode("DynamicQuantizeLinear", (x,), num_outputs=3)
     column = quantization_vector(w_scale, weight.n)
     scale = Scale(column, NewOutput(quantized, 1))

@@ -38,7 +38,7 @@ from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.qdq_bias import integer_bias
 from mcd_graph.passes.rules.qdq_destination import Quantized, Requantization, destination, output_parameters
 from mcd_graph.passes.rules.qdq_operands import check_activation, find_operands
-from mcd_graph.passes.rules.scales import fold_scales, fuse
+from mcd_graph.passes.rules.scales import fold_scales, fuse, require_matrix
 
 __all__ = ["FAMILY"]
 
@@ -67,6 +67,8 @@ def _match(node: ir.Node, *, transpose_x: bool, transpose_w: bool, alpha: float,
     if known_dtype(x.scale) == ir.DataType.FLOAT16:
         raise Refusal(ReasonCode.SCALE_TYPE, "its scales are float16, so onnxruntime computes in float")
     y = None if quantized is None else output_parameters(quantized)
+    if y is None:
+        require_matrix(weight, w.scale)
     scale = fold_scales(x.scale, w.scale, None if y is None else y.scale, alpha=alpha, n=weight.n)
     if quantized is not None and quantized.bias is not None:
         c = quantized.bias

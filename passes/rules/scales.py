@@ -24,7 +24,7 @@ from mcd_graph.passes.engine.match import Fused, NewConstant, NewNode, NewOutput
 from mcd_graph.passes.engine.operands import quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
-__all__ = ["Scale", "fold_scales", "fuse", "require_one_value", "split_product"]
+__all__ = ["Scale", "fold_scales", "fuse", "require_matrix", "require_one_value", "split_product"]
 
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)
 
@@ -42,6 +42,23 @@ def require_one_value(value: ir.Value | None, what: str) -> None:
     shape = known_shape(value)
     if value is not None and shape is not None and shape not in ((), (1,)):
         raise Refusal(ReasonCode.PARAMETER_SHAPE, f"{what} {value.name} is not one value")
+
+
+def require_matrix(weight: Weight, w_scale: Operand) -> None:
+    """Refuse a weight of more dimensions with a scale for each column, where the result is a float.
+
+    Of such a weight, onnxruntime's DynamicQuantizeMatMul and MatMulIntegerToFloat scale all sums otherwise, and leave
+    out the bias (1.32).
+    """
+    shape = w_scale.array.shape if isinstance(w_scale, NewConstant) else None
+    if isinstance(w_scale, ir.Value):
+        shape = known_shape(w_scale)
+    if weight.leading and (shape is None or any(size != 1 for size in shape)):
+        raise Refusal(
+            ReasonCode.WEIGHT_RANK,
+            f"weight {weight.value.name} has {weight.leading + 2} dimensions and a scale for each column: of such a "
+            "multiplication onnxruntime's fused operators leave out the bias, or round otherwise",
+        )
 
 
 def fold_scales(

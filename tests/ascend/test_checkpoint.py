@@ -15,6 +15,7 @@ from safetensors import safe_open
 from mcd_graph import InputError, Progress, WorkerError, pack_weight
 from mcd_graph.ascend import npu_matmul_compress_dequant, write_checkpoint
 from mcd_graph.ascend.checkpoint import run as checkpoint_run
+from mcd_graph.ascend.checkpoint import source as source_module
 from mcd_graph.ascend.checkpoint import work
 from mcd_graph.ascend.checkpoint.writer import write_safetensors
 from mcd_graph.ascend.torch_npu import multiply
@@ -115,6 +116,43 @@ def test_what_is_not_compressed_is_taken_over(model: Model, source: Path, out: P
     assert types["lm_head.weight"] == "FLOAT"
 
 
+def test_the_names_that_msmodelslim_gives(model: Model, out: Path, tmp_path: Path) -> None:
+    """Its index is called otherwise, and is not copied: it names files that are not there."""
+    folder = model.save(tmp_path / "w8a8s")
+    index = folder / "model.safetensors.index.json"
+    renamed = index.read_text().replace('"model-0', '"quant_model_weights-0')
+    for path in folder.glob("model-0*.safetensors"):
+        path.rename(folder / path.name.replace("model-", "quant_model_weights-"))
+    (folder / "quant_model_weights.safetensors.index.json").write_text(renamed)
+    with pytest.raises(InputError, match=r"has 2 indices, model\.safetensors\.index\.json, quant_model_weights"):
+        write_checkpoint(folder, out)
+    index.unlink()
+    write_checkpoint(folder, out)
+    assert load(out, 0, 1)
+    assert not list(out.glob("*.index.json"))
+
+
+def test_large_tensors_are_written_in_pieces(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a vocabulary whose last rank has nothing but padding."""
+    odd = small_model()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        odd.tensors[name] = odd.tensors[name][:65]
+    folder = odd.save(tmp_path / "odd")
+    for layout in ("vllm", "mindie"):
+        write_checkpoint(folder, out / "whole" / layout, ranks=4, layout=layout)
+        with monkeypatch.context() as patched:
+            patched.setattr(source_module, "_BLOCK", 5000)
+            write_checkpoint(folder, out / "pieces" / layout, ranks=4, layout=layout)
+    files = [path.relative_to(out / "whole") for path in (out / "whole").rglob("*.safetensors")]
+    assert len(files) == 8
+    for path in files:
+        assert (out / "whole" / path).read_bytes() == (out / "pieces" / path).read_bytes()
+    table = [tensors(out / f"whole/vllm/model-rank-{rank}-part-0.safetensors")["lm_head.weight"] for rank in range(4)]
+    assert [len(part) for part in table] == [32] * 4
+    assert np.array_equal(np.concatenate(table)[:65], odd.tensors["lm_head.weight"])
+    assert not table[3].any()
+
+
 def test_one_embedding_by_two_names(out: Path, tmp_path: Path) -> None:
     """vLLM's files have a tied embedding by the name that sorts first."""
     model = small_model()
@@ -198,14 +236,16 @@ def test_a_run_that_was_interrupted_goes_on(
     with pytest.raises(KeyboardInterrupt):
         write_checkpoint(source, out, ranks=2, jobs=1, progress=stop)
     assert not list(out.glob("*.safetensors"))
+    (out / ".model-rank-0-part-0.safetensors.mcd-tmp-0").touch()  # as kill -9 leaves it while that file is written
     report = write_checkpoint(source, out, ranks=2, jobs=1)
     assert report.resumed >= 5
+    assert f"{report.resumed} of these layers were done by a run that was interrupted" in report.lines()
     whole = write_checkpoint(source, tmp_path / "whole", ranks=2, jobs=3)
     assert whole.resumed == 0
     assert whole.as_json() == report.as_json()
     for path in sorted((tmp_path / "whole").glob("*.safetensors")):
         assert path.read_bytes() == (out / path.name).read_bytes()
-    assert not list(out.glob(".mcd*"))
+    assert not list(out.glob(".m*"))
 
 
 def test_a_run_that_was_interrupted_while_it_wrote_goes_on(
@@ -403,6 +443,8 @@ def test_models_that_cannot_be_used(tmp_path: Path, out: Path, case: str) -> Non
     with pytest.raises(InputError, match=reason):
         write_checkpoint(model.save(tmp_path / "model"), out, ranks=2)
     assert not list(out.glob("*.safetensors"))
+    if case == "fused numbers":
+        assert not list(out.iterdir())  # before any layer is compressed
 
 
 def test_folders_that_cannot_be_used(source: Path, tmp_path: Path, out: Path) -> None:

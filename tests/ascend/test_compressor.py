@@ -436,6 +436,17 @@ def test_weights_that_do_not_compress_are_named(tmp_path: Path, out: Path, capsy
     assert "sparse: does not" not in printed
 
 
+def test_weights_that_vllm_ascend_has_no_room_for_are_logged(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    noise = np.random.default_rng(0).integers(-128, 128, (128, 256), np.int8)
+    weights = {"a.weight": sparse(), "b.weight": noise}
+    description = {"model_quant_type": "W8A8S", "a.weight": "W8A8S", "b.weight": "W8A8S"}
+    compressor = Compressor(CompressConfig(), weight=weights, quant_model_description=description)
+    compressor.run()
+    assert compressor.grown == ("b.weight",)
+    compressor.export_safetensors(out)
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == ["b.weight: does not compress"]
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -264,6 +264,16 @@ def test_operators_that_public_parsers_do_not_know_are_listed(tmp_path: Path) ->
     assert readme.index("hand-off (recommended)") < readme.index("ATC (unproven)")
 
 
+def test_weights_that_do_not_compress_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0).integers(-128, 128, (320, 128)).astype(np.int8)
+    constants = {"w": noise, "w_scale": np.array(0.01, np.float32), "w_zero": np.array(0, np.int8)}
+    shapes = ({"x": (np.float32, (4, 320))}, {"y": (np.float32, (4, 128))})
+    model = write(make_model(layer("x", "w", "y"), *shapes, constants, opset=18), tmp_path / "noise.onnx")
+    assert main(["ascend", "export", str(model), str(tmp_path / "ascend")]) == 0
+    assert "w does not compress: its stream is larger than the weight" in capsys.readouterr().out
+    assert "These do not compress, and are larger than they were: w." in texts(tmp_path / "ascend")["README.md"]
+
+
 def test_nodes_that_stay_are_obstacles(tmp_path: Path) -> None:
     weights = {"w2": gaussian_weight(N, K, seed=2), "w_zero": np.array(-100, np.int8)}
     model = text_model(**weights)

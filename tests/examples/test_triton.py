@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from google.protobuf import text_format
 from samples import ROOT, N
@@ -45,3 +46,23 @@ def test_the_repository_is_what_the_server_reads(model: Path, out: Path) -> None
     feed = {"ids": np.array([[1, 2, 3]]), "mask": np.ones((1, 3), np.int64)}
     (ours,), (theirs,) = session.run(None, feed), create_session(model).run(None, feed)
     assert ours.tobytes() == theirs.tobytes()
+
+
+def test_dynamic_batching(model: Path, out: Path) -> None:
+    """The first dimension is the server's, in inputs and outputs; a model that fixes it is refused."""
+    script = ROOT / "examples" / "triton" / "make_repository.py"
+    command = [sys.executable, str(script), str(model), "repository", "--batch", "32"]
+    subprocess.run(command, cwd=out, check=True)
+    text = (out / "repository" / "model" / "config.pbtxt").read_text()
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    assert config.max_batch_size == 32
+    assert config.HasField("dynamic_batching")
+    assert [list(value.dims) for value in (*config.input, *config.output)] == [[-1], [-1], [-1, N]]
+
+    fixed = onnx.load(model)
+    fixed.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(fixed, out / "fixed.onnx")  # noqa: TID251 - a throw-away model
+    command[2:4] = ["fixed.onnx", "other"]
+    result = subprocess.run(command, cwd=out, check=False, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "no dynamic batching: the first dimension of y is not free: [1, " in result.stderr

@@ -3,7 +3,18 @@
 import numpy as np
 import onnx
 import pytest
-from lowering import MS_DOMAIN, assert_exact, floats, integers, lower, make_model, scales
+from lowering import (
+    MS_DOMAIN,
+    assert_exact,
+    assert_same_bytes,
+    floats,
+    integers,
+    lower,
+    make_model,
+    node,
+    run,
+    scales,
+)
 from onnx import helper
 
 from mcd_graph.passes import ReasonCode
@@ -132,3 +143,35 @@ def test_refusals(op_type: str, inputs: list[str], constants: dict[str, np.ndarr
     lowered = lower(model_of(op_type, inputs, table, (kind, (4, K)), np.float32))
     assert lowered.outcome == [(op_type, code)]
     assert not lowered.modified
+
+
+def _with_more_dimensions(form: str, *, bias: bool) -> list[onnx.NodeProto]:
+    """A multiplication by w, (1, k, n), of floats, in one form or another."""
+    last = ["b"] if bias else []
+    dynamic = helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "xs", "xz"])
+    if form == "DynamicQuantizeMatMul":
+        return [helper.make_node(form, ["x", "w", "s", "", *last], ["y"], domain=MS_DOMAIN)]
+    if form == "MatMulIntegerToFloat":
+        return [dynamic, helper.make_node(form, ["q", "w", "xs", "s", "xz", "", *last], ["y"], domain=MS_DOMAIN)]
+    product = "p" if bias else "y"
+    nodes = [node("MatMulInteger", "q w xz", "i"), node("Cast", "i", "f", to=onnx.TensorProto.FLOAT)]
+    nodes += [node("Mul", "xs s", "m"), node("Mul", "f m", product)]
+    return [dynamic, *nodes, *([node("Add", "p b", "y")] if bias else [])]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("form", ["MatMulInteger", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"])
+def test_a_weight_of_more_dimensions_with_a_scale_for_each_column_is_kept(form: str, *, bias: bool) -> None:
+    """onnxruntime's fused operators leave out the bias of such a multiplication, and round otherwise."""
+    nodes, feeds = _with_more_dimensions(form, bias=bias), {"x": floats((2, 5, K), 4)}
+    constants = {"w": integers(np.int8, (1, K, N), 1), "s": scales((N,), 2), "b": floats((N,), 3)}
+    used = {name for each in nodes for name in each.input}
+    inputs, outputs = {"x": (np.float32, ["a", "m", K])}, {"y": (np.float32, ["a", "m", N])}
+    model = make_model(nodes, inputs, outputs, {name: constants[name] for name in used & set(constants)})
+    lowered = lower(model)
+    assert [code for _, code in lowered.outcome] == [ReasonCode.WEIGHT_RANK]
+    assert_same_bytes(run(lowered.proto, feeds, optimize=True), run(model, feeds, optimize=True))
+    # With one scale they do as with a matrix.
+    constants["s"] = np.array(0.01, np.float32)
+    single = make_model(nodes, inputs, outputs, {name: constants[name] for name in used & set(constants)})
+    assert [code for _, code in assert_exact(single, feeds, optimized=True).outcome] == [None]

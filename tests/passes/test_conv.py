@@ -280,3 +280,29 @@ def test_small_kernels_stay_where_onnxruntime_is_faster(
     assert lower(conv_integer(x_type=x_type)).outcome == [("ConvInteger", None)]
     monkeypatch.setattr(convolution, "SMALL", N * C * 9)
     assert lower(qlinear_conv(x_type=x_type)).outcome == [("QLinearConv", None)]
+
+
+def test_how_many_dimensions_a_result_has_stays_known() -> None:
+    """onnxruntime makes a Gemm of MatMul and Add where it knows that, and it infers none of sizes without names."""
+    constants = {
+        "w": integers(np.int8, (N, C, 3, 3), 1), "s": np.float32(1e-4), "z": np.uint8(3), "b": floats((9,), 3),
+        "v": integers(np.int8, (N, 9), 2), "vz": np.int8(0), "o": np.float32(0.02),
+    }  # fmt: skip
+    convolve = helper.make_node("ConvInteger", ["x", "w"], ["i"], name="conv", strides=[2, 2])
+    steps = [
+        ("Cast", "i", "f"), ("Mul", "f s", "m"), ("GlobalAveragePool", "m", "g"), ("Flatten", "g", "h"),
+        ("QuantizeLinear", "h o z", "q"), ("DequantizeLinear", "q o z", "d"), ("DequantizeLinear", "v o vz", "e"),
+        ("MatMul", "d e", "p"), ("Add", "p b", "a"),
+        ("QuantizeLinear", "a o z", "r"), ("DequantizeLinear", "r o z", "y"),
+    ]  # fmt: skip
+    nodes = [
+        helper.make_node(op_type, inputs.split(), [output], **({"to": 1} if op_type == "Cast" else {}))
+        for op_type, inputs, output in steps
+    ]
+    model = make_model(
+        [convolve, *nodes], {"x": (np.uint8, ("b", C, None, None))}, {"y": (np.float32, ("b", 9))}, constants
+    )
+    lowered = assert_exact(model, feed(2, np.uint8), optimized=True, alone=False)
+    assert [code for _, code in lowered.outcome] == [None, None]
+    (shape,) = (value.type.tensor_type.shape for value in lowered.proto.graph.value_info if value.name == "i")
+    assert [dim.dim_value for dim in shape.dim] == [0, N, 0, 0]

@@ -1,10 +1,11 @@
 """The tensors of a rank's file."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 
-from mcd_graph.ascend.checkpoint.blocks import output_array
+from mcd_graph.ascend.checkpoint.blocks import output_array, output_blocks, output_kind
 from mcd_graph.ascend.checkpoint.layout import Layout
 from mcd_graph.ascend.checkpoint.plan import Output, RankPlan
 from mcd_graph.ascend.checkpoint.report import CheckpointReport
@@ -13,7 +14,19 @@ from mcd_graph.ascend.checkpoint.source import Checkpoint
 from mcd_graph.ascend.checkpoint.writer import Entry
 from mcd_graph.ascend.codec import tile_count
 
-__all__ = ["rank_entries"]
+__all__ = ["check_plan", "rank_entries"]
+
+
+def check_plan(checkpoint: Checkpoint, plan: RankPlan) -> None:
+    """Check, before the long work, that what a rank takes over can be fused and written.
+
+    Raises:
+        InputError: it cannot.
+    """
+    for output in plan.others:
+        output_kind(checkpoint, output)
+        if output.shared:
+            output_array(checkpoint, output)
 
 
 def rank_entries(
@@ -29,13 +42,12 @@ def rank_entries(
     sizes = {result.name: result.stream_bytes for result in report.layers if result.rank == rank}
     for linear in plan.linears:
         if linear.name in report.kept:
-            load = partial(output_array, checkpoint, linear.weight)
-            entries[layout.tensor(f"{linear.name}.weight")] = Entry(np.dtype(np.int8), (linear.n, linear.k), load)
+            entries[layout.tensor(f"{linear.name}.weight")] = _entry(checkpoint, linear.weight)
             continue
         shapes = {"weight": (sizes[linear.name],), "index": (8 * tile_count(linear.n, linear.k),), "info": (5,)}
         for part, shape in shapes.items():
             dtype = np.dtype(np.int64 if part == "info" else np.int8)
-            load = partial(scratch.tensor, rank, linear.name, part)
+            load = partial(_one, partial(scratch.tensor, rank, linear.name, part))
             entries[layout.tensor(f"{linear.name}.{part}")] = Entry(dtype, shape, load)
     for output in plan.others:
         entries[layout.tensor(output.name)] = _entry(checkpoint, output)
@@ -43,6 +55,8 @@ def rank_entries(
 
 
 def _entry(checkpoint: Checkpoint, output: Output) -> Entry:
-    # Small but for embeddings; read twice so that none stays in memory.
-    array = output_array(checkpoint, output)
-    return Entry(array.dtype, array.shape, partial(output_array, checkpoint, output))
+    return Entry(*output_kind(checkpoint, output), partial(output_blocks, checkpoint, output))
+
+
+def _one(load: Callable[[], np.ndarray]) -> Iterator[np.ndarray]:
+    yield load()

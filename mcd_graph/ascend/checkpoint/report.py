@@ -98,6 +98,8 @@ class CheckpointReport:
             f"{len(self.layers)} layers of {self.ranks} ranks: {before} bytes became {after}",
             _NOTE[self.codec == "cann"],
         ]
+        if self.resumed:
+            lines.append(f"{self.resumed} of these layers were done by a run that was interrupted")
         if ran:
             how = "each gave the bytes of the uncompressed product"
             if self.differing:

@@ -14,10 +14,10 @@ from mcd_graph.ascend.checkpoint.descriptions import mindie_description, vllm_de
 from mcd_graph.ascend.checkpoint.layout import LAYOUTS, Layout
 from mcd_graph.ascend.checkpoint.plan import RankPlan, plan_rank
 from mcd_graph.ascend.checkpoint.queue import Queue
-from mcd_graph.ascend.checkpoint.rank_file import rank_entries
+from mcd_graph.ascend.checkpoint.rank_file import check_plan, rank_entries
 from mcd_graph.ascend.checkpoint.report import CheckpointReport, LayerResult
 from mcd_graph.ascend.checkpoint.scratch import Scratch
-from mcd_graph.ascend.checkpoint.source import Checkpoint
+from mcd_graph.ascend.checkpoint.source import INDEX_SUFFIX, Checkpoint
 from mcd_graph.ascend.checkpoint.work import Settings, package_version
 from mcd_graph.ascend.checkpoint.writer import write_safetensors
 from mcd_graph.ascend.codec import CODEC_KEY, Codec
@@ -98,6 +98,7 @@ def write_checkpoint(
     style, target = LAYOUTS[layout], Path(destination)
     style.check(checkpoint.config)
     plans = [plan_rank(checkpoint, style, rank, ranks) for rank in range(ranks)]
+    check_plan(checkpoint, plans[0])
     settings = Settings(None if compressor is None else os.fspath(Path(compressor).absolute()), rows, package_version())
     key = json.dumps([checkpoint.fingerprint(), layout, ranks, settings.__dict__])
     scratch = Scratch(target, hashlib.sha256(key.encode()).hexdigest())
@@ -143,9 +144,11 @@ def _write_rest(
     checkpoint: Checkpoint, layout: Layout, target: Path, plans: list[RankPlan], report: CheckpointReport
 ) -> None:
     """Write the descriptions and the report, and copy what lies beside the weights."""
-    left_out = {checkpoint.description_path.name, "model.safetensors.index.json", REPORT}
+    left_out = {checkpoint.description_path.name, REPORT}
     for path in sorted(checkpoint.folder.iterdir()):
         if path.name in left_out or path.suffix in _WEIGHT_FILES or path.name.startswith("."):
+            continue
+        if path.name.endswith(INDEX_SUFFIX):  # it names files that are not there
             continue
         if path.is_dir():
             shutil.copytree(path, target / path.name, dirs_exist_ok=True)

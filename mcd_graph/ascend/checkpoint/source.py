@@ -3,7 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,19 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from mcd_graph.ascend.checkpoint.element_types import NUMPY_NAMES
 from mcd_graph.ascend.description import read_description, tensor_types
 from mcd_graph.errors import InputError
 
-__all__ = ["Checkpoint", "Part"]
+__all__ = ["INDEX_SUFFIX", "Checkpoint", "Part"]
+
+INDEX_SUFFIX = ".safetensors.index.json"
+"""What the name of an index ends in."""
 
 _MAX_JSON = 1 << 28
 _QUANTIZED = "W8A8S"
+_BLOCK = 1 << 26  # bytes of a tensor that are in memory at a time
+_FULL = slice(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +47,12 @@ class Part:
     stop: int = 0
     zeros: int = 0
 
+    def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the block's shape, from that of the tensor."""
+        if self.dim is None:
+            return whole
+        return (*whole[: self.dim], self.stop - self.start + self.zeros, *whole[self.dim + 1 :])
+
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
@@ -48,6 +62,7 @@ class Checkpoint:
         folder: where.
         files: the safetensors file of each tensor.
         shapes: of the tensors.
+        types: of their elements, as safetensors files call them.
         description: msModelSlim's.
         description_path: its file.
         config: the model's.
@@ -56,6 +71,7 @@ class Checkpoint:
     folder: Path
     files: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
+    types: dict[str, str]
     description: dict[str, Any]
     description_path: Path
     config: dict[str, Any]
@@ -71,7 +87,7 @@ class Checkpoint:
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(2, os.strerror(2), str(folder))
-        files, shapes = _tensors(folder)
+        files, shapes, element_types = _tensors(folder)
         found = sorted(folder.glob("quant_model_description*.json"))
         if len(found) != 1:
             raise InputError(f"{folder} has {len(found)} quant_model_description*.json; there must be one")
@@ -83,31 +99,71 @@ class Checkpoint:
         if types.keys() != files.keys():
             name = sorted(types.keys() ^ files.keys())[0]
             raise InputError(f"tensor {name!r} is in only one of {folder} and its description")
-        return cls(folder, files, shapes, description, found[0], _json(folder / "config.json"))
+        return cls(folder, files, shapes, element_types, description, found[0], _json(folder / "config.json"))
 
     def kind(self, name: str) -> str:
         """Return a tensor's type, as the description has it."""
         return str(self.description[name])
 
-    def array(self, part: Part) -> npt.NDArray[Any]:
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Return the type of a tensor's elements.
+
+        Raises:
+            InputError: NumPy lacks it.
+        """
+        found = NUMPY_NAMES.get(self.types[name])
+        if found is None:
+            raise InputError(
+                f"tensor {name} of {self.folder / self.files[name]} is {self.types[name]}, which NumPy lacks"
+            )
+        return np.dtype(found)
+
+    def array(self, part: Part, rows: slice = _FULL) -> npt.NDArray[Any]:
         """Read a block of a tensor, and no more than that.
+
+        Args:
+            part: the block.
+            rows: of the block, along its first dimension; all by default.
 
         Raises:
             InputError: the file has changed, or has a type that NumPy lacks.
         """
         path = self.folder / self.files[part.name]
+        shape = part.shape(self.shapes[part.name])
+        if part.dim is None and rows == _FULL:
+            return self._read(path, part.name, None)
+        wanted = range(*rows.indices(shape[0]))
+        first, last = wanted.start, wanted.stop
+        if part.dim == 0:
+            first, last = part.start + first, min(part.start + last, part.stop)
+        if first >= last:  # a rank whose share of a padded vocabulary is padding only
+            return np.zeros((len(wanted), *shape[1:]), self.dtype(part.name))
+        columns = (slice(part.start, part.stop),) if part.dim == 1 else ()
+        array = self._read(path, part.name, (slice(first, last), *columns))
+        behind = len(wanted) - array.shape[0]
+        return np.pad(array, [(0, behind), *[(0, 0)] * (array.ndim - 1)]) if behind else array
+
+    def _read(self, path: Path, name: str, cut: tuple[slice, ...] | None) -> npt.NDArray[Any]:
         try:
             with safe_open(path, "numpy") as file:
-                if part.dim is None:
-                    return np.asarray(file.get_tensor(part.name))
-                window = slice(part.start, part.stop)
-                cut = (window,) if part.dim == 0 else (slice(None), window)
-                array = np.asarray(file.get_slice(part.name)[cut])
+                return np.asarray(file.get_tensor(name) if cut is None else file.get_slice(name)[cut])
         except (SafetensorError, OSError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"tensor {part.name} of {path} cannot be read: {error}") from None
-        if part.zeros:
-            array = np.pad(array, [(0, part.zeros if dim == part.dim else 0) for dim in range(array.ndim)])
-        return array
+            raise InputError(f"tensor {name} of {path} cannot be read: {error}") from None
+
+    def blocks(self, part: Part) -> Iterator[npt.NDArray[Any]]:
+        """Read a block of a tensor in pieces, one behind another along its first dimension.
+
+        Raises:
+            InputError: the file has changed, or has a type that NumPy lacks.
+        """
+        shape = part.shape(self.shapes[part.name])
+        row = math.prod(shape[1:]) * self.dtype(part.name).itemsize
+        step = max(1, _BLOCK // max(1, row))
+        if not shape or shape[0] <= step:
+            yield self.array(part)
+            return
+        for start in range(0, shape[0], step):
+            yield self.array(part, slice(start, start + step))
 
     def fingerprint(self) -> str:
         """Return what changes when a file of the folder does."""
@@ -117,19 +173,15 @@ class Checkpoint:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _tensors(folder: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
-    """Return the file and the shape of each tensor."""
-    index = folder / "model.safetensors.index.json"
-    listed: dict[str, str] | None = None
-    if index.is_file():
-        listed = _json(index).get("weight_map")
-        if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
-            raise InputError(f"{index} has no weight_map")
+def _tensors(folder: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]], dict[str, str]]:
+    """Return the file, the shape and the type of each tensor."""
+    index, listed = _index(folder)
     names = (
         sorted(path.name for path in folder.glob("*.safetensors")) if listed is None else sorted(set(listed.values()))
     )
     files: dict[str, str] = {}
     shapes: dict[str, tuple[int, ...]] = {}
+    types: dict[str, str] = {}
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise InputError(f"{folder} has no file {name!r}")
@@ -138,7 +190,8 @@ def _tensors(folder: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
                 for tensor in file.keys():  # noqa: SIM118 - it is no dict
                     if tensor in files:
                         raise InputError(f"tensor {tensor!r} is in {files[tensor]} and in {name}")
-                    files[tensor], shapes[tensor] = name, tuple(file.get_slice(tensor).get_shape())
+                    found = file.get_slice(tensor)
+                    files[tensor], shapes[tensor], types[tensor] = name, tuple(found.get_shape()), found.get_dtype()
         except SafetensorError as error:
             raise InputError(f"{folder / name} is not a usable safetensors file: {error}") from None
     if not files:
@@ -146,7 +199,24 @@ def _tensors(folder: Path) -> tuple[dict[str, str], dict[str, tuple[int, ...]]]:
     if listed is not None and listed != files:
         name = sorted(name for name in {*listed, *files} if listed.get(name) != files.get(name))[0]
         raise InputError(f"{index} says that tensor {name!r} is in {listed.get(name)}, and it is in {files.get(name)}")
-    return files, shapes
+    return files, shapes, types
+
+
+def _index(folder: Path) -> tuple[Path | None, dict[str, str] | None]:
+    """Return the index and the file of each tensor by it; ``None`` where there is no index.
+
+    msModelSlim calls it ``quant_model_weights.safetensors.index.json``, others ``model.safetensors.index.json``.
+    """
+    found = sorted(folder.glob(f"*{INDEX_SUFFIX}"))
+    if not found:
+        return None, None
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise InputError(f"{folder} has {len(found)} indices, {names}: remove the one that is not of the W8A8S weights")
+    listed = _json(found[0]).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise InputError(f"{found[0]} has no weight_map")
+    return found[0], listed
 
 
 def _json(path: Path) -> dict[str, Any]:

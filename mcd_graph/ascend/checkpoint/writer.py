@@ -1,28 +1,23 @@
-"""Writes a safetensors file tensor by tensor, so that no more than one of them is in memory."""
+"""Writes a safetensors file block by block, so that no tensor has to be in memory whole."""
 
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from mcd_graph.ascend.checkpoint.element_types import TYPES
 from mcd_graph.errors import InputError
-from mcd_graph.model.files import sync
+from mcd_graph.model.files import locked, sync
 from mcd_graph.model.replacement import replace
-from mcd_graph.model.temporaries import MARK, temporary_file
+from mcd_graph.model.temporaries import MARK, remove_leftovers, temporary_file
 
-__all__ = ["TYPES", "Entry", "write_safetensors"]
-
-TYPES = {
-    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL",
-    "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
-    "uint64": "U64", "uint32": "U32", "uint16": "U16", "uint8": "U8",
-}  # fmt: skip
-"""NumPy's names of types, and the format's."""
+__all__ = ["Entry", "write_safetensors"]
 
 _ALIGNMENT = 8
 
@@ -33,11 +28,13 @@ class Entry:
     Attributes:
         dtype: NumPy's.
         shape: of it.
-        load: returns its elements when it is its turn.
+        blocks: yields its elements, one block behind another, when it is its turn.
     """
 
-    def __init__(self, dtype: np.dtype[Any], shape: tuple[int, ...], load: Callable[[], npt.NDArray[Any]]) -> None:
-        self.dtype, self.shape, self.load = dtype, shape, load
+    def __init__(
+        self, dtype: np.dtype[Any], shape: tuple[int, ...], blocks: Callable[[], Iterable[npt.NDArray[Any]]]
+    ) -> None:
+        self.dtype, self.shape, self.blocks = dtype, shape, blocks
 
     @property
     def nbytes(self) -> int:
@@ -72,13 +69,24 @@ def write_safetensors(
     text += b" " * (-len(text) % _ALIGNMENT)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}{MARK}{secrets.token_hex(6)}")
-    with temporary_file(temporary) as file:
+    with ExitStack() as stack:
+        with locked(path.parent):  # so that nobody takes the new one for a leftover before it is locked
+            remove_leftovers(path)
+            file = stack.enter_context(temporary_file(temporary))
         file.write(len(text).to_bytes(8, "little") + text)
         for name, entry in entries.items():
-            array = np.ascontiguousarray(entry.load())
-            if array.dtype != entry.dtype or array.shape != entry.shape:
-                raise InputError(f"tensor {name} has changed while it was written")
-            file.write(array.reshape(-1).view(np.uint8).data)
+            _write_blocks(file, name, entry)
         os.fchmod(file.fileno(), 0o644)
         sync(file)
         replace(temporary, path, force=force)
+
+
+def _write_blocks(file: BinaryIO, name: str, entry: Entry) -> None:
+    written = 0
+    for block in entry.blocks():
+        if block.dtype != entry.dtype:
+            break
+        file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
+        written += block.nbytes
+    if written != entry.nbytes:
+        raise InputError(f"tensor {name} has changed while it was written")

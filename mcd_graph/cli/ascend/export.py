@@ -24,6 +24,13 @@ def export(
     max_rows: Annotated[
         int | None, typer.Option(min=1, help="Cut activations into chunks of so many rows; CANN's document says 256.")
     ] = None,
+    split_activations: Annotated[
+        bool,
+        typer.Option(
+            "--split-activations",
+            help="Multiply upper and lower four bits by themselves: twice the rows, less rounding to float16.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are already there.")] = False,
 ) -> None:
     """Write MODEL in the form of Ascend's operator, for the run-time hand-off, with what ATC would need besides.
@@ -39,10 +46,13 @@ def export(
         compressor=compressor,
         input_shapes=_shapes(input_shape),
         max_rows=max_rows,
+        split_activations=split_activations,
         force=force,
     )
     strict = sum(site.status == "strict" for site in result.sites)
     say(f"{strict} of {len(result.sites)} matrix multiplications are strict; written to {result.folder}")
+    for name in result.grown:
+        say(f"{name} does not compress: its stream is larger than the weight")
     if result.device_ready:
         say("no known blocker of the run-time hand-off (mcd.device=ascend:0); untested on hardware")
     else:

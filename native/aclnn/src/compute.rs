@@ -9,8 +9,8 @@ use half::f16;
 use mcd_core::container::stream_of;
 use mcd_core::parallel::Scoped;
 use mcd_core::{
-    Activation, Elementwise, Epilogue, Error, MatmulCall, Output, Parallel, PrepareOptions, PreparedWeight,
-    ScalarOrPerColumn, Serial, WeightType, ZeroPoint,
+    Activation, Elementwise, Epilogue, Error, MatmulCall, Operands, Output, Parallel, PrepareOptions, PreparedWeight,
+    ScalarOrPerColumn, Serial, WeightType,
 };
 
 use crate::plan::{Plan, Span, Work};
@@ -113,10 +113,7 @@ fn multiply(
     let call = MatmulCall {
         x: Activation::I8(x1),
         m: plan.m,
-        x_zero_point: 0,
-        x_scale: None,
-        w_zero_point: ZeroPoint::None,
-        bias,
+        operands: Operands { bias, ..Operands::default() },
         heads: None,
     };
     let scale = match scales {

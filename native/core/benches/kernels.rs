@@ -2,8 +2,8 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mcd_core::{
-    Activation, Epilogue, Kernel, MatmulCall, Output, PrepareOptions, PreparedWeight, Profile, Residency, Serial,
-    Tiling, WeightType, WeightView, ZeroPoint, encode,
+    Activation, Epilogue, Kernel, MatmulCall, Operands, Output, PrepareOptions, PreparedWeight, Profile, Residency,
+    Serial, Tiling, WeightType, WeightView, ZeroPoint, encode,
 };
 use mcd_testkit::Rng;
 use mcd_testkit::content::bell;
@@ -30,10 +30,7 @@ fn benchmarks(c: &mut Criterion) {
             let call = MatmulCall {
                 x: Activation::U8(&x),
                 m,
-                x_zero_point: 3,
-                x_scale: None,
-                w_zero_point: ZeroPoint::None,
-                bias: None,
+                operands: Operands { x_zero_point: 3, x_scale: None, w_zero_point: ZeroPoint::None, bias: None },
                 heads: None,
             };
             let mut expected: Option<Vec<i32>> = None;

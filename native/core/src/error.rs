@@ -137,6 +137,19 @@ pub(crate) fn resize<T: Copy + Default>(vec: &mut Vec<T>, len: usize, what: &'st
     Ok(())
 }
 
+/// Makes a vector that is kept from call to call hold what an iterator gives, as [`with_room`].
+pub(crate) fn refill<T>(
+    vec: &mut Vec<T>,
+    items: impl ExactSizeIterator<Item = T>,
+    what: &'static str,
+) -> Result<(), Error> {
+    vec.clear();
+    let bytes = items.len().saturating_mul(size_of::<T>());
+    vec.try_reserve_exact(items.len()).map_err(|_| Error::Memory { what, bytes })?;
+    vec.extend(items);
+    Ok(())
+}
+
 /// A vector of what an iterator gives, whose number a file declares, as [`with_room`].
 pub(crate) fn collected<T>(
     items: impl ExactSizeIterator<Item = Result<T, Error>>,

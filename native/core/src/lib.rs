@@ -33,8 +33,8 @@ pub use error::Error;
 pub use floats::Channels;
 pub use gather::RowPart;
 pub use gemm::{
-    Activation, Destination, Elementwise, Epilogue, Heads, MatmulCall, Output, PrepareOptions, PreparedWeight,
-    Residency, RowSource, ScalarOrPerColumn, SplitHeads, ZeroPoint,
+    Activation, Destination, Elementwise, Epilogue, Heads, MatmulCall, Operands, Output, PrepareOptions,
+    PreparedWeight, Residency, RowSource, ScalarOrPerColumn, SplitHeads, ZeroPoint,
 };
 pub use geometry::Tiling;
 pub use parallel::{Parallel, Serial};

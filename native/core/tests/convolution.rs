@@ -2,8 +2,8 @@
 
 use mcd_core::parallel::Scoped;
 use mcd_core::{
-    ConvCall, Epilogue, Error, Image, Kernel, Output, Padding, Parallel, PrepareOptions, PreparedWeight, Profile,
-    Residency, ScalarOrPerColumn, Serial, Tiling, WeightType, WeightView, Window, ZeroPoint, encode,
+    ConvCall, Epilogue, Error, Image, Kernel, Operands, Output, Padding, Parallel, PrepareOptions, PreparedWeight,
+    Profile, Residency, ScalarOrPerColumn, Serial, Tiling, WeightType, WeightView, Window, ZeroPoint, encode,
 };
 
 /// A convolution: sizes and how the kernel goes over an image.
@@ -177,10 +177,12 @@ fn every_kernel_computes_the_definition() {
                     channels: case.channels,
                     groups: case.groups,
                     window,
-                    x_zero_point,
-                    x_scale: None,
-                    w_zero_point: ZeroPoint::PerColumn(&zeros),
-                    bias: Some(&bias),
+                    operands: Operands {
+                        x_zero_point,
+                        x_scale: None,
+                        w_zero_point: ZeroPoint::PerColumn(&zeros),
+                        bias: Some(&bias),
+                    },
                 };
                 for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
                     let what = format!("{case:?} {kernel:?} {residency:?}");
@@ -222,10 +224,7 @@ fn lengths_that_contradict_each_other_are_refused() {
         channels: 8,
         groups: 1,
         window: case.window(),
-        x_zero_point: 0,
-        x_scale: None,
-        w_zero_point: ZeroPoint::None,
-        bias: None,
+        operands: Operands::default(),
     };
     let mut sums = vec![0_i32; 400];
     let mut refused = |call: ConvCall<'_>, len: usize| {
@@ -243,5 +242,5 @@ fn lengths_that_contradict_each_other_are_refused() {
         Err(Error::Convolution(_))
     ));
     assert_eq!(refused(call, 399), "the output");
-    assert_eq!(refused(ConvCall { bias: Some(&[1]), ..call }, 400), "bias");
+    assert_eq!(refused(ConvCall { operands: Operands { bias: Some(&[1]), ..call.operands }, ..call }, 400), "bias");
 }

@@ -3,7 +3,7 @@
 use mcd_core::parallel::Scoped;
 use mcd_core::quantize::{Quantizer, Range};
 use mcd_core::{
-    Activation, Destination, Elementwise, Epilogue, Error, Heads, Kernel, MatmulCall, Output, Parallel,
+    Activation, Destination, Elementwise, Epilogue, Error, Heads, Kernel, MatmulCall, Operands, Output, Parallel,
     PrepareOptions, PreparedWeight, Profile, Residency, ScalarOrPerColumn, Serial, SplitHeads, Tiling, WeightType,
     WeightView, ZeroPoint, encode, encode_packed, unpack,
 };
@@ -32,14 +32,14 @@ fn check(content: Content, n: usize, k: usize, ms: &[usize], profile: Profile, t
             let about = format!("{options:?} {content:?} n={n} k={k} {weight_type:?}");
             let subject = Subject { prepared, x2: &encoded.x2, w: &w, about };
             for &m in ms {
-                subject.check(&Operands::new(m, n, k, &mut rng));
+                subject.check(&Arguments::new(m, n, k, &mut rng));
             }
         }
     }
 }
 
 /// What a weight is multiplied with; what is there of it changes with the number of rows.
-struct Operands {
+struct Arguments {
     m: usize,
     x: Vec<u8>,
     signed: Vec<i8>,
@@ -51,7 +51,7 @@ struct Operands {
     residual: Vec<f32>,
 }
 
-impl Operands {
+impl Arguments {
     fn new(m: usize, n: usize, k: usize, rng: &mut Rng) -> Self {
         let x: Vec<u8> = (0..m * k).map(|_| rng.byte()).collect();
         Self {
@@ -72,14 +72,16 @@ impl Operands {
         MatmulCall {
             x: if is_signed { Activation::I8(&self.signed) } else { Activation::U8(&self.x) },
             m: self.m,
-            x_zero_point: if is_signed { -7 } else { 131 },
-            x_scale: None,
-            w_zero_point: match self.m % 3 {
-                0 => ZeroPoint::None,
-                1 => ZeroPoint::Scalar(5),
-                _ => ZeroPoint::PerColumn(&self.zeros),
+            operands: Operands {
+                x_zero_point: if is_signed { -7 } else { 131 },
+                x_scale: None,
+                w_zero_point: match self.m % 3 {
+                    0 => ZeroPoint::None,
+                    1 => ZeroPoint::Scalar(5),
+                    _ => ZeroPoint::PerColumn(&self.zeros),
+                },
+                bias: (self.m % 4 < 2).then_some(&self.bias[..]),
             },
-            bias: (self.m % 4 < 2).then_some(&self.bias[..]),
             heads: None,
         }
     }
@@ -104,7 +106,7 @@ struct Subject<'a> {
 }
 
 impl Subject<'_> {
-    fn check(&self, operands: &Operands) {
+    fn check(&self, operands: &Arguments) {
         let (n, k) = (self.prepared.n(), self.prepared.k());
         let call = operands.call();
         let sums = sums(self.w, self.prepared.weight_type(), n, k, &call);
@@ -128,7 +130,7 @@ impl Subject<'_> {
     }
 
     /// Results in heads, of 64 columns if that divides n, and with a batch of 2 or 3 if that divides m.
-    fn check_heads(&self, operands: &Operands, sums: &[i32]) {
+    fn check_heads(&self, operands: &Arguments, sums: &[i32]) {
         let (m, n) = (operands.m, self.prepared.n());
         let divisor = |of: usize, wanted: &[usize]| wanted.iter().copied().find(|d| of.is_multiple_of(*d));
         let batch = divisor(m, &[2, 3]).unwrap_or(1);
@@ -177,7 +179,8 @@ impl Subject<'_> {
         let mut bytes = vec![MaybeUninit::uninit(); x.len()];
         let bytes = quantizer.quantize(&floats, &mut bytes);
         let (x_zero_point, x_scale) = (i32::from(quantizer.zero_point), Some(quantizer.scale));
-        let quantized = MatmulCall { x: Activation::U8(bytes), x_zero_point, x_scale, ..call };
+        let of_bytes = Operands { x_zero_point, x_scale, ..call.operands };
+        let quantized = MatmulCall { x: Activation::U8(bytes), operands: of_bytes, ..call };
         let sums = sums(self.w, self.prepared.weight_type(), n, k, &quantized);
         let scales: Vec<f32> = (0..n).map(|j| 0.37 / (j + 3) as f32).collect();
         let products: Vec<f32> = scales.iter().map(|scale| quantizer.scale * scale).collect();
@@ -214,10 +217,7 @@ fn ones() -> (Vec<u8>, PreparedWeight) {
 const FOUR_ROWS: MatmulCall<'_> = MatmulCall {
     x: Activation::U8(&[1; 40]),
     m: 4,
-    x_zero_point: 0,
-    x_scale: None,
-    w_zero_point: ZeroPoint::None,
-    bias: None,
+    operands: Operands { x_zero_point: 0, x_scale: None, w_zero_point: ZeroPoint::None, bias: None },
     heads: None,
 };
 

@@ -9,14 +9,14 @@ use half::f16;
 use mcd_aclnn::abi::*;
 use mcd_core::container::stream_of;
 use mcd_core::{
-    Activation, CompressedWeight, EncodedWeight, Kernel, MatmulCall, Profile, Serial, Tiling, WeightType, WeightView,
-    ZeroPoint, encode, unpack,
+    Activation, CompressedWeight, EncodedWeight, Kernel, MatmulCall, Operands, Profile, Serial, Tiling, WeightType,
+    WeightView, encode, unpack,
 };
 
 use mcd_testkit::product::sums;
 
 use crate::input::Input;
-use crate::reached;
+use crate::reach::reached;
 
 const K: usize = 320;
 const N: usize = 128;
@@ -139,103 +139,151 @@ impl Tensor {
 
 /// Runs one input.
 pub fn check(data: &[u8]) {
-    let device = device();
+    device(); // Its own objects are not those of an input.
     let live = mcdAclnnLiveObjects();
     let mut input = Input(data);
-    let flags = input.word();
-    let m = usize::from(input.byte() % 20);
-    let weight = &device.weights[usize::from(input.byte()) % 3];
-    let (mut x2, mut index) = (weight.x2.clone(), weight.compress_index.clone());
-    for _ in 0..flags & 3 {
-        let (at, with) = (usize::from(input.word()), input.byte());
-        let into = if at & 7 == 0 { &mut index } else { &mut x2 };
-        let len = into.len();
-        into[at % len] ^= with;
-    }
-    let mut info = weight.compress_info.to_vec();
-    if flags & 4 != 0 {
-        match input.byte() % 8 {
-            at @ 0..=4 => info[usize::from(at)] = i64::from_le_bytes(std::array::from_fn(|_| input.byte())),
-            5 => info.truncate(usize::from(input.byte() % 5)),
-            6 => info.push(0),
-            _ => info[2] += i64::from(input.byte()) * 64,
+    let call = Call::read(&mut input);
+    // SAFETY: as many numbers as are said.
+    let list = unsafe { aclCreateIntArray(call.info.as_ptr(), call.info.len() as u64) };
+    let tensors = call.tensors(&mut input);
+    let handles = call.handles(&mut input, &tensors, list);
+    call.run(&tensors, handles, list);
+    tensors.iter().for_each(Tensor::free);
+    assert_eq!(aclDestroyIntArray(list), 0);
+    assert_eq!(mcdAclnnLiveObjects(), live, "objects are left");
+}
+
+/// A call of the operator, as an input says it.
+struct Call {
+    flags: u16,
+    m: usize,
+    x1: Vec<u8>,
+    x2: Vec<u8>,
+    index: Vec<u8>,
+    bias: Vec<u8>,
+    /// Of so many scales.
+    scales: (usize, Vec<u8>),
+    info: Vec<i64>,
+}
+
+impl Call {
+    fn read(input: &mut Input<'_>) -> Self {
+        let flags = input.word();
+        let m = usize::from(input.byte() % 20);
+        let weight = &device().weights[usize::from(input.byte()) % 3];
+        let (mut x2, mut index) = (weight.x2.clone(), weight.compress_index.clone());
+        for _ in 0..flags & 3 {
+            let (at, with) = (usize::from(input.word()), input.byte());
+            let into = if at & 7 == 0 { &mut index } else { &mut x2 };
+            let len = into.len();
+            into[at % len] ^= with;
+        }
+        let mut info = weight.compress_info.to_vec();
+        if flags & 4 != 0 {
+            match input.byte() % 8 {
+                at @ 0..=4 => info[usize::from(at)] = i64::from_le_bytes(std::array::from_fn(|_| input.byte())),
+                5 => info.truncate(usize::from(input.byte() % 5)),
+                6 => info.push(0),
+                _ => info[2] += i64::from(input.byte()) * 64,
+            }
+        }
+        let seed = input.take(8);
+        let noise = |i: usize| seed.get(i % seed.len().max(1)).copied().unwrap_or(7).wrapping_mul(i as u8 | 1);
+        let columns = if flags & 8 == 0 { N } else { 1 };
+        let mut words: Vec<u64> =
+            (0..columns).map(|j| u64::from((f32::from(noise(j)) / 512.0 - 0.1).abs().to_bits())).collect();
+        if flags & 16 != 0 {
+            words[usize::from(input.byte()) % columns] = u64::from_le_bytes(std::array::from_fn(|_| input.byte()));
+        }
+        Self {
+            flags,
+            m,
+            x1: (0..m * K).map(noise).collect(),
+            x2,
+            index,
+            bias: (0..N).flat_map(|j| (i32::from(noise(j)) << (j % 20)).to_le_bytes()).collect(),
+            scales: (columns, words.iter().flat_map(|word| word.to_le_bytes()).collect()),
+            info,
         }
     }
-    let seed = input.take(8);
-    let noise = |i: usize| seed.get(i % seed.len().max(1)).copied().unwrap_or(7).wrapping_mul(i as u8 | 1);
-    let x: Vec<u8> = (0..m * K).map(noise).collect();
-    let bias: Vec<u8> = (0..N).flat_map(|j| (i32::from(noise(j)) << (j % 20)).to_le_bytes()).collect();
-    let columns = if flags & 8 == 0 { N } else { 1 };
-    let mut words: Vec<u64> =
-        (0..columns).map(|j| u64::from((f32::from(noise(j)) / 512.0 - 0.1).abs().to_bits())).collect();
-    if flags & 16 != 0 {
-        words[usize::from(input.byte()) % columns] = u64::from_le_bytes(std::array::from_fn(|_| input.byte()));
-    }
-    let words: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-    let scale_dims: &[i64] = if flags & 32 == 0 { &[1, columns as i64] } else { &[columns as i64] };
 
-    let input = &mut input;
-    let tensors = [
-        Tensor::new(input, &x, 1, 2, &[m as i64, K as i64]),
-        Tensor::new(input, &x2, 1, 2, &[x2.len() as i64]),
-        Tensor::new(input, &index, 1, 2, &[index.len() as i64]),
-        Tensor::new(input, &bias, 4, 3, if flags & 64 == 0 { &[N as i64] } else { &[1, N as i64] }),
-        Tensor::new(input, &words, 8, 10, scale_dims),
-        Tensor::new(input, &vec![0x5a; m * N * 2], 2, 1, &[m as i64, N as i64]),
-    ];
-    // SAFETY: as many numbers as are said.
-    let list = unsafe { aclCreateIntArray(info.as_ptr(), info.len() as u64) };
-    let mut handles = tensors.each_ref().map(|tensor| tensor.handle);
-    if flags & 128 != 0 {
-        let (at, other) = (usize::from(input.byte()) % 6, input.byte());
-        handles[at] = match other % 9 {
-            from @ 0..=5 => handles[usize::from(from)],
-            6 => ptr::null_mut(),
-            7 => list,
-            _ => ptr::without_provenance_mut(usize::from(other) << 32 | 1),
-        };
+    fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
     }
-    let offset_w = if flags & 256 == 0 { ptr::null_mut() } else { handles[0] };
-    let (mut size, mut executor) = (0, ptr::null_mut());
-    // SAFETY: places for the results. The handles may be any numbers: they are looked up, not followed.
-    let code = unsafe {
-        aclnnMatmulCompressDequantGetWorkspaceSize(
-            handles[0],
-            handles[1],
-            handles[2],
-            handles[3],
-            handles[4],
-            offset_w,
-            i32::from(flags & 512 != 0),
-            list,
-            handles[5],
-            &mut size,
-            &mut executor,
-        )
-    };
-    assert_eq!(code == 0, !executor.is_null());
-    if code == 0 {
-        assert!(flags & (256 | 512) == 0, "reserved arguments are accepted");
-        let stream = ptr::without_provenance_mut(device.stream);
+
+    /// Descriptions of the operands and of the output.
+    fn tensors(&self, input: &mut Input<'_>) -> [Tensor; 6] {
+        let (m, n, (columns, scales)) = (self.m as i64, N as i64, &self.scales);
+        let scale_dims: &[i64] = if self.has(32) { &[*columns as i64] } else { &[1, *columns as i64] };
+        [
+            Tensor::new(input, &self.x1, 1, 2, &[m, K as i64]),
+            Tensor::new(input, &self.x2, 1, 2, &[self.x2.len() as i64]),
+            Tensor::new(input, &self.index, 1, 2, &[self.index.len() as i64]),
+            Tensor::new(input, &self.bias, 4, 3, if self.has(64) { &[1, N as i64] } else { &[N as i64] }),
+            Tensor::new(input, scales, 8, 10, scale_dims),
+            Tensor::new(input, &vec![0x5a; self.m * N * 2], 2, 1, &[m, n]),
+        ]
+    }
+
+    /// Their handles; the input may want another in the place of one.
+    fn handles(&self, input: &mut Input<'_>, tensors: &[Tensor; 6], list: *mut c_void) -> [*mut c_void; 6] {
+        let mut handles = tensors.each_ref().map(|tensor| tensor.handle);
+        if self.has(128) {
+            let (at, other) = (usize::from(input.byte()) % 6, input.byte());
+            handles[at] = match other % 9 {
+                from @ 0..=5 => handles[usize::from(from)],
+                6 => ptr::null_mut(),
+                7 => list,
+                _ => ptr::without_provenance_mut(usize::from(other) << 32 | 1),
+            };
+        }
+        handles
+    }
+
+    /// Both phases; what they have written is held against the definition.
+    fn run(&self, tensors: &[Tensor; 6], handles: [*mut c_void; 6], list: *mut c_void) {
+        let offset_w = if self.has(256) { handles[0] } else { ptr::null_mut() };
+        let (mut size, mut executor) = (0, ptr::null_mut());
+        let [x1, x2, index, bias, scale, out] = handles;
+        let offset_x = i32::from(self.has(512));
+        // SAFETY: places for the results. The handles may be any numbers: they are looked up, not followed.
+        let code = unsafe {
+            aclnnMatmulCompressDequantGetWorkspaceSize(
+                x1,
+                x2,
+                index,
+                bias,
+                scale,
+                offset_w,
+                offset_x,
+                list,
+                out,
+                &mut size,
+                &mut executor,
+            )
+        };
+        assert_eq!(code == 0, !executor.is_null());
+        if code != 0 {
+            return;
+        }
+        assert!(!self.has(256 | 512), "reserved arguments are accepted");
+        let stream = ptr::without_provenance_mut(device().stream);
         let mut workspace = ptr::null_mut();
         if (1..LIMIT).contains(&size) {
             // SAFETY: a place for the address.
             assert_eq!(unsafe { aclrtMalloc(&mut workspace, size as usize, 0) }, 0);
         }
-        let given = if flags & 1024 == 0 { size } else { size.saturating_sub(1) };
+        let given = if self.has(1024) { size.saturating_sub(1) } else { size };
         let launched = aclnnMatmulCompressDequant(workspace, given, executor, stream);
         let finished = aclrtSynchronizeStream(stream);
         let own = tensors.iter().all(Tensor::is_own);
         if launched == 0 && own && handles == tensors.each_ref().map(|tensor| tensor.handle) {
-            compare(&tensors, &info, finished == 0);
+            compare(tensors, &self.info, finished == 0);
         }
         if !workspace.is_null() {
             assert_eq!(aclrtFree(workspace), 0);
         }
     }
-    tensors.iter().for_each(Tensor::free);
-    assert_eq!(aclDestroyIntArray(list), 0);
-    assert_eq!(mcdAclnnLiveObjects(), live, "objects are left");
 }
 
 /// What the stream has written, against the definition.
@@ -272,10 +320,7 @@ fn compare([x1, x2, index, bias, scale, out]: &[Tensor; 6], info: &[i64], done: 
     let call = MatmulCall {
         x: Activation::I8(&x),
         m,
-        x_zero_point: 0,
-        x_scale: None,
-        w_zero_point: ZeroPoint::None,
-        bias: biases.as_deref(),
+        operands: Operands { bias: biases.as_deref(), ..Operands::default() },
         heads: None,
     };
     let end = out.offset + m * n * 2;

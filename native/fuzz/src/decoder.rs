@@ -2,7 +2,7 @@
 //! for the same reason, and multiplies as the decoded weight does.
 
 use mcd_core::{
-    Activation, EncodedWeight, Epilogue, Kernel, MatmulCall, PreparedWeight, Residency, Serial, WeightType,
+    Activation, EncodedWeight, Epilogue, Kernel, MatmulCall, Operands, PreparedWeight, Residency, Serial, WeightType,
     ZeroPoint, unpack,
 };
 
@@ -11,7 +11,7 @@ use mcd_testkit::product::sums;
 use mcd_testkit::ways::{Element, run, ways};
 
 use crate::input::Input;
-use crate::reached;
+use crate::reach::reached;
 
 /// Masks of codes, none and those that encoders use, or centres; and another one.
 const EXTRAS: [u8; 4] = [0, 0x40, 0x80, 0x2b];
@@ -34,10 +34,12 @@ pub fn check(data: &[u8]) {
     let call = MatmulCall {
         x: Activation::U8(&x),
         m,
-        x_zero_point: i32::from(flips[0] as u8),
-        x_scale: None,
-        w_zero_point: ZeroPoint::None,
-        bias: None,
+        operands: Operands {
+            x_zero_point: i32::from(flips[0] as u8),
+            x_scale: None,
+            w_zero_point: ZeroPoint::None,
+            bias: None,
+        },
         heads: None,
     };
     let kind = if fields.unsigned { WeightType::U8 } else { WeightType::I8 };

@@ -9,7 +9,7 @@ use mcd_testkit::forge::forge;
 
 use crate::decoder;
 use crate::input::Input;
-use crate::reached;
+use crate::reach::reached;
 
 /// Runs one input.
 pub fn check(data: &[u8]) {

@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use half::f16;
 use mcd_core::{
-    Activation, Elementwise, EncodedWeight, Epilogue, MatmulCall, Profile, ScalarOrPerColumn, Tiling, WeightType,
-    WeightView, ZeroPoint, encode,
+    Activation, Elementwise, EncodedWeight, Epilogue, MatmulCall, Operands, Profile, ScalarOrPerColumn, Tiling,
+    WeightType, WeightView, ZeroPoint, encode,
 };
 
 use mcd_testkit::onnxruntime::{Node, NodeInput, Operator, Tensor, Version, register, size_of_element};
@@ -14,7 +14,7 @@ use mcd_testkit::product::{expected, sums};
 use mcd_testkit::ways::{Element, float_bits, half_bits};
 
 use crate::input::Input;
-use crate::reached;
+use crate::reach::reached;
 
 const FLOAT: i32 = 1;
 const UINT8: i32 = 2;
@@ -146,112 +146,196 @@ fn tensor(node: &Node, index: usize) -> Option<&Tensor> {
 
 /// A node that is in order.
 fn valid(input: &mut Input<'_>, weight: &Weight, form: usize) -> Node {
-    let flags = u32::from(input.word()) | u32::from(input.byte()) << 16;
-    let has = |bit: u32| flags >> bit & 1 != 0;
-    let (n, k) = (weight.n, weight.k);
-    let (rows, seed) = (usize::from(input.byte() % 30), input.byte());
-    let noise = |count: usize| -> Vec<u8> {
-        (0..count).map(|i| (i as u32 * 73 + i as u32 / 11).wrapping_mul(u32::from(seed) | 1) as u8).collect()
-    };
-    let float = |value: f32| value.to_le_bytes().to_vec();
-    let mut inputs: Vec<Option<NodeInput>> = vec![None; INPUTS];
-    let mut set = |index: usize, element: i32, dims: &[i64], bytes: &[u8], constant: bool| {
-        inputs[index] = Some(NodeInput { tensor: Tensor::new(element, dims, bytes), constant });
-    };
-    let dynamic = has(0) && ![0, 2, 3].contains(&form);
-    let x = if dynamic {
-        noise(rows * k).iter().flat_map(|&v| float(f32::from(v) - 90.5)).collect()
+    let mut parts = Parts::read(input, weight, form);
+    let dims = parts.activations();
+    parts.weight();
+    parts.scale();
+    parts.columns();
+    parts.scalars();
+    let (x1_perm, y_perm) = (parts.x1_layout(), parts.y_layout());
+    if form == 1 && y_perm.is_none() {
+        parts.elementwise(&dims, input.byte());
     } else {
-        noise(rows * k)
-    };
-    let dims: &[i64] = match flags >> 1 & 3 {
-        _ if rows == 1 && has(3) => &[k as i64],
-        0 => &[rows as i64, k as i64],
-        1 => &[1, rows as i64, k as i64],
-        _ => &[rows as i64, 1, 1, k as i64],
-    };
-    let x1 = if dynamic { FLOAT } else { [UINT8, INT8][usize::from(has(4))] };
-    set(X1, x1, dims, &x, false);
-    set(X2, INT8, &[weight.encoded.x2.len() as i64], &weight.encoded.x2, true);
-    set(INDEX, INT8, &[weight.encoded.compress_index.len() as i64], &weight.encoded.compress_index, true);
-    let columns = |per_column: bool| if per_column { n } else { 1 };
-    if form > 0 {
-        let count = columns(has(5));
+        input.byte();
+    }
+    let compress_info = Some(weight.encoded.compress_info.to_vec());
+    let residency = parts.has(15).then(|| c"decoded".to_owned());
+    let inputs = parts.inputs;
+    Node { inputs, compress_info, x1_perm, y_perm, residency, ..Node::default() }
+}
+
+/// A node that is put together: which of its parts there are, and of what shapes, is what the input says.
+struct Parts<'w> {
+    weight: &'w Weight,
+    form: usize,
+    flags: u32,
+    rows: usize,
+    seed: u8,
+    /// Whether activations are floats.
+    dynamic: bool,
+    inputs: Vec<Option<NodeInput>>,
+}
+
+fn float(value: f32) -> Vec<u8> {
+    value.to_le_bytes().to_vec()
+}
+
+impl<'w> Parts<'w> {
+    fn read(input: &mut Input<'_>, weight: &'w Weight, form: usize) -> Self {
+        let flags = u32::from(input.word()) | u32::from(input.byte()) << 16;
+        let (rows, seed) = (usize::from(input.byte() % 30), input.byte());
+        let dynamic = flags & 1 != 0 && ![0, 2, 3].contains(&form);
+        Self { weight, form, flags, rows, seed, dynamic, inputs: vec![None; INPUTS] }
+    }
+
+    fn has(&self, bit: u32) -> bool {
+        self.flags >> bit & 1 != 0
+    }
+
+    fn noise(&self, count: usize) -> Vec<u8> {
+        let factor = u32::from(self.seed) | 1;
+        (0..count).map(|i| (i as u32 * 73 + i as u32 / 11).wrapping_mul(factor) as u8).collect()
+    }
+
+    fn set(&mut self, index: usize, element: i32, dims: &[i64], bytes: &[u8], constant: bool) {
+        self.inputs[index] = Some(NodeInput { tensor: Tensor::new(element, dims, bytes), constant });
+    }
+
+    /// Floats of noise.
+    fn floats(&self, count: usize, value: impl Fn(f32) -> f32) -> Vec<u8> {
+        self.noise(count).iter().flat_map(|&noise| float(value(f32::from(noise)))).collect()
+    }
+
+    /// The type of activations that are not floats.
+    fn x1_element(&self) -> i32 {
+        [UINT8, INT8][usize::from(self.has(4))]
+    }
+
+    /// The activations; gives their shape.
+    fn activations(&mut self) -> Vec<i64> {
+        let (rows, k) = (self.rows as i64, self.weight.k as i64);
+        let dims = match self.flags >> 1 & 3 {
+            _ if rows == 1 && self.has(3) => vec![k],
+            0 => vec![rows, k],
+            1 => vec![1, rows, k],
+            _ => vec![rows, 1, 1, k],
+        };
+        let count = self.rows * self.weight.k;
+        match self.dynamic {
+            true => self.set(X1, FLOAT, &dims, &self.floats(count, |v| v - 90.5), false),
+            false => self.set(X1, self.x1_element(), &dims, &self.noise(count), false),
+        }
+        dims
+    }
+
+    fn weight(&mut self) {
+        let EncodedWeight { x2, compress_index, .. } = &self.weight.encoded;
+        self.set(X2, INT8, &[x2.len() as i64], x2, true);
+        self.set(INDEX, INT8, &[compress_index.len() as i64], compress_index, true);
+    }
+
+    /// One value, or one a column.
+    fn count(&self, per_column: u32) -> usize {
+        if self.has(per_column) { self.weight.n } else { 1 }
+    }
+
+    fn scale(&mut self) {
+        if self.form == 0 {
+            return;
+        }
+        let count = self.count(5);
         let scales = (0..count).map(|j| 0.01 / (j + 1) as f32);
-        let (element, bytes): (i32, Vec<u8>) = match form {
+        let (element, bytes): (i32, Vec<u8>) = match self.form {
             2 => (UINT64, scales.flat_map(|s| u64::from(s.to_bits()).to_le_bytes()).collect()),
             3 => (FLOAT16, scales.flat_map(|s| f16::from_f32(s).to_le_bytes()).collect()),
             _ => (FLOAT, scales.flat_map(float).collect()),
         };
-        set(DEQ_SCALE, element, &[count as i64], &bytes, has(6));
+        self.set(DEQ_SCALE, element, &[count as i64], &bytes, self.has(6));
     }
-    if has(7) {
-        let bias: Vec<u8> = (0..n as i32).flat_map(|j| (j * 31 - 400).to_le_bytes()).collect();
-        set(BIAS, INT32, &[n as i64], &bias, has(8));
-    }
-    if has(9) && !dynamic {
-        set(X1_ZERO_POINT, x1, &[], &[seed], has(10));
-    }
-    if has(11) {
-        let count = columns(has(12));
-        let element = if weight.kind == WeightType::U8 { UINT8 } else { INT8 };
-        set(W_ZERO_POINT, element, &[count as i64], &noise(count), true);
-    }
-    if has(13) && (1..4).contains(&form) {
-        let count = columns(has(12));
-        let addend: Vec<u8> = (0..count).flat_map(|j| float(j as f32 * 0.7 - 3.0)).collect();
-        set(ADDEND, FLOAT, &[count as i64], &addend, has(10));
-    }
-    if has(14) && form > 0 && !dynamic && form != 2 && form != 3 {
-        set(X1_SCALE, FLOAT, &[], &float(0.37), has(8));
-    }
-    if form >= 4 {
-        let element = if form == 4 || form == 6 && has(15) { UINT8 } else { INT8 };
-        set(Y_ZERO_POINT, element, &[], &[seed / 2], has(10));
-    }
-    if form == 6 {
-        set(Y_SCALE, FLOAT, &[], &float(0.21), has(6));
-    }
-    let mut x1_perm = None;
-    if dynamic && has(16) {
-        // A batch of one, with a head that is as wide as the weight is long, or heads of one column.
-        let (heads, size) = if has(17) { (1, k) } else { (k, 1) };
-        set(X1, FLOAT, &[1, heads as i64, rows as i64, size as i64], &x, false);
-        let shape = [rows as i64, k as i64].map(i64::to_le_bytes).concat();
-        set(X1_SHAPE, INT64, &[2], &shape, has(18));
-        x1_perm = Some(vec![0, 2, 1, 3]);
-    }
-    let mut y_perm = None;
-    if has(19) {
-        let heads =
-            [1, 2, 5, n].into_iter().filter(|heads| n.is_multiple_of(*heads)).nth(usize::from(has(20))).unwrap_or(1);
-        let batch = if has(21) && rows % 2 == 0 && rows > 0 { 2 } else { 1 };
-        let shape = [batch, rows / batch, heads, n / heads].map(|size| (size as i64).to_le_bytes()).concat();
-        set(Y_SHAPE, INT64, &[4], &shape, has(22));
-        y_perm = Some(if has(23) { vec![0, 2, 1, 3] } else { vec![0, 2, 3, 1] });
-    }
-    let beside = input.byte();
-    for (index, which) in [(GATE, beside), (RESIDUAL, beside >> 4)] {
-        if form != 1 || which & 1 == 0 || y_perm.is_some() {
-            continue;
+
+    /// What else there is by column.
+    fn columns(&mut self) {
+        let n = self.weight.n;
+        if self.has(7) {
+            let bias: Vec<u8> = (0..n as i32).flat_map(|j| (j * 31 - 400).to_le_bytes()).collect();
+            self.set(BIAS, INT32, &[n as i64], &bias, self.has(8));
         }
-        // Of the result's shape, or to be broadcast with it.
-        let rows = rows as i64;
-        let dims = match which >> 1 & 7 {
-            0 => vec![],
-            1 => vec![n as i64],
-            2 => vec![2, 1, 1, 1],
-            3 => vec![rows, 1],
-            _ if has(16) && dynamic => vec![rows, n as i64],
-            _ => dims[..dims.len() - 1].iter().copied().chain([n as i64]).collect(),
-        };
-        let count = dims.iter().product::<i64>() as usize;
-        let values: Vec<u8> = noise(count).iter().flat_map(|&v| float(f32::from(v) * 0.3 - 31.0)).collect();
-        inputs[index] = Some(NodeInput { tensor: Tensor::new(FLOAT, &dims, &values), constant: has(6) });
+        let count = self.count(12);
+        if self.has(11) {
+            let element = if self.weight.kind == WeightType::U8 { UINT8 } else { INT8 };
+            self.set(W_ZERO_POINT, element, &[count as i64], &self.noise(count), true);
+        }
+        if self.has(13) && (1..4).contains(&self.form) {
+            let addend: Vec<u8> = (0..count).flat_map(|j| float(j as f32 * 0.7 - 3.0)).collect();
+            self.set(ADDEND, FLOAT, &[count as i64], &addend, self.has(10));
+        }
     }
-    let compress_info = Some(weight.encoded.compress_info.to_vec());
-    let residency = has(15).then(|| c"decoded".to_owned());
-    Node { inputs, compress_info, x1_perm, y_perm, residency, ..Node::default() }
+
+    /// Zero points and scales of activations and result.
+    fn scalars(&mut self) {
+        let form = self.form;
+        if self.has(9) && !self.dynamic {
+            self.set(X1_ZERO_POINT, self.x1_element(), &[], &[self.seed], self.has(10));
+        }
+        if self.has(14) && form > 0 && !self.dynamic && form != 2 && form != 3 {
+            self.set(X1_SCALE, FLOAT, &[], &float(0.37), self.has(8));
+        }
+        if form >= 4 {
+            let element = if form == 4 || form == 6 && self.has(15) { UINT8 } else { INT8 };
+            self.set(Y_ZERO_POINT, element, &[], &[self.seed / 2], self.has(10));
+        }
+        if form == 6 {
+            self.set(Y_SCALE, FLOAT, &[], &float(0.21), self.has(6));
+        }
+    }
+
+    /// Activations in heads; gives the order of their dimensions.
+    fn x1_layout(&mut self) -> Option<Vec<i64>> {
+        if !self.dynamic || !self.has(16) {
+            return None;
+        }
+        let (rows, k) = (self.rows as i64, self.weight.k as i64);
+        // A batch of one, with a head that is as wide as the weight is long, or heads of one column.
+        let (heads, size) = if self.has(17) { (1, k) } else { (k, 1) };
+        self.inputs[X1].as_mut().expect("it was set").tensor.dims = vec![1, heads, rows, size];
+        let shape = [rows, k].map(i64::to_le_bytes).concat();
+        self.set(X1_SHAPE, INT64, &[2], &shape, self.has(18));
+        Some(vec![0, 2, 1, 3])
+    }
+
+    /// A result in heads; gives the order of its dimensions.
+    fn y_layout(&mut self) -> Option<Vec<i64>> {
+        if !self.has(19) {
+            return None;
+        }
+        let (n, rows) = (self.weight.n, self.rows);
+        let mut heads = [1, 2, 5, n].into_iter().filter(|heads| n.is_multiple_of(*heads));
+        let heads = heads.nth(usize::from(self.has(20))).unwrap_or(1);
+        let batch = if self.has(21) && rows % 2 == 0 && rows > 0 { 2 } else { 1 };
+        let shape = [batch, rows / batch, heads, n / heads].map(|size| (size as i64).to_le_bytes()).concat();
+        self.set(Y_SHAPE, INT64, &[4], &shape, self.has(22));
+        Some(if self.has(23) { vec![0, 2, 1, 3] } else { vec![0, 2, 3, 1] })
+    }
+
+    /// Gate and residual, of the result's shape or to be broadcast with it; `dims` are those of the activations.
+    fn elementwise(&mut self, dims: &[i64], beside: u8) {
+        let (rows, n) = (self.rows as i64, self.weight.n as i64);
+        for (index, which) in [(GATE, beside), (RESIDUAL, beside >> 4)] {
+            if which & 1 == 0 {
+                continue;
+            }
+            let dims = match which >> 1 & 7 {
+                0 => vec![],
+                1 => vec![n],
+                2 => vec![2, 1, 1, 1],
+                3 => vec![rows, 1],
+                _ if self.has(16) && self.dynamic => vec![rows, n],
+                _ => dims[..dims.len() - 1].iter().copied().chain([n]).collect(),
+            };
+            let values = self.floats(dims.iter().product::<i64>() as usize, |v| v * 0.3 - 31.0);
+            self.set(index, FLOAT, &dims, &values, self.has(6));
+        }
+    }
 }
 
 /// Changes a node in one respect.
@@ -410,8 +494,7 @@ fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bo
         return;
     }
     let x = tensor(node, X1).expect("it was run");
-    let held_elements = x.dims.iter().product::<i64>() as usize;
-    let m = held_elements / k;
+    let m = x.dims.iter().product::<i64>() as usize / k;
     let beside = [GATE, RESIDUAL].map(|index| tensor(node, index));
     if beside.iter().all(Option::is_none) {
         assert_eq!(output.dims.iter().product::<i64>() as usize, m * n);
@@ -424,70 +507,7 @@ fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bo
         assert!(output.bytes.is_empty());
         return;
     }
-    let output = &in_rows(node, form, output);
-    // None where an overload has no use for the type, and does not read it.
-    let integers = |index| -> Option<Vec<i32>> {
-        let of = tensor(node, index)?;
-        match of.element {
-            INT32 => {
-                Some(of.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect())
-            }
-            INT8 => Some(of.data().iter().map(|&b| i32::from(b as i8)).collect()),
-            UINT8 => Some(of.data().iter().map(|&b| i32::from(b)).collect()),
-            _ => None,
-        }
-    };
-    let floats = |index| -> Option<Vec<f32>> {
-        let of = tensor(node, index)?;
-        let value = match of.element {
-            FLOAT => |b: &[u8]| f32::from_le_bytes(b.try_into().expect("four")),
-            FLOAT16 => |b: &[u8]| f16::from_le_bytes(b.try_into().expect("two")).to_f32(),
-            UINT64 => |b: &[u8]| f32::from_bits(u32::from_le_bytes(b[..4].try_into().expect("four"))),
-            _ => return None,
-        };
-        Some(of.data().chunks_exact(size_of_element(of.element)).map(value).collect())
-    };
-    let scalar = |index| integers(index).map_or(0, |values| values[0]);
-    let signed: Vec<i8> = x.data().iter().map(|&b| b as i8).collect();
-    let (w_zeros, bias) = (integers(W_ZERO_POINT), integers(BIAS));
-    let call = MatmulCall {
-        x: if x.element == INT8 { Activation::I8(&signed) } else { Activation::U8(x.data()) },
-        m,
-        x_zero_point: scalar(X1_ZERO_POINT),
-        x_scale: None,
-        w_zero_point: match &w_zeros {
-            None => ZeroPoint::None,
-            Some(zeros) if zeros.len() == 1 => ZeroPoint::Scalar(zeros[0]),
-            Some(zeros) => ZeroPoint::PerColumn(zeros),
-        },
-        bias: bias.as_deref(),
-        heads: None,
-    };
-    let factor = floats(X1_SCALE).map(|values| values[0]);
-    let scales = floats(DEQ_SCALE).map(|scales| {
-        scales.into_iter().map(|scale| factor.map_or(scale, |factor| factor * scale)).collect::<Vec<_>>()
-    });
-    let addends = floats(ADDEND);
-    let vector = |values: &'_ [f32]| -> Vec<f32> { (0..n).map(|j| values[j % values.len()]).collect() };
-    let scales = scales.map_or(vec![1.0; n], |scales| vector(&scales));
-    let addends = addends.map(|addends| vector(&addends));
-    let (scale, addend) =
-        (ScalarOrPerColumn::PerColumn(&scales), addends.as_deref().map(ScalarOrPerColumn::PerColumn));
-    // Other forms do not read it: onnxruntime takes another overload where it is there.
-    let zero = if form >= 4 { scalar(Y_ZERO_POINT) } else { 0 };
-    let unsigned = tensor(node, Y_ZERO_POINT).is_some_and(|of| of.element == UINT8);
-    let dequantized = Epilogue::Dequantize { scale, addend, elementwise: Elementwise::default() };
-    let requantized = Epilogue::Requantize { scale, zero_point: zero };
-    let wanted = match form {
-        0 => (Element::I32, Epilogue::Sums),
-        1 => (Element::F32, dequantized),
-        2 | 3 => (Element::F16, dequantized),
-        4 => (Element::U8, requantized),
-        6 if unsigned => (Element::U8, requantized),
-        _ => (Element::I8, requantized),
-    };
-    let y_scale = floats(Y_SCALE).filter(|_| form == 6).map_or(1.0, |values| values[0]);
-    let mut results = expected(&sums(&weight.w, weight.kind, n, k, &call), n, wanted);
+    let mut results = products(node, weight, form, m);
     let mut dims = x.dims.clone();
     *dims.last_mut().expect("it was run") = n as i64;
     for (index, beside) in beside.into_iter().enumerate().filter_map(|(i, of)| Some((i, of?))) {
@@ -497,7 +517,84 @@ fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bo
     if node.y_perm.is_none() {
         assert_eq!(output.dims, dims);
     }
-    for (i, expected) in results.into_iter().enumerate() {
+    compare_elements(node, form, &in_rows(node, form, output), &results);
+}
+
+/// The elements of an input as integers; none where an overload has no use for the type, and does not read it.
+fn integers(node: &Node, index: usize) -> Option<Vec<i32>> {
+    let of = tensor(node, index)?;
+    match of.element {
+        INT32 => Some(of.data().chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect()),
+        INT8 => Some(of.data().iter().map(|&b| i32::from(b as i8)).collect()),
+        UINT8 => Some(of.data().iter().map(|&b| i32::from(b)).collect()),
+        _ => None,
+    }
+}
+
+/// As [`integers`], of floats.
+fn floats(node: &Node, index: usize) -> Option<Vec<f32>> {
+    let of = tensor(node, index)?;
+    let value = match of.element {
+        FLOAT => |b: &[u8]| f32::from_le_bytes(b.try_into().expect("four")),
+        FLOAT16 => |b: &[u8]| f16::from_le_bytes(b.try_into().expect("two")).to_f32(),
+        UINT64 => |b: &[u8]| f32::from_bits(u32::from_le_bytes(b[..4].try_into().expect("four"))),
+        _ => return None,
+    };
+    Some(of.data().chunks_exact(size_of_element(of.element)).map(value).collect())
+}
+
+fn scalar(node: &Node, index: usize) -> i32 {
+    integers(node, index).map_or(0, |values| values[0])
+}
+
+/// Zero point of the result; other forms do not read it: onnxruntime takes another overload where it is there.
+fn y_zero_point(node: &Node, form: usize) -> i32 {
+    if form >= 4 { scalar(node, Y_ZERO_POINT) } else { 0 }
+}
+
+/// What the definition gives for the products, before gate and residual.
+fn products(node: &Node, weight: &Weight, form: usize, m: usize) -> Vec<u32> {
+    let (n, x) = (weight.n, tensor(node, X1).expect("it was run"));
+    let signed: Vec<i8> = x.data().iter().map(|&b| b as i8).collect();
+    let (w_zeros, bias) = (integers(node, W_ZERO_POINT), integers(node, BIAS));
+    let operands = Operands {
+        x_zero_point: scalar(node, X1_ZERO_POINT),
+        x_scale: None,
+        w_zero_point: match &w_zeros {
+            None => ZeroPoint::None,
+            Some(zeros) if zeros.len() == 1 => ZeroPoint::Scalar(zeros[0]),
+            Some(zeros) => ZeroPoint::PerColumn(zeros),
+        },
+        bias: bias.as_deref(),
+    };
+    let values = if x.element == INT8 { Activation::I8(&signed) } else { Activation::U8(x.data()) };
+    let sums = sums(&weight.w, weight.kind, n, weight.k, &MatmulCall { x: values, m, operands, heads: None });
+    let vector = |values: Vec<f32>| -> Vec<f32> { (0..n).map(|j| values[j % values.len()]).collect() };
+    let factor = floats(node, X1_SCALE).map(|values| values[0]);
+    let scaled = |scale| factor.map_or(scale, |factor| factor * scale);
+    let scales = floats(node, DEQ_SCALE).map(|scales| scales.into_iter().map(scaled).collect());
+    let (scales, addends) = (scales.map_or(vec![1.0; n], vector), floats(node, ADDEND).map(vector));
+    let (scale, addend) =
+        (ScalarOrPerColumn::PerColumn(&scales), addends.as_deref().map(ScalarOrPerColumn::PerColumn));
+    let unsigned = tensor(node, Y_ZERO_POINT).is_some_and(|of| of.element == UINT8);
+    let dequantized = Epilogue::Dequantize { scale, addend, elementwise: Elementwise::default() };
+    let requantized = Epilogue::Requantize { scale, zero_point: y_zero_point(node, form) };
+    let wanted = match form {
+        0 => (Element::I32, Epilogue::Sums),
+        1 => (Element::F32, dequantized),
+        2 | 3 => (Element::F16, dequantized),
+        4 => (Element::U8, requantized),
+        6 if unsigned => (Element::U8, requantized),
+        _ => (Element::I8, requantized),
+    };
+    expected(&sums, n, wanted)
+}
+
+/// Holds the elements of an output, row by row, against the results as the core's tests write them.
+fn compare_elements(node: &Node, form: usize, output: &Tensor, results: &[u32]) {
+    let zero = y_zero_point(node, form);
+    let y_scale = floats(node, Y_SCALE).filter(|_| form == 6).map_or(1.0, |values| values[0]);
+    for (i, &expected) in results.iter().enumerate() {
         let bytes = |width: usize| &output.bytes[i * width..(i + 1) * width];
         let word = |width: usize| bytes(width).iter().rev().fold(0_u32, |word, &b| word << 8 | u32::from(b));
         let (found, expected) = match form {
@@ -511,6 +608,6 @@ fn compare(node: &Node, weight: &Weight, form: usize, output: &Tensor, first: bo
                 (float_bits(f32::from_bits(word(4))), float_bits(value))
             }
         };
-        assert_eq!(found, expected, "{i} of {n} columns, form {form}, {:?}", x.dims);
+        assert_eq!(found, expected, "element {i}, form {form}, {:?}", output.dims);
     }
 }

@@ -6,7 +6,7 @@ use mcd_core::container::{EncodedWeight, Tile, VERSION};
 use mcd_testkit::forge::seal_header;
 
 use crate::input::Input;
-use crate::reached;
+use crate::reach::reached;
 
 /// Runs one input: flags, the length of `x2` in 64 bytes and what is over, `x2`, `compress_index`.
 pub fn check(data: &[u8]) {

@@ -38,24 +38,73 @@ impl From<Input> for usize {
     }
 }
 
-/// One overload of an operator. onnxruntime takes the first of a name whose declared types fit a node.
-pub trait Overload: Sync {
+/// One overload of an operator as onnxruntime is told it. onnxruntime takes the first of a name whose declared types fit a node.
+pub trait Signature: Copy + Sync {
     /// The operator's name.
-    fn name(&self) -> &'static CStr;
+    const NAME: &'static CStr;
     /// The operator's inputs, by position.
-    fn inputs(&self) -> &'static [Input];
+    const INPUTS: &'static [Input];
     /// The declared type of an input; undefined for any.
-    fn input_type(&self, index: usize) -> Type;
+    fn input(self, index: usize) -> Type;
     /// The type of the only output; undefined where inference tells it, which needs just one input of any type.
+    fn output(self) -> Type;
+}
+
+/// What becomes of the nodes of an overload.
+pub trait Nodes: Signature {
+    /// Declares the output of a node as far as it can be told. All overloads of a name share this, so it has to find the
+    /// node's own anew where that counts.
+    fn infer(context: &ShapeContext<'_>) -> Option<()>;
+    /// Checks a node of a session and makes it ready to run.
+    fn bind(self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error>;
+}
+
+/// An overload of whichever operator.
+pub trait Overload: Sync {
+    /// [`Signature::NAME`].
+    fn name(&self) -> &'static CStr;
+    /// [`Signature::INPUTS`].
+    fn inputs(&self) -> &'static [Input];
+    /// [`Signature::input`].
+    fn input_type(&self, index: usize) -> Type;
+    /// [`Signature::output`].
     fn output_type(&self) -> Type;
     /// Whether every onnxruntime may infer, and not only one that [`Api::infers`].
-    fn always_infers(&self) -> bool {
-        self.inputs().iter().all(|input| input.required)
-    }
-    /// Declares the output of a node as far as it can be told; all overloads of a name share the first one's.
+    fn always_infers(&self) -> bool;
+    /// [`Nodes::infer`].
     fn infer(&self, context: &ShapeContext<'_>) -> Option<()>;
-    /// Checks a node of a session and makes it ready to run.
+    /// [`Nodes::bind`].
     fn bind(&self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error>;
+}
+
+impl<N: Nodes> Overload for N {
+    fn name(&self) -> &'static CStr {
+        Self::NAME
+    }
+
+    fn inputs(&self) -> &'static [Input] {
+        Self::INPUTS
+    }
+
+    fn input_type(&self, index: usize) -> Type {
+        self.input(index)
+    }
+
+    fn output_type(&self) -> Type {
+        self.output()
+    }
+
+    fn always_infers(&self) -> bool {
+        Self::INPUTS.iter().all(|input| input.required)
+    }
+
+    fn infer(&self, context: &ShapeContext<'_>) -> Option<()> {
+        N::infer(context)
+    }
+
+    fn bind(&self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error> {
+        Nodes::bind(*self, api, options, info)
+    }
 }
 
 /// A node that is ready to run.

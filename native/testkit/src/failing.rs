@@ -57,12 +57,11 @@ unsafe impl GlobalAlloc for Failing {
         if refused(layout.size()) { null_mut() } else { unsafe { System.alloc_zeroed(layout) } }
     }
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // SAFETY: the caller's contract.
         if size > layout.size() && refused(size) {
-            null_mut()
-        } else {
-            unsafe { System.realloc(pointer, layout, size) }
+            return null_mut();
         }
+        // SAFETY: the caller's contract.
+        unsafe { System.realloc(pointer, layout, size) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         // SAFETY: the caller's contract.

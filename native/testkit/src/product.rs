@@ -13,20 +13,20 @@ pub fn sums(w: &[u8], of: WeightType, n: usize, k: usize, call: &MatmulCall<'_>)
         })
         .collect();
     let x: Vec<i32> = match call.x {
-        Activation::U8(x) => x.iter().map(|&x| i32::from(x) - call.x_zero_point).collect(),
-        Activation::I8(x) => x.iter().map(|&x| i32::from(x) - call.x_zero_point).collect(),
+        Activation::U8(x) => x.iter().map(|&x| i32::from(x) - call.operands.x_zero_point).collect(),
+        Activation::I8(x) => x.iter().map(|&x| i32::from(x) - call.operands.x_zero_point).collect(),
         Activation::F32(..) | Activation::Rows(_) => unreachable!("activations are quantised here"),
     };
     let mut out = Vec::with_capacity(call.m * n);
     for row in x.chunks_exact(k) {
         for (j, column) in w.chunks_exact(k).enumerate() {
-            let zero = match call.w_zero_point {
+            let zero = match call.operands.w_zero_point {
                 ZeroPoint::None => 0,
                 ZeroPoint::Scalar(z) => z,
                 ZeroPoint::PerColumn(z) => z[j],
             };
             let sum = row.iter().zip(column).fold(0_i32, |sum, (x, w)| sum.wrapping_add(x * (w - zero)));
-            out.push(sum.wrapping_add(call.bias.map_or(0, |b| b[j])));
+            out.push(sum.wrapping_add(call.operands.bias.map_or(0, |b| b[j])));
         }
     }
     out

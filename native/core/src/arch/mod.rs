@@ -23,4 +23,4 @@ pub mod x86_64;
 pub use feature::Feature;
 pub use kernel::{Refused, RowKernel, TileKernel};
 pub use operands::{Accumulators, Coded, Extent, Rows, TileCode};
-pub use workspace::{Scratch, Workspace};
+pub use workspace::{CallMemory, Scratch, TermMemory, Workspace};

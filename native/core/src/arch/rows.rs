@@ -120,8 +120,7 @@ fn epilogue_of_chunk(
             .map(|((sum, column), weight)| sum.wrapping_add(*column).wrapping_sub(weight.wrapping_mul(row_sum)));
         let scaled = corrected.clone().zip(scales).map(|(sum, scale)| sum as f32 * scale);
         let offset = scaled.clone().zip(addends).map(|(v, addend)| v + addend);
-        let mut floats = [0f32; CHUNK];
-        let floats = &mut floats[..count];
+        let floats = &mut [0f32; CHUNK][..count];
         match (&mut out.destination, &out.epilogue) {
             (Destination::I32(out), Epilogue::Sums) => _ = written(&mut out.row(i)[j0..j0 + count], corrected),
             (Destination::F32(out), Epilogue::Dequantize { elementwise, .. }) => {

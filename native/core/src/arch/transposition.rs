@@ -4,9 +4,9 @@
 
 use std::mem::MaybeUninit;
 
-/// Where a matrix is: from its first element on, rows `stride` elements apart.
+/// A matrix in memory, from its first element on, rows `stride` elements apart.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<P> {
+pub struct Strided<P> {
     /// The first element of the first row.
     pub at: P,
     /// Distance of rows.
@@ -23,9 +23,9 @@ const WORDS: usize = 4;
 /// # Safety
 /// `from` can be read, and `to`, `columns` × `rows`, written; they do not overlap.
 pub unsafe fn transpose_bytes(
-    from: Place<*const u8>,
+    from: Strided<*const u8>,
     (rows, columns): (usize, usize),
-    to: Place<*mut MaybeUninit<u8>>,
+    to: Strided<*mut MaybeUninit<u8>>,
     flip: u8,
 ) {
     let whole = (rows - rows % BYTES, columns - columns % BYTES);
@@ -44,9 +44,9 @@ pub unsafe fn transpose_bytes(
 /// # Safety
 /// As [`transpose_bytes`].
 pub unsafe fn transpose_words(
-    from: Place<*const u32>,
+    from: Strided<*const u32>,
     (rows, columns): (usize, usize),
-    to: Place<*mut MaybeUninit<u32>>,
+    to: Strided<*mut MaybeUninit<u32>>,
 ) {
     let whole = (rows - rows % WORDS, columns - columns % WORDS);
     for j in (0..whole.1).step_by(WORDS) {
@@ -59,7 +59,7 @@ pub unsafe fn transpose_words(
     unsafe { rest(from, (rows, columns), whole, to, |word| word) };
 }
 
-impl<T> Place<*const T> {
+impl<T> Strided<*const T> {
     /// # Safety
     /// The element at row `i`, column `j` exists.
     unsafe fn block(self, i: usize, j: usize) -> Self {
@@ -68,7 +68,7 @@ impl<T> Place<*const T> {
     }
 }
 
-impl<T> Place<*mut T> {
+impl<T> Strided<*mut T> {
     /// # Safety
     /// The element at row `i`, column `j` exists.
     unsafe fn block(self, i: usize, j: usize) -> Self {
@@ -82,10 +82,10 @@ impl<T> Place<*mut T> {
 /// # Safety
 /// As [`transpose_bytes`].
 unsafe fn rest<T: Copy>(
-    from: Place<*const T>,
+    from: Strided<*const T>,
     (rows, columns): (usize, usize),
     whole: (usize, usize),
-    to: Place<*mut MaybeUninit<T>>,
+    to: Strided<*mut MaybeUninit<T>>,
     change: impl Fn(T) -> T,
 ) {
     for i in 0..rows {
@@ -101,7 +101,7 @@ unsafe fn rest<T: Copy>(
 /// # Safety
 /// As [`transpose_bytes`].
 #[cfg(target_arch = "x86_64")]
-unsafe fn block_of_bytes(from: Place<*const u8>, to: Place<*mut MaybeUninit<u8>>, flip: u8) {
+unsafe fn block_of_bytes(from: Strided<*const u8>, to: Strided<*mut MaybeUninit<u8>>, flip: u8) {
     use std::arch::x86_64::*;
     // SAFETY: SSE2 belongs to x86-64; the rest is the caller's contract.
     unsafe {
@@ -127,7 +127,7 @@ unsafe fn block_of_bytes(from: Place<*const u8>, to: Place<*mut MaybeUninit<u8>>
 /// # Safety
 /// As [`transpose_words`].
 #[cfg(target_arch = "x86_64")]
-unsafe fn block_of_words(from: Place<*const u32>, to: Place<*mut MaybeUninit<u32>>) {
+unsafe fn block_of_words(from: Strided<*const u32>, to: Strided<*mut MaybeUninit<u32>>) {
     use std::arch::x86_64::*;
     // SAFETY: SSE2 belongs to x86-64; the rest is the caller's contract.
     unsafe {
@@ -152,7 +152,7 @@ unsafe fn block_of_words(from: Place<*const u32>, to: Place<*mut MaybeUninit<u32
 /// # Safety
 /// As [`transpose_bytes`].
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn block_of_bytes(from: Place<*const u8>, to: Place<*mut MaybeUninit<u8>>, flip: u8) {
+unsafe fn block_of_bytes(from: Strided<*const u8>, to: Strided<*mut MaybeUninit<u8>>, flip: u8) {
     // SAFETY: the caller's contract.
     unsafe { rest(from, (BYTES, BYTES), (0, 0), to, |byte| byte ^ flip) };
 }
@@ -162,7 +162,7 @@ unsafe fn block_of_bytes(from: Place<*const u8>, to: Place<*mut MaybeUninit<u8>>
 /// # Safety
 /// As [`transpose_words`].
 #[cfg(not(target_arch = "x86_64"))]
-unsafe fn block_of_words(from: Place<*const u32>, to: Place<*mut MaybeUninit<u32>>) {
+unsafe fn block_of_words(from: Strided<*const u32>, to: Strided<*mut MaybeUninit<u32>>) {
     // SAFETY: the caller's contract.
     unsafe { rest(from, (WORDS, WORDS), (0, 0), to, |word| word) };
 }
@@ -175,7 +175,7 @@ mod tests {
     fn check<T: Copy + PartialEq + std::fmt::Debug>(
         element: impl Fn(usize) -> T,
         changed: impl Fn(T) -> T,
-        run: impl Fn(Place<*const T>, (usize, usize), Place<*mut MaybeUninit<T>>),
+        run: impl Fn(Strided<*const T>, (usize, usize), Strided<*mut MaybeUninit<T>>),
     ) {
         for rows in [0, 1, 3, 4, 15, 16, 17, 33, 48] {
             for columns in [0, 1, 5, 16, 31, 32, 40] {
@@ -184,9 +184,9 @@ mod tests {
                 let untouched = element(977);
                 let mut to = vec![MaybeUninit::new(untouched); columns * to_stride + 1];
                 run(
-                    Place { at: from.as_ptr(), stride },
+                    Strided { at: from.as_ptr(), stride },
                     (rows, columns),
-                    Place { at: to.as_mut_ptr(), stride: to_stride },
+                    Strided { at: to.as_mut_ptr(), stride: to_stride },
                 );
                 for (at, found) in to.into_iter().enumerate() {
                     let (j, i) = (at / to_stride, at % to_stride);
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn words_go_where_they_belong() {
         // SAFETY: `check` gives matrices of this shape.
-        let run = |from: Place<*const u32>, shape, to: Place<*mut MaybeUninit<u32>>| unsafe {
+        let run = |from: Strided<*const u32>, shape, to: Strided<*mut MaybeUninit<u32>>| unsafe {
             transpose_words(from, shape, to);
         };
         check(|i| (i as u32).wrapping_mul(2_654_435_761), |word| word, run);

@@ -3,13 +3,13 @@
 use crate::aligned::Aligned;
 use std::any::Any;
 use std::cell::RefCell;
+use std::sync::atomic::AtomicU64;
 
 /// All of it; what it holds is not specified.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    /// Packed activations, for all threads of a call, and the sums of their rows.
-    pub packed: Aligned<i8>,
-    pub row_sums: Vec<i32>,
+    /// Of a multiplication.
+    pub call: CallMemory,
     /// A row that is quantised and not packed yet.
     pub row: Vec<u8>,
     /// Decoded symbols: of a tile or of a strip.
@@ -20,6 +20,25 @@ pub struct Workspace {
     pub scratch: Scratch,
     /// Of a convolution.
     pub staging: Staging,
+}
+
+/// What all threads of a multiplication share.
+#[derive(Debug, Default)]
+pub struct CallMemory {
+    /// Packed activations, and the sums of their rows.
+    pub packed: Aligned<i8>,
+    pub row_sums: Vec<i32>,
+    /// What is left to do of the work.
+    pub runs: Vec<AtomicU64>,
+    pub terms: TermMemory,
+}
+
+/// What goes with each column, once the activations are known.
+#[derive(Debug, Default)]
+pub struct TermMemory {
+    pub columns: Vec<i32>,
+    pub weights: Vec<i32>,
+    pub scales: Vec<f32>,
 }
 
 /// What all threads of a convolution share: an image with its channels last, and results before they get another order.
@@ -53,14 +72,12 @@ impl Workspace {
         result
     }
 
-    /// Does the work of a whole call with this thread's memory for packed activations, and leaves the rest of its workspace
-    /// for the part of that work which this thread may be given.
-    pub fn with_packed<R>(work: impl FnOnce(&mut Aligned<i8>, &mut Vec<i32>) -> R) -> R {
-        let (mut packed, mut row_sums) = WORKSPACE.with_borrow_mut(|workspace| {
-            (std::mem::take(&mut workspace.packed), std::mem::take(&mut workspace.row_sums))
-        });
-        let result = work(&mut packed, &mut row_sums);
-        WORKSPACE.with_borrow_mut(|workspace| (workspace.packed, workspace.row_sums) = (packed, row_sums));
+    /// Does the work of a whole call with this thread's memory for it, and leaves the rest of its workspace for the part of that
+    /// work which this thread may be given.
+    pub fn with_call<R>(work: impl FnOnce(&mut CallMemory) -> R) -> R {
+        let mut call = WORKSPACE.with_borrow_mut(|workspace| std::mem::take(&mut workspace.call));
+        let result = work(&mut call);
+        WORKSPACE.with_borrow_mut(|workspace| workspace.call = call);
         result
     }
 }
@@ -95,14 +112,14 @@ mod tests {
             Workspace::with(|other| assert!(other.sums.is_empty()));
             (workspace.sums.as_ptr(), workspace.scratch.of::<Vec<u8>>().as_ptr())
         });
-        Workspace::with_packed(|packed, _| {
-            packed.reset(10, "rows").unwrap();
+        Workspace::with_call(|call| {
+            call.packed.reset(10, "rows").unwrap();
             Workspace::with(|workspace| {
-                assert!(workspace.packed.is_empty());
+                assert!(workspace.call.packed.is_empty());
                 assert_eq!((workspace.sums.as_ptr(), workspace.scratch.of::<Vec<u8>>().as_ptr()), address);
             });
         });
-        Workspace::with(|workspace| assert_eq!(workspace.packed.len(), 10));
+        Workspace::with(|workspace| assert_eq!(workspace.call.packed.len(), 10));
     }
 
     #[test]

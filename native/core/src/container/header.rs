@@ -4,6 +4,7 @@ use super::layout::{ALIGN, Omissions};
 use crate::codec::{Code, Order, Profile, Stored, WeightType};
 use crate::error::Error;
 use crate::geometry::{Geometry, Tiling};
+use std::ops::Range;
 
 /// The newest version of the format: what it can leave out, older ones store.
 pub const VERSION: u8 = 4;
@@ -12,6 +13,8 @@ pub const OLDEST_VERSION: u8 = 3;
 const MAGIC: [u8; 4] = *b"MCDW";
 /// Fixed fields; the rank table follows, then zeros up to the first multiple of 64.
 const FIXED: usize = 64;
+/// Where its own checksum is.
+const CHECKSUM: Range<usize> = 44..48;
 /// Where it says what is left out, from version 4 on.
 const OMISSIONS: usize = 48;
 
@@ -73,33 +76,19 @@ impl Header {
         b[40..44].copy_from_slice(&self.index_crc.to_le_bytes());
         b[OMISSIONS] = self.omissions.bits();
         let crc = crc32fast::hash(&b);
-        b[44..48].copy_from_slice(&crc.to_le_bytes());
+        b[CHECKSUM].copy_from_slice(&crc.to_le_bytes());
         b
     }
 
     /// Parses the header at the start of `x2`; checks magic, version, checksum and every field.
     pub fn parse(x2: &[u8]) -> Result<Self, Error> {
         let short = |expected| Error::Length { expected, found: x2.len() };
-        let magic: [u8; 4] = x2.get(..4).ok_or(short(FIXED))?.try_into().expect("four bytes");
-        if magic != MAGIC {
-            return Err(Error::Magic(magic));
-        }
-        let fixed: &[u8; FIXED] = x2.get(..FIXED).ok_or(short(FIXED))?.try_into().expect("64 bytes");
-        if !(OLDEST_VERSION..=VERSION).contains(&fixed[4]) {
-            return Err(Error::Version { found: fixed[4], oldest: OLDEST_VERSION, newest: VERSION });
-        }
-        let count = usize::from(fixed[10]);
-        let len = (FIXED + count).next_multiple_of(ALIGN);
-        let mut copy = x2.get(..len).ok_or(short(len))?.to_vec();
-        let stored = u32_at(fixed, 44);
-        copy[44..48].fill(0);
-        let found = crc32fast::hash(&copy);
-        if found != stored {
-            return Err(Error::Checksum { part: "the header of x2".into(), expected: stored, found });
-        }
+        let bytes = checked_bytes(x2)?;
+        let fixed: &[u8; FIXED] = bytes.first_chunk().expect("a header has them");
+        let (len, count) = (bytes.len(), usize::from(fixed[10]));
         let bad = |what: &str| Err(Error::Header(what.into()));
         let reserved = if fixed[4] == OLDEST_VERSION { OMISSIONS } else { OMISSIONS + 1 };
-        if fixed[reserved..].iter().any(|&b| b != 0) || copy[FIXED + count..].iter().any(|&b| b != 0) {
+        if fixed[reserved..].iter().any(|&b| b != 0) || bytes[FIXED + count..].iter().any(|&b| b != 0) {
             return bad("reserved bytes are not zero");
         }
         let Some(omissions) = Omissions::from_bits(fixed[OMISSIONS]) else {
@@ -123,7 +112,7 @@ impl Header {
             (_, count) => {
                 let order = match count {
                     0 => Order::Distance(fixed[11]),
-                    _ => Order::Stored(Stored::new(copy[FIXED..FIXED + count].to_vec(), fixed[11])?),
+                    _ => Order::Stored(Stored::new(bytes[FIXED..FIXED + count].to_vec(), fixed[11])?),
                 };
                 Some(Code::new(fixed[7], fixed[8], fixed[9], order)?)
             }
@@ -139,6 +128,31 @@ impl Header {
         }
         Ok(header)
     }
+}
+
+/// The bytes of the header at the start of `x2`, whose magic, version and checksum are as they must be.
+fn checked_bytes(x2: &[u8]) -> Result<&[u8], Error> {
+    let first = |len| x2.get(..len).ok_or(Error::Length { expected: len, found: x2.len() });
+    let magic: [u8; 4] = x2.first_chunk().copied().ok_or(Error::Length { expected: FIXED, found: x2.len() })?;
+    if magic != MAGIC {
+        return Err(Error::Magic(magic));
+    }
+    let fixed: &[u8; FIXED] = first(FIXED)?.try_into().expect("64 bytes");
+    if !(OLDEST_VERSION..=VERSION).contains(&fixed[4]) {
+        return Err(Error::Version { found: fixed[4], oldest: OLDEST_VERSION, newest: VERSION });
+    }
+    let bytes = first((FIXED + usize::from(fixed[10])).next_multiple_of(ALIGN))?;
+    let stored = u32_at(fixed, CHECKSUM.start);
+    // The checksum is that of the header with zeros in its own place.
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&bytes[..CHECKSUM.start]);
+    hasher.update(&[0; CHECKSUM.end - CHECKSUM.start]);
+    hasher.update(&bytes[CHECKSUM.end..]);
+    let found = hasher.finalize();
+    if found != stored {
+        return Err(Error::Checksum { part: "the header of x2".into(), expected: stored, found });
+    }
+    Ok(bytes)
 }
 
 /// The part of `x2` that is the stream: its header says how long it is. Loaders hand it over in a buffer made for any

@@ -2,7 +2,7 @@
 
 use super::patches::Pixels;
 use crate::aligned::Aligned;
-use crate::arch::transposition::{Place, transpose_bytes};
+use crate::arch::transposition::{Strided, transpose_bytes};
 use crate::error::{Error, resize};
 use crate::parallel::Parallel;
 
@@ -94,8 +94,8 @@ pub(super) fn channels_last<'a>(
         let (part, sums) = unsafe { (to.part(first * channels, count * channels), sums_to.part(first, count)) };
         // SAFETY: of each channel, whose pixels are one row, these columns exist; `part` has room for them.
         unsafe {
-            let from = Place { at: from.as_ptr().add(first), stride: pixels };
-            let to = Place { at: part.as_mut_ptr().cast(), stride: channels };
+            let from = Strided { at: from.as_ptr().add(first), stride: pixels };
+            let to = Strided { at: part.as_mut_ptr().cast(), stride: channels };
             transpose_bytes(from, (channels, count), to, flip);
         }
         for (sum, pixel) in sums.iter_mut().zip(part.chunks_exact(channels)) {

@@ -13,11 +13,11 @@ pub use window::{Padding, Window};
 
 use crate::aligned::Aligned;
 use crate::arch::output::{Destination, Epilogue, Output};
-use crate::arch::transposition::{Place, transpose_bytes, transpose_words};
+use crate::arch::transposition::{Strided, transpose_bytes, transpose_words};
 use crate::arch::workspace::{Staging, Workspace};
 use crate::decoder::Bound;
 use crate::error::Error;
-use crate::gemm::{Activation, MatmulCall, PreparedWeight, ZeroPoint};
+use crate::gemm::{Activation, MatmulCall, Operands, PreparedWeight, check_columns, check_length};
 use crate::parallel::Parallel;
 use image::channels_last;
 use patches::{Patches, Pixels};
@@ -43,14 +43,8 @@ pub struct ConvCall<'a> {
     pub groups: usize,
     /// How the kernel goes over each.
     pub window: Window,
-    /// In the activation's own type; pixels beside an image have it.
-    pub x_zero_point: i32,
-    /// Multiplied with the output's scale first, where the activation has one.
-    pub x_scale: Option<f32>,
-    /// In the weight's own type.
-    pub w_zero_point: ZeroPoint<'a>,
-    /// (n,), added to the integer sums.
-    pub bias: Option<&'a [i32]>,
+    /// What else goes into the sums; pixels beside an image are its `x_zero_point`.
+    pub operands: Operands<'a>,
 }
 
 impl ConvCall<'_> {
@@ -67,27 +61,9 @@ impl ConvCall<'_> {
             ("the output", product(&[self.batch, n, self.window.positions()]), output.destination.len()),
         ];
         for (what, expected, found) in lengths {
-            if expected != Some(found) {
-                return Err(Error::Argument { what, expected: expected.unwrap_or(usize::MAX), found });
-            }
+            check_length(what, expected, found)?;
         }
-        if let Some((destination, results)) = output.mismatch() {
-            return Err(Error::Output { destination, results });
-        }
-        let columns = [
-            ("deq_scale", output.epilogue.scale().per_column()),
-            ("addend", output.epilogue.addend().and_then(|addend| addend.per_column())),
-            ("bias", self.bias.map(<[i32]>::len)),
-            (
-                "the weight's zero point",
-                if let ZeroPoint::PerColumn(each) = self.w_zero_point { Some(each.len()) } else { None },
-            ),
-        ];
-        for (what, found) in columns {
-            if let Some(found) = found.filter(|&found| found != n) {
-                return Err(Error::Argument { what, expected: n, found });
-            }
-        }
+        check_columns(n, &self.operands, output)?;
         if matches!(output.destination, Destination::F16(_)) {
             return Err(Error::Output { destination: "fp16", results: "results of a convolution" });
         }
@@ -110,7 +86,8 @@ impl Bound<'_, PreparedWeight> {
             let shape = (call.window.pixels(), call.channels / call.groups);
             for part in 0..call.batch * call.groups {
                 let image = (call.x, part * shape.0 * shape.1);
-                let pixels = channels_last(image, shape, call.x_zero_point, (&mut *pixels, &mut *sums), pool)?;
+                let pixels =
+                    channels_last(image, shape, call.operands.x_zero_point, (&mut *pixels, &mut *sums), pool)?;
                 self.group(call, pixels, part, (&output, &mut *results), pool)?;
             }
             Ok(())
@@ -139,13 +116,7 @@ impl Bound<'_, PreparedWeight> {
             let matmul = MatmulCall {
                 x: Activation::Rows(&patches),
                 m: count,
-                x_zero_point: call.x_zero_point,
-                x_scale: call.x_scale,
-                w_zero_point: match call.w_zero_point {
-                    ZeroPoint::PerColumn(each) => ZeroPoint::PerColumn(&each[columns.clone()]),
-                    other => other,
-                },
-                bias: call.bias.map(|bias| &bias[columns.clone()]),
+                operands: call.operands.columns(columns.clone()),
                 heads: None,
             };
             let strip = in_memory(results, len, (&output.destination, epilogue));
@@ -181,8 +152,8 @@ fn in_memory<'a>(
 /// Where results go, as words or bytes.
 #[derive(Clone, Copy)]
 enum Target {
-    Words(Place<*mut MaybeUninit<u32>>),
-    Bytes(Place<*mut MaybeUninit<u8>>),
+    Words(Strided<*mut MaybeUninit<u32>>),
+    Bytes(Strided<*mut MaybeUninit<u8>>),
 }
 
 // SAFETY: a pointer; writing to it is unsafe by itself.
@@ -203,12 +174,12 @@ fn channels_first(results: &[u32], mut to: Destination<'_>, pool: &dyn Parallel)
         unsafe {
             match target {
                 Target::Words(to) => {
-                    let from = Place { at: results.as_ptr().add(j), stride: n };
-                    transpose_words(from, (count, columns), Place { at: to.at.add(j * to.stride), ..to });
+                    let from = Strided { at: results.as_ptr().add(j), stride: n };
+                    transpose_words(from, (count, columns), Strided { at: to.at.add(j * to.stride), ..to });
                 }
                 Target::Bytes(to) => {
-                    let from = Place { at: results.as_ptr().cast::<u8>().add(j), stride: n };
-                    transpose_bytes(from, (count, columns), Place { at: to.at.add(j * to.stride), ..to }, 0);
+                    let from = Strided { at: results.as_ptr().cast::<u8>().add(j), stride: n };
+                    transpose_bytes(from, (count, columns), Strided { at: to.at.add(j * to.stride), ..to }, 0);
                 }
             }
         }
@@ -222,11 +193,11 @@ fn channels_first(results: &[u32], mut to: Destination<'_>, pool: &dyn Parallel)
 impl Target {
     fn words<T>(at: *mut T, stride: usize) -> Self {
         const { assert!(size_of::<T>() == 4) };
-        Self::Words(Place { at: at.cast(), stride })
+        Self::Words(Strided { at: at.cast(), stride })
     }
 
     fn bytes<T>(at: *mut T, stride: usize) -> Self {
         const { assert!(size_of::<T>() == 1) };
-        Self::Bytes(Place { at: at.cast(), stride })
+        Self::Bytes(Strided { at: at.cast(), stride })
     }
 }

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use crate::parallel::WorkQueue;
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 
 /// Panels of a block.
 const BLOCK_PANELS: usize = 4;
@@ -32,8 +33,8 @@ fn cached_rows(k: usize) -> usize {
 
 /// The work in units: cut by strips, by rows and, where strips are not cut into chunks, by blocks of panels, in this order from the
 /// outermost.
-pub(super) struct Work {
-    queue: WorkQueue,
+pub(super) struct Work<'a> {
+    queue: WorkQueue<'a>,
     /// Tiles that are decoded at a time.
     chunk: usize,
     groups: usize,
@@ -42,8 +43,14 @@ pub(super) struct Work {
     blocks: usize,
 }
 
-impl Work {
-    pub fn new(weight: &PreparedWeight, columns: Columns, m: usize, threads: usize) -> Result<Self, Error> {
+impl<'a> Work<'a> {
+    pub fn new(
+        weight: &PreparedWeight,
+        columns: Columns,
+        m: usize,
+        threads: usize,
+        runs: &'a mut Vec<AtomicU64>,
+    ) -> Result<Self, Error> {
         let geometry = weight.geometry();
         let tiling = geometry.tiling();
         let (strips, tiles_k) = (columns.strips, geometry.tiles_k());
@@ -56,7 +63,7 @@ impl Work {
         let rows = m.div_ceil(groups).next_multiple_of(weight.kernel().tile().block_rows());
         let groups = m.div_ceil(rows);
         let units = strips * groups * blocks;
-        Ok(Self { queue: WorkQueue::new(units, threads.min(units))?, chunk, groups, rows, blocks })
+        Ok(Self { queue: WorkQueue::new(runs, units, threads.min(units))?, chunk, groups, rows, blocks })
     }
 
     pub fn threads(&self) -> usize {
@@ -66,7 +73,7 @@ impl Work {
 
 impl Job<'_> {
     /// Does the units that a thread is given.
-    pub fn blocked(&self, work: &Work, thread: usize, workspace: &mut Workspace) -> Result<(), Error> {
+    pub fn blocked(&self, work: &Work<'_>, thread: usize, workspace: &mut Workspace) -> Result<(), Error> {
         let mut decoded = None;
         while let Some(unit) = work.queue.next(thread) {
             self.unit(work, unit, &mut decoded, workspace)?;
@@ -78,7 +85,7 @@ impl Job<'_> {
     /// holds.
     fn unit(
         &self,
-        work: &Work,
+        work: &Work<'_>,
         unit: usize,
         decoded: &mut Option<usize>,
         workspace: &mut Workspace,

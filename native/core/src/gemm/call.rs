@@ -1,16 +1,52 @@
 //! What is asked of a multiplication.
 
 use super::activation::Activation;
+use std::ops::Range;
 
 /// Zero points of the weight, in the weight's own type.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub enum ZeroPoint<'a> {
     /// Symmetric weights.
+    #[default]
     None,
     /// One for all columns.
     Scalar(i32),
     /// (n,).
     PerColumn(&'a [i32]),
+}
+
+impl ZeroPoint<'_> {
+    /// Those of some columns.
+    fn columns(&self, columns: Range<usize>) -> Self {
+        match self {
+            Self::PerColumn(each) => Self::PerColumn(&each[columns]),
+            other => *other,
+        }
+    }
+}
+
+/// What an integer product has besides activations and weight.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Operands<'a> {
+    /// In the activation's own type. Floats have that of their quantisation instead.
+    pub x_zero_point: i32,
+    /// Multiplied with the output's scale first, where the activation has one. Floats have that of their quantisation instead.
+    pub x_scale: Option<f32>,
+    /// In the weight's own type.
+    pub w_zero_point: ZeroPoint<'a>,
+    /// (n,), added to the integer sums.
+    pub bias: Option<&'a [i32]>,
+}
+
+impl Operands<'_> {
+    /// Those of a product with some columns of the weight.
+    pub(crate) fn columns(&self, columns: Range<usize>) -> Self {
+        Self {
+            w_zero_point: self.w_zero_point.columns(columns.clone()),
+            bias: self.bias.map(|bias| &bias[columns]),
+            ..*self
+        }
+    }
 }
 
 /// What is multiplied.
@@ -20,14 +56,8 @@ pub struct MatmulCall<'a> {
     pub x: Activation<'a>,
     /// Rows.
     pub m: usize,
-    /// In the activation's own type. Floats have that of their quantisation instead.
-    pub x_zero_point: i32,
-    /// Multiplied with the output's scale first, where the activation has one. Floats have that of their quantisation instead.
-    pub x_scale: Option<f32>,
-    /// In the weight's own type.
-    pub w_zero_point: ZeroPoint<'a>,
-    /// (n,), added to the integer sums.
-    pub bias: Option<&'a [i32]>,
+    /// What else goes into the sums.
+    pub operands: Operands<'a>,
     /// Another order of the output.
     pub heads: Option<Heads>,
 }

@@ -1,10 +1,10 @@
 //! From integer sums to the output: zero points, bias, scale, addend, gate, residual, rounding.
 
-use super::call::{Heads, ZeroPoint};
+use super::call::{Heads, Operands, ZeroPoint};
 use super::ranges::pieces;
 use crate::arch::output::{Output, ScalarOrPerColumn};
 use crate::arch::rows::{Terms, WeightTerm};
-use crate::error::{Error, with_room};
+use crate::error::{Error, refill};
 use std::ops::Range;
 
 /// An output that several threads write, each its own blocks.
@@ -64,64 +64,54 @@ impl<'a> SharedOutput<'a> {
 }
 
 /// Turns kernel sums Σ (w + o)(x − s) into Σ (x − x₀)(w − w₀) + bias.
-pub(super) struct Correction {
+pub(super) struct Correction<'a> {
     /// Per column: bias and all that does not depend on the row.
-    columns: Vec<i32>,
+    columns: &'a [i32],
     /// o + w₀, for all columns or one a column.
-    weight: WeightZero,
+    weight: WeightTerm<'a>,
 }
 
-enum WeightZero {
-    Scalar(i32),
-    PerColumn(Vec<i32>),
-}
-
-impl Correction {
-    /// `column_sums` are Σₖ of symbols; `x_zero` and `w_offset` are x₀ − s and o.
+impl<'a> Correction<'a> {
+    /// Of a product along k with weights of offset o and of these column sums, Σₖ of symbols; `x_zero` is x₀ − s. What it holds is
+    /// in `columns` and `weights`.
     pub fn new(
-        column_sums: &[i32],
-        k: usize,
+        (columns, weights): (&'a mut Vec<i32>, &'a mut Vec<i32>),
+        (k, column_sums, w_offset): (usize, &[i32], i32),
         x_zero: i32,
-        w_offset: i32,
-        w_zero: &ZeroPoint<'_>,
-        bias: Option<&[i32]>,
+        operands: &Operands<'_>,
     ) -> Result<Self, Error> {
-        let weight = match w_zero {
-            ZeroPoint::None => WeightZero::Scalar(w_offset),
-            ZeroPoint::Scalar(z) => WeightZero::Scalar(w_offset.wrapping_add(*z)),
+        const WHAT: &str = "corrections of columns";
+        let weight = match operands.w_zero_point {
+            ZeroPoint::None => WeightTerm::Scalar(w_offset),
+            ZeroPoint::Scalar(z) => WeightTerm::Scalar(w_offset.wrapping_add(z)),
             // Quantisers write a zero for each column of symmetric weights; kernels are faster with one for all.
             ZeroPoint::PerColumn([z, rest @ ..]) if rest.iter().all(|other| other == z) => {
-                WeightZero::Scalar(w_offset.wrapping_add(*z))
+                WeightTerm::Scalar(w_offset.wrapping_add(*z))
             }
             ZeroPoint::PerColumn(z) => {
-                let mut weights = with_room(z.len(), "zero points of columns")?;
-                weights.extend(z.iter().map(|z| w_offset.wrapping_add(*z)));
-                WeightZero::PerColumn(weights)
+                refill(weights, z.iter().map(|z| w_offset.wrapping_add(*z)), "zero points of columns")?;
+                WeightTerm::PerColumn(weights)
             }
         };
         let kx = (k as i32).wrapping_mul(x_zero);
-        let mut columns: Vec<i32> = with_room(column_sums.len(), "corrections of columns")?;
-        match &weight {
-            WeightZero::Scalar(a) => {
-                let constant = kx.wrapping_mul(*a);
-                columns.extend(column_sums.iter().map(|s| constant.wrapping_sub(x_zero.wrapping_mul(*s))));
-            }
-            WeightZero::PerColumn(a) => {
-                let both = column_sums.iter().zip(a);
-                columns.extend(both.map(|(s, a)| kx.wrapping_mul(*a).wrapping_sub(x_zero.wrapping_mul(*s))));
+        let both = |sum: &i32, weight: i32| kx.wrapping_mul(weight).wrapping_sub(x_zero.wrapping_mul(*sum));
+        match weight {
+            WeightTerm::Scalar(a) => refill(columns, column_sums.iter().map(|sum| both(sum, a)), WHAT)?,
+            WeightTerm::PerColumn(a) => {
+                refill(columns, column_sums.iter().zip(a).map(|(sum, a)| both(sum, *a)), WHAT)?;
             }
         }
-        if let Some(bias) = bias {
+        if let Some(bias) = operands.bias {
             columns.iter_mut().zip(bias).for_each(|(c, b)| *c = c.wrapping_add(*b));
         }
         Ok(Self { columns, weight })
     }
 
     /// For a block of some columns and of rows with these sums.
-    pub fn terms<'a>(&'a self, columns: Range<usize>, row_sums: &'a [i32]) -> Terms<'a> {
-        let weight = match &self.weight {
-            WeightZero::Scalar(a) => WeightTerm::Scalar(*a),
-            WeightZero::PerColumn(a) => WeightTerm::PerColumn(&a[columns.clone()]),
+    pub fn terms<'b>(&'b self, columns: Range<usize>, row_sums: &'b [i32]) -> Terms<'b> {
+        let weight = match self.weight {
+            WeightTerm::Scalar(a) => WeightTerm::Scalar(a),
+            WeightTerm::PerColumn(a) => WeightTerm::PerColumn(&a[columns.clone()]),
         };
         Terms { columns: &self.columns[columns], weight, row_sums }
     }

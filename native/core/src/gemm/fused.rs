@@ -13,6 +13,7 @@ use crate::container::Tile;
 use crate::error::Error;
 use crate::geometry::FRACTAL_K;
 use crate::parallel::WorkQueue;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 
 /// Some tiles of a strip, and their sums.
@@ -23,15 +24,20 @@ struct Part {
 }
 
 /// The tiles that are to be multiplied.
-pub(super) struct Work {
-    queue: WorkQueue,
+pub(super) struct Work<'a> {
+    queue: WorkQueue<'a>,
     partial_sums: Mutex<Vec<Part>>,
 }
 
-impl Work {
-    pub fn new(weight: &PreparedWeight, columns: Columns, threads: usize) -> Result<Self, Error> {
+impl<'a> Work<'a> {
+    pub fn new(
+        weight: &PreparedWeight,
+        columns: Columns,
+        threads: usize,
+        runs: &'a mut Vec<AtomicU64>,
+    ) -> Result<Self, Error> {
         let tiles = columns.strips * weight.geometry().tiles_k();
-        Ok(Self { queue: WorkQueue::new(tiles, threads.min(tiles))?, partial_sums: Mutex::default() })
+        Ok(Self { queue: WorkQueue::new(runs, tiles, threads.min(tiles))?, partial_sums: Mutex::default() })
     }
 
     pub fn threads(&self) -> usize {
@@ -41,7 +47,7 @@ impl Work {
 
 impl Job<'_> {
     /// Multiplies the tiles that a thread is given.
-    pub fn fused(&self, work: &Work, thread: usize, workspace: &mut Workspace) -> Result<(), Error> {
+    pub fn fused(&self, work: &Work<'_>, thread: usize, workspace: &mut Workspace) -> Result<(), Error> {
         let geometry = self.weight.geometry();
         let len = self.m * geometry.tile_columns();
         let mut part = Part { strip: 0, tiles: 0, sums: std::mem::take(&mut workspace.sums) };

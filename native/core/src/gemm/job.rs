@@ -21,7 +21,7 @@ pub(super) struct Job<'a> {
     pub columns: Columns,
     pub m: usize,
     pub packed: Packed<'a>,
-    pub correction: &'a Correction,
+    pub correction: &'a Correction<'a>,
     /// In the place of the output's own.
     pub scale: ScalarOrPerColumn<'a>,
     pub output: &'a SharedOutput<'a>,

@@ -18,5 +18,6 @@ mod validate;
 
 pub use crate::arch::output::{Destination, Elementwise, Epilogue, Output, ScalarOrPerColumn};
 pub use activation::{Activation, RowSource, SplitHeads};
-pub use call::{Heads, MatmulCall, ZeroPoint};
+pub use call::{Heads, MatmulCall, Operands, ZeroPoint};
 pub use prepared::{PrepareOptions, PreparedWeight, Residency};
+pub(crate) use validate::{check_columns, check_length};

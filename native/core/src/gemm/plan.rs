@@ -9,9 +9,9 @@ use super::prepared::PreparedWeight;
 use super::validate::validate;
 use super::{blocked, fused};
 use crate::arch::output::{Output, ScalarOrPerColumn};
-use crate::arch::{TileKernel, Workspace};
+use crate::arch::{CallMemory, TermMemory, TileKernel, Workspace};
 use crate::decoder::Bound;
-use crate::error::{Error, with_room};
+use crate::error::{Error, refill};
 use crate::parallel::{Barrier, Parallel};
 use crate::quantize::Quantizer;
 use std::ops::Range;
@@ -41,7 +41,7 @@ impl Bound<'_, PreparedWeight> {
             return Ok(());
         }
         // Taken out, not borrowed: a pool may run its first task on this thread.
-        Workspace::with_packed(|data, sums| run(*self, columns, call, output, pool, Memory { data, sums }))
+        Workspace::with_call(|memory| run(*self, columns, call, output, pool, memory))
     }
 }
 
@@ -51,25 +51,28 @@ fn run(
     call: &MatmulCall<'_>,
     output: Output<'_>,
     pool: &dyn Parallel,
-    memory: Memory<'_>,
+    CallMemory { packed, row_sums, runs, terms }: &mut CallMemory,
 ) -> Result<(), Error> {
     let (m, k, n) = (call.m, weight.k(), columns.count);
     let kernel = weight.kernel().tile();
     let threads = pool.threads().min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
-    let packing = Packing::new(memory, call.x, (m, k))?;
+    let packing = Packing::new(Memory { data: packed, sums: row_sums }, call.x, (m, k))?;
     let scale = output.epilogue.scale();
     let output = SharedOutput::new(output, (m, n), call.heads);
     let plan = if weight.decoded.is_none() && m <= kernel.fused_rows() {
-        Plan::Fused(fused::Work::new(&weight, columns, threads)?)
+        Plan::Fused(fused::Work::new(&weight, columns, threads, runs)?)
     } else {
-        Plan::Blocked(blocked::Work::new(&weight, columns, m, threads)?)
+        Plan::Blocked(blocked::Work::new(&weight, columns, m, threads, runs)?)
     };
     // By one of the threads; the others wait a moment, which the system must not take for a rest.
-    let (knowing, known) = (Barrier::new(1), OnceLock::new());
+    let (knowing, known, terms) = (Barrier::new(1), OnceLock::new(), Mutex::new(Some(terms)));
     // Threads are woken once, and the first to be there begins.
     visit(kernel, plan.threads(), pool, |thread, workspace| {
         let (packed, quantizer) = packing.share(kernel.rows(), &mut workspace.row)?;
-        knowing.share(|_| _ = known.get_or_init(|| corrections(&weight, columns, call, scale, quantizer)));
+        knowing.share(|_| {
+            let terms = terms.lock().unwrap_or_else(PoisonError::into_inner).take().expect("this is done once");
+            _ = known.set(corrections(terms, &weight, columns, call, scale, quantizer));
+        });
         let known = known.get().expect("a thread that fails here has unwound, and so have the others");
         let (correction, scales) = known.as_ref().map_err(Clone::clone)?;
         let job = Job { weight, columns, m, packed, correction, scale: scales.or(scale), output: &output };
@@ -81,32 +84,29 @@ fn run(
 }
 
 /// What is known once the activations are quantised.
-fn corrections(
+fn corrections<'a>(
+    TermMemory { columns: of_columns, weights, scales }: &'a mut TermMemory,
     weight: &PreparedWeight,
     columns: Columns,
     call: &MatmulCall<'_>,
     scale: ScalarOrPerColumn<'_>,
     quantizer: Option<Quantizer>,
-) -> Result<(Correction, Scales), Error> {
-    let x_zero = quantizer.map_or(call.x_zero_point, |by| i32::from(by.zero_point));
-    let correction = Correction::new(
-        &weight.column_sums[columns.range()],
-        weight.k(),
-        x_zero.wrapping_sub(call.x.shift()),
-        weight.weight_type().offset(),
-        &call.w_zero_point,
-        call.bias,
-    )?;
-    Ok((correction, Scales::new(scale, quantizer.map(|by| by.scale).or(call.x_scale))?))
+) -> Result<(Correction<'a>, Scales<'a>), Error> {
+    let operands = &call.operands;
+    let x_zero = quantizer.map_or(operands.x_zero_point, |by| i32::from(by.zero_point));
+    let of_weight = (weight.k(), &weight.column_sums[columns.range()], weight.weight_type().offset());
+    let x_zero = x_zero.wrapping_sub(call.x.shift());
+    let correction = Correction::new((of_columns, weights), of_weight, x_zero, operands)?;
+    Ok((correction, Scales::new(scales, scale, quantizer.map(|by| by.scale).or(operands.x_scale))?))
 }
 
 /// How the products are come by.
-enum Plan {
-    Fused(fused::Work),
-    Blocked(blocked::Work),
+enum Plan<'a> {
+    Fused(fused::Work<'a>),
+    Blocked(blocked::Work<'a>),
 }
 
-impl Plan {
+impl Plan<'_> {
     fn threads(&self) -> usize {
         match self {
             Self::Fused(work) => work.threads(),
@@ -116,21 +116,20 @@ impl Plan {
 }
 
 /// The output's scales, multiplied with that of the activations if they have one.
-enum Scales {
+enum Scales<'m> {
     AsTheyAre,
     All(f32),
-    PerColumn(Vec<f32>),
+    PerColumn(&'m [f32]),
 }
 
-impl Scales {
-    fn new(scale: ScalarOrPerColumn<'_>, factor: Option<f32>) -> Result<Self, Error> {
+impl<'m> Scales<'m> {
+    fn new(memory: &'m mut Vec<f32>, scale: ScalarOrPerColumn<'_>, factor: Option<f32>) -> Result<Self, Error> {
         Ok(match (scale, factor) {
             (_, None) => Self::AsTheyAre,
             (ScalarOrPerColumn::Scalar(scale), Some(factor)) => Self::All(factor * scale),
             (ScalarOrPerColumn::PerColumn(scales), Some(factor)) => {
-                let mut products = with_room(scales.len(), "scales of columns")?;
-                products.extend(scales.iter().map(|scale| factor * scale));
-                Self::PerColumn(products)
+                refill(memory, scales.iter().map(|scale| factor * scale), "scales of columns")?;
+                Self::PerColumn(memory)
             }
         })
     }

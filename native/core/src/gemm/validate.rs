@@ -1,34 +1,44 @@
 //! The arguments of a multiplication against its weight and each other.
 
 use super::activation::Activation;
-use super::call::{Heads, MatmulCall, ZeroPoint};
+use super::call::{Heads, MatmulCall, Operands, ZeroPoint};
 use crate::arch::output::{Elementwise, Output};
 use crate::error::Error;
 
-/// Checks every length that a multiplication by n columns of k relies on.
-pub(super) fn validate(k: usize, n: usize, call: &MatmulCall<'_>, output: &Output<'_>) -> Result<(), Error> {
-    let expect = |what, expected: Option<usize>, found: usize| match expected {
+/// Checks a length against what it should be, `None` if that is too large to count.
+pub(crate) fn check_length(what: &'static str, expected: Option<usize>, found: usize) -> Result<(), Error> {
+    match expected {
         Some(expected) if expected == found => Ok(()),
         expected => Err(Error::Argument { what, expected: expected.unwrap_or(usize::MAX), found }),
-    };
-    expect("x1", call.m.checked_mul(k), call.x.len())?;
-    expect("the output", call.m.checked_mul(n), output.destination.len())?;
+    }
+}
+
+/// Checks the length of all that is given by column, of which there are `n`, and that the output's type can hold its results.
+pub(crate) fn check_columns(n: usize, operands: &Operands<'_>, output: &Output<'_>) -> Result<(), Error> {
     if let Some((destination, results)) = output.mismatch() {
         return Err(Error::Output { destination, results });
     }
-    if let ZeroPoint::PerColumn(z) = call.w_zero_point {
-        expect("the weight's zero point", Some(n), z.len())?;
+    let zero_points = if let ZeroPoint::PerColumn(each) = operands.w_zero_point { Some(each.len()) } else { None };
+    for (what, found) in [
+        ("the weight's zero point", zero_points),
+        ("bias", operands.bias.map(<[i32]>::len)),
+        ("deq_scale", output.epilogue.scale().per_column()),
+        ("addend", output.epilogue.addend().and_then(|addend| addend.per_column())),
+    ] {
+        check_length(what, Some(n), found.unwrap_or(n))?;
     }
-    if let Some(bias) = call.bias {
-        expect("bias", Some(n), bias.len())?;
-    }
-    for (what, values) in [("deq_scale", Some(output.epilogue.scale())), ("addend", output.epilogue.addend())] {
-        expect(what, Some(n), values.and_then(|values| values.per_column()).unwrap_or(n))?;
-    }
+    Ok(())
+}
+
+/// Checks every length that a multiplication by n columns of k relies on.
+pub(super) fn validate(k: usize, n: usize, call: &MatmulCall<'_>, output: &Output<'_>) -> Result<(), Error> {
+    check_length("x1", call.m.checked_mul(k), call.x.len())?;
+    check_length("the output", call.m.checked_mul(n), output.destination.len())?;
+    check_columns(n, &call.operands, output)?;
     let Elementwise { gate, residual } = output.epilogue.elementwise();
     for (what, values) in [("gate", gate), ("residual", residual)] {
         let expected = output.destination.len();
-        expect(what, Some(expected), values.map_or(expected, <[f32]>::len))?;
+        check_length(what, Some(expected), values.map_or(expected, <[f32]>::len))?;
     }
     if let Activation::F32(x, Some(split)) = call.x
         && !split.elements().is_some_and(|batch| x.is_empty() || batch > 0 && x.len().is_multiple_of(batch))

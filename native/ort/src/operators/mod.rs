@@ -2,11 +2,15 @@
 
 mod conv_compress_dequant;
 mod declared;
+mod decoding;
 mod decompress_dequant;
 mod decompress_weight;
 mod gather_compress_dequant;
+mod inputs;
 mod matmul_compress_dequant;
 mod operand;
+mod output;
+mod product;
 mod weight;
 
 use crate::operator::Overload;

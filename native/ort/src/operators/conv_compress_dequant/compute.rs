@@ -1,15 +1,14 @@
 //! One call: shapes, operands, the convolution.
 
 use std::ffi::c_void;
-use std::mem::MaybeUninit;
 
-use mcd_core::{ConvCall, Elementwise, Epilogue, Image, Output, ScalarOrPerColumn, WeightType, Window, ZeroPoint};
+use mcd_core::{ConvCall, Elementwise, Image, WeightType, Window};
 
 use super::bind::Bound;
-use super::spec::{Form, input};
+use super::spec::input;
 use crate::ffi::{Dims, Error, KernelContext, Value, element_count};
-use crate::operator::Kernel;
-use crate::operators::operand::Columns;
+use crate::operator::{Kernel, Signature};
+use crate::operators::output::check_address;
 use crate::pool::Pool;
 
 /// Shapes of a call and the memory of its output.
@@ -34,35 +33,20 @@ impl Kernel for Bound {
         if shaped.count == 0 {
             return Ok(());
         }
-        check_output(shaped.out.addr(), self.form)?;
+        check_address(shaped.out.addr(), self.form.output())?;
         let mut pool = Pool::new(context.threads(), &self.helpers);
-        let read = &mut Dims::new();
-        let (w_zero_point, bias) = (self.w_zero_point.get(context, read)?, self.bias.get(context, read)?);
+        let values = self.operands.get(context)?;
         let call = ConvCall {
             x,
             batch: shaped.batch,
             channels: shaped.channels,
             groups: self.groups,
             window: shaped.window,
-            x_zero_point: self.x1_zero_point.scalar(context, read)?.unwrap_or(0),
-            x_scale: self.x1_scale.scalar(context, read)?,
-            w_zero_point: match &w_zero_point {
-                None => ZeroPoint::None,
-                Some(Columns::All(zero_point)) => ZeroPoint::Scalar(*zero_point),
-                Some(Columns::Each(zero_points)) => ZeroPoint::PerColumn(zero_points),
-            },
-            bias: match &bias {
-                Some(Columns::Each(bias)) => Some(bias),
-                _ => None,
-            },
+            operands: values.operands(),
         };
-        let (deq_scale, addend) = (self.deq_scale.get(context, read)?, self.addend.get(context, read)?);
-        let scale = deq_scale.as_ref().map_or(ScalarOrPerColumn::Scalar(1.0), scalar_or_per_column);
-        let addend = addend.as_ref().map(scalar_or_per_column);
-        let zero_point = self.y_zero_point.scalar(context, read)?.unwrap_or(0);
-        // SAFETY: the output has `count` elements of the type that `form` declares, at an address that `check_output` found to be
-        // aligned and not null. It is fresh, or memory that the session's user bound to this output alone.
-        let output = unsafe { self.output(&shaped, scale, addend, zero_point) };
+        // SAFETY: the output has `count` elements of the type that `form` declares, at an address that was found to be aligned and
+        // not null. It is fresh, or memory that the session's user bound to this output alone.
+        let output = unsafe { self.form.results().output(shaped.out, shaped.count, &values, Elementwise::default()) };
         // Where the pool failed, that says why.
         let result = weight.convolve(&call, output, &pool).map_err(|error| Error::invalid(error.to_string()));
         pool.finish().and(result)
@@ -103,57 +87,5 @@ impl Bound {
         let count = element_count(&shape)?;
         let batch = usize::try_from(batch).map_err(|_| wrong())?;
         Ok(Shaped { batch, channels, window, count, out: context.output(&shape)? })
-    }
-
-    /// What the core is to make of the sums, and where.
-    ///
-    /// # Safety
-    /// The output has room for `count` elements of the type that the form declares, aligned; nothing else uses them while what this
-    /// gives lives.
-    unsafe fn output<'b>(
-        &self,
-        shaped: &Shaped,
-        scale: ScalarOrPerColumn<'b>,
-        addend: Option<ScalarOrPerColumn<'b>>,
-        zero_point: i32,
-    ) -> Output<'b> {
-        /// # Safety
-        /// As above.
-        unsafe fn memory<'b, T>(shaped: &Shaped) -> &'b mut [MaybeUninit<T>] {
-            // SAFETY: the caller's contract.
-            unsafe { std::slice::from_raw_parts_mut(shaped.out.cast(), shaped.count) }
-        }
-        let dequantize = Epilogue::Dequantize { scale, addend, elementwise: Elementwise::default() };
-        let requantize = Epilogue::Requantize { scale, zero_point };
-        // SAFETY: the caller's contract.
-        unsafe {
-            match self.form {
-                Form::Raw => Output::new(memory::<i32>(shaped), Epilogue::Sums),
-                Form::Float => Output::new(memory::<f32>(shaped), dequantize),
-                Form::RequantU8 => Output::new(memory::<u8>(shaped), requantize),
-                Form::RequantI8 => Output::new(memory::<i8>(shaped), requantize),
-            }
-        }
-    }
-}
-
-/// Refuses an address where no slice of a form's outputs may begin. onnxruntime's own memory is aligned; what a caller binds to
-/// an output need not be.
-fn check_output(address: usize, form: Form) -> Result<(), Error> {
-    let alignment = match form {
-        Form::Raw => align_of::<i32>(),
-        Form::Float => align_of::<f32>(),
-        Form::RequantU8 | Form::RequantI8 => 1,
-    };
-    if address == 0 || !address.is_multiple_of(alignment) {
-        return Err(Error::invalid(format!("the output's memory is not at a multiple of {alignment} bytes")));
-    }
-    Ok(())
-}
-
-fn scalar_or_per_column<'a>(columns: &'a Columns<'_, f32>) -> ScalarOrPerColumn<'a> {
-    match columns {
-        Columns::All(value) => ScalarOrPerColumn::Scalar(*value),
-        Columns::Each(values) => ScalarOrPerColumn::PerColumn(values),
     }
 }

@@ -1,14 +1,10 @@
-//! The overloads, one per form; see those of `MatmulCompressDequant`, where the reason stands.
-
-use std::ffi::CStr;
-
-use ort_sys::ONNXTensorElementDataType as Type;
+//! The overloads, one per form, and what becomes of their nodes; see those of `MatmulCompressDequant`, where the reason stands.
 
 use super::bind::Bound;
 use super::shape::{Attributes, Steps};
-use super::spec::{DILATIONS, Form, KERNEL_SHAPE, NAME, PADS, SAME, STRIDES, input};
+use super::spec::{DILATIONS, Form, KERNEL_SHAPE, PADS, SAME, STRIDES, input};
 use crate::ffi::{Api, Dims, Error, KernelInfo, ShapeContext};
-use crate::operator::{Input, Kernel, Overload};
+use crate::operator::{Kernel, Nodes, Overload, Signature};
 use crate::operators::weight::COMPRESS_INFO;
 use crate::options::Options;
 
@@ -18,25 +14,8 @@ pub const OVERLOADS: &[&dyn Overload] = &{
     [a as &dyn Overload, b, c, d]
 };
 
-impl Overload for Form {
-    fn name(&self) -> &'static CStr {
-        NAME
-    }
-
-    fn inputs(&self) -> &'static [Input] {
-        input::ALL
-    }
-
-    fn input_type(&self, index: usize) -> Type {
-        self.input(index)
-    }
-
-    fn output_type(&self) -> Type {
-        self.output()
-    }
-
-    /// All overloads share one inference function, so the form has to be found anew.
-    fn infer(&self, context: &ShapeContext<'_>) -> Option<()> {
+impl Nodes for Form {
+    fn infer(context: &ShapeContext<'_>) -> Option<()> {
         let form = Form::of(context.input_type(input::DEQ_SCALE), context.input_type(input::Y_ZERO_POINT))?;
         let [_, _, _, n, _] = context.ints::<5>(COMPRESS_INFO)?;
         let list = |name| context.list(name).map(|list: Dims| list.to_vec());
@@ -58,7 +37,7 @@ impl Overload for Form {
         context.set_output_shape(form.output(), &shape)
     }
 
-    fn bind(&self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error> {
-        Ok(Box::new(Bound::new(api, *self, options, info)?))
+    fn bind(self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error> {
+        Ok(Box::new(Bound::new(api, self, options, info)?))
     }
 }

@@ -2,12 +2,14 @@
 
 use std::ffi::CStr;
 
+use mcd_core::WeightType;
 use ort_sys::ONNXTensorElementDataType as Type;
 
 use crate::ffi::ElementType;
-use crate::operators::declared::{ABSENT, ANY, FLOAT, INT8};
-
-pub const NAME: &CStr = c"ConvCompressDequant";
+use crate::operator::{Input, Signature};
+use crate::operators::declared::{ABSENT, ANY, FLOAT, INT8, INT32, UINT8};
+use crate::operators::product::Results;
+use crate::operators::weight;
 
 /// Size of the kernel, without channels.
 pub const KERNEL_SHAPE: &CStr = c"kernel_shape";
@@ -19,11 +21,6 @@ pub const PADS: &CStr = c"pads";
 pub const SAME: &CStr = c"same";
 /// Groups of channels.
 pub const GROUP: &CStr = c"group";
-/// ONNX's number of the type of the output.
-pub const OUTPUT_TYPE: &CStr = c"output_type";
-
-const INT32: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
-const UINT8: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 
 /// The inputs, with their names and positions.
 pub mod input {
@@ -55,6 +52,10 @@ pub mod input {
         &[X1, X2, COMPRESS_INDEX, DEQ_SCALE, BIAS, X1_ZERO_POINT, W_ZERO_POINT, ADDEND, Y_ZERO_POINT, X1_SCALE];
 }
 
+/// Where the weight is.
+pub const WEIGHT: weight::Inputs =
+    weight::Inputs { x2: input::X2, index: input::COMPRESS_INDEX, declares_type: input::W_ZERO_POINT.name };
+
 /// What becomes of the integer accumulator; one overload of the operator each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -73,19 +74,32 @@ impl Form {
     /// absent come before those that want them to be there.
     pub const ALL: [Self; 4] = [Self::Raw, Self::Float, Self::RequantU8, Self::RequantI8];
 
-    /// The type of the output.
-    pub fn output(self) -> Type {
-        match self {
-            Self::Raw => INT32,
-            Self::Float => FLOAT,
-            Self::RequantU8 => UINT8,
-            Self::RequantI8 => INT8,
-        }
+    /// The overload that onnxruntime takes for a node with these types of `deq_scale` and `y_zero_point`.
+    pub fn of(deq_scale: Option<ElementType>, y_zero_point: Option<ElementType>) -> Option<Self> {
+        let fits = |declared: Type, found: Option<ElementType>| found.is_none_or(|found| found.0 == declared as i32);
+        Self::ALL.into_iter().find(|form| {
+            fits(form.input(input::DEQ_SCALE.index), deq_scale)
+                && fits(form.input(input::Y_ZERO_POINT.index), y_zero_point)
+        })
     }
 
-    /// The declared type of an input.
-    pub fn input(self, index: usize) -> Type {
-        let of = |input: crate::operator::Input| input.index == index;
+    /// What the core makes of the sums.
+    pub fn results(self) -> Results {
+        match self {
+            Self::Raw => Results::Sums,
+            Self::Float => Results::Floats,
+            Self::RequantU8 => Results::Bytes(WeightType::U8),
+            Self::RequantI8 => Results::Bytes(WeightType::I8),
+        }
+    }
+}
+
+impl Signature for Form {
+    const NAME: &'static CStr = c"ConvCompressDequant";
+    const INPUTS: &'static [Input] = input::ALL;
+
+    fn input(self, index: usize) -> Type {
+        let of = |input: Input| input.index == index;
         if of(input::X2) || of(input::COMPRESS_INDEX) {
             INT8
         } else if of(input::BIAS) {
@@ -101,18 +115,13 @@ impl Form {
         }
     }
 
-    /// The overload that onnxruntime takes for a node with these types of `deq_scale` and `y_zero_point`.
-    pub fn of(deq_scale: Option<ElementType>, y_zero_point: Option<ElementType>) -> Option<Self> {
-        let fits = |declared: Type, found: Option<ElementType>| found.is_none_or(|found| found.0 == declared as i32);
-        Self::ALL.into_iter().find(|form| {
-            fits(form.input(input::DEQ_SCALE.index), deq_scale)
-                && fits(form.input(input::Y_ZERO_POINT.index), y_zero_point)
-        })
-    }
-
-    /// ONNX's number of the type of the output, as in the attribute `output_type`.
-    pub fn output_type(self) -> i64 {
-        self.output() as i64
+    fn output(self) -> Type {
+        match self {
+            Self::Raw => INT32,
+            Self::Float => FLOAT,
+            Self::RequantU8 => UINT8,
+            Self::RequantI8 => INT8,
+        }
     }
 }
 

@@ -1,12 +1,12 @@
 //! A node's attributes and its weight, checked when its session is created.
 
-use mcd_core::{VerifiedWeight, WeightType};
+use mcd_core::VerifiedWeight;
 
 use super::spec::{AXIS, Along, along, input};
 use crate::ffi::{Api, Dims, Error, KernelInfo};
-use crate::operator::Input;
-use crate::operators::decompress_weight::Declared;
-use crate::operators::operand::{Operand, Read, floats, small_integers};
+use crate::operators::decoding::Declared;
+use crate::operators::inputs::{Inputs, zero_points};
+use crate::operators::operand::{Operand, floats};
 use crate::operators::weight::{self, Weight};
 use crate::options::Options;
 use crate::pool::Helpers;
@@ -36,19 +36,9 @@ impl Bound {
         };
         let weight = Weight::new(api, options, info, WEIGHT, Some(weight_type))?;
         weight.check_output(count.saturating_mul(size_of::<f32>()))?;
+        let inputs = Inputs::of(info)?;
         let scale = Operand::present(info, input::SCALE, along.count, floats)?;
-        let read: Read<i32> = match weight_type {
-            WeightType::I8 => small_integers::<i8>,
-            WeightType::U8 => small_integers::<u8>,
-        };
-        let zero_point = match has(info, input::ZERO_POINT)? {
-            true => Operand::present(info, input::ZERO_POINT, along.count, read)?,
-            false => Operand::absent(input::ZERO_POINT),
-        };
+        let zero_point = inputs.operand(input::ZERO_POINT, along.count, zero_points(weight_type))?;
         Ok(Self { weight, shape, count, along, scale, zero_point, helpers: Helpers::default() })
     }
-}
-
-fn has(info: &KernelInfo<'_>, input: Input) -> Result<bool, Error> {
-    Ok(input.index < info.input_count()? && !info.input_name(input)?.is_empty())
 }

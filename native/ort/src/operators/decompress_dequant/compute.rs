@@ -1,13 +1,13 @@
 //! One call: the weight decoded into the output, as floats.
 
-use std::mem::MaybeUninit;
-
 use mcd_core::{Along, Channels, Layout};
 
 use super::bind::Bound;
 use crate::ffi::{Dims, Error, KernelContext};
 use crate::operator::Kernel;
+use crate::operators::declared::FLOAT;
 use crate::operators::operand::Columns;
+use crate::operators::output::{check_address, elements};
 use crate::pool::Pool;
 
 impl Kernel for Bound {
@@ -19,12 +19,11 @@ impl Kernel for Bound {
             None => Columns::All(0.0),
             Some(values) => values.map(|&each| each as f32)?,
         };
-        let data = context.output(&self.shape)?.cast::<MaybeUninit<f32>>();
-        if data.is_null() || !data.is_aligned() {
-            return Err(Error::invalid("the output's memory is not at a multiple of 4 bytes"));
-        }
-        // SAFETY: the output has `count` floats, and is fresh memory or such as the session's user bound to it alone.
-        let out = unsafe { std::slice::from_raw_parts_mut(data, self.count) };
+        let data = context.output(&self.shape)?;
+        check_address(data.addr(), FLOAT)?;
+        // SAFETY: the output has `count` floats at an address that was checked, and is fresh memory or such as the session's
+        // user bound to it alone.
+        let out = unsafe { elements::<f32>(data, self.count) };
         let channels = Channels {
             inner: self.along.inner,
             count: self.along.count,

@@ -3,8 +3,8 @@
 //! It stands where a DequantizeLinear of a constant stood, and takes no longer: the bytes are never in memory as a whole, and
 //! the session's threads share the work, which onnxruntime's own operator does on one.
 //!
-//! - [`spec`]: inputs, attributes, output
-//! - [`overload`]: what onnxruntime is told
+//! - [`spec`]: inputs, attributes, output, as onnxruntime is told them
+//! - [`overload`]: shape inference, and how its nodes are bound
 //! - [`bind`]: a node's attributes and inputs, checked when its session is created
 //! - [`compute`]: one call
 

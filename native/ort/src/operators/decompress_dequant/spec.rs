@@ -2,12 +2,12 @@
 
 use std::ffi::CStr;
 
+use ort_sys::ONNXTensorElementDataType as Type;
+
 use crate::ffi::{Error, element_count};
+use crate::operator::{Input, Signature};
+use crate::operators::declared::{ANY, FLOAT, INT8};
 
-pub const NAME: &CStr = c"DecompressDequant";
-
-/// The shape of the output: as many elements as the weight has.
-pub const SHAPE: &CStr = c"shape";
 /// The axis of the output that scales and zero points go along, where there are several.
 pub const AXIS: &CStr = c"axis";
 
@@ -26,6 +26,28 @@ pub mod input {
 
     /// All of them.
     pub const ALL: &[Input] = &[X2, COMPRESS_INDEX, SCALE, ZERO_POINT];
+}
+
+/// The only overload.
+#[derive(Debug, Clone, Copy)]
+pub struct DecompressDequant;
+
+impl Signature for DecompressDequant {
+    const NAME: &'static CStr = c"DecompressDequant";
+    const INPUTS: &'static [Input] = input::ALL;
+
+    fn input(self, index: usize) -> Type {
+        match index {
+            _ if index == input::SCALE.index => FLOAT,
+            // Bytes of the type that `dtype` says; binding and each call check it.
+            _ if index == input::ZERO_POINT.index => ANY,
+            _ => INT8,
+        }
+    }
+
+    fn output(self) -> Type {
+        FLOAT
+    }
 }
 
 /// Where scales are, where there are several: element `i` of the output has that of place `i / inner % count`.

@@ -1,37 +1,15 @@
 //! A node's attributes and its weight, checked when its session is created.
 
-use mcd_core::{Layout, VerifiedWeight, WeightType};
+use mcd_core::{Layout, VerifiedWeight};
 
-use super::spec::{DTYPE, SHAPE, TRANSPOSED, check_shape, input};
+use super::spec::{TRANSPOSED, input};
 use crate::ffi::{Api, Dims, Error, KernelInfo};
-use crate::operators::weight::{self, COMPRESS_INFO, Weight, byte_type, not_five_numbers};
+use crate::operators::decoding::Declared;
+use crate::operators::weight::{self, Weight};
 use crate::options::Options;
 use crate::pool::Helpers;
 
 const WEIGHT: weight::Inputs = weight::Inputs { x2: input::X2, index: input::COMPRESS_INDEX, declares_type: "dtype" };
-
-/// What the attributes of a node that decodes a constant say of it.
-pub struct Declared {
-    pub weight_type: WeightType,
-    pub shape: Dims,
-    /// Elements of the constant.
-    pub count: usize,
-}
-
-impl Declared {
-    /// Reads and checks the attributes.
-    pub fn by(info: &KernelInfo<'_>) -> Result<Self, Error> {
-        let dtype = info.optional_int(DTYPE)?.ok_or_else(|| Error::invalid("there is no attribute dtype"))?;
-        let (_, weight_type) = byte_type(dtype)?;
-        let shape = Dims::from_vec(info.ints(SHAPE)?);
-        let compress_info = info.ints(COMPRESS_INFO)?;
-        let &[_, _, k, n, _] = compress_info.as_slice() else {
-            return Err(not_five_numbers(&compress_info));
-        };
-        let count = check_shape(&shape, k, n)?;
-        Ok(Self { weight_type, shape, count })
-    }
-}
 
 /// A node that is ready to run.
 pub struct Bound {

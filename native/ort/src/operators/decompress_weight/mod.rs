@@ -4,8 +4,8 @@
 //! The session config entry `mcd.residency` means nothing to it: its output is memory that onnxruntime gives it anew at every
 //! run, so a decoded copy would have to be copied, which takes about as long as decoding does, and twice the memory.
 //!
-//! - [`spec`]: inputs, attributes, output
-//! - [`overload`]: what onnxruntime is told
+//! - [`spec`]: inputs, attributes, output, as onnxruntime is told them
+//! - [`overload`]: shape inference, and how its nodes are bound
 //! - [`bind`]: a node's attributes and inputs, checked when its session is created
 //! - [`compute`]: one call
 
@@ -14,6 +14,4 @@ mod compute;
 mod overload;
 mod spec;
 
-pub use bind::Declared;
 pub use overload::OVERLOADS;
-pub use spec::check_shape;

@@ -1,15 +1,16 @@
 //! What the operator takes and gives.
+//!
+//! One overload gives both types of output. onnxruntime finds an overload by the types of the inputs, and those are the same
+//! for both; so the output is declared to be of any type, which onnxruntime allows where one input is (`x2`), and inference
+//! says which.
 
 use std::ffi::CStr;
 
-use crate::ffi::{Error, element_count};
+use ort_sys::ONNXTensorElementDataType as Type;
 
-pub const NAME: &CStr = c"DecompressWeight";
+use crate::operator::{Input, Signature};
+use crate::operators::declared::{ANY, INT8};
 
-/// The shape of the output: as many elements as the weight has.
-pub const SHAPE: &CStr = c"shape";
-/// ONNX's number of its type.
-pub const DTYPE: &CStr = c"dtype";
 /// Whether its elements are in the order of a matrix (n, k), row by row; (k, n) if not.
 pub const TRANSPOSED: &CStr = c"transposed";
 
@@ -26,34 +27,19 @@ pub mod input {
     pub const ALL: &[Input] = &[X2, COMPRESS_INDEX];
 }
 
-/// The elements of a shape, of which the weight must have as many.
-pub fn check_shape(shape: &[i64], k: i64, n: i64) -> Result<usize, Error> {
-    let count = |dims: &[i64]| element_count(dims).ok().filter(|&count| count > 0);
-    match (count(shape), count(&[k, n])) {
-        (Some(found), Some(expected)) if found == expected => Ok(found),
-        _ => Err(Error::invalid(format!("shape is {shape:?}, and the weight has {k} x {n} elements"))),
+/// The only overload.
+#[derive(Debug, Clone, Copy)]
+pub struct DecompressWeight;
+
+impl Signature for DecompressWeight {
+    const NAME: &'static CStr = c"DecompressWeight";
+    const INPUTS: &'static [Input] = input::ALL;
+
+    fn input(self, index: usize) -> Type {
+        if index == input::X2.index { ANY } else { INT8 }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shapes_have_the_elements_of_the_weight() {
-        for shape in [&[6][..], &[2, 3], &[3, 2], &[1, 6, 1]] {
-            assert!(check_shape(shape, 3, 2).is_ok(), "{shape:?}");
-        }
-        for (shape, k, n) in [
-            (&[][..], 3, 2),
-            (&[5], 3, 2),
-            (&[-2, -3], 3, 2),
-            (&[i64::MAX, i64::MAX], 3, 2),
-            (&[0], 0, 2),
-            (&[6], -3, -2),
-        ] {
-            let error = check_shape(shape, k, n).unwrap_err().to_string();
-            assert!(error.contains(&format!("{shape:?}")), "{error}");
-        }
+    fn output(self) -> Type {
+        ANY
     }
 }

@@ -2,10 +2,11 @@
 
 use mcd_core::WeightType;
 
-use super::spec::{AXIS, DTYPE, Form, input};
+use super::spec::{AXIS, Form, input};
 use super::table::Table;
 use crate::ffi::{Api, Error, KernelInfo};
-use crate::operator::Input;
+use crate::operators::decoding::dtype;
+use crate::operators::inputs::Inputs;
 use crate::operators::operand::{Operand, Read, floats, floats_of_rows};
 use crate::operators::weight::{self, COMPRESS_INFO, Weight, byte_type};
 use crate::options::Options;
@@ -36,26 +37,22 @@ pub struct Bound {
 impl Bound {
     /// Checks a node and all of its table. An error names the table when it is about that.
     pub fn new(api: Api, form: Form, options: Options, info: &KernelInfo<'_>) -> Result<Self, Error> {
-        let dtype = info.optional_int(DTYPE)?.ok_or_else(|| Error::invalid("there is no attribute dtype"))?;
-        let (_, weight_type) = byte_type(dtype)?;
+        let (_, weight_type) = byte_type(dtype(info)?)?;
         let axis = match info.optional_int(AXIS)? {
             Some(0) => Axis::Rows,
             None | Some(1) => Axis::Columns,
             Some(other) => return Err(Error::invalid(format!("axis is {other} instead of 0 or 1"))),
         };
-        let has =
-            |input: Input| Ok::<_, Error>(input.index < info.input_count()? && !info.input_name(input)?.is_empty());
-        if has(input::ZERO_POINT)? && !has(input::SCALE)? {
+        let inputs = Inputs::of(info)?;
+        if inputs.has(input::ZERO_POINT) && !inputs.has(input::SCALE) {
             return Err(Error::invalid("zero_point needs a scale"));
         }
         let weight: Weight<Table> = Weight::new(api, options, info, WEIGHT, Some(weight_type))?;
         let (rows, columns) = shape(info)?;
         let (count, read): (_, Read<f32>) =
             if axis == Axis::Rows { (rows, floats_of_rows) } else { (columns, floats) };
-        let operand = |input| {
-            if has(input)? { Operand::present(info, input, count, read) } else { Ok(Operand::absent(input)) }
-        };
-        let (scale, zero_point) = (operand(input::SCALE)?, operand(input::ZERO_POINT)?);
+        let scale = inputs.operand(input::SCALE, count, read)?;
+        let zero_point = inputs.operand(input::ZERO_POINT, count, read)?;
         Ok(Self { form, weight, weight_type, rows, axis, scale, zero_point, helpers: Helpers::default() })
     }
 }

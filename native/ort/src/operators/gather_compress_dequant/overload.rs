@@ -1,13 +1,10 @@
-//! The overloads, one for each type of the indices, of nodes with a scale and without.
-
-use std::ffi::CStr;
-
-use ort_sys::ONNXTensorElementDataType as Type;
+//! The overloads, one for each type of the indices, of nodes with a scale and without, and what becomes of their nodes.
 
 use super::bind::Bound;
-use super::spec::{DTYPE, Form, NAME, input, output_type};
+use super::spec::{Form, input, output_type};
 use crate::ffi::{Api, Error, KernelInfo, ShapeContext};
-use crate::operator::{Input, Kernel, Overload};
+use crate::operator::{Kernel, Nodes, Overload};
+use crate::operators::decoding::DTYPE;
 use crate::operators::weight::COMPRESS_INFO;
 use crate::options::Options;
 
@@ -17,25 +14,8 @@ pub const OVERLOADS: &[&dyn Overload] = &{
     [a as &dyn Overload, b, c, d]
 };
 
-impl Overload for Form {
-    fn name(&self) -> &'static CStr {
-        NAME
-    }
-
-    fn inputs(&self) -> &'static [Input] {
-        input::ALL
-    }
-
-    fn input_type(&self, index: usize) -> Type {
-        self.input(index)
-    }
-
-    fn output_type(&self) -> Type {
-        self.output()
-    }
-
-    /// All overloads share one inference function.
-    fn infer(&self, context: &ShapeContext<'_>) -> Option<()> {
+impl Nodes for Form {
+    fn infer(context: &ShapeContext<'_>) -> Option<()> {
         let element = output_type(context.int(DTYPE)?, context.input_type(input::SCALE))?;
         let [_, _, k, _, _] = context.ints::<5>(COMPRESS_INFO)?;
         if k < 0 {
@@ -44,7 +24,7 @@ impl Overload for Form {
         context.set_output_of_rows(element, input::INDICES.index, k)
     }
 
-    fn bind(&self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error> {
-        Ok(Box::new(Bound::new(api, *self, options, info)?))
+    fn bind(self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error> {
+        Ok(Box::new(Bound::new(api, self, options, info)?))
     }
 }

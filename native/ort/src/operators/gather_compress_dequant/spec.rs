@@ -5,12 +5,9 @@ use std::ffi::CStr;
 use ort_sys::ONNXTensorElementDataType as Type;
 
 use crate::ffi::ElementType;
+use crate::operator::{Input, Signature};
 use crate::operators::declared::{ABSENT, ANY, FLOAT, INT8};
 
-pub const NAME: &CStr = c"GatherCompressDequant";
-
-/// ONNX's number of the type of the table.
-pub const DTYPE: &CStr = c"dtype";
 /// Which axis of the table scales and zero points go along, where there are several.
 pub const AXIS: &CStr = c"axis";
 
@@ -57,9 +54,13 @@ impl Form {
         Self { indices: Indices::I64, dequantized: true },
         Self { indices: Indices::I32, dequantized: true },
     ];
+}
 
-    /// The declared type of an input.
-    pub fn input(self, index: usize) -> Type {
+impl Signature for Form {
+    const NAME: &'static CStr = c"GatherCompressDequant";
+    const INPUTS: &'static [Input] = input::ALL;
+
+    fn input(self, index: usize) -> Type {
         match index {
             // The one of any type that a type of the output to be inferred needs.
             0 => ANY,
@@ -71,9 +72,9 @@ impl Form {
         }
     }
 
-    /// The type of the output: where it is that of the table, inference says which. Where it cannot, before onnxruntime 1.24 or
+    /// Where it is that of the table, inference says which. Where it cannot, before onnxruntime 1.24 or
     /// without a known shape of the indices, onnxruntime takes it for that of `x2`, which may be uint8 for that.
-    pub fn output(self) -> Type {
+    fn output(self) -> Type {
         if self.dequantized { FLOAT } else { ANY }
     }
 }

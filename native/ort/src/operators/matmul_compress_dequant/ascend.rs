@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use mcd_core::WeightType;
 
-use super::bind::{WEIGHT, check_attributes};
-use super::spec::{Form, input};
+use super::bind::check_attributes;
+use super::spec::{Form, WEIGHT, input};
 use crate::ascend::library::{DataType, Runtime};
 use crate::ascend::queue::{Constants, Queue, upload};
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value, element_count};
 use crate::operator::{Input, Kernel};
+use crate::operators::inputs::Inputs;
 use crate::operators::operand::{Columns, bias, float_bits};
 use crate::operators::weight::{COMPRESS_INFO, Weight, not_five_numbers, tensor_bytes};
 use crate::options::Options;
@@ -141,10 +142,13 @@ impl<'a> Strict<'a> {
 fn check_inputs(form: Form, info: &KernelInfo<'_>) -> Result<(), Error> {
     check_attributes(form, info)?;
     if form != Form::Strict {
-        return Err(Error::invalid("only nodes with a uint64 deq_scale run there, and float16 output"));
+        return Err(Error::invalid(
+            "only nodes with a uint64 deq_scale run there, and float16 output; mcd ascend export makes such of a model",
+        ));
     }
+    let inputs = Inputs::of(info)?;
     for &other in &input::ALL[input::OFFSET_W.index..] {
-        if has(info, other)? {
+        if inputs.has(other) {
             return Err(other.context(Error::invalid("must be absent there")));
         }
     }
@@ -153,11 +157,6 @@ fn check_inputs(form: Form, info: &KernelInfo<'_>) -> Result<(), Error> {
         return Err(input::X1.context(Error::invalid(format!("is {x1} instead of int8"))));
     }
     Ok(())
-}
-
-/// Whether a node has an input.
-fn has(info: &KernelInfo<'_>, input: Input) -> Result<bool, Error> {
-    Ok(input.index < info.input_count()? && !info.input_name(input)?.is_empty())
 }
 
 /// The attribute, where the device can run such a weight.
@@ -192,7 +191,7 @@ fn scale(info: &KernelInfo<'_>, columns: usize) -> Result<Vec<u64>, Error> {
 
 /// `bias`: zeros where there is none, `None` where it is computed at run time.
 fn constant_bias(info: &KernelInfo<'_>, columns: usize) -> Result<Option<Vec<i32>>, Error> {
-    if !has(info, input::BIAS)? {
+    if !Inputs::of(info)?.has(input::BIAS) {
         return Ok(Some(vec![0; columns]));
     }
     if info.constant_input(input::BIAS)?.is_none() {

@@ -4,10 +4,7 @@ use std::borrow::Cow;
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
-use mcd_core::{
-    Activation, Elementwise, Epilogue, Heads, MatmulCall, Output, PreparedWeight, ScalarOrPerColumn, SplitHeads,
-    WeightType, ZeroPoint,
-};
+use mcd_core::{Activation, Elementwise, Heads, MatmulCall, SplitHeads, WeightType};
 
 use super::bind::{Bound, X1};
 use super::elementwise::{self, broadcast_into};
@@ -15,8 +12,8 @@ use super::layout::{self, Order};
 use super::postprocess::{dequantize, reorder};
 use super::spec::{Form, input};
 use crate::ffi::{Dims, Error, KernelContext, Value, element_count, grow};
-use crate::operator::Kernel;
-use crate::operators::operand::Columns;
+use crate::operator::{Kernel, Signature};
+use crate::operators::output::{check_address, elements};
 use crate::pool::Pool;
 use crate::scratch::{Buffers, Scratch};
 
@@ -54,30 +51,39 @@ impl Kernel for Bound {
         if shaped.count == 0 {
             return Ok(());
         }
-        check_output(shaped.out.addr(), self.form)?;
+        check_address(shaped.out.addr(), self.form.output())?;
+        let values = self.operands.get(context)?;
+        let heads = shaped.heads(weight.n());
+        let x = match &x1 {
+            Values::Quantized(x) => *x,
+            Values::Float(values) => Activation::F32(values, shaped.split),
+        };
+        let call = MatmulCall { x, m: shaped.m, operands: values.operands(), heads };
 
         let mut pool = Pool::new(context.threads(), &self.helpers);
         let mut scratch = Scratch::take();
         let Buffers { results, ordered } = &mut scratch.0;
         let len = shaped.m.checked_mul(weight.n()).expect("the output exists");
-        if self.form == Form::Dequantized {
-            grow(results, len, "results")?;
-            results.resize(results.len().max(len), 0);
-        }
-        let heads = shaped.heads(weight.n());
         let order = shaped.order.filter(|_| heads.is_none());
         let elementwise = shaped.elementwise(len);
         let in_place = elementwise.is_some() && order.is_none();
         let target = if in_place { shaped.out } else { uninit(ordered, len)?.as_mut_ptr().cast() };
-        // SAFETY: the output has `len` elements of the type that `form` declares, at an address that `check_output` found
-        // to be aligned and not null. It is fresh, or memory that the session's user bound to this output alone. Where the
-        // result is reordered or broadcast, `target` is in `ordered` instead, which has `len` elements of four bytes, and
-        // is only lent to what follows. `results` has `len` initialised bytes at least.
+        let products =
+            if self.form == Form::Dequantized { uninit(results, len)?.as_mut_ptr().cast() } else { target };
+        // SAFETY: the output has `len` elements of the type that `form` declares, at an address that was found to be aligned and
+        // not null. It is fresh, or memory that the session's user bound to this output alone. Where the result is reordered or
+        // broadcast, `target` is in `ordered` instead, which has `len` elements of four bytes, and is only lent to what follows.
+        // So is `products` in `results` where bytes are made float again; that has `len` initialised bytes at least.
         unsafe {
-            let destination = Destination { target, results: results.as_mut_ptr(), len, heads };
-            self.multiply(context, weight, &x1, &shaped, destination, elementwise.unwrap_or_default(), &mut pool)?;
+            let made = self.form.results(self.requantized);
+            let output = made.output(products, len, &values, elementwise.unwrap_or_default());
+            // Where the pool failed, that says why.
+            let result = weight.run(&call, output, &pool).map_err(|error| Error::invalid(error.to_string()));
+            pool.finish().and(result)?;
             if self.form == Form::Dequantized {
-                self.dequantize(context, results, target, len)?;
+                let y_scale = self.y_scale.scalar(context, &mut Dims::new())?.unwrap_or(1.0);
+                let out = elements(target, len);
+                dequantize((results, self.requantized), values.y_zero_point, y_scale, out);
             }
             if elementwise.is_none() {
                 shaped.broadcast(target, len);
@@ -88,15 +94,6 @@ impl Kernel for Bound {
         }
         pool.finish()
     }
-}
-
-/// Where the products go.
-struct Destination {
-    target: *mut c_void,
-    /// For those that are made float again.
-    results: *mut u8,
-    len: usize,
-    heads: Option<Heads>,
 }
 
 impl Shaped<'_> {
@@ -171,119 +168,6 @@ impl Bound {
         Ok(Shaped { split, m, rows_dims, gate, residual, dims, count, order, out })
     }
 
-    /// Multiplies, and dequantises or requantises as the form says.
-    ///
-    /// # Safety
-    /// Destination is as [`Self::output`] wants it.
-    #[expect(clippy::too_many_arguments, reason = "what one call consists of")]
-    unsafe fn multiply<'a>(
-        &self,
-        context: &KernelContext<'a>,
-        weight: mcd_core::Bound<'_, PreparedWeight>,
-        x1: &Values<'_>,
-        shaped: &Shaped<'a>,
-        destination: Destination,
-        elementwise: Elementwise<'_>,
-        pool: &mut Pool<'_>,
-    ) -> Result<(), Error> {
-        let dims = &mut Dims::new();
-        let (x, x_zero_point, x_scale) = match x1 {
-            Values::Quantized(x) => {
-                (*x, self.x1_zero_point.scalar(context, dims)?.unwrap_or(0), self.x1_scale.scalar(context, dims)?)
-            }
-            Values::Float(values) => (Activation::F32(values, shaped.split), 0, None),
-        };
-        let w_zero_point = self.w_zero_point.get(context, dims)?;
-        let bias = self.bias.get(context, dims)?;
-        let call = MatmulCall {
-            x,
-            m: shaped.m,
-            x_zero_point,
-            x_scale,
-            w_zero_point: match &w_zero_point {
-                None => ZeroPoint::None,
-                Some(Columns::All(zero_point)) => ZeroPoint::Scalar(*zero_point),
-                Some(Columns::Each(zero_points)) => ZeroPoint::PerColumn(zero_points),
-            },
-            bias: match &bias {
-                Some(Columns::Each(bias)) => Some(bias),
-                _ => None,
-            },
-            heads: destination.heads,
-        };
-        let deq_scale = self.deq_scale.get(context, dims)?;
-        let scale = deq_scale.as_ref().map_or(ScalarOrPerColumn::Scalar(1.0), scalar_or_per_column);
-        let addend = self.addend.get(context, dims)?;
-        let addend = addend.as_ref().map(scalar_or_per_column);
-        let zero_point = self.y_zero_point.scalar(context, dims)?.unwrap_or(0);
-        // SAFETY: the caller's contract.
-        let output = unsafe { self.output(&destination, scale, addend, elementwise, zero_point) };
-        // Where the pool failed, that says why.
-        let result = weight.run(&call, output, pool).map_err(|error| Error::invalid(error.to_string()));
-        pool.finish().and(result)
-    }
-
-    /// What the core is to make of the sums, and where.
-    ///
-    /// # Safety
-    /// `target` has room for `len` elements of the type that the form declares, aligned, and `results` for as many bytes;
-    /// nothing else uses them while the output lives.
-    unsafe fn output<'b>(
-        &self,
-        &Destination { target, results, len, .. }: &Destination,
-        scale: ScalarOrPerColumn<'b>,
-        addend: Option<ScalarOrPerColumn<'b>>,
-        elementwise: Elementwise<'b>,
-        zero_point: i32,
-    ) -> Output<'b> {
-        /// # Safety
-        /// As above.
-        unsafe fn memory<'b, T>(data: *mut c_void, len: usize) -> &'b mut [MaybeUninit<T>] {
-            // SAFETY: the caller's contract.
-            unsafe { std::slice::from_raw_parts_mut(data.cast(), len) }
-        }
-        let dequantize = Epilogue::Dequantize { scale, addend, elementwise };
-        let requantize = Epilogue::Requantize { scale, zero_point };
-        // SAFETY: the caller's contract.
-        unsafe {
-            match (self.form, self.requantized) {
-                (Form::Raw, _) => Output::new(memory::<i32>(target, len), Epilogue::Sums),
-                (Form::Float, _) => Output::new(memory::<f32>(target, len), dequantize),
-                (Form::Strict | Form::Half, _) => {
-                    // Which have neither gate nor residual.
-                    Output::new(memory::<u16>(target, len), dequantize)
-                }
-                (Form::RequantU8, _) => Output::new(memory::<u8>(target, len), requantize),
-                (Form::RequantI8, _) => Output::new(memory::<i8>(target, len), requantize),
-                (Form::Dequantized, WeightType::U8) => Output::new(memory::<u8>(results.cast(), len), requantize),
-                (Form::Dequantized, WeightType::I8) => Output::new(memory::<i8>(results.cast(), len), requantize),
-            }
-        }
-    }
-
-    /// Makes requantised results float again.
-    ///
-    /// # Safety
-    /// `target` has room for `len` floats, aligned, and is not in use elsewhere.
-    unsafe fn dequantize(
-        &self,
-        context: &KernelContext<'_>,
-        results: &[u8],
-        target: *mut c_void,
-        len: usize,
-    ) -> Result<(), Error> {
-        let dims = &mut Dims::new();
-        let zero_point = self.y_zero_point.scalar(context, dims)?.unwrap_or(0);
-        let y_scale = self.y_scale.scalar(context, dims)?.unwrap_or(1.0);
-        // SAFETY: the caller's contract.
-        let out = unsafe { std::slice::from_raw_parts_mut(target.cast::<MaybeUninit<f32>>(), len) };
-        match self.requantized {
-            WeightType::U8 => dequantize(results, i32::from, zero_point, y_scale, out),
-            WeightType::I8 => dequantize(results, |byte| i32::from(byte.cast_signed()), zero_point, y_scale, out),
-        }
-        Ok(())
-    }
-
     /// The activations, in place.
     fn activation<'a>(&self, value: &Value<'a>, dims: &mut Dims) -> Result<Values<'a>, Error> {
         Ok(match self.x1 {
@@ -298,35 +182,13 @@ fn wrong_shape(dims: &[i64], k: usize) -> Error {
     input::X1.context(Error::invalid(format!("has shape {dims:?} instead of (..., {k})")))
 }
 
-/// Refuses an address where no slice of a form's outputs may begin. onnxruntime's own memory is aligned; what a caller
-/// binds to an output need not be.
-fn check_output(address: usize, form: Form) -> Result<(), Error> {
-    let alignment = match form {
-        Form::Raw => align_of::<i32>(),
-        Form::Float | Form::Dequantized => align_of::<f32>(),
-        Form::Strict | Form::Half => align_of::<u16>(),
-        Form::RequantU8 | Form::RequantI8 => 1,
-    };
-    if address == 0 || !address.is_multiple_of(alignment) {
-        return Err(Error::invalid(format!("the output's memory is not at a multiple of {alignment} bytes")));
-    }
-    Ok(())
-}
-
 /// The first elements of a buffer that grows if it must, to be written.
 fn uninit<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [MaybeUninit<T>], Error> {
-    grow(buffer, len, "results in another order")?;
+    grow(buffer, len, "results on their way")?;
     buffer.resize(buffer.len().max(len), T::default());
     let first = &mut buffer[..len];
     // SAFETY: same layout; what is written through it is a `T` again.
     Ok(unsafe { std::slice::from_raw_parts_mut(first.as_mut_ptr().cast(), len) })
-}
-
-fn scalar_or_per_column<'a>(columns: &'a Columns<'_, f32>) -> ScalarOrPerColumn<'a> {
-    match columns {
-        Columns::All(value) => ScalarOrPerColumn::Scalar(*value),
-        Columns::Each(values) => ScalarOrPerColumn::PerColumn(values),
-    }
 }
 
 #[cfg(test)]
@@ -345,7 +207,7 @@ mod tests {
             (65, Form::Dequantized, false),
             (0, Form::RequantU8, false),
         ] {
-            assert_eq!(check_output(address, form).is_ok(), accepted, "{address} {form:?}");
+            assert_eq!(check_address(address, form.output()).is_ok(), accepted, "{address} {form:?}");
         }
     }
 }

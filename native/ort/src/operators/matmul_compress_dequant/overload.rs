@@ -1,4 +1,4 @@
-//! The overloads, one per form.
+//! The overloads, one per form, and what becomes of their nodes.
 //!
 //! The type of the output follows from the types of `deq_scale` and `y_zero_point`. A custom op may infer it by a
 //! function, but onnxruntime before 1.24 crashes before it calls one, if an input is absent in the middle of the list,
@@ -7,17 +7,14 @@
 //! without `y_zero_point`, declares a type for it that no other one accepts, and so is taken only where the input is
 //! absent. The shape of the output is inferred from 1.24 on; before, it is what the model's `value_info` says.
 
-use std::ffi::CStr;
-
-use ort_sys::ONNXTensorElementDataType as Type;
 use smallvec::SmallVec;
 
 use super::ascend::OnAscend;
 use super::bind::Bound;
-use super::spec::{Form, NAME, input};
+use super::spec::{Form, input};
 use crate::backend;
 use crate::ffi::{Api, Error, KernelInfo, ShapeContext};
-use crate::operator::{Input, Kernel, Overload};
+use crate::operator::{Kernel, Nodes, Overload, Signature};
 use crate::operators::weight::COMPRESS_INFO;
 use crate::options::Options;
 
@@ -27,25 +24,8 @@ pub const OVERLOADS: &[&dyn Overload] = &{
     [a as &dyn Overload, b, c, d, e, f, g]
 };
 
-impl Overload for Form {
-    fn name(&self) -> &'static CStr {
-        NAME
-    }
-
-    fn inputs(&self) -> &'static [Input] {
-        input::ALL
-    }
-
-    fn input_type(&self, index: usize) -> Type {
-        self.input(index)
-    }
-
-    fn output_type(&self) -> Type {
-        self.output()
-    }
-
-    /// All overloads share one inference function, so the form has to be found anew.
-    fn infer(&self, context: &ShapeContext<'_>) -> Option<()> {
+impl Nodes for Form {
+    fn infer(context: &ShapeContext<'_>) -> Option<()> {
         if [input::X1_SHAPE, input::Y_SHAPE].into_iter().any(|index| context.input_type(index).is_some()) {
             return None;
         }
@@ -61,9 +41,9 @@ impl Overload for Form {
         context.set_output(form.output(), n, &elementwise)
     }
 
-    fn bind(&self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error> {
-        let on_cpu = || Ok(Box::new(Bound::new(api, *self, options, info)?) as Box<dyn Kernel>);
-        let on_ascend = |id| Ok(Box::new(OnAscend::new(api, *self, options, info, id)?) as Box<dyn Kernel>);
-        backend::bind(NAME, options, info, on_cpu, on_ascend)
+    fn bind(self, api: Api, options: Options, info: &KernelInfo<'_>) -> Result<Box<dyn Kernel>, Error> {
+        let on_cpu = || Ok(Box::new(Bound::new(api, self, options, info)?) as Box<dyn Kernel>);
+        let on_ascend = |id| Ok(Box::new(OnAscend::new(api, self, options, info, id)?) as Box<dyn Kernel>);
+        backend::bind(Self::NAME, options, info, on_cpu, on_ascend)
     }
 }

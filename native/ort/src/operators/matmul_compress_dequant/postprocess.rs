@@ -4,6 +4,8 @@
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
+use mcd_core::WeightType;
+
 use super::layout::{Moved, Order};
 use super::spec::Form;
 use crate::pool::Pool;
@@ -49,15 +51,15 @@ unsafe fn permute<T: Moved>(
     order.permute(from, dims, to, pool);
 }
 
-/// `float(byte − zero_point) · scale` of each of the first bytes, as DequantizeLinear does it.
-pub fn dequantize(
-    bytes: &[u8],
-    value: impl Fn(u8) -> i32,
-    zero_point: i32,
-    scale: f32,
-    out: &mut [MaybeUninit<f32>],
-) {
-    for (out, &byte) in out.iter_mut().zip(bytes) {
-        out.write((value(byte) - zero_point) as f32 * scale);
+/// `float(byte − zero_point) · scale` of each of the first bytes, of a type, as DequantizeLinear does it.
+pub fn dequantize((bytes, of): (&[u8], WeightType), zero_point: i32, scale: f32, out: &mut [MaybeUninit<f32>]) {
+    fn each(bytes: &[u8], value: impl Fn(u8) -> f32, out: &mut [MaybeUninit<f32>]) {
+        for (out, &byte) in out.iter_mut().zip(bytes) {
+            out.write(value(byte));
+        }
+    }
+    match of {
+        WeightType::U8 => each(bytes, |byte| (i32::from(byte) - zero_point) as f32 * scale, out),
+        WeightType::I8 => each(bytes, |byte| (i32::from(byte.cast_signed()) - zero_point) as f32 * scale, out),
     }
 }

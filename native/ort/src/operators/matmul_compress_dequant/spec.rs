@@ -2,20 +2,19 @@
 
 use std::ffi::CStr;
 
+use mcd_core::WeightType;
 use ort_sys::ONNXTensorElementDataType as Type;
 
 use crate::ffi::ElementType;
-use crate::operator::Input;
-use crate::operators::declared::{ABSENT, ANY, FLOAT, INT8};
-
-pub const NAME: &CStr = c"MatmulCompressDequant";
+use crate::operator::{Input, Signature};
+use crate::operators::declared::{ABSENT, ANY, FLOAT, INT8, INT32, UINT8};
+use crate::operators::product::Results;
+use crate::operators::weight;
 
 pub const OFFSET_X: &CStr = c"offset_x";
-pub const OUTPUT_TYPE: &CStr = c"output_type";
 pub const X1_PERM: &CStr = c"x1_perm";
 pub const Y_PERM: &CStr = c"y_perm";
 
-const INT32: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
 const INT64: Type = Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64;
 
 /// Declares the inputs in their order: name in the schema, presence, declared type by form.
@@ -73,6 +72,10 @@ inputs! {
     RESIDUAL = "residual", optional, |_| ANY;
 }
 
+/// Where the weight is.
+pub const WEIGHT: weight::Inputs =
+    weight::Inputs { x2: input::X2, index: input::COMPRESS_INDEX, declares_type: input::W_ZERO_POINT.name };
+
 /// What becomes of the integer accumulator; one overload of the operator each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -97,22 +100,6 @@ impl Form {
     /// to be absent come before those that want them to be there.
     pub const ALL: [Self; 7] =
         [Self::Raw, Self::Float, Self::Strict, Self::Half, Self::RequantU8, Self::RequantI8, Self::Dequantized];
-
-    /// The type of the output.
-    pub fn output(self) -> Type {
-        match self {
-            Self::Raw => INT32,
-            Self::Float | Self::Dequantized => FLOAT,
-            Self::Strict | Self::Half => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
-            Self::RequantU8 => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8,
-            Self::RequantI8 => INT8,
-        }
-    }
-
-    /// The declared type of an input.
-    pub fn input(self, index: usize) -> Type {
-        TYPES[index](self)
-    }
 
     /// The declared type of `deq_scale`.
     fn scale(self) -> Type {
@@ -141,9 +128,35 @@ impl Form {
         Self::ALL.into_iter().find(|form| types.iter().all(|&(input, present)| fits(form, input, present)))
     }
 
-    /// ONNX's number of the type of the output, as in the attribute `output_type`.
-    pub fn output_type(self) -> i64 {
-        self.output() as i64
+    /// What the core makes of the sums; of those that are made float again, bytes of the type `requantized`.
+    pub fn results(self, requantized: WeightType) -> Results {
+        match self {
+            Self::Raw => Results::Sums,
+            Self::Float => Results::Floats,
+            Self::Strict | Self::Half => Results::Halves,
+            Self::RequantU8 => Results::Bytes(WeightType::U8),
+            Self::RequantI8 => Results::Bytes(WeightType::I8),
+            Self::Dequantized => Results::Bytes(requantized),
+        }
+    }
+}
+
+impl Signature for Form {
+    const NAME: &'static CStr = c"MatmulCompressDequant";
+    const INPUTS: &'static [Input] = input::ALL;
+
+    fn input(self, index: usize) -> Type {
+        TYPES[index](self)
+    }
+
+    fn output(self) -> Type {
+        match self {
+            Self::Raw => INT32,
+            Self::Float | Self::Dequantized => FLOAT,
+            Self::Strict | Self::Half => Type::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
+            Self::RequantU8 => UINT8,
+            Self::RequantI8 => INT8,
+        }
     }
 }
 

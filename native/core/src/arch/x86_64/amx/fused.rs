@@ -4,17 +4,20 @@
 //! a step of 64 along k for every two fractals: the processor does them beside the decoding, which uses other units, and
 //! nothing waits for stores or sums. Sums of the panel stay in registers 0 to 3 meanwhile, 16 rows in each.
 //!
-//! So sums outlast an `asm!` block, as steps lie between the vector instructions of the decoder, which are the compiler's. The
-//! language says that a register which is no operand may hold anything when a block begins. Here it holds what the block before
-//! has left in it, for
+//! A step is one `asm!` block, and so is what loads the sums of a panel, and what stores them. Between them lie the vector
+//! instructions of the decoder, which are the compiler's, so the sums outlast a block. To the language, a register that is no
+//! operand of a block may hold anything when it begins; it gives Rust no way to say that a tile register holds a value. So what
+//! is below is safe whatever the registers hold, and right because they hold what the block before has left:
 //!
-//! - no other code has them: the compiler keeps no values in tile registers (Rust has them as clobbers only, and LLVM uses them
-//!   for the values of AMX intrinsics, none of which are stable), and what runs between two blocks is the decoder, which calls
-//!   nothing outside of this crate;
-//! - blocks that are not `pure` are run as often as they are written, in their order; each names all registers that it changes;
-//! - the system saves and restores them around signals and other threads.
+//! - *Safe*: no address depends on a tile register. Addresses are operands, and how many rows are read and written is the
+//!   configuration, which stays loaded until the end of [`within`](super::registers::within).
+//! - *Right*: blocks that are not `pure` run as often as they are written, in their order, and name all registers that they
+//!   change. Between the blocks nobody else has tile registers: the compiler keeps no values of its own in them (Rust has them
+//!   as clobbers only, and LLVM takes them for the values of AMX intrinsics, none of which are stable), nothing is called but
+//!   what ends in a panic, and the system saves and restores them around signals and other threads.
 //!
-//! Where a comment below says that sums are in their registers, this is why.
+//! `tests/ort/test_tile_registers.py` reads the machine code that comes of this, and holds it to the second point on every path.
+//! Sums in memory instead, loaded and stored by each step, would need neither.
 //!
 //! The processor turns off the units of products and of stores from tile registers after some 400 ns without use, and
 //! takes 300 ns to wake each. So they are used now and then while there are no products, see [`Sink::keep_warm`].
@@ -62,6 +65,38 @@ fn heights(m: usize) -> (usize, Heights) {
     (blocks, heights)
 }
 
+/// An instruction, in the text around its register, for each register of sums of a panel.
+macro_rules! each_of_sums {
+    ($sink:ident, $panel:expr, $before:literal, $behind:literal) => {
+        match $sink.blocks {
+            1 => each_of_sums!($sink, $before, $behind, [] "tmm0", at = in(reg) $sink.sums($panel)),
+            2 => each_of_sums!($sink, $before, $behind, ["tmm0"] "tmm1", $panel),
+            3 => each_of_sums!($sink, $before, $behind, ["tmm0" "tmm1"] "tmm2", $panel),
+            _ => each_of_sums!($sink, $before, $behind, ["tmm0" "tmm1" "tmm2"] "tmm3", $panel),
+        }
+    };
+    ($sink:ident, $before:literal, $behind:literal, [$($full:tt)*] $last:tt, $at:ident = $($operands:tt)*) => {
+        asm!(
+            $(
+                concat!($before, $full, $behind),
+                "lea {at}, [{at} + {block}]",
+            )*
+            concat!($before, $last, $behind),
+            stride = in(reg) $sink.to.stride * size_of::<i32>(),
+            $at = $($operands)*,
+            $(out($full) _,)*
+            out($last) _,
+            options(nostack, preserves_flags),
+        )
+    };
+    ($sink:ident, $before:literal, $behind:literal, [$($full:tt)*] $last:tt, $panel:expr) => {
+        each_of_sums!(
+            $sink, $before, $behind, [$($full)*] $last,
+            at = inout(reg) $sink.sums($panel) => _, block = in(reg) HEIGHT * $sink.to.stride * size_of::<i32>()
+        )
+    };
+}
+
 impl<'a> PipelinedSink<'a> {
     /// # Safety
     /// AMX and the features of the AVX-512 kernel; inside of [`within`](super::registers::within), as all calls that follow,
@@ -90,48 +125,39 @@ impl<'a> PipelinedSink<'a> {
     /// That of [`Self::new`]; the panel is in the buffer, the step exists, and the sums of the panel are in their registers.
     #[inline(always)]
     unsafe fn step(&self, panel: usize, step: usize) {
-        let x = self.rows.data().as_ptr().wrapping_add(step * WIDTH);
         let w = self.symbols(panel).wrapping_add(step * STEP * FRACTAL);
-        /// The products of all but the last rows with the weights in register 6, then those of the last.
+        let x = self.rows.data().as_ptr().wrapping_add(step * WIDTH);
+        /// The products of rows with the weights: first those of all registers of rows but the last, by way of `$by`, with what it
+        /// takes to get from the rows of one register to those of the next.
         macro_rules! products {
-            ([$($full:tt with $by:tt),*] $last:tt) => {{
-                #[allow(unused_mut)]
-                let mut x = x;
-                $(
-                    asm!(
+            ([$($full:tt with $by:tt),*] $last:tt, $x:ident = $($operands:tt)*) => {
+                asm!(
+                    "tileloadd tmm6, [{w} + {width}*1]",
+                    $(
                         concat!("tileloadd ", $by, ", [{x} + {stride}*1]"),
                         concat!("tdpbsud ", $full, ", ", $by, ", tmm6"),
-                        x = in(reg) x,
-                        stride = in(reg) self.rows.stride(),
-                        out($full) _,
-                        out($by) _,
-                        options(nostack, readonly, preserves_flags),
-                    );
-                    x = x.wrapping_add(self.block_bytes);
-                )*
-                asm!(
+                        "lea {x}, [{x} + {block}]",
+                    )*
                     "tileloadd tmm7, [{x} + {stride}*1]",
                     concat!("tdpbsud ", $last, ", tmm7, tmm6"),
-                    x = in(reg) x,
+                    w = in(reg) w,
+                    width = in(reg) WIDTH,
                     stride = in(reg) self.rows.stride(),
-                    out($last) _,
-                    out("tmm7") _,
+                    $x = $($operands)*,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack, readonly, preserves_flags),
-                );
-            }};
+                )
+            };
+            ([$($each:tt)*] $last:tt) => {
+                products!([$($each)*] $last, x = inout(reg) x => _, block = in(reg) self.block_bytes)
+            };
         }
-        // SAFETY: the buffer has the step's weights, 16 lines, and the rows reach over the step, as was promised. Register 6 is
-        // loaded by the first block and read by those that follow; the sums are in their registers.
+        // SAFETY: the buffer has the step's weights, 16 lines, and the rows reach over the step, as was promised; the sums are
+        // in their registers.
         unsafe {
-            asm!(
-                "tileloadd tmm6, [{w} + {width}*1]",
-                w = in(reg) w,
-                width = in(reg) WIDTH,
-                out("tmm6") _,
-                options(nostack, readonly, preserves_flags),
-            );
             match self.blocks {
-                1 => products!([] "tmm0"),
+                1 => products!([] "tmm0", x = in(reg) x),
                 2 => products!(["tmm0" with "tmm4"] "tmm1"),
                 3 => products!(["tmm0" with "tmm4", "tmm1" with "tmm5"] "tmm2"),
                 _ => products!(["tmm0" with "tmm4", "tmm1" with "tmm5", "tmm2" with "tmm4"] "tmm3"),
@@ -150,21 +176,6 @@ impl<'a> PipelinedSink<'a> {
     /// That of [`Self::new`]; the panel exists.
     #[inline(always)]
     unsafe fn begin(&self, panel: usize) {
-        let stride = self.to.stride * size_of::<i32>();
-        let at = self.sums(panel);
-        macro_rules! load {
-            ($($block:literal to $register:tt),*) => {{ $(
-                if $block < self.blocks {
-                    asm!(
-                        concat!("tileloadd ", $register, ", [{at} + {stride}*1]"),
-                        at = in(reg) at.wrapping_add($block * HEIGHT * self.to.stride),
-                        stride = in(reg) stride,
-                        out($register) _,
-                        options(nostack, readonly, preserves_flags),
-                    );
-                }
-            )* }};
-        }
         // SAFETY: the accumulators cover the panel, as was promised.
         unsafe {
             if self.to.overwrite {
@@ -173,14 +184,11 @@ impl<'a> PipelinedSink<'a> {
                     "tilezero tmm1",
                     "tilezero tmm2",
                     "tilezero tmm3",
-                    out("tmm0") _,
-                    out("tmm1") _,
-                    out("tmm2") _,
-                    out("tmm3") _,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     options(nostack, nomem, preserves_flags)
                 );
             } else {
-                load!(0 to "tmm0", 1 to "tmm1", 2 to "tmm2", 3 to "tmm3");
+                each_of_sums!(self, panel, "tileloadd ", ", [{at} + {stride}*1]");
             }
         }
     }
@@ -191,24 +199,10 @@ impl<'a> PipelinedSink<'a> {
     /// As for [`Self::begin`]; the panel is in the buffer, and its sums are in their registers.
     #[inline(always)]
     unsafe fn end(&self, panel: usize) {
-        let stride = self.to.stride * size_of::<i32>();
-        let at = self.sums(panel);
-        macro_rules! store {
-            ($($block:literal),*) => {{ $(
-                if $block < self.blocks {
-                    asm!(
-                        concat!("tilestored [{at} + {stride}*1], tmm", $block),
-                        at = in(reg) at.wrapping_add($block * HEIGHT * self.to.stride),
-                        stride = in(reg) stride,
-                        options(nostack, preserves_flags),
-                    );
-                }
-            )* }};
-        }
-        let extent = Extent::new(1, self.extent.fractals());
+        let (at, extent) = (self.sums(panel), Extent::new(1, self.extent.fractals()));
         // SAFETY: the panel is in the buffer with its sums in their registers, and the accumulators cover it, as was promised.
         unsafe {
-            store!(0, 1, 2, 3);
+            each_of_sums!(self, panel, "tilestored [{at} + {stride}*1], ", "");
             last_fractal(self.symbols(panel), extent, &self.rows, Accumulate { at, overwrite: false, ..self.to });
         }
     }

@@ -8,7 +8,8 @@
 //! at the end of its part of the work. Other code in the process that uses AMX loads its own before its own work, as the
 //! ABI demands, for the registers belong to whoever runs.
 //!
-//! In `block`, tile registers live in one `asm!` block; in `fused`, through several: that file says why it may rely on them.
+//! In `block`, tile registers live in one `asm!` block. In `fused`, sums live from one to the next: that file says why it may rely
+//! on them, and which test holds that.
 
 mod block;
 mod fused;

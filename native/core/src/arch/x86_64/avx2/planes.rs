@@ -184,11 +184,7 @@ impl<'a> Continuations<'a> {
         // Sums of offsets are counted from the first one that is continued, and become what an offset differs by.
         let first = if K::OFFSETS { _mm256_set1_epi8(self.first as i8) } else { none };
         let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
-        // Each byte of a mask to the eight lanes that it tells of.
-        let to_lanes = [0, 4].map(|first: i64| {
-            let of = |byte: i64| (first + byte) * 0x0101_0101_0101_0101;
-            _mm256_setr_epi64x(of(0), of(1), of(2), of(3))
-        });
+        let to_lanes = to_lanes();
         let mut found = 0;
         let mut taken = self.taken;
         for (g, (group, out)) in fields.chunks_exact(GROUP).zip(out.chunks_exact_mut(GROUP)).enumerate() {
@@ -242,6 +238,16 @@ impl<'a> Continuations<'a> {
     pub(super) fn is_finished(&self) -> bool {
         self.taken == self.total && self.escapes.is_empty()
     }
+}
+
+/// What brings each byte of a mask to the eight lanes that it tells of, for either half of a group.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn to_lanes() -> [__m256i; 2] {
+    [0, 4].map(|first: i64| {
+        let of = |byte: i64| (first + byte) * 0x0101_0101_0101_0101;
+        _mm256_setr_epi64x(of(0), of(1), of(2), of(3))
+    })
 }
 
 /// One level's planes from those of the level below it.

@@ -1,4 +1,4 @@
-//! From the sums of a register tile to outputs, 64 columns at a time: floats, or bytes that are requantised.
+//! From the sums of a register tile to outputs, 64 columns at a time or what is left of them: floats, or bytes that are requantised.
 //!
 //! Both begin with `fp32(sum + column − weight · row sum) · scale`; every step is an operation of its own.
 
@@ -33,7 +33,30 @@ pub(in crate::arch::x86_64) unsafe fn epilogue_of_rows<D: Destination>(
     }
 }
 
-/// Columns of a block that is one tile wide, whose sums become outputs.
+/// As [`epilogue_of_rows`], of a block that is narrower than a tile.
+///
+/// # Safety
+/// AVX-512; `to` has those rows and `columns` columns, and there are sums for them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,bmi2")]
+pub(in crate::arch::x86_64) unsafe fn epilogue_of_narrow_rows<C: Columns>(
+    to: &C,
+    (rows, columns): (usize, usize),
+    sums: *const i32,
+    stride: usize,
+) {
+    for i in 0..rows {
+        for j in 0..columns.div_ceil(PANEL) {
+            let mask = _bzhi_u32(0xffff, (columns - j * PANEL).min(PANEL) as u32) as __mmask16;
+            // SAFETY: the mask keeps the access inside of the row's sums; the rest is the caller's contract.
+            unsafe {
+                let sums = _mm512_maskz_loadu_epi32(mask, sums.add(i * stride + j * PANEL));
+                to.store_some(i, j, mask, sums);
+            }
+        }
+    }
+}
+
+/// Columns of a block that is one tile wide, or less, whose sums become outputs.
 pub(in crate::arch::x86_64) trait Columns: Sized {
     /// Fetches some of the vectors of a tile that begins at `row`, as [`Destination::prefetch`] says.
     ///
@@ -45,6 +68,11 @@ pub(in crate::arch::x86_64) trait Columns: Sized {
     /// # Safety
     /// AVX-512; the block has those rows.
     unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, sums: &[[__m512i; NR]; MR]);
+    /// Takes some of the sums of panel `j` of a row.
+    ///
+    /// # Safety
+    /// AVX-512; the block has the row, and those columns of it.
+    unsafe fn store_some(&self, row: usize, j: usize, some: __mmask16, sums: __m512i);
     /// The destination of the first tile.
     fn first_row(&self) -> TileOf<'_, Self> {
         TileOf { columns: self, row: 0 }
@@ -95,11 +123,12 @@ struct Scaling<'a> {
 }
 
 impl<'a> Scaling<'a> {
-    /// If there is one tile of columns, and one zero point for all columns of the weight.
+    /// If there is one tile of columns at the most, and one zero point for all columns of the weight.
     fn new(terms: &Terms<'a>, scale: &ScalarOrPerColumn<'_>) -> Option<Self> {
         let WeightTerm::Scalar(weight) = terms.weight else { return None };
-        let columns = terms.columns.try_into().ok()?;
-        Some(Self { columns, scales: copied(scale), weight, row_sums: terms.row_sums })
+        let mut columns = [0; TILE_COLUMNS];
+        columns.get_mut(..terms.columns.len())?.copy_from_slice(terms.columns);
+        Some(Self { columns, scales: copied(scale, terms.columns.len()), weight, row_sums: terms.row_sums })
     }
 
     /// What is subtracted from the sums of a row.
@@ -127,9 +156,9 @@ impl<'a> Scaling<'a> {
     }
 }
 
-fn copied(values: &ScalarOrPerColumn<'_>) -> [f32; TILE_COLUMNS] {
+fn copied(values: &ScalarOrPerColumn<'_>, columns: usize) -> [f32; TILE_COLUMNS] {
     let mut copy = [0.0; TILE_COLUMNS];
-    values.copy_to(0, &mut copy);
+    values.copy_to(0, &mut copy[..columns]);
     copy
 }
 
@@ -144,23 +173,28 @@ pub(in crate::arch::x86_64) struct DequantizedColumns<'a> {
 }
 
 impl<'a> DequantizedColumns<'a> {
-    /// If the block is of this kind.
+    /// If the block is of this kind, and a whole tile wide.
     ///
     /// # Panics
     /// If the output or the terms have other rows or columns than the block.
     pub fn new<'b: 'a>(columns: usize, m: usize, terms: &Terms<'a>, out: &mut Output<'b>) -> Option<Self> {
+        if columns == TILE_COLUMNS && terms.columns.len() == columns { Self::narrow(m, terms, out) } else { None }
+    }
+
+    /// If the block is of this kind, and not wider than a tile.
+    ///
+    /// # Panics
+    /// If the output or the terms have other rows or columns than the block.
+    pub fn narrow<'b: 'a>(m: usize, terms: &Terms<'a>, out: &mut Output<'b>) -> Option<Self> {
         let Output { destination: Memory::F32(out), epilogue: Epilogue::Dequantize { scale, addend, elementwise } } =
             out
         else {
             return None;
         };
-        if columns != TILE_COLUMNS {
-            return None;
-        }
-        let scaling = Scaling::new(terms, scale)?;
-        assert!(out.rows() == m && out.columns() == TILE_COLUMNS && terms.row_sums.len() == m);
-        assert!(elementwise.covers(m, TILE_COLUMNS, out.stride()));
-        let (addends, elementwise) = (addend.as_ref().map(copied), *elementwise);
+        let (scaling, columns) = (Scaling::new(terms, scale)?, terms.columns.len());
+        assert!(out.rows() == m && out.columns() == columns && terms.row_sums.len() == m);
+        assert!(elementwise.covers(m, columns, out.stride()));
+        let (addends, elementwise) = (addend.as_ref().map(|addend| copied(addend, columns)), *elementwise);
         Some(Self { scaling, out: out.as_mut_ptr(), stride: out.stride(), addends, elementwise })
     }
 }
@@ -211,6 +245,24 @@ impl Columns for DequantizedColumns<'_> {
             }
         }
     }
+    #[inline(always)]
+    unsafe fn store_some(&self, row: usize, j: usize, some: __mmask16, sums: __m512i) {
+        let at = row * self.stride + j * PANEL;
+        // SAFETY: as in `store`; the mask keeps the accesses inside of the row.
+        unsafe {
+            let mut value = self.scaling.scaled(sums, self.scaling.row_term(row), j);
+            if let Some(addends) = &self.addends {
+                value = _mm512_add_ps(value, _mm512_loadu_ps(addends.as_ptr().add(j * PANEL)));
+            }
+            if let Some(gate) = self.elementwise.gate {
+                value = _mm512_mul_ps(value, _mm512_maskz_loadu_ps(some, gate.as_ptr().add(at)));
+            }
+            if let Some(residual) = self.elementwise.residual {
+                value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(some, residual.as_ptr().add(at)));
+            }
+            _mm512_mask_storeu_ps(self.out.add(at), some, value);
+        }
+    }
 }
 
 /// Columns of outputs that are bytes.
@@ -225,11 +277,19 @@ pub(in crate::arch::x86_64) struct RequantizedColumns<'a> {
 }
 
 impl<'a> RequantizedColumns<'a> {
-    /// If the block is of this kind.
+    /// If the block is of this kind, and a whole tile wide.
     ///
     /// # Panics
     /// If the output or the terms have other rows or columns than the block.
     pub fn new(columns: usize, m: usize, terms: &Terms<'a>, out: &mut Output<'_>) -> Option<Self> {
+        if columns == TILE_COLUMNS && terms.columns.len() == columns { Self::narrow(m, terms, out) } else { None }
+    }
+
+    /// If the block is of this kind, and not wider than a tile.
+    ///
+    /// # Panics
+    /// If the output or the terms have other rows or columns than the block.
+    pub fn narrow(m: usize, terms: &Terms<'a>, out: &mut Output<'_>) -> Option<Self> {
         let Epilogue::Requantize { scale, zero_point } = &out.epilogue else { return None };
         let (out, stride, shape, lowest) = match &mut out.destination {
             Memory::U8(out) => (out.as_mut_ptr(), out.stride(), (out.rows(), out.columns()), 0),
@@ -237,11 +297,8 @@ impl<'a> RequantizedColumns<'a> {
             _ => return None,
         };
         let zero_point = *zero_point;
-        if columns != TILE_COLUMNS {
-            return None;
-        }
         let scaling = Scaling::new(terms, scale)?;
-        assert!(shape == (m, TILE_COLUMNS) && terms.row_sums.len() == m);
+        assert!(shape == (m, terms.columns.len()) && terms.row_sums.len() == m);
         let (lowest, highest) = ((lowest - zero_point) as f32, (lowest + 255 - zero_point) as f32);
         Some(Self { scaling, out, stride, zero_point, lowest, highest })
     }
@@ -261,20 +318,41 @@ impl Columns for RequantizedColumns<'_> {
     }
     #[inline(always)]
     unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, sums: &[[__m512i; NR]; MR]) {
-        // SAFETY: `new` has checked that there is a sum for each row; the caller promises the outputs, and the features.
-        unsafe {
-            let (lowest, highest) = (_mm512_set1_ps(self.lowest), _mm512_set1_ps(self.highest));
-            let zero_point = _mm512_set1_epi32(self.zero_point);
-            for (i, sums) in sums.iter().enumerate() {
+        for (i, sums) in sums.iter().enumerate() {
+            // SAFETY: `new` has checked that there is a sum for each row; the caller promises the outputs, and the features.
+            unsafe {
                 let row_term = self.scaling.row_term(row + i);
                 for (j, sum) in sums.iter().enumerate() {
-                    let value = self.scaling.scaled(*sum, row_term, j);
-                    // Of a NaN and a number, the instruction gives the second operand.
-                    let value = _mm512_min_ps(_mm512_max_ps(value, lowest), highest);
-                    let bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(value), zero_point));
+                    let bytes = _mm512_cvtepi32_epi8(self.requantized(*sum, row_term, j));
                     _mm_storeu_si128(self.out.add((row + i) * self.stride + j * PANEL).cast(), bytes);
                 }
             }
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_some(&self, row: usize, j: usize, some: __mmask16, sums: __m512i) {
+        // SAFETY: as in `store`; the mask keeps the access inside of the row.
+        unsafe {
+            let values = self.requantized(sums, self.scaling.row_term(row), j);
+            _mm512_mask_cvtepi32_storeu_epi8(self.out.add(row * self.stride + j * PANEL).cast(), some, values);
+        }
+    }
+}
+
+impl RequantizedColumns<'_> {
+    /// Some sums of panel `j`, as values of the output.
+    ///
+    /// # Safety
+    /// AVX-512; j < 4.
+    #[inline(always)]
+    unsafe fn requantized(&self, sums: __m512i, row_term: __m512i, j: usize) -> __m512i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let value = self.scaling.scaled(sums, row_term, j);
+            // Of a NaN and a number, the instruction gives the second operand.
+            let value = _mm512_max_ps(value, _mm512_set1_ps(self.lowest));
+            let value = _mm512_min_ps(value, _mm512_set1_ps(self.highest));
+            _mm512_add_epi32(_mm512_cvtps_epi32(value), _mm512_set1_epi32(self.zero_point))
         }
     }
 }

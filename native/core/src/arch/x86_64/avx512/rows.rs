@@ -1,6 +1,6 @@
 //! Work on whole rows, by this kernel's instructions.
 
-use super::epilogue::{Columns, DequantizedColumns, RequantizedColumns, epilogue_of_rows};
+use super::epilogue::{Columns, DequantizedColumns, RequantizedColumns, epilogue_of_narrow_rows, epilogue_of_rows};
 use crate::arch::operands::reach;
 use crate::arch::output::Output;
 use crate::arch::rows::{self, ActivationRow, Terms};
@@ -76,7 +76,7 @@ pub(super) fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u
     by.quantize(x, out)
 }
 
-/// Outputs that its columns' way makes, a row at a time; others as the plain loop does.
+/// Outputs that their columns' way makes, a row at a time; others as the plain loop does.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,f16c")]
 pub(super) fn epilogue(sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: Output<'_>) {
     let m = terms.row_sums.len();
@@ -91,6 +91,14 @@ pub(super) fn epilogue(sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: 
         if let Some(columns) = RequantizedColumns::new(columns, m, terms, &mut out) {
             has_sums();
             return epilogue_of_rows(columns.first_row(), 0..m, sums.as_ptr(), stride);
+        }
+        if let Some(to) = DequantizedColumns::narrow(m, terms, &mut out) {
+            has_sums();
+            return epilogue_of_narrow_rows(&to, (m, columns), sums.as_ptr(), stride);
+        }
+        if let Some(to) = RequantizedColumns::narrow(m, terms, &mut out) {
+            has_sums();
+            return epilogue_of_narrow_rows(&to, (m, columns), sums.as_ptr(), stride);
         }
     }
     rows::epilogue(sums, stride, terms, out, |floats, halves| avx2::to_halves(floats, halves));
