@@ -2,8 +2,8 @@
 
 use mcd_core::{
     Activation, CompressedWeight, ConvCall, EncodedWeight, Epilogue, Error, Image, Kernel, Layout, MatmulCall,
-    Output, Padding, Parallel, PrepareOptions, PreparedWeight, Profile, Residency, ScalarOrPerColumn, Serial, Tiling,
-    VerifiedWeight, WeightType, WeightView, Window, ZeroPoint, encode, encode_packed, unpack,
+    Operands, Output, Padding, Parallel, PrepareOptions, PreparedWeight, Profile, Residency, ScalarOrPerColumn,
+    Serial, Tiling, VerifiedWeight, WeightType, WeightView, Window, ZeroPoint, encode, encode_packed, unpack,
 };
 use mcd_testkit::Rng;
 use mcd_testkit::failing::{Counting, Failing, each_request_refused};
@@ -119,10 +119,12 @@ fn multiplying() {
                         let call = MatmulCall {
                             x: activation,
                             m,
-                            x_zero_point: 3,
-                            x_scale: Some(0.5),
-                            w_zero_point: ZeroPoint::PerColumn(&zeros),
-                            bias: Some(&zeros),
+                            operands: Operands {
+                                x_zero_point: 3,
+                                x_scale: Some(0.5),
+                                w_zero_point: ZeroPoint::PerColumn(&zeros),
+                                bias: Some(&zeros),
+                            },
                             heads: None,
                         };
                         let scale = ScalarOrPerColumn::PerColumn(&scales);
@@ -164,10 +166,7 @@ fn convolving() {
                     channels,
                     groups: 1,
                     window,
-                    x_zero_point: 3,
-                    x_scale: None,
-                    w_zero_point: ZeroPoint::None,
-                    bias: None,
+                    operands: Operands { x_zero_point: 3, ..Operands::default() },
                 };
                 let mut out = out.lock().unwrap();
                 let output = Output::new(&mut out[..], Epilogue::Sums);

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use mcd_core::{EncodedWeight, Profile, Tiling, WeightType, WeightView, encode, encode_packed};
 
 use crate::input::Input;
-use crate::reached;
+use crate::reach::reached;
 
 /// A weight as it is stored, and its elements in the order of a matrix (n, k).
 struct Weight {

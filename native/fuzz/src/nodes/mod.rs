@@ -2,100 +2,18 @@
 //! their definitions give.
 
 mod reference;
+mod subject;
 mod valid;
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 use std::sync::OnceLock;
 
-use mcd_core::{EncodedWeight, Profile, Tiling, WeightType, WeightView, encode, encode_packed};
 use mcd_testkit::onnxruntime::{Node, NodeInput, Operator, Tensor, Version, register};
 
+use self::subject::{Form, Weight, tensor, weights};
 use crate::input::Input;
 use crate::operator::change_tensor;
-use crate::reached;
-
-const FLOAT: i32 = 1;
-const UINT8: i32 = 2;
-const INT8: i32 = 3;
-const INT32: i32 = 6;
-const INT64: i32 = 7;
-
-/// A weight that nodes begin with.
-struct Weight {
-    n: usize,
-    k: usize,
-    kind: WeightType,
-    w: Vec<u8>,
-    encoded: EncodedWeight,
-}
-
-impl Weight {
-    /// ONNX's number of its type.
-    fn element(&self) -> i32 {
-        if self.kind == WeightType::U8 { UINT8 } else { INT8 }
-    }
-}
-
-fn weights() -> &'static [Weight] {
-    static WEIGHTS: OnceLock<Vec<Weight>> = OnceLock::new();
-    WEIGHTS.get_or_init(|| {
-        [
-            (1, 1, WeightType::I8, Profile::Fast),
-            (40, 36, WeightType::I8, Profile::Balanced),
-            (70, 40, WeightType::U8, Profile::Small),
-            (32, 288, WeightType::I8, Profile::Fast),
-            (256, 18, WeightType::U8, Profile::Fast),
-        ]
-        .into_iter()
-        .enumerate()
-        .map(|(number, (n, k, kind, profile))| {
-            let w: Vec<u8> = (0..n * k).map(|i| if i < 300 { 7 } else { (i * i / 7 % 13 + i % 5) as u8 }).collect();
-            let view = WeightView::new(&w, (n, k), (k, 1), kind).expect("it fits");
-            // What leaves out edges and tail, and what does not.
-            let encoded = match number % 2 {
-                0 => encode(&view, profile, Tiling::default()),
-                _ => encode_packed(&view, profile, Tiling { k: 2, n: 1 }),
-            };
-            Weight { n, k, kind, w, encoded: encoded.expect("it encodes") }
-        })
-        .collect()
-    })
-}
-
-/// The operators, with the place of the overload among those of its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Weight,
-    Floats,
-    /// int32 indices; and a scale.
-    Rows(bool, bool),
-    /// What becomes of the sums: as they are, floats, uint8, int8.
-    Convolution(usize),
-}
-
-impl Form {
-    const ALL: [Self; 10] = [
-        Self::Weight,
-        Self::Floats,
-        Self::Rows(false, false),
-        Self::Rows(true, false),
-        Self::Rows(false, true),
-        Self::Rows(true, true),
-        Self::Convolution(0),
-        Self::Convolution(1),
-        Self::Convolution(2),
-        Self::Convolution(3),
-    ];
-
-    fn overload(self) -> (&'static CStr, usize) {
-        match self {
-            Self::Weight => (c"DecompressWeight", 0),
-            Self::Floats => (c"DecompressDequant", 0),
-            Self::Rows(short, scaled) => (c"GatherCompressDequant", usize::from(short) + 2 * usize::from(scaled)),
-            Self::Convolution(which) => (c"ConvCompressDequant", which),
-        }
-    }
-}
+use crate::reach::reached;
 
 /// The overload as onnxruntime 1.20 or 1.32 gets to know it.
 fn operator(form: Form, newer: bool) -> Operator {
@@ -142,10 +60,6 @@ pub fn check(data: &[u8]) {
             change_tensor(&mut input, &mut computed.tensor);
         }
     }
-}
-
-fn tensor(node: &Node, index: usize) -> Option<&Tensor> {
-    node.inputs.get(index)?.as_ref().map(|input| &input.tensor)
 }
 
 /// Where x2 is among the inputs; the index is behind it.

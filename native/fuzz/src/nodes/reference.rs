@@ -2,12 +2,12 @@
 
 use std::ffi::CStr;
 
-use mcd_core::{Activation, Elementwise, Epilogue, MatmulCall, ScalarOrPerColumn, WeightType, ZeroPoint};
+use mcd_core::{Activation, Elementwise, Epilogue, MatmulCall, Operands, ScalarOrPerColumn, WeightType, ZeroPoint};
 use mcd_testkit::onnxruntime::Node;
 use mcd_testkit::product::{expected, sums};
 use mcd_testkit::ways::Element;
 
-use super::{INT8, UINT8, Weight, tensor};
+use super::subject::{INT8, INT64, UINT8, Weight, tensor};
 
 type Output = (Vec<i64>, usize, Vec<u32>);
 
@@ -68,7 +68,7 @@ pub fn floats(node: &Node, weight: &Weight) -> Output {
 
 pub fn rows(node: &Node, weight: &Weight, scaled: bool) -> Output {
     let indices = tensor(node, 2).expect("it is required");
-    let wide = indices.data().chunks_exact(if indices.element == super::INT64 { 8 } else { 4 });
+    let wide = indices.data().chunks_exact(if indices.element == INT64 { 8 } else { 4 });
     let read = |bytes: &[u8]| match bytes.len() {
         8 => i64::from_le_bytes(bytes.try_into().expect("eight")),
         _ => i64::from(i32::from_le_bytes(bytes.try_into().expect("four"))),
@@ -78,18 +78,17 @@ pub fn rows(node: &Node, weight: &Weight, scaled: bool) -> Output {
     // Elements behind those of the shape are none of the tensor's.
     let count = dims.iter().product::<i64>() as usize;
     dims.push(weight.k as i64);
-    let (scales, zeros) = (floats_of(node, 3), floats_of(node, 4).unwrap_or(vec![0.0]));
+    // Where an overload for scales has none, as onnxruntime never lets it be, it is one.
+    let (scales, zeros) = (floats_of(node, 3).unwrap_or(vec![1.0]), floats_of(node, 4).unwrap_or(vec![0.0]));
     let along_rows = number(node, c"axis") == Some(0);
     let mut elements = Vec::new();
     for row in wide.map(read).map(row).take(count) {
         for column in 0..weight.k {
             let place = row * weight.k + column;
-            elements.push(match scales.as_ref().filter(|_| scaled) {
-                None => u32::from(weight.w[place]),
-                Some(scales) => {
-                    let along = if along_rows { row } else { column };
-                    ((value(weight, place) as f32 - at(&zeros, along)) * at(scales, along)).to_bits()
-                }
+            let along = if along_rows { row } else { column };
+            elements.push(match scaled {
+                false => u32::from(weight.w[place]),
+                true => ((value(weight, place) as f32 - at(&zeros, along)) * at(&scales, along)).to_bits(),
             });
         }
     }
@@ -195,10 +194,12 @@ fn group(
     let call = MatmulCall {
         x,
         m: rows.len() / k,
-        x_zero_point: integers(node, 5).map_or(0, |zeros| zeros[0]),
-        x_scale: None,
-        w_zero_point: ZeroPoint::PerColumn(&zeros),
-        bias: bias.as_deref(),
+        operands: Operands {
+            x_zero_point: integers(node, 5).map_or(0, |zeros| zeros[0]),
+            x_scale: None,
+            w_zero_point: ZeroPoint::PerColumn(&zeros),
+            bias: bias.as_deref(),
+        },
         heads: None,
     };
     let factor = floats_of(node, 9).map_or(1.0, |values| values[0]);

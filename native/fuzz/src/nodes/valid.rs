@@ -2,7 +2,7 @@
 
 use mcd_testkit::onnxruntime::{Node, NodeInput, Tensor};
 
-use super::{FLOAT, Form, INT8, INT32, INT64, UINT8, Weight};
+use super::subject::{FLOAT, Form, INT8, INT32, INT64, UINT8, Weight};
 use crate::input::Input;
 
 fn tensor(element: i32, dims: &[i64], bytes: &[u8], constant: bool) -> Option<NodeInput> {
