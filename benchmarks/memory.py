@@ -1,68 +1,141 @@
-"""Memory and load time of a session on 256 MiB of int8 weights, and of four processes on one model.
+"""Memory of one, four and sixteen processes on one model, and the time to open it, cold and warm.
 
-    python benchmarks/memory.py [--layers 16] [--processes 4] [--json FILE]
+    python benchmarks/memory.py [--workloads layers-16x4096,t5-encoder] [--processes 1,4,16] [--turns 5]
+                                [--contestants onnxruntime,unpacked,saved,auto,compressed,decoded]
+                                [--json RECORD [--resume]] [--cache DIR]
+    python benchmarks/memory.py --table RECORD
 
-Each figure comes from fresh processes that open the model, run it once, and read their own /proc/self/smaps_rollup:
-private is what no other process can share, proportional (PSS) splits shared pages among those who map them. Load
-times are medians of interleaved processes, from before the session is created until it is ready.
+Contestants are those of benchmarks/sessions.py: onnxruntime on the original at default settings, its two ways to save
+memory, and the compressed model by residency. Each figure comes from fresh processes with default settings that open
+the model, run it once, and read their own /proc/self/smaps_rollup while all hold it open; what was there before is
+subtracted. Anonymous memory is what no file backs; proportional memory (PSS) splits shared pages among those who map
+them. Both are sums over the processes.
+
+Opening is from before the session is created until it is ready, and the first run is told beside it: what is put off
+is not saved. Medians of processes in turns. Cold: the model's files were dropped from the page cache before
+(posix_fadvise), and it was checked that they are not there; onnxruntime and Python themselves are warm.
 """
 
 import argparse
+import contextlib
+import errno
+import os
 import statistics
 import tempfile
+from collections.abc import Iterable, Iterator
+from datetime import date
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from matmul import append, layers_model, processor
+import onnxruntime as ort
+import tables
+import workloads
+from entries import BASE, CONTESTANTS, OPENVINO, Entry, read
+from matmul import append, processor
 
-import mcd_graph
-from mcd_graph.footprint import Footprint, measure_footprints
+from mcd_graph.contestants import Contestant, stored
+from mcd_graph.model.source import size_of
 
-FIGURES = ("anonymous_bytes", "private_bytes", "proportional_bytes", "resident_bytes")
+NAMES = (BASE, *(name for name in CONTESTANTS if name != OPENVINO))
+FIGURES = {"anonymous_bytes": "Anonymous", "proportional_bytes": "Pss", "resident_bytes": "Rss"}
+PAGE = 4096
+
+
+def drop(files: Iterable[Path]) -> None:
+    """Drop files from the page cache, and make sure that they are gone."""
+    for path in files:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+            places = range(0, max(os.fstat(file).st_size - PAGE, 1), 1 << 20)
+            there = sum(is_cached(file, place) for place in places)
+        finally:
+            os.close(file)
+        if there:
+            raise SystemExit(f"{path}: {there} of {len(places)} pages stay in the page cache; does somebody map it?")
+
+
+def is_cached(file: int, place: int) -> bool:
+    """Whether the system could read here without waiting."""
+    try:
+        return os.preadv(file, [bytearray(1)], place, os.RWF_NOWAIT) > 0
+    except OSError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+        return False
+
+
+def held(entry: Entry, name: str, processes: int, feed: Path) -> dict[str, Any]:
+    """What so many processes take that hold a model together."""
+    with contextlib.ExitStack() as stack:
+        group: list[Contestant] = [stack.enter_context(entry.contestant(name, 0)) for _ in range(processes)]
+        for one in group:
+            one.opened()
+        for one in group:
+            one.run_once(feed)
+        added = [one.memory() for one in group]
+    return {figure: sum(one[field] for one in added) for figure, field in FIGURES.items()}
+
+
+def opening(entry: Entry, name: str, feed: Path, *, cold: bool) -> tuple[float, float]:
+    """Milliseconds that a fresh process takes to open a model, and for its first run."""
+    model = entry.model(name)
+    if cold:
+        drop([model, *model.parent.glob(f"{model.name}*data")])
+    with entry.contestant(name, 0) as one:
+        return one.opened() * 1e3, one.run_once(feed) * 1e3
+
+
+def measured(entry: Entry, names: list[str], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Rows of one model."""
+    _, feed = next(entry.workload.feeds(entry.original))
+    with stored(feed) as path:
+        times: dict[tuple[str, bool], list[tuple[float, float]]] = {}
+        for _ in range(arguments.turns):
+            for name in names:
+                for cold in (True, False):
+                    times.setdefault((name, cold), []).append(opening(entry, name, path, cold=cold))
+        for (name, cold), pairs in times.items():
+            opened, first = (statistics.median(column) for column in zip(*pairs, strict=True))
+            row = {"benchmark": "opening", "contestant": name, "cold": cold, "open_ms": opened, "first_run_ms": first}
+            yield row | {"raw_ms": pairs}
+        for processes in map(int, arguments.processes.split(",")):
+            for name in names:
+                found = {"file_bytes": size_of(entry.model(name)), **held(entry, name, processes, path)}
+                yield {"benchmark": "memory", "contestant": name, "processes": processes, **found}
 
 
 def main() -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=16, help="of 4096 x 4096, 16 MiB each")
-    parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--workloads", default="layers-16x4096,t5-encoder")
+    parser.add_argument("--contestants", default=",".join(NAMES))
+    parser.add_argument("--processes", default="1,4,16")
+    parser.add_argument("--profile", default="balanced", choices=["fast", "balanced", "small"])
+    parser.add_argument("--turns", type=int, default=5, help="openings of each, cold and warm")
+    parser.add_argument("--cache", type=Path, default=workloads.CACHE, help="where models are kept")
+    parser.add_argument("--json", type=Path, help="the record to add rows to")
+    parser.add_argument("--resume", action="store_true", help="leave out the models that the record has")
+    parser.add_argument("--table", type=Path, metavar="RECORD", help="print a record, and do nothing else")
     arguments = parser.parse_args()
-    mib = 1 << 20
-    feed = {"x": np.ones((1, 4096), np.uint8)}
-    rows: list[dict[str, object]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        original = Path(folder) / "original.onnx"
-        layers_model(original, layers=arguments.layers, k=4096, n=4096, sigma=12.0, activation="uint8")
-        compressed = Path(folder) / "balanced.onnx"
-        mcd_graph.compress_model(original, compressed)
-        models = {"onnxruntime": original, "balanced": compressed}
-        print(f"{processor()}, weights {arguments.layers * 16} MiB; MiB added by a session")
-        taken: dict[str, list[Footprint]] = {name: [] for name in models}
-        for _ in range(arguments.turns):
-            for name, path in models.items():
-                taken[name] += measure_footprints(path, feed)
-        for processes in (1, arguments.processes):
-            print(f"{processes} at a time, sum over all:")
-            for name, path in models.items():
-                if processes == 1:
-                    sums = {
-                        figure: statistics.median(getattr(one, figure) for one in taken[name]) for figure in FIGURES
-                    }
-                else:
-                    together = measure_footprints(path, feed, processes=processes)
-                    sums = {figure: sum(getattr(one, figure) for one in together) for figure in FIGURES}
-                load_ms = statistics.median(one.load_ms for one in taken[name])
-                print(
-                    f"{name:>12} "
-                    + ", ".join(f"{figure.removesuffix('_bytes')} {sums[figure] / mib:.1f}" for figure in FIGURES)
-                    + (f", load {load_ms:.0f} ms" if processes == 1 else "")
-                )
-                row = {"benchmark": "memory", "model": name, "weights": arguments.layers << 24, "processes": processes}
-                rows.append(row | sums | ({"load_ms": load_ms} if processes == 1 else {}))
-    if arguments.json:
-        append(arguments.json, rows)
+    if arguments.table:
+        print("\n".join(tables.memory(read(arguments.table))))
+        return
+    workloads.CACHE = arguments.cache
+    print(f"{processor()}, onnxruntime {ort.__version__}, profile {arguments.profile}")
+    there = read(arguments.json) if arguments.resume else []
+    for name in arguments.workloads.split(","):
+        if tables.matching(there, benchmark="memory", workload=name, profile=arguments.profile):
+            continue
+        with tempfile.TemporaryDirectory() as text:
+            workload = workloads.WORKLOADS[name]
+            entry = Entry(workload, workload.make(Path(text)), arguments.profile, Path(text))
+            common = {"date": date.today().isoformat(), "profile": arguments.profile, "workload": name}
+            rows = [common | row for row in measured(entry, arguments.contestants.split(","), arguments)]
+        if arguments.json:
+            append(arguments.json, rows)
+        print("\n".join(tables.memory(rows)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,32 @@
-"""Draws docs/figures: from a record size against speed, speed-up against m and memory; one real model from its bench.
+"""Draws docs/figures: from a record size against speed and speed-up against m; from the README's, one real model.
 
     python benchmarks/plots.py [--record benchmarks/records/DATE-MACHINE.jsonl]
 
-The record is the newest one of Zen 4 by default.
+The record is the newest one of Zen 4 by default. Memory, and the figure of the README, are of the record that the
+tables of the README are made of (benchmarks/tables.py).
 
 Where a record has several rows of the same measurement, the last counts. A figure whose rows are missing is not drawn.
 """
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tables
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from mcd_graph.report.charts import COLOURS, chart
 
 ROOT = Path(__file__).parents[1]
-#: ``mcd bench encoder.onnx t5.mcd.onnx --m 8,64 --threads 1 --repeats 21 --json``
-REAL_MODEL = ROOT / "benchmarks" / "records" / "2026-11-27-xeon-amx-t5-encoder.json"
 PROFILES = ("fast", "balanced", "small")
 MARKERS = "os^Dvp"
+MEMORY_OF = "layers-16x4096"
+"""The workload of the figure of memory, 256 MiB of weights, where the record has it."""
 
 Rows = list[dict[str, Any]]
 
@@ -109,27 +112,27 @@ def latency(rows: Rows) -> Callable[[Axes], None] | None:
 
 
 def memory(rows: Rows) -> Callable[[Axes], None] | None:
-    """Memory that one session, and four processes with a session each, add."""
+    """Memory that processes with a session each take together, by how they open the model."""
     rows = select(rows, benchmark="memory")
     if not rows:
         return None
-    models = ("onnxruntime", "balanced")
-    bars = (
-        ("anonymous,\none", 1, "anonymous_bytes"),
-        ("resident,\none", 1, "resident_bytes"),
-        ("private,\nfour", 4, "private_bytes"),
-        ("proportional,\nfour", 4, "proportional_bytes"),
-    )
+    rows = select(rows, workload=MEMORY_OF) or select(rows, workload=rows[0]["workload"])
+    names = list(dict.fromkeys(row["contestant"] for row in rows))
+    counts = sorted({row["processes"] for row in rows})
 
     def draw(axes: Axes) -> None:
-        for index, (model, colour) in enumerate(zip(models, (COLOURS[5], COLOURS[0]), strict=True)):
-            heights = [last(rows, figure, model=model, processes=count) / 2**20 for _, count, figure in bars]
-            drawn = axes.bar(np.arange(len(bars)) + 0.4 * (index - 0.5), heights, 0.38, color=colour, label=model)
-            axes.bar_label(drawn, [f"{height:.0f}" for height in heights], padding=2, fontsize=8)
-        axes.set_xticks(range(len(bars)), [name for name, _, _ in bars])
-        axes.set(ylabel="MiB")
+        wide = 0.8 / len(names)
+        for index, (name, colour) in enumerate(zip(names, COLOURS[5::-1], strict=False)):
+            heights = [
+                last(rows, "proportional_bytes", contestant=name, processes=count) / 2**20 / count for count in counts
+            ]
+            at = np.arange(len(counts)) + wide * (index - (len(names) - 1) / 2)
+            drawn = axes.bar(at, heights, 0.95 * wide, color=colour, label=name)
+            axes.bar_label(drawn, [f"{height:.0f}" for height in heights], padding=2, fontsize=7)
+        axes.set_xticks(range(len(counts)), [f"{count} process{'es' * (count > 1)}" for count in counts])
+        axes.set(ylabel="MiB for each process (PSS)")
         axes.margins(y=0.12)
-        axes.legend(loc="upper left")
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
 
     return draw
 
@@ -153,9 +156,11 @@ def t5(rows: Rows) -> Callable[[Axes], None] | None:
     return draw
 
 
-def real_model() -> Callable[[Axes], None]:
-    """Files, memory and opening of the T5 encoder, from what ``mcd bench --json`` said of it."""
-    original, compressed = (_footprint(one) for one in json.loads(REAL_MODEL.read_text())["contestants"])
+def real_model(rows: Rows) -> Callable[[Axes], None] | None:
+    """Files, memory and opening of the README's model, original and compressed."""
+    original, compressed = (real_figures(rows, name) for name in ("onnxruntime", "auto"))
+    if not original or not compressed:
+        return None
 
     def draw(axes: Axes) -> None:
         for index, (name, figures, colour) in enumerate(
@@ -172,15 +177,16 @@ def real_model() -> Callable[[Axes], None]:
     return draw
 
 
-def _footprint(contestant: dict[str, Any]) -> dict[str, tuple[float, str]]:
-    """The three figures of the README, each with the text to print."""
-    private, opening = (
-        float(np.median([one[figure] for one in contestant["footprints"]])) for figure in ("anonymous_bytes", "load_ms")
-    )
+def real_figures(rows: Rows, contestant: str) -> dict[str, tuple[float, str]]:
+    """Three figures of the README's model, each with the text to print."""
+    own = select(rows, workload=tables.HEADLINE, contestant=contestant)
+    held, opened = select(own, benchmark="memory", processes=1), select(own, benchmark="opening", cold=False)
+    if not held or not opened:
+        return {}
     return {
-        "files": (contestant["file_bytes"], f"{contestant['file_bytes'] / 1e6:.1f} MB"),
-        "memory that no file backs": (private, f"{private / 1e6:.1f} MB"),
-        "opening a session": (opening, f"{opening:.0f} ms"),
+        "files": (held[-1]["file_bytes"], f"{held[-1]['file_bytes'] / 1e6:.1f} MB"),
+        "memory that no file backs": (held[-1]["anonymous_bytes"], f"{held[-1]['anonymous_bytes'] / 1e6:.1f} MB"),
+        "opening a session": (opened[-1]["open_ms"], f"{opened[-1]['open_ms']:.0f} ms"),
     }
 
 
@@ -190,13 +196,24 @@ def _plain_log(axes: Axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-FIGURES = {
+Figure = Callable[[Rows], Callable[[Axes], None] | None]
+FIGURES: dict[str, tuple[Figure, str]] = {
     "size-against-decoding": (sizes, "Size of the T5 encoder's weights against the rate of decoding, by codec"),
     "size-against-speed": (trade, "Size against the speed of a multiplication, by profile"),
     "latency-against-m": (latency, "Speed-up of a multiplication against m, by profile"),
     "t5": (t5, "Speed-up of the T5 encoder, by length and profile"),
-    "memory": (memory, "Memory of one session and of four processes, for onnxruntime and the profile balanced"),
 }
+ONE_STORY: dict[str, tuple[Figure, str]] = {
+    "memory": (memory, "Memory of processes that open one model, by how they open it"),
+    "real-model": (real_model, "Files, memory and opening of the T5 encoder, original and compressed"),
+}
+"""Figures of the record that the README's tables are made of."""
+
+
+def one_story() -> Rows:
+    """The rows of that record."""
+    (record,) = re.findall(r"<!-- headline: (\S+) -->", (ROOT / "README.md").read_text())
+    return [json.loads(line) for line in (tables.RECORDS / record).read_text().splitlines()]
 
 
 def main() -> None:
@@ -209,7 +226,7 @@ def main() -> None:
     folder = ROOT / "docs" / "figures"
     folder.mkdir(exist_ok=True)
     figures = {name: (figure(rows), label) for name, (figure, label) in FIGURES.items()}
-    figures["real-model"] = (real_model(), "Files, memory and opening of the T5 encoder, original and compressed")
+    figures |= {name: (figure(one_story()), label) for name, (figure, label) in ONE_STORY.items()}
     for name, (draw, label) in figures.items():
         if draw is None:
             print(f"{name}: the record has no rows for it")

@@ -29,9 +29,7 @@ fetched with pip, by models/results.py.
 import argparse
 import contextlib
 import dataclasses
-import functools
 import importlib.util
-import json
 import os
 import statistics
 import sys
@@ -45,51 +43,16 @@ from typing import Any
 import onnxruntime as ort
 import tables
 import workloads
+from entries import BASE, CONTESTANTS, OPENVINO, Entry, read
 from matmul import append, processor
 
-import mcd_graph
-from mcd_graph.alternatives import ALTERNATIVES, CONFIG, written
-from mcd_graph.contestants import PAUSE, Contestant, Ready, Setup, alternate, stored
+from mcd_graph.contestants import PAUSE, Contestant, Ready, alternate, stored
 from mcd_graph.errors import InputError
 
-BASE = "onnxruntime"
-OPENVINO = "openvino"
-RESIDENCIES = ("auto", "compressed", "decoded")
-CONTESTANTS = (*RESIDENCIES, *ALTERNATIVES, OPENVINO)
 LEAST_TURNS = 5
-QUICK_SECONDS, SECONDS = 1.0, 4.0
+QUICK_SECONDS, SECONDS = 0.8, 4.0
 
 Rows = list[dict[str, Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A workload's model, and what it becomes for each contestant."""
-
-    workload: workloads.Workload
-    original: Path
-    profile: str
-    folder: Path
-
-    @functools.cache  # noqa: B019 - as many entries as workloads
-    def model(self, name: str) -> Path:
-        """The model that a contestant opens, made when it is first asked for."""
-        if name in RESIDENCIES:
-            compressed = self.folder / "compressed.mcd.onnx"
-            if not compressed.exists():
-                # The smallest chains would not shrink; what is timed is their nodes.
-                mcd_graph.compress_model(self.original, compressed, profile=self.profile, force_larger=True)
-            return compressed
-        return written(name, self.original, self.folder) if name in ALTERNATIVES else self.original
-
-    def contestant(self, name: str, threads: int) -> Contestant:
-        """A process that opens it."""
-        model = str(self.model(name))
-        if name == OPENVINO:
-            script = Path(__file__).with_name("openvino_contestant.py")
-            return Contestant([sys.executable, str(script), model, str(threads)], name)
-        config = {"mcd.residency": name} if name in RESIDENCIES else CONFIG.get(name, {})
-        return Contestant(Setup(model, config, threads, library=name in RESIDENCIES).command(), name)
 
 
 @dataclasses.dataclass
@@ -238,11 +201,6 @@ def run(arguments: argparse.Namespace, record: Record, show: Callable[[Rows], No
             if name in workloads.AT_ONCE and not arguments.no_throughput:
                 for rows in throughput(entry, [each for each in names if each != OPENVINO], arguments.seconds, record):
                     show(rows)
-
-
-def read(path: Path | None) -> Rows:
-    """The rows of a record, if there is one."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
 
 
 def main() -> None:

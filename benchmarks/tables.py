@@ -1,11 +1,13 @@
-"""Writes the tables of docs/guide/results.md from the records, as speed-ups: original time / compressed time.
+"""Writes the tables of README.md and docs/guide/results.md from the records, as speed-ups: original / compressed time.
 
-    python benchmarks/tables.py
+    python benchmarks/tables.py [--record benchmarks/records/DATE-MACHINE.jsonl]
 
 A table stands between two comments, ``<!-- NAME: RECORD -->`` and ``<!-- end of NAME -->``. Where a record has several
-rows of the same measurement, the last counts.
+rows of the same measurement, the last counts. With ``--record``, the tables of sessions, memory and the headline are
+made of that record from now on, on every page: they tell one story.
 """
 
+import argparse
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -13,7 +15,20 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "guide" / "results.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "guide" / "results.md")
+RECORDS = ROOT / "benchmarks" / "records"
+HEADLINE = "t5-encoder"
+"""The workload of the README."""
+
+CALLED = {
+    "onnxruntime": "onnxruntime",
+    "unpacked": "pre-packing off",
+    "saved": "pre-packed weights saved",
+    "auto": "**compressed**",
+    "compressed": 'with `residency="compressed"`',
+}
+"""The contestants of the headline."""
+
 PROFILES = ("fast", "balanced", "small")
 _TABLE = re.compile(r"<!-- (\w+): (\S+) -->\n.*?<!-- end of \1 -->", re.DOTALL)
 
@@ -47,6 +62,7 @@ def cell(row: dict[str, Any]) -> str:
 
 def sessions(rows: Rows) -> Iterator[str]:
     """Sessions as people open them, and processes that run at once: a line for each row, a column a contestant."""
+    rows = [row for row in rows if row["benchmark"] in ("sessions", "throughput")]
     names = list(dict.fromkeys(row["contestant"] for row in rows))
     yield f"| workload | shape | threads | onnxruntime | {' | '.join(names)} |"
     yield f"|---|---|---|---|{'---|' * len(names)}"
@@ -85,36 +101,110 @@ def sizes(rows: Rows) -> Iterator[str]:
 
 
 def memory(rows: Rows) -> Iterator[str]:
-    """Memory and opening."""
-    rows = [row for row in rows if row["benchmark"] == "memory"]
-    yield "| | anonymous | resident | opening | four processes: private | proportional |"
-    yield "|---|---|---|---|---|---|"
-    for model in ("onnxruntime", "balanced"):
-        one, four = _last(rows, model=model, processes=1), _last(rows, model=model, processes=4)
-        yield (
-            f"| {model} | {_mib(one['anonymous_bytes'])} | {_mib(one['resident_bytes'])} | {one['load_ms']:.0f} ms "
-            f"| {_mib(four['private_bytes'])} | {_mib(four['proportional_bytes'])} |"
-        )
+    """Memory of some processes, and opening: a line for each model and contestant."""
+    held, opened = (matching(rows, benchmark=name) for name in ("memory", "opening"))
+    counts = sorted({row["processes"] for row in held})
+    columns = " | ".join(f"{count} process{'es' if count > 1 else ''}: anonymous; PSS" for count in counts)
+    yield f"| model | opened by | {columns} | opening, cold | first run | opening, warm | first run |"
+    yield f"|---|---|{'---|' * (len(counts) + 4)}"
+    for workload, name in dict.fromkeys((row["workload"], row["contestant"]) for row in held):
+        own = {"workload": workload, "contestant": name}
+        cells = [_held(matching(held, processes=count, **own)) for count in counts]
+        for cold in (True, False):
+            last = (matching(opened, cold=cold, **own) or [{}])[-1]
+            cells += [f"{last[name]:.0f} ms" if name in last else "" for name in ("open_ms", "first_run_ms")]
+        yield f"| {workload} | {name} | {' | '.join(cells)} |"
+
+
+def _held(rows: Rows) -> str:
+    return f"{_mib(rows[-1]['anonymous_bytes'])}; {_mib(rows[-1]['proportional_bytes'])}" if rows else ""
 
 
 def _mib(count: int) -> str:
     return f"{count / 2**20:.{0 if count >= 100 * 2**20 else 1}f} MiB"
 
 
-TABLES: dict[str, Callable[[Rows], Iterator[str]]] = {"matmul": matmul, "t5": t5, "sizes": sizes, "memory": memory}
+def headline(rows: Rows) -> Iterator[str]:
+    """What the README says of one real model: a line for each figure, a column for each way to open it."""
+    rows = matching(rows, workload=HEADLINE)
+    yield f"| | {' | '.join(CALLED.values())} |"
+    yield f"|---|{'---|' * len(CALLED)}"
+    for title, figure in _figures(rows):
+        cells = [figure(name) for name in CALLED]
+        if any(cells):
+            yield f"| {title} | {' | '.join(cells)} |"
+    yield ""
+    yield f"{_measured(rows)}."
 
 
-def fill(page: str) -> str:
-    """The page with its tables written again."""
+def _figures(rows: Rows) -> Iterator[tuple[str, Callable[[str], str]]]:
+    """Titles, and what gives the cell of a contestant."""
+
+    def of(benchmark: str, show: Callable[[dict[str, Any]], str], **wanted: Any) -> Callable[[str], str]:
+        def figure(name: str) -> str:
+            own = matching(rows, benchmark=benchmark, contestant=name, **wanted)
+            if not own and benchmark == "sessions" and name == "onnxruntime":
+                return "1"
+            return show(own[-1]) if own else ""
+
+        return figure
+
+    def megabytes(name: str) -> Callable[[dict[str, Any]], str]:
+        return lambda row: f"{row[name] / 1e6:.1f} MB"
+
+    def milliseconds(row: dict[str, Any]) -> str:
+        return f"{row['open_ms']:.0f} ms"
+
+    yield "files", of("memory", megabytes("file_bytes"), processes=1)
+    for count in sorted({row["processes"] for row in matching(rows, benchmark="memory")}):
+        who = f"{count} process{'es' * (count > 1)}"
+        yield f"memory that no file backs, {who}", of("memory", megabytes("anonymous_bytes"), processes=count)
+    most = max((row["processes"] for row in matching(rows, benchmark="memory")), default=1)
+    if most > 1:
+        yield f"all memory, {most} processes", of("memory", megabytes("proportional_bytes"), processes=most)
+    yield "opening a session", of("opening", milliseconds, cold=False)
+    yield "opening, files not in the page cache", of("opening", milliseconds, cold=True)
+    shapes = dict.fromkeys((row["shape"], row["threads"]) for row in matching(rows, benchmark="sessions"))
+    for shape, threads in shapes:
+        who = "1 thread" if threads else "default threads"
+        yield f"speed-up, {shape.removeprefix('1x')} tokens, {who}", of("sessions", cell, shape=shape, threads=threads)
+
+
+def _measured(rows: Rows) -> str:
+    """When, where and with what."""
+    dates = sorted({row["date"] for row in rows})
+    machines = sorted({f"{row['processor']}, onnxruntime {row['onnxruntime']}" for row in rows})
+    return f"Measured {' and '.join(dates)} on {'; '.join(machines)}"
+
+
+TABLES: dict[str, Callable[[Rows], Iterator[str]]] = {
+    "headline": headline, "sessions": sessions, "memory": memory, "matmul": matmul, "t5": t5, "sizes": sizes
+}  # fmt: skip
+ONE_STORY = ("headline", "sessions", "memory")
+"""Tables that are of one record."""
+
+
+def fill(page: str, record: str | None = None) -> str:
+    """The page with its tables written again; those of :data:`ONE_STORY` from a record, if one is given."""
 
     def table(found: re.Match[str]) -> str:
-        name, record = found.groups()
-        rows = [json.loads(line) for line in (ROOT / "benchmarks" / "records" / record).read_text().splitlines()]
+        name, own = found.groups()
+        own = record if record and name in ONE_STORY else own
+        rows = [json.loads(line) for line in (RECORDS / own).read_text().splitlines()]
         lines = "\n".join(TABLES[name](rows))
-        return f"<!-- {name}: {record} -->\n\n{lines}\n\n<!-- end of {name} -->"
+        return f"<!-- {name}: {own} -->\n\n{lines}\n\n<!-- end of {name} -->"
 
     return _TABLE.sub(table, page)
 
 
+def main() -> None:
+    """Write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", type=Path, help="the record of the README from now on, in benchmarks/records")
+    arguments = parser.parse_args()
+    for page in PAGES:
+        page.write_text(fill(page.read_text(), arguments.record and arguments.record.name))
+
+
 if __name__ == "__main__":
-    PAGE.write_text(fill(PAGE.read_text()))
+    main()

@@ -196,6 +196,7 @@ WORKLOADS = {
             for size, layers in ((512, 8), (1024, 8), (1024, 32), (2048, 16))
         ),
         _layers(4096, 8, (1, 8, 64, 256)),
+        _layers(4096, 16, (1,), asked=False),
         Workload("t5-encoder", _t5("encoder"), _ids((8, 64, 256))),
         Workload("t5-decoder", _t5("decoder"), _decoder_step),
         *(_minilm_l6(form) for form in ("dynamic, all", "qdq, all")),

@@ -1,8 +1,9 @@
 """Times models against the original, in turns, so that a busy machine slows all alike.
 
-Absolute times on a shared machine say little. So all sessions take turns within each repetition, and what is reported
-beside the medians is their ratio, with an interval that the same measurement would fall into 95 times of 100 (by
-resampling the turns). Memory and the time to open a session come from processes of their own, also in turns.
+Absolute times on a shared machine say little. So each model has a process of its own with default settings, they run in
+bursts that take turns, and what is reported beside the medians is the median of the ratios of bursts that were beside
+each other, with an interval that the same measurement would fall into 95 times of 100 (by resampling these pairs).
+Memory and the time to open a session come from further processes, also in turns.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import itertools
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,30 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from mcd_graph.alternatives import CONFIG, written
 from mcd_graph.codec.weights import Profile
 from mcd_graph.compress import compress_model
+from mcd_graph.contestants import Contestant as Process
+from mcd_graph.contestants import Setup, alternate, stored
 from mcd_graph.errors import InputError
-from mcd_graph.footprint import Footprint, can_measure, measure_footprints
+from mcd_graph.footprint import Footprint, can_measure, footprints_of
 from mcd_graph.inputs import InputSpec, bind_dimensions, input_specs, random_inputs
 from mcd_graph.machine import Machine, this_machine
 from mcd_graph.model.loading import load_model
 from mcd_graph.model.source import size_of
-from mcd_graph.session import create_session
 
-__all__ = ["SCHEMA_VERSION", "Bench", "BenchRow", "Contestant", "bench_models", "interleaved"]
+__all__ = ["RESIDENCIES", "SCHEMA_VERSION", "Bench", "BenchRow", "Contestant", "bench_models", "interleaved"]
 
 SCHEMA_VERSION = 1
 
+RESIDENCIES = ("auto", "compressed", "decoded")
+"""What the weights of a compressed model can occupy."""
+
 _RESAMPLES = 1000
 _MEMORY_TURNS = 3
+
+_BURST = 0.05
+"""Seconds of a burst: people wait for this."""
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 Progress = Callable[[int, int], None]
@@ -49,13 +58,15 @@ class BenchRow:
         m: rows of the activations: batch 1 with this length, or this batch where the model has no other dimension;
             ``None`` where dimensions were given one by one, or the model has none to choose.
         dimensions: what each symbol in the inputs' shapes stood for.
-        threads: threads within one operator.
-        repeats: timed calls of each model.
+        threads: threads within one operator; 0 is onnxruntime's default, all processors.
+        repeats: timed bursts of each model.
         original_ms: median time of a call of the original, in milliseconds.
         compressed_ms: median time of a call of the compressed model.
-        speedup: the first over the second; above 1 the compressed model is faster.
+        speedup: the median of the ratios of bursts beside each other, the original's time over the compressed model's;
+            above 1 the compressed model is faster.
         speedup_low: lower end of the ratio's 95 % interval.
         speedup_high: its upper end.
+        identical: whether the outputs have the same bytes as the original's.
     """
 
     contestant: str
@@ -68,6 +79,12 @@ class BenchRow:
     speedup: float
     speedup_low: float
     speedup_high: float
+    identical: bool = True
+
+    @property
+    def threads_used(self) -> str:
+        """The threads in a few words."""
+        return str(self.threads or "default")
 
     @property
     def shape(self) -> str:
@@ -82,7 +99,8 @@ class Contestant:
     """A benchmarked model.
 
     Attributes:
-        name: ``original``, the profile it was made with, or its file's name.
+        name: ``original``, the profile it was made with, or its file's name; with the residency where there are
+            several, or with onnxruntime's way to open the original.
         file_bytes: size of the model with its external data.
         footprints: memory and opening times, one for each process that was measured; empty where the system does not
             tell.
@@ -121,72 +139,134 @@ def bench_models(
     compressed: str | os.PathLike[str] | None = None,
     *,
     profiles: Sequence[Profile] = ("balanced",),
+    residencies: Sequence[str] = ("auto",),
+    alternatives: Sequence[str] = (),
     m: Sequence[int] = (1, 8, 64, 512),
     axes: Sequence[Mapping[str, int]] = (),
-    threads: Sequence[int] = (1, 2),
+    threads: Sequence[int] = (0, 1),
     repeats: int = 15,
     seed: int = 0,
     custom_ops: Sequence[str | os.PathLike[str]] = (),
     progress: Progress | None = None,
 ) -> Bench:
-    """Compare models on the same random inputs, onnxruntime's optimisations on.
+    """Compare models on the same random inputs, each in a process of its own with default settings.
 
     Args:
         original: path of a model.
         compressed: path of the compressed one; made in a temporary directory by default.
         profiles: what to make then, each a contestant.
+        residencies: what weights occupy while a session lives, each a contestant.
+        alternatives: other ways of onnxruntime to open the original that are contestants as well, of
+            :data:`mcd_graph.alternatives.ALTERNATIVES`.
         m: rows of the activations.
         axes: numbers for the symbols in the inputs' shapes, one shape each, instead of ``m``.
-        threads: numbers of threads.
-        repeats: timed calls of each.
+        threads: numbers of threads; 0 is onnxruntime's default.
+        repeats: timed bursts of each.
         seed: seed of the inputs.
         custom_ops: libraries of other operators that the models need.
         progress: called with the number of steps done and of all steps, from this thread.
 
     Raises:
         FileNotFoundError: there is no such model.
-        InputError: a model does not run on random inputs, an argument is not positive, or there is no such axis.
+        InputError: a model does not run on random inputs, or ends its process; an argument is not positive, or there is
+            no such axis.
     """
-    if repeats < 1 or any(number < 1 for number in (*m, *threads, *(n for each in axes for n in each.values()))):
-        raise InputError("m, axes, threads and repeats must be at least 1")
+    if repeats < 1 or any(number < 1 for number in (*m, *(n for each in axes for n in each.values()))):
+        raise InputError("m, axes and repeats must be at least 1")
+    if any(count < 0 for count in threads):
+        raise InputError("threads must be at least 1, or 0 for onnxruntime's default")
     if not threads or not (m or axes):
         raise InputError("give at least one number of threads and one m")
     rng = np.random.default_rng(seed)
-    with contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory() as folder:
         specs = input_specs(load_model(original))
         shapes = _shapes(specs, m, axes)
-        paths = {"original": Path(original)}
-        if compressed is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            for profile in profiles:
-                paths[profile] = folder / f"{profile}.mcd.onnx"
-                compress_model(original, paths[profile], profile=profile, verify=False)
-        else:
-            paths[Path(compressed).name] = Path(compressed)
+        made = _compressed(original, compressed, profiles, Path(folder))
+        setups = _setups(original, made, residencies, alternatives, Path(folder))
+        libraries = tuple(os.fspath(library) for library in custom_ops)
+        setups = {name: dataclasses.replace(setup, custom_ops=libraries) for name, setup in setups.items()}
         feeds = [random_inputs(specs, bound, rng) for _, bound in shapes]
         turns = _MEMORY_TURNS if can_measure() else 0
-        step = _counter(progress, len(threads) * len(shapes) * (repeats + 1) + turns * len(paths))
-        rows = []
+        step = _counter(progress, len(threads) * len(shapes) * (repeats + 1) + turns * len(setups))
+        rows: list[BenchRow] = []
         for count in threads:
-            sessions = {
-                name: create_session(path, threads=count, spin=False, custom_ops=custom_ops)
-                for name, path in paths.items()
-            }
-            for (rows_m, bound), feed in zip(shapes, feeds, strict=True):
-                times = interleaved(list(sessions.values()), feed, repeats=repeats, step=step)
-                for index, name in enumerate(sessions):
-                    if index:
-                        rows.append(
-                            _row(times[[0, index]], rng, contestant=name, m=rows_m, dimensions=bound, threads=count)
-                        )
-            del sessions  # before other processes compete with their threads
-        footprints: dict[str, list[Footprint]] = {name: [] for name in paths}
-        for _ in range(turns):
-            for name, path in paths.items():
-                footprints[name] += measure_footprints(path, feeds[0], custom_ops=custom_ops)
-                step()
-        contestants = tuple(Contestant(name, size_of(path), tuple(footprints[name])) for name, path in paths.items())
+            own = {name: dataclasses.replace(setup, threads=count) for name, setup in setups.items()}
+            rows += _timed(own, shapes, feeds, repeats=repeats, rng=rng, step=step)
+        footprints = _footprints(setups, feeds[0], turns, step)
+        contestants = tuple(
+            Contestant(name, size_of(Path(setup.model)), tuple(footprints[name])) for name, setup in setups.items()
+        )
     return Bench(this_machine(), contestants, tuple(rows))
+
+
+def _compressed(
+    original: str | os.PathLike[str],
+    compressed: str | os.PathLike[str] | None,
+    profiles: Sequence[Profile],
+    folder: Path,
+) -> dict[str, Path]:
+    """Return the compressed models by name, made with each profile where none is given."""
+    if compressed is not None:
+        return {Path(compressed).name: Path(compressed)}
+    made: dict[str, Path] = {}
+    for profile in profiles:
+        made[profile] = folder / f"{profile}.mcd.onnx"
+        compress_model(original, made[profile], profile=profile, verify=False)
+    return made
+
+
+def _setups(
+    original: str | os.PathLike[str],
+    compressed: Mapping[str, Path],
+    residencies: Sequence[str],
+    alternatives: Sequence[str],
+    folder: Path,
+) -> dict[str, Setup]:
+    """Return how each contestant opens its model, the original first."""
+    setups = {"original": Setup(os.fspath(original))}
+    for way in alternatives:
+        setups[f"original, {way}"] = Setup(str(written(way, original, folder)), CONFIG[way])
+    for name, path in compressed.items():
+        for residency in residencies:
+            called = name if len(residencies) == 1 else f"{name}, {residency}"
+            setups[called] = Setup(str(path), {"mcd.residency": residency})
+    return setups
+
+
+def _timed(
+    setups: Mapping[str, Setup],
+    shapes: Sequence[tuple[int | None, dict[str, int]]],
+    feeds: Sequence[Arrays],
+    *,
+    repeats: int,
+    rng: np.random.Generator,
+    step: Callable[[], None],
+) -> Iterator[BenchRow]:
+    """Let contestants run in turns; yield a row for each shape and each of them but the first."""
+    with contextlib.ExitStack() as stack:
+        running = {name: stack.enter_context(Process(setup.command(), name)) for name, setup in setups.items()}
+        for (rows_m, bound), feed in zip(shapes, feeds, strict=True):
+            with stored(feed) as path:
+                ready = {name: process.load(path) for name, process in running.items()}
+            step()
+            pairs = alternate(running, ready, repeats=repeats, burst=_BURST, step=step)
+            for name, times in pairs.items():
+                row = _row(np.array(times).T * 1e3, rng, contestant=name, m=rows_m, dimensions=bound)
+                identical = ready[name].digest == ready["original"].digest
+                yield dataclasses.replace(row, threads=setups[name].threads, identical=identical)
+
+
+def _footprints(
+    setups: Mapping[str, Setup], feed: Arrays, turns: int, step: Callable[[], None]
+) -> dict[str, list[Footprint]]:
+    """Return memory and opening of each contestant, from processes of their own in turns."""
+    footprints: dict[str, list[Footprint]] = {name: [] for name in setups}
+    with stored(feed) as path:
+        for _ in range(turns):
+            for name, setup in setups.items():
+                footprints[name] += footprints_of([setup], path)
+                step()
+    return footprints
 
 
 def interleaved(
@@ -280,28 +360,27 @@ def _row(
     contestant: str,
     m: int | None,
     dimensions: dict[str, int],
-    threads: int,
 ) -> BenchRow:
-    """Sum up the times of the original and one contestant, of shape (2, turns)."""
+    """Sum up the times of the original and one contestant, of shape (2, bursts); the threads are to be filled in."""
     original_ms, compressed_ms = np.median(times, axis=1).tolist()
-    low, high = _interval(times, rng)
+    ratios = times[0] / times[1]
+    low, high = _interval(ratios, rng)
     return BenchRow(
         contestant=contestant,
         m=m,
         dimensions=dict(dimensions),
-        threads=threads,
-        repeats=times.shape[1],
+        threads=0,
+        repeats=len(ratios),
         original_ms=original_ms,
         compressed_ms=compressed_ms,
-        speedup=original_ms / compressed_ms,
+        speedup=float(np.median(ratios)),
         speedup_low=low,
         speedup_high=high,
     )
 
 
-def _interval(times: npt.NDArray[np.float64], rng: np.random.Generator) -> tuple[float, float]:
-    """Return the 95 % interval of the ratio of medians, by resampling the turns."""
-    picks = rng.integers(0, times.shape[1], (_RESAMPLES, times.shape[1]))
-    original, compressed = (np.median(times[index][picks], axis=1) for index in (0, 1))
-    low, high = np.percentile(original / compressed, [2.5, 97.5])
+def _interval(ratios: npt.NDArray[np.float64], rng: np.random.Generator) -> tuple[float, float]:
+    """Return the 95 % interval of the median of ratios, by resampling them."""
+    picks = rng.integers(0, len(ratios), (_RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(ratios[picks], axis=1), [2.5, 97.5])
     return float(low), float(high)

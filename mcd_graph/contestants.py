@@ -87,10 +87,9 @@ class Ready:
     seconds: float
     first: float
 
-    @property
-    def runs(self) -> int:
-        """How many runs a burst has."""
-        return max(_LEAST_RUNS, int(BURST / self.seconds))
+    def runs(self, burst: float) -> int:
+        """Return how many runs a burst of so many seconds has."""
+        return max(_LEAST_RUNS, int(burst / self.seconds))
 
 
 class Contestant:
@@ -203,6 +202,7 @@ def alternate(
     *,
     repeats: int,
     seconds: float = 0.0,
+    burst: float = BURST,
     step: Callable[[], None] = lambda: None,
 ) -> dict[str, list[tuple[float, float]]]:
     """Compare contestants with the first one, in bursts that take turns.
@@ -215,6 +215,7 @@ def alternate(
         ready: what each said of them.
         repeats: turns to take at least.
         seconds: take further ones until this time is up.
+        burst: seconds of a burst.
         step: called after each turn.
 
     Returns:
@@ -229,7 +230,7 @@ def alternate(
             order = [base, *others[at : at + 2]]
             times = {}
             for name in order if turn % 2 else reversed(order):
-                times[name] = statistics.median(contestants[name].burst(ready[name].runs))
+                times[name] = statistics.median(contestants[name].burst(ready[name].runs(burst)))
                 time.sleep(PAUSE)
             for name in order[1:]:
                 pairs[name].append((times[base], times[name]))
@@ -254,9 +255,17 @@ def serve(open_model: Callable[[], Runner]) -> None:
     Args:
         open_model: opens the model; the time that it takes is the time to open.
     """
+    # What libraries print must not stand between the answers.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+
+    def say(answer: Any) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
     before, start = _rollup(), time.perf_counter()
     run = open_model()
-    _say(time.perf_counter() - start)
+    say(time.perf_counter() - start)
     feed: dict[str, npt.NDArray[np.generic]] = {}
     gc.disable()  # it would run in the middle of something that is timed
     for line in sys.stdin:
@@ -264,18 +273,13 @@ def serve(open_model: Callable[[], Runner]) -> None:
         if command in ("load", "once"):
             with np.load(str(arguments[0]), allow_pickle=False) as file:
                 feed = {name.removeprefix(_PREFIX): file[name] for name in file}
-            _say(_first_runs(run, feed, further=_LEAST_RUNS if command == "load" else 0))
+            say(_first_runs(run, feed, further=_LEAST_RUNS if command == "load" else 0))
         elif command == "burst":
-            _say([_timed(run, feed) for _ in range(*arguments)])
+            say([_timed(run, feed) for _ in range(*arguments)])
         elif command == "rate":
-            _say(_rate(run, feed, *arguments))
+            say(_rate(run, feed, *arguments))
         elif command == "memory":
-            _say({name: value - before.get(name, 0) for name, value in _rollup().items()})
-
-
-def _say(answer: Any) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+            say({name: value - before.get(name, 0) for name, value in _rollup().items()})
 
 
 def _first_runs(run: Runner, feed: dict[str, npt.NDArray[np.generic]], further: int) -> Any:

@@ -5,10 +5,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.accounting import account_for, report_of
+from mcd_graph.codec.weights import pack_weight
 from mcd_graph.errors import InputError
 from mcd_graph.integrity import Stream, over_streams, streams_of
 from mcd_graph.model.at_open import is_at_open
@@ -20,12 +22,15 @@ from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.operators.view import CompressedNode, check_memory
 from mcd_graph.options import check_libraries
-from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, plan_lowering
+from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, WeightJob, plan_lowering
 from mcd_graph.passes.rules.registry import label_of
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import ConstantReport, NodeReport, Reader, Report
 
 __all__ = ["inspect_model"]
+
+_SAMPLE_BYTES, _SAMPLE_ROWS = 1 << 19, 128
+"""Bytes of a large weight that are compressed to tell its size, and the rows that they are a multiple of."""
 
 
 def inspect_model(
@@ -68,8 +73,8 @@ def inspect_model(
     before = {name_of(node): node for node, *_ in compressed_nodes(model)}
     InlineWeightArgumentsPass()(model)
     plan = plan_lowering(model, custom_ops=custom_ops)
-    entropies = _entropies(plan)
-    measured = {key: (None, entropy) for key, entropy in entropies.items()}
+    measured = _measured(plan)
+    entropies = {key: entropy for key, (_, entropy) in measured.items()}
     plain = [each for each in eight_bit_constants(model) if all(node.domain != DOMAIN for node, _ in each.readers)]
     return Report.of(
         (*lowered, *_others(plan, entropies)),
@@ -157,10 +162,23 @@ def _readers(report: NodeReport, node: ir.Node) -> list[Reader]:
     return [Reader(before + label, name_of(user)) for user, label in readers_of(node.outputs[0])]
 
 
-def _entropies(plan: LoweringPlan) -> dict[str, float]:
+def _measured(plan: LoweringPlan) -> dict[str, tuple[int, float]]:
+    """Return, of each weight, about how many bytes it compresses to, and its entropy."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        measured = pool.map(lambda job: _native.entropy_bits(job.array()), plan.weights.values())
-        return dict(zip(plan.weights, measured, strict=True))
+        return dict(zip(plan.weights, pool.map(_look, plan.weights.values()), strict=True))
+
+
+def _look(job: WeightJob) -> tuple[int, float]:
+    """Compress a weight, or some rows out of the middle of a large one, of which the rest takes as much per bit."""
+    array = job.array()
+    entropy = _native.entropy_bits(array)
+    rows = max(_SAMPLE_BYTES // array.shape[1], 1) // _SAMPLE_ROWS * _SAMPLE_ROWS
+    if not 0 < rows < array.shape[0] // 2:
+        return pack_weight(array, tiling=job.tiling).stats.stored_bytes, entropy
+    first = array.shape[0] // 2 // _SAMPLE_ROWS * _SAMPLE_ROWS
+    sample = np.ascontiguousarray(array[first : first + rows])
+    stats = pack_weight(sample, tiling=job.tiling).stats
+    return round(stats.stored_bytes * (array.size * entropy) / max(sample.size * stats.entropy_bits, 1)), entropy
 
 
 def _others(plan: LoweringPlan, entropies: Mapping[str, float]) -> Iterator[NodeReport]:

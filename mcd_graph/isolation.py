@@ -24,7 +24,8 @@ def death_of(work: Callable[[], object], *, seconds: float) -> str | None:
     """Do some work in a fork of this process; return the signal that ended it, or ``None`` if it came to an end.
 
     Exceptions are not passed on, and what it prints is not shown. Work that takes too long is ended, and is taken for
-    work that comes to an end: a fork of a process with threads can get stuck where that process does not.
+    work that comes to an end: a fork of a process with threads can get stuck where that process does not. Where the
+    system has no fork, the work is done in this process.
 
     Args:
         work: what to do; nothing that it changes in memory is seen here.
@@ -37,6 +38,10 @@ def death_of(work: Callable[[], object], *, seconds: float) -> str | None:
         'SIGABRT'
         >>> death_of(lambda: 1 + 1, seconds=10)
     """
+    if not hasattr(os, "fork"):  # as on Windows: then what would end the fork ends this process
+        with contextlib.suppress(Exception):
+            work()
+        return None
     end, pause = time.monotonic() + seconds, 0.0005
     child = 0
     try:

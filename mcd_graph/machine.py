@@ -1,10 +1,11 @@
 """The machine that a figure was measured on: a figure without it says little."""
 
 import dataclasses
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
+
+from mcd_graph.system import processors
 
 __all__ = ["Machine", "saturates", "this_machine"]
 
@@ -34,7 +35,7 @@ class Machine:
 
 def this_machine() -> Machine:
     """Describe the machine that this process runs on."""
-    return Machine(_processor(), len(os.sched_getaffinity(0)), _onnxruntime_version(), version("mcd-graph"))
+    return Machine(_processor(), processors(), _onnxruntime_version(), version("mcd-graph"))
 
 
 def _onnxruntime_version() -> str:

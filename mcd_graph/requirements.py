@@ -6,7 +6,7 @@ onnxruntime is nobody's to install but the user's: it exists in several packages
 
 __all__ = ["TOOLS", "explain_missing", "with_extra"]
 
-TOOLS = {"google", "ml_dtypes", "onnx", "onnx_ir", "rich", "safetensors", "shellingham", "typer"}
+TOOLS = {"google", "ml_dtypes", "onnx", "onnx_ir", "rich", "safetensors", "shellingham", "sympy", "typer"}
 """Modules that the extra ``tools`` brings."""
 
 _EXTRAS = {

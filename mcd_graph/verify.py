@@ -20,6 +20,7 @@ from mcd_graph.model.loading import load_model
 from mcd_graph.options import check_libraries
 from mcd_graph.passes import reproduces_optimized
 from mcd_graph.session import create_session
+from mcd_graph.system import processors
 
 __all__ = ["Difference", "Verification", "verify_model"]
 
@@ -151,7 +152,7 @@ def verify_model(
     # Read here first: what an untrusted file claims is checked before onnxruntime follows it.
     model, compressed_model = load_model(original), load_model(compressed)
     settings = (True,) if reproduces_optimized(compressed_model) else (True, False)
-    threads = (1, max(2, len(os.sched_getaffinity(0)))) if threads is None else tuple(threads)
+    threads = (1, max(2, processors())) if threads is None else tuple(threads)
     feeds: list[Feed] = []
     found: list[_Comparison] = []
     meters: dict[str, DriftMeter] = {}

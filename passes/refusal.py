@@ -250,17 +250,17 @@ class ReasonCode(enum.StrEnum):
     )
     CONVOLUTION_SMALL = (
         "convolution-small",
-        "The kernel is so small that onnxruntime's own convolution is faster.",
+        "The kernel is so small, or does so little with each pixel, that onnxruntime's own convolution is faster.",
         "`--at-open`, which restores it when a session is created.",
     )
     CONVOLUTION_RANK = (
         "convolution-rank",
-        "The kernel has other dimensions beside its channels than one to three.",
+        "The convolution has no spatial dimension, or more than three.",
         "`--at-open`, which restores its kernel when a session is created.",
     )
     CONVOLUTION_ATTRIBUTE = (
         "convolution-attribute",
-        "Strides, dilations or pads are not as ONNX has them; onnxruntime takes the model, maybe, and means something.",
+        "Strides, dilations or pads are not as ONNX has them; onnxruntime may read them in a way of its own.",
         "Mend the model: the text names the attribute.",
     )
 
@@ -313,6 +313,11 @@ class ReasonCode(enum.StrEnum):
         "small-saving",
         "Compressed, the weight would not be smaller by the share that is asked for.",
         "Lower --min-saving; or quantise with fewer distinct values (per tensor, or with a wider range).",
+    )
+    WEIGHT_SMALL = (
+        "weight-small",
+        "The weight is so small that onnxruntime's own multiplication is faster, and the file would hardly gain.",
+        "`--min-saving=-1`, which compresses whatever can be.",
     )
     OPERATOR_NOT_COMPRESSED = (
         "operator-not-compressed",

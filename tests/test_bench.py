@@ -1,15 +1,17 @@
 """bench_models measures what it says; how fast anything is, is not for a test to judge."""
 
+import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from lowering import make_model
 from samples import K, N, gaussian_weight, layer, write
 
 from mcd_graph import InputError, compress_model
 from mcd_graph.bench import bench_models, interleaved
+from mcd_graph.contestants import Contestant, Ready, Setup
 from mcd_graph.footprint import can_measure, measure_footprints
 from mcd_graph.session import create_session
 
@@ -20,52 +22,61 @@ def without_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcd_graph.bench.can_measure", lambda: False)
 
 
-def spy(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple[int, tuple[int, ...]]]:
-    """Record which session runs (by identity) with which shape of input ``name``."""
-    calls = []
-    run = ort.InferenceSession.run
+class Spied(Contestant):
+    """A contestant whose bursts, and the shapes of its inputs, are recorded."""
 
-    def record(self, outputs, feed, options=None):  # type: ignore[no-untyped-def]
-        calls.append((id(self), np.shape(feed[name])))
-        return run(self, outputs, feed, options)
+    calls: ClassVar[list[tuple[str, tuple[tuple[int, ...], ...]]]]
 
-    monkeypatch.setattr(ort.InferenceSession, "run", record)
-    return calls
+    def load(self, feed: Path) -> Ready:
+        with np.load(feed) as file:
+            self._shapes = tuple(file[name].shape for name in file)
+        return super().load(feed)
+
+    def burst(self, runs: int) -> list[float]:
+        self.calls.append((self.name, self._shapes))
+        return super().burst(runs)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[tuple[int, ...], ...]]]:
+    """Record which contestant runs with which shapes."""
+    monkeypatch.setattr("mcd_graph.bench.Process", Spied)
+    monkeypatch.setattr("mcd_graph.bench._BURST", 0.0)
+    Spied.calls = []
+    return Spied.calls
 
 
 @pytest.mark.usefixtures("without_memory")
-def test_m_is_the_length_and_sessions_take_turns(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = spy(monkeypatch, "ids")
+def test_m_is_the_length_and_sessions_take_turns(model: Path, calls: list) -> None:
     steps: list[tuple[int, int]] = []
     result = bench_models(model, m=(5, 2), threads=(1,), repeats=4, progress=lambda *step: steps.append(step))
     assert [(row.m, row.threads, row.repeats) for row in result.rows] == [(5, 1, 4), (2, 1, 4)]
-    assert {shape for _, shape in calls} == {(1, 5), (1, 2)}
-    sessions = [session for session, shape in calls if shape == (1, 5)]
+    assert {shapes[0] for _, shapes in calls} == {(1, 5), (1, 2)}
+    sessions = [name for name, shapes in calls if shapes[0] == (1, 5)]
     first, second = sessions[:2]
     assert first != second
-    assert sessions == [first, second, second, first, first, second, second, first, first, second]
+    assert sessions == [first, second, second, first, first, second, second, first]
     for row in result.rows:
-        assert 0 < row.speedup_low <= row.speedup_high
+        assert 0 < row.speedup_low <= row.speedup <= row.speedup_high
+        assert row.identical
     assert steps == [(done, 10) for done in range(1, 11)]
     assert [one.footprints for one in result.contestants] == [(), ()]
 
 
 @pytest.mark.usefixtures("without_memory")
-def test_m_is_the_batch_where_there_is_no_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_m_is_the_batch_where_there_is_no_length(tmp_path: Path, calls: list) -> None:
     constants = {"w": gaussian_weight(), "w_scale": np.array(0.1, np.float32), "w_zero": np.array(0, np.int8)}
     proto = make_model(
         layer("x", "w", "y"), {"x": (np.float32, ("batch", K))}, {"y": (np.float32, ("batch", N))}, constants
     )
-    calls = spy(monkeypatch, "x")
     bench_models(write(proto, tmp_path / "m.onnx"), m=(7,), threads=(1,), repeats=1)
-    assert {shape for _, shape in calls} == {(7, K)}
+    assert {shapes for _, shapes in calls} == {((7, K),)}
 
 
 @pytest.mark.usefixtures("without_memory")
-def test_shapes_by_the_models_own_axes(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = spy(monkeypatch, "ids")
+def test_shapes_by_the_models_own_axes(model: Path, calls: list) -> None:
     result = bench_models(model, axes=({"batch": 3, "length": 4},), threads=(1,), repeats=1)
-    assert {shape for _, shape in calls} == {(3, 4)}
+    assert {shapes[0] for _, shapes in calls} == {(3, 4)}
     (row,) = result.rows
     assert (row.m, row.shape) == (None, "batch = 3, length = 4")
     with pytest.raises(InputError, match=r"lacks length: the axes are batch, length"):
@@ -81,15 +92,46 @@ def test_a_model_without_free_axes_is_measured_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_memory")
+def test_residencies_and_ways_of_onnxruntime_are_contestants(model: Path) -> None:
+    result = bench_models(
+        model,
+        residencies=("compressed", "decoded"),
+        alternatives=("unpacked", "saved"),
+        m=(2,),
+        threads=(0,),
+        repeats=1,
+    )
+    others = ["original, unpacked", "original, saved", "balanced, compressed", "balanced, decoded"]
+    assert [one.name for one in result.contestants] == ["original", *others]
+    assert [(row.contestant, row.threads_used, row.identical) for row in result.rows] == [
+        (name, "default", True) for name in others
+    ]
+    assert all(one.file_bytes > 0 for one in result.contestants)
+
+
+@pytest.mark.usefixtures("without_memory")
+def test_an_original_that_ends_its_process_is_an_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dies = Setup.command
+
+    def command(setup: Setup) -> list[str]:
+        ends = [sys.executable, "-P", "-c", "import os; os.abort()"]
+        return ends if setup.model == str(model) else dies(setup)
+
+    monkeypatch.setattr(Setup, "command", command)
+    with pytest.raises(InputError, match=r"^original ended its process \(SIGABRT\)"):
+        bench_models(model, m=(1,), threads=(1,), repeats=1)
+
+
+@pytest.mark.usefixtures("without_memory")
 def test_profiles_are_contestants(model: Path) -> None:
     result = bench_models(model, profiles=("fast", "small"), m=(2,), threads=(1,), repeats=1)
     assert [one.name for one in result.contestants] == ["original", "fast", "small"]
     assert [row.contestant for row in result.rows] == ["fast", "small"]
 
 
-@pytest.mark.parametrize("options", [{"m": (0,)}, {"threads": (0,)}, {"repeats": 0}, {"axes": ({"a": 0},)}], ids=str)
+@pytest.mark.parametrize("options", [{"m": (0,)}, {"threads": (-1,)}, {"repeats": 0}, {"axes": ({"a": 0},)}], ids=str)
 def test_numbers_must_be_positive(model: Path, options: dict) -> None:
-    with pytest.raises(InputError, match="m, axes, threads and repeats must be at least 1"):
+    with pytest.raises(InputError, match=r"(m, axes and repeats|threads) must be at least 1"):
         bench_models(model, **options)
 
 

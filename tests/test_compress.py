@@ -10,8 +10,20 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from lowering import make_model
 from onnx import helper
-from samples import K, N, digests, float_model, gaussian_weight, text_model, uniform_weight, write, write_external
+from samples import (
+    K,
+    N,
+    digests,
+    float_model,
+    gaussian_weight,
+    layer,
+    text_model,
+    uniform_weight,
+    write,
+    write_external,
+)
 
 from mcd_graph import (
     InputError,
@@ -313,6 +325,24 @@ def test_small_weights_keep_their_saving(out: Path, tmp_path: Path) -> None:
         report = compress_model(source, out / name, inline=inline)
         assert report.totals.file_bytes_after < 0.95 * source.stat().st_size
         assert verify_model(source, out / name).identical
+
+
+@pytest.mark.parametrize(("size", "status"), [(63, "kept"), (64, "lowered")])
+def test_a_weight_that_onnxruntime_multiplies_faster_stays(size: int, status: str, out: Path, tmp_path: Path) -> None:
+    constants = {"w": gaussian_weight(64, size), "w_scale": np.array(0.1, np.float32), "w_zero": np.array(0, np.int8)}
+    other = {"v": gaussian_weight()}
+    nodes = [*layer("x", "w", "y"), *layer("u", "v", "z")]
+    inputs = {"x": (np.float32, ("m", 64)), "u": (np.float32, ("m", K))}
+    outputs = {"y": (np.float32, ("m", size)), "z": (np.float32, ("m", N))}
+    source = write(make_model(nodes, inputs, outputs, constants | other), tmp_path / "m.onnx")
+    report = compress_model(source, out / "m.onnx")
+    (node,) = (node for node in report.nodes if node.weight == "w")
+    assert node.status == status
+    if status == "kept":
+        assert node.code == ReasonCode.WEIGHT_SMALL
+        assert node.reason == "its weight has 4032 bytes, and onnxruntime is faster with less than 4096"
+        (node,) = (node for node in compress_model(source, out / "all.onnx", min_saving=-1).nodes if node.weight == "w")
+        assert node.status == "lowered"
 
 
 def test_files_that_would_not_be_smaller_are_not_written(out: Path, tmp_path: Path) -> None:

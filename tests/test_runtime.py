@@ -87,6 +87,26 @@ def test_every_session_of_the_process(model: Path, compressed: Path) -> None:
         InferenceSession(compressed)
 
 
+def test_what_another_library_changed_stays(model: Path, compressed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who wraps the class after us is not undone with us."""
+    seen = []
+    mcd_graph.enable()
+    ours = onnxruntime.InferenceSession.__init__
+
+    def theirs(self: object, *args: object, **kwargs: object) -> None:
+        seen.append(args)
+        ours(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(onnxruntime.InferenceSession, "__init__", theirs)
+        mcd_graph.disable()
+        with pytest.raises(Exception, match="MatmulCompressDequant"):
+            onnxruntime.InferenceSession(compressed)
+        mcd_graph.enable()
+        assert run(onnxruntime.InferenceSession(compressed)) == run(onnxruntime.InferenceSession(model))
+        assert len(seen) == 3
+
+
 def test_errors_are_those_of_onnxruntime(tmp_path: Path) -> None:
     mcd_graph.enable()
     (tmp_path / "x.onnx").write_bytes(b"not a model")

@@ -4,20 +4,30 @@
 //     library=$(python -c 'import mcd_graph; print(mcd_graph.get_library_path())')
 //     ./run model.mcd.onnx "$library" ids=ids.bin:1,128 mask=mask.bin:1,128 > output.bin
 //
+// Before the inputs, session config entries such as mcd.residency=compressed may be given. On Windows, with Visual Studio or with MinGW: cl /std:c++17 /EHsc, or g++ as above, and mcd_ort.dll as the library.
+//
 // ORT is an unpacked release of onnxruntime (1.14 or later). Each input is NAME=FILE:SHAPE, a file of its elements in the machine's
 // byte order, of whatever fixed-size type the model says; so is what comes out: the elements of the model's first output.
 
 #include <onnxruntime_c_api.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <memory>
 #include <sstream>
 #include <string>
 #include <vector>
+
+#ifdef _WIN32
+#include <fcntl.h>
+#include <io.h>
+#endif
 
 namespace {
 
@@ -109,8 +119,11 @@ bool write(OrtValue *value) {
 }  // namespace
 
 int main(int count, char **arguments) {
-    if (count < 4) fail(2, "usage: run MODEL LIBRARY NAME=FILE:SHAPE... > output.bin");
-    std::vector<Input> inputs(arguments + 3, arguments + count);
+    int first = 3;  // input
+    while (first < count && std::strncmp(arguments[first], "mcd.", 4) == 0) ++first;
+    if (first >= count) fail(2, "usage: run MODEL LIBRARY [mcd.KEY=VALUE...] NAME=FILE:SHAPE... > output.bin");
+    std::vector<Input> inputs(arguments + first, arguments + count);
+    const std::filesystem::path model = arguments[1], library = arguments[2];
     api = OrtGetApiBase()->GetApi(ORT_API_VERSION);
     if (api == nullptr) fail(1, "the installed onnxruntime is older than its header");
 
@@ -121,11 +134,19 @@ int main(int count, char **arguments) {
     check(api->CreateSessionOptions(&options));
     Owned<OrtSessionOptions, &OrtApi::ReleaseSessionOptions> options_owner(options);
 
-    // The one line that a compressed model needs.
-    check(api->RegisterCustomOpsLibrary_V2(options, arguments[2]));
+    for (int index = 3; index < first; ++index) {
+        const std::string entry = arguments[index];
+        const auto equals = std::min(entry.find('='), entry.size() - 1);
+        check(api->AddSessionConfigEntry(options, entry.substr(0, equals).c_str(), entry.substr(equals + 1).c_str()));
+    }
+    // Only for models that were compressed with --at-open: the library restores those constants when it is registered.
+    const auto name = model.u8string();
+    check(api->AddSessionConfigEntry(options, "mcd.model", reinterpret_cast<const char *>(name.c_str())));
+    // The one line that a compressed model needs. A path's characters are onnxruntime's: wide ones on Windows.
+    check(api->RegisterCustomOpsLibrary_V2(options, library.c_str()));
 
     OrtSession *session = nullptr;
-    check(api->CreateSession(env, arguments[1], options, &session));
+    check(api->CreateSession(env, model.c_str(), options, &session));
     Owned<OrtSession, &OrtApi::ReleaseSession> session_owner(session);
 
     OrtMemoryInfo *memory = nullptr;
@@ -159,5 +180,8 @@ int main(int count, char **arguments) {
     check(api->Run(session, nullptr, names.data(), values.data(), values.size(), &output_name, 1, &output));
     OwnedValue output_owner(output);
     check(api->AllocatorFree(allocator, output_name));
+#ifdef _WIN32
+    _setmode(_fileno(stdout), _O_BINARY);  // or each byte 10 would become two
+#endif
     return write(output) ? 0 : 1;
 }

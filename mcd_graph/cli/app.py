@@ -39,6 +39,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+_SIGPIPE = getattr(signal, "SIGPIPE", 13)  # which Windows does not have
+
 _UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # the base that typer does not export
 
 
@@ -76,7 +78,7 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
     except SystemExit:  # how typer and rich end when the reader of the output went away, as `head` does
-        return 128 + signal.SIGPIPE
+        return 128 + _SIGPIPE
     if status == 128 + signal.SIGINT:  # what typer makes of KeyboardInterrupt
         return _interrupted()
     return status if isinstance(status, int) else 0

@@ -1,5 +1,6 @@
 """Ctrl-C that falls into a moment in which Python loses it."""
 
+import _thread
 import contextlib
 import signal
 import sys
@@ -13,6 +14,14 @@ _PAUSE = 0.005
 """Seconds until it is tried again: what loses it, such as the callback of a weak reference, takes less."""
 
 
+def _interrupt() -> None:
+    """Interrupt the main thread, whatever it waits for if the system can do that."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+
+
 @contextlib.contextmanager
 def no_interruption_lost() -> Iterator[None]:
     """Interrupt once more where KeyboardInterrupt was raised in a callback: Python prints that, and goes on."""
@@ -22,8 +31,7 @@ def no_interruption_lost() -> Iterator[None]:
         if not isinstance(unraisable.exc_value, KeyboardInterrupt):
             before(unraisable)
             return
-        arguments = (threading.main_thread().ident, signal.SIGINT)
-        timer = threading.Timer(_PAUSE, signal.pthread_kill, arguments)
+        timer = threading.Timer(_PAUSE, _interrupt)
         timer.daemon = True
         timer.start()
 

@@ -68,7 +68,8 @@ def verify(
         measure=strict,
     )
     if as_json:
-        print_json({"identical": result.identical, **dataclasses.asdict(result)})
+        schema = {"schema": "mcd-verification", "schema_version": 1}
+        print_json({**schema, "identical": result.identical, **dataclasses.asdict(result)})
     elif strict and not result.identical:
         _print_drifts(result, min_cosine)
     else:

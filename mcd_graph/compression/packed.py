@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +11,9 @@ from mcd_graph.compression.request import Request
 from mcd_graph.model.saving import ModelWriter
 from mcd_graph.passes import ReasonCode, Refusal, WeightJob
 from mcd_graph.passes.at_open import ConstantJob
+from mcd_graph.passes.ways import LEAST_MULTIPLIED
 from mcd_graph.progress import Progress
+from mcd_graph.system import processors
 
 __all__ = ["Packed", "pack"]
 
@@ -65,7 +66,7 @@ def pack(
     request: Request, jobs: Mapping[str, AnyJob], writer: ModelWriter, known: Packed, *, at_open: bool = False
 ) -> Packed:
     """Compress the weights that are not ``known`` and write all; those that save too little are refused."""
-    workers = request.jobs or len(os.sched_getaffinity(0))
+    workers = request.jobs or processors()
     limit = _BYTES_UNDER_WAY if request.executor is None or request.jobs is None else None
     packed = Packed()
     with contextlib.ExitStack() as stack:
@@ -80,7 +81,7 @@ def pack(
             else:
                 weight = next(weights)[1]
                 packed.stats[key] = weight.stats
-                answer = _refused(weight.stats, request.min_saving, at_open=at_open) or weight
+                answer = _refused(jobs[key], weight.stats, request.min_saving, at_open=at_open) or weight
             if isinstance(answer, CompressedWeight):
                 answer = _written(key, answer, writer, at_open=at_open)
             packed.weights[key] = answer
@@ -88,8 +89,11 @@ def pack(
     return packed
 
 
-def _refused(stats: WeightStats, min_saving: float, *, at_open: bool) -> Refusal | None:
+def _refused(job: AnyJob, stats: WeightStats, min_saving: float, *, at_open: bool) -> Refusal | None:
     """Return why a weight is stored as it is: it would save too little."""
+    if isinstance(job, WeightJob) and job.multiplied and job.nbytes < LEAST_MULTIPLIED and min_saving >= 0:
+        text = f"its weight has {job.nbytes} bytes, and onnxruntime is faster with less than {LEAST_MULTIPLIED}"
+        return Refusal(ReasonCode.WEIGHT_SMALL, text)
     if stats.saving < min_saving:
         return Refusal(ReasonCode.SMALL_SAVING, f"it would save {stats.saving:.1%}, less than {min_saving:.1%}")
     saved = stats.weight_bytes - stats.stored_bytes

@@ -20,7 +20,8 @@ from typing import BinaryIO
 from mcd_graph.errors import InputError
 from mcd_graph.model.files import is_text, sync
 from mcd_graph.model.loading import external_files, read_proto
-from mcd_graph.model.temporaries import MARK, is_locked
+from mcd_graph.model.temporaries import MARK
+from mcd_graph.system import is_locked
 
 __all__ = ["DATA_FILE_KEY", "DataFiles", "check_data_name"]
 

@@ -1,17 +1,14 @@
-"""Files that appear whole or not at all, and what that takes: a locked directory, and bytes that reach the disk."""
+"""Files that appear whole or not at all, and what that takes: bytes that reach the disk."""
 
-import contextlib
-import fcntl
 import os
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from mcd_graph.model.replacement import copy_attributes, replace
 from mcd_graph.model.temporaries import MARK, temporary_file
 
-__all__ = ["is_text", "locked", "sync", "sync_directory", "write_bytes", "write_text"]
+__all__ = ["is_text", "sync", "write_bytes", "write_text"]
 
 
 def write_text(path: str | os.PathLike[str], text: str, *, force: bool = False) -> None:
@@ -39,36 +36,16 @@ def write_bytes(
     with temporary_file(temporary) as file:
         file.write(data)
         copy_attributes(path, file.fileno())
-        if mode is not None:
+        if mode is not None and hasattr(os, "fchmod"):  # not on Windows, which has no such permissions
             os.fchmod(file.fileno(), mode)
         sync(file)
         replace(temporary, path, force=force)
-
-
-@contextlib.contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Keep other writers out of a directory; the lock leaves no file behind and dies with its holder."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def sync(file: BinaryIO) -> None:
     """Wait until what was written to a file is on the disk."""
     file.flush()
     os.fsync(file.fileno())
-
-
-def sync_directory(directory: Path) -> None:
-    """Wait until the names in a directory are on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def is_text(name: str) -> bool:

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import onnx
 
-from mcd_graph.model.files import locked
 from mcd_graph.model.loading import check_tensors
 from mcd_graph.model.source import Source
 from mcd_graph.model.temporaries import MARK, temporary_file
 from mcd_graph.model.unchanged import Watch
 from mcd_graph.model.walk import Contents
+from mcd_graph.system import locked
 
 __all__ = ["private_copy"]
 

@@ -74,12 +74,13 @@ def copy_attributes(source: Path, descriptor: int) -> None:
         status = source.stat()
     except OSError:
         return
-    with contextlib.suppress(OSError):
+    # Windows has none of these calls, and macOS not the last ones.
+    with contextlib.suppress(OSError, AttributeError):
         os.fchown(descriptor, status.st_uid, status.st_gid)
     # After the owner, for changing that one clears the set-user-ID bits.
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, AttributeError):
         for name in os.listxattr(source):
             with contextlib.suppress(OSError):
                 os.setxattr(descriptor, name, os.getxattr(source, name))

@@ -24,11 +24,12 @@ import onnx_ir as ir
 from mcd_graph.errors import InputError
 from mcd_graph.model.content import serialized
 from mcd_graph.model.data_files import DATA_FILE_KEY, DataFiles, check_data_name
-from mcd_graph.model.files import is_text, locked, sync, sync_directory
+from mcd_graph.model.files import is_text, sync
 from mcd_graph.model.layout import TensorLayout
 from mcd_graph.model.replacement import copy_attributes, put_new, refuse_existing, replace
 from mcd_graph.model.temporaries import MARK, temporary_file
 from mcd_graph.progress import Progress
+from mcd_graph.system import locked, sync_directory
 
 __all__ = ["ModelWriter", "NotSmallerError"]
 

@@ -15,6 +15,7 @@ from mcd_graph.model.at_open import locations_at_open, reveal_nodes
 from mcd_graph.model.tensors import external_entries
 from mcd_graph.model.unchanged import FileIdentity
 from mcd_graph.model.walk import Contents
+from mcd_graph.system import READING
 
 __all__ = ["ModelSource", "Source", "external_files", "read_proto", "size_of"]
 
@@ -136,7 +137,7 @@ def _read_regular(path: Path) -> tuple[bytes, FileIdentity]:
     # Without waiting for somebody to write into it, if it is a pipe.
     if path.is_dir():
         raise InputError(f"{path} is a folder: {_models_in(path)}")
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with os.fdopen(os.open(path, READING), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path} is not a regular file")

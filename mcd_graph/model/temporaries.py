@@ -5,13 +5,14 @@ run left behind.
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["MARK", "is_locked", "remove_leftovers", "remove_temporaries", "tell", "temporary_file"]
+from mcd_graph import system
+
+__all__ = ["MARK", "remove_leftovers", "remove_temporaries", "tell", "temporary_file"]
 
 MARK = ".mcd-tmp-"
 """What the name of every temporary holds."""
@@ -60,13 +61,13 @@ def temporary_file(path: Path, before_removal: Callable[[], None] | None = None)
     prepare = before_removal or (lambda: None)
     _living[path] = prepare
     try:
-        file = path.open("x+b")
+        file = system.create(path)
     except OSError:
         _living.pop(path, None)  # what is there is not ours
         raise
     with contextlib.nullcontext() if before_removal else _told(path):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            system.lock(file)
             yield file
         finally:
             prepare()
@@ -88,24 +89,9 @@ def remove_temporaries() -> None:
         _living.pop(path, None)
 
 
-def is_locked(path: Path) -> bool:
-    """Tell whether a living process holds the lock of a temporary."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def remove_leftovers(path: Path) -> None:
     """Remove the temporaries that dead runs have left of a file, under the lock of its directory."""
     prefix = f".{path.name}{MARK}"
     for found in sorted(path.parent.iterdir()):
-        if found.name.startswith(prefix) and not is_locked(found):
+        if found.name.startswith(prefix) and not system.is_locked(found):
             found.unlink(missing_ok=True)

@@ -91,7 +91,8 @@ class ConstantReport:
         status: ``lowered`` or ``kept``; ``lowerable`` when a model was only looked at.
         bytes_before: its size.
         entropy_bits: order-0 entropy in bits per element.
-        bytes_after: size of stream and index; ``None`` when it is kept or nothing was written.
+        bytes_after: size of stream and index, about so many in a model that was only looked at; ``None`` when it is
+            kept.
         code: which kind of reason kept it, a value of :class:`mcd_graph.passes.ReasonCode`; stable, for programs.
         reason: why it was kept, for people.
         way: how it comes back, if it is not kept: ``run``, in the nodes that compute with it, or ``open``, restored in

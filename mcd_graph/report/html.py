@@ -203,6 +203,8 @@ def _by_shape(bench: Bench, threads: int) -> dict[str, list[BenchRow]]:
 
 
 def _title(threads: int) -> str:
+    if not threads:
+        return "default threads"
     return f"{threads} thread" if threads == 1 else f"{threads} threads"
 
 

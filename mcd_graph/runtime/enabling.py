@@ -13,7 +13,9 @@ __all__ = ["disable", "enable"]
 
 _lock = threading.Lock()
 _original: Callable[..., None] | None = None
-_settings: tuple[Residency | None, str | None, int | None] = (None, None, None)
+_ours: Callable[..., None] | None = None
+_settings: tuple[Residency | None, str | None, int | None] | None = None
+"""Of the sessions that follow; ``None`` while it is not enabled."""
 
 
 def enable(*, residency: Residency | None = None, device: str | None = None, memory_limit: int | None = None) -> None:
@@ -39,7 +41,7 @@ def enable(*, residency: Residency | None = None, device: str | None = None, mem
         >>> mcd_graph.disable()
     """
     check_residency(residency)
-    global _original, _settings  # noqa: PLW0603 - the class that is changed is the process's own, too
+    global _original, _ours, _settings  # noqa: PLW0603 - the class that is changed is the process's own, too
     with _lock:
         _settings = (residency, device, memory_limit)
         if _original is not None:
@@ -48,12 +50,13 @@ def enable(*, residency: Residency | None = None, device: str | None = None, mem
 
         @functools.wraps(original)
         def init(self: Any, path_or_bytes: Any, sess_options: Any = None, *args: Any, **kwargs: Any) -> None:
-            if not isinstance(self, InferenceSession):  # which has seen to it itself
-                path_or_bytes, sess_options = opened_with(path_or_bytes, sess_options, *_settings)
+            settings = _settings  # which another thread may change
+            if settings is not None and not isinstance(self, InferenceSession):  # which has seen to it itself
+                path_or_bytes, sess_options = opened_with(path_or_bytes, sess_options, *settings)
             original(self, path_or_bytes, sess_options, *args, **kwargs)
 
         ort.InferenceSession.__init__ = init
-        _original = original
+        _original, _ours = original, init
 
 
 def disable() -> None:
@@ -64,8 +67,10 @@ def disable() -> None:
         >>> mcd_graph.enable()
         >>> mcd_graph.disable()
     """
-    global _original  # noqa: PLW0603 - as above
+    global _original, _ours, _settings  # noqa: PLW0603 - as above
     with _lock:
-        if _original is not None:
+        _settings = None
+        # What another library has put around ours stays; ours then hands everything on as it is.
+        if _ours is not None and ort.InferenceSession.__init__ is _ours:
             ort.InferenceSession.__init__ = _original
-            _original = None
+            _original = _ours = None

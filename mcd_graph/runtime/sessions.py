@@ -32,7 +32,7 @@ def session_options(
             are restored for it, in memory that the options share with its sessions. ``mcd.model``.
         residency: what a weight occupies while the session lives: ``auto`` (``decoded`` for weights that fit the
             processor's caches, ``compressed`` for others; the default), ``compressed`` (it is decoded in each
-            multiplication, from the mapped file) or ``decoded`` (once, at opening). ``mcd.residency``.
+            multiplication, from the mapped file) or ``decoded`` (once, at the first run). ``mcd.residency``.
         device: where compressed multiplications run, ``cpu`` or ``ascend:N``. ``mcd.device``.
         memory_limit: bytes of memory that the compressed weights of a session may take, for untrusted models; a model
             that needs more is refused. ``mcd.memory_limit``.

@@ -71,11 +71,13 @@ class WeightJob:
         key: its name in :attr:`LoweringPlan.weights`; the initialiser's name where that is unique.
         source: where it was found.
         tiling: the size of tile that suits its readers; ``None``: the codec's own choice.
+        multiplied: multiplications read it, and nothing else.
     """
 
     key: str
     source: Weight
     tiling: tuple[int, int] | None = None
+    multiplied: bool = False
 
     @property
     def packed(self) -> bool:

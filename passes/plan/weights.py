@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from mcd_graph.operators import matmul_compress_dequant
 from mcd_graph.passes.plan.site import Candidate, WeightJob
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
@@ -30,13 +31,15 @@ def weights_of(candidates: Sequence[Candidate]) -> dict[str, WeightJob]:
     keys: dict[tuple[ir.Value, tuple[object, ...], bool], str] = {}
     for candidate in candidates:
         match, weight = candidate.match, candidate.match.weight
-        tiling = match.fused.tiling(weight)
+        tiling, multiplied = match.fused.tiling(weight), match.fused.spec is matmul_compress_dequant.SPEC
         identity = (weight.value, weight.recipe, weight.transposed)
         if identity not in keys:
             keys[identity] = _unused_key(weight.value.name or "weight", weights)
-            weights[keys[identity]] = WeightJob(keys[identity], weight, tiling)
-        elif (job := weights[keys[identity]]).tiling not in (tiling, None):
-            weights[job.key] = dataclasses.replace(job, tiling=None)  # who wants no special one multiplies
+            weights[keys[identity]] = WeightJob(keys[identity], weight, tiling, multiplied)
+        job = weights[keys[identity]]
+        if job.tiling not in (tiling, None):
+            job = dataclasses.replace(job, tiling=None)  # who wants no special one multiplies
+        weights[job.key] = dataclasses.replace(job, multiplied=job.multiplied and multiplied)
         candidate.site.weight = keys[identity]
     return weights
 

@@ -27,11 +27,26 @@ from mcd_graph.passes.rules.scales import Scale, require_one_value
 if TYPE_CHECKING:
     from mcd_graph.operators.spec import OperatorSpec
 
-__all__ = ["SMALL", "Convolution", "Kernel", "find_kernel", "refuse_small", "requantized", "scaled", "window_of"]
+__all__ = [
+    "SMALL",
+    "WORK",
+    "Convolution",
+    "Kernel",
+    "find_kernel",
+    "refuse_small",
+    "requantized",
+    "scaled",
+    "window_of",
+]
 
 #: Bytes of a kernel below which onnxruntime's QLinearConv of uint8 is faster: over many pixels by 5 % for 18 KiB, 26 %
 #: for 16 KiB; from 36 KiB on it is slower (docs/experiments/2026-11-27-convolutions.md).
 SMALL = 32 << 10
+
+#: Multiply-adds for each byte of image that goes in or comes out below which it is faster as well, where neighbours are
+#: not lowered: onnxruntime keeps images with their channels last between its own convolutions, and has to turn them for
+#: others. Kernels of 1 x 1 between depthwise ones cost 2 to 5 % of a model with 120, and gain with 160 (the same log).
+WORK = 128
 
 #: The attribute ``same`` for each ``auto_pad`` that depends on the image.
 _SAME = {"SAME_UPPER": 1, "SAME_LOWER": 2}
@@ -154,10 +169,20 @@ def find_kernel(node: ir.Node, value: ir.Value | None, path: tuple[ir.Node, ...]
     return Kernel(weight.value, weight.tensor, transposed=True, path=weight.path, recipe=recipe)
 
 
-def refuse_small(kernel: Kernel, x: ir.Value | None) -> None:
+def refuse_small(kernel: Kernel, x: ir.Value | None, window: conv_compress_dequant.Window | None) -> None:
     """Refuse a kernel that onnxruntime is faster with; of int8 activations, its operator is slow with every kernel."""
-    if kernel.tensor.nbytes < SMALL and known_dtype(x) != ir.DataType.INT8:
+    if known_dtype(x) == ir.DataType.INT8:
+        return
+    if kernel.tensor.nbytes < SMALL:
         text = f"its kernel has {kernel.tensor.nbytes} bytes, and onnxruntime is faster with less than {SMALL}"
+        raise Refusal(ReasonCode.CONVOLUTION_SMALL, text)
+    n, channels = kernel.n // (1 if window is None else window.group), dimensions(kernel.tensor)[1]
+    work = kernel.k * n // (channels + n)
+    if work < WORK:
+        text = (
+            f"it does {work} multiply-adds for each byte of image that it reads or writes, and onnxruntime is faster "
+            f"with less than {WORK}"
+        )
         raise Refusal(ReasonCode.CONVOLUTION_SMALL, text)
 
 

@@ -129,5 +129,7 @@ def test_damage_is_refused() -> None:
     _, ours, _ = models(bell(np.int8, (300, 130)), None)
     for damaged in corrupt(ours, "x2"):
         with pytest.raises(Exception, match=r"x2|weight"):
-            session(damaged)
+            session(damaged, config={"mcd.verify": "load"})
+        with pytest.raises(Exception, match=r"x2|weight"):
+            session(damaged).run(None, {})
     assert ort.__version__

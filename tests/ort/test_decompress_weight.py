@@ -202,7 +202,9 @@ def test_a_corrupt_byte_anywhere_is_found(tensor: str) -> None:
     made = model(constant(np.int8, (64, 200)))
     for damaged in corrupt(made, tensor):
         with pytest.raises(Exception, match=r'DecompressWeight node \\?"conv1/weight\\?": weight \\?"x2\\?"'):
-            session(damaged)
+            session(damaged, config={"mcd.verify": "load"})
+        with pytest.raises(Exception, match=r'conv1/weight.*weight \\?"x2\\?"'):
+            session(damaged).run(None, {})
 
 
 @pytest.mark.parametrize(

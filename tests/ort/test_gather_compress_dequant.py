@@ -246,10 +246,12 @@ def test_an_index_that_overflows() -> None:
 
 @pytest.mark.parametrize("tensor", ["x2", "compress_index"])
 def test_a_corrupt_byte_anywhere_is_found(tensor: str) -> None:
-    model = compressed(table(np.int8), np.zeros(1, np.int64))
+    model, indices = compressed(table(np.int8), np.zeros(1, np.int64)), np.zeros(1, np.int64)
     for damaged in corrupt(model, tensor):
         with pytest.raises(Exception, match=r'GatherCompressDequant node \\?"embed/rows\\?": weight \\?"x2\\?"'):
-            session(damaged)
+            session(damaged, config={"mcd.verify": "load"})
+        with pytest.raises(Exception, match=r'embed/rows.*weight \\?"x2\\?"'):
+            session(damaged).run(None, {"indices": indices})
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ LEAST = convolution.SMALL
 def kernels_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have small kernels compressed too, so that the tests are quick."""
     monkeypatch.setattr(convolution, "SMALL", 0)
+    monkeypatch.setattr(convolution, "WORK", 0)
 
 
 IMAGES = {1: (29,), 2: (11, 9), 3: (5, 6, 7)}
@@ -280,6 +281,12 @@ def test_small_kernels_stay_where_onnxruntime_is_faster(
     assert lower(conv_integer(x_type=x_type)).outcome == [("ConvInteger", None)]
     monkeypatch.setattr(convolution, "SMALL", N * C * 9)
     assert lower(qlinear_conv(x_type=x_type)).outcome == [("QLinearConv", None)]
+    work = N * C * 9 // (N + C)
+    monkeypatch.setattr(convolution, "WORK", work)
+    assert lower(qlinear_conv(x_type=x_type)).outcome == [("QLinearConv", None)]
+    monkeypatch.setattr(convolution, "WORK", work + 1)
+    assert lower(qlinear_conv(x_type=x_type)).outcome == expected
+    assert lower(conv_integer(x_type=x_type)).outcome == [("ConvInteger", None)]
 
 
 def test_how_many_dimensions_a_result_has_stays_known() -> None:

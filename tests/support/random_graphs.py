@@ -776,6 +776,7 @@ def every_size() -> Iterator[None]:
             (dequantize, "WORTH_NAMING", 4),
             (convolutions, "WORTH_NAMING", 4),
             (convolutions, "SMALL", 0),
+            (convolutions, "WORK", 0),
             (plan_constants, "LARGE", 0),
         ):
             stack.enter_context(unittest.mock.patch.object(place, name, value))

@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from mcd_graph.ascend.checkpoint.element_types import TYPES
 from mcd_graph.errors import InputError
-from mcd_graph.model.files import locked, sync
+from mcd_graph.model.files import sync
 from mcd_graph.model.replacement import replace
 from mcd_graph.model.temporaries import MARK, remove_leftovers, temporary_file
+from mcd_graph.system import locked
 
 __all__ = ["Entry", "write_safetensors"]
 
@@ -76,7 +77,8 @@ def write_safetensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for name, entry in entries.items():
             _write_blocks(file, name, entry)
-        os.fchmod(file.fileno(), 0o644)
+        if hasattr(os, "fchmod"):  # not on Windows
+            os.fchmod(file.fileno(), 0o644)
         sync(file)
         replace(temporary, path, force=force)
 

@@ -105,6 +105,11 @@ impl<'a> Tiles<'a> {
         self.decoder.weight.verify_tile(self.x2, t)
     }
 
+    /// Has the processor fetch tile `t`, which is decoded soon.
+    pub fn prefetch(&self, t: usize) {
+        self.decoder.kernel.tile().prefetch(self.decoder.weight.stored_tile(self.x2, t));
+    }
+
     /// Panels and fractals of tile `t`.
     pub fn extent(&self, t: usize) -> Extent {
         let TileShape { panels, fractals, .. } = self.decoder.geometry().tile(t);
@@ -130,6 +135,32 @@ impl<'a> Tiles<'a> {
                 }
             }
             Ok(())
+        })
+    }
+
+    /// Writes the symbols of tile `t`, each exclusive-or `flip`, as rows `stride` apart. Where the tile is not coded, or the kernel
+    /// has no such way, nothing is done and the answer is `false`.
+    ///
+    /// # Safety
+    /// From `out` on 16 rows for each panel of the tile, `stride` apart, of 32 bytes for each fractal can be written.
+    pub unsafe fn decode_rows(
+        &self,
+        t: usize,
+        flip: u8,
+        out: *mut u8,
+        stride: usize,
+        scratch: &mut Scratch,
+    ) -> Result<bool, Error> {
+        let extent = self.extent(t);
+        self.with_tile(t, scratch, |tile, scratch| {
+            let Tile::Coded(tile) = tile else { return Ok(false) };
+            let code = self.decoder.code.as_ref().expect("a coded tile has a code");
+            let coded = Coded { code, tile: &tile, extent };
+            // SAFETY: the caller's contract.
+            match unsafe { self.decoder.kernel.tile().decode_rows(coded, flip, out, stride, scratch) } {
+                Some(decoded) => decoded.map(|()| true).map_err(|why| self.refusal(t, why)),
+                None => Ok(false),
+            }
         })
     }
 

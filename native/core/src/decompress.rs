@@ -1,12 +1,13 @@
 //! A weight as a tensor: all of it, written straight to where it is wanted.
 
 use crate::arch::Workspace;
+use crate::arch::rows::Panels;
 use crate::codec::WeightType;
 use crate::container::CompressedWeight;
 use crate::decoder::{Bound, Decoder, Tiles};
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
-use crate::geometry::{FRACTAL, FRACTAL_K, Geometry, PANEL};
+use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUP_K, Geometry, PANEL, TileShape};
 use crate::parallel::{Parallel, Scoped, Serial};
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
@@ -100,20 +101,22 @@ impl Bound<'_, VerifiedWeight> {
 
 /// The weight (n, k), row by row; checks every checksum and every code word.
 pub fn unpack(weight: CompressedWeight, x2: &[u8], kernel: Kernel, pool: &dyn Parallel) -> Result<Vec<u8>, Error> {
-    unpack_as(Layout::Nk, weight, x2, kernel, pool)
+    let geometry = *weight.geometry();
+    in_memory(&geometry, |out| unpack_into(Layout::Nk, weight, x2, kernel, out, pool))
 }
 
-/// As [`unpack`], in either order.
-pub fn unpack_as(
+/// As [`unpack`], in either order, and into memory of the caller's. Where that fails, `out` holds anything.
+pub fn unpack_into(
     layout: Layout,
     weight: CompressedWeight,
     x2: &[u8],
     kernel: Kernel,
+    out: &mut [MaybeUninit<u8>],
     pool: &dyn Parallel,
-) -> Result<Vec<u8>, Error> {
+) -> Result<(), Error> {
     let decoder = Decoder::new(weight, kernel);
     let check = |tiles: &Tiles<'_>, t| tiles.verify(t).map(drop);
-    in_memory(decoder.geometry(), |out| decompress(&decoder, x2, layout, out, pool, check))
+    decompress(&decoder, x2, layout, out, pool, check)
 }
 
 /// A weight in memory of its own.
@@ -143,16 +146,17 @@ fn decompress(
     if out.len() != expected {
         return Err(Error::Argument { what: "the decoded weight", expected, found: out.len() });
     }
-    let writer = Writer { decoder, layout, out: Shared::new(out) };
+    let (writer, flip) = (Writer { decoder, layout, out: Shared::new(out) }, decoder.weight().weight_type().flip());
     each(geometry, geometry.tiles(), pool, |t, workspace| {
         check(&tiles, t)?;
         let shape = geometry.tile(t);
-        tiles.with_symbols(t, workspace, |symbols| {
-            for (p, symbols) in symbols.chunks_exact(shape.fractals * FRACTAL).enumerate() {
-                let (n0, k0) = ((shape.panel + p) * PANEL, shape.fractal * FRACTAL_K);
-                writer.write(&Panel { symbols, n0, k0 });
+        if let Some(place) = writer.rows_of(&shape) {
+            // SAFETY: `rows_of` has seen that the whole tile is inside of the output; no other tile has that part of it.
+            if unsafe { tiles.decode_rows(t, flip, place, geometry.k(), &mut workspace.scratch)? } {
+                return Ok(());
             }
-        })
+        }
+        tiles.with_symbols(t, workspace, |symbols| writer.write(symbols, &shape))
     })
 }
 
@@ -164,11 +168,26 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn write(&self, panel: &Panel<'_>) {
+    /// Writes what is inside of the matrix of a tile's symbols.
+    fn write(&self, symbols: &[u8], shape: &TileShape) {
+        let (panel, n0, k0) = (shape.fractals * FRACTAL, shape.panel * PANEL, shape.fractal * FRACTAL_K);
         match self.layout {
-            Layout::Nk => self.write_nk(panel),
-            Layout::Kn => self.write_kn(panel),
+            Layout::Nk => {
+                for (p, symbols) in symbols.chunks_exact(panel).enumerate() {
+                    self.write_nk(symbols, n0 + p * PANEL, k0);
+                }
+            }
+            Layout::Kn => self.write_kn(symbols, panel, n0, k0),
         }
+    }
+
+    /// Where the rows of a tile begin, if all of it is inside of the matrix and rows are what is wanted.
+    fn rows_of(&self, shape: &TileShape) -> Option<*mut u8> {
+        let (n, k, _) = self.shape();
+        let (n0, k0) = (shape.panel * PANEL, shape.fractal * FRACTAL_K);
+        let (rows, columns) = (shape.panels * PANEL, shape.fractals * FRACTAL_K);
+        let inside = self.layout == Layout::Nk && n0 + rows <= n && k0 + columns <= k;
+        inside.then(|| self.out.at(n0 * k + k0, (rows - 1) * k + columns))
     }
 
     /// n, k, and what symbols differ from weights by.
@@ -178,8 +197,7 @@ impl Writer<'_> {
     }
 
     /// Writes a panel as rows of the matrix (n, k).
-    fn write_nk(&self, panel: &Panel<'_>) {
-        let &Panel { symbols, n0, k0 } = panel;
+    fn write_nk(&self, symbols: &[u8], n0: usize, k0: usize) {
         let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile().rows());
         let (rows, columns) = (PANEL.min(n - n0), (symbols.len() / PANEL).min(k - k0));
         let whole = if rows == PANEL { columns / FRACTAL_K } else { 0 };
@@ -203,27 +221,29 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes a panel as columns of the matrix (k, n).
-    fn write_kn(&self, panel: &Panel<'_>) {
-        let &Panel { symbols, n0, k0 } = panel;
+    /// Writes a tile, whose panels have so many symbols, as columns of the matrix (k, n).
+    fn write_kn(&self, symbols: &[u8], panel: usize, n0: usize, k0: usize) {
         let ((n, k, flip), out, kernel) = (self.shape(), &self.out, self.decoder.kernel().tile().rows());
-        let (columns, rows) = (PANEL.min(n - n0), (symbols.len() / PANEL).min(k - k0));
-        let whole = if columns == PANEL { rows / FRACTAL_K } else { 0 };
-        let (inside, edge) = symbols.split_at(whole * FRACTAL);
-        if whole > 0 {
-            let first = out.at(k0 * n + n0, (whole * FRACTAL_K - 1) * n + PANEL);
-            // SAFETY: `at` has seen that so many rows of 16 bytes, n apart, are inside of the output; no other tile has them.
+        let (columns, rows) = ((symbols.len() / panel * PANEL).min(n - n0), (panel / PANEL).min(k - k0));
+        let (panels, groups) = (columns / PANEL, rows / GROUP_K);
+        if panels > 0 && groups > 0 {
+            let inside = Panels::new(&symbols[..panels * panel], panel, groups);
+            let first = out.at(k0 * n + n0, (groups * GROUP_K - 1) * n + panels * PANEL);
+            // SAFETY: `at` has seen that so many rows of so many bytes, n apart, are inside of the output; no other tile has them.
             unsafe { kernel.write_columns(inside, flip, first, n) };
         }
-        let mut part = [0u8; FRACTAL];
-        for (f, fractal) in edge.chunks_exact(FRACTAL).enumerate() {
-            let row = (whole + f) * FRACTAL_K;
-            // SAFETY: 32 rows of 16 bytes, 16 apart.
-            unsafe { kernel.write_columns(fractal, flip, part.as_mut_ptr(), PANEL) };
-            for (l, from) in part.chunks_exact(PANEL).enumerate().take(rows.saturating_sub(row)) {
-                let to = out.at((k0 + row + l) * n + n0, columns);
-                // SAFETY: `at` has seen that so many bytes are inside of the output; no other tile has them.
-                unsafe { to.copy_from_nonoverlapping(from.as_ptr(), columns) };
+        let mut part = [0u8; GROUP];
+        for (p, panel) in symbols.chunks_exact(panel).enumerate() {
+            let columns = PANEL.min(columns.saturating_sub(p * PANEL));
+            let first = if columns == PANEL { groups } else { 0 };
+            for (g, group) in panel.chunks_exact(GROUP).enumerate().take(rows.div_ceil(GROUP_K)).skip(first) {
+                // SAFETY: 4 rows of 16 bytes, 16 apart.
+                unsafe { kernel.write_columns(Panels::new(group, GROUP, 1), flip, part.as_mut_ptr(), PANEL) };
+                for (l, from) in part.chunks_exact(PANEL).enumerate().take(rows - g * GROUP_K) {
+                    let to = out.at((k0 + g * GROUP_K + l) * n + n0 + p * PANEL, columns);
+                    // SAFETY: `at` has seen that so many bytes are inside of the output; no other tile has them.
+                    unsafe { to.copy_from_nonoverlapping(from.as_ptr(), columns) };
+                }
             }
         }
     }
@@ -254,15 +274,6 @@ pub(crate) fn each(
         });
     });
     failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |(_, error)| Err(error))
-}
-
-/// A panel of a tile.
-struct Panel<'a> {
-    /// In kernel order.
-    symbols: &'a [u8],
-    /// Where it begins.
-    n0: usize,
-    k0: usize,
 }
 
 /// Memory that several threads write to, each to other elements of it.

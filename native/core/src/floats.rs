@@ -1,10 +1,11 @@
 //! A weight as a tensor of floats: decoded and dequantised in one step, so that the bytes are never in memory as a whole.
 
+use crate::arch::rows::Panels;
 use crate::decoder::Bound;
 use crate::decompress::{Layout, Shared, VerifiedWeight, each};
 use crate::dequantize::Along;
 use crate::error::Error;
-use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
+use crate::geometry::{FRACTAL, FRACTAL_K, GROUPS, PANEL};
 use crate::parallel::Parallel;
 use std::mem::MaybeUninit;
 
@@ -118,8 +119,9 @@ impl Writer<'_> {
                 }
             }
             Layout::Kn => {
+                let panel = Panels::new(symbols, symbols.len(), fractals * GROUPS);
                 // SAFETY: 32 rows of 16 bytes a fractal.
-                unsafe { kernel.write_columns(symbols, flip, part.as_mut_ptr(), PANEL) };
+                unsafe { kernel.write_columns(panel, flip, part.as_mut_ptr(), PANEL) };
                 for (l, row) in part.chunks_exact(PANEL).take(of_k).enumerate() {
                     self.write_row((k0 + l) * n + n0, &row[..of_n]);
                 }

@@ -43,6 +43,10 @@ impl Bound<'_, VerifiedWeight> {
             let wanted = strips[i / tiles_k];
             let t = wanted[0].0 / strip * tiles_k + i % tiles_k;
             let shape = geometry.tile(t);
+            // Rows lie anywhere in a table, so that no prefetcher finds their tiles.
+            if let Some(next) = strips.get((i + 1) / tiles_k) {
+                tiles.prefetch(next[0].0 / strip * tiles_k + (i + 1) % tiles_k);
+            }
             tiles.with_symbols(t, workspace, |symbols| {
                 let mut part = [0; FRACTAL_K * MAX_FRACTALS];
                 let column = shape.fractal * FRACTAL_K;

@@ -13,6 +13,8 @@ pub const FRACTAL_K: usize = 32;
 pub const FRACTAL: usize = PANEL * FRACTAL_K;
 /// Weights of one decode step: 16 n × 4 k, one 512-bit operand.
 pub const GROUP: usize = 64;
+/// Weights along k in a group.
+pub const GROUP_K: usize = GROUP / PANEL;
 /// Groups in a fractal.
 pub const GROUPS: usize = FRACTAL / GROUP;
 /// Fractals in a tile at the most; keeps every in-tile count within 16 bits of bytes.

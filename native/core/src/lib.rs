@@ -26,7 +26,7 @@ pub use codec::{Histogram, Profile, WeightType};
 pub use container::{CompressedWeight, EncodedWeight, WeightView, encode, encode_packed};
 pub use conv::{ConvCall, Image, Padding, Window};
 pub use decoder::Bound;
-pub use decompress::{Layout, VerifiedWeight, unpack, unpack_as};
+pub use decompress::{Layout, VerifiedWeight, unpack, unpack_into};
 pub use dequantize::Along;
 pub use dispatch::Kernel;
 pub use error::Error;

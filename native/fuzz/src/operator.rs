@@ -75,7 +75,7 @@ fn weights() -> &'static [Weight] {
 }
 
 /// The overloads as onnxruntime 1.20 and 1.32 get to know them.
-fn operators(newer: bool) -> &'static [Operator] {
+pub(crate) fn operators(newer: bool) -> &'static [Operator] {
     unsafe extern "system" fn old() -> *const c_char {
         c"1.20.1".as_ptr()
     }

@@ -13,7 +13,7 @@ const RESIDENCY: &CStr = c"mcd.residency";
 const DECODED_LIMIT: &CStr = c"mcd.decoded_limit";
 /// Bytes of memory that what is compressed may take in a session; no limit by default.
 pub const MEMORY_LIMIT: &CStr = c"mcd.memory_limit";
-/// When the tiles of weights are verified: `load` (default), or `use`: at the first run of a node, before its result.
+/// When the tiles of weights are verified: `use` (default): at the first run of a node, before its result; or `load`.
 const VERIFY: &CStr = c"mcd.verify";
 /// Where nodes run: `cpu` (default), `ascend:0`, or `ascend:0,cpu` for what can.
 const DEVICE: &CStr = c"mcd.device";
@@ -88,9 +88,9 @@ fn residency(text: Option<&str>, limit: Option<&str>) -> Result<Policy, Error> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verify {
     /// When the session is created.
-    #[default]
     Load,
-    /// At the first run of a node.
+    /// At the first run of a node, before anything is computed from them.
+    #[default]
     Use,
 }
 
@@ -174,8 +174,8 @@ mod tests {
     }
 
     #[test]
-    fn weights_are_verified_at_load_unless_asked_for() {
-        assert_eq!(Verify::parse(None).unwrap(), Verify::Load);
+    fn weights_are_verified_at_their_first_use_unless_asked_for() {
+        assert_eq!(Verify::parse(None).unwrap(), Verify::Use);
         assert_eq!([Some("load"), Some("use")].map(|text| Verify::parse(text).unwrap()), [Verify::Load, Verify::Use]);
         for wrong in ["", "Load", "never"] {
             let error = Verify::parse(Some(wrong)).unwrap_err().to_string();

@@ -1,9 +1,12 @@
 //! A last word where a mapped file was truncated: reading behind its end raises SIGBUS, which no caller can recover from.
 //!
 //! The handler does only what a signal handler may: it writes a message, removes the temporaries that it was told of,
-//! and ends the process.
+//! and ends the process. Windows has no such signal, and refuses to truncate a file that is mapped: there, the handler is
+//! never installed.
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_char};
+#[cfg(unix)]
+use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -12,10 +15,12 @@ use pyo3::prelude::*;
 
 #[cfg(target_os = "linux")]
 const SIGBUS: c_int = 7;
-#[cfg(not(target_os = "linux"))]
+#[cfg(all(unix, not(target_os = "linux")))]
 const SIGBUS: c_int = 10;
 
+#[cfg(unix)]
 const STATUS: c_int = 2;
+#[cfg(unix)]
 const STDERR: c_int = 2;
 
 /// What is written, and its length; set before the handler is.
@@ -28,6 +33,7 @@ static TEMPORARIES: [AtomicPtr<c_char>; 64] = [const { AtomicPtr::new(ptr::null_
 /// The handler before ours.
 static PREVIOUS: Mutex<Option<usize>> = Mutex::new(None);
 
+#[cfg(unix)]
 unsafe extern "C" {
     fn signal(signal: c_int, handler: usize) -> usize;
     fn write(file: c_int, data: *const c_void, len: usize) -> isize;
@@ -35,6 +41,7 @@ unsafe extern "C" {
     fn _exit(status: c_int) -> !;
 }
 
+#[cfg(unix)]
 extern "C" fn explain(_signal: c_int) {
     // SAFETY: write, unlink and _exit may be called in a signal handler. Message and paths are never freed.
     unsafe {
@@ -48,6 +55,27 @@ extern "C" fn explain(_signal: c_int) {
         _exit(STATUS)
     }
 }
+
+/// Sets the handler; returns the one before.
+#[cfg(unix)]
+fn install() -> usize {
+    // SAFETY: `explain` does only what a handler may do.
+    unsafe { signal(SIGBUS, explain as *const () as usize) }
+}
+
+#[cfg(unix)]
+fn put_back(before: usize) {
+    // SAFETY: it is the handler that was there before.
+    unsafe { signal(SIGBUS, before) };
+}
+
+#[cfg(not(unix))]
+fn install() -> usize {
+    0
+}
+
+#[cfg(not(unix))]
+fn put_back(_before: usize) {}
 
 /// explain_bus_error(message) -> None
 ///
@@ -63,14 +91,12 @@ pub fn explain_bus_error(message: Option<Vec<u8>>) {
             MESSAGE_LEN.store(0, Ordering::SeqCst);
             MESSAGE.store(message.as_mut_ptr(), Ordering::SeqCst);
             MESSAGE_LEN.store(message.len(), Ordering::SeqCst);
-            // SAFETY: `explain` does only what a handler may do.
-            let before = unsafe { signal(SIGBUS, explain as *const () as usize) };
+            let before = install();
             previous.get_or_insert(before);
         }
         None => {
             if let Some(before) = previous.take() {
-                // SAFETY: it is the handler that was there before.
-                unsafe { signal(SIGBUS, before) };
+                put_back(before);
             }
         }
     }

@@ -14,7 +14,8 @@ use numpy::{
 };
 use pyo3::exceptions::{PyMemoryError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PySlice};
+use std::mem::MaybeUninit;
 
 pyo3::create_exception!(
     mcd_graph._native,
@@ -176,7 +177,7 @@ impl<'py> Borrowed<'py> {
     fn with<R: Send>(
         &self,
         py: Python<'_>,
-        f: impl Fn(&[u8], &[u8], &[i64]) -> Result<R, Error> + Send + Sync,
+        f: impl FnOnce(&[u8], &[u8], &[i64]) -> Result<R, Error> + Send,
     ) -> PyResult<R> {
         let (x2, index, info) = (self.x2.as_slice()?, self.index.as_slice()?, &self.info);
         py.detach(|| f(x2, index, info)).map_err(format_error)
@@ -197,20 +198,58 @@ fn decode<'py>(
     by_columns: bool,
 ) -> PyResult<Bound<'py, PyAny>> {
     let tensors = Borrowed::new(x2, compress_index, compress_info)?;
-    let (weights, shape, weight_type) = tensors.with(py, |x2, index, info| {
-        let weight = CompressedWeight::parse(x2, index, info)?;
-        let (geometry, weight_type) = (*weight.geometry(), weight.weight_type());
+    let weight = tensors.with(py, CompressedWeight::parse)?;
+    let (n, k, weight_type) = (weight.geometry().n(), weight.geometry().k(), weight.weight_type());
+    let (layout, shape) = if by_columns { (Layout::Kn, [k, n]) } else { (Layout::Nk, [n, k]) };
+    let room = Room::new(py, n * k)?;
+    // SAFETY: nobody else knows of the array, which lives to the end of this function.
+    let out = unsafe { room.memory() };
+    tensors.with(py, |x2, _, _| {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
-        let (n, k) = (geometry.n(), geometry.k());
-        let (layout, shape) = if by_columns { (Layout::Kn, [k, n]) } else { (Layout::Nk, [n, k]) };
-        let weights = mcd_core::unpack_as(layout, weight, x2, Kernel::from_env()?, &Scoped(threads))?;
-        Ok((weights, shape, weight_type))
+        mcd_core::unpack_into(layout, weight, x2, Kernel::from_env()?, out, &Scoped(threads))
     })?;
+    let matrix = room.array()?.reshape(shape)?.into_any();
     let matrix = match weight_type {
-        WeightType::U8 => PyArray1::from_vec(py, weights).reshape(shape)?.into_any(),
-        WeightType::I8 => signed(py, weights).reshape(shape)?.into_any(),
+        WeightType::U8 => matrix,
+        WeightType::I8 => matrix.call_method1("view", ("int8",))?,
     };
     if by_columns { matrix.getattr("T") } else { Ok(matrix) }
+}
+
+/// An array of bytes that begins on a cache line. NumPy's own memory, and not Rust's, because it asks for large pages:
+/// the first touch of 16 MiB in small ones takes longer than decoding as much.
+struct Room<'py> {
+    bytes: Bound<'py, PyArray1<u8>>,
+    /// Of a line in front.
+    skipped: usize,
+    len: usize,
+}
+
+impl<'py> Room<'py> {
+    const LINE: usize = 64;
+
+    /// # Errors
+    ///
+    /// There is not so much memory.
+    fn new(py: Python<'py>, len: usize) -> PyResult<Self> {
+        let bytes = py.import("numpy")?.call_method1("empty", (len + Self::LINE - 1, "uint8"))?;
+        let bytes = bytes.cast_into::<PyArray1<u8>>()?;
+        Ok(Self { skipped: bytes.data().align_offset(Self::LINE), bytes, len })
+    }
+
+    /// # Safety
+    ///
+    /// Nothing else uses the array while the memory is used, and it lives as long.
+    unsafe fn memory<'a>(&self) -> &'a mut [MaybeUninit<u8>] {
+        // SAFETY: the array has a line more than these, but for a byte; the caller answers for the rest.
+        unsafe { std::slice::from_raw_parts_mut(self.bytes.data().add(self.skipped).cast(), self.len) }
+    }
+
+    /// The array, without what was skipped.
+    fn array(&self) -> PyResult<Bound<'py, PyArray1<u8>>> {
+        let (start, end) = (self.skipped.cast_signed(), (self.skipped + self.len).cast_signed());
+        Ok(self.bytes.get_item(PySlice::new(self.bytes.py(), start, end, 1))?.cast_into()?)
+    }
 }
 
 /// verify(x2, compress_index, compress_info) -> None

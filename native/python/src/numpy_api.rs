@@ -38,15 +38,39 @@ impl Drop for Uninterrupted {
         unsafe {
             PyOS_setsig(SIGINT, self.handler);
             if INTERRUPTED.swap(false, Ordering::SeqCst) {
-                raise(SIGINT);
+                interrupt();
             }
         }
     }
 }
 
+/// Ctrl-C once more, with whatever handler there is now.
+///
+/// # Safety
+///
+/// The handler may be called here.
+unsafe fn interrupt() {
+    #[cfg(unix)]
+    // SAFETY: the caller's contract.
+    unsafe {
+        raise(SIGINT)
+    };
+    // Python's C library need not be ours there, and each has handlers of its own.
+    #[cfg(not(unix))]
+    // SAFETY: it may be called at any time.
+    unsafe {
+        pyo3::ffi::PyErr_SetInterrupt()
+    };
+}
+
+#[cfg_attr(windows, link(name = "python3", kind = "raw-dylib"))]
 unsafe extern "C" {
     /// As in Python's stable interface; `pyo3::ffi` has it with a pointer that must not be null, which the default is.
     fn PyOS_setsig(signal: c_int, handler: usize) -> usize;
+}
+
+#[cfg(unix)]
+unsafe extern "C" {
     fn raise(signal: c_int) -> c_int;
 }
 

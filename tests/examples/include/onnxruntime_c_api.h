@@ -9,6 +9,12 @@
 
 #define ORT_API_VERSION 14  // the first with RegisterCustomOpsLibrary_V2
 
+#ifdef _WIN32
+typedef wchar_t ORTCHAR_T;
+#else
+typedef char ORTCHAR_T;
+#endif
+
 struct OrtAllocator;
 struct OrtEnv;
 struct OrtMemoryInfo;
@@ -32,7 +38,7 @@ struct OrtApi {
     const char *(*GetErrorMessage)(const OrtStatus *status);
     OrtStatus *(*CreateEnv)(OrtLoggingLevel level, const char *id, OrtEnv **out);
     OrtNotDeclared from_4[3];
-    OrtStatus *(*CreateSession)(const OrtEnv *env, const char *path, const OrtSessionOptions *options, OrtSession **out);
+    OrtStatus *(*CreateSession)(const OrtEnv *env, const ORTCHAR_T *path, const OrtSessionOptions *options, OrtSession **out);
     OrtNotDeclared from_8[1];
     OrtStatus *(*Run)(OrtSession *session, const OrtRunOptions *options, const char *const *input_names,
                       const OrtValue *const *inputs, size_t input_count, const char *const *output_names,
@@ -73,8 +79,10 @@ struct OrtApi {
     void (*ReleaseTypeInfo)(OrtTypeInfo *object);
     void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo *object);
     void (*ReleaseSessionOptions)(OrtSessionOptions *object);
-    OrtNotDeclared from_101[127];
-    OrtStatus *(*RegisterCustomOpsLibrary_V2)(OrtSessionOptions *options, const char *path);
+    OrtNotDeclared from_101[29];
+    OrtStatus *(*AddSessionConfigEntry)(OrtSessionOptions *options, const char *key, const char *value);
+    OrtNotDeclared from_131[97];
+    OrtStatus *(*RegisterCustomOpsLibrary_V2)(OrtSessionOptions *options, const ORTCHAR_T *path);
 };
 
 struct OrtApiBase {

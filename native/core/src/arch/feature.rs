@@ -7,6 +7,8 @@ pub enum Feature {
     Avx2,
     Bmi1,
     Bmi2,
+    /// That PDEP is an instruction of its own, and no microcode as before Zen 3.
+    FastDeposits,
     Popcnt,
     F16c,
     Avx512f,
@@ -29,6 +31,8 @@ pub enum Feature {
 pub enum Feature {
     Neon,
     DotProduct,
+    /// I8MM.
+    MatrixProduct,
 }
 
 /// On any other, there is the scalar kernel alone, which needs nothing.

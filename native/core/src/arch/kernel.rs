@@ -2,7 +2,7 @@
 
 use super::operands::{Accumulators, Coded, Extent, Rows};
 use super::output::Output;
-use super::rows::{self, ActivationRow, Terms};
+use super::rows::{self, ActivationRow, Panels, Terms};
 use super::workspace::Scratch;
 use crate::codec::WeightType;
 use crate::codec::decode::Undecoded;
@@ -84,6 +84,22 @@ pub trait TileKernel: Sync {
     /// If the tile does not fit.
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused>;
 
+    /// Decodes a coded tile, and writes its symbols as [`RowKernel::write_rows`] does: panel p from row 16 p on. Where the kernel
+    /// has no such way, nothing is done and the answer is `None`.
+    ///
+    /// # Safety
+    /// From `out` on 16 rows for each panel, `stride` apart, of 32 bytes for each fractal can be written.
+    unsafe fn decode_rows(
+        &self,
+        _coded: Coded<'_>,
+        _flip: u8,
+        _out: *mut u8,
+        _stride: usize,
+        _scratch: &mut Scratch,
+    ) -> Option<Result<(), Refused>> {
+        None
+    }
+
     /// Adds the products of a coded tile.
     fn multiply_coded(
         &self,
@@ -156,14 +172,14 @@ pub trait RowKernel: Sync {
         unsafe { rows::write_rows(panel, flip, out, stride) }
     }
 
-    /// Writes the symbols of a panel, whole fractals, as columns: the 16 of place l along k, each exclusive-or `flip`, to
-    /// `out + l * stride`.
+    /// Writes the symbols of panels as columns: the 16 of panel p at place l along k, each exclusive-or `flip`, to
+    /// `out + l * stride + 16 p`.
     ///
     /// # Safety
-    /// From `out` on 32 rows for each fractal, `stride` apart, of 16 bytes can be written.
-    unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+    /// From `out` on 4 rows for each group of a panel, `stride` apart, of 16 bytes for each panel can be written.
+    unsafe fn write_columns(&self, panels: Panels<'_>, flip: u8, out: *mut u8, stride: usize) {
         // SAFETY: the caller's contract.
-        unsafe { rows::write_columns(panel, flip, out, stride) }
+        unsafe { rows::write_columns(panels, flip, out, stride) }
     }
 
     /// Makes floats of weights, as [`dequantize`].
@@ -227,9 +243,15 @@ macro_rules! row_operations {
         }
     };
     (@write_columns $function:path) => {
-        unsafe fn write_columns(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        unsafe fn write_columns(
+            &self,
+            panels: $crate::arch::rows::Panels<'_>,
+            flip: u8,
+            out: *mut u8,
+            stride: usize,
+        ) {
             // SAFETY: `self` proves the features, and the caller answers for the rest.
-            unsafe { $function(panel, flip, out, stride) }
+            unsafe { $function(panels, flip, out, stride) }
         }
     };
     (@dequantize $function:path) => {

@@ -211,16 +211,52 @@ pub unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
     }
 }
 
+/// Panels side by side, or the first groups of each.
+#[derive(Debug, Clone, Copy)]
+pub struct Panels<'a> {
+    symbols: &'a [u8],
+    stride: usize,
+    groups: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// The first `groups` of each panel of `symbols`; panels begin `stride` bytes apart.
+    ///
+    /// # Panics
+    /// If a panel has not so many.
+    pub fn new(symbols: &'a [u8], stride: usize, groups: usize) -> Self {
+        assert!(groups * GROUP <= stride && symbols.len().is_multiple_of(stride), "whole panels");
+        Self { symbols, stride, groups }
+    }
+    /// How many they are.
+    pub fn count(&self) -> usize {
+        self.symbols.len() / self.stride
+    }
+    /// Groups of each that are meant.
+    pub fn groups(&self) -> usize {
+        self.groups
+    }
+    /// Group `g` of panel `p`.
+    #[inline(always)]
+    pub fn group(&self, p: usize, g: usize) -> &'a [u8; GROUP] {
+        self.symbols[p * self.stride + g * GROUP..].first_chunk().expect("a group has 64 symbols")
+    }
+}
+
 /// As [`RowKernel::write_columns`](super::RowKernel::write_columns).
 ///
 /// # Safety
 /// As there.
-pub unsafe fn write_columns(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
-    for (g, group) in panel.chunks_exact(GROUP).enumerate() {
-        for l in 0..4 {
-            let column: [u8; PANEL] = std::array::from_fn(|i| group[4 * i + l] ^ flip);
-            // SAFETY: group g has 4 places along k, behind those of the groups in front of it.
-            unsafe { out.add((4 * g + l) * stride).cast::<[u8; PANEL]>().write_unaligned(column) };
+pub unsafe fn write_columns(panels: Panels<'_>, flip: u8, out: *mut u8, stride: usize) {
+    // Panels inside, here and in every kernel: so cache lines are written from end to end.
+    for g in 0..panels.groups() {
+        for p in 0..panels.count() {
+            let group = panels.group(p, g);
+            for l in 0..4 {
+                let column: [u8; PANEL] = std::array::from_fn(|i| group[4 * i + l] ^ flip);
+                // SAFETY: group g has 4 places along k, behind those of the groups in front of it; a panel has 16 columns.
+                unsafe { out.add((4 * g + l) * stride + p * PANEL).cast::<[u8; PANEL]>().write_unaligned(column) };
+            }
         }
     }
 }

@@ -2,14 +2,13 @@
 
 use crate::aligned::Aligned;
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::atomic::AtomicU64;
+use std::thread::LocalKey;
 
 /// All of it; what it holds is not specified.
 #[derive(Debug, Default)]
 pub struct Workspace {
-    /// Of a multiplication.
-    pub call: CallMemory,
     /// A row that is quantised and not packed yet.
     pub row: Vec<u8>,
     /// Decoded symbols: of a tile or of a strip.
@@ -18,8 +17,6 @@ pub struct Workspace {
     pub sums: Aligned<i32>,
     /// What the kernel needs by itself.
     pub scratch: Scratch,
-    /// Of a convolution.
-    pub staging: Staging,
 }
 
 /// What all threads of a multiplication share.
@@ -50,35 +47,39 @@ pub struct Staging {
     pub results: Aligned<u32>,
 }
 
+/// A place of a thread for memory, by a pointer: it is taken out and put back at every call.
+type Place<T> = LocalKey<Cell<Option<Box<T>>>>;
+
 thread_local! {
-    static WORKSPACE: RefCell<Workspace> = RefCell::default();
+    static WORKSPACE: Cell<Option<Box<Workspace>>> = const { Cell::new(None) };
+    static CALL: Cell<Option<Box<CallMemory>>> = const { Cell::new(None) };
+    static STAGING: Cell<Option<Box<Staging>>> = const { Cell::new(None) };
+}
+
+/// Does some work with a thread's memory. It is taken out meanwhile: should a pool run other work on this thread before this
+/// ends, that has new memory.
+fn lent<T: Default, R>(place: &'static Place<T>, work: impl FnOnce(&mut T) -> R) -> R {
+    let mut memory = place.take().unwrap_or_default();
+    let result = work(&mut memory);
+    place.set(Some(memory));
+    result
 }
 
 impl Workspace {
-    /// Does a thread's part of the work with its workspace. It is taken out meanwhile: should a pool run another part on this
-    /// thread before this one ends, that one has a new workspace.
+    /// Does a thread's part of the work with its workspace.
     pub fn with<R>(work: impl FnOnce(&mut Self) -> R) -> R {
-        let mut workspace = WORKSPACE.take();
-        let result = work(&mut workspace);
-        WORKSPACE.set(workspace);
-        result
+        lent(&WORKSPACE, work)
     }
 
-    /// Does the work of a whole convolution with this thread's memory for it, and leaves the rest of its workspace.
+    /// Does the work of a whole convolution with this thread's memory for it; its workspace is left for the part of that work
+    /// which this thread may be given.
     pub fn with_staging<R>(work: impl FnOnce(&mut Staging) -> R) -> R {
-        let mut staging = WORKSPACE.with_borrow_mut(|workspace| std::mem::take(&mut workspace.staging));
-        let result = work(&mut staging);
-        WORKSPACE.with_borrow_mut(|workspace| workspace.staging = staging);
-        result
+        lent(&STAGING, work)
     }
 
-    /// Does the work of a whole call with this thread's memory for it, and leaves the rest of its workspace for the part of that
-    /// work which this thread may be given.
+    /// As [`Self::with_staging`], of a multiplication.
     pub fn with_call<R>(work: impl FnOnce(&mut CallMemory) -> R) -> R {
-        let mut call = WORKSPACE.with_borrow_mut(|workspace| std::mem::take(&mut workspace.call));
-        let result = work(&mut call);
-        WORKSPACE.with_borrow_mut(|workspace| workspace.call = call);
-        result
+        lent(&CALL, work)
     }
 }
 
@@ -114,12 +115,12 @@ mod tests {
         });
         Workspace::with_call(|call| {
             call.packed.reset(10, "rows").unwrap();
+            Workspace::with_call(|other| assert!(other.packed.is_empty()));
             Workspace::with(|workspace| {
-                assert!(workspace.call.packed.is_empty());
                 assert_eq!((workspace.sums.as_ptr(), workspace.scratch.of::<Vec<u8>>().as_ptr()), address);
             });
         });
-        Workspace::with(|workspace| assert_eq!(workspace.call.packed.len(), 10));
+        Workspace::with_call(|call| assert_eq!(call.packed.len(), 10));
     }
 
     #[test]

@@ -97,29 +97,47 @@ pub fn cut(roots: &[u8], geometry: &Geometry, shape: &TileShape, root_bits: usiz
     out
 }
 
-/// The inverse of [`cut`]: `out` holds zeros, R rows of 64 bytes a fractal, and `stored` has [`stored_len`] bytes.
-pub fn restore(stored: &[u8], geometry: &Geometry, shape: &TileShape, root_bits: usize, out: &mut [u8]) {
-    let whole = Inside::of(PANEL, FRACTAL_K, root_bits);
+/// The inverse of [`cut`]: appends R rows of 64 bytes a fractal to `out`; `stored` has [`stored_len`] bytes.
+pub fn restore(stored: &[u8], geometry: &Geometry, shape: &TileShape, root_bits: usize, out: &mut Vec<u8>) {
+    let (whole, row) = (Inside::of(PANEL, FRACTAL_K, root_bits), root_bits * GROUP);
     let mut rest = stored;
-    for (rows, inside) in out.chunks_exact_mut(root_bits * GROUP).zip(fractals(geometry, shape, root_bits)) {
+    for inside in fractals(geometry, shape, root_bits) {
         if inside == whole {
-            let (fractal, behind) = rest.split_at(rows.len());
-            rows.copy_from_slice(fractal);
+            let (fractal, behind) = rest.split_at(row);
+            out.extend_from_slice(fractal);
             rest = behind;
             continue;
         }
-        let mut end = 0;
+        let start = out.len();
+        out.resize(start + row, 0);
+        let (rows, mut end) = (&mut out[start..], 0);
         for Row { byte, from, width, stored } in inside.rows() {
-            let (bytes, mask) = (&rest[stored.clone()], 0xff >> (8 - width));
+            let bytes = &rest[stored.clone()];
             let lanes = &mut rows[byte * GROUP..][..inside.lanes];
             for (i, lanes) in lanes.chunks_mut(bytes.len()).enumerate() {
-                for (lane, from_byte) in lanes.iter_mut().zip(bytes) {
-                    *lane |= (from_byte >> (i * width) & mask) << from;
-                }
+                place_bits(bytes, i * width, width, lanes, from);
             }
             end = stored.end;
         }
         rest = &rest[end..];
+    }
+}
+
+/// Bytes of a word.
+const WORD: usize = 8;
+
+/// Puts `width` bits of each byte, from `at` on, into the lanes, which hold zeros there, from bit `from` on.
+fn place_bits(bytes: &[u8], at: usize, width: usize, lanes: &mut [u8], from: usize) {
+    let mask = 0xff >> (8 - width);
+    let (words, last) = bytes[..lanes.len()].as_chunks::<WORD>();
+    let (lane_words, last_lanes) = lanes.as_chunks_mut::<WORD>();
+    // Eight at a time: what a shift takes over from a neighbour is masked out.
+    for (lanes, bytes) in lane_words.iter_mut().zip(words) {
+        let bits = u64::from_le_bytes(*bytes) >> at & (u64::from(mask) * 0x0101_0101_0101_0101);
+        *lanes = (u64::from_le_bytes(*lanes) | bits << from).to_le_bytes();
+    }
+    for (lane, byte) in last_lanes.iter_mut().zip(last) {
+        *lane |= (byte >> at & mask) << from;
     }
 }
 
@@ -158,7 +176,7 @@ mod tests {
                     stored_len(&geometry, &shape, root_bits),
                     "{n} x {k}, tile {t}, {root_bits} bits"
                 );
-                let mut restored = vec![0; roots.len()];
+                let mut restored = Vec::new();
                 restore(&stored, &geometry, &shape, root_bits, &mut restored);
                 assert_eq!(restored, roots, "{n} x {k}, tile {t}, {root_bits} bits");
             }

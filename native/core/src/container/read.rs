@@ -165,7 +165,6 @@ impl CompressedWeight {
             room.try_reserve(if cut { whole } else { 0 } + if short { len + TAIL } else { 0 })
                 .map_err(|_| Error::Memory { what: "a tile", bytes: whole + len + TAIL })?;
             if cut {
-                room.resize(whole, 0);
                 edges::restore(roots, &self.header.geometry, &shape, code.root_bits(), room);
             }
             let at = room.len();
@@ -185,6 +184,11 @@ impl CompressedWeight {
     pub(crate) fn raw_tile<'a>(&self, x2: &'a [u8], t: usize) -> Result<Option<&'a [u8]>, Error> {
         let extent = self.extent(x2, t)?;
         Ok((self.entries[t].kind == Kind::Raw).then(|| &x2[extent]))
+    }
+
+    /// The bytes of tile `t`; none where `x2` is not as long as when it was parsed.
+    pub(crate) fn stored_tile<'a>(&self, x2: &'a [u8], t: usize) -> &'a [u8] {
+        self.extent(x2, t).map_or(&[], |extent| &x2[extent])
     }
 
     /// Where tile `t` is in bytes that are as many as those that were parsed.

@@ -9,6 +9,7 @@ pub fn has(feature: Feature) -> bool {
         Feature::Avx2 => is_x86_feature_detected!("avx2"),
         Feature::Bmi1 => is_x86_feature_detected!("bmi1"),
         Feature::Bmi2 => is_x86_feature_detected!("bmi2"),
+        Feature::FastDeposits => deposits::are_fast(),
         Feature::Popcnt => is_x86_feature_detected!("popcnt"),
         Feature::F16c => is_x86_feature_detected!("f16c"),
         Feature::Avx512f => is_x86_feature_detected!("avx512f"),
@@ -30,6 +31,7 @@ pub fn has(feature: Feature) -> bool {
     match feature {
         Feature::Neon => std::arch::is_aarch64_feature_detected!("neon"),
         Feature::DotProduct => std::arch::is_aarch64_feature_detected!("dotprod"),
+        Feature::MatrixProduct => std::arch::is_aarch64_feature_detected!("i8mm"),
     }
 }
 
@@ -37,6 +39,59 @@ pub fn has(feature: Feature) -> bool {
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 pub fn has(feature: Feature) -> bool {
     match feature {}
+}
+
+#[cfg(target_arch = "x86_64")]
+mod deposits {
+    use std::arch::x86_64::*;
+    use std::sync::OnceLock;
+
+    /// Whether PDEP takes a few cycles and not a few for each bit: no feature bit says so, only who made the processor when.
+    pub fn are_fast() -> bool {
+        static FAST: OnceLock<bool> = OnceLock::new();
+        *FAST.get_or_init(|| {
+            let (vendor, signature) = (__cpuid(0), __cpuid(1).eax);
+            fast([vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened(), signature)
+        })
+    }
+
+    /// As above, of a vendor's name and the signature with the family in it. Of AMD and of Hygon, who build Zen 1, those
+    /// before family 19h (Zen 3) have it in microcode.
+    pub fn fast(vendor: &[u8], signature: u32) -> bool {
+        const ZEN_3: u32 = 0x19;
+        let family = match signature >> 8 & 0xf {
+            0xf => 0xf + (signature >> 20 & 0xff),
+            family => family,
+        };
+        family >= ZEN_3 || !matches!(vendor, b"AuthenticAMD" | b"HygonGenuine")
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn processors_by_vendor_and_signature() {
+            let (amd, hygon, intel) = (b"AuthenticAMD", b"HygonGenuine", b"GenuineIntel");
+            for (processor, vendor, signature, expected) in [
+                ("Excavator", amd, 0x0066_0f01, false),
+                ("Zen 1, Naples", amd, 0x0080_0f12, false),
+                ("Zen+, Pinnacle Ridge", amd, 0x0080_0f82, false),
+                ("Dhyana", hygon, 0x0090_0f02, false),
+                ("Zen 2, Rome", amd, 0x0083_0f10, false),
+                ("Zen 2, Matisse", amd, 0x0087_0f10, false),
+                ("Zen 3, Milan", amd, 0x00a0_0f11, true),
+                ("Zen 3, Vermeer", amd, 0x00a2_0f10, true),
+                ("Zen 4, Genoa", amd, 0x00a1_0f11, true),
+                ("Zen 5, Turin", amd, 0x00b0_0f21, true),
+                ("Haswell", intel, 0x0003_06c3, true),
+                ("Skylake-SP", intel, 0x0005_0654, true),
+                ("Ice Lake-SP", intel, 0x0006_06a6, true),
+            ] {
+                assert_eq!(fast(vendor, signature), expected, "{processor}");
+            }
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

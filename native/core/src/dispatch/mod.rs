@@ -43,7 +43,11 @@ const CANDIDATES: &[Candidate] = &[
     #[cfg(target_arch = "x86_64")]
     Candidate { short: "avx512", needs: &[Avx512::NEEDS], tile: assumed!(Avx512, assume) },
     #[cfg(target_arch = "x86_64")]
-    Candidate { short: "avx2", needs: &[Avx2::NEEDS], tile: assumed!(Avx2, assume) },
+    Candidate { short: "avx2", needs: &[Avx2::<true>::NEEDS, Avx2::FAST], tile: assumed!(Avx2<true>, assume) },
+    #[cfg(target_arch = "x86_64")]
+    Candidate { short: "avx2-nopdep", needs: &[Avx2::<false>::NEEDS], tile: assumed!(Avx2<false>, assume) },
+    #[cfg(target_arch = "aarch64")]
+    Candidate { short: "neon-i8mm", needs: &[Neon::NEEDS_WITH_MATRIX], tile: assumed!(Neon, assume_with_matrix) },
     #[cfg(target_arch = "aarch64")]
     Candidate { short: "neon-dot", needs: &[Neon::NEEDS_WITH_DOT], tile: assumed!(Neon, assume_with_dot) },
     #[cfg(target_arch = "aarch64")]
@@ -84,7 +88,7 @@ impl Kernel {
         Self::available()[0]
     }
 
-    /// The one called `name`: scalar, avx2, avx512 or amx; on ARM scalar, neon or neon-dot.
+    /// The one called `name`: scalar, avx2-nopdep, avx2, avx512 or amx; on ARM scalar, neon, neon-dot or neon-i8mm.
     pub fn by_name(name: &str) -> Result<Self, Error> {
         let available = Self::available();
         available.iter().copied().find(|k| k.short == name).ok_or_else(|| {
@@ -155,7 +159,8 @@ mod tests {
     #[test]
     fn the_best_kernel_that_a_processor_has_all_features_of() {
         use Feature::*;
-        let haswell = [Avx2, Bmi1, Bmi2, Popcnt, F16c];
+        let zen_2 = [Avx2, Bmi1, Bmi2, Popcnt, F16c];
+        let haswell = [&zen_2[..], &[FastDeposits]].concat();
         let skylake = [&haswell[..], &[Avx512f, Avx512bw, Avx512vl, Avx512dq]].concat();
         let cascade_lake = [&skylake[..], &[Avx512vnni]].concat();
         // Zen 4 has these as well, and neither has tile registers.
@@ -165,15 +170,25 @@ mod tests {
         let table: &[(&str, Vec<Feature>, &[&str])] = &[
             ("none", Vec::new(), &["scalar"]),
             ("Sandy Bridge", vec![Popcnt], &["scalar"]),
-            ("Haswell", haswell.to_vec(), &["avx2", "scalar"]),
-            ("Skylake", skylake, &["avx2", "scalar"]),
-            ("Cascade Lake", cascade_lake, &["avx2", "scalar"]),
-            ("Ice Lake", ice_lake.clone(), &["avx512", "avx2", "scalar"]),
-            ("Sapphire Rapids", sapphire_rapids.clone(), &["amx", "avx512", "avx2", "scalar"]),
-            ("no permission", without(&sapphire_rapids, AmxPermission), &["avx512", "avx2", "scalar"]),
-            ("a system that saves no tiles", without(&sapphire_rapids, AmxInt8), &["avx512", "avx2", "scalar"]),
-            ("a hypervisor that hides GFNI", without(&sapphire_rapids, Gfni), &["avx2", "scalar"]),
-            ("tiles, but no AVX-512", [&haswell[..], &[AmxInt8, AmxPermission]].concat(), &["avx2", "scalar"]),
+            ("Zen 1 and 2", zen_2.to_vec(), &["avx2-nopdep", "scalar"]),
+            ("Haswell and Zen 3", haswell.clone(), &["avx2", "avx2-nopdep", "scalar"]),
+            ("a hypervisor that hides BMI2", without(&haswell, Bmi2), &["scalar"]),
+            ("Skylake", skylake, &["avx2", "avx2-nopdep", "scalar"]),
+            ("Cascade Lake", cascade_lake, &["avx2", "avx2-nopdep", "scalar"]),
+            ("Ice Lake", ice_lake.clone(), &["avx512", "avx2", "avx2-nopdep", "scalar"]),
+            ("Sapphire Rapids", sapphire_rapids.clone(), &["amx", "avx512", "avx2", "avx2-nopdep", "scalar"]),
+            ("no permission", without(&sapphire_rapids, AmxPermission), &["avx512", "avx2", "avx2-nopdep", "scalar"]),
+            (
+                "a system that saves no tiles",
+                without(&sapphire_rapids, AmxInt8),
+                &["avx512", "avx2", "avx2-nopdep", "scalar"],
+            ),
+            ("a hypervisor that hides GFNI", without(&sapphire_rapids, Gfni), &["avx2", "avx2-nopdep", "scalar"]),
+            (
+                "tiles, but no AVX-512",
+                [&haswell[..], &[AmxInt8, AmxPermission]].concat(),
+                &["avx2", "avx2-nopdep", "scalar"],
+            ),
         ];
         for (processor, features, expected) in table {
             assert_eq!(names(features), *expected, "{processor}");
@@ -189,6 +204,8 @@ mod tests {
             (&[DotProduct], &["scalar"]),
             (&[Neon], &["neon", "scalar"]),
             (&[Neon, DotProduct], &["neon-dot", "neon", "scalar"]),
+            (&[Neon, MatrixProduct], &["neon", "scalar"]),
+            (&[Neon, DotProduct, MatrixProduct], &["neon-i8mm", "neon-dot", "neon", "scalar"]),
         ];
         for (features, expected) in table {
             assert_eq!(names(features), *expected, "{features:?}");

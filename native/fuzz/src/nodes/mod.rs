@@ -5,30 +5,17 @@ mod reference;
 mod subject;
 mod valid;
 
-use std::ffi::c_char;
-use std::sync::OnceLock;
-
-use mcd_testkit::onnxruntime::{Node, NodeInput, Operator, Tensor, Version, register};
+use mcd_testkit::onnxruntime::{Node, NodeInput, Operator, Tensor};
 
 use self::subject::{Form, Weight, tensor, weights};
 use crate::input::Input;
-use crate::operator::change_tensor;
+use crate::operator::{change_tensor, operators};
 use crate::reach::reached;
 
 /// The overload as onnxruntime 1.20 or 1.32 gets to know it.
 fn operator(form: Form, newer: bool) -> Operator {
-    unsafe extern "system" fn old() -> *const c_char {
-        c"1.20.1".as_ptr()
-    }
-    unsafe extern "system" fn new() -> *const c_char {
-        c"1.32.0".as_ptr()
-    }
-    static OPERATORS: OnceLock<[Vec<Operator>; 2]> = OnceLock::new();
-    // SAFETY: an entry point for onnxruntime; its operators live for good.
-    let operators = |version: Version| unsafe { register(mcd_ort::RegisterCustomOps, version) };
-    let all = &OPERATORS.get_or_init(|| [operators(old), operators(new)])[usize::from(newer)];
     let (name, place) = form.overload();
-    *all.iter().filter(|operator| operator.name() == name).nth(place).expect("there is one")
+    *operators(newer).iter().filter(|operator| operator.name() == name).nth(place).expect("there is one")
 }
 
 /// Runs one input.

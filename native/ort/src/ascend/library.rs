@@ -10,11 +10,9 @@ use std::path::PathBuf;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use libloading::os::unix;
-
 use crate::ffi::Error;
 
-/// Libraries to open instead of searching, colons between.
+/// Libraries to open instead of searching, between them what the system puts between paths: colons, on Windows semicolons.
 pub const LIBRARY_VARIABLE: &str = "MCD_ASCEND_LIBRARY";
 
 const RUNTIME_NAMES: [&str; 2] = ["libacl_rt.so", "libascendcl.so"];
@@ -106,13 +104,13 @@ functions! {
 /// An open library; stays open, for functions of it are called for as long as the process lives.
 struct Library {
     name: String,
-    handle: ManuallyDrop<unix::Library>,
+    handle: ManuallyDrop<libloading::Library>,
 }
 
 impl Library {
     fn open(name: &str) -> Result<Self, String> {
         // SAFETY: what a library does when it is loaded is its own affair; the user or the system has named it.
-        let handle = unsafe { unix::Library::open(Some(name), unix::RTLD_NOW | unix::RTLD_LOCAL) };
+        let handle = unsafe { open_now(name) };
         let handle = handle.map_err(|error| error.to_string())?;
         Ok(Self { name: name.to_owned(), handle: ManuallyDrop::new(handle) })
     }
@@ -131,6 +129,29 @@ impl Library {
         // SAFETY: the function is not called.
         unsafe { self.symbol::<unsafe extern "C" fn()>(name) }.is_some()
     }
+}
+
+/// Opens a library with all that it needs, so that what is missing is said here and not at some call.
+///
+/// # Safety
+///
+/// The library is one that may be loaded.
+#[cfg(unix)]
+unsafe fn open_now(name: &str) -> Result<libloading::Library, libloading::Error> {
+    use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+    // SAFETY: the caller's contract.
+    unsafe { Library::open(Some(name), RTLD_NOW | RTLD_LOCAL) }.map(Into::into)
+}
+
+/// As above; this is how Windows always does it. CANN is for Linux alone: here it can only be the stand-in.
+///
+/// # Safety
+///
+/// As above.
+#[cfg(not(unix))]
+unsafe fn open_now(name: &str) -> Result<libloading::Library, libloading::Error> {
+    // SAFETY: the caller's contract.
+    unsafe { libloading::Library::new(name) }
 }
 
 /// A function of the first library that has it. Both phases of the operator come from the same library, for several may
@@ -153,11 +174,11 @@ unsafe fn symbol<F: Copy>(libraries: &[Library], name: &CStr) -> Result<F, Error
 /// Opens what there is, or says what was searched.
 fn open_libraries() -> Result<Vec<Library>, Error> {
     if let Ok(paths) = std::env::var(LIBRARY_VARIABLE) {
-        return paths
-            .split(':')
+        return std::env::split_paths(&paths)
+            .map(|path| path.display().to_string())
             .filter(|path| !path.is_empty())
             .map(|path| {
-                Library::open(path)
+                Library::open(&path)
                     .map_err(|reason| Error::device(format!("{path}, which {LIBRARY_VARIABLE} names: {reason}")))
             })
             .collect();

@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString, c_int};
 use std::marker::PhantomData;
 use std::ptr;
 
-use ort_sys::{OrtKernelInfo, OrtLoggingLevel, OrtTensorTypeAndShapeInfo, OrtTypeInfo, OrtValue};
+use ort_sys::{OrtKernelInfo, OrtLoggingLevel, OrtTensorTypeAndShapeInfo, OrtTypeInfo, OrtValue, os_char};
 
 use super::api::{Api, call, read_string};
 use super::element::{ElementType, MAX_RANK};
@@ -146,12 +146,13 @@ impl<'a> KernelInfo<'a> {
     /// Tells the session's log of something that its user may not expect.
     pub fn warn(&self, operator: &CStr, message: &str) -> Result<(), Error> {
         let message = CString::new(message.replace('\0', "")).unwrap_or_default();
-        let (file, function) = (c"mcd", operator);
+        // A path, whose characters are wider on Windows: written so that it is the same text in either.
+        const FILE: [os_char; 4] = [b'm' as os_char, b'c' as os_char, b'd' as os_char, 0];
         let level = OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING;
         let logger = ptr::with_exposed_provenance(self.logger()?);
         // SAFETY: `raw` is live and keeps the logger; the texts are zero-terminated and copied.
         unsafe {
-            let (message, file, function) = (message.as_ptr(), file.as_ptr(), function.as_ptr());
+            let (message, file, function) = (message.as_ptr(), FILE.as_ptr(), operator.as_ptr());
             call!(self.api, Logger_LogMessage(logger, level, message, file, 0, function))
         }
     }

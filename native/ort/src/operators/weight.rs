@@ -267,7 +267,11 @@ impl<P: Prepared> Weight<P> {
         let entry = (P::CHOICE && self.policy.is_open()).then(|| LEDGER.enter(key, k as u64 * n as u64));
         let verified = match verify {
             Verify::Load => Some(self.verify(x2, index, processors(), self.policy.at_creation())?),
-            Verify::Use => None,
+            Verify::Use => {
+                // What no run could do with is an error now.
+                self.checked(x2, index, |_, _| PrepareOptions::from_env().map(drop))?;
+                None
+            }
         };
         let (made, making) = match (&entry, verified) {
             (None, Some(weight)) => (OnceLock::from(weight), Mutex::new(None)),

@@ -7,8 +7,36 @@ use crate::arch::generic::{ByDistance, Expand, Group, LookedUp, Ranks, continuat
 use crate::arch::kernel::{Refused, resize};
 use crate::arch::operands::{Coded, TileCode};
 use crate::codec::Order;
+use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, GROUP, GROUPS};
 use std::arch::aarch64::*;
+use std::arch::asm;
+
+/// Fetches the tile behind the one that is decoded, evenly, a line at most for each group: a tile's parts are too short for
+/// the hardware prefetcher to find their pace.
+struct Ahead {
+    at: *const u8,
+    /// Bytes for each group.
+    pace: usize,
+}
+
+impl Ahead {
+    /// The tile behind this one, which is taken to be as long.
+    fn of(tile: &CodedTile<'_>, weights: usize) -> Self {
+        let pace = (tile.roots.len() + tile.len) * GROUP / weights.max(1);
+        Self { at: tile.rest[tile.len..].as_ptr(), pace }
+    }
+
+    /// The next bytes, into the second cache.
+    #[inline(always)]
+    fn fetch(&mut self) {
+        // SAFETY: a hint, which accepts any address.
+        unsafe {
+            asm!("prfm pldl2keep, [{at}]", at = in(reg) self.at, options(nostack, preserves_flags, readonly));
+        }
+        self.at = self.at.wrapping_add(self.pace);
+    }
+}
 
 /// Decodes a tile into panels that are `stride` apart.
 #[target_feature(enable = "neon")]
@@ -29,6 +57,7 @@ pub fn decode_panels(
     // SAFETY: both sums have room for all weights and what is read behind them, and the feature is this function's.
     let total = unsafe { continuations::<Quarters, ()>(code, tile, limit, addresses, &mut (), |_, _| ()) };
     let total = total.ok_or(Refused::Damaged)?;
+    let mut ahead = Ahead::of(tile, limit);
     let mut taken = 0;
     for (p, roots) in tile.roots.chunks_exact(extent.fractals() * row).enumerate() {
         let out = &mut out[p * stride..][..panel];
@@ -37,17 +66,22 @@ pub fn decode_panels(
         taken += unsafe {
             match code.code.order() {
                 Order::Distance(0x80) => {
-                    panel_of(&ByDistance::<Quarters, false>::new(code, 0x80), code, roots, sums, out)
+                    panel_of(&ByDistance::<Quarters, false>::new(code, 0x80), code, roots, sums, out, &mut ahead)
                 }
                 Order::Distance(centre) => {
-                    panel_of(&ByDistance::<Quarters, true>::new(code, *centre), code, roots, sums, out)
+                    panel_of(&ByDistance::<Quarters, true>::new(code, *centre), code, roots, sums, out, &mut ahead)
                 }
                 Order::Stored(stored) if stored.mask() == 0 => {
-                    panel_of(&LookedUp::<Quarters, false>::new(code, 0), code, roots, sums, out)
+                    panel_of(&LookedUp::<Quarters, false>::new(code, 0), code, roots, sums, out, &mut ahead)
                 }
-                Order::Stored(stored) => {
-                    panel_of(&LookedUp::<Quarters, true>::new(code, stored.mask()), code, roots, sums, out)
-                }
+                Order::Stored(stored) => panel_of(
+                    &LookedUp::<Quarters, true>::new(code, stored.mask()),
+                    code,
+                    roots,
+                    sums,
+                    out,
+                    &mut ahead,
+                ),
             }
         };
     }
@@ -57,17 +91,31 @@ pub fn decode_panels(
 
 /// Decodes a panel with the next of the sums; how many it took.
 #[target_feature(enable = "neon")]
-fn panel_of<K: Ranks<Quarters>>(ranks: &K, code: &TileCode, roots: &[u8], sums: &[u8], out: &mut [u8]) -> usize {
-    with_root_bits!(code.code.root_bits(), R => fractals::<K, R>(ranks, roots, sums, out))
+fn panel_of<K: Ranks<Quarters>>(
+    ranks: &K,
+    code: &TileCode,
+    roots: &[u8],
+    sums: &[u8],
+    out: &mut [u8],
+    ahead: &mut Ahead,
+) -> usize {
+    with_root_bits!(code.code.root_bits(), R => fractals::<K, R>(ranks, roots, sums, out, ahead))
 }
 
 #[inline]
 #[target_feature(enable = "neon")]
-fn fractals<K: Ranks<Quarters>, const R: usize>(ranks: &K, roots: &[u8], sums: &[u8], out: &mut [u8]) -> usize {
+fn fractals<K: Ranks<Quarters>, const R: usize>(
+    ranks: &K,
+    roots: &[u8],
+    sums: &[u8],
+    out: &mut [u8],
+    ahead: &mut Ahead,
+) -> usize {
     let mut taken = 0;
     for (rows, out) in roots.chunks_exact(R * GROUP).zip(out.chunks_exact_mut(FRACTAL)) {
         let (rows, _) = rows.as_chunks::<LANES>();
         for (g, out) in out.chunks_exact_mut(GROUP).enumerate() {
+            ahead.fetch();
             let fields = if K::OFFSETS { root_fields::<R, true>(rows, g) } else { root_fields::<R, false>(rows, g) };
             // SAFETY: this function has the feature.
             let open = unsafe { ranks.open(fields) };

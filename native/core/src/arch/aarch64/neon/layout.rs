@@ -1,5 +1,6 @@
 //! From kernel order to rows and columns.
 
+use crate::arch::rows::Panels;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, PANEL};
 use std::arch::aarch64::*;
 
@@ -42,17 +43,19 @@ pub unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
 /// # Safety
 /// As there.
 #[target_feature(enable = "neon")]
-pub unsafe fn write_columns(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+pub unsafe fn write_columns(panels: Panels<'_>, flip: u8, out: *mut u8, stride: usize) {
     let flip = vdupq_n_u8(flip);
-    for (g, group) in panel.as_chunks::<GROUP>().0.iter().enumerate() {
-        // SAFETY: the group's 64 bytes; the caller answers for the output.
-        unsafe {
-            let four = vld4q_u8(group.as_ptr());
-            let to = out.add(4 * g * stride);
-            vst1q_u8(to, veorq_u8(four.0, flip));
-            vst1q_u8(to.add(stride), veorq_u8(four.1, flip));
-            vst1q_u8(to.add(2 * stride), veorq_u8(four.2, flip));
-            vst1q_u8(to.add(3 * stride), veorq_u8(four.3, flip));
+    for g in 0..panels.groups() {
+        for p in 0..panels.count() {
+            // SAFETY: the group's 64 bytes; the caller answers for the output.
+            unsafe {
+                let four = vld4q_u8(panels.group(p, g).as_ptr());
+                let to = out.add(4 * g * stride + p * PANEL);
+                vst1q_u8(to, veorq_u8(four.0, flip));
+                vst1q_u8(to.add(stride), veorq_u8(four.1, flip));
+                vst1q_u8(to.add(2 * stride), veorq_u8(four.2, flip));
+                vst1q_u8(to.add(3 * stride), veorq_u8(four.3, flip));
+            }
         }
     }
 }

@@ -1,4 +1,5 @@
-//! NEON, which every processor of this architecture has; with its dot product (ARMv8.2 and later) where there is one.
+//! NEON, which every processor of this architecture has; with its dot product (ARMv8.2 and later) or its matrix
+//! product (ARMv8.6 and later) where there is one.
 //!
 //! `expand` deals bytes out to the lanes of a mask, `group` is what generic algorithms have of that and other instructions, `decode` makes
 //! symbols with them, and `products` multiplies those.
@@ -25,9 +26,16 @@ const FUSED_ROWS: usize = 12;
 pub struct Neon(Products);
 
 impl Neon {
-    /// What it needs, with the dot product and without it.
+    /// What it needs, with the matrix product, with the dot product and with neither.
+    pub const NEEDS_WITH_MATRIX: &[Feature] = &[Feature::Neon, Feature::DotProduct, Feature::MatrixProduct];
     pub const NEEDS_WITH_DOT: &[Feature] = &[Feature::Neon, Feature::DotProduct];
     pub const NEEDS: &[Feature] = &[Feature::Neon];
+
+    /// # Safety
+    /// The processor has all of [`Self::NEEDS_WITH_MATRIX`].
+    pub const unsafe fn assume_with_matrix() -> Self {
+        Self(Products::Matrix)
+    }
 
     /// # Safety
     /// The processor has all of [`Self::NEEDS_WITH_DOT`].
@@ -54,6 +62,7 @@ struct Memory {
 impl TileKernel for Neon {
     fn name(&self) -> &'static str {
         match self.0 {
+            Products::Matrix => "aarch64-u8i8i32-neoni8mm",
             Products::Dot => "aarch64-u8i8i32-neondot",
             Products::Widening => "aarch64-u8i8i32-neon",
         }

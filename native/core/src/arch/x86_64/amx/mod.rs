@@ -68,6 +68,18 @@ impl TileKernel for Amx {
         self.0.decode(coded, out, stride, scratch)
     }
 
+    unsafe fn decode_rows(
+        &self,
+        coded: Coded<'_>,
+        flip: u8,
+        out: *mut u8,
+        stride: usize,
+        scratch: &mut Scratch,
+    ) -> Option<Result<(), Refused>> {
+        // SAFETY: the caller's contract.
+        unsafe { self.0.decode_rows(coded, flip, out, stride, scratch) }
+    }
+
     fn multiply_coded(
         &self,
         coded: Coded<'_>,

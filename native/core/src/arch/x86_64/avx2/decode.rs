@@ -3,7 +3,7 @@
 //! ```text
 //! fields  = root field of every lane                      shifts and masks of the rows
 //! open    = fields that are continued                     compare, and collect the signs of 64 lanes
-//! digits  = pdep(next bits of each plane, open)           see `planes`
+//! digits  = deposit(next bits of each plane, open)        see `planes`
 //! sums    = a step · digits                               a digit of 64 lanes becomes bytes by shuffle and compare
 //! symbols of fields and sums, as `generic` says; but stored ranks are looked up later:
 //! symbols = table[ranks mod 128]                          a shuffle for 16 ranks each, joined by exclusive or
@@ -41,7 +41,7 @@ pub(super) struct Memory {
 
 /// Decodes all panels of a tile, one after the other, and hands each to `sink` with the widened activations.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-pub(super) fn decode_panels(
+pub(super) fn decode_panels<const PDEP: bool>(
     Coded { code, tile, extent }: Coded<'_>,
     memory: &mut Memory,
     mut sink: impl FnMut(usize, &[u8], &[[i32; 2]]),
@@ -53,7 +53,8 @@ pub(super) fn decode_panels(
         resize(planes, MAX_PLANES, [0; PLANE])?;
     }
     let planes = planes.each_mut().map(|planes| planes.first_chunk_mut().expect("there is room"));
-    let mut continuations = Continuations::new(code, tile, extent.weights(), planes).ok_or(Refused::Damaged)?;
+    let continuations = Continuations::<PDEP>::new(code, tile, extent.weights(), planes);
+    let mut continuations = continuations.ok_or(Refused::Damaged)?;
     let panel = extent.panel();
     for buffer in [&mut *fields, ranks, symbols] {
         resize(buffer, panel, 0)?;

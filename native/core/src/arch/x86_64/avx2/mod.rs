@@ -1,13 +1,14 @@
-//! AVX2 with BMI1, BMI2 and POPCNT (Haswell and later; bit deposits are slow before Zen 3).
+//! AVX2 with BMI1, BMI2 and POPCNT (Haswell and later, Zen and later).
 //!
 //! AVX2 can neither expand bytes by a mask nor look bytes up across 16 of them, so the work is cut differently from
 //! the AVX-512 kernel's: what a continued weight gains is not a byte but a number in *bit planes*, for bits are what
-//! BMI2 expands, 64 at a time.
+//! BMI2 expands, 64 at a time. Where its instruction for that is slow (before Zen 3), shifts and masks do the same.
 //!
-//! `planes` has those of a tile's continued weights, `symbols` what becomes of root fields, `decode` the passes over a panel,
+//! `deposits` has the two ways to expand bits, `planes` those of a tile's continued weights, `symbols` what becomes of root fields, `decode` the passes over a panel,
 //! `products` the multiplications.
 
 mod decode;
+mod deposits;
 mod group;
 mod planes;
 mod products;
@@ -26,11 +27,16 @@ use products::{multiply_panel, widen};
 /// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
 
-/// Proof that the processor has the instructions.
+/// Proof that the processor has the instructions; with PDEP or without.
 #[derive(Debug)]
-pub struct Avx2(());
+pub struct Avx2<const PDEP: bool>(());
 
-impl Avx2 {
+impl Avx2<true> {
+    /// What makes this way the better one.
+    pub const FAST: &[Feature] = &[Feature::FastDeposits];
+}
+
+impl<const PDEP: bool> Avx2<PDEP> {
     /// What it needs.
     pub const NEEDS: &[Feature] = &[Feature::Avx2, Feature::Bmi1, Feature::Bmi2, Feature::Popcnt, Feature::F16c];
 
@@ -41,9 +47,9 @@ impl Avx2 {
     }
 }
 
-impl TileKernel for Avx2 {
+impl<const PDEP: bool> TileKernel for Avx2<PDEP> {
     fn name(&self) -> &'static str {
-        "x86_64-u8i8i32-avx2"
+        if PDEP { "x86_64-u8i8i32-avx2" } else { "x86_64-u8i8i32-avx2-nopdep" }
     }
 
     fn fused_rows(&self) -> usize {
@@ -53,7 +59,7 @@ impl TileKernel for Avx2 {
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
         // SAFETY: `self` proves the features.
         unsafe {
-            decode_panels(coded, scratch.of(), |p, symbols, _| {
+            decode_panels::<PDEP>(coded, scratch.of(), |p, symbols, _| {
                 out[p * stride..][..symbols.len()].copy_from_slice(symbols);
             })
         }
@@ -70,7 +76,7 @@ impl TileKernel for Avx2 {
         // SAFETY: `self` proves the features.
         unsafe {
             widen(&rows, coded.extent.k(), &mut memory.x)?;
-            decode_panels(coded, memory, |p, symbols, x| {
+            decode_panels::<PDEP>(coded, memory, |p, symbols, x| {
                 multiply_panel(symbols, x, &mut acc.data()[p * PANEL..], stride);
             })
         }
@@ -100,7 +106,7 @@ impl TileKernel for Avx2 {
     }
 }
 
-impl RowKernel for Avx2 {
+impl<const PDEP: bool> RowKernel for Avx2<PDEP> {
     row_operations! {
         range: rows::range,
         quantize: rows::quantize,

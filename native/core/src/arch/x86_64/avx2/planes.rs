@@ -6,10 +6,11 @@
 //! ```text
 //! planes = escapes: all bits of the deepest level; digits: none
 //! for each level, last first:
-//!     for 64 bits of the level: each plane of this level = pdep(next bits of that plane of the level below, bits)
+//!     for 64 bits of the level: each plane of this level = deposit(next bits of that plane of the level below, bits)
 //!     but in level 0: digits += 1, for to have come here is a step
 //! ```
 
+use super::deposits::Moves;
 use super::group::Halves;
 use crate::arch::generic::{Group, Ranks};
 use crate::arch::operands::TileCode;
@@ -32,7 +33,7 @@ pub(super) type Planes = [[u64; PLANE]; MAX_PLANES];
 pub(super) const ESCAPES_AT_ONCE: usize = 4;
 
 /// What continued weights gain, read from the front.
-pub(super) struct Continuations<'a> {
+pub(super) struct Continuations<'a, const PDEP: bool> {
     /// Planes of level 0: a bit for each continued weight.
     planes: &'a Planes,
     /// What sums are counted from, and what the least digit is worth.
@@ -53,23 +54,24 @@ pub(super) struct Continuations<'a> {
 /// Deposits the next bits of each of the first Q planes, `taken` of which were taken, at the ones of `mask`.
 ///
 /// # Safety
-/// BMI2 and POPCNT; `taken` is at most the number of weights in the largest tile.
+/// POPCNT, and BMI2 with PDEP; `taken` is at most the number of weights in the largest tile.
 // Inlined into functions that have the features: as a function of its own it would cost more than it does.
 #[inline(always)]
-unsafe fn deposit<const Q: usize>(planes: &Planes, taken: usize, mask: u64) -> [u64; Q] {
+unsafe fn deposit<const PDEP: bool, const Q: usize>(planes: &Planes, taken: usize, mask: u64) -> [u64; Q] {
     let mut out = [0; Q];
+    let moves = Moves::<PDEP>::to(mask);
     // SAFETY: of the 16 bytes from that of bit `taken` on, the last is in the word after the next, which a plane has.
     unsafe {
         if mask.count_ones() <= 57 {
             for q in 0..Q {
                 let bits = planes[q].as_ptr().cast::<u8>().add(taken / 8).cast::<u64>().read_unaligned();
-                out[q] = _pdep_u64(bits >> (taken % 8), mask);
+                out[q] = moves.deposit(bits >> (taken % 8));
             }
         } else {
             for q in 0..Q {
                 let low = *planes[q].get_unchecked(taken / 64) >> (taken % 64);
                 let high = *planes[q].get_unchecked(taken / 64 + 1) << 1 << (63 - taken % 64);
-                out[q] = _pdep_u64(low | high, mask);
+                out[q] = moves.deposit(low | high);
             }
         }
     }
@@ -94,7 +96,7 @@ fn write_positions(mut ones: u64, group: u16, at_once: usize, to: &mut [u16], mu
     }
 }
 
-impl<'a> Continuations<'a> {
+impl<'a, const PDEP: bool> Continuations<'a, PDEP> {
     /// Builds the planes of a tile with at most `limit` continued weights; `None` if the tile is damaged.
     #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
     pub(super) fn new(
@@ -120,11 +122,11 @@ impl<'a> Continuations<'a> {
             // SAFETY: the features are this function's; no level has more than `limit` entries.
             let ones = unsafe {
                 match count {
-                    1 => lift.planes::<1>(below, own),
-                    2 => lift.planes::<2>(below, own),
-                    3 => lift.planes::<3>(below, own),
-                    4 => lift.planes::<4>(below, own),
-                    _ => lift.planes::<5>(below, own),
+                    1 => lift.planes::<PDEP, 1>(below, own),
+                    2 => lift.planes::<PDEP, 2>(below, own),
+                    3 => lift.planes::<PDEP, 3>(below, own),
+                    4 => lift.planes::<PDEP, 4>(below, own),
+                    _ => lift.planes::<PDEP, 5>(below, own),
                 }
             };
             // Counts that were remembered are no longer right if the file has changed.
@@ -199,7 +201,7 @@ impl<'a> Continuations<'a> {
             };
             // SAFETY: the features are this function's; no more is taken than weights are passed, as many as asserted
             // above.
-            let masks = unsafe { deposit::<Q>(self.planes, taken, open) };
+            let masks = unsafe { deposit::<PDEP, Q>(self.planes, taken, open) };
             taken += open.count_ones() as usize;
             let sums = to_lanes.map(|to_lanes| {
                 if Q < 2 {
@@ -265,7 +267,7 @@ impl Lift<'_> {
     /// # Safety
     /// The level has no more entries than the largest tile has weights.
     #[target_feature(enable = "bmi1,bmi2,popcnt")]
-    unsafe fn planes<const Q: usize>(&self, below: &Planes, own: &mut Planes) -> usize {
+    unsafe fn planes<const PDEP: bool, const Q: usize>(&self, below: &Planes, own: &mut Planes) -> usize {
         let mut taken = 0;
         for (w, bits) in self.tile.words(self.level).enumerate() {
             let mut planes = if self.deepest {
@@ -274,7 +276,7 @@ impl Lift<'_> {
                 planes
             } else {
                 // SAFETY: `taken` counts ones of this level, so it is at most the number of its entries.
-                unsafe { deposit::<Q>(below, taken, bits) }
+                unsafe { deposit::<PDEP, Q>(below, taken, bits) }
             };
             taken += bits.count_ones() as usize;
             if !self.top {

@@ -1,7 +1,7 @@
 //! Work on whole rows, by this kernel's instructions.
 
 use crate::arch::output::Output;
-use crate::arch::rows::{self, ActivationRow, Terms};
+use crate::arch::rows::{self, ActivationRow, Panels, Terms};
 use crate::codec::WeightType;
 use crate::dequantize::Along;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
@@ -106,11 +106,11 @@ pub(in crate::arch::x86_64) unsafe fn write_rows(panel: &[u8], flip: u8, out: *m
 /// # Safety
 /// As there; and the processor has AVX2.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn write_columns(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+pub(super) unsafe fn write_columns(panels: Panels<'_>, flip: u8, out: *mut u8, stride: usize) {
     let flip = _mm_set1_epi8(flip.cast_signed());
     // The weights of four columns, by their place along k.
     let by_k = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    for (g, group) in panel.as_chunks::<GROUP>().0.iter().enumerate() {
+    let columns_of = |group: &[u8; GROUP]| {
         let quarter = |j: usize| {
             // SAFETY: a quarter of the group's 64 bytes.
             let four = unsafe { _mm_loadu_si128(group.as_ptr().add(j * PANEL).cast()) };
@@ -119,15 +119,19 @@ pub(super) unsafe fn write_columns(panel: &[u8], flip: u8, out: *mut u8, stride:
         let (a, b, c, d) = (quarter(0), quarter(1), quarter(2), quarter(3));
         let (low, high) = (_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
         let (low2, high2) = (_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
-        let columns = [
+        [
             _mm_unpacklo_epi64(low, low2),
             _mm_unpackhi_epi64(low, low2),
             _mm_unpacklo_epi64(high, high2),
             _mm_unpackhi_epi64(high, high2),
-        ];
-        for (l, column) in columns.into_iter().enumerate() {
-            // SAFETY: the caller's contract.
-            unsafe { _mm_storeu_si128(out.add((4 * g + l) * stride).cast(), column) };
+        ]
+    };
+    for g in 0..panels.groups() {
+        for p in 0..panels.count() {
+            for (l, column) in columns_of(panels.group(p, g)).into_iter().enumerate() {
+                // SAFETY: the caller's contract.
+                unsafe { _mm_storeu_si128(out.add((4 * g + l) * stride + p * PANEL).cast(), column) };
+            }
         }
     }
 }

@@ -83,6 +83,22 @@ impl TileKernel for Avx512 {
         unsafe { decode_tile(coded, &mut scratch.of::<Memory>().levels, &mut sink) }
     }
 
+    unsafe fn decode_rows(
+        &self,
+        coded: Coded<'_>,
+        flip: u8,
+        out: *mut u8,
+        stride: usize,
+        scratch: &mut Scratch,
+    ) -> Option<Result<(), Refused>> {
+        // SAFETY: `self` proves the features, and the caller answers for what the sink writes.
+        unsafe {
+            let (flip, fractals) = (_mm512_set1_epi8(flip.cast_signed()), coded.extent.fractals());
+            let mut sink = StoreRows { out, stride, flip, waiting: [_mm512_setzero_si512(); GROUPS], fractals };
+            Some(decode_tile(coded, &mut scratch.of::<Memory>().levels, &mut sink))
+        }
+    }
+
     fn multiply_coded(
         &self,
         coded: Coded<'_>,
@@ -158,7 +174,7 @@ impl RowKernel for Avx512 {
         range: rows::range,
         quantize: rows::quantize,
         transpose_words: avx2::transpose_words,
-        write_rows: avx2::write_rows,
+        write_rows: rows::write_rows,
         write_columns: rows::write_columns,
         dequantize: avx2::dequantize,
         pack: rows::pack,
@@ -171,6 +187,40 @@ impl RowKernel for Avx512 {
 pub(super) fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &Accumulators<'_>) {
     assert!(rows.covers(extent.k()));
     assert!(acc.covers(rows.m(), extent.columns()));
+}
+
+/// Writes the symbols as rows `stride` apart: lines of two fractals, of which the first waits for the second.
+struct StoreRows {
+    out: *mut u8,
+    stride: usize,
+    flip: __m512i,
+    waiting: [__m512i; GROUPS],
+    fractals: usize,
+}
+
+impl StoreRows {
+    fn at(&self, panel: usize, fractal: usize) -> *mut u8 {
+        self.out.wrapping_add(panel * PANEL * self.stride + fractal * FRACTAL_K)
+    }
+}
+
+impl Sink for StoreRows {
+    #[inline(always)]
+    unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
+        // SAFETY: `out` covers the extent, as the caller of this sink promises; features as well.
+        unsafe {
+            if fractal % 2 == 1 {
+                let to = self.at(panel, fractal - 1);
+                rows::write_whole_lines([&self.waiting, symbols], self.flip, to, self.stride);
+            } else if fractal + 1 == self.fractals {
+                rows::write_half_lines(symbols, self.flip, self.at(panel, fractal), self.stride);
+            } else {
+                self.waiting = *symbols;
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn panel_end(&mut self, _: usize) {}
 }
 
 /// Writes the symbols in kernel order, panels `stride` apart.

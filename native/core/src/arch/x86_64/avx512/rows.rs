@@ -1,11 +1,12 @@
 //! Work on whole rows, by this kernel's instructions.
 
 use super::epilogue::{Columns, DequantizedColumns, RequantizedColumns, epilogue_of_narrow_rows, epilogue_of_rows};
+use super::unroll::unrolled;
 use crate::arch::operands::reach;
 use crate::arch::output::Output;
-use crate::arch::rows::{self, ActivationRow, Terms};
+use crate::arch::rows::{self, ActivationRow, Panels, Terms};
 use crate::arch::x86_64::avx2::rows as avx2;
-use crate::geometry::{GROUP, PANEL};
+use crate::geometry::{FRACTAL, GROUP, GROUPS, PANEL};
 use crate::quantize::{Quantizer, Range};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -21,27 +22,175 @@ const BY_K: [u8; GROUP] = {
     from
 };
 
-/// As [`RowKernel::write_columns`].
+/// Panels whose columns fill a cache line.
+const LINE_OF_PANELS: usize = 4;
+
+/// As [`RowKernel::write_columns`]: lines at a time where there are four panels.
 ///
 /// # Safety
 /// As there; and the processor has the features.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-pub(super) unsafe fn write_columns(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+pub(super) unsafe fn write_columns(panels: Panels<'_>, flip: u8, out: *mut u8, stride: usize) {
     // SAFETY: 64 bytes.
     let by_k = unsafe { _mm512_loadu_si512(BY_K.as_ptr().cast()) };
     let flip = _mm512_set1_epi8(flip.cast_signed());
-    for (g, group) in panel.as_chunks::<GROUP>().0.iter().enumerate() {
-        // SAFETY: the group's 64 bytes; the caller answers for the output.
-        unsafe {
-            let group = _mm512_loadu_si512(group.as_ptr().cast());
-            let four = _mm512_xor_si512(_mm512_permutexvar_epi8(by_k, group), flip);
-            let to = out.add(4 * g * stride);
-            _mm_storeu_si128(to.cast(), _mm512_castsi512_si128(four));
-            _mm_storeu_si128(to.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(four));
-            _mm_storeu_si128(to.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(four));
-            _mm_storeu_si128(to.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(four));
+    let by_k = |p: usize, g: usize| {
+        // SAFETY: the group's 64 bytes.
+        let group = unsafe { _mm512_loadu_si512(panels.group(p, g).as_ptr().cast()) };
+        _mm512_xor_si512(_mm512_permutexvar_epi8(by_k, group), flip)
+    };
+    let lines = panels.count() - panels.count() % LINE_OF_PANELS;
+    for g in 0..panels.groups() {
+        let to = out.wrapping_add(4 * g * stride);
+        for p in (0..lines).step_by(LINE_OF_PANELS) {
+            let rows = transpose_quarters([by_k(p, g), by_k(p + 1, g), by_k(p + 2, g), by_k(p + 3, g)]);
+            let to = to.wrapping_add(p * PANEL);
+            // SAFETY: the caller answers for the output.
+            unsafe {
+                _mm512_storeu_si512(to.cast(), rows[0]);
+                _mm512_storeu_si512(to.add(stride).cast(), rows[1]);
+                _mm512_storeu_si512(to.add(2 * stride).cast(), rows[2]);
+                _mm512_storeu_si512(to.add(3 * stride).cast(), rows[3]);
+            }
+        }
+        for p in lines..panels.count() {
+            let (four, to) = (by_k(p, g), to.wrapping_add(p * PANEL));
+            // SAFETY: the caller answers for the output.
+            unsafe {
+                _mm_storeu_si128(to.cast(), _mm512_castsi512_si128(four));
+                _mm_storeu_si128(to.add(stride).cast(), _mm512_extracti32x4_epi32::<1>(four));
+                _mm_storeu_si128(to.add(2 * stride).cast(), _mm512_extracti32x4_epi32::<2>(four));
+                _mm_storeu_si128(to.add(3 * stride).cast(), _mm512_extracti32x4_epi32::<3>(four));
+            }
         }
     }
+}
+
+/// The transpose of four rows of four quarters.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn transpose_quarters(rows: [__m512i; 4]) -> [__m512i; 4] {
+    // Quarters 0 and 1, and 2 and 3, of two rows; then those with even numbers, and with odd ones, of two pairs.
+    let (a, b) = (_mm512_shuffle_i32x4::<0x44>(rows[0], rows[1]), _mm512_shuffle_i32x4::<0xee>(rows[0], rows[1]));
+    let (c, d) = (_mm512_shuffle_i32x4::<0x44>(rows[2], rows[3]), _mm512_shuffle_i32x4::<0xee>(rows[2], rows[3]));
+    [
+        _mm512_shuffle_i32x4::<0x88>(a, c),
+        _mm512_shuffle_i32x4::<0xdd>(a, c),
+        _mm512_shuffle_i32x4::<0x88>(b, d),
+        _mm512_shuffle_i32x4::<0xdd>(b, d),
+    ]
+}
+
+/// As [`RowKernel::write_rows`]: lines at a time, of two fractals.
+///
+/// # Safety
+/// As there; and the processor has the features.
+#[target_feature(enable = "avx512f,avx512bw,avx2")]
+pub(super) unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+    let (pairs, last) = panel.as_chunks::<{ 2 * FRACTAL }>();
+    let flips = _mm512_set1_epi8(flip.cast_signed());
+    for (i, pair) in pairs.iter().enumerate() {
+        // SAFETY: 16 groups; the caller answers for the output.
+        unsafe { write_lines(pair, flips, out.add(i * GROUP), stride) };
+    }
+    // SAFETY: the caller's contract.
+    unsafe { avx2::write_rows(last, flip, out.wrapping_add(pairs.len() * GROUP), stride) };
+}
+
+/// Writes a fractal as 16 rows of 32 bytes.
+///
+/// # Safety
+/// From `to` on 16 rows, `stride` apart, of 32 bytes can be written; the processor has the features.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn write_half_lines(fractal: &[__m512i; GROUPS], flip: __m512i, to: *mut u8, stride: usize) {
+    let [low, high] = [words_of_rows(first_four(fractal)), words_of_rows(last_four(fractal))];
+    unrolled!(J in [0 1 2 3] {
+        // Quarters of rows J, 4 + J, 8 + J and 12 + J: their first halves, and their second ones.
+        let (low, high) = (_mm512_xor_si512(low[J], flip), _mm512_xor_si512(high[J], flip));
+        unrolled!(I in [0 1 2 3] {
+            // SAFETY: the caller's contract.
+            unsafe {
+                let to = to.add((4 * I + J) * stride);
+                _mm_storeu_si128(to.cast(), _mm512_extracti32x4_epi32::<{ I as i32 }>(low));
+                _mm_storeu_si128(to.add(PANEL).cast(), _mm512_extracti32x4_epi32::<{ I as i32 }>(high));
+            }
+        });
+    });
+}
+
+/// Writes two fractals as 16 rows of 64 bytes.
+///
+/// # Safety
+/// From `to` on 16 rows, `stride` apart, of 64 bytes can be written; the processor has the features.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn write_whole_lines(fractals: [&[__m512i; GROUPS]; 2], flip: __m512i, to: *mut u8, stride: usize) {
+    let quarters = [
+        words_of_rows(first_four(fractals[0])),
+        words_of_rows(last_four(fractals[0])),
+        words_of_rows(first_four(fractals[1])),
+        words_of_rows(last_four(fractals[1])),
+    ];
+    unrolled!(J in [0 1 2 3] {
+        let rows = transpose_quarters([quarters[0][J], quarters[1][J], quarters[2][J], quarters[3][J]]);
+        unrolled!(I in [0 1 2 3] {
+            // SAFETY: the caller's contract.
+            unsafe { _mm512_storeu_si512(to.add((4 * I + J) * stride).cast(), _mm512_xor_si512(rows[I], flip)) };
+        });
+    });
+}
+
+/// The first four groups of a fractal.
+#[inline(always)]
+fn first_four(groups: &[__m512i; GROUPS]) -> [__m512i; 4] {
+    [groups[0], groups[1], groups[2], groups[3]]
+}
+
+/// The last four.
+#[inline(always)]
+fn last_four(groups: &[__m512i; GROUPS]) -> [__m512i; 4] {
+    [groups[4], groups[5], groups[6], groups[7]]
+}
+
+/// The words of four groups by rows: in register j, quarter i, those of row 4 i + j.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn words_of_rows([a, b, c, d]: [__m512i; 4]) -> [__m512i; 4] {
+    let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
+    let (ab2, cd2) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
+    [
+        _mm512_unpacklo_epi64(ab, cd),
+        _mm512_unpackhi_epi64(ab, cd),
+        _mm512_unpacklo_epi64(ab2, cd2),
+        _mm512_unpackhi_epi64(ab2, cd2),
+    ]
+}
+
+/// Writes 16 rows of 64 bytes: words of 16 groups, each of which has one for every row.
+///
+/// Quarters are put together as they are loaded, which one more port can do than a shuffle of 64 bytes.
+///
+/// # Safety
+/// From `to` on 16 rows, `stride` apart, of 64 bytes can be written.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn write_lines(groups: &[u8; 2 * FRACTAL], flip: __m512i, to: *mut u8, stride: usize) {
+    unrolled!(QUARTER in [0 1 2 3] {
+        // SAFETY: a quarter of a group.
+        let quarter = |g: usize| unsafe { _mm_loadu_si128(groups.as_ptr().add(g * GROUP + QUARTER * PANEL).cast()) };
+        // Of groups j, 4 + j and so on: words of four rows each.
+        let of = |j: usize| {
+            let two = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(quarter(j)), quarter(4 + j));
+            _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(two, quarter(8 + j)), quarter(12 + j))
+        };
+        let (a, b, c, d) = (of(0), of(1), of(2), of(3));
+        let rows = words_of_rows([a, b, c, d]);
+        for (i, row) in rows.into_iter().enumerate() {
+            // SAFETY: the caller's contract.
+            unsafe { _mm512_storeu_si512(to.add((4 * QUARTER + i) * stride).cast(), _mm512_xor_si512(row, flip)) };
+        }
+    });
 }
 
 /// Packs a row: 64 bytes are flipped, if they are unsigned, and summed by a product with ones.

@@ -1,0 +1,26 @@
+"""What differs between systems: how files are locked, opened and renamed, and how many processors there are.
+
+`posix` was run on Linux. `windows` was written from the system's documentation and tested with stand-ins for its calls;
+it has never run on a Windows.
+"""
+
+import os
+import sys
+
+if sys.platform == "win32":
+    from mcd_graph.system.windows import create, is_locked, lock, locked, sync_directory
+else:
+    from mcd_graph.system.posix import create, is_locked, lock, locked, sync_directory
+
+__all__ = ["READING", "create", "is_locked", "lock", "locked", "processors", "sync_directory"]
+
+READING = os.O_RDONLY
+"""Flags to open a file for reading: without waiting if it is a pipe, as bytes, and not for child processes."""
+for _name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"):
+    READING |= getattr(os, _name, 0)
+
+
+def processors() -> int:
+    """Return how many logical processors this process may use, as far as the system tells."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux's
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

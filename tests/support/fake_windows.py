@@ -1,0 +1,123 @@
+"""What Windows lacks and what it refuses, for a process of its own: ``install()`` cannot be undone.
+
+Files that are open cannot be renamed, replaced or removed, unless they were opened by the system's own call that allows
+it; there is no fork, no fcntl, and none of the calls and flags that only POSIX has.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import importlib
+import os
+import signal
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_LACKS = {
+    os: (
+        "fork", "sched_getaffinity", "fchown", "fchmod", "listxattr", "getxattr", "setxattr", "waitpid", "WIFSIGNALED",
+        "O_NONBLOCK", "O_CLOEXEC", "O_NOFOLLOW", "O_DIRECTORY",
+    ),
+    signal: ("SIGPIPE", "SIGKILL", "SIGBUS", "pthread_kill"),
+}  # fmt: skip
+
+_EXISTS, _SHARING, _NOT_FOUND = 80, 32, 2
+_CODES = {_EXISTS: FileExistsError, _SHARING: PermissionError, _NOT_FOUND: FileNotFoundError}
+_DELETE_SHARED = 4
+_DELETE_ON_CLOSE = 0x0400_0000
+
+_shared: dict[int, int] = {}
+"""Share modes of what was opened by CreateFileW."""
+_gone_when_closed: dict[int, str] = {}
+_last_error = [0]
+
+
+def _open_elsewhere(path: str) -> bool:
+    """Tell whether a descriptor that does not allow it holds a file."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if str(entry.readlink()) == os.path.realpath(path) and not _shared.get(int(entry.name), 0) & _DELETE_SHARED:
+                return True
+    return False
+
+
+def _create_file(path: str, access: int, share: int, _: None, disposition: int, flags: int, __: None) -> int:
+    creating = {1: os.O_CREAT | os.O_EXCL, 3: 0, 4: os.O_CREAT}[disposition]
+    if share == 0 and path in _gone_when_closed.values():
+        _last_error[0] = _SHARING
+        return ctypes.c_void_p(-1).value or 0
+    try:
+        descriptor = os.open(path, (os.O_RDWR if access & 0x4000_0000 else os.O_RDONLY) | creating)
+    except OSError as error:
+        _last_error[0] = _EXISTS if isinstance(error, FileExistsError) else _NOT_FOUND
+        return ctypes.c_void_p(-1).value or 0
+    _shared[descriptor] = share
+    if flags & _DELETE_ON_CLOSE:
+        _gone_when_closed[descriptor] = path
+    return descriptor
+
+
+def _close_handle(handle: int) -> int:
+    if handle in _gone_when_closed:
+        _unlink(_gone_when_closed.pop(handle))
+    _shared.pop(handle, None)
+    os.close(handle)
+    return 1
+
+
+def _lock_file(handle: int, *_: int) -> int:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
+    return 1
+
+
+def _failed(code: int, path: Path) -> OSError:
+    error: Any = _CODES[code](0, "as Windows says it", os.fspath(path))
+    error.winerror = code
+    return error  # type: ignore[no-any-return]
+
+
+_unlink = os.unlink
+
+
+def _refusing(call: Callable[..., None], paths: int) -> Callable[..., None]:
+    def checked(*arguments: Any, **options: Any) -> None:
+        for path in arguments[:paths]:
+            if _open_elsewhere(os.fspath(path)):
+                raise PermissionError(13, "it is open", os.fspath(path))
+        call(*arguments, **options)
+
+    return checked
+
+
+def install() -> None:
+    """Make this process one that has only what Windows has, with mcd_graph's part for it."""
+    for name in ("onnxruntime", "onnx_ir", "typer", "rich.console", "rich.progress", "multiprocessing", "tempfile"):
+        importlib.import_module(name)  # others ask for the platform as well, and expect all of it
+
+    for module, names in _LACKS.items():
+        for name in names:
+            delattr(module, name)
+    sys.modules["fcntl"] = None  # type: ignore[assignment]
+    os.O_BINARY = os.O_NOINHERIT = 0  # type: ignore[attr-defined]
+    msvcrt = types.ModuleType("msvcrt")
+    msvcrt.open_osfhandle = lambda handle, _flags: handle  # type: ignore[attr-defined]
+    msvcrt.get_osfhandle = lambda descriptor: descriptor  # type: ignore[attr-defined]
+    sys.modules["msvcrt"] = msvcrt
+
+    kernel = types.SimpleNamespace(CreateFileW=_create_file, CloseHandle=_close_handle, LockFile=_lock_file)
+    ctypes.WinDLL = lambda *_, **__: kernel  # type: ignore[attr-defined]
+    ctypes.get_last_error = lambda: _last_error[0]  # type: ignore[attr-defined]
+    before, sys.platform = sys.platform, "win32"
+    import mcd_graph.system.windows  # noqa: PLC0415
+
+    sys.platform = before
+    del sys.modules["msvcrt"]
+    mcd_graph.system.windows._failed = _failed
+    os.replace, os.rename, os.unlink = _refusing(os.replace, 2), _refusing(os.rename, 2), _refusing(os.unlink, 1)
+    os.remove = os.unlink

@@ -1,0 +1,133 @@
+"""Other systems than this one: what they lack and refuse is faked in a process of its own."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from samples import ROOT
+
+from mcd_graph import library
+
+PRELUDE = """
+    import os, sys
+    sys.path.insert(0, sys.argv[1])
+    import fake_windows
+    fake_windows.install()
+    from pathlib import Path
+    import mcd_graph
+    from mcd_graph import system
+    assert system.create.__module__ == "mcd_graph.system.windows"
+"""
+
+
+def on_windows(script: str, *arguments: object) -> str:
+    """Run a script in a process that has only what Windows has."""
+    code = textwrap.dedent(PRELUDE) + textwrap.dedent(script)
+    command = [sys.executable, "-P", "-c", code, str(ROOT / "tests" / "support"), *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_compress_verify_and_restore(model: Path, tmp_path: Path) -> None:
+    """Twice, so that files are replaced; nothing but the models is left, and their bytes are this system's."""
+    script = """
+        import numpy as np
+        model, folder = Path(sys.argv[2]), Path(sys.argv[3])
+        for force in (False, True):
+            mcd_graph.compress_model(model, folder / "m.onnx", force=force)
+            assert mcd_graph.verify_model(model, folder / "m.onnx", runs=1).identical
+            mcd_graph.restore_model(folder / "m.onnx", folder / "restored.onnx", force=force)
+        print(sorted(os.listdir(folder)))
+    """
+    there, here = tmp_path / "there", tmp_path / "here"
+    there.mkdir(), here.mkdir()
+    names = on_windows(script, model, there).strip()
+    import mcd_graph  # noqa: PLC0415
+
+    for force in (False, True):
+        mcd_graph.compress_model(model, here / "m.onnx", force=force)
+        mcd_graph.restore_model(here / "m.onnx", here / "restored.onnx", force=force)
+    assert names == str(sorted(each.name for each in here.iterdir()))
+    for each in here.iterdir():
+        assert (there / each.name).read_bytes() == each.read_bytes(), each.name
+
+
+def test_command_line(model: Path, tmp_path: Path) -> None:
+    script = """
+        from mcd_graph.cli import main
+        model, out = sys.argv[2:]
+        assert main(["compress", model, out]) == 0
+        assert main(["verify", model, out, "--runs", "1"]) == 0
+        assert main(["inspect", out, "--check"]) == 0
+        assert main(["inspect", "no-such-model.onnx"]) == 2
+    """
+    on_windows(script, model, tmp_path / "m.onnx")
+
+
+def test_locks(tmp_path: Path) -> None:
+    """A directory's keeps another thread out; a file's tells of its holder, and leftovers without one are removed."""
+    script = """
+        import threading
+        from mcd_graph.model.temporaries import temporary_file
+        folder, order = Path(sys.argv[2]), []
+        def second():
+            with system.locked(folder):
+                order.append("second")
+        with system.locked(folder):
+            other = threading.Thread(target=second)
+            other.start()
+            other.join(0.2)
+            order.append("first")
+        other.join()
+        assert order == ["first", "second"], order
+        with temporary_file(folder / "a.mcd-tmp-1") as file:
+            assert system.is_locked(folder / "a.mcd-tmp-1")
+            file.write(b"x")
+            os.replace(folder / "a.mcd-tmp-1", folder / "b")
+        assert not system.is_locked(folder / "b") and not system.is_locked(folder / "none")
+        assert sorted(os.listdir(folder)) == ["b"]
+        system.sync_directory(folder)
+        assert system.processors() == os.cpu_count()
+        try:
+            system.create(folder / "b")
+        except FileExistsError:
+            pass
+        else:
+            raise AssertionError
+    """
+    on_windows(script, tmp_path)
+
+
+def test_the_fake_refuses_what_windows_refuses(tmp_path: Path) -> None:
+    script = """
+        path = Path(sys.argv[2])
+        with path.open("wb"):
+            for act in (path.unlink, lambda: path.replace(path.with_name("other"))):
+                try:
+                    act()
+                except PermissionError:
+                    continue
+                raise AssertionError
+    """
+    on_windows(script, tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("platform", "name"),
+    [
+        ("linux", "libmcd_ort.so"),
+        ("darwin", "libmcd_ort.dylib"),
+        ("win32", "mcd_ort.dll"),
+        ("freebsd14", "libmcd_ort.so"),
+    ],
+)
+def test_the_librarys_name(platform: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "__file__", str(tmp_path / "library.py"))
+    monkeypatch.setattr(sys, "platform", platform)
+    with pytest.raises(FileNotFoundError, match=name):
+        library.get_library_path()
+    (tmp_path / name).touch()
+    assert library.get_library_path() == str(tmp_path / name)
