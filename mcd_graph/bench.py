@@ -181,7 +181,7 @@ def bench_models(
     with tempfile.TemporaryDirectory() as folder:
         specs = input_specs(load_model(original))
         shapes = _shapes(specs, m, axes)
-        made = _compressed(original, compressed, profiles, Path(folder))
+        made = _compressed(original, compressed, profiles, Path(folder), custom_ops)
         setups = _setups(original, made, residencies, alternatives, Path(folder))
         libraries = tuple(os.fspath(library) for library in custom_ops)
         setups = {name: dataclasses.replace(setup, custom_ops=libraries) for name, setup in setups.items()}
@@ -204,6 +204,7 @@ def _compressed(
     compressed: str | os.PathLike[str] | None,
     profiles: Sequence[Profile],
     folder: Path,
+    custom_ops: Sequence[str | os.PathLike[str]],
 ) -> dict[str, Path]:
     """Return the compressed models by name, made with each profile where none is given."""
     if compressed is not None:
@@ -211,7 +212,7 @@ def _compressed(
     made: dict[str, Path] = {}
     for profile in profiles:
         made[profile] = folder / f"{profile}.mcd.onnx"
-        compress_model(original, made[profile], profile=profile, verify=False)
+        compress_model(original, made[profile], profile=profile, verify=False, custom_ops=custom_ops)
     return made
 
 

@@ -336,7 +336,7 @@ def test_a_weight_that_onnxruntime_multiplies_faster_stays(size: int, status: st
     outputs = {"y": (np.float32, ("m", size)), "z": (np.float32, ("m", N))}
     source = write(make_model(nodes, inputs, outputs, constants | other), tmp_path / "m.onnx")
     report = compress_model(source, out / "m.onnx")
-    (node,) = (node for node in report.nodes if node.weight == "w")
+    (node,) = (node for node in report.nodes if node.name == "/y/MatMul")
     assert node.status == status
     if status == "kept":
         assert node.code == ReasonCode.WEIGHT_SMALL

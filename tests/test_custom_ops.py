@@ -12,6 +12,7 @@ from samples import write
 from typer.testing import CliRunner
 
 import mcd_graph
+import mcd_graph.bench
 from mcd_graph.cli.app import app
 from mcd_graph.inspection import inspect_model
 from mcd_graph.passes import ReasonCode
@@ -86,3 +87,13 @@ def test_a_library_that_is_none(foreign: Path, out: Path) -> None:
         mcd_graph.compress_model(foreign, out / "c.onnx", custom_ops=["nothing.so"])
     assert not list(out.iterdir())
     assert onnx.load(foreign).graph.node
+
+
+def test_bench_makes_the_compressed_model_with_it(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a compressed model, one is made: with the library, or nothing of it would be compressed."""
+    seen: list[object] = []
+    monkeypatch.setattr("mcd_graph.bench.compress_model", lambda *_, **given: seen.append(given["custom_ops"]))
+    monkeypatch.setattr("mcd_graph.bench._setups", lambda *_: pytest.skip("made"))
+    with pytest.raises(pytest.skip.Exception):
+        mcd_graph.bench.bench_models(foreign, m=[1], custom_ops=[get_library_path()])
+    assert seen == [[get_library_path()]]

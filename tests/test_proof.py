@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from lowering import integers, make_model
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import mcd_graph
 from mcd_graph import proof
@@ -96,6 +96,46 @@ def test_what_differs_is_found_and_kept(source: Path, monkeypatch: pytest.Monkey
     assert set(report.proof.differing) == names
     assert report.proof.proved
     assert mcd_graph.verify_model(source, output).identical
+
+
+def called(own: bool) -> onnx.ModelProto:
+    """Three calls of a function that multiplies by what it is given, or by what it has; then the results are added."""
+    own_weight = numpy_helper.from_array(np.asarray(integers(np.int8, (K, K), 9) // 16, np.int8), "v")
+    body = [
+        *([helper.make_node("Constant", [], ["v"], value=own_weight)] if own else []),
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "v" if own else "w", "z"], ["a"], name="product"),
+        helper.make_node("Cast", ["a"], ["f"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["y"]),
+    ]
+    function = helper.make_function("local", "Layer", ["x", "w"], ["y"], body, [helper.make_opsetid("", 18)])
+    nodes = [helper.make_node("Layer", ["x", f"w{i}"], [f"y{i}"], domain="local", name=f"call{i}") for i in range(3)]
+    nodes.append(helper.make_node("Sum", ["y0", "y1", "y2"], ["y"]))
+    given = {f"w{i}": np.asarray(integers(np.int8, (K, K), i) // 16, np.int8) for i in range(3)}
+    value = (np.float32, ("batch", "rows", K))
+    return make_model(nodes, {"x": value}, {"y": value}, given, functions=[function])
+
+
+def test_a_call_of_a_function_that_differs_is_found_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call is a node of its own, so that the others are lowered."""
+    source, output = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    source.write_bytes(called(own=False).SerializeToString())
+    spoil(monkeypatch, {"w1"})
+    report = mcd_graph.compress_model(source, output, force_larger=True)
+    assert [(node.weight, node.status, node.code) for node in report.nodes] == [
+        ("w0", "lowered", None), (None, "kept", "differs"), ("w2", "lowered", None),
+    ]  # fmt: skip
+    assert mcd_graph.verify_model(source, output).identical
+
+
+def test_a_function_whose_own_weight_makes_it_differ_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, output = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    source.write_bytes(called(own=True).SerializeToString())
+    (node,) = mcd_graph.compress_model(source, output, force_larger=True).nodes
+    assert (node.status, node.weight) == ("lowered", "v")
+    spoil(monkeypatch, {"v"})
+    with pytest.raises(mcd_graph.NothingToCompressError, match="gave other bytes"):
+        mcd_graph.compress_model(source, output, force_larger=True, force=True)
 
 
 def test_no_tensor_becomes_an_array_of_floats(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,16 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from samples import K, N, digests, gaussian_weight
 from saved import damage
 
 from mcd_graph import InputError, compress_model, restore_model, verify_model
 from mcd_graph.inspection import inspect_model
 from mcd_graph.model.loading import load_model
+from mcd_graph.model.source import size_of
 
 
 def test_weights_and_bits_come_back(model: Path, out: Path) -> None:
@@ -78,3 +81,51 @@ def test_inspection_of_a_mixture(model: Path, out: Path) -> None:
         ("/first/MatMul", "lowerable"),
         ("/y/MatMul", "lowerable"),
     ]
+
+
+def _branches_that_share(form: str) -> onnx.ModelProto:
+    """An If whose branches multiply by one constant of the graph around it."""
+    rng = np.random.default_rng(1)
+    weight = np.clip(np.rint(rng.normal(0, 14, (640, 640))), -127, 127).astype(np.int8)
+    dequantize = helper.make_node("DequantizeLinear", ["w", "s"], ["d"])
+
+    def branch(name: str) -> onnx.GraphProto:
+        inner, value = ([], "d")
+        if form == "read as floats in both":
+            inner, value = [helper.make_node("Cast", ["w"], [f"{name}f"], to=TensorProto.FLOAT)], f"{name}f"
+        nodes = [*inner, helper.make_node("MatMul", ["x", value], [f"{name}y"])]
+        output = helper.make_tensor_value_info(f"{name}y", TensorProto.FLOAT, [512, 640])
+        return helper.make_graph(nodes, name, [], [output])
+
+    choice = helper.make_node("If", ["c"], ["y"], then_branch=branch("a"), else_branch=branch("b"))
+    graph = helper.make_graph(
+        [dequantize, choice] if form == "dequantized outside" else [choice],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [512, 640]),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [512, 640])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(np.array(0.01, np.float32), "s")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("dequantized outside", {}),
+        ("dequantized outside", {"inline": True}),
+        ("read as floats in both", {"at_open": True}),
+    ],
+)
+def test_what_branches_share_is_restored_once(
+    form: str, options: dict[str, bool], inline: bool, tmp_path: Path
+) -> None:
+    source, target, back = (tmp_path / f"{name}.onnx" for name in ("source", "target", "back"))
+    source.write_bytes(_branches_that_share(form).SerializeToString())
+    report = compress_model(source, target, **options)
+    assert [each.status for each in report.constants] == ["lowered"]
+    assert restore_model(target, back, inline=inline).restored == 1
+    assert size_of(back) <= source.stat().st_size + 256

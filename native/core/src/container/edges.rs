@@ -99,28 +99,42 @@ pub fn cut(roots: &[u8], geometry: &Geometry, shape: &TileShape, root_bits: usiz
 
 /// The inverse of [`cut`]: appends R rows of 64 bytes a fractal to `out`; `stored` has [`stored_len`] bytes.
 pub fn restore(stored: &[u8], geometry: &Geometry, shape: &TileShape, root_bits: usize, out: &mut Vec<u8>) {
-    let (whole, row) = (Inside::of(PANEL, FRACTAL_K, root_bits), root_bits * GROUP);
+    let (end, row) = (shape.fractal + shape.fractals, root_bits * GROUP);
     let mut rest = stored;
-    for inside in fractals(geometry, shape, root_bits) {
-        if inside == whole {
-            let (fractal, behind) = rest.split_at(row);
-            out.extend_from_slice(fractal);
-            rest = behind;
+    // Of the fractals that are cut, most are cut alike.
+    let mut cut: Option<(Inside, Vec<Row>)> = None;
+    for panel in shape.panel..shape.panel + shape.panels {
+        let columns = PANEL.min(geometry.n() - panel * PANEL);
+        let first_cut = if columns == PANEL { geometry.k() / FRACTAL_K } else { 0 }.clamp(shape.fractal, end);
+        let (whole, behind) = rest.split_at((first_cut - shape.fractal) * row);
+        out.extend_from_slice(whole);
+        rest = behind;
+        for fractal in first_cut..end {
+            let inside = Inside::of(columns, FRACTAL_K.min(geometry.k() - fractal * FRACTAL_K), root_bits);
+            if cut.as_ref().is_none_or(|(other, _)| *other != inside) {
+                cut = Some((inside, inside.rows().collect()));
+            }
+            let (_, rows) = cut.as_ref().expect("just made");
+            let start = out.len();
+            out.resize(start + row, 0);
+            rest = restore_fractal(rest, inside.lanes, rows, &mut out[start..]);
+        }
+    }
+}
+
+/// Puts the rows of a fractal that is cut, which `stored` begins with, into `out`, which holds zeros; what follows them.
+fn restore_fractal<'a>(stored: &'a [u8], lanes: usize, rows: &[Row], out: &mut [u8]) -> &'a [u8] {
+    for &Row { byte, from, width, stored: ref at } in rows {
+        let (bytes, lanes) = (&stored[at.clone()], &mut out[byte * GROUP..][..lanes]);
+        if width == 8 {
+            lanes.copy_from_slice(bytes);
             continue;
         }
-        let start = out.len();
-        out.resize(start + row, 0);
-        let (rows, mut end) = (&mut out[start..], 0);
-        for Row { byte, from, width, stored } in inside.rows() {
-            let bytes = &rest[stored.clone()];
-            let lanes = &mut rows[byte * GROUP..][..inside.lanes];
-            for (i, lanes) in lanes.chunks_mut(bytes.len()).enumerate() {
-                place_bits(bytes, i * width, width, lanes, from);
-            }
-            end = stored.end;
+        for (i, lanes) in lanes.chunks_mut(bytes.len()).enumerate() {
+            place_bits(bytes, i * width, width, lanes, from);
         }
-        rest = &rest[end..];
     }
+    &stored[rows.last().map_or(0, |row| row.stored.end)..]
 }
 
 /// Bytes of a word.

@@ -13,7 +13,7 @@ use crate::operator::{Input, Kernel};
 use crate::operators::inputs::Inputs;
 use crate::operators::operand::{Columns, bias, float_bits};
 use crate::operators::weight::{COMPRESS_INFO, Weight, not_five_numbers, tensor_bytes};
-use crate::options::Options;
+use crate::options::{Options, Verify};
 
 /// First bytes of a stream of the open codec.
 const OPEN_CODEC: &[u8] = b"MCDW";
@@ -32,7 +32,8 @@ impl OnAscend {
         let open = strict.x2.starts_with(OPEN_CODEC);
         match (open, runtime.is_stand_in) {
             (true, true) => {
-                // Finds what is wrong with the weight here rather than at the first run.
+                // Finds what is wrong with the weight here: the device verifies nothing at the first run.
+                let options = Options { verify: Verify::Load, ..options };
                 <Weight>::new(api, options, info, WEIGHT, Some(WeightType::I8))?;
             }
             (false, false) => {}
