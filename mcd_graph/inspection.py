@@ -20,7 +20,7 @@ from mcd_graph.model.source import Source
 from mcd_graph.operators import decompress_dequant, decompress_weight
 from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.operators.spec import DOMAIN
-from mcd_graph.operators.view import CompressedNode
+from mcd_graph.operators.view import CompressedNode, check_memory
 from mcd_graph.options import check_libraries
 from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, WeightJob, plan_lowering
 from mcd_graph.passes.rules.registry import label_of
@@ -37,6 +37,7 @@ def inspect_model(
     model_input: str | os.PathLike[str],
     *,
     progress: Callable[[Progress], None] | None = None,
+    memory_limit: int | None = None,
     custom_ops: Sequence[str | os.PathLike[str]] = (),
 ) -> Report:
     """Describe every quantised matrix multiplication, look-up and constant of a model, lowered or not.
@@ -46,6 +47,7 @@ def inspect_model(
     Args:
         model_input: path of a model.
         progress: called after each compressed weight, from one thread at a time.
+        memory_limit: bytes that a weight may take when it is decoded, for untrusted models.
         custom_ops: libraries of other operators that the model needs.
 
     Returns:
@@ -54,7 +56,8 @@ def inspect_model(
 
     Raises:
         FileNotFoundError: there is no such model.
-        InputError: the file is not an ONNX model, or a compressed weight in it is damaged.
+        InputError: the file is not an ONNX model, or a compressed weight in it is damaged, or needs more memory than
+            ``memory_limit``.
 
     Examples:
         >>> from mcd_graph.inspection import inspect_model
@@ -65,6 +68,7 @@ def inspect_model(
     source = os.fspath(model_input)
     given = Source.read(source)
     model = load_model(given)
+    check_memory(model, source, memory_limit, decoded=True)
     lowered = tuple(_lowered(model, source, progress))
     before = {name_of(node): node for node, *_ in compressed_nodes(model)}
     InlineWeightArgumentsPass()(model)

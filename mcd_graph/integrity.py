@@ -15,7 +15,7 @@ from mcd_graph.errors import InputError
 from mcd_graph.model.loading import graphs_of, load_model
 from mcd_graph.model.source import Source
 from mcd_graph.operators.registry import compressed_nodes
-from mcd_graph.operators.view import CompressedNode, CompressedNodeError
+from mcd_graph.operators.view import CompressedNode, CompressedNodeError, check_memory
 from mcd_graph.progress import Progress
 
 __all__ = ["Check", "Problem", "Stream", "check_model", "over_streams", "streams_of"]
@@ -106,7 +106,12 @@ class Stream:
         return self.view.x2.nbytes + self.view.compress_index.nbytes
 
 
-def check_model(model_input: str | os.PathLike[str], *, progress: Callable[[Progress], None] | None = None) -> Check:
+def check_model(
+    model_input: str | os.PathLike[str],
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    memory_limit: int | None = None,
+) -> Check:
     """Verify a model file without running it.
 
     The file must be an ONNX model that onnx's checker accepts, with its external data in regular files beside it; in
@@ -117,12 +122,14 @@ def check_model(model_input: str | os.PathLike[str], *, progress: Callable[[Prog
     Args:
         model_input: path of a model.
         progress: called after each weight, from one thread at a time.
+        memory_limit: bytes that the tables of a weight may take, for untrusted models.
 
     Returns:
         All problems that were found.
 
     Raises:
         FileNotFoundError: there is no such file.
+        InputError: a weight needs more memory than ``memory_limit``.
 
     Examples:
         >>> import mcd_graph
@@ -138,6 +145,7 @@ def check_model(model_input: str | os.PathLike[str], *, progress: Callable[[Prog
         model = load_model(given)
     except InputError as error:
         return Check(source, 0, 0, 0, (Problem(None, None, str(error).removeprefix(f"{source}: ")),))
+    check_memory(model, source, memory_limit, decoded=False)
     try:
         onnx.checker.check_model(_for_checker(given.contents.proto))
     except _CHECKER_ERRORS as error:
@@ -155,8 +163,8 @@ def check_model(model_input: str | os.PathLike[str], *, progress: Callable[[Prog
 def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Change a model so that onnx's checker finds no fault with what onnxruntime accepts.
 
-    The checker wants a shape of every input and output, and refuses data behind links. :func:`load_model` has looked at
-    the data already, so that constants count as inputs here.
+    The checker wants a shape of every input and a type of every output, and refuses data behind links.
+    :func:`load_model` has looked at the data already, so that constants count as inputs here.
     """
     for graph in graphs_of(proto.graph):
         external = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
@@ -165,6 +173,9 @@ def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
             graph.initializer.remove(tensor)
             if tensor.name not in inputs:
                 graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        for value in graph.output:
+            if not value.HasField("type"):  # onnxruntime infers it
+                value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
         for value in (*graph.input, *graph.output):
             if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
                 value.type.tensor_type.shape.SetInParent()

@@ -19,6 +19,7 @@ from mcd_graph.model.saving import ModelWriter
 from mcd_graph.model.source import Source, size_of
 from mcd_graph.model.unchanged import Watch
 from mcd_graph.operators.spec import DOMAIN
+from mcd_graph.operators.view import check_memory
 from mcd_graph.passes import plan_restoration
 from mcd_graph.progress import Progress
 
@@ -51,6 +52,7 @@ def restore_model(
     data_name: str | None = None,
     force: bool = False,
     mmap: bool = True,
+    memory_limit: int | None = None,
 ) -> Restoration:
     """Write a model of standard operators, with weights uncompressed, that computes the same bits.
 
@@ -63,12 +65,14 @@ def restore_model(
         force: replace a model that is already there.
         mmap: map the model's files; without, a private copy of them is read, for which there has to be room beside the
             output.
+        memory_limit: bytes that a weight may take when it is decoded, or all of them together with ``inline``; for
+            untrusted models.
 
     Raises:
         FileNotFoundError: there is no such model.
         FileExistsError: the output exists and ``force`` is not set.
-        InputError: the model holds nothing to restore, or a weight in it is damaged, or the result is too large for
-            ``inline``.
+        InputError: the model holds nothing to restore, or a weight in it is damaged or needs more memory than
+            ``memory_limit``, or the result is too large for ``inline``.
         OSError: the output cannot be written.
 
     Examples:
@@ -81,7 +85,15 @@ def restore_model(
         given = Source.read(model_input)
         if not mmap:
             given = stack.enter_context(private_copy(given, model_output))
-        return _restore(given, model_output, progress=progress, inline=inline, data_name=data_name, force=force)
+        return _restore(
+            given,
+            model_output,
+            progress=progress,
+            inline=inline,
+            data_name=data_name,
+            force=force,
+            memory_limit=memory_limit,
+        )
 
 
 def _restore(
@@ -92,11 +104,13 @@ def _restore(
     inline: bool,
     data_name: str | None,
     force: bool,
+    memory_limit: int | None,
 ) -> Restoration:
     watch = Watch()
     watch.begin(given.identities)
     model = load_model(given)
     source, files, before = given.name, given.files, given.size
+    check_memory(model, source, memory_limit, decoded=True, together=inline)
     with _damage_named(source):
         plan = plan_restoration(model)
         with ModelWriter(model_output, force=force, sources=files, inline=inline, data_name=data_name) as writer:
@@ -110,18 +124,20 @@ def _restore(
     return Restoration(len(plan.sites) - len(kept), kept, before, size_of(model_output))
 
 
-def restored_bytes(model_input: str | bytes | os.PathLike[str]) -> bytes | None:
+def restored_bytes(model_input: str | bytes | os.PathLike[str], *, memory_limit: int | None = None) -> bytes | None:
     """Return a compressed model as one of standard operators in memory, external data included.
 
     Args:
         model_input: path of a model file, or its content.
+        memory_limit: bytes that all weights may take when they are decoded, for untrusted models.
 
     Returns:
         The content of a model file; ``None`` if the model has no compressed weights, or is of another format than ONNX.
 
     Raises:
         FileNotFoundError: there is no such model.
-        InputError: a weight in it is damaged or cannot be restored, or the result is larger than 2 GiB.
+        InputError: a weight in it is damaged or cannot be restored, or the result is larger than 2 GiB or
+            ``memory_limit``.
 
     Examples:
         >>> import mcd_graph, onnx
@@ -140,6 +156,7 @@ def restored_bytes(model_input: str | bytes | os.PathLike[str]) -> bytes | None:
     if all(opset.domain != DOMAIN for opset in proto.opset_import):
         return None
     model = load_model(proto if isinstance(model_input, bytes) else model_input)
+    check_memory(model, name, memory_limit, decoded=True, together=True)
     with _damage_named(name):
         plan = plan_restoration(model)
         if not plan.sites:

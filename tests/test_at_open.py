@@ -363,3 +363,14 @@ def test_any_rank_and_any_number_of_elements(tmp_path: Path, shape: tuple[int, .
     (expected,) = onnxruntime.InferenceSession(source).run(None, x)
     (found,) = mcd_graph.InferenceSession(tmp_path / "c.onnx").run(None, x)
     assert found.tobytes() == expected.tobytes()
+
+
+def test_a_memory_limit_holds_for_restored_constants(compressed: Path) -> None:
+    needed = sum(int(np.prod(shape)) for shape in WEIGHTS.values())
+    with pytest.raises(Exception, match=r"restored at opening: out of memory: .*mcd\.memory_limit"):
+        mcd_graph.session_options(model=compressed, memory_limit=needed - 1)
+    mcd_graph.InferenceSession(compressed, memory_limit=2 * needed)
+    with pytest.raises(Exception, match=r"mcd\.memory_limit"):  # though they are there already
+        mcd_graph.session_options(model=compressed, memory_limit=needed - 1)
+    with pytest.raises(InputError, match="the memory limit is 1000"):
+        mcd_graph.InferenceSession(compressed, residency="plain", memory_limit=1000)

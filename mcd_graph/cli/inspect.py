@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from mcd_graph.cli.constants import print_constants, print_forecast, print_left, print_per_channel
-from mcd_graph.cli.options import AsJson, CustomOps
+from mcd_graph.cli.options import AsJson, CustomOps, MemoryLimit
 from mcd_graph.cli.output import byte_bar, counted, out, print_json, say, size
 
 __all__ = ["inspect"]
@@ -18,6 +18,7 @@ def inspect(
         bool, typer.Option("--check", help="Only verify the file, without running it; exit status 1 if it is damaged.")
     ] = False,
     custom_ops: CustomOps = None,
+    memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
 ) -> None:
     """Show every node of MODEL with quantised weights, compressed or not, and check its compressed weights.
@@ -25,13 +26,13 @@ def inspect(
     Example: [bold]mcd inspect model.mcd.onnx[/bold]
     """
     if check:
-        _inspect_check(model, as_json=as_json)
+        _inspect_check(model, as_json=as_json, memory_limit=memory_limit)
         return
     from mcd_graph.inspection import inspect_model  # noqa: PLC0415
     from mcd_graph.report.tables import layer_tables  # noqa: PLC0415
 
     with byte_bar("decoding", shown=not as_json) as progress:
-        report = inspect_model(model, progress=progress, custom_ops=custom_ops or ())
+        report = inspect_model(model, progress=progress, custom_ops=custom_ops or (), memory_limit=memory_limit)
     if as_json:
         print_json(report.to_dict())
         return
@@ -56,11 +57,11 @@ def inspect(
         say(f"To compress them: mcd compress {model} {model.with_suffix('.mcd.onnx').name}")
 
 
-def _inspect_check(model: Path, *, as_json: bool) -> None:
+def _inspect_check(model: Path, *, as_json: bool, memory_limit: int | None) -> None:
     from mcd_graph.integrity import check_model  # noqa: PLC0415
 
     with byte_bar("checking", shown=not as_json) as progress:
-        result = check_model(model, progress=progress)
+        result = check_model(model, progress=progress, memory_limit=memory_limit)
     if as_json:
         print_json(result.to_dict())
     elif result.intact:

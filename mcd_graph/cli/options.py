@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "CustomOps", "DataName", "Destination", "Force", "Html", "Inline", "NoMmap", "Quiet", "Source"]
+__all__ = [
+    "AsJson",
+    "CustomOps",
+    "DataName",
+    "Destination",
+    "Force",
+    "Html",
+    "Inline",
+    "MemoryLimit",
+    "NoMmap",
+    "Quiet",
+    "Source",
+]
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -21,6 +33,15 @@ Destination = Annotated[Path, typer.Argument(metavar="DST", help="Model to write
 Force = Annotated[bool, typer.Option("--force", help="Replace files that are already there.")]
 Html = Annotated[Path | None, typer.Option("--html", metavar="R.html", help="Write a report as one HTML file.")]
 Inline = Annotated[bool, typer.Option("--inline", help="Keep all weights inside of DST (below 2 GiB).")]
+MemoryLimit = Annotated[
+    int | None,
+    typer.Option(
+        "--memory-limit",
+        metavar="BYTES",
+        min=0,
+        help="Refuse a weight that takes more memory than this, for untrusted models; no limit by default.",
+    ),
+]
 NoMmap = Annotated[
     bool,
     typer.Option(

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Inline, NoMmap, Quiet, Source
+from mcd_graph.cli.options import AsJson, DataName, Destination, Force, Inline, MemoryLimit, NoMmap, Quiet, Source
 from mcd_graph.cli.output import byte_bar, counted, print_json, say, size
 
 __all__ = ["restore"]
@@ -15,6 +15,7 @@ def restore(
     data_name: DataName = None,
     force: Force = False,
     no_mmap: NoMmap = False,
+    memory_limit: MemoryLimit = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -33,6 +34,7 @@ def restore(
             data_name=data_name,
             force=force,
             mmap=not no_mmap,
+            memory_limit=memory_limit,
         )
     if as_json:
         print_json({"schema": "mcd-restoration", "schema_version": 1, **dataclasses.asdict(result)})

@@ -216,7 +216,7 @@ def _check_texts(message: Message) -> None:
                 inner.extend(items)
     for text in texts:
         if isinstance(text, bytes):
-            raise InputError(f"text {text!r} is not UTF-8")
+            raise InputError(f"text {text!r} is not UTF-8, as ONNX wants names and other texts: rename it")
     for each in inner:
         _check_texts(each)
 

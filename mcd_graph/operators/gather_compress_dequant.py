@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ATTRIBUTE_NAMES",
+    "BEHIND",
+    "DEQUANTIZED_KEY",
     "INPUT_NAMES",
+    "IN_FRONT",
     "OP_DOMAIN",
     "OP_TYPE",
     "OP_VERSION",
@@ -36,6 +39,9 @@ __all__ = [
     "GatherCompressDequant",
     "register_schema",
 ]
+
+#: Metadata of a node whose rows a DequantizeLinear made floats of: where it stood.
+DEQUANTIZED_KEY, IN_FRONT, BEHIND = "mcd.dequantized", "in front", "behind"
 
 OP_TYPE = "GatherCompressDequant"
 
@@ -157,7 +163,10 @@ def _check_node(node: CompressedNode) -> str | None:
 
 
 def _restore(node: CompressedNode, weight: ir.Value) -> Operand:
-    """Return Gather, Cast, Sub and Mul, which give the bits of whatever the node was made of."""
+    """Return Gather and DequantizeLinear, or Cast, Sub and Mul, which give the bits of whatever the node was made of.
+
+    Of a scale, onnxruntime would make a factor of the product that reads the rows, if a Mul stood where none was.
+    """
     indices, scale = node.input("indices"), node.input("scale")
     rows: Operand = NewOutput(NewNode("Gather", (weight, indices), {"axis": 0}))
     if scale is None:
@@ -170,10 +179,32 @@ def _restore(node: CompressedNode, weight: ir.Value) -> Operand:
         columns = NewOutput(NewNode("Reshape", (values, NewConstant(np.array([-1, 1], np.int64), "column"))))
         return NewOutput(NewNode("Gather", (columns, indices), {"axis": 0}))
 
+    zero_point = node.input("zero_point")
+    where = node.node.metadata_props.get(DEQUANTIZED_KEY)
+    if where in (IN_FRONT, BEHIND) and _has_one_value(scale):
+        zero = np.zeros((), np.float32) if zero_point is None else _one_value(zero_point)
+        if zero is not None:
+            parameters = (_scalar(scale), NewConstant(zero.astype(node.dtype.numpy()), "zero_point"))
+            if where == BEHIND:
+                return NewOutput(NewNode("DequantizeLinear", (rows, *parameters)))
+            table = NewOutput(NewNode("DequantizeLinear", (weight, *parameters)))
+            return NewOutput(NewNode("Gather", (table, indices), {"axis": 0}))
     rows = NewOutput(NewNode("Cast", (rows,), {"to": int(TensorProto.FLOAT)}))
-    if (zero_point := node.input("zero_point")) is not None:
+    if zero_point is not None:
         rows = NewOutput(NewNode("Sub", (rows, along(zero_point))))
     return NewOutput(NewNode("Mul", (rows, along(scale))))
+
+
+def _one_value(values: ir.Value) -> np.ndarray | None:
+    """Return the constant one number of a value, as a scalar; ``None`` if there is no such."""
+    tensor = values.const_value
+    return None if tensor is None or tensor.size != 1 else tensor.numpy().reshape(())
+
+
+def _scalar(values: ir.Value) -> Operand:
+    """Return one value as a scalar, which no rank of the rows makes to be more."""
+    array = _one_value(values)
+    return values if array is None or array.shape == values.shape else NewConstant(array, "scale")
 
 
 def _has_one_value(values: ir.Value) -> bool:

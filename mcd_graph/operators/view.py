@@ -15,7 +15,7 @@ import onnx_ir as ir
 from mcd_graph import _native
 from mcd_graph.errors import InputError
 from mcd_graph.operators.constants import constant_tensor
-from mcd_graph.operators.registry import name_of, spec_of
+from mcd_graph.operators.registry import compressed_nodes, name_of, spec_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,7 +25,14 @@ if TYPE_CHECKING:
     Matrix = npt.NDArray[np.int8] | npt.NDArray[np.uint8]
     Parts = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.int64]]
 
-__all__ = ["CompressedNode", "CompressedNodeError", "WeightNotConstantError", "info_of", "weight_name_of"]
+__all__ = [
+    "CompressedNode",
+    "CompressedNodeError",
+    "WeightNotConstantError",
+    "check_memory",
+    "info_of",
+    "weight_name_of",
+]
 
 
 class CompressedNodeError(InputError):
@@ -94,7 +101,7 @@ class CompressedNode:
             raise WeightNotConstantError(node, "its compressed weight is not constant")
         info = info_of(node)
         if len(info) != 5:
-            raise CompressedNodeError(node, "its compress_info does not hold 5 integers")
+            raise CompressedNodeError(node, f"its compress_info {_wrong_info(node, info)} instead of 5 integers")
         return cls(node, spec, x2, index, info)
 
     @property
@@ -164,6 +171,14 @@ class CompressedNode:
             reason = f"its compressed weight cannot be read: {_first_line(error)}"
             raise CompressedNodeError(self.node, reason) from None
 
+    def memory_needed(self, *, decoded: bool) -> int:
+        """Return how many bytes it takes at the most to load the weight, its own tensors apart.
+
+        Args:
+            decoded: to decode it as well.
+        """
+        return _native.memory_needed(self.compress_index.nbytes, list(self.info), decoded)
+
     def inspect(self) -> _native.StreamInfo:
         """Return what the stream's header says; FormatError, with the node's name, for one that is damaged."""
         with self._named():
@@ -203,6 +218,49 @@ class CompressedNode:
             yield
         except (_native.FormatError, TypeError, OverflowError) as error:
             raise _native.FormatError(f"node {self.name}: {error}") from None
+
+
+def check_memory(model: ir.Model, source: str, limit: int | None, *, decoded: bool, together: bool = False) -> None:
+    """Raise InputError if what compressed weights take in memory is more than a limit.
+
+    Nothing of a weight is read for that but the length of its index and its attributes.
+
+    Args:
+        model: with its compressed nodes.
+        source: what the error calls it.
+        limit: in bytes; ``None`` for no limit.
+        decoded: the weights are decoded.
+        together: all of them are in memory at once, instead of one after the other.
+    """
+    if limit is None:
+        return
+    total = 0
+    seen = set()
+    for node, *_ in compressed_nodes(model):
+        try:
+            view = CompressedNode.of(node)
+        except CompressedNodeError:
+            continue  # whoever reads it says why it cannot
+        if view.stream_name in seen and together:
+            continue
+        seen.add(view.stream_name)
+        needed = view.memory_needed(decoded=decoded)
+        total = total + needed if together else needed
+        if total > limit:
+            raise InputError(
+                f"{source}: node {view.name}: out of memory: weight {view.weight_name!r} needs {needed} bytes"
+                + (f", and with those before it {total}" if total > needed else "")
+                + f"; the memory limit is {limit}"
+            )
+
+
+def _wrong_info(node: ir.Node, info: tuple[int, ...]) -> str:
+    attribute = node.attributes.get("compress_info")
+    if attribute is None:
+        return "is missing"
+    if attribute.is_ref() or attribute.type != ir.AttributeType.INTS:
+        return f"is of the type {attribute.type.name}"
+    return f"holds {len(info)}"
 
 
 def _place(tensor: ir.TensorProtocol) -> tuple[Any, ...]:

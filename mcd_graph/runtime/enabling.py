@@ -14,11 +14,11 @@ __all__ = ["disable", "enable"]
 _lock = threading.Lock()
 _original: Callable[..., None] | None = None
 _ours: Callable[..., None] | None = None
-_settings: tuple[Residency | None, str | None] | None = None
+_settings: tuple[Residency | None, str | None, int | None] | None = None
 """Of the sessions that follow; ``None`` while it is not enabled."""
 
 
-def enable(*, residency: Residency | None = None, device: str | None = None) -> None:
+def enable(*, residency: Residency | None = None, device: str | None = None, memory_limit: int | None = None) -> None:
     """Let every ``onnxruntime.InferenceSession`` of this process know the operators of compressed models.
 
     For libraries that create their sessions themselves. It holds for sessions that are created from now on, also where
@@ -28,6 +28,7 @@ def enable(*, residency: Residency | None = None, device: str | None = None) -> 
     Args:
         residency: as :class:`InferenceSession` takes it, for all these sessions.
         device: as :func:`session_options` takes it.
+        memory_limit: as :class:`InferenceSession` takes it, for each of these sessions.
 
     Raises:
         ValueError: ``residency`` is none of its values.
@@ -42,7 +43,7 @@ def enable(*, residency: Residency | None = None, device: str | None = None) -> 
     check_residency(residency)
     global _original, _ours, _settings  # noqa: PLW0603 - the class that is changed is the process's own, too
     with _lock:
-        _settings = (residency, device)
+        _settings = (residency, device, memory_limit)
         if _original is not None:
             return
         original: Callable[..., None] = ort.InferenceSession.__init__

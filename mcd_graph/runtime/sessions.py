@@ -21,6 +21,7 @@ def session_options(
     model: str | os.PathLike[str] | None = None,
     residency: Residency | None = None,
     device: str | None = None,
+    memory_limit: int | None = None,
 ) -> ort.SessionOptions:
     """Return session options that open compressed models as well as plain ones.
 
@@ -33,6 +34,8 @@ def session_options(
             processor's caches, ``compressed`` for others; the default), ``compressed`` (it is decoded in each
             multiplication, from the mapped file) or ``decoded`` (once, at the first run). ``mcd.residency``.
         device: where compressed multiplications run, ``cpu`` or ``ascend:N``. ``mcd.device``.
+        memory_limit: bytes of memory that the compressed weights of a session may take, for untrusted models; a model
+            that needs more is refused. ``mcd.memory_limit``.
 
     Raises:
         FileNotFoundError: the package was installed without the library.
@@ -53,7 +56,12 @@ def session_options(
         )
     options = ort.SessionOptions() if options is None else options
     # Before the library is registered, which reads them.
-    entries = {"mcd.model": model, "mcd.residency": residency, "mcd.device": device}
+    entries = {
+        "mcd.model": model,
+        "mcd.residency": residency,
+        "mcd.device": device,
+        "mcd.memory_limit": None if memory_limit is None else str(memory_limit),
+    }
     for key, value in entries.items():
         if value is not None and _entry(options, key) != os.fspath(value):
             options.add_session_config_entry(key, os.fspath(value))
@@ -80,11 +88,14 @@ def opened_with(
     options: ort.SessionOptions | None,
     residency: Residency | None,
     device: str | None,
+    memory_limit: int | None = None,
 ) -> tuple[str | bytes | os.PathLike[str], ort.SessionOptions | None]:
     """Return the model and the options to give to onnxruntime for a session with these settings."""
     if residency != "plain":
         path = None if isinstance(model, bytes) else model
-        return model, session_options(options, model=path, residency=residency, device=device)
+        return model, session_options(
+            options, model=path, residency=residency, device=device, memory_limit=memory_limit
+        )
     try:
         from mcd_graph.restore import restored_bytes  # noqa: PLC0415 - takes onnx, which no other session needs
     except ModuleNotFoundError as error:
@@ -92,7 +103,7 @@ def opened_with(
             raise
         raise ModuleNotFoundError(f"residency 'plain': {reason}", name=error.name) from None
 
-    restored = restored_bytes(model)
+    restored = restored_bytes(model, memory_limit=memory_limit)
     return (model if restored is None else restored), options
 
 
@@ -107,6 +118,7 @@ class InferenceSession(ort.InferenceSession):  # type: ignore[misc] # onnxruntim
         residency: as :func:`session_options` takes it, or ``plain``: the original is restored in memory, below 2 GiB,
             and onnxruntime opens that, without any custom operator. So only the files are smaller.
         device: as :func:`session_options` takes it.
+        memory_limit: as :func:`session_options` takes it; with ``plain``, of all restored weights.
         **kwargs: whatever else onnxruntime takes.
 
     Examples:
@@ -127,7 +139,8 @@ class InferenceSession(ort.InferenceSession):  # type: ignore[misc] # onnxruntim
         *,
         residency: Residency | None = None,
         device: str | None = None,
+        memory_limit: int | None = None,
         **kwargs: Any,
     ) -> None:
-        model, options = opened_with(path_or_bytes, sess_options, residency, device)
+        model, options = opened_with(path_or_bytes, sess_options, residency, device, memory_limit)
         super().__init__(model, options, providers, provider_options, **kwargs)

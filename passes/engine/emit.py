@@ -99,6 +99,7 @@ def build(
     """
     anchor, last, fused, spec = match.nodes[0], match.nodes[-1], match.fused, match.fused.spec
     stamp = {**anchor.metadata_props, RULE_KEY: rule.name}
+    told = fused.metadata()
     if match.optimized:
         stamp[OPTIMIZED_KEY] = OPTIMIZED
     given: dict[str, Operand] = {**fused.inputs(), **dict(zip(("x2", "compress_index"), packed, strict=True))}
@@ -112,7 +113,7 @@ def build(
     attributes: dict[str, Any] = {"compress_info": [int(number) for number in compress_info], **fused.attributes()}
     node = ir.node(
         spec.op_type, inputs, attributes, domain=DOMAIN, outputs=[ir.Value()],
-        name=anchor.name, doc_string=anchor.doc_string, metadata_props=_input_names(spec) | stamp,
+        name=anchor.name, doc_string=anchor.doc_string, metadata_props=_input_names(spec) | stamp | told,
     )  # fmt: skip
     last.prepend(node)
     final: ir.Value | None = node.outputs[0]

@@ -105,6 +105,10 @@ class NewCompressed:
         """Return the size of tile that it reads best, or ``None``: it takes what the codec chooses."""
         return None
 
+    def metadata(self) -> dict[str, str]:
+        """Return what its metadata says beside the rule, for restoring."""
+        return {}
+
     def result_shape(self, weight: Weight) -> ir.Shape | None:  # noqa: ARG002
         """Return what its weight alone tells of its result's shape."""
         return None

@@ -76,6 +76,11 @@ class Rows(NewCompressed):
     axis: int = _COLUMNS
     dtype: ir.DataType = ir.DataType.INT8
     output_type: ir.DataType | None = None
+    dequantized: str | None = None
+
+    def metadata(self) -> dict[str, str]:
+        """Say where a DequantizeLinear made floats of the rows: what else onnxruntime fuses with their readers."""
+        return {} if self.dequantized is None else {gather_compress_dequant.DEQUANTIZED_KEY: self.dequantized}
 
     def attributes(self) -> dict[str, Any]:
         """Return its attributes."""
@@ -148,7 +153,7 @@ def _of_bytes(node: ir.Node, weight: Weight, indices: ir.Value, *, alone: bool) 
     shape = None if rank is None else (*(None,) * rank, weight.k)
     if _axis(widening, shape, weight.k) != _COLUMNS:
         return plain
-    widened = _widened(rows, widening, _COLUMNS)
+    widened = _widened(rows, widening, _COLUMNS, gather_compress_dequant.BEHIND)
     pattern = f"Gather+{widening.label}"
     return Match(pattern, weight, widened, widening.nodes[-1].outputs[0], (node, *widening.nodes))
 
@@ -167,12 +172,17 @@ def _of_floats(node: ir.Node, weight: Weight, indices: ir.Value, widening: _Wide
     if quantizer is not None and _undoes(quantizer, widening):
         output = quantizer.outputs[0]
         return Match(f"{pattern}+QuantizeLinear", weight, rows, output, (node, quantizer))
-    return Match(pattern, weight, _widened(rows, widening, axis), node.outputs[0], (node,))
+    return Match(
+        pattern, weight, _widened(rows, widening, axis, gather_compress_dequant.IN_FRONT), node.outputs[0], (node,)
+    )
 
 
-def _widened(rows: Rows, widening: _Widening, axis: int) -> Rows:
+def _widened(rows: Rows, widening: _Widening, axis: int, where: str) -> Rows:
     scale, zero_point = _vector(widening.scale), _float_vector(widening.zero_point)
-    return dataclasses.replace(rows, scale=scale, zero_point=zero_point, axis=axis, output_type=ir.DataType.FLOAT)
+    return dataclasses.replace(
+        rows, scale=scale, zero_point=zero_point, axis=axis, output_type=ir.DataType.FLOAT,
+        dequantized=None if widening.axis is None else where,
+    )  # fmt: skip
 
 
 def _widening_behind(rows: ir.Value, graph: ir.Graph | ir.Function | None) -> _Widening | None:

@@ -13,7 +13,7 @@ from lowering import assert_exact, dynamic_nodes, floats, integers, lower, make_
 from onnx import TensorProto, helper
 
 from mcd_graph.operators.view import CompressedNode
-from mcd_graph.passes import ReasonCode, plan_lowering
+from mcd_graph.passes import ReasonCode, plan_lowering, plan_restoration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -254,3 +254,26 @@ def test_what_onnxruntime_joins_with_the_dequantizer_stays_joined() -> None:
     ]
     lowered = assert_exact(model_of(nodes, constants), {"i": INDICES}, optimized=True, alone=False)
     assert lowered.outcome[0][1] is None
+
+
+@pytest.mark.parametrize("zero_point", [0, 3])
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_dequantizer_comes_back_where_it_stood(behind: bool, zero_point: int) -> None:
+    """Of a Mul with one scale, which it is not, onnxruntime makes a factor of the product behind it."""
+    constants = {
+        "w": integers(np.int8, (60, 32), 1), "s": np.array(0.0123, np.float32), "z": np.array(zero_point, np.int8),
+        "v": floats((32, 24), 2),
+    }  # fmt: skip
+    if behind:
+        nodes = [node("Gather", "w i", "g", axis=0), node("DequantizeLinear", "g s z", "d")]
+    else:
+        nodes = [node("DequantizeLinear", "w s z", "g"), node("Gather", "g i", "d", axis=0)]
+    inputs, outputs = {"i": (np.int64, ("b", "m"))}, {"y": (np.float32, ("b", "m", 24))}
+    model = make_model([*nodes, node("MatMul", "d v", "y")], inputs, outputs, constants)
+    lowered = assert_exact(model, {"i": np.arange(14).reshape(2, 7) * 4}, optimized=True)
+    assert [code for _, code in lowered.outcome] == [None]
+    restored = ir.from_proto(lowered.proto)
+    plan_restoration(restored).apply()
+    assert [each.op_type for each in restored.graph if each.op_type != "Constant"] == [
+        *(each.op_type for each in nodes), "MatMul"
+    ]  # fmt: skip

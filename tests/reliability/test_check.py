@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -139,3 +140,35 @@ def test_what_onnxruntime_accepts_is_not_called_damaged(model: Path, out: Path) 
     damage[::1000] = bytes(byte ^ 1 for byte in damage[::1000])
     (out / "m.onnx_data").write_bytes(damage)
     assert not check_model(out / "m.onnx").intact
+
+
+def test_what_onnxruntime_infers_may_be_undeclared(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mcd_graph.compress_model(model, out / "m.onnx", inline=True)
+    undeclared = onnx.load(out / "m.onnx")
+    for value in (*undeclared.graph.input, *undeclared.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    undeclared.graph.output[0].ClearField("type")
+    write(undeclared, out / "u.onnx")
+    mcd_graph.InferenceSession(out / "u.onnx")
+    assert inspect(capsys, out / "u.onnx", "--check").startswith("intact")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda info: info.ints.append(7), "its compress_info holds 6 instead of 5 integers"),
+        (lambda info: info.CopyFrom(onnx.helper.make_attribute(info.name, "8")), "is of the type STRING instead of 5"),
+        (
+            lambda info: info.CopyFrom(onnx.helper.make_attribute(info.name, [1.5])),
+            "is of the type FLOATS instead of 5",
+        ),
+        (lambda info: setattr(info, "name", "other"), "its compress_info is missing instead of 5 integers"),
+    ],
+)
+def test_attributes_of_another_type(model: Path, out: Path, change: Any, reason: str) -> None:
+    mcd_graph.compress_model(model, out / "m.onnx", inline=True)
+    wrong = onnx.load(out / "m.onnx")
+    node = next(node for node in wrong.graph.node if node.domain == "mcd")
+    change(next(attribute for attribute in node.attribute if attribute.name == "compress_info"))
+    check = check_model(write(wrong, out / "w.onnx"))
+    assert any(reason in problem.reason and problem.node == node.name for problem in check.problems), check.problems

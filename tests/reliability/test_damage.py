@@ -1,6 +1,8 @@
 """Damaged files: nothing wrong leaves a session unnoticed, as far as there is a checksum."""
 
 import re
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -259,3 +261,30 @@ def test_damage_of_an_open_file_is_memory_safe(kernel: str, residency: str, exte
         assert counts["same"] == rounds, "decoded weights no longer depend on the file"
     else:
         assert counts["different"] + counts["error"] > rounds // 2
+
+
+# Opens a session, truncates all files beside the model, and runs it again: argv, the model and the residency.
+TRUNCATED = """
+import os, sys
+import numpy as np
+import mcd_graph
+
+model, residency = sys.argv[1:]
+session = mcd_graph.InferenceSession(model, residency=residency)
+feed = {"x": np.linspace(-3, 5, 2 * 256, dtype=np.float32).reshape(2, 256)}
+before = session.run(None, feed)[0].tobytes()
+for name in os.listdir(os.path.dirname(model)):
+    os.truncate(os.path.join(os.path.dirname(model), name), 0)
+sys.exit(session.run(None, feed)[0].tobytes() != before)
+"""
+
+
+@pytest.mark.parametrize(("inline", "residency"), [(True, "compressed"), (True, "auto"), (False, "decoded")])
+def test_what_survives_a_file_that_is_truncated_under_a_session(tmp_path: Path, inline: bool, residency: str) -> None:
+    constants = {"w": gaussian_weight(), "w_scale": np.array(0.01, np.float32), "w_zero": np.array(0, np.int8)}
+    x, y = {"x": (np.float32, ("m", 256))}, {"y": (np.float32, ("m", 128))}
+    source = write(make_model(layer("x", "w", "y"), x, y, constants), tmp_path / "plain.onnx")
+    (tmp_path / "c").mkdir()
+    mcd_graph.compress_model(source, tmp_path / "c" / "m.onnx", inline=inline, verify=False)
+    command = [sys.executable, "-P", "-c", TRUNCATED, str(tmp_path / "c" / "m.onnx"), residency]
+    assert subprocess.run(command, check=False).returncode == 0

@@ -9,7 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from samples import write
+from samples import K, text_model, write
+
+import mcd_graph
+from mcd_graph.cli import main
+from mcd_graph.errors import InputError
+from mcd_graph.inspection import inspect_model
+from mcd_graph.integrity import check_model
 
 N = 1 << 27
 
@@ -81,3 +87,67 @@ def test_constant_tiles_under_a_limit(model: Path, what: str, limit: int) -> Non
         assert "Traceback" not in result.stderr
     elif limit < N * 4 >> 20:
         assert what == "decode", "column sums alone need more"
+
+
+@pytest.mark.parametrize("arguments", [["inspect", "--check"], ["inspect"], ["restore", "--force"]])
+def test_a_limit_by_choice(
+    model: Path, tmp_path: Path, arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(model), *([str(tmp_path / "restored.onnx")] if "restore" in arguments else [])]
+    assert main([*arguments, "--memory-limit", str(64 << 20), *paths]) == 2
+    error = capfd.readouterr().err
+    assert "out of memory: weight 'x2' needs" in error
+    assert f"the memory limit is {64 << 20}" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_session_keeps_to_its_limit(model: Path) -> None:
+    with pytest.raises(Exception, match=r'weight "x2": out of memory: it needs \d+ bytes, .*mcd\.memory_limit'):
+        mcd_graph.InferenceSession(model, memory_limit=64 << 20)
+    for wrong in ("", "-1", "4G"):
+        options = mcd_graph.session_options()
+        options.add_session_config_entry("mcd.memory_limit", wrong)
+        with pytest.raises(Exception, match=r"mcd\.memory_limit is \"" + wrong + r"\", not a number of bytes"):
+            mcd_graph.InferenceSession(model, options)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three multiplications, two of them by one weight."""
+    folder = tmp_path_factory.mktemp("three")
+    write(text_model(), folder / "plain.onnx")
+    mcd_graph.compress_model(folder / "plain.onnx", folder / "m.onnx")
+    return folder / "m.onnx"
+
+
+def test_what_needs_less_is_as_ever(three: Path, tmp_path: Path) -> None:
+    feed = {"ids": np.ones((2, 5), np.int64), "mask": np.ones((2, 5), np.int64)}
+    expected = mcd_graph.InferenceSession(three).run(None, feed)[0].tobytes()
+    tables, decoded = 1 << 16, 1 << 18
+    assert mcd_graph.InferenceSession(three, memory_limit=decoded).run(None, feed)[0].tobytes() == expected
+    # `auto` and a `decoded` with a limit of its own decode what fits into the rest; `decoded` alone asks for all.
+    assert mcd_graph.InferenceSession(three, memory_limit=tables).run(None, feed)[0].tobytes() == expected
+    options = mcd_graph.session_options(residency="decoded", memory_limit=tables)
+    options.add_session_config_entry("mcd.decoded_limit", "1000000")
+    assert mcd_graph.InferenceSession(three, options).run(None, feed)[0].tobytes() == expected
+    with pytest.raises(Exception, match=r"mcd\.memory_limit"):
+        mcd_graph.InferenceSession(three, residency="decoded", memory_limit=tables)
+    assert check_model(three, memory_limit=tables).intact
+    assert inspect_model(three, memory_limit=decoded).totals.lowered == 3
+    assert mcd_graph.restore_model(three, tmp_path / "r.onnx", memory_limit=tables).restored == 3
+    # With all weights in one file they are in memory together; one after the other they need less.
+    with pytest.raises(InputError, match="and with those before it"):
+        mcd_graph.restore_model(three, tmp_path / "i.onnx", memory_limit=K * 200, inline=True)
+
+
+def test_each_session_has_an_account_of_its_own(three: Path) -> None:
+    sessions = [mcd_graph.InferenceSession(three, residency="decoded", memory_limit=1 << 18) for _ in range(5)]
+    del sessions
+    for _ in range(5):
+        mcd_graph.InferenceSession(three, residency="decoded", memory_limit=1 << 18)
+    mcd_graph.enable(memory_limit=10)
+    try:
+        with pytest.raises(Exception, match=r"mcd\.memory_limit"):
+            mcd_graph.runtime.sessions.ort.InferenceSession(three)
+    finally:
+        mcd_graph.disable()

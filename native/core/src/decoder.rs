@@ -1,7 +1,8 @@
 //! Weights that a kernel decodes, tile by tile.
 
-use crate::arch::{Coded, Extent, Scratch, TileCode, Workspace};
+use crate::arch::{Coded, Extent, Refused, Scratch, TileCode, Workspace};
 use crate::codec::Code;
+use crate::codec::decode::Undecoded;
 use crate::container::{CompressedWeight, Tile};
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
@@ -124,7 +125,7 @@ impl<'a> Tiles<'a> {
                     let code = self.decoder.code.as_ref().expect("a coded tile has a code");
                     let decoded =
                         self.decoder.kernel.tile().decode(Coded { code, tile: &tile, extent }, out, stride, scratch);
-                    decoded.map_err(|_| self.refusal(t))?;
+                    decoded.map_err(|why| self.refusal(t, why))?;
                 }
                 Tile::Raw(raw) => extent.scatter(raw, out, stride),
                 Tile::Constant(symbol) => {
@@ -157,7 +158,7 @@ impl<'a> Tiles<'a> {
             let coded = Coded { code, tile: &tile, extent };
             // SAFETY: the caller's contract.
             match unsafe { self.decoder.kernel.tile().decode_rows(coded, flip, out, stride, scratch) } {
-                Some(decoded) => decoded.map(|()| true).map_err(|_| self.refusal(t)),
+                Some(decoded) => decoded.map(|()| true).map_err(|why| self.refusal(t, why)),
                 None => Ok(false),
             }
         })
@@ -180,14 +181,21 @@ impl<'a> Tiles<'a> {
         Ok(use_them(symbols))
     }
 
-    /// Why a kernel finds tile `t` damaged: the reference decoder knows.
-    pub fn refusal(&self, t: usize) -> Error {
+    /// Why a kernel refuses tile `t`: where it is damaged, the reference decoder knows.
+    pub fn refusal(&self, t: usize, why: Refused) -> Error {
+        if let Refused::NoMemory(why) = why {
+            return why.into();
+        }
         let reason = |code: &Code, tile: &Tile<'_>| {
             let Tile::Coded(tile) = tile else { return Ok(None) };
             let len = self.extent(t).weights();
             let mut symbols = with_room(len, "a decoded tile")?;
             symbols.resize(len, 0);
-            Ok(tile.decode(code, &mut symbols).err())
+            match tile.decode(code, &mut symbols) {
+                Ok(()) => Ok(None),
+                Err(Undecoded::Damaged(reason)) => Ok(Some(reason)),
+                Err(Undecoded::NoMemory(bytes)) => Err(Error::Memory { what: "a decoded tile", bytes }),
+            }
         };
         let mut room = Vec::new();
         let found =

@@ -5,6 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use mcd_core::container::memory_needed;
 use mcd_core::{Error, Kernel, PrepareOptions, PreparedWeight, Residency, Serial, unpack};
 use mcd_testkit::forge::{Fields, Forged, Tile, forge, seal_header};
 
@@ -92,7 +93,7 @@ fn loading_needs_memory_for_the_table_one_row_and_one_column() {
         let Forged { x2, index, info } = forged(tiling, k, n, tiles);
         let (result, bytes) =
             peak(|| PreparedWeight::new(&x2, &index, &info, options(Residency::Compressed)).unwrap());
-        let allowed = 8 * index.len() + 2 * k + 16 * n.next_multiple_of(2032) + (1 << 20);
+        let allowed = memory_needed(index.len(), &info, false) as usize + 16 * 2032 + (1 << 20);
         assert!(bytes <= allowed, "{k} x {n}: {bytes} bytes, {allowed} allowed");
         drop(result);
     }
@@ -110,4 +111,14 @@ fn what_cannot_be_had_is_an_error_and_not_the_end() {
     let decoded = PreparedWeight::new(&x2, &index, &info, options(Residency::Decoded));
     assert!(matches!(decoded, Err(Error::Memory { .. })), "{decoded:?}");
     PreparedWeight::new(&x2, &index, &info, options(Residency::Compressed)).unwrap();
+}
+
+#[test]
+fn what_is_needed_is_known_before() {
+    assert_eq!(memory_needed(80, &[8, 8, 1000, 100, 1], false), 640 + 2000 + 1600);
+    assert_eq!(memory_needed(80, &[8, 8, 1000, 100, 1], true), 640 + 2000 + 1600 + 100_000);
+    // Whatever a file declares: no number that is too small, and none below zero.
+    assert_eq!(memory_needed(usize::MAX, &[8, 8, i64::MAX, i64::MAX, 1], true), u64::MAX);
+    assert_eq!(memory_needed(8, &[8, 8, -1, i64::MIN, 1], true), 64);
+    assert_eq!(memory_needed(8, &[], true), 64);
 }

@@ -75,7 +75,7 @@ fn weights() -> &'static [Weight] {
 }
 
 /// The overloads as onnxruntime 1.20 and 1.32 get to know them.
-fn operators(newer: bool) -> &'static [Operator] {
+pub(crate) fn operators(newer: bool) -> &'static [Operator] {
     unsafe extern "system" fn old() -> *const c_char {
         c"1.20.1".as_ptr()
     }
@@ -161,7 +161,7 @@ fn valid(input: &mut Input<'_>, weight: &Weight, form: usize) -> Node {
     let compress_info = Some(weight.encoded.compress_info.to_vec());
     let residency = parts.has(15).then(|| c"decoded".to_owned());
     let inputs = parts.inputs;
-    Node { inputs, compress_info, offset_x: None, output_type: None, x1_perm, y_perm, residency, device: None }
+    Node { inputs, compress_info, x1_perm, y_perm, residency, ..Node::default() }
 }
 
 /// A node that is put together: which of its parts there are, and of what shapes, is what the input says.
@@ -400,7 +400,7 @@ fn change(input: &mut Input<'_>, node: &mut Node, form: &mut usize) {
 }
 
 /// Changes a tensor in one respect.
-fn change_tensor(input: &mut Input<'_>, tensor: &mut Tensor) {
+pub(crate) fn change_tensor(input: &mut Input<'_>, tensor: &mut Tensor) {
     let rank = tensor.dims.len();
     match input.byte() % 8 {
         0 => tensor.element = input.number() as i32,

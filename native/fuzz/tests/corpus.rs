@@ -4,8 +4,16 @@ use std::path::Path;
 
 /// How many inputs of a hundred have to come behind the checks, to what the target compares. A corpus that a new version
 /// of the format, say, stops at the first check is dead, and has to be grown anew.
-const SHARES: [(&str, usize); 6] =
-    [("aclnn", 5), ("decoder", 40), ("elements", 40), ("operator", 30), ("parser", 30), ("round_trip", 50)];
+const SHARES: [(&str, usize); 8] = [
+    ("aclnn", 5),
+    ("at_open", 30),
+    ("decoder", 40),
+    ("elements", 40),
+    ("nodes", 40),
+    ("operator", 30),
+    ("parser", 30),
+    ("round_trip", 50),
+];
 
 #[test]
 fn every_input_of_the_corpora_passes() {

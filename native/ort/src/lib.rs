@@ -13,6 +13,7 @@
 //! - [`ascend`]: nodes on an Ascend device
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
 //! - [`residency`]: which weights are decoded once
+//! - [`memory`]: what the weights of a session may take
 //! - [`sharing`]: what the sessions of a process share
 //! - [`scratch`]: memory that a thread keeps from call to call
 //! - [`options`]: session config entries
@@ -22,6 +23,7 @@ mod at_open;
 mod backend;
 mod ffi;
 mod guard;
+mod memory;
 mod operator;
 mod operators;
 mod options;
@@ -59,6 +61,13 @@ pub unsafe extern "system" fn RegisterCustomOps(
         registration::register(api, options)?;
         at_open::restore(api, options)
     })
+}
+
+/// Names and bytes of the constants of a model that sessions would be given, for fuzzing: theirs are kept for good.
+#[doc(hidden)]
+pub fn restored_constants(model: &std::path::Path) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let restored = at_open::constants_of(model).map_err(|error| error.to_string())?;
+    Ok(restored.into_iter().map(|tensor| (tensor.name, tensor.bytes)).collect())
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use crate::residency::Policy;
 const RESIDENCY: &CStr = c"mcd.residency";
 /// Bytes that may be decoded; no limit by default.
 const DECODED_LIMIT: &CStr = c"mcd.decoded_limit";
+/// Bytes of memory that what is compressed may take in a session; no limit by default.
+pub const MEMORY_LIMIT: &CStr = c"mcd.memory_limit";
 /// When the tiles of weights are verified: `use` (default): at the first run of a node, before its result; or `load`.
 const VERIFY: &CStr = c"mcd.verify";
 /// Where nodes run: `cpu` (default), `ascend:0`, or `ascend:0,cpu` for what can.
@@ -18,7 +20,7 @@ const DEVICE: &CStr = c"mcd.device";
 /// Rows of one call on the device: 256 by default, the limit of the operator's document.
 const MAX_ROWS: &CStr = c"mcd.ascend.max_rows";
 /// All entries.
-const KEYS: [&CStr; 5] = [RESIDENCY, DECODED_LIMIT, VERIFY, DEVICE, MAX_ROWS];
+const KEYS: [&CStr; 6] = [RESIDENCY, DECODED_LIMIT, VERIFY, DEVICE, MAX_ROWS, MEMORY_LIMIT];
 /// Without that entry.
 const DEFAULT_ROWS: usize = 256;
 
@@ -62,13 +64,16 @@ fn max_rows(text: Option<&str>) -> Result<usize, Error> {
     })
 }
 
+/// A limit; none where there is no entry.
+pub fn bytes(key: &CStr, text: Option<&str>) -> Result<u64, Error> {
+    let Some(text) = text else { return Ok(u64::MAX) };
+    text.parse().map_err(|_| {
+        Error::invalid(format!("session config entry {} is {text:?}, not a number of bytes", key.to_string_lossy()))
+    })
+}
+
 fn residency(text: Option<&str>, limit: Option<&str>) -> Result<Policy, Error> {
-    let limit = match limit {
-        None => u64::MAX,
-        Some(text) => text.parse().map_err(|_| {
-            Error::invalid(format!("session config entry mcd.decoded_limit is {text:?}, not a number of bytes"))
-        })?,
-    };
+    let limit = bytes(DECODED_LIMIT, limit)?;
     match text {
         None | Some("auto") => Ok(Policy::Auto { limit }),
         Some("compressed") => Ok(Policy::Compressed),
@@ -110,6 +115,8 @@ pub struct Options {
     pub device: Device,
     /// Rows of one call on the device.
     pub max_rows: usize,
+    /// Bytes that the session's weights may take.
+    pub memory_limit: u64,
 }
 
 impl Options {
@@ -136,12 +143,13 @@ impl Options {
     }
 
     /// Of the values of [`KEYS`].
-    fn parse([text, limit, verify, device, rows]: [Option<&str>; KEYS.len()]) -> Result<Self, Error> {
+    fn parse([text, limit, verify, device, rows, memory]: [Option<&str>; KEYS.len()]) -> Result<Self, Error> {
         Ok(Self {
             residency: residency(text, limit)?,
             verify: Verify::parse(verify)?,
             device: Device::parse(device)?,
             max_rows: max_rows(rows)?,
+            memory_limit: bytes(MEMORY_LIMIT, memory)?,
         })
     }
 }

@@ -266,6 +266,14 @@ fn verify(
         .with(py, |x2, index, info| PreparedWeight::new(x2, index, info, PrepareOptions::from_env()?).map(drop))
 }
 
+/// memory_needed(index_bytes, compress_info, decoded) -> int
+///
+/// Bytes that loading a weight takes at the most, its own tensors and 1 MiB apart; `decoded`: that decoding takes.
+#[pyfunction]
+fn memory_needed(index_bytes: usize, compress_info: Vec<i64>, decoded: bool) -> u64 {
+    mcd_core::container::memory_needed(index_bytes, &compress_info, decoded)
+}
+
 /// inspect(x2, compress_index, compress_info) -> dict
 ///
 /// Shape, type, code parameters and sizes, from header and index alone.
@@ -322,6 +330,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(decode, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)?;
     module.add_function(wrap_pyfunction!(inspect, module)?)?;
+    module.add_function(wrap_pyfunction!(memory_needed, module)?)?;
     module.add_function(wrap_pyfunction!(entropy_bits, module)?)?;
     module.add_function(wrap_pyfunction!(histogram, module)?)?;
     module.add_function(wrap_pyfunction!(kernels, module)?)?;

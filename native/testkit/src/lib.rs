@@ -2,6 +2,7 @@
 //! stand-in for onnxruntime. No library is built with it.
 
 pub mod content;
+pub mod failing;
 pub mod forge;
 #[cfg(feature = "onnxruntime")]
 pub mod onnxruntime;

@@ -5,18 +5,58 @@ use super::output::Output;
 use super::rows::{self, ActivationRow, Panels, Terms};
 use super::workspace::Scratch;
 use crate::codec::WeightType;
+use crate::codec::decode::Undecoded;
 use crate::dequantize::{Along, dequantize};
+use crate::error::Error;
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose};
 use std::mem::MaybeUninit;
 
-/// A tile does not decode as its lengths say. Where exactly, kernels do not look: the reference decoder finds the reason.
+/// Why a kernel gives no result for a tile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Damaged;
+pub enum Refused {
+    /// It does not decode as its lengths say. Where exactly, kernels do not look: the reference decoder finds the reason.
+    Damaged,
+    /// See there.
+    NoMemory(NoMemory),
+}
+
+/// What a kernel needs by itself cannot be allocated: so many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoMemory(usize);
+
+impl From<NoMemory> for Refused {
+    fn from(why: NoMemory) -> Self {
+        Self::NoMemory(why)
+    }
+}
+
+impl From<Undecoded> for Refused {
+    fn from(why: Undecoded) -> Self {
+        match why {
+            Undecoded::Damaged(_) => Self::Damaged,
+            Undecoded::NoMemory(bytes) => NoMemory(bytes).into(),
+        }
+    }
+}
+
+impl From<NoMemory> for Error {
+    fn from(NoMemory(bytes): NoMemory) -> Self {
+        Self::Memory { what: "what the kernel needs", bytes }
+    }
+}
+
+/// Makes memory that a thread keeps from tile to tile `len` elements long.
+pub fn resize<T: Clone>(memory: &mut Vec<T>, len: usize, value: T) -> Result<(), NoMemory> {
+    let more = len.saturating_sub(memory.len());
+    memory.try_reserve_exact(more).map_err(|_| NoMemory(len.saturating_mul(size_of::<T>())))?;
+    memory.resize(len, value);
+    Ok(())
+}
 
 /// Decoding and multiplication of one tile. Symbols are unsigned, activations signed; sums are exact int32 and wrap.
 ///
-/// Every method is safe to call with any bytes: where a tile is [`Damaged`], the output is unspecified.
+/// Every method is safe to call with any bytes: where a tile is [`Refused`], the output is unspecified.
 pub trait TileKernel: Sync {
     /// Architecture, operand types, instruction set.
     fn name(&self) -> &'static str;
@@ -42,7 +82,7 @@ pub trait TileKernel: Sync {
     ///
     /// # Panics
     /// If the tile does not fit.
-    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged>;
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused>;
 
     /// Decodes a coded tile, and writes its symbols as [`RowKernel::write_rows`] does: panel p from row 16 p on. Where the kernel
     /// has no such way, nothing is done and the answer is `None`.
@@ -56,7 +96,7 @@ pub trait TileKernel: Sync {
         _out: *mut u8,
         _stride: usize,
         _scratch: &mut Scratch,
-    ) -> Option<Result<(), Damaged>> {
+    ) -> Option<Result<(), Refused>> {
         None
     }
 
@@ -67,7 +107,7 @@ pub trait TileKernel: Sync {
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
-    ) -> Result<(), Damaged>;
+    ) -> Result<(), Refused>;
 
     /// Adds the products of symbols in kernel order.
     fn multiply(
@@ -77,7 +117,7 @@ pub trait TileKernel: Sync {
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
-    );
+    ) -> Result<(), NoMemory>;
 
     /// Multiplies symbols of panels that reach over all of k and does the epilogue before the sums are in memory. Where the
     /// kernel has no such way for this block, nothing is done and the answer is `false`.

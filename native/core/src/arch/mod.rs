@@ -21,6 +21,6 @@ pub mod workspace;
 pub mod x86_64;
 
 pub use feature::Feature;
-pub use kernel::{RowKernel, TileKernel};
+pub use kernel::{Refused, RowKernel, TileKernel};
 pub use operands::{Accumulators, Coded, Extent, Rows, TileCode};
 pub use workspace::{CallMemory, Scratch, TermMemory, Workspace};

@@ -1,6 +1,6 @@
 //! The scalar kernel: what all others are compared with.
 
-use crate::arch::kernel::{Damaged, RowKernel, TileKernel};
+use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, resize};
 use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
 use crate::arch::workspace::Scratch;
 use crate::geometry::{GROUP, PANEL};
@@ -18,7 +18,7 @@ impl TileKernel for Portable {
         1
     }
 
-    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged> {
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
         coded.extent.scatter(decoded(coded, scratch)?, out, stride);
         Ok(())
     }
@@ -29,13 +29,21 @@ impl TileKernel for Portable {
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
-    ) -> Result<(), Damaged> {
+    ) -> Result<(), Refused> {
         multiply(decoded(coded, scratch)?, coded.extent, rows, acc);
         Ok(())
     }
 
-    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>, _: &mut Scratch) {
+    fn multiply(
+        &self,
+        symbols: &[u8],
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        _: &mut Scratch,
+    ) -> Result<(), NoMemory> {
         multiply(symbols, extent, rows, acc);
+        Ok(())
     }
 
     fn rows(&self) -> &dyn RowKernel {
@@ -46,10 +54,10 @@ impl TileKernel for Portable {
 impl RowKernel for Portable {}
 
 /// The symbols of a tile.
-fn decoded<'a>(Coded { code, tile, extent }: Coded<'_>, scratch: &'a mut Scratch) -> Result<&'a [u8], Damaged> {
+fn decoded<'a>(Coded { code, tile, extent }: Coded<'_>, scratch: &'a mut Scratch) -> Result<&'a [u8], Refused> {
     let symbols = scratch.of::<Vec<u8>>();
-    symbols.resize(extent.weights(), 0);
-    tile.decode(&code.code, symbols).map_err(|_| Damaged)?;
+    resize(symbols, extent.weights(), 0)?;
+    tile.decode(&code.code, symbols)?;
     Ok(symbols)
 }
 

@@ -5,6 +5,28 @@
 use super::code::{Code, MAX_LEVELS};
 use crate::geometry::{FRACTAL, GROUP};
 
+/// Why a tile is not decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undecoded {
+    /// What is wrong with it.
+    Damaged(&'static str),
+    /// So many bytes cannot be allocated.
+    NoMemory(usize),
+}
+
+impl From<&'static str> for Undecoded {
+    fn from(reason: &'static str) -> Self {
+        Self::Damaged(reason)
+    }
+}
+
+/// An empty vector with room for `len` elements.
+fn room<T>(len: usize) -> Result<Vec<T>, Undecoded> {
+    let mut vec = Vec::new();
+    vec.try_reserve_exact(len).map_err(|_| Undecoded::NoMemory(len.saturating_mul(size_of::<T>())))?;
+    Ok(vec)
+}
+
 /// A coded tile cut into its parts.
 #[derive(Debug, Clone, Copy)]
 pub struct CodedTile<'a> {
@@ -68,7 +90,7 @@ impl<'a> CodedTile<'a> {
     }
 
     /// Decodes into `out` (whole fractals in kernel order) and checks that everything is consumed exactly.
-    pub fn decode(&self, code: &Code, out: &mut [u8]) -> Result<(), &'static str> {
+    pub fn decode(&self, code: &Code, out: &mut [u8]) -> Result<(), Undecoded> {
         let row = code.root_bits() * GROUP;
         let (direct, step, table) = (code.direct(), code.sum_step(), code.table());
         let mask = (1u64 << code.root_bits()) - 1;
@@ -80,18 +102,21 @@ impl<'a> CodedTile<'a> {
                 }
             }
         }
-        let mut sums = vec![0u8; out.len()];
-        let mut open: Vec<usize> = (0..out.len()).filter(|&i| step > 0 && out[i] >= direct).collect();
+        let mut sums = room::<u8>(out.len())?;
+        sums.resize(out.len(), 0);
+        let mut open = room::<usize>(out.len())?;
+        open.extend((0..out.len()).filter(|&i| step > 0 && out[i] >= direct));
         let Continuations { levels, escapes } = self.continuations(code)?;
         for (entries, bits) in levels {
             if entries != open.len() {
-                return Err(LEVEL_COUNT_MISMATCH);
+                return Err(LEVEL_COUNT_MISMATCH.into());
             }
-            open = (0..entries).filter(|&i| bits[i / 8] >> (i % 8) & 1 == 1).map(|i| open[i]).collect();
+            let mut entry = 0..;
+            open.retain(|_| entry.next().is_some_and(|i: usize| bits[i / 8] >> (i % 8) & 1 == 1));
             open.iter().for_each(|&i| sums[i] = sums[i].wrapping_add(step));
         }
         if escapes.len() != open.len() {
-            return Err(LEVEL_COUNT_MISMATCH);
+            return Err(LEVEL_COUNT_MISMATCH.into());
         }
         for (i, e) in open.into_iter().zip(escapes) {
             sums[i] = code.escape_base().wrapping_add(*e);

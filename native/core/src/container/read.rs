@@ -10,6 +10,17 @@ use crate::error::{Error, collected, with_room};
 use crate::geometry::{GROUP, Geometry};
 use std::ops::Range;
 
+/// Bytes that loading a weight takes at the most, and 1 MiB more, beside its own tensors: what is known before any of it is
+/// read but the length of its index and what `compress_info` declares. `decoded`: the weight is decoded as well.
+pub fn memory_needed(index_len: usize, info: &[i64], decoded: bool) -> u64 {
+    let dim = |at: usize| info.get(at).map_or(0, |&dim| u64::try_from(dim).unwrap_or(0));
+    let (k, n) = (dim(2), dim(3));
+    // The table of tiles with their counts; a row of activations; column sums, of strips and of all.
+    let tables = [(index_len as u64, 8), (k, 2), (n, 16)];
+    let tables = tables.into_iter().map(|(count, bytes)| count.saturating_mul(bytes)).fold(0, u64::saturating_add);
+    tables.saturating_add(if decoded { k.saturating_mul(n) } else { 0 })
+}
+
 /// A tile as the kernels take it.
 #[derive(Debug, Clone, Copy)]
 pub enum Tile<'a> {

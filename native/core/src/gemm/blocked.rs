@@ -176,7 +176,7 @@ impl Job<'_> {
                     let at =
                         if whole { 0 } else { (i0 - rows.start) * stride + (panel - strip.panels.start) * PANEL };
                     let sums = Sums { at: &mut sums[at..], stride };
-                    self.block_of_sums(symbols, strip, panels.clone(), block, sums, scratch);
+                    self.block_of_sums(symbols, strip, panels.clone(), block, sums, scratch)?;
                 }
             }
         }
@@ -205,15 +205,16 @@ impl Job<'_> {
         rows: Range<usize>,
         sums: Sums<'_>,
         scratch: &mut Scratch,
-    ) {
+    ) -> Result<(), Error> {
         let (symbols, extent, x) = self.operands(symbols, strip, &panels, &rows);
         let acc = Accumulators::new(sums.at, sums.stride, rows.len(), extent.columns());
         let mut acc = if strip.first { acc.overwrite() } else { acc };
-        self.weight.kernel().tile().multiply(symbols, extent, x, &mut acc, scratch);
+        self.weight.kernel().tile().multiply(symbols, extent, x, &mut acc, scratch)?;
         if strip.last {
             // SAFETY: every block of columns and rows is in one run, and there written once.
             unsafe { self.epilogue(sums.at, sums.stride, rows, strip.columns(&panels)) };
         }
+        Ok(())
     }
 
     /// Symbols and activations of a block.

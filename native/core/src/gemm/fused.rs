@@ -105,9 +105,9 @@ impl Job<'_> {
                 Tile::Coded(tile) => {
                     let code = self.weight.code().expect("a coded tile has a code");
                     let result = kernel.multiply_coded(Coded { code, tile: &tile, extent }, rows, &mut acc, scratch);
-                    result.map_err(|_| changed(tiles.refusal(t)))?;
+                    result.map_err(|why| changed(tiles.refusal(t, why)))?;
                 }
-                Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch),
+                Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch)?,
                 Tile::Constant(symbol) => {
                     for i in 0..self.m {
                         let sum = rows.row(i)[..extent.k()].iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);

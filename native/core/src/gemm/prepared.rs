@@ -228,7 +228,7 @@ impl Check<'_> {
             let extent = Extent::new(symbols.len() / panel, panel / FRACTAL);
             let rows = Rows::new(self.ones, self.ones.len(), 1, extent.k());
             let mut acc = Accumulators::new(&mut sums, geometry.tile_columns(), 1, extent.columns());
-            self.decoder.kernel().tile().multiply(symbols, extent, rows, &mut acc, scratch);
+            self.decoder.kernel().tile().multiply(symbols, extent, rows, &mut acc, scratch)?;
         }
         Ok(Checked { sums, counts })
     }
@@ -253,9 +253,9 @@ impl Check<'_> {
                     let code = self.decoder.code().expect("a coded tile has a code");
                     let tile = CodedTile { counts: Some(&found), ..tile };
                     let result = kernel.multiply_coded(Coded { code, tile: &tile, extent }, rows, &mut acc, scratch);
-                    result.map_err(|_| self.tiles.refusal(t))?;
+                    result.map_err(|why| self.tiles.refusal(t, why))?;
                 }
-                Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch),
+                Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch)?,
                 Tile::Constant(symbol) => {
                     let one = rows.data()[..extent.k()].iter().map(|&v| i32::from(v)).sum::<i32>();
                     let sum = i32::from(symbol).wrapping_mul(one);

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
+use mcd_core::container::memory_needed;
 use mcd_core::{Kernel, Layout, Serial, VerifiedWeight, WeightType};
 use ort_sys::ONNXTensorElementDataType as Type;
 use serde::Deserialize;
 
-use crate::ffi::{ByteTensor, Error, element_count};
+use crate::ffi::{ByteTensor, Error, element_count, with_room};
 
 /// The constants of a model.
 #[derive(Deserialize)]
@@ -62,8 +63,7 @@ impl Constants {
             return Err(Error::invalid(format!("it is declared as {}, and its weight is not", constant.dtype)));
         }
         let layout = if constant.transposed == 0 { Layout::Kn } else { Layout::Nk };
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(count).map_err(|error| Error::invalid(error.to_string()))?;
+        let mut bytes = with_room(count, "a restored constant")?;
         let bound = weight.bind(&x2).map_err(refused)?;
         bound.decompress(layout, &mut bytes.spare_capacity_mut()[..count], &Serial).map_err(refused)?;
         // SAFETY: all of them were written.
@@ -80,9 +80,8 @@ impl Constants {
             if offset.checked_add(len).is_none_or(|last| last > end) {
                 return Err(Error::invalid(format!("{} is too short", self.data.display())));
             }
-            let mut bytes = Vec::new();
             let len = usize::try_from(len).map_err(|_| Error::invalid("it is too large"))?;
-            bytes.try_reserve_exact(len).map_err(|error| Error::invalid(error.to_string()))?;
+            let mut bytes = with_room(len, "a compressed constant")?;
             bytes.resize(len, 0);
             file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(&mut bytes)).map_err(in_file)?;
             Ok(bytes)
@@ -92,6 +91,11 @@ impl Constants {
 }
 
 impl Constant {
+    /// Bytes that it takes when it is restored, at the most.
+    pub fn memory_needed(&self) -> u64 {
+        memory_needed(0, &self.compress_info, true)
+    }
+
     /// The type of its elements, and how many it has.
     fn element_and_count(&self) -> Result<(Type, usize), Error> {
         let element = match self.dtype.as_str() {

@@ -20,8 +20,10 @@ use std::time::UNIX_EPOCH;
 
 use ort_sys::OrtSessionOptions;
 
-use self::constants::Constants;
-use crate::ffi::{Api, ByteTensor, Error};
+use self::constants::{Constant, Constants};
+use crate::ffi::{Api, ByteTensor, Error, with_room};
+use crate::memory::exceeded;
+use crate::options::{MEMORY_LIMIT, bytes};
 use crate::pool::processors;
 
 /// Session config entry: the path of the model that the options are for.
@@ -60,11 +62,22 @@ pub unsafe fn restore(api: Api, options: *mut OrtSessionOptions) -> Result<(), E
         )));
     }
     let Some(text) = metadata::find(path, KEY).map_err(with_context)? else { return Ok(()) };
-    let tensors = shared(path, &mark, &text).map_err(with_context)?;
+    // SAFETY: the caller's contract.
+    let limit = (unsafe { api.session_config_entry(options, MEMORY_LIMIT) })?;
+    let limit = bytes(MEMORY_LIMIT, limit.as_deref())?;
+    let tensors = shared(path, &mark, &text, limit).map_err(with_context)?;
     // SAFETY: the caller's contract.
     unsafe {
         api.add_external_initializers(options, tensors)?;
         api.set_session_config_entry(options, RESTORED, &format!("{prefix}{mark}"))
+    }
+}
+
+/// A model's constants, decoded; none where it does not say that it has any.
+pub fn constants_of(path: &Path) -> Result<Vec<ByteTensor>, Error> {
+    match metadata::find(path, KEY)? {
+        None => Ok(Vec::new()),
+        Some(text) => restored(&Constants::parse(&text, path)?),
     }
 }
 
@@ -76,23 +89,35 @@ fn mark(model: &Path) -> Result<String, Error> {
 }
 
 /// The constants of a model, decoded once for all sessions of the process that open it.
-fn shared(model: &Path, mark: &str, text: &str) -> Result<&'static [ByteTensor], Error> {
+fn shared(model: &Path, mark: &str, text: &str, limit: u64) -> Result<&'static [ByteTensor], Error> {
     // Options and sessions keep pointers to the data and nothing tells when the last one has gone, so it stays.
     static MODELS: Mutex<Vec<(String, &'static [ByteTensor])>> = Mutex::new(Vec::new());
 
     let mut models = MODELS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, tensors)) = models.iter().find(|(known, _)| known == mark) {
+        check_memory(tensors.iter().map(|tensor| tensor.bytes.len() as u64), limit)?;
         return Ok(tensors);
     }
-    let tensors: &'static [ByteTensor] = restored(&Constants::parse(text, model)?)?.leak();
+    let constants = Constants::parse(text, model)?;
+    check_memory(constants.list.iter().map(Constant::memory_needed), limit)?;
+    let tensors: &'static [ByteTensor] = restored(&constants)?.leak();
     models.push((mark.to_owned(), tensors));
     Ok(tensors)
 }
 
+/// Holds what constants take in all to a session's limit.
+fn check_memory(constants: impl Iterator<Item = u64>, limit: u64) -> Result<(), Error> {
+    let needed = constants.fold(0, u64::saturating_add);
+    if needed > limit {
+        return Err(exceeded(needed, limit, limit).within("its constants that are restored at opening"));
+    }
+    Ok(())
+}
+
 /// Decodes all constants, several at a time.
 fn restored(constants: &Constants) -> Result<Vec<ByteTensor>, Error> {
-    let places: Vec<Mutex<Option<Result<ByteTensor, Error>>>> =
-        constants.list.iter().map(|_| Mutex::default()).collect();
+    let mut places = with_room(constants.list.len(), "the constants")?;
+    places.resize_with(constants.list.len(), Mutex::<Option<Result<ByteTensor, Error>>>::default);
     let next = AtomicUsize::new(0);
     let work = || {
         loop {

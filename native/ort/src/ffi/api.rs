@@ -5,7 +5,7 @@ use std::ptr;
 
 use ort_sys::{OrtApi, OrtApiBase, OrtErrorCode, OrtSessionOptions, OrtStatusPtr};
 
-use super::error::Error;
+use super::error::{Error, with_room};
 
 /// The API version that every function used unconditionally belongs to.
 pub const API_VERSION: u32 = 20;
@@ -208,13 +208,17 @@ pub(super) fn read_string(
 ) -> Result<String, Error> {
     let mut size = 0;
     fetch(ptr::null_mut(), &mut size)?;
-    let mut bytes = vec![0_u8; size];
+    let mut bytes = with_room(size, "a text")?;
+    bytes.resize(size, 0_u8);
     fetch(bytes.as_mut_ptr().cast(), &mut size)?;
     bytes.truncate(size);
     while bytes.last() == Some(&0) {
         bytes.pop();
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    })
 }
 
 #[cfg(test)]

@@ -92,6 +92,10 @@ pub trait Byte: Element {}
 impl Byte for u8 {}
 impl Byte for i8 {}
 
+/// Dimensions of a shape at the most, and numbers of an attribute: more are refused, so that neither they nor messages that show
+/// them take memory as a file pleases.
+pub const MAX_RANK: usize = 64;
+
 /// The dimensions of a tensor; no allocation up to rank 8.
 pub type Dims = SmallVec<[i64; 8]>;
 

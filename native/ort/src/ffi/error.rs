@@ -28,6 +28,11 @@ impl Error {
         Self { code: OrtErrorCode::ORT_RUNTIME_EXCEPTION, message: format!("internal error: {message}") }
     }
 
+    /// What a file's sizes call for cannot be allocated: so many bytes.
+    pub fn no_memory(what: &str, bytes: usize) -> Self {
+        Self { code: OrtErrorCode::ORT_FAIL, message: format!("out of memory: {bytes} bytes for {what}") }
+    }
+
     /// The same error, with what it is about in front.
     pub fn within(self, what: &str) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
@@ -37,6 +42,20 @@ impl Error {
     pub fn advising(self, what: &str) -> Self {
         Self { message: format!("{}. {what}", self.message), ..self }
     }
+}
+
+/// An empty vector with room for `len` elements, whose number a file or a caller tells: where it cannot be had, that is an
+/// error, not the end of the process.
+pub fn with_room<T>(len: usize, what: &str) -> Result<Vec<T>, Error> {
+    let mut vec = Vec::new();
+    grow(&mut vec, len, what)?;
+    Ok(vec)
+}
+
+/// Makes room for `len` elements in all, as [`with_room`].
+pub fn grow<T>(vec: &mut Vec<T>, len: usize, what: &str) -> Result<(), Error> {
+    let more = len.saturating_sub(vec.len());
+    vec.try_reserve_exact(more).map_err(|_| Error::no_memory(what, len.saturating_mul(size_of::<T>())))
 }
 
 impl fmt::Display for Error {

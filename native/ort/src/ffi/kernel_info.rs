@@ -7,7 +7,7 @@ use std::ptr;
 use ort_sys::{OrtKernelInfo, OrtLoggingLevel, OrtTensorTypeAndShapeInfo, OrtTypeInfo, OrtValue, os_char};
 
 use super::api::{Api, call, read_string};
-use super::element::ElementType;
+use super::element::{ElementType, MAX_RANK};
 use super::error::Error;
 use super::value::Value;
 
@@ -26,10 +26,11 @@ impl<'a> KernelInfo<'a> {
         Self { api, raw, lifetime: PhantomData }
     }
 
-    /// The node's name; empty when the model gives none.
+    /// The node's name for messages; empty when the model gives none.
     pub fn node_name(&self) -> Result<String, Error> {
         // SAFETY: `raw` is live; `read_string` keeps to the size protocol.
         read_string(|out, size| unsafe { call!(self.api, KernelInfo_GetNodeName(self.raw, out, size)) })
+            .map(shortened)
     }
 
     /// The inputs that the node lists, absent ones in the middle included.
@@ -40,11 +41,12 @@ impl<'a> KernelInfo<'a> {
         Ok(count)
     }
 
-    /// The name of an input that the node lists; empty when it is absent.
+    /// The name of an input that the node lists, for messages; empty when it is absent.
     pub fn input_name(&self, index: impl Into<usize>) -> Result<String, Error> {
         let index = index.into();
         // SAFETY: as in `node_name`.
         read_string(|out, size| unsafe { call!(self.api, KernelInfo_GetInputName(self.raw, index, out, size)) })
+            .map(shortened)
     }
 
     /// The element type of a present input.
@@ -79,6 +81,10 @@ impl<'a> KernelInfo<'a> {
         };
         let mut size = 0;
         fetch(ptr::null_mut(), &mut size)?;
+        if size > MAX_RANK {
+            let name = name.to_string_lossy();
+            return Err(Error::invalid(format!("{name} has {size} numbers; no more than {MAX_RANK} are read")));
+        }
         let mut values = vec![0; size];
         fetch(values.as_mut_ptr(), &mut size)?;
         values.truncate(size);
@@ -167,5 +173,32 @@ impl<'a> KernelInfo<'a> {
             ((*self.api.raw).ReleaseKeyValuePairs)(entries);
             Ok(Some(value))
         }
+    }
+}
+
+/// Bytes of a name at the most.
+const NAME: usize = 500;
+
+/// A name as messages have it, whatever its length in the file.
+fn shortened(mut name: String) -> String {
+    if name.len() > NAME {
+        let end = (0..=NAME).rev().find(|&end| name.is_char_boundary(end)).unwrap_or(0);
+        name.truncate(end);
+        name.shrink_to_fit();
+        name.push('…');
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_in_messages_are_short() {
+        assert_eq!(shortened("weight".into()), "weight");
+        assert_eq!(shortened("w".repeat(500)).len(), 500);
+        let name = shortened("x".to_owned() + &"ü".repeat(300)); // of which 500 bytes end within a letter
+        assert!(name.len() == 499 + '…'.len_utf8() && name.ends_with("ü…"), "{}", name.len());
     }
 }

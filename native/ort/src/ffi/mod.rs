@@ -25,7 +25,7 @@ mod value;
 
 pub use api::{API_VERSION, Api};
 pub use element::{Dims, Element, ElementType, element_count};
-pub use error::Error;
+pub use error::{Error, grow, with_room};
 pub use kernel_context::{KernelContext, Threads};
 pub use kernel_info::KernelInfo;
 pub use shape_context::ShapeContext;

@@ -8,10 +8,7 @@ use ort_sys::{ONNXTensorElementDataType, OrtOpAttrType, OrtShapeInferContext, Or
 use smallvec::SmallVec;
 
 use super::api::{Api, call};
-use super::element::{Dims, ElementType};
-
-/// Dimensions of a shape that an attribute may tell.
-const MAX_RANK: usize = 64;
+use super::element::{Dims, ElementType, MAX_RANK};
 
 /// A dimension and the name of it, which is empty if it has none.
 pub type NamedDim<'a> = (i64, &'a CStr);
@@ -148,7 +145,7 @@ impl<'a> ShapeContext<'a> {
                 return None;
             }
             call!(self.api, GetDimensionsCount(input, &mut rank)).ok()?;
-            if rank == 0 {
+            if rank == 0 || rank > MAX_RANK {
                 return None;
             }
             let mut dims = Dims::from_elem(0, rank);

@@ -8,8 +8,8 @@ use std::ptr;
 use ort_sys::{OrtTensorTypeAndShapeInfo, OrtValue};
 
 use super::api::{Api, call};
-use super::element::{Byte, Dims, Element, ElementType, element_count};
-use super::error::Error;
+use super::element::{Byte, Dims, Element, ElementType, MAX_RANK, element_count};
+use super::error::{Error, with_room};
 
 /// A tensor that onnxruntime owns.
 #[derive(Clone, Copy)]
@@ -29,8 +29,10 @@ impl<'a> Value<'a> {
             // address is aligned, and not null.
             Cow::Borrowed(unsafe { std::slice::from_raw_parts(data, len) })
         } else {
+            let mut elements = with_room(len, "a tensor that is not aligned")?;
             // SAFETY: as above, without the need for alignment.
-            Cow::Owned((0..len).map(|i| unsafe { data.add(i).read_unaligned() }).collect())
+            elements.extend((0..len).map(|i| unsafe { data.add(i).read_unaligned() }));
+            Cow::Owned(elements)
         })
     }
 
@@ -89,6 +91,7 @@ impl<'a> Value<'a> {
             unsafe {
                 let element = ptr::from_mut(&mut element.0).cast();
                 call!(self.api, GetTensorElementTypeAndShapeDataReference(self.raw, element, &mut data, &mut rank))?;
+                check_rank(rank)?;
                 if rank > 0 {
                     dims.extend_from_slice(std::slice::from_raw_parts(data, rank));
                 }
@@ -103,6 +106,7 @@ impl<'a> Value<'a> {
         let result = unsafe {
             call!(self.api, GetTensorElementType(info, ptr::from_mut(&mut element.0).cast()))
                 .and_then(|()| call!(self.api, GetDimensionsCount(info, &mut rank)))
+                .and_then(|()| check_rank(rank))
                 .and_then(|()| {
                     dims.resize(rank, 0);
                     call!(self.api, GetDimensions(info, dims.as_mut_ptr(), rank))
@@ -112,4 +116,12 @@ impl<'a> Value<'a> {
         unsafe { ((*self.api.raw).ReleaseTensorTypeAndShapeInfo)(info) };
         result.map(|()| element)
     }
+}
+
+/// Refuses what is no shape.
+fn check_rank(rank: usize) -> Result<(), Error> {
+    if rank > MAX_RANK {
+        return Err(Error::invalid(format!("has {rank} dimensions; no more than {MAX_RANK} are read")));
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::ffi::{Dims, Element, Error, KernelContext, KernelInfo, Value};
+use crate::ffi::{Dims, Element, Error, KernelContext, KernelInfo, Value, with_room};
 use crate::operator::Input;
 
 /// One value for all columns, or one each.
@@ -14,11 +14,15 @@ pub enum Columns<'a, T: Clone> {
 
 impl<'a, T: Clone> Columns<'a, T> {
     /// The same values, converted.
-    fn map<U: Clone>(self, convert: impl Fn(&T) -> U) -> Columns<'a, U> {
-        match self {
+    pub fn map<U: Clone>(self, convert: impl Fn(&T) -> U) -> Result<Columns<'a, U>, Error> {
+        Ok(match self {
             Self::All(value) => Columns::All(convert(&value)),
-            Self::Each(values) => Columns::Each(values.iter().map(convert).collect()),
-        }
+            Self::Each(values) => {
+                let mut converted = with_room(values.len(), "an operand")?;
+                converted.extend(values.iter().map(convert));
+                Columns::Each(Cow::Owned(converted))
+            }
+        })
     }
 
     /// One value per column, whichever way they came.
@@ -30,11 +34,16 @@ impl<'a, T: Clone> Columns<'a, T> {
     }
 
     /// The same values, kept beyond the tensor they came from.
-    fn into_owned(self) -> Columns<'static, T> {
-        match self {
+    fn into_owned(self) -> Result<Columns<'static, T>, Error> {
+        Ok(match self {
             Self::All(value) => Columns::All(value),
-            Self::Each(values) => Columns::Each(Cow::Owned(values.into_owned())),
-        }
+            Self::Each(Cow::Owned(values)) => Columns::Each(Cow::Owned(values)),
+            Self::Each(Cow::Borrowed(values)) => {
+                let mut owned = with_room(values.len(), "an operand")?;
+                owned.extend_from_slice(values);
+                Columns::Each(Cow::Owned(owned))
+            }
+        })
     }
 
     /// The same values, borrowed.
@@ -74,7 +83,7 @@ impl<T: Clone> Operand<T> {
             None => State::Computed(read),
             Some(value) => {
                 let columns = read(&value, n, &mut Dims::new()).map_err(|error| input.context(error))?;
-                State::Constant(columns.into_owned())
+                State::Constant(columns.into_owned().map_err(|error| input.context(error))?)
             }
         };
         Ok(Self { input, n, state })
@@ -145,7 +154,7 @@ pub fn floats_of_rows<'a>(value: &Value<'a>, n: usize, dims: &mut Dims) -> Resul
 
 /// float16 tensors.
 pub fn halves<'a>(value: &Value<'a>, n: usize, dims: &mut Dims) -> Result<Columns<'a, f32>, Error> {
-    Ok(read::<half::f16>(value, n, dims)?.map(|half| half.to_f32()))
+    read::<half::f16>(value, n, dims)?.map(|half| half.to_f32())
 }
 
 /// uint64 tensors that hold fp32 bit patterns, zero-extended.
@@ -159,7 +168,7 @@ pub fn float_bits<'a>(value: &Value<'a>, n: usize, dims: &mut Dims) -> Result<Co
     if bad {
         return Err(Error::invalid("has bits above the low 32, which should hold an fp32 value"));
     }
-    Ok(columns.map(|bits| f32::from_bits(*bits as u32)))
+    columns.map(|bits| f32::from_bits(*bits as u32))
 }
 
 /// uint8 or int8 tensors.
@@ -168,7 +177,7 @@ pub fn small_integers<'a, T: Element + Into<i32>>(
     n: usize,
     dims: &mut Dims,
 ) -> Result<Columns<'a, i32>, Error> {
-    Ok(read::<T>(value, n, dims)?.map(|&integer| integer.into()))
+    read::<T>(value, n, dims)?.map(|&integer| integer.into())
 }
 
 /// int32 tensors of one value per column.
@@ -202,7 +211,8 @@ mod tests {
     #[test]
     fn columns_convert_and_outlive_their_tensor() {
         let values = [1_u8, 200];
-        let columns = Columns::Each(Cow::Borrowed(&values[..])).map(|&value| i32::from(value)).into_owned();
+        let columns =
+            Columns::Each(Cow::Borrowed(&values[..])).map(|&value| i32::from(value)).unwrap().into_owned().unwrap();
         assert_eq!(columns, Columns::Each(vec![1, 200].into()));
         assert_eq!(columns.borrowed(), columns);
         assert_eq!(Columns::All(7).each(), Columns::Each(vec![7].into()));

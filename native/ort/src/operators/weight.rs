@@ -4,10 +4,12 @@ use std::ffi::CStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use mcd_core::container::memory_needed;
 use mcd_core::{Bound, CompressedWeight, PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType};
 use ort_sys::ONNXTensorElementDataType as Type;
 
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value};
+use crate::memory::Account;
 use crate::operator::Input;
 use crate::options::{Options, Verify};
 use crate::pool::processors;
@@ -54,6 +56,8 @@ pub trait Prepared: Sized {
     }
     /// Whether it may be decided at the first run to decode it.
     const CHOICE: bool = false;
+    /// Whether all of it is decoded with the residency `decoded`.
+    const DECODES: bool;
 }
 
 /// Decoded weights that sessions have, by what is likely to differ where they do.
@@ -80,6 +84,7 @@ impl Prepared for PreparedWeight {
     }
 
     const CHOICE: bool = true;
+    const DECODES: bool = true;
 }
 
 impl Prepared for VerifiedWeight {
@@ -92,6 +97,8 @@ impl Prepared for VerifiedWeight {
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
         Self::new(x2, index, info, options.kernel, options.threads)
     }
+
+    const DECODES: bool = false;
 }
 
 /// A weight; the compressed bytes stay with onnxruntime.
@@ -103,6 +110,8 @@ pub struct Weight<P = PreparedWeight> {
     policy: Policy,
     /// What the type must be, where the node tells.
     expected: Option<WeightType>,
+    /// Of the session, where it has a limit.
+    account: Option<Arc<Account>>,
     state: State<P>,
 }
 
@@ -112,6 +121,27 @@ enum State<P> {
     /// Not an initializer of the node's own graph, verified at the first run. An onnxruntime before 1.29 does not tell
     /// an initializer of an outer graph, as the branches of an If share it, from a computed tensor.
     Deferred(OnceLock<Verified<P>>),
+}
+
+/// Memory that was taken for a weight; given back where nothing comes of it.
+struct Taken<'a> {
+    account: Option<&'a Account>,
+    bytes: u64,
+}
+
+impl Taken<'_> {
+    /// The weight is there.
+    fn keep(mut self) {
+        self.account = None;
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if let Some(account) = self.account {
+            account.give_back(self.bytes);
+        }
+    }
 }
 
 /// A weight whose bytes are known when the session is created.
@@ -152,6 +182,7 @@ impl<P: Prepared> Weight<P> {
             name,
             policy: options.residency,
             expected,
+            account: Account::of_session(info, options.memory_limit)?,
             state: State::Deferred(OnceLock::new()),
         };
         let (x2, index) = (info.constant_input(inputs.x2)?, info.constant_input(inputs.index)?);
@@ -208,11 +239,13 @@ impl<P: Prepared> Weight<P> {
                     Some(verified) => verified,
                     None => {
                         let index = context.input(self.inputs.index)?;
+                        let taken = self.take(&index)?;
                         self.parse(&x2, &index)?;
                         let weight = self.verify(&x2, &index, 1, self.policy.at_creation())?;
                         let bytes = tensor_bytes(&x2, self.inputs.x2)?;
                         let fingerprint = bytes.first_chunk().copied();
                         let fingerprint = fingerprint.ok_or_else(|| Error::internal("a weight without a header"))?;
+                        taken.keep();
                         cell.get_or_init(|| Verified { weight, len: bytes.len(), fingerprint })
                     }
                 };
@@ -227,6 +260,7 @@ impl<P: Prepared> Weight<P> {
 
     /// Checks a weight whose bytes are known, and verifies it unless that is left to the first run.
     fn constant(&self, x2: &Value<'_>, index: &Value<'_>, verify: Verify) -> Result<Constant<P>, Error> {
+        self.take(index)?.keep();
         let parsed = self.parse(x2, index)?;
         let (k, n) = (parsed.geometry().k(), parsed.geometry().n());
         let key = self.key(tensor_bytes(x2, self.inputs.x2)?);
@@ -254,7 +288,7 @@ impl<P: Prepared> Weight<P> {
             return Ok(made);
         }
         let residency = match &constant.entry {
-            Some(entry) if entry.decide(self.policy, Caches::of_machine(processors())) => Residency::Decoded,
+            Some(entry) if self.decodes(entry) => Residency::Decoded,
             Some(_) => Residency::Compressed,
             None => self.policy.at_creation(),
         };
@@ -267,6 +301,37 @@ impl<P: Prepared> Weight<P> {
         };
         *verified = None;
         Ok(constant.made.get_or_init(|| made))
+    }
+
+    /// Whether the weight is decoded where there is a choice: as the rule has it, and the session's memory allows.
+    fn decodes(&self, entry: &Entry) -> bool {
+        let decide = || entry.decide(self.policy, Caches::of_machine(processors()));
+        let Some(account) = &self.account else { return decide() };
+        let bytes = memory_needed(0, &self.info, true);
+        if !account.try_take(bytes) {
+            return false;
+        }
+        let decided = decide();
+        if !decided {
+            account.give_back(bytes);
+        }
+        decided
+    }
+
+    /// Takes what loading the weight needs from the session's memory.
+    fn take(&self, index: &Value<'_>) -> Result<Taken<'_>, Error> {
+        let Some(account) = &self.account else { return Ok(Taken { account: None, bytes: 0 }) };
+        let index = tensor_bytes(index, self.inputs.index)?.len();
+        let decoded = P::DECODES && self.policy.at_creation() == Residency::Decoded;
+        let bytes = memory_needed(index, &self.info, decoded);
+        account.take(bytes).map_err(|error| error.within(&format!("weight {:?}", self.name)))?;
+        Ok(Taken { account: Some(account), bytes })
+    }
+
+    /// Fails where a call that decodes the weight to so many bytes takes more than what is left of the session's memory.
+    pub fn check_output(&self, bytes: usize) -> Result<(), Error> {
+        let Some(account) = &self.account else { return Ok(()) };
+        account.check(bytes as u64).map_err(|error| error.within(&format!("weight {:?}", self.name)))
     }
 
     /// What is likely to differ from that of another weight.

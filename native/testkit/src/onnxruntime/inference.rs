@@ -19,6 +19,8 @@ pub(super) struct Inference<'a> {
     #[expect(clippy::vec_box, reason = "the operator keeps their addresses while the list grows")]
     pub(super) inputs: RefCell<Vec<Box<Info>>>,
     pub(super) output: RefCell<Option<Info>>,
+    #[expect(clippy::vec_box, reason = "as above")]
+    pub(super) attributes: RefCell<Vec<Box<Attribute>>>,
 }
 
 pub(super) unsafe extern "system" fn infer_input(
@@ -42,6 +44,12 @@ pub(super) unsafe extern "system" fn infer_input(
     done()
 }
 
+/// An attribute that is read.
+pub(super) enum Attribute {
+    Number(i64),
+    List(Vec<i64>),
+}
+
 pub(super) unsafe extern "system" fn infer_attribute(
     context: *const OrtShapeInferContext,
     name: *const c_char,
@@ -49,10 +57,14 @@ pub(super) unsafe extern "system" fn infer_attribute(
 ) -> OrtStatusPtr {
     // SAFETY: context and name are live, and there is a place for the answer.
     unsafe {
-        match &at::<Inference<'_>, _>(context).node.compress_info {
-            Some(values) if CStr::from_ptr(name) == c"compress_info" => *out = ptr::from_ref(values).cast(),
-            _ => return fail("there is no such attribute"),
-        }
+        let (context, name) = (at::<Inference<'_>, _>(context), CStr::from_ptr(name));
+        let list = context.node.list(name).map(|list| Attribute::List(list.clone()));
+        let Some(found) = list.or_else(|| context.node.number(name).map(Attribute::Number)) else {
+            return fail("there is no such attribute");
+        };
+        let mut attributes = context.attributes.borrow_mut();
+        attributes.push(Box::new(found));
+        *out = ptr::from_ref(&**attributes.last().expect("it was pushed")).cast();
     }
     done()
 }
@@ -64,11 +76,14 @@ pub(super) unsafe extern "system" fn read_attribute(
     len: usize,
     out: *mut usize,
 ) -> OrtStatusPtr {
-    assert!(matches!(kind, OrtOpAttrType::ORT_OP_ATTR_INTS));
     // SAFETY: the attribute is live, there is room for `len` bytes where integers may lie, and a place for their number.
     unsafe {
-        let values = at::<Vec<i64>, _>(of);
-        *out = size_of_val(&values[..]);
+        let values = match (kind, at::<Attribute, _>(of)) {
+            (OrtOpAttrType::ORT_OP_ATTR_INTS, Attribute::List(list)) => &list[..],
+            (OrtOpAttrType::ORT_OP_ATTR_INT, Attribute::Number(number)) => std::slice::from_ref(number),
+            _ => return fail("it is of another type"),
+        };
+        *out = size_of_val(values);
         if len < *out {
             return fail("the buffer is too small");
         }

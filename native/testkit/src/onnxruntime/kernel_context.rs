@@ -7,6 +7,7 @@ use ort_sys::{OrtKernelContext, OrtStatusPtr, OrtValue};
 use super::lent::{at, slice};
 use super::node::{Node, Tensor};
 use super::status::{done, fail};
+use crate::failing::unrefused;
 
 /// A run of a node.
 pub(super) struct Run<'a> {
@@ -43,11 +44,11 @@ pub(super) unsafe extern "system" fn context_output(
         let count = dims.iter().try_fold(1_i64, |count, dim| count.checked_mul(*dim));
         let Some(count) = count.filter(|count| (0..1 << 20).contains(count)) else { return fail("too large") };
         // As many bytes as the widest output has; the element's size is the target's business.
-        let tensor = Tensor { output: true, ..Tensor::new(0, dims, &vec![0xa5; count as usize * 4]) };
+        let tensor = || Tensor { output: true, ..Tensor::new(0, dims, &vec![0xa5; count as usize * 4]) };
         let run = &mut *context.cast::<Run<'_>>();
         // A second one would free the first, which the operator may still write to.
         assert!(run.output.is_none(), "the output is asked for twice");
-        *out = ptr::from_mut(&mut **run.output.insert(Box::new(tensor))).cast();
+        *out = ptr::from_mut(&mut **run.output.insert(Box::new(unrefused(tensor)))).cast();
     }
     done()
 }

@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr;
 
-use ort_sys::{OrtKernelInfo, OrtKeyValuePairs, OrtStatusPtr, OrtTypeInfo, OrtValue};
+use ort_sys::{OrtKernelInfo, OrtKeyValuePairs, OrtLogger, OrtStatusPtr, OrtTypeInfo, OrtValue};
 
 use super::lent::{at, count, info, lend, string};
 use super::node::Node;
@@ -77,11 +77,7 @@ pub(super) unsafe extern "system" fn attribute_ints(
     // SAFETY: node and name are live, `size` is a place for a number, and `out` is null or has room for as many
     // numbers as that says.
     unsafe {
-        let node = at::<Node, _>(node);
-        let attributes =
-            [(c"compress_info", &node.compress_info), (c"x1_perm", &node.x1_perm), (c"y_perm", &node.y_perm)];
-        let asked = CStr::from_ptr(name);
-        match attributes.into_iter().find(|(name, _)| *name == asked).and_then(|(_, values)| values.as_ref()) {
+        match at::<Node, _>(node).list(CStr::from_ptr(name)) {
             Some(values) => {
                 if !out.is_null() {
                     if *size < values.len() {
@@ -104,13 +100,9 @@ pub(super) unsafe extern "system" fn attribute_int(
 ) -> OrtStatusPtr {
     // SAFETY: node and name are live, and there is a place for the answer.
     unsafe {
-        let node = at::<Node, _>(node);
-        let value = match CStr::from_ptr(name).to_bytes() {
-            b"offset_x" => node.offset_x,
-            b"output_type" => node.output_type,
-            _ => None,
+        let Some(value) = at::<Node, _>(node).number(CStr::from_ptr(name)) else {
+            return fail("No attribute with name");
         };
-        let Some(value) = value else { return fail("No attribute with name") };
         *out = value;
     }
     done()
@@ -133,14 +125,15 @@ pub(super) unsafe extern "system" fn key_value(
     // SAFETY: the entries are the node that `config_entries` was asked about, which lives longer than they do; the key
     // is zero-terminated.
     let (node, key) = unsafe { (at::<Node, _>(entries), CStr::from_ptr(key)) };
-    let entry = match key.to_bytes() {
-        b"mcd.residency" => &node.residency,
-        b"mcd.device" => &node.device,
-        _ => &None,
-    };
-    entry.as_ref().map_or(ptr::null(), |text| text.as_ptr())
+    node.entry(key).map_or(ptr::null(), |text| text.as_ptr())
 }
 
 pub(super) unsafe extern "system" fn release_entries(_: *mut OrtKeyValuePairs) {
     count(-1);
+}
+
+pub(super) unsafe extern "system" fn logger(node: *const OrtKernelInfo, out: *mut *const OrtLogger) -> OrtStatusPtr {
+    // SAFETY: a place for the answer, which nothing looks behind: each node stands for a session.
+    unsafe { *out = node.cast() };
+    done()
 }

@@ -1,6 +1,6 @@
 //! A node and its tensors, described freely.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 /// A tensor of any description.
 #[derive(Debug, Clone)]
@@ -66,7 +66,7 @@ pub struct NodeInput {
 }
 
 /// A node in a session.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Node {
     /// By position; absent ones are `None`.
     pub inputs: Vec<Option<NodeInput>>,
@@ -80,8 +80,44 @@ pub struct Node {
     pub x1_perm: Option<Vec<i64>>,
     /// Attribute.
     pub y_perm: Option<Vec<i64>>,
+    /// Attributes of other names: one integer each.
+    pub numbers: Vec<(&'static CStr, i64)>,
+    /// And lists of integers.
+    pub lists: Vec<(&'static CStr, Vec<i64>)>,
     /// Session config entry.
     pub residency: Option<CString>,
     /// Session config entry.
     pub device: Option<CString>,
+    /// Session config entries of other names.
+    pub entries: Vec<(&'static CStr, CString)>,
+}
+
+impl Node {
+    /// An attribute that is one integer.
+    pub(super) fn number(&self, name: &CStr) -> Option<i64> {
+        match name.to_bytes() {
+            b"offset_x" => self.offset_x,
+            b"output_type" => self.output_type,
+            _ => self.numbers.iter().find(|(other, _)| *other == name).map(|(_, number)| *number),
+        }
+    }
+
+    /// An attribute that is a list of integers.
+    pub(super) fn list(&self, name: &CStr) -> Option<&Vec<i64>> {
+        match name.to_bytes() {
+            b"compress_info" => self.compress_info.as_ref(),
+            b"x1_perm" => self.x1_perm.as_ref(),
+            b"y_perm" => self.y_perm.as_ref(),
+            _ => self.lists.iter().find(|(other, _)| *other == name).map(|(_, list)| list),
+        }
+    }
+
+    /// A session config entry.
+    pub(super) fn entry(&self, name: &CStr) -> Option<&CString> {
+        match name.to_bytes() {
+            b"mcd.residency" => self.residency.as_ref(),
+            b"mcd.device" => self.device.as_ref(),
+            _ => self.entries.iter().find(|(other, _)| *other == name).map(|(_, text)| text),
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Operators as they were registered: kernels of nodes, runs, inference.
 
 use std::cell::RefCell;
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::ptr;
 
 use ort_sys::{OrtApiBase, OrtCustomOp, OrtSessionOptions, OrtStatusPtr};
@@ -49,6 +49,13 @@ impl Operator {
         unsafe { &*self.0 }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &CStr {
+        let name = self.table().GetName.expect("there is one");
+        // SAFETY: the operator gets itself; names live for good.
+        unsafe { CStr::from_ptr(name(self.0)) }
+    }
+
     /// A kernel of a node.
     pub fn create(self, node: &Node) -> Result<Kernel, String> {
         let mut kernel = ptr::null_mut();
@@ -62,7 +69,12 @@ impl Operator {
     /// The type and shape that are inferred for a node's output, if any; dimensions below zero are named.
     pub fn infer(self, node: &Node) -> Option<(i32, Vec<i64>)> {
         let infer = self.table().InferOutputShapeFn?;
-        let context = Inference { node, inputs: RefCell::default(), output: RefCell::default() };
+        let context = Inference {
+            node,
+            inputs: RefCell::default(),
+            output: RefCell::default(),
+            attributes: RefCell::default(),
+        };
         // SAFETY: the operator gets itself and a context that is live for the call.
         let inferred = unsafe { outcome(infer(self.0, ptr::from_ref(&context).cast_mut().cast())) };
         inferred.expect("what cannot be inferred is left alone");

@@ -71,6 +71,7 @@ pub(super) fn table() -> &'static OrtApi {
         KernelInfoGetConstantInput_tensor: constant_input,
         KernelInfoGetAttributeArray_int64: attribute_ints,
         KernelInfoGetAttribute_int64: attribute_int,
+        KernelInfo_GetLogger: logger,
         KernelInfo_GetConfigEntries: config_entries,
         GetKeyValue: key_value,
         ReleaseKeyValuePairs: release_entries,

@@ -35,6 +35,7 @@ impl Bound {
             None => Along { inner: count, count: 1 },
         };
         let weight = Weight::new(api, options, info, WEIGHT, Some(weight_type))?;
+        weight.check_output(count.saturating_mul(size_of::<f32>()))?;
         let inputs = Inputs::of(info)?;
         let scale = Operand::present(info, input::SCALE, along.count, floats)?;
         let zero_point = inputs.operand(input::ZERO_POINT, along.count, zero_points(weight_type))?;

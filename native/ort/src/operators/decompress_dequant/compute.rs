@@ -1,7 +1,5 @@
 //! One call: the weight decoded into the output, as floats.
 
-use std::borrow::Cow;
-
 use mcd_core::{Along, Channels, Layout};
 
 use super::bind::Bound;
@@ -19,10 +17,7 @@ impl Kernel for Bound {
         let scale = self.scale.get(context, dims)?.unwrap_or(Columns::All(1.0));
         let zero_point = match self.zero_point.get(context, dims)? {
             None => Columns::All(0.0),
-            Some(Columns::All(value)) => Columns::All(value as f32),
-            Some(Columns::Each(values)) => {
-                Columns::Each(Cow::Owned(values.iter().map(|&each| each as f32).collect()))
-            }
+            Some(values) => values.map(|&each| each as f32)?,
         };
         let data = context.output(&self.shape)?;
         check_address(data.addr(), FLOAT)?;

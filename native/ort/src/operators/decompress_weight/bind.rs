@@ -31,6 +31,7 @@ impl Bound {
             Some(other) => return Err(Error::invalid(format!("transposed is {other} instead of 0 or 1"))),
         };
         let weight = Weight::new(api, options, info, WEIGHT, Some(weight_type))?;
+        weight.check_output(count)?;
         Ok(Self { weight, shape, count, layout, helpers: Helpers::default() })
     }
 }

@@ -6,7 +6,7 @@ use mcd_core::{Along, RowPart};
 
 use super::bind::{Axis, Bound};
 use super::spec::{Indices, input};
-use crate::ffi::{Dims, Error, KernelContext};
+use crate::ffi::{Dims, Error, KernelContext, with_room};
 use crate::operator::Kernel;
 use crate::operators::operand::Columns;
 use crate::pool::Pool;
@@ -61,23 +61,23 @@ impl Bound {
         rows.map_err(|error| input::INDICES.context(error))?
     }
 
-    fn counted(&self, indices: impl Iterator<Item = i64>) -> Result<Vec<usize>, Error> {
+    fn counted(&self, indices: impl ExactSizeIterator<Item = i64>) -> Result<Vec<usize>, Error> {
         let end = i64::try_from(self.rows).expect("a container's dimensions are small");
         let row = |index: i64| {
             let row = if index < 0 { index.checked_add(end)? } else { index };
             usize::try_from(row).ok().filter(|&row| row < self.rows)
         };
-        indices
-            .map(|index| {
-                // In the words of onnxruntime's Gather.
-                row(index).ok_or_else(|| {
-                    let range = format!("[{},{}]", -end, end - 1);
-                    Error::invalid(format!(
-                        "indices element out of data bounds, idx={index} must be within the inclusive range {range}"
-                    ))
-                })
-            })
-            .collect()
+        let mut rows = with_room(indices.len(), "the rows that are asked for")?;
+        for index in indices {
+            // In the words of onnxruntime's Gather.
+            rows.push(row(index).ok_or_else(|| {
+                let range = format!("[{},{}]", -end, end - 1);
+                Error::invalid(format!(
+                    "indices element out of data bounds, idx={index} must be within the inclusive range {range}"
+                ))
+            })?);
+        }
+        Ok(rows)
     }
 
     /// What of the values goes with a part of a row.

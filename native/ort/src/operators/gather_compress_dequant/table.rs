@@ -59,4 +59,6 @@ impl Prepared for Table {
         };
         Ok(Self { weight, decoded })
     }
+
+    const DECODES: bool = true;
 }

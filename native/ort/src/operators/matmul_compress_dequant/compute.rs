@@ -11,7 +11,7 @@ use super::elementwise::{self, broadcast_into};
 use super::layout::{self, Order};
 use super::postprocess::{dequantize, reorder};
 use super::spec::{Form, input};
-use crate::ffi::{Dims, Error, KernelContext, Value, element_count};
+use crate::ffi::{Dims, Error, KernelContext, Value, element_count, grow};
 use crate::operator::{Kernel, Signature};
 use crate::operators::output::{check_address, elements};
 use crate::pool::Pool;
@@ -67,8 +67,9 @@ impl Kernel for Bound {
         let order = shaped.order.filter(|_| heads.is_none());
         let elementwise = shaped.elementwise(len);
         let in_place = elementwise.is_some() && order.is_none();
-        let target = if in_place { shaped.out } else { uninit(ordered, len).as_mut_ptr().cast() };
-        let products = if self.form == Form::Dequantized { uninit(results, len).as_mut_ptr().cast() } else { target };
+        let target = if in_place { shaped.out } else { uninit(ordered, len)?.as_mut_ptr().cast() };
+        let products =
+            if self.form == Form::Dequantized { uninit(results, len)?.as_mut_ptr().cast() } else { target };
         // SAFETY: the output has `len` elements of the type that `form` declares, at an address that was found to be aligned and
         // not null. It is fresh, or memory that the session's user bound to this output alone. Where the result is reordered or
         // broadcast, `target` is in `ordered` instead, which has `len` elements of four bytes, and is only lent to what follows.
@@ -182,11 +183,12 @@ fn wrong_shape(dims: &[i64], k: usize) -> Error {
 }
 
 /// The first elements of a buffer that grows if it must, to be written.
-fn uninit<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [MaybeUninit<T>] {
+fn uninit<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> Result<&mut [MaybeUninit<T>], Error> {
+    grow(buffer, len, "results on their way")?;
     buffer.resize(buffer.len().max(len), T::default());
     let first = &mut buffer[..len];
     // SAFETY: same layout; what is written through it is a `T` again.
-    unsafe { std::slice::from_raw_parts_mut(first.as_mut_ptr().cast(), len) }
+    Ok(unsafe { std::slice::from_raw_parts_mut(first.as_mut_ptr().cast(), len) })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use super::expand::BEHIND;
 use super::group::{LANES, QUARTERS, Quarters};
 use crate::arch::generic::{ByDistance, Expand, Group, LookedUp, Ranks, continuations, with_root_bits};
-use crate::arch::kernel::Damaged;
+use crate::arch::kernel::{Refused, resize};
 use crate::arch::operands::{Coded, TileCode};
 use crate::codec::Order;
 use crate::codec::decode::CodedTile;
@@ -45,18 +45,18 @@ pub fn decode_panels(
     sums: &mut [Vec<u8>; 2],
     out: &mut [u8],
     stride: usize,
-) -> Result<(), Damaged> {
+) -> Result<(), Refused> {
     let panel = extent.panel();
     let row = code.code.root_bits() * GROUP;
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * row);
     let limit = extent.weights();
     for sums in &mut *sums {
-        sums.resize(limit + GROUP, 0);
+        resize(sums, limit + GROUP, 0)?;
     }
     let addresses = sums.each_mut().map(|sums| sums.as_mut_ptr());
     // SAFETY: both sums have room for all weights and what is read behind them, and the feature is this function's.
     let total = unsafe { continuations::<Quarters, ()>(code, tile, limit, addresses, &mut (), |_, _| ()) };
-    let total = total.ok_or(Damaged)?;
+    let total = total.ok_or(Refused::Damaged)?;
     let mut ahead = Ahead::of(tile, limit);
     let mut taken = 0;
     for (p, roots) in tile.roots.chunks_exact(extent.fractals() * row).enumerate() {
@@ -86,7 +86,7 @@ pub fn decode_panels(
         };
     }
     // Everything was consumed exactly.
-    (taken == total).then_some(()).ok_or(Damaged)
+    (taken == total).then_some(()).ok_or(Refused::Damaged)
 }
 
 /// Decodes a panel with the next of the sums; how many it took.

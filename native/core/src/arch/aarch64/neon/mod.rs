@@ -12,7 +12,7 @@ mod layout;
 mod products;
 
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{Damaged, RowKernel, TileKernel, row_operations};
+use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, resize, row_operations};
 use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
 use crate::arch::workspace::Scratch;
 use decode::decode_panels;
@@ -72,7 +72,7 @@ impl TileKernel for Neon {
         FUSED_ROWS
     }
 
-    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged> {
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
         assert!(out.len() >= coded.extent.span(stride));
         // SAFETY: `self` proves the feature.
         unsafe { decode_panels(coded, &mut scratch.of::<Memory>().sums, out, stride) }
@@ -84,17 +84,25 @@ impl TileKernel for Neon {
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
-    ) -> Result<(), Damaged> {
+    ) -> Result<(), Refused> {
         let Memory { sums, symbols } = scratch.of();
-        symbols.resize(coded.extent.weights(), 0);
+        resize(symbols, coded.extent.weights(), 0)?;
         // SAFETY: `self` proves the feature.
         unsafe { decode_panels(coded, sums, symbols, coded.extent.panel()) }?;
         self.add_products(symbols, coded.extent, rows, acc);
         Ok(())
     }
 
-    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>, _: &mut Scratch) {
+    fn multiply(
+        &self,
+        symbols: &[u8],
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        _: &mut Scratch,
+    ) -> Result<(), NoMemory> {
         self.add_products(symbols, extent, rows, acc);
+        Ok(())
     }
 
     fn rows(&self) -> &dyn RowKernel {

@@ -20,7 +20,7 @@ use super::avx512::decode::{Memory, decode_tile};
 use super::avx512::epilogue::DequantizedColumns;
 use super::avx512::{Avx512, check_operands};
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{Damaged, RowKernel, TileKernel};
+use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel};
 use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
@@ -64,7 +64,7 @@ impl TileKernel for Amx {
         self.0.prefetch(bytes);
     }
 
-    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged> {
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
         self.0.decode(coded, out, stride, scratch)
     }
 
@@ -75,7 +75,7 @@ impl TileKernel for Amx {
         out: *mut u8,
         stride: usize,
         scratch: &mut Scratch,
-    ) -> Option<Result<(), Damaged>> {
+    ) -> Option<Result<(), Refused>> {
         // SAFETY: the caller's contract.
         unsafe { self.0.decode_rows(coded, flip, out, stride, scratch) }
     }
@@ -86,7 +86,7 @@ impl TileKernel for Amx {
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
-    ) -> Result<(), Damaged> {
+    ) -> Result<(), Refused> {
         if rows.m() == 1 {
             return self.0.multiply_coded(coded, rows, acc, scratch);
         }
@@ -96,7 +96,7 @@ impl TileKernel for Amx {
         let (data, overwrite) = acc.data_or_overwrite();
         let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         let memory = scratch.of::<Memory>();
-        let panels = memory.panels.room_for(fused::PANELS * extent.panel());
+        let panels = memory.panels.room_for(fused::PANELS * extent.panel())?;
         let mut result = Ok(());
         self.within(&mut || {
             // SAFETY: `self` proves the features; the buffer begins on a line, and the check above covers the rest. The
@@ -117,7 +117,7 @@ impl TileKernel for Amx {
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
-    ) {
+    ) -> Result<(), NoMemory> {
         if block::too_few(rows.m(), extent) {
             return self.0.multiply(symbols, extent, rows, acc, scratch);
         }
@@ -128,6 +128,7 @@ impl TileKernel for Amx {
         let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
         self.within(&mut || unsafe { block::multiply(symbols.as_ptr(), extent, &rows, to) });
+        Ok(())
     }
 
     fn multiply_epilogue(

@@ -13,19 +13,20 @@
 //! ```
 
 use super::group::Halves;
-use super::planes::{Continuations, ESCAPES_AT_ONCE, MAX_PLANES, PLANE, Planes};
+use super::planes::{Continuations, ESCAPES_AT_ONCE, MAX_PLANES, PLANE};
 use super::symbols::{deltas, look_up, look_up_all, root_fields};
 use crate::arch::generic::{ByDistance, ToBeLookedUp, with_root_bits};
-use crate::arch::kernel::Damaged;
+use crate::arch::kernel::{Refused, resize};
 use crate::arch::operands::{Coded, TileCode};
 use crate::codec::Order;
 use crate::geometry::{FRACTAL, GROUP};
 use std::arch::x86_64::__m256i;
 
 /// Memory that a thread keeps from tile to tile, some kilobytes for the largest one.
+#[derive(Default)]
 pub(super) struct Memory {
     /// Planes of the level that is being built, and of the one below it.
-    planes: [Box<Planes>; 2],
+    planes: [Vec<[u64; PLANE]>; 2],
     /// Root fields of a panel.
     fields: Vec<u8>,
     /// Ranks of a panel, if they are stored.
@@ -38,35 +39,27 @@ pub(super) struct Memory {
     pub(super) x: Vec<[i32; 2]>,
 }
 
-impl Default for Memory {
-    fn default() -> Self {
-        Self {
-            planes: std::array::from_fn(|_| Box::new([[0; PLANE]; MAX_PLANES])),
-            fields: Vec::new(),
-            ranks: Vec::new(),
-            symbols: Vec::new(),
-            escapes: Vec::new(),
-            x: Vec::new(),
-        }
-    }
-}
-
 /// Decodes all panels of a tile, one after the other, and hands each to `sink` with the widened activations.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
 pub(super) fn decode_panels<const PDEP: bool>(
     Coded { code, tile, extent }: Coded<'_>,
     memory: &mut Memory,
     mut sink: impl FnMut(usize, &[u8], &[[i32; 2]]),
-) -> Result<(), Damaged> {
+) -> Result<(), Refused> {
     let row = code.code.root_bits() * GROUP;
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * row);
     let Memory { planes, fields, ranks, symbols, escapes, x } = memory;
-    let mut continuations = Continuations::<PDEP>::new(code, tile, extent.weights(), planes).ok_or(Damaged)?;
+    for planes in &mut *planes {
+        resize(planes, MAX_PLANES, [0; PLANE])?;
+    }
+    let planes = planes.each_mut().map(|planes| planes.first_chunk_mut().expect("there is room"));
+    let continuations = Continuations::<PDEP>::new(code, tile, extent.weights(), planes);
+    let mut continuations = continuations.ok_or(Refused::Damaged)?;
     let panel = extent.panel();
     for buffer in [&mut *fields, ranks, symbols] {
-        buffer.resize(panel, 0);
+        resize(buffer, panel, 0)?;
     }
-    escapes.resize(panel + ESCAPES_AT_ONCE, 0);
+    resize(escapes, panel + ESCAPES_AT_ONCE, 0)?;
     let way = Way::new(code);
     for (p, roots) in tile.roots.chunks_exact(extent.fractals() * row).enumerate() {
         let found = match &way {
@@ -79,7 +72,7 @@ pub(super) fn decode_panels<const PDEP: bool>(
                 continuations.apply_all(*stored, fields, ranks, escapes)
             }
         };
-        let bytes = continuations.escape_bytes(found).ok_or(Damaged)?;
+        let bytes = continuations.escape_bytes(found).ok_or(Refused::Damaged)?;
         let escaped = escapes.iter().map(|&at| usize::from(at)).zip(bytes);
         match &way {
             Way::Distance { centre, base, .. } => {
@@ -96,7 +89,7 @@ pub(super) fn decode_panels<const PDEP: bool>(
         }
         sink(p, symbols, x);
     }
-    continuations.is_finished().then_some(()).ok_or(Damaged)
+    continuations.is_finished().then_some(()).ok_or(Refused::Damaged)
 }
 
 /// How root fields become symbols, and what that needs: made once a tile.

@@ -17,7 +17,7 @@ mod symbols;
 mod vectors;
 
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{Damaged, RowKernel, TileKernel, row_operations};
+use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
 use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
 use crate::arch::workspace::Scratch;
 use crate::geometry::PANEL;
@@ -56,7 +56,7 @@ impl<const PDEP: bool> TileKernel for Avx2<PDEP> {
         FUSED_ROWS
     }
 
-    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged> {
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
         // SAFETY: `self` proves the features.
         unsafe {
             decode_panels::<PDEP>(coded, scratch.of(), |p, symbols, _| {
@@ -71,11 +71,11 @@ impl<const PDEP: bool> TileKernel for Avx2<PDEP> {
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
-    ) -> Result<(), Damaged> {
+    ) -> Result<(), Refused> {
         let (stride, memory) = (acc.stride(), scratch.of::<Memory>());
         // SAFETY: `self` proves the features.
         unsafe {
-            widen(&rows, coded.extent.k(), &mut memory.x);
+            widen(&rows, coded.extent.k(), &mut memory.x)?;
             decode_panels::<PDEP>(coded, memory, |p, symbols, x| {
                 multiply_panel(symbols, x, &mut acc.data()[p * PANEL..], stride);
             })
@@ -89,15 +89,16 @@ impl<const PDEP: bool> TileKernel for Avx2<PDEP> {
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
-    ) {
+    ) -> Result<(), NoMemory> {
         let (stride, memory) = (acc.stride(), scratch.of::<Memory>());
         // SAFETY: `self` proves the features.
         unsafe {
-            widen(&rows, extent.k(), &mut memory.x);
+            widen(&rows, extent.k(), &mut memory.x)?;
             for (p, panel) in symbols[..extent.weights()].chunks_exact(extent.panel()).enumerate() {
                 multiply_panel(panel, &memory.x, &mut acc.data()[p * PANEL..], stride);
             }
         }
+        Ok(())
     }
 
     fn rows(&self) -> &dyn RowKernel {

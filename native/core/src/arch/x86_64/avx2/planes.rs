@@ -103,7 +103,7 @@ impl<'a, const PDEP: bool> Continuations<'a, PDEP> {
         code: &TileCode,
         tile: &CodedTile<'a>,
         limit: usize,
-        planes: &'a mut [Box<Planes>; 2],
+        planes: [&'a mut Planes; 2],
     ) -> Option<Self> {
         let levels = code.code.levels();
         if limit > MAX_TILE_FRACTALS * FRACTAL {

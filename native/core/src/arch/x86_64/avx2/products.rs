@@ -2,20 +2,22 @@
 //! multiplied by `vpmaddwd`, which is exact.
 
 use super::vectors::{LANES, load};
+use crate::arch::kernel::{NoMemory, resize};
 use crate::arch::operands::Rows;
 use crate::geometry::{GROUP, PANEL};
 use std::arch::x86_64::*;
 
 /// Widens rows of `k` activations to 16 bits; of the four of a group, first the even ones, then the odd ones.
 #[target_feature(enable = "avx2")]
-pub(super) fn widen(rows: &Rows<'_>, k: usize, out: &mut Vec<[i32; 2]>) {
-    out.resize(rows.m() * (k / 4), [0; 2]);
+pub(super) fn widen(rows: &Rows<'_>, k: usize, out: &mut Vec<[i32; 2]>) -> Result<(), NoMemory> {
+    resize(out, rows.m() * (k / 4), [0; 2])?;
     for (i, out) in out.chunks_exact_mut(k / 4).enumerate() {
         for (x, out) in rows.row(i)[..k].as_chunks::<4>().0.iter().zip(out) {
             let pair = |low: i8, high: i8| i32::from(high) << 16 | i32::from(low) & 0xffff;
             *out = [pair(x[0], x[2]), pair(x[1], x[3])];
         }
     }
+    Ok(())
 }
 
 /// Adds the products of one panel and all rows of widened activations; rows of `acc` are `stride` apart.

@@ -19,7 +19,7 @@ use super::roots::root_fields;
 use super::sink::Sink;
 use super::unroll::{each_group, unrolled};
 use crate::arch::generic::{ByDistance, Expand, Interleaved, LookedUp, Ranks, continuations, with_root_bits};
-use crate::arch::kernel::Damaged;
+use crate::arch::kernel::{NoMemory, Refused, resize};
 use crate::arch::operands::{Coded, Extent, TileCode};
 use crate::codec::Order;
 use crate::codec::decode::CodedTile;
@@ -52,12 +52,12 @@ pub(in crate::arch::x86_64) struct Lines(Vec<Line>);
 
 impl Lines {
     /// The address of `bytes` of them.
-    pub fn room_for(&mut self, bytes: usize) -> *mut u8 {
+    pub fn room_for(&mut self, bytes: usize) -> Result<*mut u8, NoMemory> {
         let needed = bytes.div_ceil(LINE);
         if self.0.len() < needed {
-            self.0.resize(needed, Line([0; LINE]));
+            resize(&mut self.0, needed, Line([0; LINE]))?;
         }
-        self.0.as_mut_ptr().cast()
+        Ok(self.0.as_mut_ptr().cast())
     }
 }
 
@@ -68,10 +68,10 @@ pub(in crate::arch::x86_64) struct Levels(Lines);
 impl Levels {
     /// Both for a tile of that many weights, and [`BEHIND`] more. They are half a page apart modulo the page, for a load waits
     /// for an earlier store whose address has the same low 12 bits.
-    fn sums(&mut self, weights: usize) -> [*mut u8; 2] {
+    fn sums(&mut self, weights: usize) -> Result<[*mut u8; 2], NoMemory> {
         let second = (weights + BEHIND).next_multiple_of(PAGE) + PAGE / 2;
-        let first = self.0.room_for(second + weights + BEHIND);
-        [first, first.wrapping_add(second)]
+        let first = self.0.room_for(second + weights + BEHIND)?;
+        Ok([first, first.wrapping_add(second)])
     }
 }
 
@@ -83,10 +83,10 @@ pub(in crate::arch::x86_64) unsafe fn decode_tile<S: Sink>(
     Coded { code, tile, extent }: Coded<'_>,
     levels: &mut Levels,
     sink: &mut S,
-) -> Result<(), Damaged> {
+) -> Result<(), Refused> {
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * code.code.root_bits() * GROUP);
     assert!(extent.weights() > 0 && tile.rest.len() >= tile.len + GROUP);
-    let sums = levels.sums(extent.weights());
+    let sums = levels.sums(extent.weights())?;
     // SAFETY: the caller answers for the features; the assertions above cover the roots and the rest, both sums have room
     // for all weights and `BEHIND` more, and the caller answers for the sink.
     unsafe { with_root_bits!(code.code.root_bits(), R => panels::<S, R>(code, tile, extent, sums, sink)) }
@@ -149,10 +149,10 @@ unsafe fn panels<S: Sink, const R: usize>(
     extent: Extent,
     sums: [*mut u8; 2],
     sink: &mut S,
-) -> Result<(), Damaged> {
+) -> Result<(), Refused> {
     let mut ahead = Ahead::of(tile);
     // SAFETY: as promised by the caller.
-    let total = unsafe { levels(code, tile, extent.weights(), sums, &mut ahead, sink) }.ok_or(Damaged)?;
+    let total = unsafe { levels(code, tile, extent.weights(), sums, &mut ahead, sink) }.ok_or(Refused::Damaged)?;
     // SAFETY: as promised by the caller; the table has 256 bytes.
     let taken = unsafe {
         let sums = sums[0].cast_const();
@@ -176,7 +176,7 @@ unsafe fn panels<S: Sink, const R: usize>(
         }
     };
     // Everything was consumed exactly.
-    (taken == total).then_some(()).ok_or(Damaged)
+    (taken == total).then_some(()).ok_or(Refused::Damaged)
 }
 
 /// Entries of levels after which the sink gets its turn: some 100 ns.

@@ -12,7 +12,7 @@ pub(super) mod sink;
 pub(super) mod unroll;
 
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{Damaged, RowKernel, TileKernel, row_operations};
+use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
 use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
@@ -76,7 +76,7 @@ impl TileKernel for Avx512 {
         }
     }
 
-    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Damaged> {
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
         assert!(out.len() >= coded.extent.span(stride));
         let mut sink = Store { out: out.as_mut_ptr(), stride };
         // SAFETY: `self` proves the features, and the check above covers what the sink writes.
@@ -90,7 +90,7 @@ impl TileKernel for Avx512 {
         out: *mut u8,
         stride: usize,
         scratch: &mut Scratch,
-    ) -> Option<Result<(), Damaged>> {
+    ) -> Option<Result<(), Refused>> {
         // SAFETY: `self` proves the features, and the caller answers for what the sink writes.
         unsafe {
             let (flip, fractals) = (_mm512_set1_epi8(flip.cast_signed()), coded.extent.fractals());
@@ -105,7 +105,7 @@ impl TileKernel for Avx512 {
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
-    ) -> Result<(), Damaged> {
+    ) -> Result<(), Refused> {
         check_operands(coded.extent, &rows, acc);
         let stride = acc.stride();
         let data = acc.data().as_mut_ptr();
@@ -123,7 +123,14 @@ impl TileKernel for Avx512 {
         }
     }
 
-    fn multiply(&self, symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>, _: &mut Scratch) {
+    fn multiply(
+        &self,
+        symbols: &[u8],
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        _: &mut Scratch,
+    ) -> Result<(), NoMemory> {
         assert!(symbols.len() >= extent.weights());
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
@@ -131,6 +138,7 @@ impl TileKernel for Avx512 {
         let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
         unsafe { multiply(symbols.as_ptr(), extent.panel(), extent, &rows, to) };
+        Ok(())
     }
 
     fn multiply_epilogue(
