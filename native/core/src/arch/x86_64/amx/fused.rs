@@ -49,6 +49,8 @@ pub struct PipelinedSink<'a> {
     blocks: usize,
     /// Whole steps of 64 along k.
     steps: usize,
+    /// Bytes from the rows of one register to those of the next.
+    block_bytes: usize,
     /// The panel whose products are under way.
     pending: Option<usize>,
 }
@@ -64,35 +66,37 @@ fn heights(m: usize) -> (usize, Heights) {
     (blocks, heights)
 }
 
-/// An instruction, in the text around its register, for each register of sums of a panel: 16 rows each.
+/// An instruction, in the text around its register, for each register of sums of a panel.
 macro_rules! each_of_sums {
     ($sink:ident, $panel:expr, $before:literal, $behind:literal) => {
         match $sink.blocks {
-            1 => each_of_sums!($sink, $panel, $before, $behind, [] "tmm0"),
-            2 => each_of_sums!($sink, $panel, $before, $behind, ["tmm0"] "tmm1"),
-            3 => each_of_sums!($sink, $panel, $before, $behind, ["tmm0" "tmm1"] "tmm2"),
-            _ => each_of_sums!($sink, $panel, $before, $behind, ["tmm0" "tmm1" "tmm2"] "tmm3"),
+            1 => each_of_sums!($sink, $before, $behind, [] "tmm0", at = in(reg) $sink.sums($panel)),
+            2 => each_of_sums!($sink, $before, $behind, ["tmm0"] "tmm1", $panel),
+            3 => each_of_sums!($sink, $before, $behind, ["tmm0" "tmm1"] "tmm2", $panel),
+            _ => each_of_sums!($sink, $before, $behind, ["tmm0" "tmm1" "tmm2"] "tmm3", $panel),
         }
     };
-    ($sink:ident, $panel:expr, $before:literal, $behind:literal, [$($full:tt)*] $last:tt) => {
+    ($sink:ident, $before:literal, $behind:literal, [$($full:tt)*] $last:tt, $at:ident = $($operands:tt)*) => {
         asm!(
             $(
                 concat!($before, $full, $behind),
-                "lea {at}, [{at} + {stride}*8]",
-                "lea {at}, [{at} + {stride}*8]",
+                "lea {at}, [{at} + {block}]",
             )*
             concat!($before, $last, $behind),
-            at = inout(reg) $sink.sums($panel) => _,
             stride = in(reg) $sink.to.stride * size_of::<i32>(),
+            $at = $($operands)*,
             $(out($full) _,)*
             out($last) _,
             options(nostack, preserves_flags),
         )
     };
+    ($sink:ident, $before:literal, $behind:literal, [$($full:tt)*] $last:tt, $panel:expr) => {
+        each_of_sums!(
+            $sink, $before, $behind, [$($full)*] $last,
+            at = inout(reg) $sink.sums($panel) => _, block = in(reg) HEIGHT * $sink.to.stride * size_of::<i32>()
+        )
+    };
 }
-
-// Two times eight rows, in the texts.
-const _: () = assert!(HEIGHT == 16);
 
 impl<'a> PipelinedSink<'a> {
     /// # Safety
@@ -107,8 +111,8 @@ impl<'a> PipelinedSink<'a> {
         let (blocks, heights) = heights(rows.m());
         // SAFETY: the caller's contract.
         unsafe { configure(heights) };
-        let steps = extent.fractals() / STEP;
-        Self { buffer, extent, rows, to, blocks, steps, pending: None }
+        let (steps, block_bytes) = (extent.fractals() / STEP, HEIGHT * rows.stride());
+        Self { buffer, extent, rows, to, blocks, steps, block_bytes, pending: None }
     }
 
     /// Where a panel is in the buffer.
@@ -124,35 +128,37 @@ impl<'a> PipelinedSink<'a> {
     unsafe fn step(&self, panel: usize, step: usize) {
         let w = self.symbols(panel).wrapping_add(step * STEP * FRACTAL);
         let x = self.rows.data().as_ptr().wrapping_add(step * WIDTH);
-        /// The products of rows with the weights: first those of all registers of rows but the last, by way of `$by`. The next
-        /// register's are 16 rows on: an operand for that distance would cost the decoder a register.
+        /// The products of rows with the weights: first those of all registers of rows but the last, by way of `$by`, with what it
+        /// takes to get from the rows of one register to those of the next.
         macro_rules! products {
-            ([$($full:tt with $by:tt),*] $last:tt) => {
+            ([$($full:tt with $by:tt),*] $last:tt, $x:ident = $($operands:tt)*) => {
                 asm!(
                     "tileloadd tmm6, [{w} + {width}*1]",
                     $(
                         concat!("tileloadd ", $by, ", [{x} + {stride}*1]"),
                         concat!("tdpbsud ", $full, ", ", $by, ", tmm6"),
-                        "lea {x}, [{x} + {stride}*8]",
-                        "lea {x}, [{x} + {stride}*8]",
+                        "lea {x}, [{x} + {block}]",
                     )*
                     "tileloadd tmm7, [{x} + {stride}*1]",
                     concat!("tdpbsud ", $last, ", tmm7, tmm6"),
                     w = in(reg) w,
                     width = in(reg) WIDTH,
-                    x = inout(reg) x => _,
                     stride = in(reg) self.rows.stride(),
+                    $x = $($operands)*,
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                     out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                     options(nostack, readonly, preserves_flags),
                 )
+            };
+            ([$($each:tt)*] $last:tt) => {
+                products!([$($each)*] $last, x = inout(reg) x => _, block = in(reg) self.block_bytes)
             };
         }
         // SAFETY: the buffer has the step's weights, 16 lines, and the rows reach over the step, as was promised; the sums are
         // in their registers.
         unsafe {
             match self.blocks {
-                1 => products!([] "tmm0"),
+                1 => products!([] "tmm0", x = in(reg) x),
                 2 => products!(["tmm0" with "tmm4"] "tmm1"),
                 3 => products!(["tmm0" with "tmm4", "tmm1" with "tmm5"] "tmm2"),
                 _ => products!(["tmm0" with "tmm4", "tmm1" with "tmm5", "tmm2" with "tmm4"] "tmm3"),
