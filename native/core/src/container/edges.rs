@@ -26,6 +26,13 @@ struct Row {
     stored: Range<usize>,
 }
 
+/// The most rows that a fractal has: its root fields are of 8 bits at most, so there are eight whole bytes, or fewer and three
+/// parts of one.
+const MOST_ROWS: usize = 10;
+
+/// The rows of a fractal.
+type Rows = [Option<Row>; MOST_ROWS];
+
 impl Inside {
     fn of(columns: usize, depth: usize, root_bits: usize) -> Self {
         Self { lanes: 4 * columns, bits: depth.div_ceil(4) * root_bits }
@@ -44,6 +51,14 @@ impl Inside {
             from = if width == 8 { 0 } else { from + width };
             row
         })
+    }
+
+    /// The same, without memory of their own.
+    fn layout(self) -> Rows {
+        let mut rows = self.rows();
+        let layout = std::array::from_fn(|_| rows.next());
+        debug_assert!(rows.next().is_none());
+        layout
     }
 
     /// Bytes that it is stored in.
@@ -102,7 +117,7 @@ pub fn restore(stored: &[u8], geometry: &Geometry, shape: &TileShape, root_bits:
     let (end, row) = (shape.fractal + shape.fractals, root_bits * GROUP);
     let mut rest = stored;
     // Of the fractals that are cut, most are cut alike.
-    let mut cut: Option<(Inside, Vec<Row>)> = None;
+    let mut cut: Option<(Inside, Rows)> = None;
     for panel in shape.panel..shape.panel + shape.panels {
         let columns = PANEL.min(geometry.n() - panel * PANEL);
         let first_cut = if columns == PANEL { geometry.k() / FRACTAL_K } else { 0 }.clamp(shape.fractal, end);
@@ -112,7 +127,7 @@ pub fn restore(stored: &[u8], geometry: &Geometry, shape: &TileShape, root_bits:
         for fractal in first_cut..end {
             let inside = Inside::of(columns, FRACTAL_K.min(geometry.k() - fractal * FRACTAL_K), root_bits);
             if cut.as_ref().is_none_or(|(other, _)| *other != inside) {
-                cut = Some((inside, inside.rows().collect()));
+                cut = Some((inside, inside.layout()));
             }
             let (_, rows) = cut.as_ref().expect("just made");
             let start = out.len();
@@ -123,8 +138,10 @@ pub fn restore(stored: &[u8], geometry: &Geometry, shape: &TileShape, root_bits:
 }
 
 /// Puts the rows of a fractal that is cut, which `stored` begins with, into `out`, which holds zeros; what follows them.
-fn restore_fractal<'a>(stored: &'a [u8], lanes: usize, rows: &[Row], out: &mut [u8]) -> &'a [u8] {
-    for &Row { byte, from, width, stored: ref at } in rows {
+fn restore_fractal<'a>(stored: &'a [u8], lanes: usize, rows: &Rows, out: &mut [u8]) -> &'a [u8] {
+    let mut end = 0;
+    for &Row { byte, from, width, stored: ref at } in rows.iter().flatten() {
+        end = at.end;
         let (bytes, lanes) = (&stored[at.clone()], &mut out[byte * GROUP..][..lanes]);
         if width == 8 {
             lanes.copy_from_slice(bytes);
@@ -134,7 +151,7 @@ fn restore_fractal<'a>(stored: &'a [u8], lanes: usize, rows: &[Row], out: &mut [
             place_bits(bytes, i * width, width, lanes, from);
         }
     }
-    &stored[rows.last().map_or(0, |row| row.stored.end)..]
+    &stored[end..]
 }
 
 /// Bytes of a word.
