@@ -151,7 +151,7 @@ def restored_bytes(model_input: str | bytes | os.PathLike[str], *, memory_limit:
     name = "the given model" if isinstance(model_input, bytes) else os.fspath(model_input)
     try:
         proto = onnx.ModelProto.FromString(model_input) if isinstance(model_input, bytes) else read_proto(model_input)
-    except (DecodeError, InputError):
+    except (DecodeError, UnicodeDecodeError, InputError):
         return None  # onnxruntime has more formats than one, and says better what is wrong
     if all(opset.domain != DOMAIN for opset in proto.opset_import):
         return None

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -454,3 +456,20 @@ def test_a_sparse_constant_whose_numbers_are_elsewhere_is_refused() -> None:
 def test_sparse_constants_that_are_refused(indices: list[int], dims: list[int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_model(sparse_model(indices, dims))
+
+
+def test_a_name_that_is_not_utf8_is_named_by_protobuf_in_python_too(tmp_path: Path) -> None:
+    """Which other libraries may ask for; what it raises there is no DecodeError."""
+    content = write(text_model(), tmp_path / "m.onnx").read_bytes()
+    assert b"embedded" in content
+    (tmp_path / "m.onnx").write_bytes(content.replace(b"embedded", b"embedd\xb2d"))
+    script = "import sys, mcd_graph.model.loading as l; l.read_proto(sys.argv[1])"
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", script, "m.onnx"],
+        cwd=tmp_path,
+        env={**os.environ, "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert "InputError: m.onnx is not an ONNX model" in result.stderr

@@ -121,7 +121,7 @@ def _parse(path: Path, content: bytes) -> onnx.ModelProto:
         )
     try:
         proto: onnx.ModelProto = onnx.ModelProto.FromString(content)
-    except DecodeError as error:
+    except (DecodeError, UnicodeDecodeError) as error:  # the second: protobuf in Python, of names that are no UTF-8
         # Versions of protobuf before 7 say nothing but that it failed.
         if "depth" in str(error).lower():
             raise InputError(f"{os.fspath(path)}: its graphs or types are nested too deeply") from None
