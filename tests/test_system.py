@@ -55,6 +55,17 @@ def test_compress_verify_and_restore(model: Path, tmp_path: Path) -> None:
         assert (there / each.name).read_bytes() == each.read_bytes(), each.name
 
 
+def test_onnxruntime_finds_nothing_open_for_writing(model: Path, tmp_path: Path) -> None:
+    """The proof opens the new model, and with ``mmap=False`` a copy of the old one: it is run, and not put off."""
+    script = """
+        model, folder = Path(sys.argv[2]), Path(sys.argv[3])
+        for number, mmap in enumerate((True, False)):
+            report = mcd_graph.compress_model(model, folder / f"{number}.onnx", mmap=mmap)
+            assert report.proof.proved, report.proof
+    """
+    on_windows(script, model, tmp_path)
+
+
 def test_command_line(model: Path, tmp_path: Path) -> None:
     script = """
         from mcd_graph.cli import main
@@ -113,6 +124,21 @@ def test_the_fake_refuses_what_windows_refuses(tmp_path: Path) -> None:
                 raise AssertionError
     """
     on_windows(script, tmp_path / "file")
+
+
+def test_the_fake_refuses_a_session_beside_a_writer(model: Path) -> None:
+    script = """
+        import onnxruntime
+        model = sys.argv[2]
+        onnxruntime.InferenceSession(model)
+        with open(model, "r+b"):
+            try:
+                onnxruntime.InferenceSession(model)
+            except PermissionError:
+                sys.exit()
+        raise AssertionError
+    """
+    on_windows(script, model)
 
 
 @pytest.mark.parametrize(

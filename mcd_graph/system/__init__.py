@@ -8,11 +8,11 @@ import os
 import sys
 
 if sys.platform == "win32":
-    from mcd_graph.system.windows import create, is_locked, lock, locked, sync_directory
+    from mcd_graph.system.windows import create, is_locked, lock, locked, reopen, sync_directory
 else:
-    from mcd_graph.system.posix import create, is_locked, lock, locked, sync_directory
+    from mcd_graph.system.posix import create, is_locked, lock, locked, reopen, sync_directory
 
-__all__ = ["READING", "create", "is_locked", "lock", "locked", "processors", "sync_directory"]
+__all__ = ["READING", "create", "is_locked", "lock", "locked", "processors", "reopen", "sync_directory"]
 
 READING = os.O_RDONLY
 """Flags to open a file for reading: without waiting if it is a pipe, as bytes, and not for child processes."""

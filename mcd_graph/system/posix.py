@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["create", "is_locked", "lock", "locked", "sync_directory"]
+__all__ = ["create", "is_locked", "lock", "locked", "reopen", "sync_directory"]
 
 
 def create(path: Path) -> BinaryIO:
@@ -17,6 +17,15 @@ def create(path: Path) -> BinaryIO:
         OSError: the file exists or cannot be created.
     """
     return path.open("x+b")
+
+
+def reopen(path: Path, *, writing: bool) -> int:
+    """Open a file of :func:`create` once more, for reading alone or for writing as well; return the descriptor.
+
+    Raises:
+        OSError: it is gone, or cannot be opened.
+    """
+    return os.open(path, (os.O_RDWR if writing else os.O_RDONLY) | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def lock(file: BinaryIO) -> None:
