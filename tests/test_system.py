@@ -66,6 +66,47 @@ def test_onnxruntime_finds_nothing_open_for_writing(model: Path, tmp_path: Path)
     on_windows(script, model, tmp_path)
 
 
+def test_what_differs_is_kept(model: Path, out: Path) -> None:
+    """It is tried again without, and the first attempt's files, from which weights were taken, can be removed."""
+    script = """
+        import dataclasses
+        from mcd_graph.codec.weights import pack_weight
+        from mcd_graph.compression import packed
+        right = packed.pack_all
+        def wrong(jobs, *given, **named):
+            for job, weight in right(jobs, *given, **named):
+                if job.key == "w2":
+                    array = job.array().copy()
+                    array[3, 5] += 1
+                    other = pack_weight(array)
+                    names = ("x2", "compress_index", "compress_info")
+                    weight = dataclasses.replace(weight, **{name: getattr(other, name) for name in names})
+                yield job, weight
+        packed.pack_all = wrong
+        report = mcd_graph.compress_model(sys.argv[2], Path(sys.argv[3]) / "m.onnx", force_larger=True)
+        assert [node.code for node in report.nodes].count("differs") == 1 and report.proof.proved
+        print(sorted(os.listdir(sys.argv[3])))
+    """
+    assert on_windows(script, model, out).strip() == "['m.onnx', 'm.onnx_data']"
+
+
+def test_a_model_that_is_served_is_replaced(model: Path, out: Path) -> None:
+    """Its data is mapped, so it stays, and the new data has a name of its own."""
+    script = """
+        import mmap
+        path = Path(sys.argv[3]) / "m.onnx"
+        mcd_graph.compress_model(sys.argv[2], path)
+        with path.with_name("m.onnx_data").open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        before = bytes(mapped)
+        mcd_graph.compress_model(sys.argv[2], path, force=True, profile="fast")
+        assert bytes(mapped) == before
+        assert mcd_graph.verify_model(sys.argv[2], path, runs=1).identical
+        print(sorted(os.listdir(path.parent)))
+    """
+    assert on_windows(script, model, out).strip() == "['m.2.onnx_data', 'm.onnx', 'm.onnx_data']"
+
+
 def test_command_line(model: Path, tmp_path: Path) -> None:
     script = """
         from mcd_graph.cli import main

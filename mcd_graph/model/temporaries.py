@@ -100,7 +100,7 @@ def closed_for_writing(*files: BinaryIO) -> Iterator[None]:
 
 
 def _reopen(files: Sequence[BinaryIO], *, writing: bool) -> None:
-    """Have open files lead to what is opened anew, under the lock of their directory: nobody finds them without theirs."""
+    """Have open files lead to what is opened anew, under their directory's lock: nobody finds them without."""
     with system.locked(Path(files[0].name).parent):
         for file in files:
             place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
