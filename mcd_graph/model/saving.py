@@ -26,10 +26,10 @@ from mcd_graph.model.content import serialized
 from mcd_graph.model.data_files import DATA_FILE_KEY, DataFiles, check_data_name
 from mcd_graph.model.files import is_text, sync
 from mcd_graph.model.layout import TensorLayout
-from mcd_graph.model.replacement import copy_attributes, put_new, refuse_existing, replace
+from mcd_graph.model.replacement import put_new, refuse_existing, replace
 from mcd_graph.model.temporaries import MARK, closed_for_writing, temporary_file
 from mcd_graph.progress import Progress
-from mcd_graph.system import locked, sync_directory
+from mcd_graph.system import copy_attributes, locked, sync_directory
 
 __all__ = ["ModelWriter", "NotSmallerError"]
 

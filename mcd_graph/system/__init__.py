@@ -8,13 +8,14 @@ import os
 import sys
 
 if sys.platform == "win32":
-    from mcd_graph.system.windows import create, is_locked, lock, locked, reopen, sync_directory
+    from mcd_graph.system.windows import copy_attributes, create, is_locked, lock, locked, reopen, sync_directory
 else:
-    from mcd_graph.system.posix import create, is_locked, lock, locked, reopen, sync_directory
+    from mcd_graph.system.posix import copy_attributes, create, is_locked, lock, locked, reopen, sync_directory
 
 __all__ = [
     "MAPPED_CAN_GO",
     "READING",
+    "copy_attributes",
     "create",
     "is_locked",
     "lock",

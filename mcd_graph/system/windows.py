@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 # Where mypy checks for another system, it knows nothing of what follows.
 assert sys.platform == "win32" or not TYPE_CHECKING  # noqa: S101
 
-__all__ = ["create", "is_locked", "lock", "locked", "reopen", "sync_directory"]
+__all__ = ["copy_attributes", "create", "is_locked", "lock", "locked", "reopen", "sync_directory"]
 
 _READ, _WRITE = 0x8000_0000, 0x4000_0000
 _SHARE_ALL = 1 | 2 | 4  # reading, writing, renaming and removing
@@ -56,6 +56,10 @@ def _open(path: Path, access: int, share: int, disposition: int, flags: int) -> 
     if handle == _INVALID:
         raise _failed(ctypes.get_last_error(), path)
     return int(handle)
+
+
+def copy_attributes(source: Path, descriptor: int) -> None:
+    """Do nothing: a new file has the permissions that its directory hands down."""
 
 
 def create(path: Path) -> BinaryIO:
