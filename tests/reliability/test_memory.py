@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,13 @@ def test_each_session_has_an_account_of_its_own(three: Path) -> None:
     del sessions
     for _ in range(5):
         mcd_graph.InferenceSession(three, residency="decoded", memory_limit=1 << 18)
+
+    # A session is known by its logger, whose address another one may get as soon as it has gone.
+    def come_and_go(_: int) -> None:
+        mcd_graph.InferenceSession(three, residency="decoded", memory_limit=1 << 17)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(come_and_go, range(200)))
     mcd_graph.enable(memory_limit=10)
     try:
         with pytest.raises(Exception, match=r"mcd\.memory_limit"):

@@ -33,9 +33,13 @@ fn overloads(name: &CStr) -> Vec<Operator> {
     all.iter().copied().filter(|operator| operator.name() == name).collect()
 }
 
-fn weight(n: usize, k: usize) -> EncodedWeight {
+fn elements(n: usize, k: usize) -> Vec<u8> {
     let mut rng = Rng::new(7);
-    let w: Vec<u8> = (0..n * k).map(|_| (0..4).map(|_| rng.below(9)).sum::<usize>() as u8).collect();
+    (0..n * k).map(|_| (0..4).map(|_| rng.below(9)).sum::<usize>() as u8).collect()
+}
+
+fn weight(n: usize, k: usize) -> EncodedWeight {
+    let w = elements(n, k);
     let view = WeightView::new(&w, (n, k), (k, 1), WeightType::I8).unwrap();
     encode_packed(&view, Profile::Balanced, Tiling::default()).unwrap()
 }
@@ -179,10 +183,13 @@ fn model_with_constant(weight: &EncodedWeight, transposed: u8) -> PathBuf {
 
 #[test]
 fn a_constant_at_opening() {
-    let weight = weight(600, 700);
-    for transposed in [0, 1] {
+    let (n, k) = (600, 700);
+    let (weight, rows) = (weight(n, k), elements(n, k));
+    let columns: Vec<u8> = (0..n * k).map(|i| rows[i % n * k + i / n]).collect();
+    for (transposed, expected) in [(0, columns), (1, rows)] {
         let model = model_with_constant(&weight, transposed);
         let count = each_request_refused("a constant at opening", || mcd_ort::restored_constants(&model));
         assert!(count > 3, "it takes {count} requests");
+        assert!(mcd_ort::restored_constants(&model) == Ok(vec![("w".to_owned(), expected)]));
     }
 }

@@ -42,13 +42,22 @@ impl Parallel for Scoped {
             }
         };
         std::thread::scope(|scope| {
+            let mut others = Vec::new();
             for _ in 1..self.threads().min(tasks) {
                 // A thread that the system refuses, for want of memory say, is done without.
-                if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                if others.try_reserve(1).is_err() {
                     break;
+                }
+                match std::thread::Builder::new().spawn_scoped(scope, work) {
+                    Ok(other) => others.push(other),
+                    Err(_) => break,
                 }
             }
             work();
+            // The scope waits for their work only; a thread that is still ending is in this library's code.
+            for other in others {
+                other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            }
         });
     }
 }
