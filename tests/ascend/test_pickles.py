@@ -20,10 +20,10 @@ from mcd_graph.ascend import load_weights
 WEIGHT = np.arange(-6, 6, dtype=np.int8).reshape(3, 4)
 
 
-def npy(payload: bytes, *, shape: str = "()", descr: str = "'|O'") -> bytes:
-    """Return a .npy file of objects around a pickle."""
+def npy(payload: bytes, *, shape: str = "()", descr: str = "'|O'", length: int = 0) -> bytes:
+    """Return a .npy file of objects around a pickle, whose header has that length if one is given."""
     header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".encode()
-    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    header += b" " * (length - 1 - len(header) if length else -(len(header) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + payload
 
 
@@ -240,6 +240,15 @@ def test_a_list_that_holds_itself_is_no_dict(tmp_path: Path) -> None:
 def test_what_is_no_such_file(tmp_path: Path, content: bytes, reason: str) -> None:
     with pytest.raises(InputError, match=reason):
         load(tmp_path, content)
+
+
+def test_headers_that_numpy_does_not_write(tmp_path: Path) -> None:
+    payload = pickled({"a": WEIGHT})
+    assert load(tmp_path, npy(payload, length=4096)).keys() == {"a"}
+    other_version = npy(payload).replace(b"NUMPY\x01\x00", b"NUMPY\x01\x01")
+    for content in (npy(payload, length=4097), other_version):
+        with pytest.raises(InputError, match=r"is not a \.npy file"):
+            load(tmp_path, content)
 
 
 GOOD = pickled({"a": WEIGHT, "b": np.ones(3, np.float32)})
