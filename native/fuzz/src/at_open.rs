@@ -51,6 +51,9 @@ fn folder() -> &'static Path {
 /// A field of a protobuf message.
 fn field(number: u8, content: &[u8]) -> Vec<u8> {
     let mut out = vec![number << 3 | 2];
+    if number > 15 {
+        out = vec![number << 3 & 0x7f | 0x82, number >> 4];
+    }
     let mut len = content.len();
     while len >= 0x80 {
         out.push(len as u8 | 0x80);
@@ -114,14 +117,20 @@ pub fn check(data: &[u8]) {
     let file = match name {
         0 => "../d.onnx_data",
         1 => "missing",
-        2 => "",
+        2..64 => "", // inside of the model
         _ => "d.onnx_data",
     };
-    changed |= name < 3;
+    changed |= name < 2;
     let list: Vec<&str> = constants.iter().map(|constant| &constant.json[..]).collect();
     let text = format!(r#"{{"data":"{file}","constants":[{}]}}"#, list.join(","));
     let entry = [field(1, b"mcd.at_open"), field(2, text.as_bytes())].concat();
     let mut model = [&[8, 10][..], &field(7, &[0xff; 9]), &field(14, &entry)].concat();
+    if file.is_empty() {
+        let node = field(5, &field(5, &field(9, &stored)));
+        let function = [field(1, b"mcd_at_open_data"), field(7, &node)].concat();
+        model.extend(field(25, &function));
+        stored.clear();
+    }
     // What is left changes bytes of either file, wherever.
     while !input.0.is_empty() {
         let (at, with) = (usize::from(input.word()), input.byte());
