@@ -52,7 +52,8 @@ impl Constants {
         let mut constants: Self = serde_json::from_str(text)
             .map_err(|error| Error::invalid(format!("metadata mcd.at_open cannot be read: {error}")))?;
         if constants.data.as_os_str().is_empty() {
-            let gone = "the compressed constants are not in the model: another program has written it anew, without them";
+            let gone =
+                "the compressed constants are not in the model: another program has written it anew, without them";
             constants.part = Some(metadata::data_of(path, FUNCTION)?.ok_or_else(|| Error::invalid(gone))?);
             path.clone_into(&mut constants.data);
             return Ok(constants);
@@ -98,7 +99,9 @@ impl Constants {
             let len = usize::try_from(len).map_err(|_| Error::invalid("it is too large"))?;
             let mut bytes = with_room(len, "a compressed constant")?;
             bytes.resize(len, 0);
-            file.seek(SeekFrom::Start(part.start + offset)).and_then(|_| file.read_exact(&mut bytes)).map_err(in_file)?;
+            file.seek(SeekFrom::Start(part.start + offset))
+                .and_then(|_| file.read_exact(&mut bytes))
+                .map_err(in_file)?;
             Ok(bytes)
         };
         Ok((read(&constant.x2)?, read(&constant.compress_index)?))
