@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -374,3 +377,11 @@ def test_a_memory_limit_holds_for_restored_constants(compressed: Path) -> None:
         mcd_graph.session_options(model=compressed, memory_limit=needed - 1)
     with pytest.raises(InputError, match="the memory limit is 1000"):
         mcd_graph.InferenceSession(compressed, residency="plain", memory_limit=1000)
+
+
+def test_a_system_that_refuses_threads(compressed: Path) -> None:
+    code = "import sys, mcd_graph; mcd_graph.InferenceSession(sys.argv[1])"
+    environment = {**os.environ, "RUST_MIN_STACK": str(1 << 60)}  # no thread of the library has room for its stack
+    command = [sys.executable, "-P", "-c", code, str(compressed)]
+    result = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

@@ -18,11 +18,15 @@ const ENTRY_VALUE: u64 = 2;
 /// More metadata than this under one key is a damaged file.
 const LIMIT: u64 = 64 << 20;
 
+/// So many bytes are read at once. The standard library's reader ends the process where it cannot have its buffer, and what is
+/// large is skipped or read past it.
+const BUFFER: usize = 512;
+
 /// The text that the model at `path` has under `key`, if any. A file that is no model has none: onnxruntime says so.
 pub fn find(path: &Path, key: &str) -> Result<Option<String>, Error> {
     let failed = |error: io::Error| Error::invalid(error.to_string());
     let file = File::open(path).map_err(failed)?;
-    match find_in(&mut BufReader::new(file), key) {
+    match find_in(&mut BufReader::with_capacity(BUFFER, file), key) {
         Ok(found) => Ok(found),
         Err(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => Ok(None),
         Err(error) => Err(failed(error)),

@@ -14,10 +14,11 @@ mod metadata;
 use std::ffi::CStr;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
+use mcd_core::Parallel;
+use mcd_core::parallel::Scoped;
 use ort_sys::OrtSessionOptions;
 
 use self::constants::{Constant, Constants};
@@ -118,22 +119,16 @@ fn check_memory(constants: impl Iterator<Item = u64>, limit: u64) -> Result<(), 
 fn restored(constants: &Constants) -> Result<Vec<ByteTensor>, Error> {
     let mut places = with_room(constants.list.len(), "the constants")?;
     places.resize_with(constants.list.len(), Mutex::<Option<Result<ByteTensor, Error>>>::default);
-    let next = AtomicUsize::new(0);
-    let work = || {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let (Some(constant), Some(place)) = (constants.list.get(index), places.get(index)) else { return };
-            let tensor = constants.restore(constant);
-            let tensor = tensor.map_err(|error| error.within(&format!("constant {:?}", constant.name)));
-            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(tensor);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..processors().min(constants.list.len()) {
-            scope.spawn(work);
-        }
-        work();
+    Scoped(processors()).run(constants.list.len(), &|index| {
+        let (Some(constant), Some(place)) = (constants.list.get(index), places.get(index)) else { return };
+        let tensor = constants.restore(constant);
+        let tensor = tensor.map_err(|error| error.within(&format!("constant {:?}", constant.name)));
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(tensor);
     });
-    let found = places.into_iter().map(|place| place.into_inner().unwrap_or_else(PoisonError::into_inner));
-    found.map(|each| each.unwrap_or_else(|| Err(Error::internal("a constant was not restored")))).collect()
+    let mut tensors = with_room(places.len(), "the constants")?;
+    for place in places {
+        let restored = place.into_inner().unwrap_or_else(PoisonError::into_inner);
+        tensors.push(restored.unwrap_or_else(|| Err(Error::internal("a constant was not restored")))?);
+    }
+    Ok(tensors)
 }
