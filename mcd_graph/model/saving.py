@@ -225,6 +225,7 @@ class ModelWriter:
             return
         self._layout.relocate(model, name, self._data.name)
         self._set_data_file(model, self._data.name)
+        self._model_file.close()  # it is in place, and Windows replaces nothing that is open
         with self._temporary(f"{self._token}-2", "onnx") as file:
             file.write(serialized(model))
             copy_attributes(self._destination, file.fileno())

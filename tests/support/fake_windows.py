@@ -51,6 +51,14 @@ def _open_elsewhere(path: str) -> bool:
     return False
 
 
+def _is_open(status: os.stat_result) -> bool:
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if os.path.samestat(entry.stat(), status):
+                return True
+    return False
+
+
 def _open_for_writing(path: Path) -> bool:
     """Tell whether any descriptor of this process may write to a file."""
     for entry in Path("/proc/self/fd").iterdir():
@@ -128,12 +136,15 @@ def _dup2(descriptor: int, other: int, inheritable: bool = True) -> int:
     return _plain_dup2(descriptor, other, inheritable)
 
 
-def _refusing(call: Callable[..., None], paths: int) -> Callable[..., None]:
-    def checked(*arguments: Any, **options: Any) -> None:
-        for path in arguments[:paths]:
-            if _open_elsewhere(os.fspath(path)):
-                raise PermissionError(13, "it is open", os.fspath(path))
-        call(*arguments, **options)
+def _refusing(call: Callable[..., None]) -> Callable[..., None]:
+    """Return a call that refuses a file that is open, and to replace one that is, however it was opened."""
+
+    def checked(path: str | os.PathLike[str], *others: str | os.PathLike[str], **options: Any) -> None:
+        if _open_elsewhere(os.fspath(path)):
+            raise PermissionError(13, "it is open", os.fspath(path))
+        if others and Path(others[0]).exists() and _is_open(Path(others[0]).stat()):
+            raise PermissionError(13, "what it would replace is open", os.fspath(others[0]))
+        call(path, *others, **options)
 
     return checked
 
@@ -162,7 +173,7 @@ def install() -> None:
     sys.platform = before
     del sys.modules["msvcrt"]
     mcd_graph.system.windows._failed = _failed
-    os.replace, os.rename, os.unlink = _refusing(os.replace, 2), _refusing(os.rename, 2), _refusing(os.unlink, 1)
+    os.replace, os.rename, os.unlink = _refusing(os.replace), _refusing(os.rename), _refusing(os.unlink)
     os.remove = os.unlink
     os.close, os.dup2 = _close, _dup2
     ort.InferenceSession.__init__ = _refusing_writers(ort.InferenceSession.__init__)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use mcd_core::{EncodedWeight, Profile, Tiling, WeightType, WeightView, encode, encode_packed};
-use mcd_testkit::model_file::with_metadata;
+use mcd_testkit::model_file::{function_with_data, with_metadata};
 
 use crate::input::Input;
 use crate::reach::reached;
@@ -102,13 +102,17 @@ pub fn check(data: &[u8]) {
     let file = match name {
         0 => "../d.onnx_data",
         1 => "missing",
-        2 => "",
+        2..64 => "", // inside of the model
         _ => "d.onnx_data",
     };
-    changed |= name < 3;
+    changed |= name < 2;
     let list: Vec<&str> = constants.iter().map(|constant| &constant.json[..]).collect();
     let text = format!(r#"{{"data":"{file}","constants":[{}]}}"#, list.join(","));
     let mut model = with_metadata("mcd.at_open", &text);
+    if file.is_empty() {
+        model.extend(function_with_data("mcd_at_open_data", &stored));
+        stored.clear();
+    }
     // What is left changes bytes of either file, wherever.
     while !input.0.is_empty() {
         let (at, with) = (usize::from(input.word()), input.byte());

@@ -46,13 +46,13 @@ pub unsafe fn restore(api: Api, options: *mut OrtSessionOptions) -> Result<(), E
     let Some(model) = (unsafe { api.session_config_entry(options, MODEL) })? else { return Ok(()) };
     let with_context = |error: Error| error.within(&format!("session config entry mcd.model: {model}"));
     let path = Path::new(&model);
-    let mark = mark(path).map_err(with_context)?;
+    let mark = mark(path);
     let prefix = format!("{options:p} ");
     // SAFETY: the caller's contract.
     let before = (unsafe { api.session_config_entry(options, RESTORED) })?;
     // A clone of options has the entries of the original.
     let before = before.as_deref().and_then(|found| found.strip_prefix(&prefix));
-    if before == Some(mark.as_str()) {
+    if before.is_some_and(|before| mark.as_ref().is_ok_and(|mark| mark == before)) {
         return Ok(());
     }
     // Whatever this model is: onnxruntime would take them for initializers of the same names in it.
@@ -62,6 +62,7 @@ pub unsafe fn restore(api: Api, options: *mut OrtSessionOptions) -> Result<(), E
              give each model session options of its own",
         )));
     }
+    let mark = mark.map_err(with_context)?;
     let Some(text) = metadata::find(path, KEY).map_err(with_context)? else { return Ok(()) };
     // SAFETY: the caller's contract.
     let limit = (unsafe { api.session_config_entry(options, MEMORY_LIMIT) })?;
