@@ -2,8 +2,8 @@
 
     python -P tests/reliability/mutate.py mcd_graph/ascend/pickles.py tests/ascend/test_pickles.py [PYTEST ARGUMENT...]
 
-Each change runs in a fork of one process that has imported all that is imported from elsewhere, so it takes about as long
-as the tests themselves. Comparisons are turned, conditions negated, numbers moved by one, ``and`` and ``or`` exchanged,
+Each change runs in a fork of one process that has imported what comes from elsewhere, so it takes about as long as the
+tests themselves. Comparisons are turned, conditions negated, numbers moved by one, ``and`` and ``or`` exchanged,
 results and whole statements left out. What survives changes nothing, or is not tested.
 """
 
@@ -108,7 +108,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         """Run the tree."""
-        exec(compile(self.tree, str(self.path), "exec"), module.__dict__)
+        exec(compile(self.tree, str(self.path), "exec"), module.__dict__)  # noqa: S102 (what importing is)
 
 
 def survives(finder: Finder, arguments: list[str]) -> bool:
@@ -125,6 +125,12 @@ def survives(finder: Finder, arguments: list[str]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
+def say(line: str) -> None:
+    """Write a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 def main(path: Path, arguments: list[str]) -> int:
     """Try all changes of a module; whether any survives."""
     name = ".".join(path.with_suffix("").parts)
@@ -136,8 +142,8 @@ def main(path: Path, arguments: list[str]) -> int:
         count += 1
         if survives(Finder(name, path, tree), arguments):
             left.append(line)
-            print(f"{path}:{line}: {what}: {text}", flush=True)
-    print(f"{count - len(left)} of {count} changes of {path} are seen", flush=True)
+            say(f"{path}:{line}: {what}: {text}")
+    say(f"{count - len(left)} of {count} changes of {path} are seen")
     return 1 if left else 0
 
 

@@ -13,7 +13,7 @@ from saved import tensors
 
 from mcd_graph import InputError, compress_model, restore_model
 from mcd_graph.cli import main
-from mcd_graph.model.unchanged import FileIdentity
+from mcd_graph.model.unchanged import FileIdentity, Watch
 from mcd_graph.progress import Progress
 
 
@@ -74,6 +74,14 @@ def test_a_change_while_restoring(source: Path, out: Path, change: Callable[[Pat
     with pytest.raises(InputError):
         restore_model(source.with_name("c.onnx"), out / "m.onnx", progress=once(change, path))
     assert digests(out) == {}
+
+
+def test_a_change_between_two_readings(source: Path) -> None:
+    watch = Watch()
+    watch.begin([FileIdentity.of(source)])
+    append(source)
+    with pytest.raises(InputError, match=r"changed while it was read: it has [\d,]+ bytes now"):
+        watch.begin([FileIdentity.of(source)])
 
 
 def test_a_change_in_an_old_model_that_is_replaced(source: Path, out: Path) -> None:
