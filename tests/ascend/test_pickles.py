@@ -48,6 +48,7 @@ def load(tmp_path: Path, content: bytes) -> dict[str, np.ndarray]:
         WEIGHT[:, ::2],
         np.zeros((0, 4), np.int8),
         np.array(3, np.int8),
+        np.ones((1,) * 32, np.int8),
         *(np.arange(6).reshape(2, 3).astype(code) for code in ("u1", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8", "?")),
     ],
 )

@@ -110,6 +110,10 @@ impl Side {
             reach.ok_or_else(|| refused(format!("a kernel in dimension {i} whose reach cannot be counted")))?;
         let (begin, end) = match padding {
             Padding::Explicit(begin, end) => (begin[i], end[i]),
+            // No stride has a pixel then, and onnxruntime refuses it as well.
+            Padding::SameUpper | Padding::SameLower if size == 0 => {
+                return Err(refused(format!("an image of 0 in dimension {i}")));
+            }
             Padding::SameUpper | Padding::SameLower => {
                 let steps = size.div_ceil(stride).saturating_sub(1);
                 // At most one stride more than the image.
@@ -190,5 +194,8 @@ mod tests {
         assert!(Window::new(&[1, 1], &[1, 1], &[1, 1], &[1, 1], many).is_err());
         assert!(Window::new(&[1], &[1, 1], &[1, 1], &[1, 1], Padding::SameUpper).is_err());
         assert!(Window::new(&[], &[], &[], &[], Padding::SameUpper).is_err());
+        for padding in [Padding::SameUpper, Padding::SameLower] {
+            assert!(Window::new(&[0], &[3], &[2], &[1], padding).is_err());
+        }
     }
 }
