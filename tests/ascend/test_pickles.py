@@ -246,10 +246,26 @@ def test_what_is_no_such_file(tmp_path: Path, content: bytes, reason: str) -> No
 def test_headers_that_numpy_does_not_write(tmp_path: Path) -> None:
     payload = pickled({"a": WEIGHT})
     assert load(tmp_path, npy(payload, length=4096)).keys() == {"a"}
+    second = npy(payload)
+    second = b"\x93NUMPY\x02\x00" + second[8:10] + b"\0\0" + second[10:]  # its length has four bytes
+    assert load(tmp_path, second).keys() == {"a"}
     other_version = npy(payload).replace(b"NUMPY\x01\x00", b"NUMPY\x01\x01")
     for content in (npy(payload, length=4097), other_version):
         with pytest.raises(InputError, match=r"is not a \.npy file"):
             load(tmp_path, content)
+
+
+def test_types_that_no_weight_has(tmp_path: Path) -> None:
+    one_byte, two_bytes = pickled({"a": WEIGHT}), pickled({"a": WEIGHT.astype("<i2")})
+    assert (one_byte.count(b"\x8c\x01|"), two_bytes.count(b"\x8c\x01<")) == (1, 1)
+    for payload in (
+        pickled({"a": WEIGHT.astype(np.complex64)}),
+        pickled({"a": WEIGHT.astype(">i2")}),
+        one_byte.replace(b"\x8c\x01|", b"\x8c\x01>"),
+        two_bytes.replace(b"\x8c\x01<", b"\x8c\x01|"),
+    ):
+        with pytest.raises(InputError, match="weight 'a' has dtype"):
+            load(tmp_path, npy(payload))
 
 
 GOOD = pickled({"a": WEIGHT, "b": np.ones(3, np.float32)})

@@ -84,6 +84,14 @@ def test_a_change_between_two_readings(source: Path) -> None:
         watch.begin([FileIdentity.of(source)])
 
 
+def test_a_file_that_is_gone_has_changed(source: Path) -> None:
+    watch = Watch()
+    watch.begin([FileIdentity.of(source)])
+    source.unlink()
+    with pytest.raises(InputError, match=r"it cannot be opened any more \(No such file"):
+        watch.check(weights=False)
+
+
 def test_a_change_in_an_old_model_that_is_replaced(source: Path, out: Path) -> None:
     compress_model(source, out / "m.onnx")
     before = digests(out)

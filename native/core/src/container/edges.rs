@@ -195,6 +195,22 @@ mod tests {
     }
 
     #[test]
+    fn the_tiles_that_cross_an_edge() {
+        let found = |n, k| -> Vec<bool> {
+            let geometry = Geometry::new(k, n, Tiling { k: 2, n: 2 }).unwrap();
+            (0..geometry.tiles()).map(|t| crosses(&geometry, &geometry.tile(t))).collect()
+        };
+        assert_eq!(found(32, 64), [false]);
+        assert_eq!(found(48, 32), [false; 2]);
+        for (n, k) in [(31, 64), (32, 63), (1, 1)] {
+            assert_eq!(found(n, k), [true], "{n} x {k}");
+        }
+        for (n, k) in [(33, 64), (32, 65)] {
+            assert_eq!(found(n, k), [false, true], "{n} x {k}");
+        }
+    }
+
+    #[test]
     fn what_is_cut_is_restored() {
         for (n, k) in [(1, 1), (16, 32), (17, 33), (5, 70), (47, 31), (16, 27), (33, 120), (15, 4), (300, 6)] {
             let geometry = Geometry::new(k, n, Tiling { k: 2, n: 2 }).unwrap();
