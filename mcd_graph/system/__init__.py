@@ -1,7 +1,6 @@
 """What differs between systems: how files are locked, opened and renamed, and how many processors there are.
 
-`posix` was run on Linux. `windows` was written from the system's documentation and tested with stand-ins for its calls;
-it has never run on a Windows.
+`posix` was run on Linux, `windows` with stand-ins for the system's calls and under Wine, never on a Windows.
 """
 
 import os
