@@ -123,8 +123,6 @@ def compress_model(
         raise InputError(f"min_saving is a share below 1, such as 0.01 for one per cent, not {min_saving:g}")
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
-    if at_open and inline:
-        raise InputError("constants that are restored at opening need a data file: give either inline or at_open")
     check_libraries(custom_ops)
     request = Request(
         model_input=model_input, opened=model_input, model_output=model_output, profile=profile, jobs=jobs,

@@ -8,6 +8,7 @@ import contextlib
 import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -51,17 +52,31 @@ def death_of(work: Callable[[], object], *, seconds: float) -> str | None:
             if child == 0:
                 _work(work)
         while time.monotonic() < end:
-            ended, status = os.waitpid(child, os.WNOHANG)
+            ended, death = _end_of(child)
             if ended:
                 child = 0
-                return signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else None
+                return death
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
         return None
     finally:
         if child:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
+            _kill(child)
+
+
+def _end_of(child: int) -> tuple[bool, str | None]:
+    """Tell whether a child has ended, and the signal that ended it."""
+    if sys.platform != "win32":  # for mypy, as below: nobody comes here without a fork
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return True, signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else None
+    return False, None
+
+
+def _kill(child: int) -> None:
+    if sys.platform != "win32":
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """onnxruntime sessions as this package needs them: quiet, on the CPU, with the custom operator registered."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ import onnx
 import onnxruntime as ort
 
 from mcd_graph.errors import InputError
+from mcd_graph.in_memory import as_file
 from mcd_graph.model.loading import read_proto
 from mcd_graph.options import quiet_options
 
@@ -54,9 +56,8 @@ def create_session(
     if os.fsencode(name).decode(errors="replace") != name:
         raise InputError(f"{name}: onnxruntime opens no file whose name is not UTF-8")
     try:
-        options = quiet_options(
-            threads=threads, model=None if isinstance(model, bytes) else name, custom_ops=custom_ops
-        )
+        with as_file(model) if isinstance(model, bytes) else contextlib.nullcontext(name) as path:
+            options = quiet_options(threads=threads, model=path, custom_ops=custom_ops)
     except InputError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own

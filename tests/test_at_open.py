@@ -2,7 +2,11 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -216,9 +220,120 @@ def test_names_that_are_excluded_and_small_savings(source: Path, tmp_path: Path)
         mcd_graph.compress_model(source, tmp_path / "d.onnx", at_open=True, min_saving=0.5)
 
 
-def test_inline_has_no_data_file(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="data file"):
-        mcd_graph.compress_model(source, tmp_path / "c.onnx", at_open=True, inline=True)
+@pytest.fixture
+def one_file(source: Path) -> Path:
+    """The model with the compressed constants inside of it."""
+    path = source.with_name("one.mcd.onnx")
+    report = mcd_graph.compress_model(source, path, at_open=True, inline=True)
+    assert {(each.status, each.way) for each in report.constants} == {("lowered", "open")}
+    assert report.proof is not None
+    assert report.proof.proved
+    assert [each.name for each in source.parent.glob("one*")] == ["one.mcd.onnx"]
+    assert report.totals.file_bytes_after == path.stat().st_size < 0.9 * source.stat().st_size
+    return path
+
+
+def test_one_file_by_its_path(source: Path, one_file: Path) -> None:
+    (function,) = onnx.load(one_file, load_external_data=False).functions
+    assert not function.input
+    expected = run(onnxruntime.InferenceSession(source))
+    assert run(mcd_graph.InferenceSession(one_file)) == expected
+    assert run(mcd_graph.InferenceSession(one_file, residency="plain")) == expected
+    options = mcd_graph.session_options(model=one_file)  # the session config entry mcd.model, as in C++
+    assert run(onnxruntime.InferenceSession(one_file, options)) == expected
+    assert mcd_graph.verify_model(source, one_file, runs=2).identical
+    with pytest.raises(Exception, match=r"compressed by mcd-graph, open it with mcd_graph\.InferenceSession"):
+        onnxruntime.InferenceSession(one_file)
+
+
+def test_one_file_in_bytes(source: Path, one_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    expected = run(onnxruntime.InferenceSession(source))
+    content = one_file.read_bytes()
+    options = onnxruntime.SessionOptions()
+    for _ in range(2):
+        assert run(mcd_graph.InferenceSession(content, options)) == expected
+    assert run(mcd_graph.InferenceSession(content, residency="plain")) == expected
+    assert run(onnxruntime.InferenceSession(content, mcd_graph.session_options(model=one_file))) == expected
+    assert run(mcd_graph.InferenceSession(content, mcd_graph.session_options(model=one_file))) == expected
+    mcd_graph.enable()
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: run(onnxruntime.InferenceSession(content)), range(8))) == {expected}
+    assert not list((tmp_path / "temporary").iterdir())
+    with pytest.raises(Exception, match="the constants of another model"):
+        mcd_graph.InferenceSession(source.read_bytes(), options)
+    damaged = content.replace(b"mcd_at_open_data", b"mcd_at_open_dat.")
+    with pytest.raises(Exception, match="not in the model: another program has written it anew"):
+        mcd_graph.InferenceSession(damaged)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_one_file_is_inspected_checked_and_restored(source: Path, one_file: Path, tmp_path: Path) -> None:
+    report = inspect_model(one_file)
+    assert {(each.name, each.way, each.read_by) for each in report.constants} == {
+        (name, "open", "QLinearConv") for name in WEIGHTS
+    }
+    assert not check_model(one_file).problems
+    restored = mcd_graph.restore_model(one_file, tmp_path / "back.onnx", inline=True)
+    assert restored.file_bytes_after == pytest.approx(source.stat().st_size, abs=200)
+    back, original = onnx.load(tmp_path / "back.onnx"), convolutions()
+    assert not back.functions
+    assert back.ir_version == original.ir_version
+    assert run(onnxruntime.InferenceSession(tmp_path / "back.onnx")) == run(onnxruntime.InferenceSession(source))
+    # And on to a model with a data file.
+    mcd_graph.restore_model(one_file, tmp_path / "apart.onnx")
+    assert run(onnxruntime.InferenceSession(tmp_path / "apart.onnx")) == run(onnxruntime.InferenceSession(source))
+
+
+def test_an_old_version_of_the_format_comes_back(tmp_path: Path) -> None:
+    """Functions came with version 8 of the IR."""
+    model = convolutions()
+    model.ir_version = 6
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    mcd_graph.compress_model(tmp_path / "m.onnx", tmp_path / "c.onnx", at_open=True, inline=True)
+    assert onnx.load(tmp_path / "c.onnx", load_external_data=False).ir_version == 8
+    mcd_graph.restore_model(tmp_path / "c.onnx", tmp_path / "r.onnx", inline=True)
+    assert onnx.load(tmp_path / "r.onnx").ir_version == 6
+
+
+def test_damage_in_one_file_is_an_error(one_file: Path) -> None:
+    content = bytearray(one_file.read_bytes())
+    (function,) = onnx.load(one_file, load_external_data=False).functions
+    data = function.node[0].attribute[0].t.raw_data
+    start = content.find(data)
+    for position in (start + 100, start + len(data) - 100):
+        changed = bytearray(content)
+        changed[position] ^= 16
+        one_file.write_bytes(changed)
+        with pytest.raises(Exception, match=r"mcd\.model: .*constant \"w\d\""):
+            mcd_graph.InferenceSession(one_file)
+        assert not check_model(one_file).intact
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said, _: said.pop("ir_version"),
+        lambda said, _: said.update(ir_version="8"),
+        lambda said, _: said["constants"][1].update(x2=["", 1 << 20, 8]),
+        lambda _, model: model.functions.pop(),
+        lambda _, model: model.functions[0].node.pop(),
+        lambda _, model: model.functions[0].node[0].attribute[0].t.ClearField("raw_data"),
+    ],
+)
+def test_forged_metadata_of_one_file(one_file: Path, change) -> None:  # type: ignore[no-untyped-def]
+    model = onnx.load(one_file, load_external_data=False)
+    (entry,) = [each for each in model.metadata_props if each.key == AT_OPEN_KEY]
+    said = json.loads(entry.value)
+    change(said, model)
+    entry.value = json.dumps(said, separators=(",", ":"))
+    one_file.write_bytes(model.SerializeToString())
+    with pytest.raises(InputError):
+        inspect_model(one_file)
+    if "ir_version" in said and said["ir_version"] == 8:
+        with pytest.raises(Exception, match=r"mcd\.model"):
+            mcd_graph.InferenceSession(one_file)
 
 
 def test_beside_multiplications(model: Path, out: Path) -> None:
@@ -374,3 +489,11 @@ def test_a_memory_limit_holds_for_restored_constants(compressed: Path) -> None:
         mcd_graph.session_options(model=compressed, memory_limit=needed - 1)
     with pytest.raises(InputError, match="the memory limit is 1000"):
         mcd_graph.InferenceSession(compressed, residency="plain", memory_limit=1000)
+
+
+def test_a_system_that_refuses_threads(compressed: Path) -> None:
+    code = "import sys, mcd_graph; mcd_graph.InferenceSession(sys.argv[1])"
+    environment = {**os.environ, "RUST_MIN_STACK": str(1 << 60)}  # no thread of the library has room for its stack
+    command = [sys.executable, "-P", "-c", code, str(compressed)]
+    result = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr

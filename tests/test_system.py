@@ -1,14 +1,19 @@
 """Other systems than this one: what they lack and refuse is faked in a process of its own."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from samples import ROOT
 
-from mcd_graph import library
+from mcd_graph import library, system
+from mcd_graph.model.temporaries import closed_for_writing, temporary_file
 
 PRELUDE = """
     import os, sys
@@ -53,6 +58,58 @@ def test_compress_verify_and_restore(model: Path, tmp_path: Path) -> None:
     assert names == str(sorted(each.name for each in here.iterdir()))
     for each in here.iterdir():
         assert (there / each.name).read_bytes() == each.read_bytes(), each.name
+
+
+def test_onnxruntime_finds_nothing_open_for_writing(model: Path, tmp_path: Path) -> None:
+    """The proof opens the new model, and with ``mmap=False`` a copy of the old one: it is run, and not put off."""
+    script = """
+        model, folder = Path(sys.argv[2]), Path(sys.argv[3])
+        for number, mmap in enumerate((True, False)):
+            report = mcd_graph.compress_model(model, folder / f"{number}.onnx", mmap=mmap)
+            assert report.proof.proved, report.proof
+    """
+    on_windows(script, model, tmp_path)
+
+
+def test_what_differs_is_kept(model: Path, out: Path) -> None:
+    """It is tried again without, and the first attempt's files, from which weights were taken, can be removed."""
+    script = """
+        import dataclasses
+        from mcd_graph.codec.weights import pack_weight
+        from mcd_graph.compression import packed
+        right = packed.pack_all
+        def wrong(jobs, *given, **named):
+            for job, weight in right(jobs, *given, **named):
+                if job.key == "w2":
+                    array = job.array().copy()
+                    array[3, 5] += 1
+                    other = pack_weight(array)
+                    names = ("x2", "compress_index", "compress_info")
+                    weight = dataclasses.replace(weight, **{name: getattr(other, name) for name in names})
+                yield job, weight
+        packed.pack_all = wrong
+        report = mcd_graph.compress_model(sys.argv[2], Path(sys.argv[3]) / "m.onnx", force_larger=True)
+        assert [node.code for node in report.nodes].count("differs") == 1 and report.proof.proved
+        print(sorted(os.listdir(sys.argv[3])))
+    """
+    assert on_windows(script, model, out).strip() == "['m.onnx', 'm.onnx_data']"
+
+
+def test_a_model_that_is_served_is_replaced(model: Path, out: Path) -> None:
+    """Its data is mapped, so it stays, and the new data has a name of its own."""
+    script = """
+        import mmap
+        path = Path(sys.argv[3]) / "m.onnx"
+        mcd_graph.compress_model(sys.argv[2], path)
+        with path.with_name("m.onnx_data").open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        before = bytes(mapped)
+        mcd_graph.compress_model(sys.argv[2], path, force=True, profile="fast")
+        assert bytes(mapped) == before
+        assert mcd_graph.verify_model(sys.argv[2], path, runs=1).identical
+        print(sorted(os.listdir(path.parent)))
+    """
+    assert on_windows(script, model, out).strip() == "['m.2.onnx_data', 'm.onnx', 'm.onnx_data']"
 
 
 def test_command_line(model: Path, tmp_path: Path) -> None:
@@ -115,6 +172,21 @@ def test_the_fake_refuses_what_windows_refuses(tmp_path: Path) -> None:
     on_windows(script, tmp_path / "file")
 
 
+def test_the_fake_refuses_a_session_beside_a_writer(model: Path) -> None:
+    script = """
+        import onnxruntime
+        model = sys.argv[2]
+        onnxruntime.InferenceSession(model)
+        with open(model, "r+b"):
+            try:
+                onnxruntime.InferenceSession(model)
+            except PermissionError:
+                sys.exit()
+        raise AssertionError
+    """
+    on_windows(script, model)
+
+
 @pytest.mark.parametrize(
     ("platform", "name"),
     [
@@ -131,3 +203,30 @@ def test_the_librarys_name(platform: str, name: str, tmp_path: Path, monkeypatch
         library.get_library_path()
     (tmp_path / name).touch()
     assert library.get_library_path() == str(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without forks")
+def test_a_fork_of_this_process_holds_nothing_up(tmp_path: Path) -> None:
+    """Such as a worker of an executor, which has the files of the model that is being written open as well."""
+
+    def close_and_open() -> None:
+        with closed_for_writing(file):
+            assert path.read_bytes() == b"abc"
+        file.write(b"def")
+
+    path = tmp_path / "a.mcd-tmp-1"
+    with temporary_file(path) as file:
+        file.write(b"abc")
+        fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        fork.start()
+        try:
+            attempt = threading.Thread(target=close_and_open, daemon=True)
+            attempt.start()
+            attempt.join(10)
+            assert not attempt.is_alive()
+        finally:
+            fork.kill()
+            fork.join()
+        assert system.is_locked(path)
+        file.flush()
+        assert path.read_bytes() == b"abcdef"

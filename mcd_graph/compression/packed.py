@@ -5,6 +5,8 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
+import onnx_ir as ir
+
 from mcd_graph.codec.packing import pack_all
 from mcd_graph.codec.weights import CompressedWeight, WeightStats
 from mcd_graph.compression.request import Request
@@ -13,7 +15,7 @@ from mcd_graph.passes import ReasonCode, Refusal, WeightJob
 from mcd_graph.passes.at_open import ConstantJob
 from mcd_graph.passes.ways import LEAST_MULTIPLIED
 from mcd_graph.progress import Progress
-from mcd_graph.system import processors
+from mcd_graph.system import MAPPED_CAN_GO, processors
 
 __all__ = ["Packed", "pack"]
 
@@ -47,12 +49,9 @@ class Packed:
         return {key: each for key, each in self.weights.items() if isinstance(each, CompressedWeight)}
 
     def without_file(self) -> "Packed":
-        """Return the same with each stream mapped, so that the file it is in may go."""
+        """Return the same with each stream mapped, or in memory, so that the file it is in may go."""
         weights = {
-            key: each
-            if isinstance(each, Refusal)
-            else dataclasses.replace(each, x2=each.arrays[0], compress_index=each.arrays[1])
-            for key, each in self.weights.items()
+            key: each if isinstance(each, Refusal) else _without_file(each) for key, each in self.weights.items()
         }
         return Packed(weights, self.stats, None if self.at_open is None else self.at_open.without_file())
 
@@ -60,6 +59,16 @@ class Packed:
         """Write some of those that are restored at opening to another file; return them as they are there."""
         compressed = self.compressed
         return {key: _written(key, compressed[key], writer, at_open=True) for key in compressed if key in keys}
+
+
+def _without_file(weight: CompressedWeight) -> CompressedWeight:
+    x2, index = weight.arrays
+    if not MAPPED_CAN_GO:
+        x2, index = x2.copy(), index.copy()
+        for part in (weight.x2, weight.compress_index):
+            if isinstance(part, ir.ExternalTensor):
+                part.release()
+    return dataclasses.replace(weight, x2=x2, compress_index=index)
 
 
 def pack(

@@ -21,7 +21,7 @@ from mcd_graph.errors import InputError
 from mcd_graph.model.files import is_text, sync
 from mcd_graph.model.loading import external_files, read_proto
 from mcd_graph.model.temporaries import MARK
-from mcd_graph.system import is_locked
+from mcd_graph.system import MAPPED_CAN_GO, is_locked
 
 __all__ = ["DATA_FILE_KEY", "DataFiles", "check_data_name"]
 
@@ -105,10 +105,14 @@ class DataFiles:
             self.remove_unused(set(_proved(proof)) - in_use)
 
     def remove_unused(self, names: set[str]) -> None:
-        """Remove data files that are ours, unless a model of the directory still mentions them."""
+        """Remove data files that are ours, unless a model of the directory still mentions them.
+
+        One that a session still maps stays where the system will not remove it.
+        """
         for name in names:
             if self._pattern.fullmatch(name) and not self._is_mentioned(name):
-                (self._directory / name).unlink(missing_ok=True)
+                with contextlib.suppress(*(() if MAPPED_CAN_GO else (PermissionError,))):
+                    (self._directory / name).unlink(missing_ok=True)
 
     def remove_leftovers(self) -> None:
         """Remove the temporaries of dead runs, and a data file that was put in place just before its run died."""

@@ -5,8 +5,9 @@ import secrets
 from pathlib import Path
 from typing import BinaryIO
 
-from mcd_graph.model.replacement import copy_attributes, replace
+from mcd_graph.model.replacement import replace
 from mcd_graph.model.temporaries import MARK, temporary_file
+from mcd_graph.system import copy_attributes
 
 __all__ = ["is_text", "sync", "write_bytes", "write_text"]
 

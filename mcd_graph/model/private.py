@@ -14,7 +14,7 @@ import onnx
 
 from mcd_graph.model.loading import check_tensors
 from mcd_graph.model.source import Source
-from mcd_graph.model.temporaries import MARK, temporary_file
+from mcd_graph.model.temporaries import MARK, closed_for_writing, temporary_file
 from mcd_graph.model.unchanged import Watch
 from mcd_graph.model.walk import Contents
 from mcd_graph.system import locked
@@ -58,8 +58,8 @@ def private_copy(source: Source, destination: str | os.PathLike[str]) -> Iterato
             copy.flush()
         proto = _relocated(source.contents, {name: Path(copy.name).name for name, copy in copies.items()})
         model.write(proto.SerializeToString())
-        model.flush()
         watch.check_files()
+        stack.enter_context(closed_for_writing(model, *copies.values()))
         yield Source.read(model.name, copy_of=source)
 
 

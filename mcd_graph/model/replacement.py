@@ -4,13 +4,11 @@ Only regular files, and links to them, are ever replaced, and only where the cal
 replaces a file keeps its permissions, its owner where the system allows that, and its extended attributes.
 """
 
-import contextlib
 import errno
 import os
-import stat
 from pathlib import Path
 
-__all__ = ["copy_attributes", "put_new", "refuse_existing", "replace"]
+__all__ = ["put_new", "refuse_existing", "replace"]
 
 
 def refuse_existing(path: Path, *, force: bool) -> None:
@@ -29,7 +27,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
 
 
 def replace(temporary: Path, path: Path, *, force: bool) -> None:
-    """Move a finished temporary to ``path``; it takes on what was there with :func:`copy_attributes` before.
+    """Move a finished temporary to ``path``; it took on what was there with :func:`system.copy_attributes` before.
 
     Args:
         temporary: the finished file, in the same directory.
@@ -66,21 +64,3 @@ def put_new(temporary: Path, path: Path) -> None:
         temporary.replace(path)
     else:
         temporary.unlink()
-
-
-def copy_attributes(source: Path, descriptor: int) -> None:
-    """Give an open file the permissions, owner and extended attributes of ``source``, as far as the system allows."""
-    try:
-        status = source.stat()
-    except OSError:
-        return
-    # Windows has none of these calls, and macOS not the last ones.
-    with contextlib.suppress(OSError, AttributeError):
-        os.fchown(descriptor, status.st_uid, status.st_gid)
-    # After the owner, for changing that one clears the set-user-ID bits.
-    with contextlib.suppress(OSError, AttributeError):
-        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-    with contextlib.suppress(OSError, AttributeError):
-        for name in os.listxattr(source):
-            with contextlib.suppress(OSError):
-                os.setxattr(descriptor, name, os.getxattr(source, name))

@@ -26,10 +26,10 @@ from mcd_graph.model.content import serialized
 from mcd_graph.model.data_files import DATA_FILE_KEY, DataFiles, check_data_name
 from mcd_graph.model.files import is_text, sync
 from mcd_graph.model.layout import TensorLayout
-from mcd_graph.model.replacement import copy_attributes, put_new, refuse_existing, replace
-from mcd_graph.model.temporaries import MARK, temporary_file
+from mcd_graph.model.replacement import put_new, refuse_existing, replace
+from mcd_graph.model.temporaries import MARK, closed_for_writing, temporary_file
 from mcd_graph.progress import Progress
-from mcd_graph.system import locked, sync_directory
+from mcd_graph.system import copy_attributes, locked, sync_directory
 
 __all__ = ["ModelWriter", "NotSmallerError"]
 
@@ -129,6 +129,8 @@ class ModelWriter:
     def trial(self, model: ir.Model) -> Iterator[Path]:
         """Write the model beside its data, under a name of no consequence, to be opened before it is committed.
 
+        Neither file is open for writing meanwhile.
+
         Args:
             model: the model; its large tensors belong to this writer afterwards.
 
@@ -140,9 +142,8 @@ class ModelWriter:
         self._directory.stat()  # for a message about it, and not about the temporary, if it is gone
         with temporary_file(self._temporary_path(self._token, "trial.onnx")) as file:
             file.write(serialized(model))
-            file.flush()
-            self._data_file.flush()
-            yield Path(file.name)
+            with closed_for_writing(file, self._data_file):
+                yield Path(file.name)
 
     def commit(
         self,
@@ -224,6 +225,7 @@ class ModelWriter:
             return
         self._layout.relocate(model, name, self._data.name)
         self._set_data_file(model, self._data.name)
+        self._model_file.close()  # it is in place, and Windows replaces nothing that is open
         with self._temporary(f"{self._token}-2", "onnx") as file:
             file.write(serialized(model))
             copy_attributes(self._destination, file.fileno())

@@ -6,13 +6,13 @@ run left behind.
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from mcd_graph import system
 
-__all__ = ["MARK", "remove_leftovers", "remove_temporaries", "tell", "temporary_file"]
+__all__ = ["MARK", "closed_for_writing", "remove_leftovers", "remove_temporaries", "tell", "temporary_file"]
 
 MARK = ".mcd-tmp-"
 """What the name of every temporary holds."""
@@ -75,6 +75,43 @@ def temporary_file(path: Path, before_removal: Callable[[], None] | None = None)
             _living.pop(path, None)
             with contextlib.suppress(OSError):  # a full disk was reported by the write that met it
                 file.close()
+
+
+@contextlib.contextmanager
+def closed_for_writing(*files: BinaryIO) -> Iterator[None]:
+    """Have temporaries of one directory open for reading alone for a while, for others to open them.
+
+    Where a file is open for writing, Windows lets nobody open it who shares it with readers only, as onnxruntime does.
+    The file objects stay what they are, at the places that they were at.
+
+    Args:
+        files: of :func:`temporary_file`; nothing may be written to them meanwhile.
+
+    Raises:
+        OSError: one of them, or the directory, is gone.
+    """
+    for file in files:
+        file.flush()
+    _reopen(files, writing=False)
+    try:
+        yield
+    finally:
+        _reopen(files, writing=True)
+
+
+def _reopen(files: Sequence[BinaryIO], *, writing: bool) -> None:
+    """Have open files lead to what is opened anew, under their directory's lock: nobody finds them without."""
+    with system.locked(Path(files[0].name).parent):
+        for file in files:
+            place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
+            descriptor = system.reopen(Path(file.name), writing=writing)
+            try:
+                system.unlock(file)  # else a fork of this process would hold it, and let nobody lock it again
+                os.dup2(descriptor, file.fileno(), inheritable=False)
+            finally:
+                os.close(descriptor)
+            os.lseek(file.fileno(), place, os.SEEK_SET)
+            system.lock(file)
 
 
 def remove_temporaries() -> None:

@@ -17,8 +17,15 @@ _OVER_THE_ENTROPY = 1.02
 #: What the model file says of each weight.
 _OF_EACH_WEIGHT = 300
 
-#: What goes of each channel of a convolution that is quantised by channel: scale and zero point of its bias.
+#: What goes of each channel of a QDQ convolution that is quantised by channel: scale and zero point of its bias.
 _OF_EACH_CHANNEL = 8
+
+#: What each multiplication needs of a column that is quantised by itself: its scales, in one number. The first one's
+#: takes the place of the weight's own.
+_OF_EACH_COLUMN = 4
+
+#: The readers that have the scales of activations, weight and result in one number, by the last part of their names.
+_FOLDING = ("MatMul", "Gemm", "QLinearMatMul", "QGemm")
 
 #: What is kept below this share of saving, as ``--min-saving`` has it by default.
 _LEAST_SAVING = 0.01
@@ -61,8 +68,12 @@ def _saved(constant: ConstantReport) -> float:
     stored = constant.bytes_after
     if stored is None:
         stored = round(constant.bytes_before * constant.entropy_bits / 8 * _OVER_THE_ENTROPY)
-    elif constant.per_channel and len(constant.shape) > 2:
+    elif constant.per_channel and len(constant.shape) > 2 and constant.read_by.startswith("DequantizeLinear"):
         stored -= _OF_EACH_CHANNEL * constant.shape[0]
+    if constant.status == "lowerable" and constant.per_channel:
+        folding = [each for each in constant.readers if each.op_type.rpartition("+")[2] in _FOLDING]
+        columns = constant.shape[0 if constant.read_by.endswith("Gemm") else -1]
+        stored += _OF_EACH_COLUMN * columns * max(0, len(folding) - 1)
     stored += _OF_EACH_WEIGHT
     saved = constant.bytes_before - stored
     return saved if saved >= _LEAST_SAVING * constant.bytes_before else 0.0

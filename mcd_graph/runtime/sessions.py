@@ -1,11 +1,13 @@
 """Session options and sessions with the operator library registered."""
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import onnxruntime as ort
 
+from mcd_graph.in_memory import as_file, was_file
 from mcd_graph.library import get_library_path
 from mcd_graph.requirements import explain_missing
 
@@ -92,10 +94,10 @@ def opened_with(
 ) -> tuple[str | bytes | os.PathLike[str], ort.SessionOptions | None]:
     """Return the model and the options to give to onnxruntime for a session with these settings."""
     if residency != "plain":
-        path = None if isinstance(model, bytes) else model
-        return model, session_options(
-            options, model=path, residency=residency, device=device, memory_limit=memory_limit
-        )
+        with _path_of(model, options) as path:
+            return model, session_options(
+                options, model=path, residency=residency, device=device, memory_limit=memory_limit
+            )
     try:
         from mcd_graph.restore import restored_bytes  # noqa: PLC0415 - takes onnx, which no other session needs
     except ModuleNotFoundError as error:
@@ -105,6 +107,16 @@ def opened_with(
 
     restored = restored_bytes(model, memory_limit=memory_limit)
     return (model if restored is None else restored), options
+
+
+def _path_of(
+    model: str | bytes | os.PathLike[str], options: ort.SessionOptions | None
+) -> contextlib.AbstractContextManager[str | os.PathLike[str] | None]:
+    """Return the path of a model; of one in bytes, where it is while options are made, unless they say a path."""
+    if not isinstance(model, bytes):
+        return contextlib.nullcontext(model)
+    said = None if options is None else _entry(options, "mcd.model")
+    return as_file(model) if said is None or was_file(said) else contextlib.nullcontext()
 
 
 class InferenceSession(ort.InferenceSession):  # type: ignore[misc] # onnxruntime brings no types

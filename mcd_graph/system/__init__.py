@@ -1,18 +1,41 @@
 """What differs between systems: how files are locked, opened and renamed, and how many processors there are.
 
-`posix` was run on Linux. `windows` was written from the system's documentation and tested with stand-ins for its calls;
-it has never run on a Windows.
+`posix` was run on Linux, `windows` with stand-ins for the system's calls and under Wine, never on a Windows.
 """
 
 import os
 import sys
 
 if sys.platform == "win32":
-    from mcd_graph.system.windows import create, is_locked, lock, locked, sync_directory
+    from mcd_graph.system.windows import (
+        copy_attributes,
+        create,
+        is_locked,
+        lock,
+        locked,
+        reopen,
+        sync_directory,
+        unlock,
+    )
 else:
-    from mcd_graph.system.posix import create, is_locked, lock, locked, sync_directory
+    from mcd_graph.system.posix import copy_attributes, create, is_locked, lock, locked, reopen, sync_directory, unlock
 
-__all__ = ["READING", "create", "is_locked", "lock", "locked", "processors", "sync_directory"]
+__all__ = [
+    "MAPPED_CAN_GO",
+    "READING",
+    "copy_attributes",
+    "create",
+    "is_locked",
+    "lock",
+    "locked",
+    "processors",
+    "reopen",
+    "sync_directory",
+    "unlock",
+]
+
+MAPPED_CAN_GO = sys.platform != "win32"
+"""Whether a file can be removed while it is mapped."""
 
 READING = os.O_RDONLY
 """Flags to open a file for reading: without waiting if it is a pipe, as bytes, and not for child processes."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 # Where mypy checks for another system, it knows nothing of what follows.
 assert sys.platform == "win32" or not TYPE_CHECKING  # noqa: S101
 
-__all__ = ["create", "is_locked", "lock", "locked", "sync_directory"]
+__all__ = ["copy_attributes", "create", "is_locked", "lock", "locked", "reopen", "sync_directory", "unlock"]
 
 _READ, _WRITE = 0x8000_0000, 0x4000_0000
 _SHARE_ALL = 1 | 2 | 4  # reading, writing, renaming and removing
@@ -58,6 +58,10 @@ def _open(path: Path, access: int, share: int, disposition: int, flags: int) -> 
     return int(handle)
 
 
+def copy_attributes(source: Path, descriptor: int) -> None:
+    """Do nothing: a new file has the permissions that its directory hands down."""
+
+
 def create(path: Path) -> BinaryIO:
     """Create a file and open it; it may be renamed and removed meanwhile.
 
@@ -70,6 +74,25 @@ def create(path: Path) -> BinaryIO:
     return open(path, "r+b", opener=lambda _path, _flags: descriptor)
 
 
+def reopen(path: Path, *, writing: bool) -> int:
+    """Open a file of :func:`create` once more, for reading alone or for writing as well; return the descriptor.
+
+    Raises:
+        OSError: it is gone, or cannot be opened, or somebody goes on reading it who lets nobody write.
+    """
+    refused = 0
+    while True:
+        try:
+            handle = _open(path, _READ | (_WRITE if writing else 0), _SHARE_ALL, _OPEN_EXISTING, _NORMAL)
+            break
+        except OSError as error:  # a scanner looks at what was written just now
+            refused += 1
+            if error.winerror not in (_ACCESS_DENIED, _SHARING_VIOLATION) or refused > _PATIENCE:
+                raise
+        time.sleep(_PAUSE)
+    return msvcrt.open_osfhandle(handle, (os.O_RDWR if writing else os.O_RDONLY) | os.O_BINARY | os.O_NOINHERIT)
+
+
 def _try_lock(handle: int) -> bool:
     return bool(_kernel.LockFile(handle, 0, _FAR, 1, 0))
 
@@ -79,6 +102,10 @@ def lock(file: BinaryIO) -> None:
     handle = msvcrt.get_osfhandle(file.fileno())
     while not _try_lock(handle):  # somebody is asking whether it is locked
         time.sleep(_PAUSE)
+
+
+def unlock(file: BinaryIO) -> None:
+    """Do nothing: what opened the file is about to be closed, and nobody has inherited it."""
 
 
 def is_locked(path: Path) -> bool:

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use mcd_core::{EncodedWeight, Profile, Tiling, WeightType, WeightView, encode, encode_packed};
+use mcd_testkit::model_file::{function_with_data, with_metadata};
 
 use crate::input::Input;
 use crate::reach::reached;
@@ -46,19 +47,6 @@ fn folder() -> &'static Path {
         std::fs::create_dir_all(&folder).expect("a folder of this process's own");
         folder
     })
-}
-
-/// A field of a protobuf message.
-fn field(number: u8, content: &[u8]) -> Vec<u8> {
-    let mut out = vec![number << 3 | 2];
-    let mut len = content.len();
-    while len >= 0x80 {
-        out.push(len as u8 | 0x80);
-        len >>= 7;
-    }
-    out.push(len as u8);
-    out.extend(content);
-    out
 }
 
 /// What the metadata says of a constant, and what it should become.
@@ -114,14 +102,17 @@ pub fn check(data: &[u8]) {
     let file = match name {
         0 => "../d.onnx_data",
         1 => "missing",
-        2 => "",
+        2..64 => "", // inside of the model
         _ => "d.onnx_data",
     };
-    changed |= name < 3;
+    changed |= name < 2;
     let list: Vec<&str> = constants.iter().map(|constant| &constant.json[..]).collect();
     let text = format!(r#"{{"data":"{file}","constants":[{}]}}"#, list.join(","));
-    let entry = [field(1, b"mcd.at_open"), field(2, text.as_bytes())].concat();
-    let mut model = [&[8, 10][..], &field(7, &[0xff; 9]), &field(14, &entry)].concat();
+    let mut model = with_metadata("mcd.at_open", &text);
+    if file.is_empty() {
+        model.extend(function_with_data("mcd_at_open_data", &stored));
+        stored.clear();
+    }
     // What is left changes bytes of either file, wherever.
     while !input.0.is_empty() {
         let (at, with) = (usize::from(input.word()), input.byte());

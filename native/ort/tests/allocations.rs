@@ -1,11 +1,14 @@
 //! Every allocation that a session makes of a file's sizes may fail: an error that says so, and never the end of the process.
 
 use std::ffi::{CStr, c_char};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use mcd_core::{EncodedWeight, Profile, Tiling, WeightType, WeightView, encode_packed};
 use mcd_testkit::Rng;
 use mcd_testkit::failing::{Failing, each_request_refused, unrefused};
+use mcd_testkit::model_file::with_metadata;
 use mcd_testkit::onnxruntime::{Node, NodeInput, Operator, Tensor, register};
 
 #[global_allocator]
@@ -156,4 +159,30 @@ fn convolutions() {
         ..Node::default()
     };
     check("convolution", overloads(c"ConvCompressDequant")[1], &node);
+}
+
+/// A model file whose metadata names a constant of the data file beside it.
+fn model_with_constant(weight: &EncodedWeight, transposed: u8) -> PathBuf {
+    let name = format!("constant{transposed}.onnx");
+    let model = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
+    let (x2, index) = (weight.x2.len(), weight.compress_index.len());
+    let constant = format!(
+        r#"{{"name":"w","dtype":"int8","shape":[700,600],"compress_info":{:?},"transposed":{transposed},"x2":["x",0,{x2}],"compress_index":["i",{x2},{index}]}}"#,
+        weight.compress_info
+    );
+    let text = format!(r#"{{"data":"{name}_data","constants":[{constant}]}}"#);
+    fs::write(&model, with_metadata("mcd.at_open", &text)).unwrap();
+    fs::write(model.with_file_name(format!("{name}_data")), [&weight.x2[..], &weight.compress_index].concat())
+        .unwrap();
+    model
+}
+
+#[test]
+fn a_constant_at_opening() {
+    let weight = weight(600, 700);
+    for transposed in [0, 1] {
+        let model = model_with_constant(&weight, transposed);
+        let count = each_request_refused("a constant at opening", || mcd_ort::restored_constants(&model));
+        assert!(count > 3, "it takes {count} requests");
+    }
 }

@@ -4,6 +4,7 @@
 pub mod content;
 pub mod failing;
 pub mod forge;
+pub mod model_file;
 #[cfg(feature = "onnxruntime")]
 pub mod onnxruntime;
 pub mod pools;

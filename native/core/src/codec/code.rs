@@ -1,8 +1,7 @@
 //! The parameters of a code and how they are chosen from a histogram.
 
 use super::histogram::Histogram;
-use super::order::Order;
-use super::order::{zigzag_decode, zigzag_encode};
+use super::order::{Order, ZERO, zigzag_decode, zigzag_encode};
 use super::types::Profile;
 use crate::error::Error;
 
@@ -79,20 +78,25 @@ impl Code {
         for (i, &s) in order.table().iter().enumerate().take(order.distinct()).rev() {
             rarer[i] = rarer[i + 1] + histogram.counts()[usize::from(s)] as f64 / total;
         }
-        // What a table, a level, and an entry of one, take to decode, in bits that they must save at least.
-        let (max_levels, cost_of_a_table, cost_of_a_level, cost_of_an_entry) = match profile {
-            // A product of one row took 18 % longer with a table, at 5 bits; a level for what escapes saves size, not time.
-            Profile::Fast => (0, 0.3, 0.0, 0.0),
-            Profile::Balanced => (8, 0.06, 0.01, 0.1),
+        // What a table, a centre, a level, and an entry of one, take to decode, in bits that they must save at least.
+        let (max_levels, cost_of_a_table, cost_of_a_centre, cost_of_a_level, cost_of_an_entry) = match profile {
+            // A product of one row took 18 % longer with a table, at 5 bits, and 8 % with a centre to add, 5 % with `Balanced`; a
+            // level for what escapes saves size, not time.
+            Profile::Fast => (0, 0.3, 0.1, 0.0, 0.0),
+            Profile::Balanced => (8, 0.06, 0.02, 0.01, 0.1),
             // So little that size alone decides, but among codes of one size not rounding: R = 4 with T = 0 is R = 5, only slower.
-            Profile::Small => (MAX_LEVELS, 0.0, 0.0, 0.001),
+            Profile::Small => (MAX_LEVELS, 0.0, 0.0, 0.0, 0.001),
         };
         let stored = match profile {
             // A header ends at a multiple of 64.
             Profile::Small => order.stored_bytes().next_multiple_of(64),
             Profile::Fast | Profile::Balanced => order.stored_bytes(),
         };
-        let table = 8.0 * stored as f64 / total + if stored > 0 { cost_of_a_table } else { 0.0 };
+        let by_order = match order {
+            Order::Distance(ZERO) => 0.0,
+            Order::Distance(_) => cost_of_a_centre,
+            Order::Stored(_) => 8.0 * stored as f64 / total + cost_of_a_table,
+        };
         let mut best: Option<(f64, u8, u8, u8)> = None;
         for root_bits in 1..=7u8 {
             for step in (0..=(1usize << root_bits) - least_direct).filter(|&step| order.admits(step)) {
@@ -108,7 +112,7 @@ impl Code {
                     if step > 0 || escapes == 0.0 {
                         let cost = bits + 8.0 * escapes;
                         let entries = bits - f64::from(root_bits);
-                        let weighed = cost + table + cost_of_a_level * levels as f64 + cost_of_an_entry * entries;
+                        let weighed = cost + by_order + cost_of_a_level * levels as f64 + cost_of_an_entry * entries;
                         if cost < 8.0 && best.is_none_or(|b| weighed < b.0) {
                             best = Some((weighed, root_bits, step as u8, levels as u8));
                         }
@@ -273,5 +277,20 @@ mod tests {
     fn two_symbols_take_one_bit() {
         let code = Code::choose(&Histogram::of(&[3, 3, 200].repeat(100)), Profile::Small).unwrap();
         assert_eq!((code.root_bits(), &code.table()[..2]), (1, &[3u8, 200][..]));
+    }
+
+    #[test]
+    fn a_centre_to_add_must_save_more_than_its_time() {
+        // As many on both sides of the gap in front of `first`, which a distance from there ranks best.
+        let around = |first: u8| -> Vec<u8> {
+            let pairs = (0..25u8).flat_map(|d| [first + d, first - 1 - d].repeat(usize::from(50 - 2 * d)));
+            pairs.chain([first]).collect()
+        };
+        let order = |first, profile| Code::choose(&Histogram::of(&around(first)), profile).unwrap().order().clone();
+        for profile in [Profile::Fast, Profile::Balanced] {
+            assert_eq!(order(ZERO + 1, profile), Order::Distance(ZERO));
+            assert_eq!(order(200, profile), Order::Distance(200));
+        }
+        assert_eq!(order(ZERO + 1, Profile::Small), Order::Distance(ZERO + 1));
     }
 }

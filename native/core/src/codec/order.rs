@@ -10,6 +10,9 @@ const HALF: usize = 128;
 /// are, keep their order of distance with the first: 64 to 191 come before the others.
 const MASKS: [u8; 2] = [0x40, 0x80];
 
+/// The symbol of the weight zero as int8. A distance from it is the weight itself: decoders have no centre to add.
+pub const ZERO: u8 = 0x80;
+
 /// The symbols by rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
@@ -68,7 +71,7 @@ impl Order {
     /// Orders that may suit a histogram of at least one symbol.
     pub fn candidates(histogram: &Histogram) -> Vec<Self> {
         let used = histogram.ranked();
-        let mut centres = vec![128, histogram.median(), used[0]];
+        let mut centres = vec![ZERO, histogram.median(), used[0]];
         centres.dedup();
         let masks = if used.len() <= HALF { &[0][..] } else { &MASKS };
         let stored = masks.iter().map(|&mask| {

@@ -43,7 +43,10 @@ impl Parallel for Scoped {
         };
         std::thread::scope(|scope| {
             for _ in 1..self.threads().min(tasks) {
-                scope.spawn(work);
+                // A thread that the system refuses, for want of memory say, is done without.
+                if std::thread::Builder::new().spawn_scoped(scope, work).is_err() {
+                    break;
+                }
             }
             work();
         });

@@ -25,6 +25,11 @@ fn floats_of(node: &Node, index: usize) -> Option<Vec<f32>> {
     Some(of.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("four"))).collect())
 }
 
+/// The shape that is declared, which is empty where there is one element and no dimension.
+fn shape(node: &Node) -> Vec<i64> {
+    list(node, c"shape").unwrap_or_default().to_vec()
+}
+
 /// Numbers of one byte, or of four.
 fn integers(node: &Node, index: usize) -> Option<Vec<i32>> {
     let of = tensor(node, index)?;
@@ -49,12 +54,11 @@ pub fn weight(node: &Node, weight: &Weight) -> Output {
     let (n, k) = (weight.n, weight.k);
     let rows = number(node, c"transposed") == Some(1);
     let place = |i: usize| if rows { i } else { i % n * k + i / n };
-    let shape = list(node, c"shape").expect("it was accepted").to_vec();
-    (shape, 1, (0..n * k).map(|i| u32::from(weight.w[place(i)])).collect())
+    (shape(node), 1, (0..n * k).map(|i| u32::from(weight.w[place(i)])).collect())
 }
 
 pub fn floats(node: &Node, weight: &Weight) -> Output {
-    let shape = list(node, c"shape").expect("it was accepted").to_vec();
+    let shape = shape(node);
     let axis = number(node, c"axis").map(|axis| if axis < 0 { axis + shape.len() as i64 } else { axis } as usize);
     let inner: usize = axis.map_or(1, |axis| shape[axis + 1..].iter().product::<i64>() as usize);
     let count = axis.map_or(1, |axis| shape[axis] as usize);

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use mcd_core::container::memory_needed;
@@ -9,13 +10,20 @@ use mcd_core::{Kernel, Layout, Serial, VerifiedWeight, WeightType};
 use ort_sys::ONNXTensorElementDataType as Type;
 use serde::Deserialize;
 
+use super::metadata;
 use crate::ffi::{ByteTensor, Error, element_count, with_room};
+
+/// The function of a model without a data file whose tensor takes the place of that file.
+const FUNCTION: &str = "mcd_at_open_data";
 
 /// The constants of a model.
 #[derive(Deserialize)]
 pub struct Constants {
-    /// The data file: first its name, beside the model, as the metadata has it.
+    /// The data file: first its name, beside the model, as the metadata has it. Without a name, the model file.
     data: PathBuf,
+    /// The part of that file that places are counted in; all of it by default.
+    #[serde(skip)]
+    part: Option<Range<u64>>,
     /// The constants.
     #[serde(rename = "constants")]
     pub list: Vec<Constant>,
@@ -43,6 +51,13 @@ impl Constants {
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
         let mut constants: Self = serde_json::from_str(text)
             .map_err(|error| Error::invalid(format!("metadata mcd.at_open cannot be read: {error}")))?;
+        if constants.data.as_os_str().is_empty() {
+            let gone =
+                "the compressed constants are not in the model: another program has written it anew, without them";
+            constants.part = Some(metadata::data_of(path, FUNCTION)?.ok_or_else(|| Error::invalid(gone))?);
+            path.clone_into(&mut constants.data);
+            return Ok(constants);
+        }
         let mut parts = constants.data.components();
         let (Some(Component::Normal(name)), None) = (parts.next(), parts.next()) else {
             return Err(Error::invalid(format!("the data file {:?} is not beside the model", constants.data)));
@@ -75,15 +90,18 @@ impl Constants {
     fn stream(&self, constant: &Constant) -> Result<(Vec<u8>, Vec<u8>), Error> {
         let in_file = |error: std::io::Error| Error::invalid(format!("{}: {error}", self.data.display()));
         let mut file = File::open(&self.data).map_err(in_file)?;
-        let end = file.metadata().map_err(in_file)?.len();
+        let all = 0..file.metadata().map_err(in_file)?.len();
+        let part = self.part.as_ref().unwrap_or(&all);
         let mut read = |&FileRange(_, offset, len): &FileRange| {
-            if offset.checked_add(len).is_none_or(|last| last > end) {
+            if offset.checked_add(len).is_none_or(|last| last > part.end - part.start) {
                 return Err(Error::invalid(format!("{} is too short", self.data.display())));
             }
             let len = usize::try_from(len).map_err(|_| Error::invalid("it is too large"))?;
             let mut bytes = with_room(len, "a compressed constant")?;
             bytes.resize(len, 0);
-            file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(&mut bytes)).map_err(in_file)?;
+            file.seek(SeekFrom::Start(part.start + offset))
+                .and_then(|_| file.read_exact(&mut bytes))
+                .map_err(in_file)?;
             Ok(bytes)
         };
         Ok((read(&constant.x2)?, read(&constant.compress_index)?))

@@ -14,10 +14,11 @@ mod metadata;
 use std::ffi::CStr;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
+use mcd_core::Parallel;
+use mcd_core::parallel::Scoped;
 use ort_sys::OrtSessionOptions;
 
 use self::constants::{Constant, Constants};
@@ -45,13 +46,13 @@ pub unsafe fn restore(api: Api, options: *mut OrtSessionOptions) -> Result<(), E
     let Some(model) = (unsafe { api.session_config_entry(options, MODEL) })? else { return Ok(()) };
     let with_context = |error: Error| error.within(&format!("session config entry mcd.model: {model}"));
     let path = Path::new(&model);
-    let mark = mark(path).map_err(with_context)?;
+    let mark = mark(path);
     let prefix = format!("{options:p} ");
     // SAFETY: the caller's contract.
     let before = (unsafe { api.session_config_entry(options, RESTORED) })?;
     // A clone of options has the entries of the original.
     let before = before.as_deref().and_then(|found| found.strip_prefix(&prefix));
-    if before == Some(mark.as_str()) {
+    if before.is_some_and(|before| mark.as_ref().is_ok_and(|mark| mark == before)) {
         return Ok(());
     }
     // Whatever this model is: onnxruntime would take them for initializers of the same names in it.
@@ -61,6 +62,7 @@ pub unsafe fn restore(api: Api, options: *mut OrtSessionOptions) -> Result<(), E
              give each model session options of its own",
         )));
     }
+    let mark = mark.map_err(with_context)?;
     let Some(text) = metadata::find(path, KEY).map_err(with_context)? else { return Ok(()) };
     // SAFETY: the caller's contract.
     let limit = (unsafe { api.session_config_entry(options, MEMORY_LIMIT) })?;
@@ -118,22 +120,16 @@ fn check_memory(constants: impl Iterator<Item = u64>, limit: u64) -> Result<(), 
 fn restored(constants: &Constants) -> Result<Vec<ByteTensor>, Error> {
     let mut places = with_room(constants.list.len(), "the constants")?;
     places.resize_with(constants.list.len(), Mutex::<Option<Result<ByteTensor, Error>>>::default);
-    let next = AtomicUsize::new(0);
-    let work = || {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let (Some(constant), Some(place)) = (constants.list.get(index), places.get(index)) else { return };
-            let tensor = constants.restore(constant);
-            let tensor = tensor.map_err(|error| error.within(&format!("constant {:?}", constant.name)));
-            *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(tensor);
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 1..processors().min(constants.list.len()) {
-            scope.spawn(work);
-        }
-        work();
+    Scoped(processors()).run(constants.list.len(), &|index| {
+        let (Some(constant), Some(place)) = (constants.list.get(index), places.get(index)) else { return };
+        let tensor = constants.restore(constant);
+        let tensor = tensor.map_err(|error| error.within(&format!("constant {:?}", constant.name)));
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(tensor);
     });
-    let found = places.into_iter().map(|place| place.into_inner().unwrap_or_else(PoisonError::into_inner));
-    found.map(|each| each.unwrap_or_else(|| Err(Error::internal("a constant was not restored")))).collect()
+    let mut tensors = with_room(places.len(), "the constants")?;
+    for place in places {
+        let restored = place.into_inner().unwrap_or_else(PoisonError::into_inner);
+        tensors.push(restored.unwrap_or_else(|| Err(Error::internal("a constant was not restored")))?);
+    }
+    Ok(tensors)
 }

@@ -120,7 +120,14 @@ enum State<P> {
     Constant(Constant<P>),
     /// Not an initializer of the node's own graph, verified at the first run. An onnxruntime before 1.29 does not tell
     /// an initializer of an outer graph, as the branches of an If share it, from a computed tensor.
-    Deferred(OnceLock<Verified<P>>),
+    Deferred(Deferred<P>),
+}
+
+/// A weight whose bytes are known at the first run.
+struct Deferred<P> {
+    made: OnceLock<Verified<P>>,
+    /// Holds up all runs but the one that makes it: several that begin at once would each take of the session's memory.
+    making: Mutex<()>,
 }
 
 /// Memory that was taken for a weight; given back where nothing comes of it.
@@ -183,7 +190,7 @@ impl<P: Prepared> Weight<P> {
             policy: options.residency,
             expected,
             account: Account::of_session(info, options.memory_limit)?,
-            state: State::Deferred(OnceLock::new()),
+            state: State::Deferred(Deferred { made: OnceLock::new(), making: Mutex::new(()) }),
         };
         let (x2, index) = (info.constant_input(inputs.x2)?, info.constant_input(inputs.index)?);
         match (x2, index) {
@@ -234,20 +241,10 @@ impl<P: Prepared> Weight<P> {
                 };
                 Ok((weight, bytes))
             }
-            State::Deferred(cell) => {
-                let verified = match cell.get() {
+            State::Deferred(deferred) => {
+                let verified = match deferred.made.get() {
                     Some(verified) => verified,
-                    None => {
-                        let index = context.input(self.inputs.index)?;
-                        let taken = self.take(&index)?;
-                        self.parse(&x2, &index)?;
-                        let weight = self.verify(&x2, &index, 1, self.policy.at_creation())?;
-                        let bytes = tensor_bytes(&x2, self.inputs.x2)?;
-                        let fingerprint = bytes.first_chunk().copied();
-                        let fingerprint = fingerprint.ok_or_else(|| Error::internal("a weight without a header"))?;
-                        taken.keep();
-                        cell.get_or_init(|| Verified { weight, len: bytes.len(), fingerprint })
-                    }
+                    None => self.make_deferred(deferred, &x2, &context.input(self.inputs.index)?)?,
                 };
                 let bytes = tensor_bytes(&x2, self.inputs.x2)?;
                 if bytes.len() != verified.len || !bytes.starts_with(&verified.fingerprint) {
@@ -301,6 +298,28 @@ impl<P: Prepared> Weight<P> {
         };
         *verified = None;
         Ok(constant.made.get_or_init(|| made))
+    }
+
+    /// Verifies a weight that was not known when the session was created.
+    #[cold]
+    fn make_deferred<'a>(
+        &self,
+        deferred: &'a Deferred<P>,
+        x2: &Value<'_>,
+        index: &Value<'_>,
+    ) -> Result<&'a Verified<P>, Error> {
+        let _making = deferred.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(made) = deferred.made.get() {
+            return Ok(made);
+        }
+        let taken = self.take(index)?;
+        self.parse(x2, index)?;
+        let weight = self.verify(x2, index, 1, self.policy.at_creation())?;
+        let bytes = tensor_bytes(x2, self.inputs.x2)?;
+        let fingerprint = bytes.first_chunk().copied();
+        let fingerprint = fingerprint.ok_or_else(|| Error::internal("a weight without a header"))?;
+        taken.keep();
+        Ok(deferred.made.get_or_init(|| Verified { weight, len: bytes.len(), fingerprint }))
     }
 
     /// Whether the weight is decoded where there is a choice: as the rule has it, and the session's memory allows.
