@@ -23,6 +23,7 @@ from mcd_graph.model.data_files import DATA_FILE_KEY
 from mcd_graph.model.files import write_text
 from mcd_graph.model.layout import ALIGNMENT, TensorLayout
 from mcd_graph.model.loading import load_model, read_proto
+from mcd_graph.model.replacement import put_new
 from mcd_graph.model.saving import ModelWriter
 from mcd_graph.model.temporaries import MARK
 
@@ -126,6 +127,18 @@ def test_without_hard_links_the_data_file_has_a_number(model: Path, out: Path, m
         assert data_name(out / "m.onnx") == expected
         assert digests(out).keys() == {"m.onnx", expected}
         assert tensors(out / "m.onnx") == tensors(model)
+
+
+def test_without_hard_links_what_appeared_stays(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    (out / "temporary").write_bytes(b"ours")
+    (out / "model").write_bytes(b"somebody's")
+    with pytest.raises(FileExistsError):
+        put_new(out / "temporary", out / "model")
+    assert (out / "model").read_bytes() == b"somebody's"
 
 
 def test_a_data_file_of_another_name(model: Path, out: Path) -> None:
