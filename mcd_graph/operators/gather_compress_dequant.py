@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ATTRIBUTE_NAMES",
     "BEHIND",
+    "CAST_IN_FRONT",
     "DEQUANTIZED_KEY",
     "INPUT_NAMES",
     "IN_FRONT",
@@ -40,8 +41,8 @@ __all__ = [
     "register_schema",
 ]
 
-#: Metadata of a node whose rows a DequantizeLinear made floats of: where it stood.
-DEQUANTIZED_KEY, IN_FRONT, BEHIND = "mcd.dequantized", "in front", "behind"
+#: Metadata of a node whose rows were made floats: where a DequantizeLinear stood, or Cast and Mul of the whole table.
+DEQUANTIZED_KEY, IN_FRONT, BEHIND, CAST_IN_FRONT = "mcd.dequantized", "in front", "behind", "cast in front"
 
 OP_TYPE = "GatherCompressDequant"
 
@@ -171,16 +172,17 @@ def _restore(node: CompressedNode, weight: ir.Value) -> Operand:
     rows: Operand = NewOutput(NewNode("Gather", (weight, indices), {"axis": 0}))
     if scale is None:
         return rows
+    where = node.node.metadata_props.get(DEQUANTIZED_KEY)
+    whole = where in (IN_FRONT, CAST_IN_FRONT)
 
     def along(values: ir.Value) -> Operand:
         """Return one value or those of the columns as they are, of those of the rows the ones that are asked for."""
         if _axis_of(node) == 1 or _has_one_value(values):
             return values
         columns = NewOutput(NewNode("Reshape", (values, NewConstant(np.array([-1, 1], np.int64), "column"))))
-        return NewOutput(NewNode("Gather", (columns, indices), {"axis": 0}))
+        return columns if whole else NewOutput(NewNode("Gather", (columns, indices), {"axis": 0}))
 
     zero_point = node.input("zero_point")
-    where = node.node.metadata_props.get(DEQUANTIZED_KEY)
     if where in (IN_FRONT, BEHIND) and _has_one_value(scale):
         zero = np.zeros((), np.float32) if zero_point is None else _one_value(zero_point)
         if zero is not None:
@@ -189,10 +191,11 @@ def _restore(node: CompressedNode, weight: ir.Value) -> Operand:
                 return NewOutput(NewNode("DequantizeLinear", (rows, *parameters)))
             table = NewOutput(NewNode("DequantizeLinear", (weight, *parameters)))
             return NewOutput(NewNode("Gather", (table, indices), {"axis": 0}))
-    rows = NewOutput(NewNode("Cast", (rows,), {"to": int(TensorProto.FLOAT)}))
+    widened = NewOutput(NewNode("Cast", (weight if whole else rows,), {"to": int(TensorProto.FLOAT)}))
     if zero_point is not None:
-        rows = NewOutput(NewNode("Sub", (rows, along(zero_point))))
-    return NewOutput(NewNode("Mul", (rows, along(scale))))
+        widened = NewOutput(NewNode("Sub", (widened, along(zero_point))))
+    widened = NewOutput(NewNode("Mul", (widened, along(scale))))
+    return NewOutput(NewNode("Gather", (widened, indices), {"axis": 0})) if whole else widened
 
 
 def _one_value(values: ir.Value) -> np.ndarray | None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from mcd_graph.operators.registry import spec_of
 from mcd_graph.operators.spec import DOMAIN
-from mcd_graph.passes.engine.facts import dimensions, graph_of, known_dtype
+from mcd_graph.passes.engine.facts import constant_array, dimensions, graph_of, known_dtype
 from mcd_graph.passes.engine.match import NewConstant, NewNode, NewOutput, Result
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = [
     "place_operands",
     "remove_dead",
     "set_input",
+    "sort_constants",
     "take_over",
 ]
 
@@ -237,6 +238,26 @@ def place_constant(tensor: ir.TensorProtocol, name: str, before: ir.Node, *, as_
     value = ir.Value(name=name, type=type_, shape=shape, const_value=tensor)
     graph_of(before).register_initializer(value)
     return value
+
+
+def sort_constants(graph: ir.Graph) -> None:
+    """Move what computes constants in front of the first reader: a new node may read one that stood further on."""
+    done: set[int] = set()
+
+    def move(value: ir.Value | None, reader: ir.Node) -> None:
+        producer = None if value is None else value.producer()
+        if producer is None or id(producer) in done or producer.graph is not graph or constant_array(value) is None:
+            return
+        done.add(id(producer))
+        for given in producer.inputs:
+            move(given, reader)
+        graph.remove(producer)
+        reader.prepend(producer)
+
+    for node in tuple(graph):
+        for value in node.inputs:
+            move(value, node)
+        done.add(id(node))
 
 
 def remove_dead(nodes: Iterable[ir.Node]) -> None:

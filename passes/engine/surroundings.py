@@ -45,6 +45,9 @@ _ACTIVATIONS = ("x1", "addend", "gate", "residual", "indices")
 _DEQUANTIZING = ("MatMulIntegerToFloat", "DynamicQuantizeMatMul")
 _STEPS = ("Cast", "Mul", "Add")
 
+#: Operators whose first input is multiplied, and no parameter of an integer multiplication.
+_MULTIPLYING = frozenset((*_DEQUANTIZING, "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "QGemm"))
+
 #: Directions to look in: ahead, or not.
 _AHEAD, _BACK = (True,), (False,)
 
@@ -263,15 +266,17 @@ def _is_part(node: onnx.NodeProto, view: _View, within: AbstractSet[str], depth:
     if not readers or view.outputs.intersection(node.output) or depth == _DEPTH:
         return False
     return all(
-        _is_parameter(reader, index) if _site(reader) is not None else _is_part(reader, view, within, depth + 1)
+        _is_parameter(reader, index) and (_site(reader) is not None or _is_part(reader, view, within, depth + 1))
         for reader, index in readers
     )
 
 
 def _is_parameter(node: onnx.NodeProto, index: int) -> bool:
-    """Tell whether an input of a lowered node is no tensor of activations."""
+    """Tell whether an input is no tensor of activations, of a lowered node or another integer multiplication."""
     spec = find(node.domain, node.op_type)
-    return spec is not None and spec.input_names[index] not in _ACTIVATIONS
+    if spec is None:
+        return index != 0 or node.op_type not in _MULTIPLYING
+    return spec.input_names[index] not in _ACTIVATIONS
 
 
 def _nearest(node: onnx.NodeProto, view: _View, followed: set[int]) -> set[int]:

@@ -8,7 +8,16 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from mcd_graph.operators.spec import DOMAIN, DOMAIN_VERSION
-from mcd_graph.passes.engine.emit import OPTIMIZED, OPTIMIZED_KEY, Names, as_tensor, build, place_constant, remove_dead
+from mcd_graph.passes.engine.emit import (
+    OPTIMIZED,
+    OPTIMIZED_KEY,
+    Names,
+    as_tensor,
+    build,
+    place_constant,
+    remove_dead,
+    sort_constants,
+)
 from mcd_graph.passes.engine.facts import all_nodes, graph_of, home_of
 from mcd_graph.passes.engine.unsigned import make_unsigned
 from mcd_graph.passes.fusions.registry import fuse_surroundings
@@ -133,6 +142,8 @@ class LoweringPlan:
         if any(candidate.match.optimized for _, candidate in built):
             self.model.metadata_props[ONNXRUNTIME_KEY] = ort.__version__
         remove_dead(dead)
+        for graph in {graph_of(node): None for node, _ in built}:
+            sort_constants(graph)
         for node, candidate in built:
             _absorb(node, candidate, names)
         return bool(dead)

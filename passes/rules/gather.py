@@ -153,7 +153,8 @@ def _of_bytes(node: ir.Node, weight: Weight, indices: ir.Value, *, alone: bool) 
     shape = None if rank is None else (*(None,) * rank, weight.k)
     if _axis(widening, shape, weight.k) != _COLUMNS:
         return plain
-    widened = _widened(rows, widening, _COLUMNS, gather_compress_dequant.BEHIND)
+    where = None if widening.axis is None else gather_compress_dequant.BEHIND
+    widened = _widened(rows, widening, _COLUMNS, where)
     pattern = f"Gather+{widening.label}"
     return Match(pattern, weight, widened, widening.nodes[-1].outputs[0], (node, *widening.nodes))
 
@@ -172,16 +173,14 @@ def _of_floats(node: ir.Node, weight: Weight, indices: ir.Value, widening: _Wide
     if quantizer is not None and _undoes(quantizer, widening):
         output = quantizer.outputs[0]
         return Match(f"{pattern}+QuantizeLinear", weight, rows, output, (node, quantizer))
-    return Match(
-        pattern, weight, _widened(rows, widening, axis, gather_compress_dequant.IN_FRONT), node.outputs[0], (node,)
-    )
+    where = gather_compress_dequant.CAST_IN_FRONT if widening.axis is None else gather_compress_dequant.IN_FRONT
+    return Match(pattern, weight, _widened(rows, widening, axis, where), node.outputs[0], (node,))
 
 
-def _widened(rows: Rows, widening: _Widening, axis: int, where: str) -> Rows:
+def _widened(rows: Rows, widening: _Widening, axis: int, where: str | None) -> Rows:
     scale, zero_point = _vector(widening.scale), _float_vector(widening.zero_point)
     return dataclasses.replace(
-        rows, scale=scale, zero_point=zero_point, axis=axis, output_type=ir.DataType.FLOAT,
-        dequantized=None if widening.axis is None else where,
+        rows, scale=scale, zero_point=zero_point, axis=axis, output_type=ir.DataType.FLOAT, dequantized=where,
     )  # fmt: skip
 
 

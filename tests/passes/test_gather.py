@@ -9,7 +9,18 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from lowering import assert_exact, dynamic_nodes, floats, integers, lower, make_model, node, scales
+from lowering import (
+    assert_exact,
+    assert_same_bytes,
+    dynamic_nodes,
+    floats,
+    integers,
+    lower,
+    make_model,
+    node,
+    run,
+    scales,
+)
 from onnx import TensorProto, helper
 
 from mcd_graph.operators.view import CompressedNode
@@ -277,3 +288,27 @@ def test_a_dequantizer_comes_back_where_it_stood(behind: bool, zero_point: int) 
     assert [each.op_type for each in restored.graph if each.op_type != "Constant"] == [
         *(each.op_type for each in nodes), "MatMul"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("per_row", [False, True])
+@pytest.mark.parametrize("zero_point", [None, 3])
+def test_a_table_that_a_mul_widened_as_a_whole_comes_back_so(zero_point: float | None, per_row: bool) -> None:
+    """Behind the Gather, onnxruntime would make a factor of the Mul."""
+    constants = {
+        "w": integers(np.int8, (60, 32), 1), "s": scales((60, 1) if per_row else (), 3), "v": floats((32, 24), 2),
+        "z": np.array(zero_point or 0, np.float32),
+    }  # fmt: skip
+    centred = [] if zero_point is None else [node("Sub", "c z", "m")]
+    nodes = [
+        node("Cast", "w", "c", to=TensorProto.FLOAT), *centred, node("Mul", f"{'m' if centred else 'c'} s", "t"),
+        node("Gather", "t i", "d", axis=0), node("MatMul", "d v", "y"),
+    ]  # fmt: skip
+    constants = {name: array for name, array in constants.items() if any(name in each.input for each in nodes)}
+    inputs, outputs = {"i": (np.int64, ("b", "m"))}, {"y": (np.float32, ("b", "m", 24))}
+    model = make_model(nodes, inputs, outputs, constants)
+    feeds = {"i": np.arange(14).reshape(2, 7) * 4}
+    lowered = assert_exact(model, feeds)
+    assert [code for _, code in lowered.outcome] == [None]
+    restored = ir.from_proto(lowered.proto)
+    plan_restoration(restored).apply()
+    assert_same_bytes(run(ir.to_proto(restored), feeds, optimize=True), run(model, feeds, optimize=True))

@@ -245,6 +245,40 @@ def test_an_output_that_onnxruntime_quantizes_in_the_lowered_model_only() -> Non
     exact(nodes, outputs=("y", "z"))
 
 
+def test_a_transposed_value_that_a_later_node_took_in() -> None:
+    """onnxruntime moves the Transpose on into the normalisation only if the Add that reads it as well is there."""
+    constants = {
+        "two": np.float32(2), "small": np.float32(1e-5), "gain": floats((K,), 1), "shift": floats((K,), 2),
+        "b": floats((K,), 3), "ws": np.float32(0.01), "w": integers(np.int8, (K, K), 4),
+        "v": integers(np.int8, (K, K), 5),
+    }  # fmt: skip
+
+    def linear(x: str, w: str, y: str) -> Nodes:
+        q, s, z, a, f, m, p = (f"{each}.{y}" for each in "qszafmp")
+        return [
+            helper.make_node("DynamicQuantizeLinear", [x], [q, s, z]), node("MatMulInteger", q, w, z, output=a),
+            node("Cast", a, output=f, to=1), node("Mul", s, "ws", output=m), node("Mul", f, m, output=p),
+            node("Add", p, "b", output=y),
+        ]  # fmt: skip
+
+    nodes = [
+        node("Transpose", "x", output="t", perm=[0, 2, 1]), node("ReduceMean", "t", output="mean", axes=[-1]),
+        node("Sub", "t", "mean", output="c"), node("Pow", "c", "two", output="square"),
+        node("ReduceMean", "square", output="variance", axes=[-1]), node("Add", "variance", "small", output="more"),
+        node("Sqrt", "more", output="root"), node("Div", "c", "root", output="n"),
+        node("Mul", "n", "gain", output="scaled"), node("Add", "scaled", "shift", output="normal"),
+        *linear("normal", "w", "first"), node("Softmax", "first", output="soft", axis=-1),
+        *linear("soft", "v", "second"), node("Add", "second", "t", output="y"),
+    ]  # fmt: skip
+    inputs, outputs = {"x": (np.float32, ("b", K, "m"))}, {"y": (np.float32, ("b", "m", K))}
+    model = make_model(nodes, inputs, outputs, constants, opset=15)
+    feeds = {"x": floats((2, K, 9), 6)}
+    lowered = lower(model)
+    assert [code for _, code in lowered.outcome] == [None, None]
+    for optimize in (True, False):
+        assert_same_bytes(run(lowered.proto, feeds, optimize=optimize), run(model, feeds, optimize=optimize))
+
+
 def test_a_normalization_that_onnxruntime_comes_to_in_its_last_round_only() -> None:
     """It stops after some rounds: whether it still fuses this one depends on what else there is to remove, far in
     front of it."""

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from lowering import Lowered, assert_exact, floats, integers, lower, make_model, scales
-from onnx import helper
+from onnx import helper, numpy_helper
 
 import mcd_graph
 from mcd_graph.passes import ReasonCode
@@ -184,6 +184,20 @@ def test_quantization_that_is_moved_up(shift: str) -> None:
     output = ("a", 2, N // 2) if shift == "Reshape" else (N, "m")
     lowered = exact(qdq_model({**parameters(), "to": np.array([-1, 2, N // 2])}, middle, output=output))
     assert lowered.outcome == [("DequantizeLinear+MatMul+QuantizeLinear+DequantizeLinear", None)]
+
+
+def test_a_constant_node_that_stands_further_on() -> None:
+    """What is quantised in front of the Reshape has the parameters of behind it; nodes come after what they read."""
+    zero = helper.make_node("Constant", [], ["yz"], value=numpy_helper.from_array(np.array(77, np.uint8)))
+    middle = [
+        PRODUCT, helper.make_node("Reshape", ["r", "to"], ["s"]), zero, quantize("s", "yq", "y"),
+        dequantize("yq", "y", "y"),
+    ]  # fmt: skip
+    constants = {name: array for name, array in parameters().items() if name != "yz"}
+    lowered = exact(qdq_model({**constants, "to": np.array([-1, 2, N // 2])}, middle, output=("a", 2, N // 2)))
+    assert lowered.outcome == [("DequantizeLinear+MatMul+QuantizeLinear+DequantizeLinear", None)]
+    order = {name: at for at, each in enumerate(lowered.proto.graph.node) for name in each.output}
+    assert all(order.get(name, -1) < at for at, each in enumerate(lowered.proto.graph.node) for name in each.input)
 
 
 def test_shared_activation_and_shared_weight() -> None:
