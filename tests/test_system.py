@@ -1,14 +1,19 @@
 """Other systems than this one: what they lack and refuse is faked in a process of its own."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
 from samples import ROOT
 
-from mcd_graph import library
+from mcd_graph import library, system
+from mcd_graph.model.temporaries import closed_for_writing, temporary_file
 
 PRELUDE = """
     import os, sys
@@ -198,3 +203,30 @@ def test_the_librarys_name(platform: str, name: str, tmp_path: Path, monkeypatch
         library.get_library_path()
     (tmp_path / name).touch()
     assert library.get_library_path() == str(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without forks")
+def test_a_fork_of_this_process_holds_nothing_up(tmp_path: Path) -> None:
+    """Such as a worker of an executor, which has the files of the model that is being written open as well."""
+
+    def close_and_open() -> None:
+        with closed_for_writing(file):
+            assert path.read_bytes() == b"abc"
+        file.write(b"def")
+
+    path = tmp_path / "a.mcd-tmp-1"
+    with temporary_file(path) as file:
+        file.write(b"abc")
+        fork = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        fork.start()
+        try:
+            attempt = threading.Thread(target=close_and_open, daemon=True)
+            attempt.start()
+            attempt.join(10)
+            assert not attempt.is_alive()
+        finally:
+            fork.kill()
+            fork.join()
+        assert system.is_locked(path)
+        file.flush()
+        assert path.read_bytes() == b"abcdef"

@@ -106,6 +106,7 @@ def _reopen(files: Sequence[BinaryIO], *, writing: bool) -> None:
             place = os.lseek(file.fileno(), 0, os.SEEK_CUR)
             descriptor = system.reopen(Path(file.name), writing=writing)
             try:
+                system.unlock(file)  # else a fork of this process would hold it, and let nobody lock it again
                 os.dup2(descriptor, file.fileno(), inheritable=False)
             finally:
                 os.close(descriptor)

@@ -7,9 +7,18 @@ import os
 import sys
 
 if sys.platform == "win32":
-    from mcd_graph.system.windows import copy_attributes, create, is_locked, lock, locked, reopen, sync_directory
+    from mcd_graph.system.windows import (
+        copy_attributes,
+        create,
+        is_locked,
+        lock,
+        locked,
+        reopen,
+        sync_directory,
+        unlock,
+    )
 else:
-    from mcd_graph.system.posix import copy_attributes, create, is_locked, lock, locked, reopen, sync_directory
+    from mcd_graph.system.posix import copy_attributes, create, is_locked, lock, locked, reopen, sync_directory, unlock
 
 __all__ = [
     "MAPPED_CAN_GO",
@@ -22,6 +31,7 @@ __all__ = [
     "processors",
     "reopen",
     "sync_directory",
+    "unlock",
 ]
 
 MAPPED_CAN_GO = sys.platform != "win32"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 # Where mypy checks for another system, it knows nothing of what follows.
 assert sys.platform != "win32" or not TYPE_CHECKING  # noqa: S101
 
-__all__ = ["copy_attributes", "create", "is_locked", "lock", "locked", "reopen", "sync_directory"]
+__all__ = ["copy_attributes", "create", "is_locked", "lock", "locked", "reopen", "sync_directory", "unlock"]
 
 
 def copy_attributes(source: Path, descriptor: int) -> None:
@@ -54,6 +54,11 @@ def reopen(path: Path, *, writing: bool) -> int:
 def lock(file: BinaryIO) -> None:
     """Lock an open file; the lock dies with this process."""
     fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def unlock(file: BinaryIO) -> None:
+    """Give up the lock of an open file, also for processes that were forked from this one meanwhile."""
+    fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def is_locked(path: Path) -> bool:

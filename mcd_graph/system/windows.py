@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 # Where mypy checks for another system, it knows nothing of what follows.
 assert sys.platform == "win32" or not TYPE_CHECKING  # noqa: S101
 
-__all__ = ["copy_attributes", "create", "is_locked", "lock", "locked", "reopen", "sync_directory"]
+__all__ = ["copy_attributes", "create", "is_locked", "lock", "locked", "reopen", "sync_directory", "unlock"]
 
 _READ, _WRITE = 0x8000_0000, 0x4000_0000
 _SHARE_ALL = 1 | 2 | 4  # reading, writing, renaming and removing
@@ -102,6 +102,10 @@ def lock(file: BinaryIO) -> None:
     handle = msvcrt.get_osfhandle(file.fileno())
     while not _try_lock(handle):  # somebody is asking whether it is locked
         time.sleep(_PAUSE)
+
+
+def unlock(file: BinaryIO) -> None:
+    """Do nothing: what opened the file is about to be closed, and nobody has inherited it."""
 
 
 def is_locked(path: Path) -> bool:

@@ -14,7 +14,7 @@
 accepted                        one to three dimensions; strides, dilations, pads, auto_pad; int8 or uint8 activations,
                                 kernels and results; scales and zero points for the whole kernel or per channel
 kept, with the reason           kernels that are not constant; QLinearConv of uint8 with kernels below 32 KiB, or with
-                                less than 128 multiply-adds for each byte of image that goes in or comes out; groups
+                                less than 200 multiply-adds for each byte of image that goes in or comes out; groups
                                 whose output channels are no multiple of 16, as in depthwise convolutions; scales and
                                 zero points of other shapes
 ==============================  ======================================================================================

@@ -45,8 +45,9 @@ SMALL = 32 << 10
 
 #: Multiply-adds for each byte of image that goes in or comes out below which it is faster as well, where neighbours are
 #: not lowered: onnxruntime keeps images with their channels last between its own convolutions, and has to turn them for
-#: others. Kernels of 1 x 1 between depthwise ones cost 2 to 5 % of a model with 120, and gain with 160 (the same log).
-WORK = 128
+#: others. Kernels between depthwise ones cost 2 to 4 % of a model with 160 to 169, on two threads most, and next to
+#: nothing with 240 (docs/experiments/2026-11-28-sessions.md).
+WORK = 200
 
 #: The attribute ``same`` for each ``auto_pad`` that depends on the image.
 _SAME = {"SAME_UPPER": 1, "SAME_LOWER": 2}

@@ -136,3 +136,31 @@ fn every_kernel_rounds_to_the_same_halves() {
         }
     }
 }
+
+/// Panels of lengths that kernels take by ones, twos and fours.
+#[test]
+fn symbols_in_memory_multiply_alike() {
+    let (mut rng, mut scratch) = (Rng::new(0x5eed_cafe_0123_4567), Scratch::default());
+    for fractals in [8, 10, 12, 15, 20, 22, 24, 26, 27, 32] {
+        for (panels, m) in [(1, 16), (2, 9), (3, 16), (4, 16), (5, 12), (6, 33), (7, 10)] {
+            let extent = Extent::new(panels, fractals);
+            let symbols: Vec<u8> = (0..extent.weights()).map(|_| rng.next() as u8).collect();
+            let x: Vec<i8> = (0..m * extent.k()).map(|_| rng.next() as i8).collect();
+            let rows = Rows::new(&x, extent.k(), m, extent.k());
+            let columns = extent.columns();
+            for overwrite in [true, false] {
+                let mut sums = |kernel: &dyn TileKernel| {
+                    let mut sums: Vec<i32> = (0..(m * columns) as i32).collect();
+                    let acc = Accumulators::new(&mut sums, columns, m, columns);
+                    let mut acc = if overwrite { acc.overwrite() } else { acc };
+                    kernel.multiply(&symbols, extent, rows, &mut acc, &mut scratch).expect("there is memory");
+                    sums
+                };
+                let expected = sums(&Portable);
+                for kernel in Kernel::available() {
+                    assert!(sums(kernel.tile()) == expected, "{kernel:?} {fractals} {panels} {m} {overwrite}");
+                }
+            }
+        }
+    }
+}

@@ -8,6 +8,9 @@
 //!         load B;  C += A0 B                      C2 += A1 B0    C3 += A1 B1
 //! ```
 //!
+//! With up to 16 rows, weights from the last cache arrive slower where a panel ends within what the processor fetches ahead;
+//! then fewer are read at a time: see [`panels_at_a_time`].
+//!
 //! Where k ends in a single fractal, that one is multiplied as the AVX-512 kernel does it.
 
 use super::registers::{HEIGHT, Heights, STEP, WIDTH, configure};
@@ -20,7 +23,7 @@ use std::mem::MaybeUninit;
 
 /// Rows of a chunk.
 pub const CHUNK: usize = 2 * HEIGHT;
-/// Panels that are multiplied at a time by up to 16 rows.
+/// Panels that are multiplied at a time by up to 16 rows, at most.
 const QUAD: usize = 4;
 /// Steps after which a tile is stored.
 const AWAKE_STEPS: usize = 12;
@@ -32,6 +35,23 @@ fn few_activations(m: usize) -> usize {
         0..=4 => usize::MAX,
         5..=8 => 2048,
         _ => 1024,
+    }
+}
+
+/// Panels of so many bytes that are read at a time by up to 16 rows. Measured with 24 MB of weights, which come from the last
+/// cache, in GB/s (docs/experiments/2026-11-28-sessions.md). Four keep the products busiest where weights are in the second cache,
+/// and arrive soonest where they come from memory.
+///
+/// | k | 256 | 320 | 384 | 512 | 640 | 768 | 832 | 960 |
+/// |---|---|---|---|---|---|---|---|---|
+/// | four | 29.7 | 27.6 | 24.3 | 25.2 | 25.6 | 26.2 | 27.8 | 28.6 |
+/// | two | 29.9 | 28.8 | 28.8 | 28.6 | 27.8 | 25.2 | 25.9 | 28.2 |
+/// | one | 29.8 | 28.4 | 28.5 | 28.4 | 28.4 | 28.6 | 28.3 | 28.3 |
+fn panels_at_a_time(panel_bytes: usize) -> usize {
+    match panel_bytes / PANEL {
+        321..=640 => 2,
+        641..=832 => 1,
+        _ => QUAD,
     }
 }
 
@@ -69,11 +89,12 @@ fn chunks(m: usize) -> impl Iterator<Item = (usize, usize)> {
 pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: Accumulate) {
     let panel_bytes = extent.panel();
     let steps = extent.fractals() / STEP;
+    let at_a_time = panels_at_a_time(panel_bytes);
     let mut panel = 0;
     while panel < extent.panels() && steps > 0 {
         let wide = match (rows.m(), extent.panels() - panel) {
-            (..=HEIGHT, QUAD..) => QUAD,
-            (..=HEIGHT, _) => 1,
+            (..=HEIGHT, QUAD..) => at_a_time,
+            (..=HEIGHT, left) => left.min(at_a_time).min(2),
             (_, left) => left.min(2),
         };
         for (row, height) in chunks(rows.m()) {
@@ -93,8 +114,8 @@ pub unsafe fn multiply(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: 
                 };
                 match (second, wide) {
                     (0, QUAD) => block.one_by_four(),
-                    // Of 33 rows, the second chunk has 16, and all chunks take the same panels.
-                    (0, _) => (0..wide).for_each(|offset| block.panel(offset).one_by_one()),
+                    (0, 2) => block.one_by_two(),
+                    (0, _) => block.one_by_one(),
                     (_, 2) => block.two_by_two(first),
                     (..) => block.two_by_one(first),
                 }
@@ -218,12 +239,6 @@ macro_rules! run {
 /// Inside of [`within`](super::registers::within), with the chunk's heights configured; `steps` is at least 1; activations,
 /// weights and sums cover the chunk's rows, 64 · `steps` of k and the panels.
 impl Block {
-    /// The block from a later panel on.
-    fn panel(self, offset: usize) -> Self {
-        let weights = self.weights.wrapping_add(offset * self.panel_bytes);
-        Self { weights, to: self.to.wrapping_add(offset * PANEL), ..self }
-    }
-
     unsafe fn one_by_four(&self) {
         let (w, c) = (self.weights, self.to);
         // SAFETY: the caller's contract covers every address; the loop runs `steps` times.
@@ -245,6 +260,24 @@ impl Block {
                 w2 = w.add(2 * self.panel_bytes), 1024;
                 w3 = w.add(3 * self.panel_bytes), 1024;
             }, sums: { c0 = c => 0 + 0, 1 + 64, 2 + 128, 3 + 192; });
+        }
+    }
+
+    unsafe fn one_by_two(&self) {
+        let (w, c) = (self.weights, self.to);
+        // SAFETY: as above.
+        unsafe {
+            run!(self, concat!(
+                "tileloadd tmm4, [{x0} + {x_stride}*1]\n",
+                "tileloadd tmm5, [{w0} + {width}*1]\n",
+                "tdpbsud tmm0, tmm4, tmm5\n",
+                "tileloadd tmm6, [{w1} + {width}*1]\n",
+                "tdpbsud tmm1, tmm4, tmm6",
+            ), {
+                x0 = self.x, 64;
+                w0 = w, 1024;
+                w1 = w.add(self.panel_bytes), 1024;
+            }, sums: { c0 = c => 0 + 0, 1 + 64; });
         }
     }
 
