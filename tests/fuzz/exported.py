@@ -49,6 +49,9 @@ DIALECTS = ("dynamic", "dynamic", "qdq", "qdq", "qdq", "qlinear", "weights", "fl
 AXES_ARE_INPUTS, DYNAMIC, PER_CHANNEL, NORMALIZATION, GELU, BLOCKS = 13, 11, 13, 17, 20, 21
 REDUCE_AXES_ARE_INPUTS = 18
 
+#: Seeds from which on networks have operators of :data:`RARE` as well; those of smaller ones stay what they were.
+RARE_FROM = 30_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
@@ -76,8 +79,15 @@ class Network:
         self.extra: list[Tensor] = []
         self.story: list[str] = [f"opset {self.opset}", self.dialect]
         self.serial = 0
+        self.dice = np.random.default_rng([seed, 78])
+        self.share_of_rare = 0.15 if seed >= RARE_FROM else 0.0
 
     # Chance
+
+    def rare(self, table: dict[str, Any]) -> str | None:
+        """Return the name of something that few models have, once in a while."""
+        names = sorted(table)
+        return names[int(self.dice.integers(len(names)))] if self.dice.random() < self.share_of_rare else None
 
     def maybe(self, share: float) -> bool:
         return bool(self.random.random() < share)
@@ -197,7 +207,10 @@ class Network:
         how = self.layer()
         if how == "dynamic" and self.opset < DYNAMIC:
             how = "weights"
-        self.story.append(f"{how} linear")
+        rare = self.rare(LINEAR_RARE)
+        self.story.append(f"{rare or how} linear")
+        if rare and (y := LINEAR_RARE[rare](self, x, n)) is not None:
+            return self.idle(y)
         return self.idle(LINEAR[how](self, self.idle(x), n))
 
     def convolution(self, x: Tensor, n: int, *, window: int = 1, stride: int = 1, group: int = 1) -> Tensor:
@@ -216,6 +229,8 @@ class Network:
         """Return rows of a table."""
         shape = (rows, width)
         how = self.layer()
+        if self.rare({"blocks": None}) and width % 16 == 0:
+            return lookup_blocks(self, ids, rows, width)
         if how == "float":
             return Tensor(self.op("Gather", self.put(self.normal(shape)), ids), (-1, -1, width))
         if how == "weights" and self.maybe(0.5):
@@ -569,6 +584,108 @@ CONVOLUTIONS = {
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Operators that few models have
+
+
+def linear_nbits(net: Network, x: Tensor, n: int) -> Tensor | None:
+    """Return a MatMulNBits, of 4 or 8 bits."""
+    k, bits = x.shape[-1], net.of([4, 8])
+    blocks = -(-k // 16)
+    w = net.put(net.bytes_of(np.uint8, (n, blocks, 16 * bits // 8)), "weight")
+    scale = net.put(np.asarray((net.random.random(n * blocks) + 0.3) * 0.01, np.float32))
+    zero = [net.put(net.bytes_of(np.uint8, (n * -(-blocks * bits // 8),)))] if net.maybe(0.5) else []
+    y = net.op("MatMulNBits", x.name, w, scale, *zero, domain=MS, K=k, N=n, bits=bits, block_size=16)
+    return Tensor(net.bias(y, n), (*x.shape[:-1], n))
+
+
+def linear_qgemm(net: Network, x: Tensor, n: int) -> Tensor | None:
+    """Return a QGemm, of matrices."""
+    if len(x.shape) != 2:
+        return None
+    q, xs, xz = net.quantized(x)
+    turned = net.maybe(0.5)
+    w, dtype = net.weight((n, x.shape[-1]) if turned else (x.shape[-1], n))
+    ws, wz = net.parameters(dtype, 0.01, n if net.per_channel and net.maybe(0.5) else None)
+    bias = net.put(np.asarray(net.random.integers(-99, 99, n), np.int32)) if net.maybe(0.6) else ""
+    if xz not in net.tensors:  # a Constant node: the result has the type of the activation
+        return None
+    ys, yz = net.parameters(net.tensors[xz].dtype.type, 0.1)
+    y = net.op("QGemm", q, xs, xz, w, ws, wz, bias, ys, yz, domain=MS, transB=int(turned))
+    return Tensor(net.op("DequantizeLinear", y, ys, yz), (*x.shape[:-1], n))
+
+
+def linear_attention(net: Network, x: Tensor, n: int) -> Tensor | None:
+    """Return a QAttention, which has all projections in one weight."""
+    width = x.shape[-1]
+    if len(x.shape) != 3 or n != width or width % 2:
+        return None
+    q, xs, xz = net.quantized(x)
+    w, dtype = net.weight((width, 3 * width))
+    ws, wz = net.parameters(dtype, 0.01, 3 * width if net.per_channel and net.maybe(0.5) else None)
+    bias = net.put(net.normal((3 * width,), 0.2))
+    return Tensor(net.op("QAttention", q, w, bias, xs, ws, "", xz, wz, domain=MS, num_heads=2), x.shape)
+
+
+def linear_lstm(net: Network, x: Tensor, n: int) -> Tensor | None:
+    """Return a DynamicQuantizeLSTM over the length."""
+    if len(x.shape) != 3:
+        return None
+    dtype = net.of([np.int8, np.uint8])
+    parameters = []
+    for size in (x.shape[-1], n):
+        w, _ = net.weight((1, size, 4 * n), dtype)
+        scale = net.put(np.asarray([net.random.random() * 0.01 + 0.001], np.float32))
+        parameters.append((w, scale, net.put(net.bytes_of(dtype, (1,)))))
+    (w, ws, wz), (r, rs, rz) = parameters
+    turned = net.op("Transpose", x.name, perm=[1, 0, 2])
+    bias = net.put(net.normal((1, 8 * n), 0.1))
+    y = net.op("DynamicQuantizeLSTM", turned, w, r, bias, "", "", "", "", ws, wz, rs, rz, domain=MS, hidden_size=n)
+    y = net.axes("Squeeze", y, [1], AXES_ARE_INPUTS)
+    return Tensor(net.op("Transpose", y, perm=[1, 0, 2]), (*x.shape[:-1], n))
+
+
+def linear_heads(net: Network, x: Tensor, n: int) -> Tensor | None:
+    """Return a product of each head with a weight of its own, (heads, k, n)."""
+    k = x.shape[-1]
+    if len(x.shape) != 3 or k % 2 or n % 2 or net.opset < DYNAMIC:
+        return None
+    parted = net.op("Reshape", x.name, net.put(np.array([0, 0, 2, k // 2], np.int64)))
+    heads = net.op("Transpose", parted, perm=[0, 2, 1, 3])
+    w, dtype = net.weight((2, k // 2, n // 2))
+    q = net.op("DynamicQuantizeLinear", heads, count=3)
+    made = net.nodes[-1].output
+    total = net.op("MatMulInteger", q, w, made[2], net.put(net.bytes_of(dtype, ())))
+    y = net.op("Mul", net.op("Cast", total, to=FLOAT), net.op("Mul", made[1], net.number(0.01)))
+    back = net.op("Transpose", y, perm=[0, 2, 1, 3])
+    return Tensor(net.op("Reshape", back, net.put(np.array([0, 0, n], np.int64))), (*x.shape[:-1], n))
+
+
+LINEAR_RARE = {
+    "nbits": linear_nbits, "QGemm": linear_qgemm, "QAttention": linear_attention, "LSTM": linear_lstm,
+    "heads": linear_heads,
+}  # fmt: skip
+
+
+def lookup_blocks(net: Network, ids: str, rows: int, width: int) -> Tensor:
+    """Return rows of a table that is quantised in blocks, two values a byte or one."""
+    bits = net.of([4, 8])
+    table = net.put(net.bytes_of(np.uint8, (rows, width * bits // 8)), "weight")
+    scale = net.put(np.asarray((net.random.random((rows, width // 16)) + 0.3) * 0.01, np.float32))
+    how = {"gather_axis": 0, "quantize_axis": 1, "block_size": 16, "bits": bits}
+    return Tensor(net.op("GatherBlockQuantized", table, ids, scale, domain=MS, **how), (-1, -1, width))
+
+
+def larger(net: Network, x: Tensor) -> Tensor:
+    """Return an image that a ConvTranspose makes larger."""
+    n = net.of([16, 20])
+    w = net.float_weight((x.shape[1], n, 2, 2), 1)
+    inputs = [net.through(x).name if net.maybe(0.5) else x.name, w]
+    inputs += [net.put(net.normal((n,), 0.2))] if net.maybe(0.5) else []
+    y = net.op("ConvTranspose", *inputs, kernel_shape=[2, 2], strides=[2, 2])
+    return Tensor(y, (x.shape[0], n, -1, -1))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Blocks and networks
 
 
@@ -587,6 +704,9 @@ def transformer_block(net: Network, x: Tensor) -> Tensor:
 
 
 def convolution_block(net: Network, x: Tensor) -> Tensor:
+    if net.rare({"larger": None}):
+        net.story.append("ConvTranspose")
+        x = larger(net, x)
     channels = x.shape[1]
     kind = net.of(["plain", "plain", "residual", "separable", "squeeze"])
     net.story.append(kind)

@@ -13,11 +13,13 @@
 //! - [`ascend`]: nodes on an Ascend device
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
 //! - [`residency`]: which weights are decoded once
+//! - [`ahead`]: which bytes of a file are read next
 //! - [`memory`]: what the weights of a session may take
 //! - [`sharing`]: what the sessions of a process share
 //! - [`scratch`]: memory that a thread keeps from call to call
 //! - [`options`]: session config entries
 
+mod ahead;
 mod ascend;
 mod at_open;
 mod backend;

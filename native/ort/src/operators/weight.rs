@@ -8,6 +8,7 @@ use mcd_core::container::memory_needed;
 use mcd_core::{Bound, CompressedWeight, PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType};
 use ort_sys::ONNXTensorElementDataType as Type;
 
+use crate::ahead;
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value};
 use crate::memory::Account;
 use crate::operator::Input;
@@ -30,6 +31,10 @@ pub fn not_five_numbers(list: &[i64]) -> Error {
 
 /// Bytes at the beginning of `x2` that hold the checksums of all others.
 const FINGERPRINT: usize = 64;
+
+/// Bytes at the beginning of `x2` that have room for every header, and those at its end that are looked at with it.
+const HEADER: usize = 4 << 10;
+const TAIL: usize = 64;
 
 /// Where an operator has its weight.
 #[derive(Debug, Clone, Copy)]
@@ -258,9 +263,15 @@ impl<P: Prepared> Weight<P> {
     /// Checks a weight whose bytes are known, and verifies it unless that is left to the first run.
     fn constant(&self, x2: &Value<'_>, index: &Value<'_>, verify: Verify) -> Result<Constant<P>, Error> {
         self.take(index)?.keep();
+        let (bytes, index_bytes) = (tensor_bytes(x2, self.inputs.x2)?, tensor_bytes(index, self.inputs.index)?);
+        if verify == Verify::Use {
+            // Nothing else is read before the first run.
+            let tail = &bytes[bytes.len().saturating_sub(TAIL)..];
+            ahead::fetch(&[&bytes[..bytes.len().min(HEADER)], index_bytes, tail]);
+        }
         let parsed = self.parse(x2, index)?;
         let (k, n) = (parsed.geometry().k(), parsed.geometry().n());
-        let key = self.key(tensor_bytes(x2, self.inputs.x2)?);
+        let key = self.key(bytes);
         let entry = (P::CHOICE && self.policy.is_open()).then(|| LEDGER.enter(key, k as u64 * n as u64));
         let verified = match verify {
             Verify::Load => Some(self.verify(x2, index, processors(), self.policy.at_creation())?),
