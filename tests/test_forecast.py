@@ -65,10 +65,10 @@ def quantized_convolutions() -> onnx.ModelProto:
     constants = {"s": np.float32(0.02), "z": np.uint8(128)}
     nodes = []
     for number, (x, y) in enumerate((("x", "a"), ("a", "y"))):
-        constants |= {f"w{number}": bell((320, 320, 1, 1), number, 25), f"s{number}": scales((320,), number)}
-        constants |= {f"z{number}": np.zeros(320, np.int8)}
+        constants |= {f"w{number}": bell((448, 448, 1, 1), number, 25), f"s{number}": scales((448,), number)}
+        constants |= {f"z{number}": np.zeros(448, np.int8)}
         nodes.append(node("QLinearConv", f"{x} s z w{number} s{number} z{number} s z", y))
-    image = (np.uint8, (1, 320, 8, 8))
+    image = (np.uint8, (1, 448, 8, 8))
     return make_model(nodes, {"x": image}, {"y": image}, constants)
 
 
