@@ -7,9 +7,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-import onnx
 import pytest
-from samples import ROOT, TOKENS, N, text_model, write
+from samples import ROOT, TOKENS, N, encoder_model, write
 
 import mcd_graph
 
@@ -21,26 +20,13 @@ pytestmark = pytest.mark.skipif(
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(chr(ord("a") + index) for index in range(20))]
 
 
-def bert_like() -> onnx.ModelProto:
-    """The text model with the names that encoders have for inputs and outputs."""
-    model = text_model()
-    names = {"ids": "input_ids", "mask": "attention_mask", "y": "last_hidden_state"}
-    for node in model.graph.node:
-        for values in (node.input, node.output):
-            for index, name in enumerate(values):
-                values[index] = names.get(name, name)
-    for value in (*model.graph.input, *model.graph.output):
-        value.name = names[value.name]
-    return model
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     assert len(WORDS) <= TOKENS
     made = tmp_path / "folder"
     for name in ("onnx", "1_Pooling"):
         (made / name).mkdir(parents=True)
-    write(bert_like(), made / "onnx" / "model.onnx")
+    write(encoder_model(), made / "onnx" / "model.onnx")
     module = "sentence_transformers.models"
     files = {
         "config.json": {

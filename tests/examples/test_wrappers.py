@@ -9,7 +9,7 @@ import onnx
 import pytest
 from lowering import make_model, node
 from onnx import TensorProto
-from samples import N, gaussian_weight, text_model, write
+from samples import N, encoder_model, gaussian_weight, write
 
 import mcd_graph
 
@@ -19,18 +19,6 @@ def enabled() -> Iterator[None]:
     mcd_graph.enable()
     yield
     mcd_graph.disable()
-
-
-def encoder() -> onnx.ModelProto:
-    """The text model with the names that encoders have for inputs and outputs."""
-    model = text_model()
-    names = {"ids": "input_ids", "mask": "attention_mask", "y": "last_hidden_state"}
-    for each in model.graph.node:
-        for values in (each.input, each.output):
-            values[:] = [names.get(name, name) for name in values]
-    for value in (*model.graph.input, *model.graph.output):
-        value.name = names[value.name]
-    return model
 
 
 def test_fastembed(tmp_path: Path) -> None:
@@ -44,7 +32,7 @@ def test_fastembed(tmp_path: Path) -> None:
     settings = {"pad_token_id": 0, "model_max_length": 16, "pad_token": "[PAD]"}
     for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json"):
         (tmp_path / name).write_text(json.dumps(settings))
-    write(encoder(), tmp_path / "model.onnx")
+    write(encoder_model(), tmp_path / "model.onnx")
     mcd_graph.compress_model(tmp_path / "model.onnx", tmp_path / "model.mcd.onnx")
 
     def embed(file: str) -> np.ndarray:

@@ -72,6 +72,19 @@ def text_model(**weights: np.ndarray) -> onnx.ModelProto:
     return model
 
 
+def encoder_model() -> onnx.ModelProto:
+    """Return the text model with the names that encoders have for inputs and outputs."""
+    model = text_model()
+    names = {"ids": "input_ids", "mask": "attention_mask", "y": "last_hidden_state"}
+    for node in model.graph.node:
+        for values in (node.input, node.output):
+            for index, name in enumerate(values):
+                values[index] = names.get(name, name)
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names[value.name]
+    return model
+
+
 def float_model() -> onnx.ModelProto:
     """Return a model with nothing to compress."""
     constants = {"w": np.eye(4, dtype=np.float32)}
