@@ -18,22 +18,20 @@ is not saved. Medians of processes in turns. Cold: the model's files were droppe
 
 import argparse
 import contextlib
-import ctypes
-import mmap
 import os
 import statistics
 import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import onnxruntime as ort
 import tables
 import workloads
 from entries import BASE, CONTESTANTS, OPENVINO, Entry, read
 from matmul import append, processor
+from page_cache import cached_pages
 
 from mcd_graph.contestants import Contestant, stored
 from mcd_graph.model.source import size_of
@@ -51,20 +49,6 @@ def drop(files: Iterable[Path]) -> None:
             there = cached_pages(file)
         if there:
             raise SystemExit(f"{path}: {there} pages stay in the page cache; does somebody map it?")
-
-
-def cached_pages(file: BinaryIO) -> int:
-    """Pages of a file that are in memory. To ask by reading would have the system read ahead."""
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        view = np.frombuffer(mapped, np.uint8)
-        pages = np.empty(-(-view.size // mmap.PAGESIZE), np.uint8)
-        failed = ctypes.CDLL(None, use_errno=True).mincore(
-            ctypes.c_void_p(view.ctypes.data), ctypes.c_size_t(view.size), ctypes.c_void_p(pages.ctypes.data)
-        )
-        del view
-        if failed:
-            raise OSError(ctypes.get_errno(), "mincore")
-    return int((pages & 1).sum())
 
 
 def held(entry: Entry, name: str, processes: int, feed: Path) -> dict[str, Any]:
