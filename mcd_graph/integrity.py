@@ -14,6 +14,7 @@ from mcd_graph import _native
 from mcd_graph.errors import InputError
 from mcd_graph.model.loading import graphs_of, load_model
 from mcd_graph.model.source import Source
+from mcd_graph.model.walk import Contents
 from mcd_graph.operators.registry import compressed_nodes
 from mcd_graph.operators.view import CompressedNode, CompressedNodeError, check_memory
 from mcd_graph.progress import Progress
@@ -29,6 +30,10 @@ _CHECKER_ERRORS = (
     ValueError,
     TypeError,
 )
+
+
+#: Operators that onnxruntime has in ONNX's domain, and the opset from which on ONNX has them, if it has.
+_OF_ONNXRUNTIME = {"LayerNormalization": 17, "SimplifiedLayerNormalization": 1 << 31}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +173,7 @@ def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
     count as inputs here; and such functions' structure, so that they are taken for operators of another library.
     """
     versions = {opset.domain: opset.version for opset in proto.opset_import}
+    _say_whose_operators(proto, versions.get("", versions.get("ai.onnx", 0)))
     for function in tuple(proto.functions):
         if any(versions.get(opset.domain, opset.version) != opset.version for opset in function.opset_import):
             proto.functions.remove(function)
@@ -185,6 +191,18 @@ def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
             if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
                 value.type.tensor_type.shape.SetInParent()
     return proto
+
+
+def _say_whose_operators(proto: onnx.ModelProto, opset: int) -> None:
+    """Put operators that onnxruntime adds to ONNX's domain into its own one."""
+    contents = Contents.of(proto)
+    for node in contents.nodes:
+        since = _OF_ONNXRUNTIME.get(node.op_type, 0)
+        if node.domain in ("", "ai.onnx") and opset < since:
+            node.domain = "com.microsoft"
+    for imports in (proto.opset_import, *(function.opset_import for function in proto.functions)):
+        if all(each.domain != "com.microsoft" for each in imports):
+            imports.add(domain="com.microsoft", version=1)
 
 
 def streams_of(nodes: Iterable[ir.Node]) -> tuple[list[Stream], list[CompressedNodeError]]:

@@ -16,6 +16,7 @@ import functools
 import hashlib
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 
 from mcd_graph.operators.registry import find
@@ -47,6 +48,10 @@ _STEPS = ("Cast", "Mul", "Add")
 
 #: Operators whose first input is multiplied, and no parameter of an integer multiplication.
 _MULTIPLYING = frozenset((*_DEQUANTIZING, "MatMulInteger", "ConvInteger", "QLinearMatMul", "QLinearConv", "QGemm"))
+
+#: Operators that multiply floats, and those that onnxruntime makes of them, which give other bytes.
+_FLOAT_PRODUCTS = frozenset(("Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"))
+_MADE_OF_THEM = _MULTIPLYING | {"MatMulNBits"}
 
 #: Directions to look in: ahead, or not.
 _AHEAD, _BACK = (True,), (False,)
@@ -150,7 +155,10 @@ def sites_to_blame(
     others, differing = _Numbering(theirs).others(ours, _renamed(original, theirs, ours, outputs))
     followed = {id(node) for node in others} | {id(node) for node in ours.nodes if node.op_type in _EXACT}
     within = within | _taken_apart(others, theirs, ours)
-    blamed = {number for number in _rounded_otherwise(original, theirs, ours) if number in quantized}
+    rounded = _rounded_otherwise(original, theirs, ours) | _scaled_otherwise(original, lowered, ours)
+    blamed = {number for number in rounded if number in quantized}
+    for node in _left_in_floats(theirs, ours):
+        blamed |= _nearest(node, ours, followed)
     for node in others:
         if node.op_type not in _EXACT and not _is_part(node, ours, within):
             blamed |= _nearest(node, ours, followed)
@@ -172,6 +180,46 @@ def _rounded_otherwise(original: Optimized, theirs: _View, ours: _View) -> set[i
         and instance in read
         and _quantizers(node.input[0], ours) != _quantizers(read[instance], theirs)
     }
+
+
+def _scaled_otherwise(original: Optimized, lowered: Optimized, ours: _View) -> set[int]:
+    """Return the numbers of lowered nodes that multiply their sums with another scale than the original.
+
+    In a function, scales are known only where it is called; and a quantiser behind the call is merged with its own.
+    """
+    scales = {node.instance: node.scale for node in original.integer_nodes if node.scale is not None}
+    tensors = {tensor.name: tensor for graph in _graphs(lowered.graph) for tensor in graph.initializer}
+    found = set()
+    for node in ours.nodes:
+        spec, instance = find(node.domain, node.op_type), instance_of(node)
+        theirs = scales.get(instance)
+        if spec is None or instance is None or theirs is None:
+            continue
+        given = dict(zip(spec.input_names, node.input, strict=False))
+        tensor = tensors.get(given.get("deq_scale", ""))
+        if tensor is None or tensor.external_data or given.get("x1_scale"):
+            continue
+        mine = onnx.numpy_helper.to_array(tensor).reshape(-1)
+        if mine.dtype != np.float32 or (1 not in (mine.size, theirs.size) and mine.size != theirs.size):
+            continue  # a stand-in of another size
+        a, b = np.broadcast_arrays(theirs.reshape(-1), mine)
+        if a.tobytes() != b.tobytes():
+            found.add(instance.site)
+    return found
+
+
+def _left_in_floats(theirs: _View, ours: _View) -> list[onnx.NodeProto]:
+    """Return the nodes that multiply floats where the original has an operator for quantised weights.
+
+    One may look like another node of the original, which multiplies the same floats.
+    """
+
+    def made(name: str) -> bool:
+        producer = theirs.producers.get(name)
+        return producer is not None and producer.op_type in _MADE_OF_THEM
+
+    products = (node for node in ours.nodes if node.op_type in _FLOAT_PRODUCTS)
+    return [node for node in products if any(made(name) for name in node.output)]
 
 
 def _quantizers(name: str, view: _View) -> list[list[str]]:
@@ -334,6 +382,14 @@ def _digest(tensor: onnx.TensorProto) -> str:
             plain.ClearField(field)
         content.update(plain.SerializeToString(deterministic=True))
     return content.hexdigest()
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and those inside of its nodes."""
+    yield graph
+    for node in graph.node:
+        for inner in _bodies(node):
+            yield from _graphs(inner)
 
 
 def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 from lowering import Lowered, assert_same_bytes, floats, integers, lower, make_model, run, scales
 from onnx import helper, numpy_helper
+from random_graphs import every_size
 
 from mcd_graph.passes import ReasonCode
 from mcd_graph.passes.plan.lowering import ONNXRUNTIME_KEY
@@ -398,3 +399,72 @@ def test_a_model_that_onnxruntime_does_not_know() -> None:
     assert site.status == "kept"
     assert site.code == ReasonCode.CANNOT_ASK
     assert isinstance(lowered.model, ir.Model)
+
+
+def test_a_quantizer_behind_the_call_of_a_function() -> None:
+    """onnxruntime merges it with the function's own, and so the product gets its scale.
+
+    Within the function the scale of the activation is not known, nor what stands behind the call.
+    """
+    constants = {
+        "w": integers(np.int8, (24, 16), 1),
+        "ws": np.float32(0.01),
+        "ys": np.float32(0.31),
+        "yz": np.uint8(120),
+    }
+    body = [
+        *(
+            helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(array)))
+            for name, array in constants.items()
+        ),
+        helper.make_node("QuantizeLinear", ["x", "s"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "ws"], ["wd"]),
+        helper.make_node("MatMul", ["d", "wd"], ["p"]),
+        helper.make_node("QuantizeLinear", ["p", "ys", "yz"], ["r"]),
+        helper.make_node("DequantizeLinear", ["r", "ys", "yz"], ["y"]),
+    ]
+    function = helper.make_function("fn", "Linear", ["x", "s"], ["y"], body, [helper.make_opsetid("", 17)])
+    nodes = [
+        helper.make_node("Linear", ["x", "xs"], ["h"], domain="fn"),
+        helper.make_node("QuantizeLinear", ["h", "hs", "hz"], ["hq"]),
+        helper.make_node("DequantizeLinear", ["hq", "hs", "hz"], ["hd"]),
+        helper.make_node("Tanh", ["hd"], ["y"]),
+    ]
+    model = make_model(
+        nodes,
+        {"x": (np.float32, ("b", "m", 24))},
+        {"y": (np.float32, None)},
+        {"xs": np.float32(0.04), "hs": np.float32(0.17), "hz": np.uint8(120)},
+        opset=17,
+        functions=[function],
+    )
+    feeds = {"x": floats((2, 9, 24), 5) * 4}
+    lowered = lower(model)
+    assert_same_bytes(run(lowered.proto, feeds, optimize=True), run(model, feeds, optimize=True))
+
+
+def test_a_constant_that_one_of_two_equal_products_reads_in_integers() -> None:
+    """Widened at run time, both would be computed in floats, and the second is what the first is in the original."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
+        helper.make_node("Gemm", ["d", "wd"], ["first"]),
+        helper.make_node("QuantizeLinear", ["first", "ys", "yz"], ["r"]),
+        helper.make_node("DequantizeLinear", ["r", "ys", "yz"], ["y"]),
+        helper.make_node("Gemm", ["d", "wd"], ["second"]),
+        helper.make_node("Slice", ["second", "begin", "end", "axis"], ["part"]),
+        helper.make_node("Sigmoid", ["part"], ["y2"]),
+    ]
+    constants = {
+        "w": integers(np.int8, (33, 4), 1), "ws": np.float32([0.01]), "wz": np.int8([3]), "s": np.float32(0.04),
+        "z": np.int8(5), "ys": np.float32(0.3), "yz": np.int8(-7), "begin": np.array([0]), "end": np.array([2]),
+        "axis": np.array([1]),
+    }  # fmt: skip
+    outputs = {"y": (np.float32, None), "y2": (np.float32, None)}
+    model = make_model(nodes, {"x": (np.float32, ("m", 33))}, outputs, constants, opset=21, ir_version=10)
+    feeds = {"x": floats((9, 33), 5) * 4}
+    with every_size():
+        lowered = lower(model)
+    assert_same_bytes(run(lowered.proto, feeds, optimize=True), run(model, feeds, optimize=True))

@@ -153,6 +153,20 @@ def test_what_onnxruntime_infers_may_be_undeclared(model: Path, out: Path, capsy
     assert inspect(capsys, out / "u.onnx", "--check").startswith("intact")
 
 
+def test_operators_that_onnxruntime_has_in_the_domain_of_onnx(
+    model: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proto = read_proto(model)
+    result = proto.graph.output[0].name
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(1, np.float32), "gain"))
+    proto.graph.node.append(onnx.helper.make_node("SimplifiedLayerNormalization", [result, "gain"], ["n"], axis=-1))
+    proto.graph.output.append(onnx.ValueInfoProto(name="n"))
+    mcd_graph.compress_model(write(proto, out / "normalised.onnx"), out / "m.onnx")
+    assert inspect(capsys, out / "m.onnx", "--check").startswith("intact")
+    proto.graph.node[-1].op_type = "SimplifiedLayerNormalizatiom"
+    assert "No Op registered" in str(check_model(write(proto, out / "typo.onnx")).problems)
+
+
 def test_functions_of_another_version(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """onnxruntime runs a QuantizeLinear of opset 21 in a function that a model of opset 18 calls."""
     proto = read_proto(model)

@@ -27,6 +27,7 @@ import mcd_graph
 from mcd_graph import pack_weight
 from mcd_graph.model import constants as model_constants
 from mcd_graph.model.at_open import hide_nodes
+from mcd_graph.model.loading import load_model
 from mcd_graph.passes import plan_lowering, plan_restoration
 from mcd_graph.passes.at_open import constants_at_open, restore_at_open
 from mcd_graph.passes.plan import constants as plan_constants
@@ -816,7 +817,7 @@ def every_size() -> Iterator[None]:
 
 def check(case: Case, expected: Expected) -> Outcome:
     """Lower a case, with its other constants restored at opening or not, and restore it; compare bytes."""
-    loaded = ir.from_proto(case.model)
+    loaded = load_model(case.model)
     with every_size():
         plan = plan_lowering(loaded)
     met, lowered = len(plan.sites), sum(site.status == "lowered" for site in plan.sites)
