@@ -1,12 +1,14 @@
 """How fast `DecompressWeight` writes a weight: GB/s of decoded bytes by kernel, profile, size and threads.
 
     python benchmarks/decompress.py [--sizes 64K,1M,64M] [--threads 1,2] [--kernels avx512,avx2,scalar]
-                                    [--profiles fast,balanced,small] [--bits 5.5] [--seconds 0.5] [--json FILE]
+                                    [--profiles fast,balanced,small] [--bits 5.5] [--seconds 0.5] [--columns]
+                                    [--json FILE]
 
 Each case is a model of one `DecompressWeight` and a `Gather` behind it, which reads one row, at onnxruntime's default
 settings but for the threads. What the same model takes for 1 KiB is taken off: it is onnxruntime's own time for a run.
 Sizes are of the decoded weight, a square matrix; the best of all runs counts. 64 KiB stay in the first cache or the
-second, 1 MiB in the second, 64 MiB in none. A process runs one kernel, so each has one of its own.
+second, 1 MiB in the second, 64 MiB in none. With `--columns` the weight comes back transposed, as the (k, n) that most
+products read. A process runs one kernel, so each has one of its own.
 """
 
 import argparse
@@ -31,8 +33,8 @@ from mcd_graph.codec.weights import Profile
 UNITS = {"K": 1 << 10, "M": 1 << 20}
 
 
-def model_of(size: int, profile: Profile, bits: float) -> bytes:
-    """A model that decodes so many weights, of so many bits of entropy, and picks a row of them."""
+def model_of(size: int, profile: Profile, bits: float, *, columns: bool = False) -> bytes:
+    """A model that decodes so many weights, of so many bits of entropy, in either order, and picks a row of them."""
     side = math.isqrt(size)
     sigma = 2**bits / math.sqrt(2 * math.pi * math.e)
     draw = np.random.default_rng(0).normal(0, sigma, (side, side))
@@ -47,7 +49,7 @@ def model_of(size: int, profile: Profile, bits: float) -> bytes:
             compress_info=packed.compress_info.tolist(),
             shape=[side, side],
             dtype=TensorProto.INT8,
-            transposed=1,
+            transposed=int(not columns),
         ),
         helper.make_node("Gather", ["w", "i"], ["y"]),
     ]
@@ -82,12 +84,13 @@ def rows_of(arguments: argparse.Namespace, kernel: str) -> list[dict[str, Any]]:
         empty = best_seconds(model_of(1 << 10, "balanced", arguments.bits), threads, arguments.seconds)
         for size in arguments.sizes:
             for profile in arguments.profiles:
-                taken = best_seconds(model_of(size, profile, arguments.bits), threads, arguments.seconds) - empty
+                model = model_of(size, profile, arguments.bits, columns=arguments.columns)
+                taken = best_seconds(model, threads, arguments.seconds) - empty
                 rows.append(
                     {
                         "benchmark": "decompress", "kernel": kernel, "profile": profile, "bytes": size,
-                        "threads": threads, "bits": arguments.bits, "gb_s": size / taken / 1e9,
-                        "gb_s_thread": size / taken / 1e9 / threads,
+                        "threads": threads, "bits": arguments.bits, "columns": arguments.columns,
+                        "gb_s": size / taken / 1e9, "gb_s_thread": size / taken / 1e9 / threads,
                     }
                 )  # fmt: skip
     return rows
@@ -107,6 +110,7 @@ def main() -> None:
     parser.add_argument("--profiles", default=",".join(get_args(Profile)), type=lambda text: text.split(","))
     parser.add_argument("--bits", type=float, default=5.5)
     parser.add_argument("--seconds", type=float, default=0.5)
+    parser.add_argument("--columns", action="store_true", help="transposed")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

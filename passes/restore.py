@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from typing import Any
 
+    from mcd_graph.operators.nodes import Operand
     from mcd_graph.operators.spec import OperatorSpec
 
 __all__ = ["RestorationSite", "RestorePlan", "plan_restoration"]
@@ -115,10 +116,18 @@ class RestorePlan:
         metadata = metadata_beside_names(node)
         producer.metadata_props.update({key: text for key, text in metadata.items() if key != RULE_KEY})
         take_over(node.outputs[0], value)
-        if producer.domain:
+        for domain in _domains(form):
             for owner in (self.model, lowered.function):
                 if owner is not None:
-                    owner.opset_imports.setdefault(producer.domain, 1)
+                    owner.opset_imports.setdefault(domain, 1)
+
+
+def _domains(operand: Operand) -> set[str]:
+    """Return the domains, beside ONNX's own, of the nodes that compute an operand."""
+    if not isinstance(operand, NewOutput):
+        return set()
+    own = {operand.node.domain} - {""}
+    return own.union(*map(_domains, operand.node.inputs))
 
 
 class _Weights:

@@ -8,8 +8,11 @@ float deq_scale                           MatMulInteger (+ Add), Cast to float, 
 uint64 deq_scale (Ascend's form)          the same with a float32 constant, and a Cast to float16 behind
 x1_scale                                  Mul of it and deq_scale in front
 float x1                                  DynamicQuantizeLinear in front
+made of one operator that gives floats    com.microsoft's MatMulIntegerToFloat or DynamicQuantizeMatMul, or QGemm for
+                                          an int32 bias, where nodes behind it could fuse with a Mul
 y_zero_point                              QLinearMatMul
 y_zero_point, y_scale                     the same, and DequantizeLinear behind
+y_zero_point of another type than x1      the operators that a QLinearMatMul consists of
 y_zero_point, int32 bias                  com.microsoft's QGemm for matrices; for other ranks the operators that it
                                           consists of
 x1_shape, y_shape                         Transpose and Reshape in front, Reshape and Transpose behind
@@ -29,10 +32,13 @@ import numpy as np
 import onnx_ir as ir
 
 from mcd_graph.operators.nodes import NewConstant, NewNode, NewOutput
+from mcd_graph.operators.spec import DOMAIN
+from mcd_graph.passes.engine.emit import RULE_KEY
 from mcd_graph.passes.engine.facts import (
     MS_DOMAIN,
     constant_array,
     int_attribute,
+    is_op,
     known_dtype,
     known_rank,
     known_shape,
@@ -70,6 +76,18 @@ def _standard_form(view: CompressedNode, weight: ir.Value) -> Operand:
     return NewOutput(_form(_Multiplication(view), weight))
 
 
+#: Rules whose node was one operator with a float result when onnxruntime had optimised the original.
+_STATIC, _DYNAMIC = "matmul_integer_to_float_rule", "dynamic_quantize_matmul_rule"
+_WHOLE = frozenset(("matmul_qdq_rule", "gemm_qdq_rule", "qgemm_rule", _STATIC, _DYNAMIC))
+
+_OF_MICROSOFT = frozenset(("qgemm_rule", _STATIC, _DYNAMIC))
+
+#: Readers that onnxruntime fuses with no Mul in front of them.
+_NEVER_FUSED = frozenset(("DynamicQuantizeLinear", "QuantizeLinear"))
+
+_GEMM = {"alpha": 1.0, "transA": 0, "transB": 0}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Multiplication:
     """A node that can be restored, taken apart."""
@@ -84,6 +102,30 @@ class _Multiplication:
         """Return ``deq_scale``, multiplied by the scale of x1 if there is one."""
         deq_scale, x1_scale = self.input("deq_scale"), self.input("x1_scale")
         return deq_scale if x1_scale is None else NewOutput(NewNode("Mul", (x1_scale, deq_scale)))
+
+    @property
+    def rule(self) -> str:
+        """The name of the rule that made it, if it says so."""
+        return self.view.node.metadata_props.get(RULE_KEY, "")
+
+    def is_whole(self) -> bool:
+        """Tell whether it has to be one operator again, for what onnxruntime fuses behind it.
+
+        Of the steps, the Mul would be taken into a product behind it, or keep a GELU from being fused.
+        """
+        float_scale = known_dtype(self.input("deq_scale")) in (ir.DataType.FLOAT, None)
+        if self.rule not in _WHOLE or not float_scale:
+            return False
+        readers = {node.op_type for node in self.view.node.outputs[0].consumers() if node.domain != DOMAIN}
+        return self.rule in _OF_MICROSOFT or not readers <= _NEVER_FUSED
+
+    def quantized_value(self) -> ir.Value | None:
+        """Return what a DynamicQuantizeLinear quantises for this node, if there is one."""
+        x1, x1_scale = self.input("x1"), self.input("x1_scale")
+        quantizer = None if x1 is None else x1.producer()
+        if quantizer is None or x1_scale is None or not is_op(quantizer, "DynamicQuantizeLinear"):
+            return None
+        return quantizer.inputs[0] if x1_scale is quantizer.outputs[1] else None
 
 
 def _form(node: _Multiplication, weight: ir.Value) -> NewNode:
@@ -109,6 +151,8 @@ def _scaled(node: _Multiplication, weight: ir.Value) -> NewNode:
         zero_points.pop()
     result = NewNode("MatMulInteger", (node.input("x1"), weight, *zero_points))
     bias, scale, addend = (node.input(name) for name in ("bias", "deq_scale", "addend"))
+    if scale is not None and node.is_whole() and (bias is None or known_rank(node.input("x1")) == 2):
+        return _whole(node, weight)
     if bias is not None:
         result = NewNode("Add", (NewOutput(result), bias))
     if scale is None:
@@ -118,6 +162,27 @@ def _scaled(node: _Multiplication, weight: ir.Value) -> NewNode:
         factor = NewConstant(array.astype(np.uint32).view(np.float32), f"{scale.name}.float")
     result = NewNode("Cast", (NewOutput(result),), {"to": int(ir.DataType.FLOAT)})
     result = NewNode("Mul", (NewOutput(result), _widened(factor)))
+    return result if addend is None else NewNode("Add", (NewOutput(result), _widened(addend)))
+
+
+def _whole(node: _Multiplication, weight: ir.Value) -> NewNode:
+    """Return the operator with a float result that onnxruntime makes of the steps: its two scales are 1 and ours."""
+    one = NewConstant(np.array(1, np.float32), "one")
+    x1, bias, addend = (node.input(name) for name in ("x1", "bias", "addend"))
+    if bias is not None:
+        result = NewNode("QGemm", (*_gemm_inputs(node, weight, one), bias), _GEMM, domain=MS_DOMAIN)
+    else:
+        w_zero_point, own = node.input("w_zero_point"), addend if node.rule in (_STATIC, _DYNAMIC) else None
+        x = node.quantized_value() if node.rule == _DYNAMIC else None
+        if x is not None:
+            inputs: list[Operand] = [x, weight, node.input("deq_scale"), w_zero_point, own]
+        else:
+            inputs = [x1, weight, one, node.scale(), node.input("x1_zero_point"), w_zero_point, own]
+        while inputs[-1] is None:
+            inputs.pop()
+        operator = "MatMulIntegerToFloat" if x is None else "DynamicQuantizeMatMul"
+        result = NewNode(operator, tuple(inputs), domain=MS_DOMAIN)
+        addend = None if own is addend else addend
     return result if addend is None else NewNode("Add", (NewOutput(result), _widened(addend)))
 
 
@@ -131,13 +196,25 @@ def _widened(operand: Operand) -> Operand:
 def _requantized(node: _Multiplication, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
     """Return a QLinearMatMul or QGemm whose three scales are 1, deq_scale and 1: 1 * deq_scale / 1 is deq_scale."""
     one = NewConstant(np.array(1, np.float32), "one")
+    inputs, bias = _gemm_inputs(node, weight, one), node.input("bias")
+    types = {known_dtype(y_zero_point), known_dtype(node.input("x1")) or known_dtype(node.input("x1_zero_point"))}
+    if len(types - {None}) == 2:  # onnxruntime has no such kernel
+        return _requantized_step_by_step(node, weight, y_zero_point)
+    if bias is None:
+        return NewNode("QLinearMatMul", (*inputs, one, y_zero_point))
+    if known_rank(node.input("x1")) == 2:
+        return NewNode("QGemm", (*inputs, bias, one, y_zero_point), _GEMM, domain=MS_DOMAIN)
+    return _requantized_step_by_step(node, weight, y_zero_point)
+
+
+def _gemm_inputs(node: _Multiplication, weight: ir.Value, one: NewConstant) -> list[Operand]:
+    """Return the inputs of a QLinearMatMul or QGemm up to the weight's zero point."""
     scale = node.input("deq_scale")
-    x1, x1_zero_point, bias = (node.input(name) for name in ("x1", "x1_zero_point", "bias"))
-    w_zero_point = node.input("w_zero_point")
-    x1_type = known_dtype(node.input("x1")) or known_dtype(y_zero_point) or ir.DataType.UINT8
+    x1, x1_zero_point, w_zero_point = (node.input(name) for name in ("x1", "x1_zero_point", "w_zero_point"))
+    x1_type = known_dtype(x1) or known_dtype(node.input("y_zero_point")) or ir.DataType.UINT8
     # QGemm wants the weight's zero point in the shape of its scale.
     shape = [size or 1 for size in known_shape(scale) or ()]
-    inputs: list[Operand] = [
+    return [
         x1,
         one,
         x1_zero_point or NewConstant(np.zeros((), x1_type.numpy()), "x1_zero_point"),
@@ -145,12 +222,6 @@ def _requantized(node: _Multiplication, weight: ir.Value, y_zero_point: ir.Value
         node.scale(),
         w_zero_point or NewConstant(np.zeros(shape, node.view.dtype.numpy()), "w_zero_point"),
     ]
-    if bias is None:
-        return NewNode("QLinearMatMul", (*inputs, one, y_zero_point))
-    if known_rank(node.input("x1")) == 2:
-        attributes = {"alpha": 1.0, "transA": 0, "transB": 0}
-        return NewNode("QGemm", (*inputs, bias, one, y_zero_point), attributes, domain=MS_DOMAIN)
-    return _requantized_step_by_step(node, weight, y_zero_point)
 
 
 def _requantized_step_by_step(node: _Multiplication, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:

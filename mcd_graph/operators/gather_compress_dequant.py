@@ -16,6 +16,7 @@ from onnx import TensorProto
 from onnx.reference.op_run import OpRun
 
 from mcd_graph import _native
+from mcd_graph.operators.constants import constant_tensor
 from mcd_graph.operators.inference import type_of_input
 from mcd_graph.operators.nodes import NewConstant, NewNode, NewOutput
 from mcd_graph.operators.spec import BYTE_TYPES, Attribute, Input, OperatorSpec, Output, tell_onnx
@@ -200,7 +201,7 @@ def _restore(node: CompressedNode, weight: ir.Value) -> Operand:
 
 def _one_value(values: ir.Value) -> np.ndarray | None:
     """Return the constant one number of a value, as a scalar; ``None`` if there is no such."""
-    tensor = values.const_value
+    tensor = _constant(values)
     return None if tensor is None or tensor.size != 1 else tensor.numpy().reshape(())
 
 
@@ -210,9 +211,19 @@ def _scalar(values: ir.Value) -> Operand:
     return values if array is None or array.shape == values.shape else NewConstant(array, "scale")
 
 
+def _constant(values: ir.Value) -> ir.TensorProtocol | None:
+    """Return the tensor of a value that is constant, if need be behind nodes that hand it on."""
+    node = values.producer()
+    while node is not None and (node.domain, node.op_type) == ("", "Identity") and node.inputs[0] is not None:
+        values = node.inputs[0]
+        node = values.producer()
+    return constant_tensor(values)
+
+
 def _has_one_value(values: ir.Value) -> bool:
-    if values.const_value is not None:
-        return values.const_value.size == 1
+    tensor = _constant(values)
+    if tensor is not None:
+        return tensor.size == 1
     return values.shape is not None and values.shape.is_static() and int(np.prod(values.shape.numpy())) == 1
 
 

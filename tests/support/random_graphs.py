@@ -18,10 +18,17 @@ import onnx
 import onnx_ir as ir
 from lowering import MS_DOMAIN, assert_same_bytes, make_model, pack_all
 from onnx import TensorProto, helper, numpy_helper
-from sessions import session
+from random_ingredients import BEHIND as MORE_BEHIND
+from random_ingredients import BLOCKS, LAYERS, PARTINGS
+from random_ingredients import NO_OPS as MORE_NO_OPS
+from sessions import session_options
 
+import mcd_graph
+from mcd_graph import pack_weight
 from mcd_graph.model import constants as model_constants
-from mcd_graph.passes import plan_lowering
+from mcd_graph.model.at_open import hide_nodes
+from mcd_graph.passes import plan_lowering, plan_restoration
+from mcd_graph.passes.at_open import constants_at_open, restore_at_open
 from mcd_graph.passes.plan import constants as plan_constants
 from mcd_graph.passes.rules import convolution as convolutions
 from mcd_graph.passes.rules import dequantize
@@ -31,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Case", "Outcome", "check", "expect", "generate"]
 
-OPSETS = (13, 17, 18, 20, 21)
+OPSETS = (13, 17, 18, 20, 21, 23)
 FLOAT = TensorProto.FLOAT
 
 
@@ -74,6 +81,7 @@ class Builder:
         self.functions: list[onnx.FunctionProto] = []
         self.steps: list[str] = []
         self.weights: list[tuple[str, np.ndarray]] = []
+        self.scales: dict[tuple[int | None, float], list[str]] = {}
         self.count = 0
         self.quiet = bool(self.rng.random() < 0.3)  # no nodes that do nothing
 
@@ -106,6 +114,8 @@ class Builder:
         else:
             self.constants[name] = array
         if hidden and self.chance(0.05):
+            if array.ndim and len(array) > 1 and self.chance(0.4):
+                return PARTINGS[self.pick(list(PARTINGS))](self, array)
             return self.hide(name, array)
         return name
 
@@ -129,8 +139,12 @@ class Builder:
         return self.node("Identity", name)
 
     def scale(self, size: int | None, spread: float) -> str:
-        shape = () if size is None else (size,)
-        return self.constant(np.asarray((self.rng.random(shape) + 0.1) * spread, np.float32))
+        """Return a scale, now and then one that another node has as well."""
+        shape, known = () if size is None else (size,), self.scales.setdefault((size, spread), [])
+        if known and self.chance(0.1):
+            return str(self.pick(known))
+        known.append(self.constant(np.asarray((self.rng.random(shape) + 0.1) * spread, np.float32)))
+        return known[-1]
 
     def integers(self, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
         info = np.iinfo(dtype)
@@ -238,6 +252,7 @@ NO_OPS: dict[str, Callable[[Builder, str, int | None], str]] = {
     "Unsqueeze": _unsqueeze,
     "Slice": _slice,
     "Concat": lambda b, x, _: b.node("Concat", x, axis=-1),
+    **MORE_NO_OPS,
 }
 
 
@@ -404,16 +419,17 @@ def function(b: Builder) -> None:
 def outlined(b: Builder) -> None:
     """What another step makes, in a local function that is called once or twice; constants are in it or given to it."""
     nodes, values, weights = len(b.nodes), len(b.values), len(b.weights)
-    before = set(b.constants)
+    before, scales = set(b.constants), {key: list(names) for key, names in b.scales.items()}
     qdq(b)
     del b.weights[weights:]  # nobody else sees them
+    b.scales = scales
     made, results = b.nodes[nodes:], [value.name for value in b.values[values:]]
     computed = {name for node in made for name in node.output}
     results = list(dict.fromkeys(name for name in results if name in computed))
     if not results:
         return
     del b.nodes[nodes:]
-    read = list(dict.fromkeys(name for node in made for name in node.input if name and name not in computed))
+    read = list(dict.fromkeys(name for node in made for name in sorted(used_by(node)) if name not in {"", *computed}))
     inside = [name for name in read if name in b.constants and name not in before and b.chance(0.6)]
     constants = [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(b.constants.pop(name), name))
@@ -421,7 +437,7 @@ def outlined(b: Builder) -> None:
     ]
     given = [name for name in read if name not in inside]
     label = f"Outlined{len(b.functions)}"
-    opsets = [helper.make_opsetid("", b.opset)]
+    opsets = [helper.make_opsetid("", b.opset), helper.make_opsetid("fn", 1)]
     b.functions.append(helper.make_function("fn", label, given, results, [*constants, *made], opsets))
     b.nodes.append(helper.make_node(label, given, results, domain="fn"))
     if b.chance(0.3):
@@ -712,20 +728,33 @@ def generate(seed: int) -> Case:
     k = width(b)
     b.values.append(Value("x", k))
     for _ in range(int(b.rng.integers(1, 5))):
-        for step in (b.pick(MULTIPLICATIONS), *(b.pick(BEHIND) for _ in range(int(b.rng.integers(0, 4))))):
+        behind = (b.pick(BEHIND + MORE_BEHIND) for _ in range(int(b.rng.integers(0, 4))))
+        for step in (b.pick(LAYERS if b.chance(0.3) else MULTIPLICATIONS), *behind):
             b.steps.append(step.__name__)
             step(b)
     b.outputs[b.values[-1].name] = (np.float32, [None] * b.rank)
     if b.chance(0.3):
         b.outputs[b.pick(b.values).name] = (np.float32, [None] * b.rank)
     b.outputs.pop("x", None)
+    if b.weights and b.chance(0.03):
+        name, array = b.pick(b.weights)
+        b.outputs[name] = (array.dtype.type, list(array.shape))
     lead = ["b", "m"][-(b.rank - 1) :]
     used = {name for node in b.nodes for name in used_by(node)}
     inputs: dict[str, tuple[Any, list[Any]]] = {"x": (np.float32, [*lead, k])}
     if "flag" in used:
         inputs["flag"] = (np.bool_, [])
     constants = {name: array for name, array in b.constants.items() if name in used or name in b.outputs}
-    model = make_model(b.nodes, inputs, b.outputs, constants, opset=b.opset, functions=b.functions)
+    old = not b.functions and b.chance(0.05)  # constants are listed among the inputs, as they were below IR 4
+    model = make_model(
+        b.nodes, inputs, b.outputs, constants, opset=b.opset, functions=b.functions,
+        ir_version=3 if old else 10 if b.opset >= BLOCKS else 8,
+    )  # fmt: skip
+    if old:
+        model.graph.input.extend(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            for tensor in model.graph.initializer
+        )
     feeds = []
     for sizes, spread in (((2, 3), 1.0), ((3, 1), 30.0), ((1, 5), 0.05)):
         shape = (*sizes[-(b.rank - 1) :], k)
@@ -752,7 +781,9 @@ def used_by(node: onnx.NodeProto) -> set[str]:
 def compute(
     model: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], *, optimize: bool
 ) -> list[list[np.ndarray]]:
-    opened = session(model, optimized=optimize)
+    opened = mcd_graph.InferenceSession(
+        model.SerializeToString(), session_options(optimized=optimize), providers=["CPUExecutionProvider"]
+    )
     return [list(opened.run(None, dict(feed))) for feed in feeds]
 
 
@@ -784,16 +815,32 @@ def every_size() -> Iterator[None]:
 
 
 def check(case: Case, expected: Expected) -> Outcome:
-    """Lower a case and compare bytes with what was expected."""
+    """Lower a case, with its other constants restored at opening or not, and restore it; compare bytes."""
     loaded = ir.from_proto(case.model)
     with every_size():
         plan = plan_lowering(loaded)
-    met = len(plan.sites)
-    if not plan.apply(pack_all(plan)):
-        return Outcome(met, 0)
-    lowered = ir.to_proto(loaded)
+    met, lowered = len(plan.sites), sum(site.status == "lowered" for site in plan.sites)
     optimized_only = any(site.optimized and site.status == "lowered" for site in plan.sites)
-    for optimize in (True,) if optimized_only else (True, False):
-        for ours, theirs in zip(compute(lowered, case.feeds, optimize=optimize), expected[optimize], strict=True):
-            assert_same_bytes(ours, theirs)
-    return Outcome(met, sum(site.status == "lowered" for site in plan.sites))
+    settings = (True,) if optimized_only else (True, False)
+
+    def compare(model: onnx.ModelProto, what: str) -> None:
+        for optimize in settings:
+            for ours, theirs in zip(compute(model, case.feeds, optimize=optimize), expected[optimize], strict=True):
+                try:
+                    assert_same_bytes(ours, theirs)
+                except AssertionError as error:
+                    raise AssertionError(f"{what}, {'optimised' if optimize else 'not optimised'}: {error}") from error
+
+    changed = plan.apply(pack_all(plan))
+    if changed:
+        compare(ir.to_proto(loaded), "lowered")
+    jobs = constants_at_open(loaded)
+    if jobs:
+        restore_at_open(loaded, jobs, {job.key: pack_weight(job.array(), tiling=job.tiling) for job in jobs})
+        hidden = ir.to_proto(loaded)
+        hide_nodes(hidden)
+        compare(hidden, "with constants at opening")
+    if changed or jobs:
+        plan_restoration(loaded).apply()
+        compare(ir.to_proto(loaded), "restored")
+    return Outcome(met + len(jobs), lowered + len(jobs))

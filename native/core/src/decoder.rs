@@ -1,6 +1,6 @@
 //! Weights that a kernel decodes, tile by tile.
 
-use crate::arch::{Coded, Extent, Refused, Scratch, TileCode, Workspace};
+use crate::arch::{ByteRows, Coded, Extent, Refused, Scratch, TileCode, Workspace};
 use crate::codec::Code;
 use crate::codec::decode::Undecoded;
 use crate::container::{CompressedWeight, Tile};
@@ -138,26 +138,19 @@ impl<'a> Tiles<'a> {
         })
     }
 
-    /// Writes the symbols of tile `t`, each exclusive-or `flip`, as rows `stride` apart. Where the tile is not coded, or the kernel
-    /// has no such way, nothing is done and the answer is `false`.
+    /// Writes the symbols of tile `t` as rows. Where the tile is not coded, or the kernel has no such way, nothing is done and the
+    /// answer is `false`.
     ///
     /// # Safety
-    /// From `out` on 16 rows for each panel of the tile, `stride` apart, of 32 bytes for each fractal can be written.
-    pub unsafe fn decode_rows(
-        &self,
-        t: usize,
-        flip: u8,
-        out: *mut u8,
-        stride: usize,
-        scratch: &mut Scratch,
-    ) -> Result<bool, Error> {
+    /// 16 rows for each panel of the tile, of 32 bytes for each fractal, can be written.
+    pub unsafe fn decode_rows(&self, t: usize, to: ByteRows, scratch: &mut Scratch) -> Result<bool, Error> {
         let extent = self.extent(t);
         self.with_tile(t, scratch, |tile, scratch| {
             let Tile::Coded(tile) = tile else { return Ok(false) };
             let code = self.decoder.code.as_ref().expect("a coded tile has a code");
             let coded = Coded { code, tile: &tile, extent };
             // SAFETY: the caller's contract.
-            match unsafe { self.decoder.kernel.tile().decode_rows(coded, flip, out, stride, scratch) } {
+            match unsafe { self.decoder.kernel.tile().decode_rows(coded, to, scratch) } {
                 Some(decoded) => decoded.map(|()| true).map_err(|why| self.refusal(t, why)),
                 None => Ok(false),
             }

@@ -1,5 +1,6 @@
 //! A weight as a tensor of floats: decoded and dequantised in one step, so that the bytes are never in memory as a whole.
 
+use crate::arch::ByteRows;
 use crate::arch::rows::Panels;
 use crate::decoder::Bound;
 use crate::decompress::{Layout, Shared, VerifiedWeight, each};
@@ -113,7 +114,7 @@ impl Writer<'_> {
             Layout::Nk => {
                 let stride = fractals * FRACTAL_K;
                 // SAFETY: 16 rows of 32 bytes a fractal.
-                unsafe { kernel.write_rows(symbols, flip, part.as_mut_ptr(), stride) };
+                unsafe { kernel.write_rows(symbols, ByteRows::nearby(part.as_mut_ptr(), stride, flip)) };
                 for (i, row) in part.chunks_exact(stride).take(of_n).enumerate() {
                     self.write_row((n0 + i) * k + k0, &row[..of_k]);
                 }
@@ -121,7 +122,7 @@ impl Writer<'_> {
             Layout::Kn => {
                 let panel = Panels::new(symbols, symbols.len(), fractals * GROUPS);
                 // SAFETY: 32 rows of 16 bytes a fractal.
-                unsafe { kernel.write_columns(panel, flip, part.as_mut_ptr(), PANEL) };
+                unsafe { kernel.write_columns(panel, ByteRows::nearby(part.as_mut_ptr(), PANEL, flip)) };
                 for (l, row) in part.chunks_exact(PANEL).take(of_k).enumerate() {
                     self.write_row((k0 + l) * n + n0, &row[..of_n]);
                 }

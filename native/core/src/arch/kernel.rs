@@ -1,6 +1,6 @@
 //! What a kernel can do.
 
-use super::operands::{Accumulators, Coded, Extent, Rows};
+use super::operands::{Accumulators, ByteRows, Coded, Extent, Rows};
 use super::output::Output;
 use super::rows::{self, ActivationRow, Panels, Terms};
 use super::workspace::Scratch;
@@ -88,15 +88,8 @@ pub trait TileKernel: Sync {
     /// has no such way, nothing is done and the answer is `None`.
     ///
     /// # Safety
-    /// From `out` on 16 rows for each panel, `stride` apart, of 32 bytes for each fractal can be written.
-    unsafe fn decode_rows(
-        &self,
-        _coded: Coded<'_>,
-        _flip: u8,
-        _out: *mut u8,
-        _stride: usize,
-        _scratch: &mut Scratch,
-    ) -> Option<Result<(), Refused>> {
+    /// 16 rows for each panel, of 32 bytes for each fractal, can be written.
+    unsafe fn decode_rows(&self, _: Coded<'_>, _: ByteRows, _: &mut Scratch) -> Option<Result<(), Refused>> {
         None
     }
 
@@ -162,24 +155,22 @@ pub trait RowKernel: Sync {
         transpose(from, to);
     }
 
-    /// Writes the symbols of a panel, whole fractals, as rows: the 32 of row i in fractal f, each exclusive-or `flip`, to
-    /// `out + i * stride + 32 f`.
+    /// Writes the symbols of a panel, whole fractals, as rows: the 32 of row i in fractal f from byte 32 f of that row on.
     ///
     /// # Safety
-    /// From `out` on 16 rows, `stride` apart, of 32 bytes for each fractal can be written.
-    unsafe fn write_rows(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+    /// 16 rows of 32 bytes for each fractal can be written.
+    unsafe fn write_rows(&self, panel: &[u8], to: ByteRows) {
         // SAFETY: the caller's contract.
-        unsafe { rows::write_rows(panel, flip, out, stride) }
+        unsafe { rows::write_rows(panel, to) }
     }
 
-    /// Writes the symbols of panels as columns: the 16 of panel p at place l along k, each exclusive-or `flip`, to
-    /// `out + l * stride + 16 p`.
+    /// Writes the symbols of panels as columns: the 16 of panel p at place l along k from byte 16 p of row l on.
     ///
     /// # Safety
-    /// From `out` on 4 rows for each group of a panel, `stride` apart, of 16 bytes for each panel can be written.
-    unsafe fn write_columns(&self, panels: Panels<'_>, flip: u8, out: *mut u8, stride: usize) {
+    /// 4 rows for each group of a panel, of 16 bytes for each panel, can be written.
+    unsafe fn write_columns(&self, panels: Panels<'_>, to: ByteRows) {
         // SAFETY: the caller's contract.
-        unsafe { rows::write_columns(panels, flip, out, stride) }
+        unsafe { rows::write_columns(panels, to) }
     }
 
     /// Makes floats of weights, as [`dequantize`].
@@ -237,21 +228,19 @@ macro_rules! row_operations {
         }
     };
     (@write_rows $function:path) => {
-        unsafe fn write_rows(&self, panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+        unsafe fn write_rows(&self, panel: &[u8], to: $crate::arch::operands::ByteRows) {
             // SAFETY: `self` proves the features, and the caller answers for the rest.
-            unsafe { $function(panel, flip, out, stride) }
+            unsafe { $function(panel, to) }
         }
     };
     (@write_columns $function:path) => {
         unsafe fn write_columns(
             &self,
             panels: $crate::arch::rows::Panels<'_>,
-            flip: u8,
-            out: *mut u8,
-            stride: usize,
+            to: $crate::arch::operands::ByteRows,
         ) {
             // SAFETY: `self` proves the features, and the caller answers for the rest.
-            unsafe { $function(panels, flip, out, stride) }
+            unsafe { $function(panels, to) }
         }
     };
     (@dequantize $function:path) => {

@@ -184,6 +184,37 @@ impl Extent {
     }
 }
 
+/// How a large output is written. A hint: a kernel that knows no other way writes as usual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stores {
+    /// As usual: each line is brought into the caches when it is written.
+    Usual,
+    /// Lines are fetched for writing shortly before.
+    Fetched,
+    /// Past the caches, where whole lines are written at once: none is read before it is written.
+    Streamed,
+}
+
+/// Rows of bytes that symbols are written to.
+#[derive(Debug, Clone, Copy)]
+pub struct ByteRows {
+    /// Where the first begins.
+    pub at: *mut u8,
+    /// Bytes from one row to the next.
+    pub stride: usize,
+    /// What symbols are exclusive-ored with.
+    pub flip: u8,
+    /// How they are written.
+    pub stores: Stores,
+}
+
+impl ByteRows {
+    /// Rows that stay in the first cache.
+    pub fn nearby(at: *mut u8, stride: usize, flip: u8) -> Self {
+        Self { at, stride, flip, stores: Stores::Usual }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

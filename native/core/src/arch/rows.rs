@@ -4,6 +4,7 @@
 //! operation is one IEEE-754 fp32 operation, rounded to nearest even; none are fused, for the graph that was lowered did
 //! them one by one.
 
+use super::operands::ByteRows;
 use super::output::{Destination, Elementwise, Epilogue, Output};
 use crate::geometry::{GROUP, PANEL};
 use half::f16;
@@ -200,7 +201,7 @@ fn requantize(v: f32, zero: i32, low: i32, high: i32) -> i32 {
 ///
 /// # Safety
 /// As there.
-pub unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+pub unsafe fn write_rows(panel: &[u8], ByteRows { at: out, stride, flip, .. }: ByteRows) {
     let flip = u32::from_ne_bytes([flip; 4]);
     for (g, group) in panel.chunks_exact(GROUP).enumerate() {
         for (i, quad) in group.chunks_exact(4).enumerate() {
@@ -247,7 +248,7 @@ impl<'a> Panels<'a> {
 ///
 /// # Safety
 /// As there.
-pub unsafe fn write_columns(panels: Panels<'_>, flip: u8, out: *mut u8, stride: usize) {
+pub unsafe fn write_columns(panels: Panels<'_>, ByteRows { at: out, stride, flip, .. }: ByteRows) {
     // Panels inside, here and in every kernel: so cache lines are written from end to end.
     for g in 0..panels.groups() {
         for p in 0..panels.count() {

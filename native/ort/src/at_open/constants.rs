@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use mcd_core::container::memory_needed;
-use mcd_core::{Kernel, Layout, Serial, VerifiedWeight, WeightType};
+use mcd_core::{CompressedWeight, Kernel, Layout, Serial, WeightType, unpack_into};
 use ort_sys::ONNXTensorElementDataType as Type;
 use serde::Deserialize;
 
@@ -72,15 +72,16 @@ impl Constants {
         let (x2, index) = self.stream(constant)?;
         let refused = |error: mcd_core::Error| Error::invalid(error.to_string());
         let kernel = Kernel::from_env().map_err(refused)?;
-        let weight = VerifiedWeight::new(&x2, &index, &constant.compress_info, kernel, 1).map_err(refused)?;
+        let weight = CompressedWeight::parse(&x2, &index, &constant.compress_info).map_err(refused)?;
         let declared = if constant.dtype == "uint8" { WeightType::U8 } else { WeightType::I8 };
         if weight.weight_type() != declared {
             return Err(Error::invalid(format!("it is declared as {}, and its weight is not", constant.dtype)));
         }
         let layout = if constant.transposed == 0 { Layout::Kn } else { Layout::Nk };
         let mut bytes = with_room(count, "a restored constant")?;
-        let bound = weight.bind(&x2).map_err(refused)?;
-        bound.decompress(layout, &mut bytes.spare_capacity_mut()[..count], &Serial).map_err(refused)?;
+        // Each tile is checked just before it is decoded: it comes into the caches once.
+        unpack_into(layout, weight, &x2, kernel, &mut bytes.spare_capacity_mut()[..count], &Serial)
+            .map_err(refused)?;
         // SAFETY: all of them were written.
         unsafe { bytes.set_len(count) };
         Ok(ByteTensor { name: constant.name.clone(), element, shape: constant.shape.clone(), bytes })
@@ -98,10 +99,11 @@ impl Constants {
             }
             let len = usize::try_from(len).map_err(|_| Error::invalid("it is too large"))?;
             let mut bytes = with_room(len, "a compressed constant")?;
-            bytes.resize(len, 0);
-            file.seek(SeekFrom::Start(part.start + offset))
-                .and_then(|_| file.read_exact(&mut bytes))
-                .map_err(in_file)?;
+            file.seek(SeekFrom::Start(part.start + offset)).map_err(in_file)?;
+            let found = (&mut file).take(len as u64).read_to_end(&mut bytes).map_err(in_file)?;
+            if found < len {
+                return Err(Error::invalid(format!("{} is too short", self.data.display())));
+            }
             Ok(bytes)
         };
         Ok((read(&constant.x2)?, read(&constant.compress_index)?))

@@ -1,5 +1,6 @@
 //! From kernel order to rows and columns.
 
+use crate::arch::operands::ByteRows;
 use crate::arch::rows::Panels;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, PANEL};
 use std::arch::aarch64::*;
@@ -10,7 +11,7 @@ use std::arch::aarch64::*;
 /// # Safety
 /// As there.
 #[target_feature(enable = "neon")]
-pub unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+pub unsafe fn write_rows(panel: &[u8], ByteRows { at: out, stride, flip, .. }: ByteRows) {
     let flip = vdupq_n_u8(flip);
     for (f, fractal) in panel.as_chunks::<FRACTAL>().0.iter().enumerate() {
         for (half, four) in [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)] {
@@ -43,7 +44,7 @@ pub unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
 /// # Safety
 /// As there.
 #[target_feature(enable = "neon")]
-pub unsafe fn write_columns(panels: Panels<'_>, flip: u8, out: *mut u8, stride: usize) {
+pub unsafe fn write_columns(panels: Panels<'_>, ByteRows { at: out, stride, flip, .. }: ByteRows) {
     let flip = vdupq_n_u8(flip);
     for g in 0..panels.groups() {
         for p in 0..panels.count() {

@@ -21,7 +21,7 @@ use super::avx512::epilogue::DequantizedColumns;
 use super::avx512::{Avx512, check_operands};
 use crate::arch::feature::Feature;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel};
-use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
+use crate::arch::operands::{Accumulators, ByteRows, Coded, Extent, Rows};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
@@ -71,13 +71,11 @@ impl TileKernel for Amx {
     unsafe fn decode_rows(
         &self,
         coded: Coded<'_>,
-        flip: u8,
-        out: *mut u8,
-        stride: usize,
+        to: ByteRows,
         scratch: &mut Scratch,
     ) -> Option<Result<(), Refused>> {
         // SAFETY: the caller's contract.
-        unsafe { self.0.decode_rows(coded, flip, out, stride, scratch) }
+        unsafe { self.0.decode_rows(coded, to, scratch) }
     }
 
     fn multiply_coded(

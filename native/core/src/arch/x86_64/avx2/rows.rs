@@ -1,5 +1,6 @@
 //! Work on whole rows, by this kernel's instructions.
 
+use crate::arch::operands::ByteRows;
 use crate::arch::output::Output;
 use crate::arch::rows::{self, ActivationRow, Panels, Terms};
 use crate::codec::WeightType;
@@ -85,7 +86,7 @@ pub(in crate::arch::x86_64) fn transpose_words(from: Matrix<'_, u32>, to: &mut [
 /// # Safety
 /// As there; and the processor has AVX2.
 #[target_feature(enable = "avx2")]
-pub(in crate::arch::x86_64) unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+pub(in crate::arch::x86_64) unsafe fn write_rows(panel: &[u8], ByteRows { at: out, stride, flip, .. }: ByteRows) {
     const { assert!(GROUPS == PIECE && FRACTAL_K == PIECE * size_of::<u32>()) };
     let flip = _mm256_set1_epi8(flip.cast_signed());
     let words = panel.as_ptr().cast::<u32>();
@@ -106,7 +107,7 @@ pub(in crate::arch::x86_64) unsafe fn write_rows(panel: &[u8], flip: u8, out: *m
 /// # Safety
 /// As there; and the processor has AVX2.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn write_columns(panels: Panels<'_>, flip: u8, out: *mut u8, stride: usize) {
+pub(super) unsafe fn write_columns(panels: Panels<'_>, ByteRows { at: out, stride, flip, .. }: ByteRows) {
     let flip = _mm_set1_epi8(flip.cast_signed());
     // The weights of four columns, by their place along k.
     let by_k = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);

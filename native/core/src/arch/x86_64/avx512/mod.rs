@@ -6,6 +6,7 @@ pub(super) mod block;
 pub(super) mod decode;
 pub(super) mod epilogue;
 mod group;
+mod lines;
 mod roots;
 mod rows;
 pub(super) mod sink;
@@ -13,7 +14,7 @@ pub(super) mod unroll;
 
 use crate::arch::feature::Feature;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
-use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
+use crate::arch::operands::{Accumulators, ByteRows, Coded, Extent, Rows, Stores};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
@@ -86,17 +87,22 @@ impl TileKernel for Avx512 {
     unsafe fn decode_rows(
         &self,
         coded: Coded<'_>,
-        flip: u8,
-        out: *mut u8,
-        stride: usize,
+        to: ByteRows,
         scratch: &mut Scratch,
     ) -> Option<Result<(), Refused>> {
+        let (levels, stores) = (&mut scratch.of::<Memory>().levels, lines::way(to));
         // SAFETY: `self` proves the features, and the caller answers for what the sink writes.
-        unsafe {
-            let (flip, fractals) = (_mm512_set1_epi8(flip.cast_signed()), coded.extent.fractals());
-            let mut sink = StoreRows { out, stride, flip, waiting: [_mm512_setzero_si512(); GROUPS], fractals };
-            Some(decode_tile(coded, &mut scratch.of::<Memory>().levels, &mut sink))
-        }
+        let result = unsafe {
+            let waiting = [_mm512_setzero_si512(); GROUPS];
+            let flip = _mm512_set1_epi8(to.flip.cast_signed());
+            decode_tile(
+                coded,
+                levels,
+                &mut StoreRows { to, stores, flip, waiting, fractals: coded.extent.fractals() },
+            )
+        };
+        lines::finish(stores);
+        Some(result)
     }
 
     fn multiply_coded(
@@ -189,10 +195,11 @@ pub(super) fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &Accumulators
     assert!(acc.covers(rows.m(), extent.columns()));
 }
 
-/// Writes the symbols as rows `stride` apart: lines of two fractals, of which the first waits for the second.
+/// Writes the symbols as rows: lines of two fractals, of which the first waits for the second.
 struct StoreRows {
-    out: *mut u8,
-    stride: usize,
+    to: ByteRows,
+    /// The way that `to` can be written in.
+    stores: Stores,
     flip: __m512i,
     waiting: [__m512i; GROUPS],
     fractals: usize,
@@ -200,7 +207,7 @@ struct StoreRows {
 
 impl StoreRows {
     fn at(&self, panel: usize, fractal: usize) -> *mut u8 {
-        self.out.wrapping_add(panel * PANEL * self.stride + fractal * FRACTAL_K)
+        self.to.at.wrapping_add(panel * PANEL * self.to.stride + fractal * FRACTAL_K)
     }
 }
 
@@ -210,10 +217,10 @@ impl Sink for StoreRows {
         // SAFETY: `out` covers the extent, as the caller of this sink promises; features as well.
         unsafe {
             if fractal % 2 == 1 {
-                let to = self.at(panel, fractal - 1);
-                rows::write_whole_lines([&self.waiting, symbols], self.flip, to, self.stride);
+                let to = ByteRows { at: self.at(panel, fractal - 1), stores: self.stores, ..self.to };
+                rows::write_whole_lines([&self.waiting, symbols], self.flip, to);
             } else if fractal + 1 == self.fractals {
-                rows::write_half_lines(symbols, self.flip, self.at(panel, fractal), self.stride);
+                rows::write_half_lines(symbols, self.flip, self.at(panel, fractal), self.to.stride);
             } else {
                 self.waiting = *symbols;
             }

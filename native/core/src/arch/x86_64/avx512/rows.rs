@@ -1,12 +1,14 @@
 //! Work on whole rows, by this kernel's instructions.
 
 use super::epilogue::{Columns, DequantizedColumns, RequantizedColumns, epilogue_of_narrow_rows, epilogue_of_rows};
+use super::lines::{self, store_four};
 use super::unroll::unrolled;
+use crate::arch::operands::ByteRows;
 use crate::arch::operands::reach;
 use crate::arch::output::Output;
 use crate::arch::rows::{self, ActivationRow, Panels, Terms};
 use crate::arch::x86_64::avx2::rows as avx2;
-use crate::geometry::{FRACTAL, GROUP, GROUPS, PANEL};
+use crate::geometry::{FRACTAL, GROUP, GROUP_K, GROUPS, PANEL};
 use crate::quantize::{Quantizer, Range};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -22,6 +24,12 @@ const BY_K: [u8; GROUP] = {
     from
 };
 
+/// Bytes from a line of a row to the one that is fetched when it is written.
+const LINES_AHEAD: usize = 128;
+
+/// Groups from the one whose columns are written to the one whose lines are fetched.
+const GROUPS_AHEAD: usize = 8;
+
 /// Panels whose columns fill a cache line.
 const LINE_OF_PANELS: usize = 4;
 
@@ -30,7 +38,8 @@ const LINE_OF_PANELS: usize = 4;
 /// # Safety
 /// As there; and the processor has the features.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-pub(super) unsafe fn write_columns(panels: Panels<'_>, flip: u8, out: *mut u8, stride: usize) {
+pub(super) unsafe fn write_columns(panels: Panels<'_>, to: ByteRows) {
+    let (ByteRows { at: out, stride, flip, .. }, stores) = (to, lines::way(to));
     // SAFETY: 64 bytes.
     let by_k = unsafe { _mm512_loadu_si512(BY_K.as_ptr().cast()) };
     let flip = _mm512_set1_epi8(flip.cast_signed());
@@ -46,12 +55,7 @@ pub(super) unsafe fn write_columns(panels: Panels<'_>, flip: u8, out: *mut u8, s
             let rows = transpose_quarters([by_k(p, g), by_k(p + 1, g), by_k(p + 2, g), by_k(p + 3, g)]);
             let to = to.wrapping_add(p * PANEL);
             // SAFETY: the caller answers for the output.
-            unsafe {
-                _mm512_storeu_si512(to.cast(), rows[0]);
-                _mm512_storeu_si512(to.add(stride).cast(), rows[1]);
-                _mm512_storeu_si512(to.add(2 * stride).cast(), rows[2]);
-                _mm512_storeu_si512(to.add(3 * stride).cast(), rows[3]);
-            }
+            unsafe { store_four(stores, to, stride, GROUPS_AHEAD * GROUP_K * stride, rows) };
         }
         for p in lines..panels.count() {
             let (four, to) = (by_k(p, g), to.wrapping_add(p * PANEL));
@@ -64,6 +68,7 @@ pub(super) unsafe fn write_columns(panels: Panels<'_>, flip: u8, out: *mut u8, s
             }
         }
     }
+    lines::finish(stores);
 }
 
 /// The transpose of four rows of four quarters.
@@ -86,7 +91,8 @@ fn transpose_quarters(rows: [__m512i; 4]) -> [__m512i; 4] {
 /// # Safety
 /// As there; and the processor has the features.
 #[target_feature(enable = "avx512f,avx512bw,avx2")]
-pub(super) unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: usize) {
+pub(super) unsafe fn write_rows(panel: &[u8], to: ByteRows) {
+    let ByteRows { at: out, stride, flip, .. } = to;
     let (pairs, last) = panel.as_chunks::<{ 2 * FRACTAL }>();
     let flips = _mm512_set1_epi8(flip.cast_signed());
     for (i, pair) in pairs.iter().enumerate() {
@@ -94,7 +100,7 @@ pub(super) unsafe fn write_rows(panel: &[u8], flip: u8, out: *mut u8, stride: us
         unsafe { write_lines(pair, flips, out.add(i * GROUP), stride) };
     }
     // SAFETY: the caller's contract.
-    unsafe { avx2::write_rows(last, flip, out.wrapping_add(pairs.len() * GROUP), stride) };
+    unsafe { avx2::write_rows(last, ByteRows { at: out.wrapping_add(pairs.len() * GROUP), ..to }) };
 }
 
 /// Writes a fractal as 16 rows of 32 bytes.
@@ -122,10 +128,11 @@ pub(super) unsafe fn write_half_lines(fractal: &[__m512i; GROUPS], flip: __m512i
 /// Writes two fractals as 16 rows of 64 bytes.
 ///
 /// # Safety
-/// From `to` on 16 rows, `stride` apart, of 64 bytes can be written; the processor has the features.
+/// 16 rows of 64 bytes can be written in the way that `to` says; the processor has the features. [`lines::finish`] is called before
+/// others read them.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-pub(super) unsafe fn write_whole_lines(fractals: [&[__m512i; GROUPS]; 2], flip: __m512i, to: *mut u8, stride: usize) {
+pub(super) unsafe fn write_whole_lines(fractals: [&[__m512i; GROUPS]; 2], flip: __m512i, to: ByteRows) {
     let quarters = [
         words_of_rows(first_four(fractals[0])),
         words_of_rows(last_four(fractals[0])),
@@ -134,10 +141,14 @@ pub(super) unsafe fn write_whole_lines(fractals: [&[__m512i; GROUPS]; 2], flip: 
     ];
     unrolled!(J in [0 1 2 3] {
         let rows = transpose_quarters([quarters[0][J], quarters[1][J], quarters[2][J], quarters[3][J]]);
-        unrolled!(I in [0 1 2 3] {
-            // SAFETY: the caller's contract.
-            unsafe { _mm512_storeu_si512(to.add((4 * I + J) * stride).cast(), _mm512_xor_si512(rows[I], flip)) };
-        });
+        let rows = [
+            _mm512_xor_si512(rows[0], flip),
+            _mm512_xor_si512(rows[1], flip),
+            _mm512_xor_si512(rows[2], flip),
+            _mm512_xor_si512(rows[3], flip),
+        ];
+        // SAFETY: the caller's contract; rows J, 4 + J, 8 + J and 12 + J.
+        unsafe { store_four(to.stores, to.at.add(J * to.stride), 4 * to.stride, LINES_AHEAD, rows) };
     });
 }
 
