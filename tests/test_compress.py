@@ -279,10 +279,27 @@ def test_progress(model: Path, out: Path) -> None:
     assert seen == [Progress("w1", 1, 2, size, 2 * size), Progress("w2", 2, 2, 2 * size, 2 * size)]
 
 
+def small_kernel() -> onnx.ModelProto:
+    """Return a convolution of each channel for itself, of a kernel of bytes."""
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["w", "scale"], ["floats"]),
+        onnx.helper.make_node("Conv", ["x", "floats"], ["y"], group=16),
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(np.arange(144, dtype=np.int8).reshape(16, 1, 3, 3), "w"),
+        onnx.numpy_helper.from_array(np.float32(0.1), "scale"),
+    ]
+    shape = ["b", 16, "h", "w"]
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = onnx.helper.make_graph(nodes, "small", values[:1], values[1:], constants)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
 @pytest.mark.parametrize(
     ("source", "options", "reason"),
     [
         (float_model(), {}, "it has no int8 weights"),
+        (small_kernel(), {}, "its largest int8 weight has 144 bytes, and those below 1,024 are left as they are"),
         (
             text_model(w1=uniform_weight(), w2=uniform_weight(N, K)),
             {},
@@ -290,7 +307,7 @@ def test_progress(model: Path, out: Path) -> None:
         ),
         (text_model(), {"include": "nowhere"}, "all 3 .* 3 because its name does not match --include"),
     ],
-    ids=["float", "noise", "excluded"],
+    ids=["float", "small", "noise", "excluded"],
 )
 def test_nothing_to_compress(out: Path, source: onnx.ModelProto, options: dict[str, str], reason: str) -> None:
     with pytest.raises(NothingToCompressError, match=f"nothing to compress: {reason}"):

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from mcd_graph.model.constants import eight_bit_constants
+from mcd_graph.model.constants import WORTH_NAMING, eight_bit_constants
 from mcd_graph.operators.registry import compressed_nodes
 from mcd_graph.passes import LoweringPlan
 from mcd_graph.passes.at_open import constants_at_open
@@ -17,7 +17,7 @@ def why_nothing(plan: LoweringPlan) -> str:
         if any(compressed_nodes(plan.model)):
             return "it is compressed already"
         held = _int8_constants(plan)
-        return held or "it has no int8 weights; quantise it to int8 first"
+        return held or _small_constants(plan) or "it has no int8 weights; quantise it to int8 first"
     codes = Counter(site.code for site in sites)
     texts = {code: Counter(site.reason for site in sites if site.code == code) for code in codes}
     each = "; ".join(f"{count} because {_one_for_all(texts[code])}" for code, count in codes.most_common())
@@ -47,6 +47,15 @@ def _int8_constants(plan: LoweringPlan) -> str | None:
     names = ", ".join(f"{name} ({count})" for name, count in readers.most_common())
     hint = "; --at-open compresses those of them that are large enough"
     return f"its int8 and uint8 constants, {size:,} bytes, are read by operators that are not compressed: {names}{hint}"
+
+
+def _small_constants(plan: LoweringPlan) -> str | None:
+    """Say that the int8 weights of a model are too small, if it has such; vectors of zero points are none."""
+    found = [each.tensor for each in eight_bit_constants(plan.model, least=1) if len(each.tensor.shape) > 1]
+    if not found:
+        return None
+    size = max(tensor.nbytes for tensor in found)
+    return f"its largest int8 weight has {size:,} bytes, and those below {WORTH_NAMING:,} are left as they are"
 
 
 def why_not_smaller(source: str, before: int, after: int) -> str:

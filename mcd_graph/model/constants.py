@@ -46,14 +46,20 @@ class EightBitConstant:
     readers: tuple[tuple[ir.Node, str], ...]
 
 
-def eight_bit_constants(model: ir.Model) -> Iterator[EightBitConstant]:
-    """Yield the constants of the main graph, of subgraphs and of functions, in a fixed order, each of them once."""
+def eight_bit_constants(model: ir.Model, *, least: int | None = None) -> Iterator[EightBitConstant]:
+    """Yield the constants of the main graph, of subgraphs and of functions, in a fixed order, each of them once.
+
+    Args:
+        model: the model.
+        least: bytes of the smallest that count, if not :data:`WORTH_NAMING`.
+    """
+    least = WORTH_NAMING if least is None else least
     for owner in (model.graph, *(function.graph for function in model.functions.values())):
         for graph in (owner, *owner.subgraphs()):
             values = [(value, value.const_value) for value in graph.initializers.values()]
             values += [(node.outputs[0], _held(node)) for node in graph if node.op_type == "Constant"]
             for value, tensor in values:
-                if tensor is not None and tensor.dtype in _EIGHT_BIT and tensor.nbytes >= WORTH_NAMING:
+                if tensor is not None and tensor.dtype in _EIGHT_BIT and tensor.nbytes >= least:
                     yield EightBitConstant(value, tensor, tuple(readers_of(value)))
 
 
