@@ -163,9 +163,14 @@ def check_model(
 def _for_checker(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Change a model so that onnx's checker finds no fault with what onnxruntime accepts.
 
-    The checker wants a shape of every input and a type of every output, and refuses data behind links.
-    :func:`load_model` has looked at the data already, so that constants count as inputs here.
+    The checker wants a shape of every input and a type of every output, and refuses data behind links and functions
+    of another version of ONNX than the model's. :func:`load_model` has looked at the data already, so that constants
+    count as inputs here; and such functions' structure, so that they are taken for operators of another library.
     """
+    versions = {opset.domain: opset.version for opset in proto.opset_import}
+    for function in tuple(proto.functions):
+        if any(versions.get(opset.domain, opset.version) != opset.version for opset in function.opset_import):
+            proto.functions.remove(function)
     for graph in graphs_of(proto.graph):
         external = [tensor for tensor in graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL]
         inputs = {value.name for value in graph.input}

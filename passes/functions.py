@@ -48,12 +48,18 @@ class InlineWeightArgumentsPass(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Change ``model`` in place."""
+        modified = False
+        while self._inline_once(model):  # what is inlined into a function may make that one of them
+            modified = True
+        return ir.passes.PassResult(model, modified)
+
+    def _inline_once(self, model: ir.Model) -> bool:
         wanted = {
             function.identifier()
             for function in model.functions.values()
             if _can_be_inlined(model, function) and self._is_given_a_weight(function)
         }
-        return _inlined(model, wanted, "are given their weights")
+        return _inlined(model, wanted, "are given their weights").modified
 
     def _is_given_a_weight(self, function: ir.Function) -> bool:
         for node in function.all_nodes():

@@ -37,7 +37,8 @@ class ReasonCode(enum.StrEnum):
     WEIGHT_IS_INPUT = (
         "weight-is-input",
         "The weight is an input of the graph or of the function around it, so callers give it.",
-        "Store the weight as an initializer of the model.",
+        "Store the weight as an initializer of the model. If a function is given it, let the function import operators "
+        "in the model's versions, so that its calls can be inlined.",
     )
     WEIGHT_OVERRIDABLE = (
         "weight-overridable",
@@ -47,7 +48,7 @@ class ReasonCode(enum.StrEnum):
     )
     WEIGHT_COMPUTED = (
         "weight-computed",
-        "The weight is computed when the model runs.",
+        "The weight is computed by nodes of the model that are not looked through.",
         "Fold constants before compressing, if it depends on constants alone.",
     )
     WEIGHT_TYPE = (
@@ -160,8 +161,8 @@ class ReasonCode(enum.StrEnum):
     )
     INT8_SHARED = (
         "int8-shared",
-        "An int8 activation or result does not stand between one QuantizeLinear and one DequantizeLinear of its own; "
-        "on x86, onnxruntime multiplies floats then.",
+        "An int8 activation or result does not stand between one QuantizeLinear and one DequantizeLinear of its own, "
+        "with the same constant zero point; on x86, onnxruntime multiplies floats then.",
         "Quantise activations to uint8.",
     )
     QUANTIZED_TWICE = (

@@ -32,6 +32,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mcd_graph.operators.nodes import NewConstant, NewNode, NewOutput
+from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.passes.engine.emit import RULE_KEY
 from mcd_graph.passes.engine.facts import (
     MS_DOMAIN,
@@ -79,11 +80,10 @@ def _standard_form(view: CompressedNode, weight: ir.Value) -> Operand:
 _STATIC, _DYNAMIC = "matmul_integer_to_float_rule", "dynamic_quantize_matmul_rule"
 _WHOLE = frozenset(("matmul_qdq_rule", "gemm_qdq_rule", "qgemm_rule", _STATIC, _DYNAMIC))
 
-#: Operators that onnxruntime fuses with what is in front of them; a Mul there changes what it makes of them.
-_FUSED_WITH_MUL = frozenset((
-    *("Div", "Erf", "Mul", "Pow", "Sigmoid", "Sub", "Tanh"),
-    *("FusedMatMul", "Gemm", "MatMul"),
-))  # fmt: skip
+_OF_MICROSOFT = frozenset(("qgemm_rule", _STATIC, _DYNAMIC))
+
+#: Readers that onnxruntime fuses with no Mul in front of them.
+_NEVER_FUSED = frozenset(("DynamicQuantizeLinear", "QuantizeLinear"))
 
 _GEMM = {"alpha": 1.0, "transA": 0, "transB": 0}
 
@@ -114,8 +114,10 @@ class _Multiplication:
         Of the steps, the Mul would be taken into a product behind it, or keep a GELU from being fused.
         """
         float_scale = known_dtype(self.input("deq_scale")) in (ir.DataType.FLOAT, None)
-        readers = {node.op_type for node in self.view.node.outputs[0].consumers()}
-        return self.rule in _WHOLE and float_scale and not readers.isdisjoint(_FUSED_WITH_MUL)
+        if self.rule not in _WHOLE or not float_scale:
+            return False
+        readers = {node.op_type for node in self.view.node.outputs[0].consumers() if node.domain != DOMAIN}
+        return self.rule in _OF_MICROSOFT or not readers <= _NEVER_FUSED
 
     def quantized_value(self) -> ir.Value | None:
         """Return what a DynamicQuantizeLinear quantises for this node, if there is one."""

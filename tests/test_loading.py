@@ -243,7 +243,9 @@ def _sparse(proto: onnx.ModelProto) -> None:
 
 
 def _training(proto: onnx.ModelProto) -> None:
-    proto.training_info.add()
+    tensor = proto.training_info.add().algorithm.initializer.add(name="t", data_type=1, dims=[2])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -253,7 +255,7 @@ def _training(proto: onnx.ModelProto) -> None:
         (_unknown_type, "is not a valid ONNX model: 99 is not a valid DataType"),
         (_too_few_bytes, "tensor 'table' has 3 bytes, which do not fit its type and shape"),
         (_sparse, r"sparse tensor 's' (has the shape \(\), which is not supported|cannot be read)"),
-        (_training, "models with training information are not supported"),
+        (_training, "models whose training information has external data are not supported"),
     ],
 )
 def test_models_that_are_refused(model: Path, damage: Callable[[onnx.ModelProto], None], message: str) -> None:
@@ -381,6 +383,17 @@ def test_a_node_without_an_output_is_refused(outputs: list[str]) -> None:
     model.graph.node[-1].output.extend(outputs)
     with pytest.raises(InputError, match="has no output"):
         load_model(model)
+
+
+def test_onnx_under_its_other_name(tmp_path: Path) -> None:
+    """onnxruntime takes an import of `ai.onnx` for one of ONNX's operators."""
+    proto = text_model()
+    for opset in proto.opset_import:
+        opset.domain = opset.domain or "ai.onnx"
+    source = write(proto, tmp_path / "named.onnx")
+    report = compress_model(source, tmp_path / "small.onnx")
+    assert [node.status for node in report.nodes] == ["lowered"] * 3
+    assert verify_model(source, tmp_path / "small.onnx").identical
 
 
 def test_initializers_among_the_inputs_are_constants_below_ir_4(tmp_path: Path) -> None:

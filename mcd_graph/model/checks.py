@@ -245,6 +245,9 @@ def _check_attributes(contents: Contents) -> None:
 
 
 def _check_kept_whole(contents: Contents) -> None:
-    """Raise InputError for what onnx_ir forgets, since it would be missing in what we write."""
-    if contents.proto.training_info:
-        raise InputError("models with training information are not supported")
+    """Raise InputError for what would be missing in what we write: data of training information in other files."""
+    for info in contents.proto.training_info:
+        for graph in (info.initialization, info.algorithm):
+            tensors = Contents.of(onnx.ModelProto(graph=graph)).tensors
+            if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
+                raise InputError("models whose training information has external data are not supported")

@@ -1,7 +1,8 @@
 """Keeps the order of what onnx_ir does not preserve between reading a model and writing it.
 
-Metadata comes back in its own order instead of the alphabet's, value infos and quantisation annotations in the order of
-the file, and only those that were in it or belong to what is new.
+Training information, which onnx_ir forgets and runtimes ignore, comes back as it was. Metadata comes in its own order
+instead of the alphabet's, value infos and quantisation annotations in the order of the file, and only those that were
+in it or belong to what is new.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import onnx_ir as ir
 
 __all__ = ["remember_order", "to_proto"]
 
-_KEY = "mcd_graph.order"
+_KEY, _TRAINING_KEY = "mcd_graph.order", "mcd_graph.training"
 
 Scope: TypeAlias = onnx.GraphProto | onnx.FunctionProto
 
@@ -27,7 +28,10 @@ class _Order:
 
 
 def remember_order(model: ir.Model, proto: onnx.ModelProto) -> None:
-    """Note the order of a proto in the model that was made of it."""
+    """Note the order of a proto, and its training information, in the model that was made of it."""
+    if proto.training_info:
+        kept = onnx.ModelProto(training_info=proto.training_info)
+        model.meta[_TRAINING_KEY] = list(kept.training_info)
     for graph, scope in _scopes(model, proto):
         annotations = scope.quantization_annotation if isinstance(scope, onnx.GraphProto) else ()
         graph.meta[_KEY] = _Order(
@@ -39,6 +43,7 @@ def remember_order(model: ir.Model, proto: onnx.ModelProto) -> None:
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """Return the model as a proto, in the order that it was read in; what is new comes last."""
     proto = ir.to_proto(model)
+    proto.training_info.extend(model.meta.get(_TRAINING_KEY, ()))
     _set_metadata(proto, model)
     for function_proto in proto.functions:
         _set_metadata(function_proto, _function(model, function_proto))

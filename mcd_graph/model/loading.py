@@ -52,6 +52,7 @@ def load_model(source: ModelSource | Source) -> ir.Model:
     except (ir.serde.SerdeError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{name} is not a valid ONNX model: {_first_line(error)}") from error
     _forget_negative_sizes(model)
+    _call_onnx_by_one_name(model)
     remember_order(model, proto)
     if base is not None:
         for graph in (model.graph, *(function.graph for function in model.functions.values())):
@@ -90,6 +91,14 @@ def _with_constants(contents: Contents) -> Contents:
     del changed.graph.input[:]
     changed.graph.input.extend(value for value in proto.graph.input if value.name not in constants)
     return Contents.of(changed)
+
+
+def _call_onnx_by_one_name(model: ir.Model) -> None:
+    """Have ONNX's own domain be the empty one in lists of imports, as it is in nodes; it is called ``ai.onnx`` too."""
+    for imports in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
+        version = imports.pop("ai.onnx", None)
+        if version is not None:
+            imports.setdefault("", version)
 
 
 def _forget_negative_sizes(model: ir.Model) -> None:

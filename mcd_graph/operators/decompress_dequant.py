@@ -24,7 +24,20 @@ if TYPE_CHECKING:
     from mcd_graph.operators.nodes import Operand
     from mcd_graph.operators.view import CompressedNode
 
-__all__ = ["INPUT_NAMES", "OP_DOMAIN", "OP_TYPE", "OP_VERSION", "SPEC", "DecompressDequant", "register_schema"]
+__all__ = [
+    "AXES",
+    "AXIS_KEY",
+    "INPUT_NAMES",
+    "OP_DOMAIN",
+    "OP_TYPE",
+    "OP_VERSION",
+    "SPEC",
+    "DecompressDequant",
+    "register_schema",
+]
+
+#: Metadata of a node with one scale: the axis that the DequantizeLinear named all the same, one of these.
+AXIS_KEY, AXES = "mcd.axis", frozenset(map(str, range(-8, 9)))
 
 OP_TYPE = "DecompressDequant"
 
@@ -124,6 +137,8 @@ def _axis_of(node: CompressedNode) -> int | None:
 def _restore(node: CompressedNode, weight: ir.Value) -> Operand:
     inputs = (weight, node.input("scale"), node.input("zero_point"))
     axis = _axis_of(node)
+    if axis is None and (said := node.node.metadata_props.get(AXIS_KEY)) in AXES:
+        axis = int(said)
     return NewOutput(NewNode(
         "DequantizeLinear", inputs if inputs[2] is not None else inputs[:2], {} if axis is None else {"axis": axis}
     ))  # fmt: skip

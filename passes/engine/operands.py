@@ -10,6 +10,7 @@ import onnx_ir as ir
 from mcd_graph.passes.engine.constants import fold, reshaped
 from mcd_graph.passes.engine.facts import (
     constant_array,
+    constant_tensor,
     dimensions,
     get_input,
     ints_attribute,
@@ -152,4 +153,13 @@ def _not_constant(value: ir.Value) -> Refusal:
         )
     producer = value.producer()
     by = "" if producer is None else f" by {producer.op_type}"
-    return Refusal(ReasonCode.WEIGHT_COMPUTED, f"weight {value.name} is computed at run time{by}")
+    when = "of constants" if _depends_on_constants(value) else "at run time"
+    return Refusal(ReasonCode.WEIGHT_COMPUTED, f"weight {value.name} is computed {when}{by}")
+
+
+def _depends_on_constants(value: ir.Value, depth: int = 8) -> bool:
+    """Tell whether nodes compute a value of constants alone, so that onnxruntime may fold it."""
+    node = value.producer()
+    if node is None or node.op_type == "Constant":
+        return constant_tensor(value) is not None
+    return depth > 0 and all(each is None or _depends_on_constants(each, depth - 1) for each in node.inputs)

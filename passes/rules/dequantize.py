@@ -57,6 +57,12 @@ class Floats(NewCompressed):
     dtype: ir.DataType = ir.DataType.INT8
     axis: int | None = None
     output_type: ir.DataType | None = ir.DataType.FLOAT
+    said: int | None = None
+
+    def metadata(self) -> dict[str, str]:
+        """Say which axis was named beside one scale: of that, onnxruntime decides what it makes of the product."""
+        said = self.axis is None and str(self.said) in decompress_dequant.AXES
+        return {decompress_dequant.AXIS_KEY: str(self.said)} if said else {}
 
     @property
     def goes_along_last_axis(self) -> bool:
@@ -94,7 +100,9 @@ def _match(node: ir.Node) -> Match | None:
         raise Refusal(ReasonCode.TYPE_MISMATCH, f"its zero point {zero_point.name} is of another type than the weight")
     shape = dimensions(tensor)
     weight = WholeTensor(value, tensor, recipe=("whole",), matrix=wide_matrix_of(tensor.nbytes))
-    floats = Floats(scale, zero_point, shape=shape, dtype=tensor.dtype, axis=_axis(node, shape, scale, zero_point))
+    axis = _axis(node, shape, scale, zero_point)
+    said = int_attribute(node, "axis", 1) if "axis" in node.attributes else None
+    floats = Floats(scale, zero_point, shape=shape, dtype=tensor.dtype, axis=axis, said=said)
     return Match("DequantizeLinear", weight, floats, node.outputs[0], (node,))
 
 

@@ -220,8 +220,8 @@ def output_parameters(quantized: Quantized) -> Requantization:
         if dtype == ir.DataType.INT8 and not (len(readers) == 1 and is_signed_pair(quantize, readers[0])):
             raise Refusal(
                 ReasonCode.INT8_SHARED,
-                "its int8 result is not between one QuantizeLinear and one DequantizeLinear of its own, "
-                "so onnxruntime computes in float on x86",
+                "its int8 result is not between one QuantizeLinear and one DequantizeLinear of its own with the "
+                "same constant zero point, so onnxruntime computes in float on x86",
             )
         behind = [user for reader in readers for output in reader.outputs for user in readers_of(output).nodes]
         if any(is_qdq(user, "QuantizeLinear") for user in behind):

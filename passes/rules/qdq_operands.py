@@ -91,6 +91,6 @@ def check_activation(x: Dequantized) -> None:
     if dtype == ir.DataType.INT8 and (producer is None or not is_signed_pair(producer, x.node)):
         raise Refusal(
             ReasonCode.INT8_SHARED,
-            "its int8 activation is not between one QuantizeLinear and one DequantizeLinear of its own, "
-            "so onnxruntime computes in float on x86",
+            "its int8 activation is not between one QuantizeLinear and one DequantizeLinear of its own with the "
+            "same constant zero point, so onnxruntime computes in float on x86",
         )

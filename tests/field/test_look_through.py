@@ -211,6 +211,13 @@ def test_a_weight_with_more_dimensions_than_the_activation() -> None:
     assert lower(model).outcome == [("MatMulInteger", ReasonCode.WEIGHT_RANK)]
 
 
+def test_a_weight_that_is_computed_of_constants_is_said_to_be() -> None:
+    cut = [node("Slice", "v first last", "w")]
+    constants = CONSTANTS | {"v": CONSTANTS["w"], "first": np.array([0]), "last": np.array([K])}
+    (site,) = lower(model_of([*cut, *FORMS["MatMulInteger"]], 2, constants)).plan.sites
+    assert (site.code, site.reason) == (ReasonCode.WEIGHT_COMPUTED, "weight w is computed of constants by Slice")
+
+
 def test_one_constant_in_two_recipes() -> None:
     """What the operators make of it differs, so it is compressed twice."""
     second = [
@@ -294,6 +301,26 @@ def test_a_function_that_is_given_its_weight_is_lowered_at_each_call(tmp_path: P
     source, target = tmp_path / "model.onnx", tmp_path / "out.onnx"
     source.write_bytes(model.SerializeToString())
     assert [each.status for each in inspect_model(source).nodes] == ["lowerable"] * 2
+    report = compress_model(source, target, min_saving=-9, force_larger=True, inline=True)
+    assert [each.status for each in report.nodes] == ["lowered"] * 2
+    feeds = {"x": floats((5, K), 9)}
+    for optimize in (True, False):
+        assert_same_bytes(run(onnx.load(target), feeds, optimize=optimize), run(model, feeds, optimize=optimize))
+
+
+def test_functions_that_hand_on_the_weight_that_they_are_given(tmp_path: Path) -> None:
+    """Each call of the outermost one has constants of its own."""
+    model = function_model()
+    inner = model.functions[0]
+    opsets = [*inner.opset_import, helper.make_opsetid("local", 1)]
+    names = list(inner.input)
+    for name, called in (("Middle", "Linear"), ("Outer", "Middle")):
+        body = [helper.make_node(called, names, ["i"], domain="local"), helper.make_node("Relu", ["i"], ["y"])]
+        model.functions.append(helper.make_function("local", name, names, ["y"], body, opsets))
+    for call in model.graph.node:
+        call.op_type = "Outer"
+    source, target = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    source.write_bytes(model.SerializeToString())
     report = compress_model(source, target, min_saving=-9, force_larger=True, inline=True)
     assert [each.status for each in report.nodes] == ["lowered"] * 2
     feeds = {"x": floats((5, K), 9)}

@@ -14,6 +14,7 @@ import onnx_ir as ir
 import pytest
 from lowering import MS_DOMAIN, assert_same_bytes, floats, integers, lower, make_model, run, scales
 from onnx import helper
+from random_graphs import every_size
 
 from mcd_graph.passes import plan_restoration
 
@@ -23,6 +24,7 @@ PARAMETERS = {
     "w": integers(np.int8, (K, N), 1) // 4, "ws": np.float32(0.013), "wz": np.int8(0), "xs": np.float32(0.021),
     "xz": np.uint8(117), "bias": integers(np.int8, (N,), 2).astype(np.int32) * 9, "addend": floats((N,), 3),
     "root": np.float32(1.4142135), "one": np.float32(1), "half": np.float32(0.5), "v": floats((N, 12), 4),
+    "vt": floats((12, N), 6),
 }  # fmt: skip
 
 QUANTIZED = helper.make_node("QuantizeLinear", ["x", "xs", "xz"], ["q"])
@@ -65,6 +67,10 @@ BEHIND: dict[str, list[onnx.NodeProto]] = {
         helper.make_node("Mul", ["e3", "half"], ["y"]),
     ],
     "product": [helper.make_node("MatMul", ["h", "v"], ["y"])],
+    "product with it turned": [
+        helper.make_node("Transpose", ["h"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["vt", "turned"], ["y"]),
+    ],
 }
 
 
@@ -89,6 +95,8 @@ def hold(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> onnx.ModelProt
 @pytest.mark.parametrize("behind", BEHIND)
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_product_in_front_of_what_is_fused(dialect: str, behind: str, opset: int) -> None:
+    if (dialect, behind) == ("Gemm", "product with it turned"):
+        pytest.skip("it is kept: the Transpose would be fused otherwise")
     nodes = [*DIALECTS[dialect], *BEHIND[behind]]
     used = {name for node in nodes for name in node.input}
     constants = {**PARAMETERS, "bias_scale": PARAMETERS["xs"] * PARAMETERS["ws"]}
@@ -119,6 +127,18 @@ def test_a_look_up_whose_scale_is_no_initializer(kind: str) -> None:
     model = make_model(nodes, {"ids": (np.int64, ("m",))}, {"y": (np.float32, None)}, constants)
     back = hold(model, {"ids": np.arange(0, 64, 3)})
     assert "Mul" not in {node.op_type for node in back.graph.node}
+
+
+def test_the_axis_beside_one_scale() -> None:
+    """By it, onnxruntime decides whether it makes a MatMulNBits of the product."""
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=-1),
+        helper.make_node("MatMul", ["x", "wd"], ["y"]),
+    ]
+    constants = {"w": integers(np.uint8, (64, 96), 1), "ws": scales((1,), 2), "wz": np.full(1, 120, np.uint8)}
+    model = make_model(nodes, {"x": (np.float32, ("m", 64))}, {"y": (np.float32, None)}, constants, opset=20)
+    with every_size():
+        hold(model, {"x": floats((5, 64), 5)})
 
 
 def test_a_product_whose_result_has_another_type_than_its_input() -> None:

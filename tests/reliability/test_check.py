@@ -153,6 +153,29 @@ def test_what_onnxruntime_infers_may_be_undeclared(model: Path, out: Path, capsy
     assert inspect(capsys, out / "u.onnx", "--check").startswith("intact")
 
 
+def test_functions_of_another_version(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """onnxruntime runs a QuantizeLinear of opset 21 in a function that a model of opset 18 calls."""
+    proto = read_proto(model)
+    (version,) = (opset.version for opset in proto.opset_import if not opset.domain)
+    result = proto.graph.output[0].name
+    pair = [
+        onnx.helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        onnx.helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+    ]
+    opsets = [onnx.helper.make_opsetid("", 21)]
+    proto.functions.append(onnx.helper.make_function("local", "Pair", ["x", "s", "z"], ["y"], pair, opsets))
+    proto.opset_import.add(domain="local", version=1)
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in (("s", np.float32(0.1)), ("z", np.uint8(128)))
+    )
+    proto.graph.node.append(onnx.helper.make_node("Pair", [result, "s", "z"], ["called"], domain="local"))
+    proto.graph.output.append(onnx.ValueInfoProto(name="called"))
+    proto.ir_version = max(proto.ir_version, 8)
+    assert version < 21
+    mcd_graph.compress_model(write(proto, out / "called.onnx"), out / "m.onnx")
+    assert inspect(capsys, out / "m.onnx", "--check").startswith("intact")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

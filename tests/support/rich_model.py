@@ -36,6 +36,10 @@ def _describe_model(model: onnx.ModelProto) -> None:
         model.opset_import.add(domain=domain, version=version)
     configuration = model.configuration.add(name="two devices", num_devices=2)
     configuration.device.extend(["cpu:0", "npu:1"])
+    step = helper.make_node("Identity", ["rate"], ["next rate"])
+    outputs = [helper.make_tensor_value_info("next rate", TensorProto.FLOAT, [])]
+    rate = helper.make_tensor("rate", TensorProto.FLOAT, [], [0.1])
+    model.training_info.add().algorithm.CopyFrom(helper.make_graph([step], "training", [], outputs, [rate]))
 
 
 def _describe_graph(graph: onnx.GraphProto) -> None:

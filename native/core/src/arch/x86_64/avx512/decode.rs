@@ -13,7 +13,7 @@
 //!
 //! Counts of ones are all that leads from one step to the next, so the processor overlaps them freely.
 
-use super::ahead::{Ahead, LINE};
+use super::ahead::{Ahead, LINE, Paced};
 use super::group::Zmm;
 use super::roots::root_fields;
 use super::sink::Sink;
@@ -126,9 +126,10 @@ unsafe fn open<K: Ranks<Zmm>, const R: usize>(rows: *const u8, ranks: &K, taken:
 /// All features of [`Avx512`](super::Avx512); all sums of the fractal, and 64 bytes more, are readable from `sums` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,gfni")]
-unsafe fn close<K: Ranks<Zmm>>(opened: &Opened, ranks: &K, sums: *const u8) -> [__m512i; GROUPS] {
+unsafe fn close<K: Ranks<Zmm>>(opened: &Opened, ranks: &K, sums: *const u8, ahead: &mut Paced) -> [__m512i; GROUPS] {
     let mut symbols = [_mm512_setzero_si512(); GROUPS];
     each_group!(G => {
+        ahead.fetch::<G>();
         // SAFETY: the caller's contract.
         symbols[G] = unsafe {
             ranks.symbols(opened.fields[G], Zmm::expand(opened.lanes[G], sums.add(opened.sums[G]))).0
@@ -231,22 +232,21 @@ unsafe fn fractals<S: Sink, K: Ranks<Zmm>, const R: usize>(
     tile: &CodedTile<'_>,
     extent: Extent,
     sums: *const u8,
-    mut ahead: Ahead,
+    ahead: Ahead,
     sink: &mut S,
     ranks: &K,
 ) -> usize {
-    let lines = ahead.lines.div_ceil(extent.weights() / FRACTAL);
+    let mut ahead = ahead.paced(extent.weights() / FRACTAL);
     let mut rows = tile.roots.as_ptr();
     let last = rows.wrapping_add(tile.roots.len() - R * GROUP);
     let mut taken = 0;
     // SAFETY: the caller's roots have one fractal at least.
     let first = unsafe { open::<K, R>(rows, ranks, &mut taken) };
     // SAFETY: as for the others, below.
-    let mut symbols = unsafe { close(&first, ranks, sums) };
+    let mut symbols = unsafe { close(&first, ranks, sums, &mut ahead) };
     let mut all = taken;
     for panel in 0..extent.panels() {
         for fractal in 0..extent.fractals() {
-            ahead.fetch(lines);
             all = taken;
             // Behind the last one it comes again, for nothing.
             rows = rows.wrapping_add(R * GROUP).min(last);
@@ -255,7 +255,7 @@ unsafe fn fractals<S: Sink, K: Ranks<Zmm>, const R: usize>(
             symbols = unsafe {
                 let next = open::<K, R>(rows, ranks, &mut taken);
                 sink.fractal(panel, fractal, &symbols);
-                close(&next, ranks, sums)
+                close(&next, ranks, sums, &mut ahead)
             };
         }
         // SAFETY: the caller's sink covers the extent.
