@@ -497,3 +497,12 @@ def test_a_system_that_refuses_threads(compressed: Path) -> None:
     command = [sys.executable, "-P", "-c", code, str(compressed)]
     result = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_nothing_lies_between_streams(compressed: Path) -> None:
+    """They are read, not mapped: padding to a line of the cache was 0.1 % of a model of 200 KB."""
+    props = onnx.load(compressed, load_external_data=False).metadata_props
+    stated = json.loads({each.key: each.value for each in props}[AT_OPEN_KEY])
+    places = sorted(tuple(each[part][1:]) for each in stated["constants"] for part in ("x2", "compress_index"))
+    assert len(places) > 2
+    assert all(begin + size == following for (begin, size), (following, _) in itertools.pairwise(places))

@@ -120,6 +120,8 @@ class Request:
             )
         except re.error as error:
             raise InputError(f"not a regular expression: {error.pattern!r}: {error}") from None
+        if self.at_open:  # which asks for a small file
+            plan.weights = {key: job.with_larger_tiles() for key, job in plan.weights.items()}
         plan.keep(differing, Refusal(ReasonCode.DIFFERS, "lowered, it gave other bytes than the original when run"))
         if not plan.weights and not (self.at_open and any(constants_at_open(model))):
             raise NothingToCompressError(f"{self.source}: nothing to compress: {why_nothing(plan)}")

@@ -55,7 +55,7 @@ class TensorLayout:
         Args:
             tensor: the tensor.
             location: what it is to call the data file; the temporary name by default.
-            packed: it goes there however small it is, and is never padded to a page, for nobody maps it by itself.
+            packed: it goes there however small it is, and right behind the tensor before, for it is read, not mapped.
 
         Raises:
             InputError: the model file would hold more than a model file can.
@@ -68,7 +68,8 @@ class TensorLayout:
         if tensor.dtype == ir.DataType.STRING or (tensor.nbytes < LEAST_EXTERNAL and not packed):
             return in_memory(tensor)
         file = self._file
-        file.write(bytes(-file.tell() % (PAGE if tensor.nbytes >= PAGED_FROM and not packed else ALIGNMENT)))
+        if not packed:
+            file.write(bytes(-file.tell() % (PAGE if tensor.nbytes >= PAGED_FROM else ALIGNMENT)))
         offset = file.tell()
         if isinstance(tensor, ir.ExternalTensor):
             tensor.tofile(file)  # in bounded pieces

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
+
+from mcd_graph.passes.plan import panels_of_larger_tiles
 
 if TYPE_CHECKING:
     from mcd_graph.report.data import ConstantReport, Report
@@ -26,6 +29,12 @@ _OF_EACH_COLUMN = 4
 
 #: The readers that have the scales of activations, weight and result in one number, by the last part of their names.
 _FOLDING = ("MatMul", "Gemm", "QLinearMatMul", "QGemm")
+
+#: What a tile of a table says of itself: 17 to 67 bytes.
+_OF_EACH_TILE = 27
+
+#: A tile's unit along the rows of a table.
+_PANEL = 16
 
 #: What is kept below this share of saving, as ``--min-saving`` has it by default.
 _LEAST_SAVING = 0.01
@@ -54,7 +63,7 @@ def forecast(report: Report) -> Forecast:
         report: of a model that was only looked at.
     """
     saved = sum(map(_saved, (each for each in report.constants if each.status == "lowerable")))
-    more = sum(map(_saved, open_to_restoring(report)))
+    more = sum(map(_saved, open_to_restoring(report))) + sum(map(_saved_by_larger_tiles, report.constants))
     before = report.totals.file_bytes_before
     return Forecast(round(before - saved), round(before - saved - more))
 
@@ -77,3 +86,12 @@ def _saved(constant: ConstantReport) -> float:
     stored += _OF_EACH_WEIGHT
     saved = constant.bytes_before - stored
     return saved if saved >= _LEAST_SAVING * constant.bytes_before else 0.0
+
+
+def _saved_by_larger_tiles(constant: ConstantReport) -> float:
+    """Return what a table takes less with ``--at-open``, where its tiles are not as low as its look-ups want them."""
+    rows, *columns = constant.shape
+    if constant.status != "lowerable" or not constant.read_by.startswith("Gather") or not columns:
+        return 0.0
+    panels = math.ceil(rows / _PANEL)
+    return _OF_EACH_TILE * (panels - math.ceil(panels / panels_of_larger_tiles(rows, math.prod(columns))))

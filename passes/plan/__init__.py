@@ -10,6 +10,9 @@ caller likes::
 
 from mcd_graph.passes.plan.finding import plan_lowering
 from mcd_graph.passes.plan.lowering import LoweringPlan, PackedWeight, reproduces_optimized
-from mcd_graph.passes.plan.site import Site, WeightJob
+from mcd_graph.passes.plan.site import Site, WeightJob, panels_of_larger_tiles
 
-__all__ = ["LoweringPlan", "PackedWeight", "Site", "WeightJob", "plan_lowering", "reproduces_optimized"]
+__all__ = [
+    "LoweringPlan", "PackedWeight", "Site", "WeightJob", "panels_of_larger_tiles", "plan_lowering",
+    "reproduces_optimized",
+]  # fmt: skip

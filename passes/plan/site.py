@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
     from mcd_graph.passes.engine.match import Match, Rule, Weight
     from mcd_graph.passes.refusal import ReasonCode, Refusal
 
-__all__ = ["Candidate", "Site", "WeightJob"]
+__all__ = ["Candidate", "Site", "WeightJob", "panels_of_larger_tiles"]
 
 logger = logging.getLogger(__name__)
+
+#: A fractal, and how many of them a tile has at least where its size counts more than the time for a row.
+_FRACTAL_K, _FRACTAL_N, _LARGE = 32, 16, 16
 
 
 @dataclasses.dataclass
@@ -63,6 +67,14 @@ class Site:
         logger.info("%s (%s) is kept: %s [%s]", self.name, self.op_type, refusal.reason, refusal.code)
 
 
+def panels_of_larger_tiles(n: int, k: int) -> int:
+    """Return how high a tile as wide as a matrix (n, k) has to be so that what each tile says of itself is little.
+
+    Tiles of one panel, of a table 64 wide, took 3.4 to 7.2 % more than the entropy, those of eight 1.3 to 2.8 %.
+    """
+    return max(1, min(_LARGE // math.ceil(k / _FRACTAL_K), math.ceil(n / _FRACTAL_N)))
+
+
 @dataclasses.dataclass(frozen=True)
 class WeightJob:
     """A constant weight to compress: made once, however many multiplications use it.
@@ -72,12 +84,14 @@ class WeightJob:
         source: where it was found.
         tiling: the size of tile that suits its readers; ``None``: the codec's own choice.
         multiplied: multiplications read it, and nothing else.
+        looked_up: look-ups read it, and nothing else.
     """
 
     key: str
     source: Weight
     tiling: tuple[int, int] | None = None
     multiplied: bool = False
+    looked_up: bool = False
 
     @property
     def packed(self) -> bool:
@@ -103,6 +117,12 @@ class WeightJob:
     def nbytes(self) -> int:
         """Size of the uncompressed weight in bytes."""
         return self.k * self.n
+
+    def with_larger_tiles(self) -> WeightJob:
+        """Return it with tiles of 16 fractals or more, if it is a table: a row of it takes longer to decode then."""
+        if self.tiling is None or not self.looked_up:
+            return self
+        return dataclasses.replace(self, tiling=(self.tiling[0], panels_of_larger_tiles(self.n, self.k)))
 
     def array(self) -> np.ndarray:
         """Return the weight as an (n, k) view, read from the model's memory map only when it is looked at."""

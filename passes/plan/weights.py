@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from mcd_graph.operators import matmul_compress_dequant
+from mcd_graph.operators import gather_compress_dequant, matmul_compress_dequant
 from mcd_graph.passes.plan.site import Candidate, WeightJob
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
@@ -31,15 +31,17 @@ def weights_of(candidates: Sequence[Candidate]) -> dict[str, WeightJob]:
     keys: dict[tuple[ir.Value, tuple[object, ...], bool], str] = {}
     for candidate in candidates:
         match, weight = candidate.match, candidate.match.weight
-        tiling, multiplied = match.fused.tiling(weight), match.fused.spec is matmul_compress_dequant.SPEC
+        tiling, spec = match.fused.tiling(weight), match.fused.spec
+        multiplied, looked_up = spec is matmul_compress_dequant.SPEC, spec is gather_compress_dequant.SPEC
         identity = (weight.value, weight.recipe, weight.transposed)
         if identity not in keys:
             keys[identity] = _unused_key(weight.value.name or "weight", weights)
-            weights[keys[identity]] = WeightJob(keys[identity], weight, tiling, multiplied)
+            weights[keys[identity]] = WeightJob(keys[identity], weight, tiling, multiplied, looked_up)
         job = weights[keys[identity]]
         if job.tiling not in (tiling, None):
             job = dataclasses.replace(job, tiling=None)  # who wants no special one multiplies
-        weights[job.key] = dataclasses.replace(job, multiplied=job.multiplied and multiplied)
+        multiplied, looked_up = job.multiplied and multiplied, job.looked_up and looked_up
+        weights[job.key] = dataclasses.replace(job, multiplied=multiplied, looked_up=looked_up)
         candidate.site.weight = keys[identity]
     return weights
 
