@@ -236,6 +236,8 @@ def _folded(
     scales = [x_scale, w_scale, *([y_scale] if requantizes else [])]
     if x_scale is None or w_scale is None or any(each is None or each.dtype != np.float32 for each in scales):
         return None
+    if x_scale.size != 1 or (y_scale is not None and requantizes and y_scale.size != 1):
+        return None  # it runs no such model
     alpha = next((attribute.f for attribute in node.attribute if attribute.name == "alpha"), 1.0)
     with np.errstate(all="ignore"):
         folded = np.float32(alpha) * x_scale.reshape(()) * w_scale

@@ -157,7 +157,7 @@ def sites_to_blame(
     within = within | _taken_apart(others, theirs, ours)
     rounded = _rounded_otherwise(original, theirs, ours) | _scaled_otherwise(original, lowered, ours)
     blamed = {number for number in rounded if number in quantized}
-    for node in _left_in_floats(theirs, ours):
+    for node in (*_left_in_floats(theirs, ours), *_merged_otherwise(theirs, ours)):
         blamed |= _nearest(node, ours, followed)
     for node in others:
         if node.op_type not in _EXACT and not _is_part(node, ours, within):
@@ -220,6 +220,21 @@ def _left_in_floats(theirs: _View, ours: _View) -> list[onnx.NodeProto]:
 
     products = (node for node in ours.nodes if node.op_type in _FLOAT_PRODUCTS)
     return [node for node in products if any(made(name) for name in node.output)]
+
+
+def _merged_otherwise(theirs: _View, ours: _View) -> list[onnx.NodeProto]:
+    """Return the DequantizeLinear nodes whose values another quantiser rounded than in the original.
+
+    onnxruntime makes one pair of two pairs of quantisers in a row, with a scale of its own.
+    """
+    found = []
+    for node in ours.nodes:
+        if node.op_type == "DequantizeLinear" and node.output[0] in theirs.producers:
+            nearest = [_quantizers(node.output[0], view)[:1] for view in (theirs, ours)]
+            scales = [parameters[0][0] for parameters in nearest if parameters]
+            if len(scales) == 2 and scales[0] != scales[1]:
+                found.append(node)
+    return found
 
 
 def _quantizers(name: str, view: _View) -> list[list[str]]:

@@ -468,3 +468,44 @@ def test_a_constant_that_one_of_two_equal_products_reads_in_integers() -> None:
     with every_size():
         lowered = lower(model)
     assert_same_bytes(run(lowered.proto, feeds, optimize=True), run(model, feeds, optimize=True))
+
+
+def test_a_look_up_between_two_pairs_of_quantisers() -> None:
+    """onnxruntime makes one pair of the two, with a scale of its own; a look-up that gives bytes leaves only one."""
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
+        helper.make_node("Gather", ["wd", "ids"], ["rows"]),
+        helper.make_node("QuantizeLinear", ["rows", "ws", "wz"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "ws", "wz"], ["d"]),
+        helper.make_node("QuantizeLinear", ["d", "ys", "yz"], ["r"]),
+        helper.make_node("Identity", ["r"], ["same"]),
+        helper.make_node("DequantizeLinear", ["same", "ys", "yz"], ["rd"]),
+        helper.make_node("Tanh", ["rd"], ["y"]),
+    ]
+    constants = {
+        "w": integers(np.uint8, (64, 24), 1), "ws": np.float32(0.04), "wz": np.uint8(128), "ys": np.float32(0.05),
+        "yz": np.uint8(100),
+    }  # fmt: skip
+    model = make_model(nodes, {"ids": (np.int64, ("m",))}, {"y": (np.float32, None)}, constants, opset=17)
+    feeds = {"ids": np.arange(64)}
+    with every_size():
+        lowered = lower(model)
+    assert lowered.modified
+    assert_same_bytes(run(lowered.proto, feeds, optimize=True), run(model, feeds, optimize=True))
+
+
+def test_a_model_that_onnxruntime_takes_and_does_not_run() -> None:
+    """A weight in front, with a scale for each of its columns: onnxruntime takes those for scales of an activation."""
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"], axis=1),
+        helper.make_node("MatMul", ["wd", "d"], ["y"]),
+    ]
+    constants = {
+        "w": integers(np.uint8, (64, 33), 1), "ws": scales((33,), 2), "wz": np.zeros(33, np.uint8), "s": np.float32(1),
+        "z": np.uint8(9),
+    }  # fmt: skip
+    model = make_model(nodes, {"x": (np.float32, (33, "m"))}, {"y": (np.float32, None)}, constants, opset=17)
+    with every_size():
+        lower(model)
