@@ -28,7 +28,7 @@ from mcd_graph.passes.engine.emit import (
     remove_dead,
     take_over,
 )
-from mcd_graph.passes.engine.facts import graph_of, home_of
+from mcd_graph.passes.engine.facts import graph_of, home_of, is_op
 from mcd_graph.passes.engine.restorer import Restorer
 from mcd_graph.passes.engine.validate import infer_inputs
 from mcd_graph.passes.refusal import ReasonCode, Refusal
@@ -116,10 +116,23 @@ class RestorePlan:
         metadata = metadata_beside_names(node)
         producer.metadata_props.update({key: text for key, text in metadata.items() if key != RULE_KEY})
         take_over(node.outputs[0], value)
+        if lowered.function is not None:
+            _remove_cast(value)
         for domain in _domains(form):
             for owner in (self.model, lowered.function):
                 if owner is not None:
                     owner.opset_imports.setdefault(domain, 1)
+
+
+def _remove_cast(value: ir.Value) -> None:
+    """Remove the Cast that told the type of a compressed node's result in a function, where nothing else does."""
+    readers = value.consumers()
+    if len(readers) != 1 or value.is_graph_output() or not is_op(readers[0], "Cast"):
+        return
+    (cast,) = readers
+    if RULE_KEY in cast.metadata_props:
+        take_over(cast.outputs[0], value)
+        graph_of(cast).remove(cast, safe=True)
 
 
 def _domains(operand: Operand) -> set[str]:

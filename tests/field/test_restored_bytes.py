@@ -172,3 +172,29 @@ def test_a_product_whose_result_has_another_type_than_its_input() -> None:
         functions=[function],
     )
     hold(model, {"x": floats((33, K), 5)})
+
+
+def test_no_cast_is_left_in_a_function() -> None:
+    """It tells the type of a compressed node's result there; behind a DequantizeLinear, it decides what is fused."""
+    constants = {"w": integers(np.int8, (33, 40), 1), "ws": scales((40,), 2), "wz": np.zeros(40, np.int8)}
+    constants |= {"s": np.float32(0.04), "z": np.int8(3), "b": floats((40,), 3)}
+    nodes = [
+        *(
+            helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array))
+            for name, array in constants.items()
+        ),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("Mean", ["d"], ["m"]),
+        helper.make_node("MatMul", ["m", "wd"], ["y"]),
+        helper.make_node("MatMul", ["m", "wd"], ["p"]),
+        helper.make_node("Add", ["p", "b"], ["y2"]),
+    ]
+    function = helper.make_function("fn", "Two", ["x"], ["y", "y2"], nodes, [helper.make_opsetid("", 17)])
+    call = helper.make_node("Two", ["x"], ["y", "y2"], domain="fn")
+    outputs = {"y": (np.float32, None), "y2": (np.float32, None)}
+    model = make_model([call], {"x": (np.float32, ("m", 33))}, outputs, {}, opset=17, functions=[function])
+    with every_size():
+        back = hold(model, {"x": floats((6, 33), 5)})
+    assert "Cast" not in {node.op_type for each in back.functions for node in each.node}
