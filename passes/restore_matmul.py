@@ -99,9 +99,17 @@ class _Multiplication:
         return self.view.input(name)
 
     def scale(self) -> Operand:
-        """Return ``deq_scale``, multiplied by the scale of x1 if there is one."""
+        """Return ``deq_scale``, multiplied by the scale of x1 if there is one.
+
+        Where the model has that product, the factors come in the same order: onnxruntime makes one of equal nodes then,
+        and does not fuse a multiplication whose scale another one shares.
+        """
         deq_scale, x1_scale = self.input("deq_scale"), self.input("x1_scale")
-        return deq_scale if x1_scale is None else NewOutput(NewNode("Mul", (x1_scale, deq_scale)))
+        if x1_scale is None:
+            return deq_scale
+        turned = (deq_scale, x1_scale)
+        there = any(is_op(each, "Mul") and tuple(each.inputs) == turned for each in x1_scale.consumers())
+        return NewOutput(NewNode("Mul", turned if there else turned[::-1]))
 
     @property
     def rule(self) -> str:

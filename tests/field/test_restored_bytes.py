@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from lowering import MS_DOMAIN, assert_same_bytes, floats, integers, lower, make_model, run, scales
-from onnx import helper
+from onnx import TensorProto, helper
 from random_graphs import every_size
 
 from mcd_graph.passes import plan_restoration
@@ -198,3 +198,23 @@ def test_no_cast_is_left_in_a_function() -> None:
     with every_size():
         back = hold(model, {"x": floats((6, 33), 5)})
     assert "Cast" not in {node.op_type for each in back.functions for node in each.node}
+
+
+def test_a_scale_that_two_products_share() -> None:
+    """onnxruntime fuses no product whose scale another one reads; one of these is lowered without what scales it."""
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("Mul", ["ws", "s"], ["m"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["a"]),
+        helper.make_node("Cast", ["a"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "m"], ["h"]),
+        *BEHIND["GELU"],
+        helper.make_node("MatMulInteger", ["q", "w2", "z"], ["a2"]),
+        helper.make_node("Cast", ["a2"], ["f2"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f2", "m"], ["y2"]),
+    ]
+    constants = {name: PARAMETERS[name] for name in ("w", "ws", "root", "one", "half")}
+    constants["w2"] = integers(np.int8, (K, N), 7) // 4
+    outputs = {"y": (np.float32, None), "y2": (np.float32, None)}
+    model = make_model(nodes, {"x": (np.float32, ("m", K))}, outputs, constants, opset=13)
+    hold(model, {"x": floats((33, K), 5)})
