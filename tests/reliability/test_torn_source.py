@@ -4,6 +4,7 @@ import mmap
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -166,3 +167,42 @@ def test_the_last_word_of_a_command_whose_source_is_truncated(source: Path, out:
     assert line.startswith("mcd: a file was truncated, or could not be read, while it was mapped (SIGBUS)")
     assert "--no-mmap" in line
     assert digests(out) == {}
+
+
+SEVERAL = """
+import mmap, os, sys, threading, time, zlib
+from mcd_graph.cli.last_word import with_last_word
+
+with open(sys.argv[1], "rb") as file:
+    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+os.truncate(sys.argv[1], 0)
+os.set_blocking(2, False)
+try:
+    while os.write(2, b"." * 4096):  # nobody reads: who writes next has to wait
+        pass
+except BlockingIOError:
+    os.set_blocking(2, True)
+
+@with_last_word
+def read():
+    open(sys.argv[2], "w").close()
+    for _ in range(4):
+        threading.Thread(target=zlib.crc32, args=[mapped], daemon=True).start()
+    time.sleep(60)
+
+read()
+"""
+
+
+def test_one_of_several_threads_has_the_last_word(tmp_path: Path) -> None:
+    file, reading = tmp_path / "weights", tmp_path / "reading"
+    file.write_bytes(bytes(1 << 20))
+    command = [sys.executable, "-P", "-c", SEVERAL, file, reading]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as child:
+        assert child.stderr is not None
+        while not reading.exists() and child.poll() is None:
+            time.sleep(0.05)
+        time.sleep(1)
+        said = child.stderr.read().decode()
+        assert child.wait() == 2
+    assert said.count("was truncated") == 1

@@ -9,7 +9,7 @@ use std::ffi::{CString, c_char};
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use pyo3::prelude::*;
 
@@ -30,6 +30,10 @@ static MESSAGE_LEN: AtomicUsize = AtomicUsize::new(0);
 /// Paths to remove. More files than there are slots stay behind; the next run removes those.
 static TEMPORARIES: [AtomicPtr<c_char>; 64] = [const { AtomicPtr::new(ptr::null_mut()) }; 64];
 
+/// Whether a thread is saying it: several may read the file that was truncated.
+#[cfg(unix)]
+static SAYING: AtomicBool = AtomicBool::new(false);
+
 /// The handler before ours.
 static PREVIOUS: Mutex<Option<usize>> = Mutex::new(None);
 
@@ -38,13 +42,17 @@ unsafe extern "C" {
     fn signal(signal: c_int, handler: usize) -> usize;
     fn write(file: c_int, data: *const c_void, len: usize) -> isize;
     fn unlink(path: *const c_char) -> c_int;
+    fn pause() -> c_int;
     fn _exit(status: c_int) -> !;
 }
 
 #[cfg(unix)]
 extern "C" fn explain(_signal: c_int) {
-    // SAFETY: write, unlink and _exit may be called in a signal handler. Message and paths are never freed.
+    // SAFETY: write, unlink, pause and _exit may be called in a signal handler. Message and paths are never freed.
     unsafe {
+        while SAYING.swap(true, Ordering::SeqCst) {
+            pause();
+        }
         for slot in &TEMPORARIES {
             let path = slot.load(Ordering::SeqCst);
             if !path.is_null() {
