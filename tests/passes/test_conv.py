@@ -289,6 +289,40 @@ def test_small_kernels_stay_where_onnxruntime_is_faster(
     assert lower(conv_integer(x_type=x_type)).outcome == [("ConvInteger", None)]
 
 
+@pytest.mark.parametrize("depthwise", [True, False])
+@pytest.mark.parametrize("quantized", ["QDQ", "QLinearConv"])
+def test_among_depthwise_convolutions_a_kernel_has_to_do_half_as_much_again(
+    monkeypatch: pytest.MonkeyPatch, depthwise: bool, quantized: str
+) -> None:
+    """onnxruntime keeps images with their channels last between those, and turns them around a compressed kernel."""
+    model = qdq_conv() if quantized == "QDQ" else qlinear_conv(bias=False)
+    groups = C if depthwise else 1
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(integers(np.int8, (C, C // groups, 1, 1), 5), "beside_w")
+    )
+    for name, array in {"one": np.float32(1), "zu": np.uint8(0), "zi": np.int8(0)}.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    if quantized == "QDQ":
+        model.graph.node.append(helper.make_node("DequantizeLinear", ["beside_w", "one", "zi"], ["beside_d"]))
+        beside = helper.make_node("Conv", ["d", "beside_d"], ["beside"], group=groups)
+    else:
+        inputs = ["x", "one", "zu", "beside_w", "one", "zi", "one", "zu"]
+        beside = helper.make_node("QLinearConv", inputs, ["beside"], group=groups)
+    model.graph.node.append(beside)
+    dtype = onnx.TensorProto.FLOAT if quantized == "QDQ" else onnx.TensorProto.UINT8
+    model.graph.output.append(helper.make_tensor_value_info("beside", dtype, None))
+
+    def reason() -> ReasonCode | None:
+        ((_, code),) = lower(model).outcome
+        return code
+
+    work = N * C * 9 // (N + C)
+    monkeypatch.setattr(convolution, "WORK", work * 2 // 3 + 1)
+    assert reason() == (ReasonCode.CONVOLUTION_SMALL if depthwise else None)
+    monkeypatch.setattr(convolution, "WORK", work * 2 // 3)
+    assert reason() is None
+
+
 def test_how_many_dimensions_a_result_has_stays_known() -> None:
     """onnxruntime makes a Gemm of MatMul and Add where it knows that, and it infers none of sizes without names."""
     constants = {
