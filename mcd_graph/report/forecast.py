@@ -6,7 +6,6 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-from mcd_graph.passes.plan import panels_of_larger_tiles
 
 if TYPE_CHECKING:
     from mcd_graph.report.data import ConstantReport, Report
@@ -90,6 +89,8 @@ def _saved(constant: ConstantReport) -> float:
 
 def _saved_by_larger_tiles(constant: ConstantReport) -> float:
     """Return what a table takes less with ``--at-open``, where its tiles are not as low as its look-ups want them."""
+    from mcd_graph.passes.plan import panels_of_larger_tiles  # noqa: PLC0415 - takes a moment, --help needs none of it
+
     rows, *columns = constant.shape
     if constant.status != "lowerable" or not constant.read_by.startswith("Gather") or not columns:
         return 0.0
