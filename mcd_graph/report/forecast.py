@@ -6,7 +6,6 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
-
 if TYPE_CHECKING:
     from mcd_graph.report.data import ConstantReport, Report
 
