@@ -1,5 +1,6 @@
 """Fixtures: models on disk, and how the planner asks onnxruntime about the many models of some tests."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from mcd_graph.passes.engine import optimized
 
 #: Their models are made at random, and onnxruntime ends the process on some of those.
 AT_RANDOM = {"test_properties.py", "test_random_graphs.py"}
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach the programs that tests start, where a script started the tests in the background."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
