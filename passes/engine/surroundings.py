@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from mcd_graph.model.walk import graphs_in, graphs_of
 from mcd_graph.operators.registry import find
 from mcd_graph.passes.engine.optimized import instance_of
 
@@ -76,7 +77,7 @@ class _View:
         for tensor in graph.initializer:
             self.constants[tensor.name] = f"constant {_digest(tensor)}"
         for node in graph.node:
-            for inner in _bodies(node):
+            for inner in graphs_in((node,)):
                 self._add(inner)
             self.nodes.append(node)
             for name in filter(None, node.output):
@@ -188,7 +189,7 @@ def _scaled_otherwise(original: Optimized, lowered: Optimized, ours: _View) -> s
     In a function, scales are known only where it is called; and a quantiser behind the call is merged with its own.
     """
     scales = {node.instance: node.scale for node in original.integer_nodes if node.scale is not None}
-    tensors = {tensor.name: tensor for graph in _graphs(lowered.graph) for tensor in graph.initializer}
+    tensors = {tensor.name: tensor for graph in graphs_of(lowered.graph) for tensor in graph.initializer}
     found = set()
     for node in ours.nodes:
         spec, instance = find(node.domain, node.op_type), instance_of(node)
@@ -293,7 +294,7 @@ def _describe(node: onnx.NodeProto, values: Mapping[str, str]) -> str:
     )
     inputs = (_value(name, values) if name else "" for name in node.input)
     # Nodes with graphs inside are told apart by their names, and their inner nodes are looked at by themselves.
-    own = list(node.output) if any(True for _ in _bodies(node)) else ""
+    own = list(node.output) if any(True for _ in graphs_in((node,))) else ""
     return f"{node.domain}::{node.op_type}({', '.join(inputs)}) {' '.join(attributes)}{own}"
 
 
@@ -397,18 +398,3 @@ def _digest(tensor: onnx.TensorProto) -> str:
             plain.ClearField(field)
         content.update(plain.SerializeToString(deterministic=True))
     return content.hexdigest()
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield a graph and those inside of its nodes."""
-    yield graph
-    for node in graph.node:
-        for inner in _bodies(node):
-            yield from _graphs(inner)
-
-
-def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
