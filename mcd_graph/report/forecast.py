@@ -31,9 +31,6 @@ _FOLDING = ("MatMul", "Gemm", "QLinearMatMul", "QGemm")
 #: What a tile of a table says of itself: 17 to 67 bytes.
 _OF_EACH_TILE = 27
 
-#: A tile's unit along the rows of a table.
-_PANEL = 16
-
 #: What is kept below this share of saving, as ``--min-saving`` has it by default.
 _LEAST_SAVING = 0.01
 
@@ -88,10 +85,9 @@ def _saved(constant: ConstantReport) -> float:
 
 def _saved_by_larger_tiles(constant: ConstantReport) -> float:
     """Return what a table takes less with ``--at-open``, where its tiles are not as low as its look-ups want them."""
-    from mcd_graph.passes.plan import panels_of_larger_tiles  # noqa: PLC0415 - takes a moment, --help needs none of it
+    from mcd_graph.passes.plan import tiles_spared  # noqa: PLC0415 - takes a moment, --help needs none of it
 
     rows, *columns = constant.shape
     if constant.status != "lowerable" or not constant.read_by.startswith("Gather") or not columns:
         return 0.0
-    panels = math.ceil(rows / _PANEL)
-    return _OF_EACH_TILE * (panels - math.ceil(panels / panels_of_larger_tiles(rows, math.prod(columns))))
+    return _OF_EACH_TILE * tiles_spared(rows, math.prod(columns))

@@ -11,10 +11,10 @@ from mcd_graph.passes.engine.match import Weight
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["WholeTensor", "matrix_of", "tiling_of", "wide_matrix_of"]
+__all__ = ["FRACTAL_K", "FRACTAL_N", "MOST_FRACTALS", "WholeTensor", "matrix_of", "tiling_of", "wide_matrix_of"]
 
 #: What a tile's panels are made of, in elements: columns k and rows n; and so many of these a tile holds at the most.
-_FRACTAL_K, _FRACTAL_N, _FRACTALS = 32, 16, 127
+FRACTAL_K, FRACTAL_N, MOST_FRACTALS = 32, 16, 127
 #: Elements along k whose root fields are stored together.
 _GROUP_K = 4
 #: Bytes that an element takes, as far as shapes are compared by it, and what a tile takes beside its elements: an entry
@@ -65,7 +65,7 @@ def wide_matrix_of(count: int) -> tuple[int, int]:
 
 def _padded(n: int, k: int) -> int:
     """Return the elements of the tiles of a matrix."""
-    return math.ceil(k / _FRACTAL_K) * _FRACTAL_K * math.ceil(n / _FRACTAL_N) * _FRACTAL_N
+    return math.ceil(k / FRACTAL_K) * FRACTAL_K * math.ceil(n / FRACTAL_N) * FRACTAL_N
 
 
 def matrix_of(count: int) -> tuple[int, int]:
@@ -77,7 +77,7 @@ def matrix_of(count: int) -> tuple[int, int]:
     def cost(k: int) -> tuple[int, float]:
         n = count // k
         stored = n * math.ceil(k / _GROUP_K) * _GROUP_K * _ELEMENT_BYTES + _tiles(n, k, tiling_of(n, k)) * _TILE_BYTES
-        whole = n % _FRACTAL_N == 0 and k % _FRACTAL_K == 0  # which takes less time to decode
+        whole = n % FRACTAL_N == 0 and k % FRACTAL_K == 0  # which takes less time to decode
         return round(1000 * math.log(stored)) + (not whole), abs(math.log(k / n))
 
     small = [k for k in range(1, math.isqrt(count) + 1) if count % k == 0]
@@ -87,10 +87,10 @@ def matrix_of(count: int) -> tuple[int, int]:
 
 def tiling_of(n: int, k: int) -> tuple[int, int]:
     """Return the size of tiles, in fractals along k and n, of which there are fewest; the longest along k of those."""
-    across, down = math.ceil(k / _FRACTAL_K), math.ceil(n / _FRACTAL_N)
-    sizes = ((each, max(1, min(_FRACTALS // each, down))) for each in range(min(across, _FRACTALS), 0, -1))
+    across, down = math.ceil(k / FRACTAL_K), math.ceil(n / FRACTAL_N)
+    sizes = ((each, max(1, min(MOST_FRACTALS // each, down))) for each in range(min(across, MOST_FRACTALS), 0, -1))
     return min(sizes, key=lambda size: _tiles(n, k, size))
 
 
 def _tiles(n: int, k: int, tiling: tuple[int, int]) -> int:
-    return math.ceil(k / (_FRACTAL_K * tiling[0])) * math.ceil(n / (_FRACTAL_N * tiling[1]))
+    return math.ceil(k / (FRACTAL_K * tiling[0])) * math.ceil(n / (FRACTAL_N * tiling[1]))

@@ -10,9 +10,14 @@ caller likes::
 
 from mcd_graph.passes.plan.finding import plan_lowering
 from mcd_graph.passes.plan.lowering import LoweringPlan, PackedWeight, reproduces_optimized
-from mcd_graph.passes.plan.site import Site, WeightJob, panels_of_larger_tiles
+from mcd_graph.passes.plan.site import Site, WeightJob, tiles_spared
 
 __all__ = [
-    "LoweringPlan", "PackedWeight", "Site", "WeightJob", "panels_of_larger_tiles", "plan_lowering",
+    "LoweringPlan",
+    "PackedWeight",
+    "Site",
+    "WeightJob",
+    "plan_lowering",
     "reproduces_optimized",
+    "tiles_spared",
 ]  # fmt: skip

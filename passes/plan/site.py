@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from mcd_graph.passes.engine.extent import Extent
+from mcd_graph.passes.engine.whole import FRACTAL_K, FRACTAL_N
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
     from mcd_graph.passes.engine.match import Match, Rule, Weight
     from mcd_graph.passes.refusal import ReasonCode, Refusal
 
-__all__ = ["Candidate", "Site", "WeightJob", "panels_of_larger_tiles"]
+__all__ = ["Candidate", "Site", "WeightJob", "tiles_spared"]
 
 logger = logging.getLogger(__name__)
 
-#: A fractal, and how many of them a tile has at least where its size counts more than the time for a row.
-_FRACTAL_K, _FRACTAL_N, _LARGE = 32, 16, 16
+#: How many fractals a tile has at least where its size counts more than the time for a row.
+_LARGE = 16
 
 
 @dataclasses.dataclass
@@ -67,12 +68,18 @@ class Site:
         logger.info("%s (%s) is kept: %s [%s]", self.name, self.op_type, refusal.reason, refusal.code)
 
 
-def panels_of_larger_tiles(n: int, k: int) -> int:
+def _panels_of_larger_tiles(n: int, k: int) -> int:
     """Return how high a tile as wide as a matrix (n, k) has to be so that what each tile says of itself is little.
 
     Tiles of one panel, of a table 64 wide, took 3.4 to 7.2 % more than the entropy, those of eight 1.3 to 2.8 %.
     """
-    return max(1, min(_LARGE // math.ceil(k / _FRACTAL_K), math.ceil(n / _FRACTAL_N)))
+    return max(1, min(_LARGE // math.ceil(k / FRACTAL_K), math.ceil(n / FRACTAL_N)))
+
+
+def tiles_spared(n: int, k: int) -> int:
+    """Return how many tiles fewer a matrix (n, k) has with larger tiles than with such of one panel."""
+    panels = math.ceil(n / FRACTAL_N)
+    return panels - math.ceil(panels / _panels_of_larger_tiles(n, k))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +129,7 @@ class WeightJob:
         """Return it with tiles of 16 fractals or more, if it is a table: a row of it takes longer to decode then."""
         if self.tiling is None or not self.looked_up:
             return self
-        return dataclasses.replace(self, tiling=(self.tiling[0], panels_of_larger_tiles(self.n, self.k)))
+        return dataclasses.replace(self, tiling=(self.tiling[0], _panels_of_larger_tiles(self.n, self.k)))
 
     def array(self) -> np.ndarray:
         """Return the weight as an (n, k) view, read from the model's memory map only when it is looked at."""

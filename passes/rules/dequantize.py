@@ -32,7 +32,7 @@ from mcd_graph.passes.engine.facts import (
 )
 from mcd_graph.passes.engine.match import Match, NewCompressed, Operand, Rule
 from mcd_graph.passes.engine.operands import WEIGHT_TYPES
-from mcd_graph.passes.engine.whole import WholeTensor, wide_matrix_of
+from mcd_graph.passes.engine.whole import FRACTAL_K, MOST_FRACTALS, WholeTensor, wide_matrix_of
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Floats", "dequantize_rule", "tiling_of"]
 
-#: Columns of a fractal, the most fractals that a tile may be wide, and the columns from which on tiles are that flat.
-_FRACTAL_K, _MOST_FRACTALS, _WIDE = 32, 127, 256
+#: Columns from which on tiles are one panel high.
+_WIDE = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ class Floats(NewCompressed):
 
 def tiling_of(k: int) -> tuple[int, int] | None:
     """Return the size of tiles for a matrix of ``k`` columns; ``None``: the codec's own choice."""
-    return (min(_MOST_FRACTALS, math.ceil(k / _FRACTAL_K)), 1) if k >= _WIDE else None
+    return (min(MOST_FRACTALS, math.ceil(k / FRACTAL_K)), 1) if k >= _WIDE else None
 
 
 def _match(node: ir.Node) -> Match | None:
