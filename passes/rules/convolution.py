@@ -184,12 +184,13 @@ def refuse_small(
         raise Refusal(ReasonCode.CONVOLUTION_SMALL, text)
     n, channels = kernel.n // (1 if window is None else window.group), dimensions(kernel.tensor)[1]
     work = kernel.k * n // (channels + n)
-    among_depthwise = WORK <= work < WORK + WORK // 2 and any(_is_depthwise(each) for each in graph_of(node))
-    if work < WORK or among_depthwise:
-        least = f"{WORK + WORK // 2} beside depthwise convolutions" if among_depthwise else f"{WORK}"
+    least, beside = WORK, ""
+    if work >= WORK and any(_is_depthwise(each) for each in graph_of(node)):
+        least, beside = WORK + WORK // 2, " beside depthwise convolutions"
+    if work < least:
         text = (
             f"it does {work} multiply-adds for each byte of image that it reads or writes, and onnxruntime is faster "
-            f"with less than {least}"
+            f"with less than {least}{beside}"
         )
         raise Refusal(ReasonCode.CONVOLUTION_SMALL, text)
 
