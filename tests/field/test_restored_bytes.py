@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from lowering import MS_DOMAIN, assert_same_bytes, floats, integers, lower, make_model, run, scales
+from lowering import MS_DOMAIN, assert_same_bytes, constant_nodes, floats, integers, lower, make_model, run, scales
 from onnx import TensorProto, helper
 from random_graphs import every_size
 
@@ -150,10 +150,7 @@ def test_a_product_whose_result_has_another_type_than_its_input() -> None:
         "yz": np.int8(-3),
     }  # fmt: skip
     nodes = [
-        *(
-            helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array))
-            for name, array in constants.items()
-        ),
+        *constant_nodes(constants),
         quantize(["x", "s", "z"], ["q"]),
         dequantize(["q", "s", "z"], ["d"]),
         dequantize(["w", "ws"], ["wd"]),
@@ -179,10 +176,7 @@ def test_no_cast_is_left_in_a_function() -> None:
     constants = {"w": integers(np.int8, (33, 40), 1), "ws": scales((40,), 2), "wz": np.zeros(40, np.int8)}
     constants |= {"s": np.float32(0.04), "z": np.int8(3), "b": floats((40,), 3)}
     nodes = [
-        *(
-            helper.make_node("Constant", [], [name], value=onnx.numpy_helper.from_array(array))
-            for name, array in constants.items()
-        ),
+        *constant_nodes(constants),
         helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),

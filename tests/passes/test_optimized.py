@@ -7,8 +7,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from lowering import Lowered, assert_same_bytes, floats, integers, lower, make_model, run, scales
-from onnx import helper, numpy_helper
+from lowering import Lowered, assert_same_bytes, constant_nodes, floats, integers, lower, make_model, run, scales
+from onnx import helper
 from random_graphs import every_size
 
 from mcd_graph.passes import ReasonCode
@@ -319,11 +319,7 @@ SQUARE = {**CONSTANTS, "w": integers(np.int8, (N, N), 3)}
 def in_function(name: str, outputs: list[str], nodes: Nodes) -> onnx.FunctionProto:
     """Return nodes from x on as a local function; constants are in it."""
     read = {each for node in nodes for each in node.input}
-    constants = [
-        helper.make_node("Constant", [], [each], value=numpy_helper.from_array(np.asarray(array), each))
-        for each, array in SQUARE.items()
-        if each in read
-    ]
+    constants = constant_nodes({each: array for each, array in SQUARE.items() if each in read})
     return helper.make_function("local", name, ["x"], outputs, [*constants, *nodes], [helper.make_opsetid("", 17)])
 
 
@@ -413,10 +409,7 @@ def test_a_quantizer_behind_the_call_of_a_function() -> None:
         "yz": np.uint8(120),
     }
     body = [
-        *(
-            helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(array)))
-            for name, array in constants.items()
-        ),
+        *constant_nodes(constants),
         helper.make_node("QuantizeLinear", ["x", "s"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s"], ["d"]),
         helper.make_node("DequantizeLinear", ["w", "ws"], ["wd"]),

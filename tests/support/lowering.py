@@ -49,6 +49,14 @@ def node(op_type: str, inputs: str, output: str, **attributes: object) -> onnx.N
     return helper.make_node(op_type, names, [output], **attributes)
 
 
+def constant_nodes(constants: Mapping[str, np.ndarray]) -> list[onnx.NodeProto]:
+    """Return Constant nodes that give the arrays, for the body of a function, which has no initializers."""
+    return [
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.asarray(array), name))
+        for name, array in constants.items()
+    ]
+
+
 def make_model(
     nodes: Sequence[onnx.NodeProto],
     inputs: Mapping[str, tuple[type[np.generic], Sequence[int | str | None] | None]],
