@@ -10,7 +10,7 @@ use mcd_core::{
 use mcd_testkit::Rng;
 use mcd_testkit::content::Content;
 use mcd_testkit::forge::Forged;
-use mcd_testkit::product::{expected, sums};
+use mcd_testkit::product::{Pairs, expected, sums_of};
 use mcd_testkit::ways::{Element, Wanted, run, ways};
 use std::mem::MaybeUninit;
 
@@ -109,7 +109,7 @@ impl Subject<'_> {
     fn check(&self, operands: &Arguments) {
         let (n, k) = (self.prepared.n(), self.prepared.k());
         let call = operands.call();
-        let sums = sums(self.w, self.prepared.weight_type(), n, k, &call);
+        let sums = self.sums(&call);
         self.hold(&call, (Element::I32, Epilogue::Sums), &expected(&sums, n, (Element::I32, Epilogue::Sums)));
         for (gated, added) in [(false, false), (true, false), (false, true), (true, true)] {
             let (gate, residual) = (gated.then_some(&operands.gate[..]), added.then_some(&operands.residual[..]));
@@ -119,6 +119,12 @@ impl Subject<'_> {
         self.check_heads(operands, &sums);
         self.check_bytes(&call, &sums);
         self.check_floats(call, &operands.x);
+    }
+
+    /// The sums as the definition has them.
+    fn sums(&self, call: &MatmulCall<'_>) -> Vec<i32> {
+        let pairs = if self.prepared.kernel().saturates() { Pairs::Saturate } else { Pairs::AreExact };
+        sums_of(pairs, self.w, self.prepared.weight_type(), (self.prepared.n(), self.prepared.k()), call)
     }
 
     /// The results have these bits, with one thread and with several.
@@ -181,7 +187,7 @@ impl Subject<'_> {
         let (x_zero_point, x_scale) = (i32::from(quantizer.zero_point), Some(quantizer.scale));
         let of_bytes = Operands { x_zero_point, x_scale, ..call.operands };
         let quantized = MatmulCall { x: Activation::U8(bytes), operands: of_bytes, ..call };
-        let sums = sums(self.w, self.prepared.weight_type(), n, k, &quantized);
+        let sums = self.sums(&quantized);
         let scales: Vec<f32> = (0..n).map(|j| 0.37 / (j + 3) as f32).collect();
         let products: Vec<f32> = scales.iter().map(|scale| quantizer.scale * scale).collect();
         let [wanted, whole] = [&scales, &products].map(|scales| {
@@ -356,6 +362,34 @@ fn every_content_in_every_profile() {
     ] {
         for profile in [Profile::Fast, Profile::Balanced, Profile::Small] {
             check(content, 150, 300, &[1, 3, 20, 33], profile, Tiling::default());
+        }
+    }
+}
+
+/// Products as `vpmaddubsw` has them, by every kernel that has such, against the definition: on weights and activations that
+/// saturate, on shapes around the edges of groups, fractals, panels and tiles.
+#[test]
+fn products_that_saturate() {
+    let mut rng = Rng::new(0x5a7);
+    let shapes = [(1, 1), (5, 2), (16, 31), (17, 33), (33, 300), (130, 257), (96, 1000)];
+    for (content, (n, k)) in [Content::Noise, Content::Constant, Content::ExtremeRows, Content::Bell(60)]
+        .into_iter()
+        .flat_map(|content| shapes.map(|shape| (content, shape)))
+    {
+        let w = content.weight(n, k, &mut rng);
+        for weight_type in [WeightType::I8, WeightType::U8] {
+            let view = WeightView::new(&w, (n, k), (k, 1), weight_type).unwrap();
+            let encoded = Forged::from(encode(&view, Profile::Balanced, Tiling { k: 3, n: 2 }).unwrap());
+            let saturating =
+                ways().filter_map(|options| Some(PrepareOptions { kernel: options.kernel.saturating()?, ..options }));
+            for options in saturating {
+                let prepared = &PreparedWeight::new(&encoded.x2, &encoded.index, &encoded.info, options).unwrap();
+                let about = format!("{options:?} {content:?} n={n} k={k} {weight_type:?}");
+                let subject = Subject { prepared, x2: &encoded.x2, w: &w, about };
+                for m in [1, 2, 3, 5, 13, 28] {
+                    subject.check(&Arguments::new(m, n, k, &mut rng));
+                }
+            }
         }
     }
 }

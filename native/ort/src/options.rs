@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use mcd_core::dispatch::saturates_pairs;
 use ort_sys::OrtSessionOptions;
 
 use crate::ffi::{Api, Error, KernelInfo};
@@ -19,8 +20,13 @@ const VERIFY: &CStr = c"mcd.verify";
 const DEVICE: &CStr = c"mcd.device";
 /// Rows of one call on the device: 256 by default, the limit of the operator's document.
 const MAX_ROWS: &CStr = c"mcd.ascend.max_rows";
+/// How uint8 activations are multiplied with int8 weights: `auto` (default): as onnxruntime does it on this processor;
+/// `exact`; or `saturating`: as onnxruntime does it on x86 processors without VNNI.
+const PRODUCTS: &CStr = c"mcd.products";
+/// onnxruntime's own: `1` makes its products exact there.
+const PRECISION: &CStr = c"session.x64quantprecision";
 /// All entries.
-const KEYS: [&CStr; 6] = [RESIDENCY, DECODED_LIMIT, VERIFY, DEVICE, MAX_ROWS, MEMORY_LIMIT];
+const KEYS: [&CStr; 8] = [RESIDENCY, DECODED_LIMIT, VERIFY, DEVICE, MAX_ROWS, MEMORY_LIMIT, PRODUCTS, PRECISION];
 /// Without that entry.
 const DEFAULT_ROWS: usize = 256;
 
@@ -84,6 +90,18 @@ fn residency(text: Option<&str>, limit: Option<&str>) -> Result<Policy, Error> {
     }
 }
 
+/// Whether products of uint8 activations and int8 weights saturate; `here` says whether those of this processor do.
+fn saturates(text: Option<&str>, precision: Option<&str>, here: bool) -> Result<bool, Error> {
+    match text {
+        None | Some("auto") => Ok(here && precision != Some("1")),
+        Some("exact") => Ok(false),
+        Some("saturating") => Ok(true),
+        Some(other) => Err(Error::invalid(format!(
+            "session config entry mcd.products is {other:?}, not \"auto\", \"exact\" or \"saturating\""
+        ))),
+    }
+}
+
 /// When the tiles of weights whose bytes are known are verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Verify {
@@ -117,6 +135,8 @@ pub struct Options {
     pub max_rows: usize,
     /// Bytes that the session's weights may take.
     pub memory_limit: u64,
+    /// Whether products of uint8 activations and int8 weights saturate.
+    pub saturates: bool,
 }
 
 impl Options {
@@ -143,13 +163,15 @@ impl Options {
     }
 
     /// Of the values of [`KEYS`].
-    fn parse([text, limit, verify, device, rows, memory]: [Option<&str>; KEYS.len()]) -> Result<Self, Error> {
+    fn parse(texts: [Option<&str>; KEYS.len()]) -> Result<Self, Error> {
+        let [text, limit, verify, device, rows, memory, products, precision] = texts;
         Ok(Self {
             residency: residency(text, limit)?,
             verify: Verify::parse(verify)?,
             device: Device::parse(device)?,
             max_rows: max_rows(rows)?,
             memory_limit: bytes(MEMORY_LIMIT, memory)?,
+            saturates: saturates(products, precision, saturates_pairs())?,
         })
     }
 }
@@ -170,6 +192,26 @@ mod tests {
         for wrong in ["", "-1", "4G", "99999999999999999999"] {
             let error = residency(None, Some(wrong)).unwrap_err().to_string();
             assert!(error.contains("mcd.decoded_limit") && error.contains(&format!("{wrong:?}")), "{error}");
+        }
+    }
+
+    #[test]
+    fn products_saturate_where_those_of_onnxruntime_do() {
+        for here in [false, true] {
+            for (text, precision, expected) in [
+                (None, None, here),
+                (None, Some("0"), here),
+                (None, Some("1"), false),
+                (Some("auto"), Some("1"), false),
+                (Some("exact"), None, false),
+                (Some("saturating"), Some("1"), true),
+            ] {
+                assert_eq!(saturates(text, precision, here).unwrap(), expected, "{text:?} {precision:?} {here}");
+            }
+        }
+        for wrong in ["", "Exact", "1"] {
+            let error = saturates(Some(wrong), None, true).unwrap_err().to_string();
+            assert!(error.contains("mcd.products") && error.contains(&format!("{wrong:?}")), "{error}");
         }
     }
 

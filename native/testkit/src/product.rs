@@ -3,8 +3,22 @@
 use crate::ways::{Element, Wanted, float_bits, half_bits};
 use mcd_core::{Activation, Elementwise, Epilogue, MatmulCall, ScalarOrPerColumn, WeightType, ZeroPoint};
 
+/// How the products of neighbours along k are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairs {
+    /// As they are.
+    AreExact,
+    /// With saturation to 16 bits, where uint8 activations meet int8 weights.
+    Saturate,
+}
+
 /// The integer sums of the weight (n, k).
 pub fn sums(w: &[u8], of: WeightType, n: usize, k: usize, call: &MatmulCall<'_>) -> Vec<i32> {
+    sums_of(Pairs::AreExact, w, of, (n, k), call)
+}
+
+/// As [`sums`], with pairs as they are said to be.
+pub fn sums_of(pairs: Pairs, w: &[u8], of: WeightType, (n, k): (usize, usize), call: &MatmulCall<'_>) -> Vec<i32> {
     let w: Vec<i32> = w
         .iter()
         .map(|&w| match of {
@@ -13,10 +27,12 @@ pub fn sums(w: &[u8], of: WeightType, n: usize, k: usize, call: &MatmulCall<'_>)
         })
         .collect();
     let x: Vec<i32> = match call.x {
-        Activation::U8(x) => x.iter().map(|&x| i32::from(x) - call.operands.x_zero_point).collect(),
-        Activation::I8(x) => x.iter().map(|&x| i32::from(x) - call.operands.x_zero_point).collect(),
+        Activation::U8(x) => x.iter().map(|&x| i32::from(x)).collect(),
+        Activation::I8(x) => x.iter().map(|&x| i32::from(x)).collect(),
         Activation::F32(..) | Activation::Rows(_) => unreachable!("activations are quantised here"),
     };
+    let saturates = pairs == Pairs::Saturate && of == WeightType::I8 && matches!(call.x, Activation::U8(_));
+    let pair = |sum: i32| if saturates { sum.clamp(i16::MIN.into(), i16::MAX.into()) } else { sum };
     let mut out = Vec::with_capacity(call.m * n);
     for row in x.chunks_exact(k) {
         for (j, column) in w.chunks_exact(k).enumerate() {
@@ -25,8 +41,15 @@ pub fn sums(w: &[u8], of: WeightType, n: usize, k: usize, call: &MatmulCall<'_>)
                 ZeroPoint::Scalar(z) => z,
                 ZeroPoint::PerColumn(z) => z[j],
             };
-            let sum = row.iter().zip(column).fold(0_i32, |sum, (x, w)| sum.wrapping_add(x * (w - zero)));
-            out.push(sum.wrapping_add(call.operands.bias.map_or(0, |b| b[j])));
+            let x_zero = call.operands.x_zero_point;
+            let mut sum = call.operands.bias.map_or(0, |b| b[j]);
+            for (x, w) in row.chunks(2).zip(column.chunks(2)) {
+                sum = sum.wrapping_add(pair(x.iter().zip(w).map(|(x, w)| x * w).sum()));
+                // What zero points take away is exact.
+                let taken: i32 = x.iter().zip(w).map(|(x, w)| x * zero + x_zero * (w - zero)).sum();
+                sum = sum.wrapping_sub(taken);
+            }
+            out.push(sum);
         }
     }
     out

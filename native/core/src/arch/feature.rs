@@ -11,6 +11,8 @@ pub enum Feature {
     FastDeposits,
     Popcnt,
     F16c,
+    /// VNNI in registers of AVX2.
+    AvxVnni,
     Avx512f,
     Avx512bw,
     Avx512vl,

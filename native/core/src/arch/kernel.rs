@@ -54,7 +54,8 @@ pub fn resize<T: Clone>(memory: &mut Vec<T>, len: usize, value: T) -> Result<(),
     Ok(())
 }
 
-/// Decoding and multiplication of one tile. Symbols are unsigned, activations signed; sums are exact int32 and wrap.
+/// Decoding and multiplication of one tile. Symbols are unsigned, activations signed; sums are exact int32 and wrap, unless
+/// the kernel [saturates](TileKernel::saturates).
 ///
 /// Every method is safe to call with any bytes: where a tile is [`Refused`], the output is unspecified.
 pub trait TileKernel: Sync {
@@ -125,6 +126,17 @@ pub trait TileKernel: Sync {
         _terms: &Terms<'_>,
         _out: &mut Output<'_>,
     ) -> bool {
+        false
+    }
+
+    /// The same kernel with products that saturate, if it has them.
+    fn saturating(&self) -> Option<&'static dyn TileKernel> {
+        None
+    }
+
+    /// Whether products saturate, as those of `vpmaddubsw` do: then what is summed up is not sx over all k, but
+    /// sat16(x₀w₀ + x₁w₁) over all pairs of neighbours along k, of activations x = packed + 128 and weights w = symbol − 128.
+    fn saturates(&self) -> bool {
         false
     }
 

@@ -7,11 +7,19 @@ use crate::geometry::{GROUP, PANEL};
 
 /// Plain Rust, any processor.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Portable;
+pub struct Portable<const SATURATES: bool = false>;
 
-impl TileKernel for Portable {
+impl<const SATURATES: bool> TileKernel for Portable<SATURATES> {
     fn name(&self) -> &'static str {
-        "portable-u8i8i32-scalar"
+        if SATURATES { "portable-u8i8i16-scalar" } else { "portable-u8i8i32-scalar" }
+    }
+
+    fn saturating(&self) -> Option<&'static dyn TileKernel> {
+        Some(&Portable::<true>)
+    }
+
+    fn saturates(&self) -> bool {
+        SATURATES
     }
 
     fn fused_rows(&self) -> usize {
@@ -30,7 +38,7 @@ impl TileKernel for Portable {
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), Refused> {
-        multiply(decoded(coded, scratch)?, coded.extent, rows, acc);
+        multiply::<SATURATES>(decoded(coded, scratch)?, coded.extent, rows, acc);
         Ok(())
     }
 
@@ -42,7 +50,7 @@ impl TileKernel for Portable {
         acc: &mut Accumulators<'_>,
         _: &mut Scratch,
     ) -> Result<(), NoMemory> {
-        multiply(symbols, extent, rows, acc);
+        multiply::<SATURATES>(symbols, extent, rows, acc);
         Ok(())
     }
 
@@ -51,7 +59,7 @@ impl TileKernel for Portable {
     }
 }
 
-impl RowKernel for Portable {}
+impl<const SATURATES: bool> RowKernel for Portable<SATURATES> {}
 
 /// The symbols of a tile.
 fn decoded<'a>(Coded { code, tile, extent }: Coded<'_>, scratch: &'a mut Scratch) -> Result<&'a [u8], Refused> {
@@ -61,17 +69,29 @@ fn decoded<'a>(Coded { code, tile, extent }: Coded<'_>, scratch: &'a mut Scratch
     Ok(symbols)
 }
 
-fn multiply(symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
+fn multiply<const SATURATES: bool>(symbols: &[u8], extent: Extent, rows: Rows<'_>, acc: &mut Accumulators<'_>) {
     let stride = acc.stride();
     for (p, panel) in symbols[..extent.weights()].chunks_exact(extent.panel()).enumerate() {
         for i in 0..rows.m() {
             let sums = &mut acc.data()[i * stride + p * PANEL..][..PANEL];
             for (group, x) in panel.chunks_exact(GROUP).zip(rows.row(i).chunks_exact(4)) {
                 for (sum, w) in sums.iter_mut().zip(group.chunks_exact(4)) {
-                    let dot: i32 = w.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
+                    let dot = if SATURATES { saturating(w, x) } else { exact(w, x) };
                     *sum = sum.wrapping_add(dot);
                 }
             }
         }
     }
+}
+
+fn exact(w: &[u8], x: &[i8]) -> i32 {
+    w.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum()
+}
+
+/// Products of pairs that saturate, of symbols of int8 weights and packed uint8 activations.
+pub fn saturating(w: &[u8], x: &[i8]) -> i32 {
+    let product = |(&w, &x): (&u8, &i8)| (i32::from(w) - 128) * (i32::from(x) + 128);
+    let products = |(w, x): (&[u8], &[i8])| w.iter().zip(x).map(product).sum();
+    let pairs = w.chunks_exact(2).zip(x.chunks_exact(2)).map(products);
+    pairs.map(|pair: i32| pair.clamp(i16::MIN.into(), i16::MAX.into())).sum()
 }

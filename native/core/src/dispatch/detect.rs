@@ -12,6 +12,7 @@ pub fn has(feature: Feature) -> bool {
         Feature::FastDeposits => deposits::are_fast(),
         Feature::Popcnt => is_x86_feature_detected!("popcnt"),
         Feature::F16c => is_x86_feature_detected!("f16c"),
+        Feature::AvxVnni => is_x86_feature_detected!("avxvnni"),
         Feature::Avx512f => is_x86_feature_detected!("avx512f"),
         Feature::Avx512bw => is_x86_feature_detected!("avx512bw"),
         Feature::Avx512vl => is_x86_feature_detected!("avx512vl"),

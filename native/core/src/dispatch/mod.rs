@@ -52,7 +52,7 @@ const CANDIDATES: &[Candidate] = &[
     Candidate { short: "neon-dot", needs: &[Neon::NEEDS_WITH_DOT], tile: assumed!(Neon, assume_with_dot) },
     #[cfg(target_arch = "aarch64")]
     Candidate { short: "neon", needs: &[Neon::NEEDS], tile: assumed!(Neon, assume) },
-    Candidate { short: "scalar", needs: &[], tile: || &Portable },
+    Candidate { short: "scalar", needs: &[], tile: || &Portable::<false> },
 ];
 
 /// Those that run on a machine which has what `has` says, best first.
@@ -65,6 +65,8 @@ fn runnable(has: impl Fn(Feature) -> bool) -> impl Iterator<Item = &'static Cand
 pub struct Kernel {
     short: &'static str,
     tile: &'static dyn TileKernel,
+    /// By which uint8 activations are multiplied with int8 weights.
+    products: &'static dyn TileKernel,
 }
 
 impl std::fmt::Debug for Kernel {
@@ -78,7 +80,8 @@ impl Kernel {
     pub fn available() -> Vec<Self> {
         let kernel = |candidate: &Candidate| {
             // SAFETY: this machine has all that it needs.
-            Self { short: candidate.short, tile: unsafe { (candidate.tile)() } }
+            let tile = unsafe { (candidate.tile)() };
+            Self { short: candidate.short, tile, products: tile }
         };
         runnable(detect::has).map(kernel).collect()
     }
@@ -140,10 +143,41 @@ impl Kernel {
         self.short
     }
 
-    /// The kernel itself.
+    /// The same with products of uint8 activations and int8 weights that saturate in pairs, as `vpmaddubsw` has them:
+    /// Σ sat16(x₀w₀ + x₁w₁) over the neighbours along k, then as ever. All other products stay exact. `None` where a kernel
+    /// has none, which no processor runs that [has no other instruction](saturates_pairs).
+    pub fn saturating(self) -> Option<Self> {
+        Some(Self { products: self.tile.saturating()?, ..self })
+    }
+
+    /// Whether it is such a one.
+    pub fn saturates(&self) -> bool {
+        self.products.saturates()
+    }
+
+    /// The kernel itself, with exact products.
     pub(crate) fn tile(&self) -> &'static dyn TileKernel {
         self.tile
     }
+
+    /// The kernel that multiplies uint8 activations with int8 weights.
+    pub(crate) fn products(&self) -> &'static dyn TileKernel {
+        self.products
+    }
+}
+
+/// Whether `vpmaddubsw` is what this processor has for dot products of bytes: x86 with AVX2 and without VNNI.
+pub fn saturates_pairs() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return pairs_saturate(detect::has);
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// As [`saturates_pairs`], of what `has` says.
+#[cfg(target_arch = "x86_64")]
+fn pairs_saturate(has: impl Fn(Feature) -> bool) -> bool {
+    has(Feature::Avx2) && !has(Feature::AvxVnni) && !has(Feature::Avx512vnni)
 }
 
 #[cfg(test)]
@@ -192,6 +226,22 @@ mod tests {
         ];
         for (processor, features, expected) in table {
             assert_eq!(names(features), *expected, "{processor}");
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn processors_without_an_exact_instruction_saturate() {
+        use Feature::*;
+        let table: [(&str, &[Feature], bool); 5] = [
+            ("Sandy Bridge", &[Popcnt], false),
+            ("Haswell and Zen 3", &[Avx2, FastDeposits], true),
+            ("Skylake-SP", &[Avx2, Avx512f, Avx512bw, Avx512vl, Avx512dq], true),
+            ("Cascade Lake", &[Avx2, Avx512f, Avx512bw, Avx512vl, Avx512dq, Avx512vnni], false),
+            ("Alder Lake", &[Avx2, FastDeposits, AvxVnni], false),
+        ];
+        for (processor, features, expected) in table {
+            assert_eq!(pairs_saturate(|feature| features.contains(&feature)), expected, "{processor}");
         }
     }
 

@@ -12,6 +12,9 @@ use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
+/// What the kernels' operand falls short of uint8 activations by.
+pub(super) const SHIFT: i32 = 128;
+
 /// (m, k) activations, row-major.
 #[derive(Debug, Clone, Copy)]
 pub enum Activation<'a> {
@@ -67,7 +70,7 @@ impl Activation<'_> {
     /// What the kernels' operand falls short of the activation by.
     pub fn shift(&self) -> i32 {
         match self {
-            Self::U8(_) | Self::F32(..) => 128,
+            Self::U8(_) | Self::F32(..) => SHIFT,
             Self::I8(_) => 0,
             Self::Rows(x) => x.shift(),
         }
@@ -113,6 +116,7 @@ pub(super) struct Packing<'a> {
     packing: Barrier,
     /// Rows of a unit.
     rows: usize,
+    pad: i8,
     data: *mut i8,
     sums: *mut i32,
     m: usize,
@@ -125,9 +129,11 @@ pub(super) struct Packing<'a> {
 unsafe impl Sync for Packing<'_> {}
 
 impl<'a> Packing<'a> {
+    /// Rows are filled up with `pad`.
+    ///
     /// # Panics
     /// If there are not m · k activations.
-    pub fn new(memory: Memory<'a>, x: Activation<'a>, (m, k): (usize, usize)) -> Result<Self, Error> {
+    pub fn new(memory: Memory<'a>, x: Activation<'a>, (m, k): (usize, usize), pad: i8) -> Result<Self, Error> {
         assert_eq!(m.checked_mul(k), Some(x.len()));
         let stride = apart(k.next_multiple_of(FRACTAL_K));
         // Padding may make more of them than can be counted, which is more than there can be memory for.
@@ -142,6 +148,7 @@ impl<'a> Packing<'a> {
             range: Mutex::new(Range::EMPTY),
             packing: Barrier::new(m.div_ceil(rows)),
             rows,
+            pad,
             data: memory.data.as_mut_ptr(),
             sums: memory.sums.as_mut_ptr(),
             m,
@@ -175,7 +182,7 @@ impl<'a> Packing<'a> {
                 let (body, pad) = packed.split_at_mut(self.k);
                 *sum = self.row(kernel, i, quantizer, row, body);
                 // What is behind whole fractals is never read; to clear it would cost as much as packing the row.
-                pad[..self.k.next_multiple_of(FRACTAL_K) - self.k].fill(0);
+                pad[..self.k.next_multiple_of(FRACTAL_K) - self.k].fill(self.pad);
             }
         });
         // SAFETY: all units are done, and nothing writes any more. `new` has made the memory that long.
@@ -251,18 +258,20 @@ mod tests {
     use crate::arch::portable::Portable;
     use crate::parallel::{Parallel, Scoped};
 
+    const PAD: i8 = -128;
+
     /// Packed by several threads: rows without their padding, sums, and the quantisation.
     fn packed(x: Activation<'_>, (m, k): (usize, usize), threads: usize) -> (Vec<i8>, Vec<i32>, Option<Quantizer>) {
         let (mut data, mut sums) = (Aligned::default(), Vec::new());
         data.reset(m * apart(k.next_multiple_of(FRACTAL_K)), "rows").unwrap();
         data.fill(77);
-        let packing = Packing::new(Memory { data: &mut data, sums: &mut sums }, x, (m, k)).unwrap();
+        let packing = Packing::new(Memory { data: &mut data, sums: &mut sums }, x, (m, k), PAD).unwrap();
         let found = Mutex::new(None);
         Scoped(threads).run(threads, &|_| {
-            let (packed, quantizer) = packing.share(&Portable, &mut Vec::new()).unwrap();
+            let (packed, quantizer) = packing.share(&Portable::<false>, &mut Vec::new()).unwrap();
             let rows = (0..m).flat_map(|i| &packed.data[i * packed.stride..][..k]).copied().collect();
             let pads = (0..m).flat_map(|i| &packed.data[i * packed.stride..][k..k.next_multiple_of(FRACTAL_K)]);
-            assert!(pads.copied().all(|pad| pad == 0));
+            assert!(pads.copied().all(|pad| pad == PAD));
             *found.lock().unwrap() = Some((rows, packed.sums.to_vec(), quantizer));
         });
         found.into_inner().unwrap().unwrap()

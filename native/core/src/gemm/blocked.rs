@@ -157,7 +157,7 @@ impl Job<'_> {
         sums: &mut Aligned<i32>,
         scratch: &mut Scratch,
     ) -> Result<(), Error> {
-        let block_rows = self.weight.kernel().tile().block_rows();
+        let block_rows = self.kernel.block_rows();
         let whole = strip.first && strip.last;
         // Sums of one block, or those of all blocks until the last chunk.
         let stride = if whole { BLOCK_PANELS * PANEL } else { strip.panels.len() * PANEL };
@@ -192,7 +192,7 @@ impl Job<'_> {
             let (symbols, extent, x) = self.operands(symbols, strip, &panels, &rows);
             // SAFETY: every block of columns and rows is in one run, and there written once, here or elsewhere.
             let (terms, mut out) = unsafe { self.block(rows, columns.clone()) };
-            self.weight.kernel().tile().multiply_epilogue(symbols, extent, x, &terms, &mut out)
+            self.kernel.multiply_epilogue(symbols, extent, x, &terms, &mut out)
         })
     }
 
@@ -209,7 +209,7 @@ impl Job<'_> {
         let (symbols, extent, x) = self.operands(symbols, strip, &panels, &rows);
         let acc = Accumulators::new(sums.at, sums.stride, rows.len(), extent.columns());
         let mut acc = if strip.first { acc.overwrite() } else { acc };
-        self.weight.kernel().tile().multiply(symbols, extent, x, &mut acc, scratch)?;
+        self.kernel.multiply(symbols, extent, x, &mut acc, scratch)?;
         if strip.last {
             // SAFETY: every block of columns and rows is in one run, and there written once.
             unsafe { self.epilogue(sums.at, sums.stride, rows, strip.columns(&panels)) };

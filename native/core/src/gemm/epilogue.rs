@@ -63,24 +63,45 @@ impl<'a> SharedOutput<'a> {
     }
 }
 
-/// Turns kernel sums Σ (w + o)(x − s) into Σ (x − x₀)(w − w₀) + bias.
+/// What a kernel's sums are made of.
+pub(super) struct Factors<'a> {
+    /// Length of the products.
+    pub k: usize,
+    /// Σₖ of symbols.
+    pub column_sums: &'a [i32],
+    /// What symbols exceed weights by.
+    pub offset: i32,
+    /// x₀, in the activation's own type.
+    pub x_zero: i32,
+    /// What packed activations fall short of the real ones by.
+    pub shift: i32,
+    /// Whether the sums are of weights and activations as they are, Σ w·x, and not of symbols and packed activations,
+    /// Σ (w + offset)(x − shift).
+    pub plain: bool,
+}
+
+/// Turns a kernel's sums into Σ (x − x₀)(w − w₀) + bias.
 pub(super) struct Correction<'a> {
     /// Per column: bias and all that does not depend on the row.
     columns: &'a [i32],
-    /// o + w₀, for all columns or one a column.
+    /// What the sum of a row's packed activations is multiplied by: w₀ and, unless the sums are plain, the offset; for all
+    /// columns or one a column.
     weight: WeightTerm<'a>,
 }
 
 impl<'a> Correction<'a> {
-    /// Of a product along k with weights of offset o and of these column sums, Σₖ of symbols; `x_zero` is x₀ − s. What it holds is
-    /// in `columns` and `weights`.
+    /// What it holds is in `columns` and `weights`.
     pub fn new(
         (columns, weights): (&'a mut Vec<i32>, &'a mut Vec<i32>),
-        (k, column_sums, w_offset): (usize, &[i32], i32),
-        x_zero: i32,
+        factors: &Factors<'_>,
         operands: &Operands<'_>,
     ) -> Result<Self, Error> {
         const WHAT: &str = "corrections of columns";
+        let &Factors { k, column_sums, offset, x_zero, shift, plain } = factors;
+        let k = k as i32;
+        // Of plain sums, those of the columns are Σ w and meet x₀; of others Σ (w + offset), which meet x₀ − shift.
+        let (w_offset, excess, x_zero_of_sums) =
+            if plain { (0, offset.wrapping_mul(k), x_zero) } else { (offset, 0, x_zero.wrapping_sub(shift)) };
         let weight = match operands.w_zero_point {
             ZeroPoint::None => WeightTerm::Scalar(w_offset),
             ZeroPoint::Scalar(z) => WeightTerm::Scalar(w_offset.wrapping_add(z)),
@@ -93,8 +114,10 @@ impl<'a> Correction<'a> {
                 WeightTerm::PerColumn(weights)
             }
         };
-        let kx = (k as i32).wrapping_mul(x_zero);
-        let both = |sum: &i32, weight: i32| kx.wrapping_mul(weight).wrapping_sub(x_zero.wrapping_mul(*sum));
+        let kx = k.wrapping_mul(x_zero.wrapping_sub(shift));
+        let both = |sum: &i32, weight: i32| {
+            kx.wrapping_mul(weight).wrapping_sub(x_zero_of_sums.wrapping_mul(sum.wrapping_sub(excess)))
+        };
         match weight {
             WeightTerm::Scalar(a) => refill(columns, column_sums.iter().map(|sum| both(sum, a)), WHAT)?,
             WeightTerm::PerColumn(a) => {

@@ -8,6 +8,7 @@ use super::columns::Columns;
 use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
 use crate::aligned::Aligned;
+use crate::arch::portable::saturating;
 use crate::arch::{Accumulators, Coded, Rows, Scratch, Workspace};
 use crate::container::Tile;
 use crate::error::Error;
@@ -99,7 +100,7 @@ impl Job<'_> {
         let stride = geometry.tile_columns();
         let acc = Accumulators::new(sums, stride, self.m, extent.columns());
         let mut acc = if first { acc.overwrite() } else { acc };
-        let kernel = self.weight.kernel().tile();
+        let kernel = self.kernel;
         tiles.with_tile(t, scratch, |tile, scratch| {
             match tile {
                 Tile::Coded(tile) => {
@@ -110,8 +111,7 @@ impl Job<'_> {
                 Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch)?,
                 Tile::Constant(symbol) => {
                     for i in 0..self.m {
-                        let sum = rows.row(i)[..extent.k()].iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);
-                        let sum = sum.wrapping_mul(i32::from(symbol));
+                        let sum = self.product(&rows.row(i)[..extent.k()], symbol);
                         acc.data()[i * stride..][..extent.columns()]
                             .iter_mut()
                             .for_each(|a| *a = a.wrapping_add(sum));
@@ -120,6 +120,16 @@ impl Job<'_> {
             }
             Ok(())
         })
+    }
+
+    /// Products of a row and the same symbol all along it.
+    fn product(&self, row: &[i8], symbol: u8) -> i32 {
+        if self.kernel.saturates() {
+            let pairs = row.as_chunks::<2>().0.iter();
+            return pairs.map(|pair| saturating(&[symbol; 2], pair)).fold(0, i32::wrapping_add);
+        }
+        let sum = row.iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);
+        sum.wrapping_mul(i32::from(symbol))
     }
 
     fn write_strip(&self, strip: usize, sums: &[i32]) {

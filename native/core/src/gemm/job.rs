@@ -5,6 +5,7 @@ use super::columns::Columns;
 use super::epilogue::{Correction, SharedOutput};
 use super::prepared::PreparedWeight;
 use super::ranges::pieces;
+use crate::arch::TileKernel;
 use crate::arch::output::{Output, ScalarOrPerColumn};
 use crate::arch::rows::Terms;
 use crate::decoder::Bound;
@@ -17,6 +18,8 @@ const EPILOGUE_COLUMNS: usize = 64;
 /// What all threads of a multiplication know once the activations are packed.
 pub(super) struct Job<'a> {
     pub weight: Bound<'a, PreparedWeight>,
+    /// What multiplies.
+    pub kernel: &'static dyn TileKernel,
     /// Those of it that are multiplied by; all others below are counted from the first of them.
     pub columns: Columns,
     pub m: usize,
@@ -41,7 +44,7 @@ impl Job<'_> {
                 let at = (rows_of_one.start - rows.start) * stride + columns_of_one.start - columns.start;
                 // SAFETY: the caller's contract.
                 let (terms, out) = unsafe { self.block(rows_of_one.clone(), columns_of_one) };
-                self.weight.kernel().tile().rows().epilogue(&sums[at..], stride, &terms, out);
+                self.kernel.rows().epilogue(&sums[at..], stride, &terms, out);
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::activation::{Memory, Packing};
 use super::call::MatmulCall;
 use super::columns::Columns;
-use super::epilogue::{Correction, SharedOutput};
+use super::epilogue::{Correction, Factors, SharedOutput};
 use super::job::Job;
 use super::prepared::PreparedWeight;
 use super::validate::validate;
@@ -54,9 +54,9 @@ fn run(
     CallMemory { packed, row_sums, runs, terms }: &mut CallMemory,
 ) -> Result<(), Error> {
     let (m, k, n) = (call.m, weight.k(), columns.count);
-    let kernel = weight.kernel().tile();
+    let kernel = weight.products(call.x.shift());
     let threads = pool.threads().min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
-    let packing = Packing::new(Memory { data: packed, sums: row_sums }, call.x, (m, k))?;
+    let packing = Packing::new(Memory { data: packed, sums: row_sums }, call.x, (m, k), padding(kernel))?;
     let scale = output.epilogue.scale();
     let output = SharedOutput::new(output, (m, n), call.heads);
     let plan = if weight.decoded.is_none() && m <= kernel.fused_rows() {
@@ -75,12 +75,18 @@ fn run(
         });
         let known = known.get().expect("a thread that fails here has unwound, and so have the others");
         let (correction, scales) = known.as_ref().map_err(Clone::clone)?;
-        let job = Job { weight, columns, m, packed, correction, scale: scales.or(scale), output: &output };
+        let job = Job { weight, kernel, columns, m, packed, correction, scale: scales.or(scale), output: &output };
         match &plan {
             Plan::Fused(work) => job.fused(work, thread, workspace),
             Plan::Blocked(work) => job.blocked(work, thread, workspace),
         }
     })
+}
+
+/// The packed activation that adds nothing to the products, whatever the padding's symbols are: where they saturate, it
+/// stands for 0, else it is 0.
+fn padding(kernel: &dyn TileKernel) -> i8 {
+    if kernel.saturates() { i8::MIN } else { 0 }
 }
 
 /// What is known once the activations are quantised.
@@ -94,9 +100,15 @@ fn corrections<'a>(
 ) -> Result<(Correction<'a>, Scales<'a>), Error> {
     let operands = &call.operands;
     let x_zero = quantizer.map_or(operands.x_zero_point, |by| i32::from(by.zero_point));
-    let of_weight = (weight.k(), &weight.column_sums[columns.range()], weight.weight_type().offset());
-    let x_zero = x_zero.wrapping_sub(call.x.shift());
-    let correction = Correction::new((of_columns, weights), of_weight, x_zero, operands)?;
+    let factors = Factors {
+        k: weight.k(),
+        column_sums: &weight.column_sums[columns.range()],
+        offset: weight.weight_type().offset(),
+        x_zero,
+        shift: call.x.shift(),
+        plain: weight.products(call.x.shift()).saturates(),
+    };
+    let correction = Correction::new((of_columns, weights), &factors, operands)?;
     Ok((correction, Scales::new(scales, scale, quantizer.map(|by| by.scale).or(operands.x_scale))?))
 }
 

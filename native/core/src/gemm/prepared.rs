@@ -1,7 +1,8 @@
 //! A weight made ready for many multiplications.
 
+use super::activation::SHIFT;
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Coded, Extent, Rows, Scratch, TileCode, Workspace};
+use crate::arch::{Accumulators, Coded, Extent, Rows, Scratch, TileCode, TileKernel, Workspace};
 use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
 use crate::container::{CompressedWeight, Tile};
@@ -84,6 +85,11 @@ impl PreparedWeight {
     /// The kernel that runs.
     pub fn kernel(&self) -> Kernel {
         self.decoder.kernel()
+    }
+    /// What multiplies activations that are packed with this shift.
+    pub(super) fn products(&self, shift: i32) -> &'static dyn TileKernel {
+        let kernel = self.kernel();
+        if (shift, self.weight_type()) == (SHIFT, WeightType::I8) { kernel.products() } else { kernel.tile() }
     }
     pub(super) fn geometry(&self) -> &Geometry {
         self.decoder.geometry()

@@ -66,7 +66,7 @@ pub trait Prepared: Sized {
 }
 
 /// Decoded weights that sessions have, by what is likely to differ where they do.
-static DECODED: Shared<(Vec<u8>, Vec<i64>, &str), PreparedWeight> = Shared::new();
+static DECODED: Shared<(Vec<u8>, Vec<i64>, &str, bool), PreparedWeight> = Shared::new();
 
 impl Prepared for PreparedWeight {
     type Bound<'a> = Bound<'a, Self>;
@@ -80,7 +80,9 @@ impl Prepared for PreparedWeight {
     }
 
     fn decode(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Arc<Self>, mcd_core::Error> {
-        let key = (x2[..x2.len().min(FINGERPRINT)].to_vec(), info.to_vec(), options.kernel.short_name());
+        let kernel = options.kernel;
+        let first = x2[..x2.len().min(FINGERPRINT)].to_vec();
+        let key = (first, info.to_vec(), kernel.short_name(), kernel.saturates());
         DECODED.get_or_make(
             key,
             |other| other.is_of(x2, index, info, options.threads),
@@ -113,6 +115,8 @@ pub struct Weight<P = PreparedWeight> {
     name: String,
     info: Vec<i64>,
     policy: Policy,
+    /// Whether its products with uint8 activations saturate, if it is one of int8.
+    saturates: bool,
     /// What the type must be, where the node tells.
     expected: Option<WeightType>,
     /// Of the session, where it has a limit.
@@ -193,6 +197,7 @@ impl<P: Prepared> Weight<P> {
             info: info.ints(COMPRESS_INFO)?,
             name,
             policy: options.residency,
+            saturates: options.saturates,
             expected,
             account: Account::of_session(info, options.memory_limit)?,
             state: State::Deferred(Deferred { made: OnceLock::new(), making: Mutex::new(()) }),
@@ -277,7 +282,7 @@ impl<P: Prepared> Weight<P> {
             Verify::Load => Some(self.verify(x2, index, processors(), self.policy.at_creation())?),
             Verify::Use => {
                 // What no run could do with is an error now.
-                self.checked(x2, index, |_, _| PrepareOptions::from_env().map(drop))?;
+                self.checked(x2, index, |_, _| self.prepare_options().map(drop))?;
                 None
             }
         };
@@ -383,6 +388,19 @@ impl<P: Prepared> Weight<P> {
         }
     }
 
+    /// By which kernel it is multiplied.
+    fn prepare_options(&self) -> Result<PrepareOptions, mcd_core::Error> {
+        let options = PrepareOptions::from_env()?;
+        if !self.saturates {
+            return Ok(options);
+        }
+        let kernel = options.kernel.saturating().ok_or_else(|| {
+            let name = options.kernel.short_name();
+            mcd_core::Error::Kernel(format!("{name:?} has no products that saturate; set mcd.products to \"exact\""))
+        })?;
+        Ok(PrepareOptions { kernel, ..options })
+    }
+
     /// Checks every checksum and every code word, and decodes the weight if it is to be.
     fn verify(
         &self,
@@ -392,7 +410,7 @@ impl<P: Prepared> Weight<P> {
         residency: Residency,
     ) -> Result<Arc<P>, Error> {
         self.checked(x2, index, |x2, index| {
-            let options = PrepareOptions { residency, threads, ..PrepareOptions::from_env()? };
+            let options = PrepareOptions { residency, threads, ..self.prepare_options()? };
             match residency {
                 Residency::Compressed => P::prepare(x2, index, &self.info, options).map(Arc::new),
                 Residency::Decoded => P::decode(x2, index, &self.info, options),

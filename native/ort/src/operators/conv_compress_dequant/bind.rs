@@ -8,7 +8,7 @@ use crate::ffi::{Api, ElementType, Error, KernelInfo};
 use crate::operators::inputs::Inputs;
 use crate::operators::operand::floats;
 use crate::operators::product::{Operands, Types, check_output_type};
-use crate::operators::weight::Weight;
+use crate::operators::weight::{COMPRESS_INFO, Weight};
 use crate::options::Options;
 use crate::pool::Helpers;
 
@@ -40,7 +40,8 @@ impl Bound {
         check_together(&inputs, form)?;
         let x1 = inputs.byte_type(input::X1)?.ok_or_else(|| input::X1.context(Error::invalid("is absent")))?;
         let w = inputs.byte_type(input::W_ZERO_POINT)?;
-        let weight = Weight::new(api, options, info, WEIGHT, w)?;
+        let saturates = options.saturates && saturates(form, info, &steps, groups)?;
+        let weight = Weight::new(api, Options { saturates, ..options }, info, WEIGHT, w)?;
         let types = Types {
             x1,
             weight: w.unwrap_or(WeightType::I8),
@@ -51,6 +52,15 @@ impl Bound {
         let operands = Operands::bind(&inputs, input::ALL, weight.n()?, &types)?;
         Ok(Self { form, weight, steps, groups, x1, operands, helpers: Helpers::default() })
     }
+}
+
+/// Whether products saturate where those of multiplications do. onnxruntime's are exact where it does not requantise, for then
+/// the kernel is the first operand, and where each channel is convolved with one kernel.
+fn saturates(form: Form, info: &KernelInfo<'_>, steps: &Steps, groups: usize) -> Result<bool, Error> {
+    let shape = info.ints(COMPRESS_INFO)?;
+    let is = |size: Option<usize>, number: Option<&i64>| size.and_then(|size| i64::try_from(size).ok()).as_ref() == number;
+    let by_channel = is(steps.taps(), shape.get(2)) && is(Some(groups), shape.get(3));
+    Ok(form.results().bytes().is_some() && !by_channel)
 }
 
 fn groups(info: &KernelInfo<'_>) -> Result<usize, Error> {

@@ -35,16 +35,16 @@ pub(super) struct Memory {
     symbols: Vec<u8>,
     /// Positions of a panel's escapes.
     escapes: Vec<u16>,
-    /// Widened activations.
-    pub(super) x: Vec<[i32; 2]>,
+    /// Activations as they are multiplied.
+    pub(super) x: Vec<i32>,
 }
 
-/// Decodes all panels of a tile, one after the other, and hands each to `sink` with the widened activations.
+/// Decodes all panels of a tile, one after the other, and hands each to `sink` with the prepared activations.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
 pub(super) fn decode_panels<const PDEP: bool>(
     Coded { code, tile, extent }: Coded<'_>,
     memory: &mut Memory,
-    mut sink: impl FnMut(usize, &[u8], &[[i32; 2]]),
+    mut sink: impl FnMut(usize, &[u8], &[i32]),
 ) -> Result<(), Refused> {
     let row = code.code.root_bits() * GROUP;
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * row);

@@ -22,21 +22,21 @@ use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
 use crate::arch::workspace::Scratch;
 use crate::geometry::PANEL;
 use decode::{Memory, decode_panels};
-use products::{multiply_panel, widen};
+use products::{multiply_panel, prepare};
 
 /// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
 
-/// Proof that the processor has the instructions; with PDEP or without.
+/// Proof that the processor has the instructions; with PDEP or without, with exact products or such that saturate.
 #[derive(Debug)]
-pub struct Avx2<const PDEP: bool>(());
+pub struct Avx2<const PDEP: bool, const SATURATES: bool = false>(());
 
 impl Avx2<true> {
     /// What makes this way the better one.
     pub const FAST: &[Feature] = &[Feature::FastDeposits];
 }
 
-impl<const PDEP: bool> Avx2<PDEP> {
+impl<const PDEP: bool, const SATURATES: bool> Avx2<PDEP, SATURATES> {
     /// What it needs.
     pub const NEEDS: &[Feature] = &[Feature::Avx2, Feature::Bmi1, Feature::Bmi2, Feature::Popcnt, Feature::F16c];
 
@@ -47,9 +47,23 @@ impl<const PDEP: bool> Avx2<PDEP> {
     }
 }
 
-impl<const PDEP: bool> TileKernel for Avx2<PDEP> {
+impl<const PDEP: bool, const SATURATES: bool> TileKernel for Avx2<PDEP, SATURATES> {
     fn name(&self) -> &'static str {
-        if PDEP { "x86_64-u8i8i32-avx2" } else { "x86_64-u8i8i32-avx2-nopdep" }
+        match (PDEP, SATURATES) {
+            (true, false) => "x86_64-u8i8i32-avx2",
+            (false, false) => "x86_64-u8i8i32-avx2-nopdep",
+            (true, true) => "x86_64-u8i8i16-avx2",
+            (false, true) => "x86_64-u8i8i16-avx2-nopdep",
+        }
+    }
+
+    fn saturating(&self) -> Option<&'static dyn TileKernel> {
+        // Proven by `self`.
+        Some(&Avx2::<PDEP, true>(()))
+    }
+
+    fn saturates(&self) -> bool {
+        SATURATES
     }
 
     fn fused_rows(&self) -> usize {
@@ -75,9 +89,9 @@ impl<const PDEP: bool> TileKernel for Avx2<PDEP> {
         let (stride, memory) = (acc.stride(), scratch.of::<Memory>());
         // SAFETY: `self` proves the features.
         unsafe {
-            widen(&rows, coded.extent.k(), &mut memory.x)?;
+            prepare::<SATURATES>(&rows, coded.extent.k(), &mut memory.x)?;
             decode_panels::<PDEP>(coded, memory, |p, symbols, x| {
-                multiply_panel(symbols, x, &mut acc.data()[p * PANEL..], stride);
+                multiply_panel::<SATURATES>(symbols, x, &mut acc.data()[p * PANEL..], stride);
             })
         }
     }
@@ -93,9 +107,9 @@ impl<const PDEP: bool> TileKernel for Avx2<PDEP> {
         let (stride, memory) = (acc.stride(), scratch.of::<Memory>());
         // SAFETY: `self` proves the features.
         unsafe {
-            widen(&rows, extent.k(), &mut memory.x)?;
+            prepare::<SATURATES>(&rows, extent.k(), &mut memory.x)?;
             for (p, panel) in symbols[..extent.weights()].chunks_exact(extent.panel()).enumerate() {
-                multiply_panel(panel, &memory.x, &mut acc.data()[p * PANEL..], stride);
+                multiply_panel::<SATURATES>(panel, &memory.x, &mut acc.data()[p * PANEL..], stride);
             }
         }
         Ok(())
@@ -106,7 +120,7 @@ impl<const PDEP: bool> TileKernel for Avx2<PDEP> {
     }
 }
 
-impl<const PDEP: bool> RowKernel for Avx2<PDEP> {
+impl<const PDEP: bool, const SATURATES: bool> RowKernel for Avx2<PDEP, SATURATES> {
     row_operations! {
         range: rows::range,
         quantize: rows::quantize,
