@@ -140,7 +140,7 @@ class _Widener:
 
 def _note_types(node: onnx.NodeProto, types: Types) -> None:
     """Note of what types the outputs of a node are, as far as that matters here."""
-    kind: int = TensorProto.UNDEFINED
+    kind = TensorProto.UNDEFINED
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if node.op_type == "Constant" and "value" in attributes:
         kind = attributes["value"].t.data_type
