@@ -15,13 +15,18 @@ _FATAL_ONLY = 4
 
 
 def quiet_options(
-    *, threads: int | None = None, model: str | None = None, custom_ops: Iterable[str | os.PathLike[str]] = ()
+    *,
+    threads: int | None = None,
+    model: str | None = None,
+    precise: bool = False,
+    custom_ops: Iterable[str | os.PathLike[str]] = (),
 ) -> ort.SessionOptions:
     """Return session options that know the custom operators and print nothing: errors arrive as exceptions.
 
     Args:
         threads: threads within one operator; onnxruntime's own choice by default.
         model: path of the model that they are for, whose constants are restored if it has such.
+        precise: have products of 8-bit integers be exact where they saturate otherwise.
         custom_ops: libraries of other operators that the model needs.
 
     Raises:
@@ -31,6 +36,8 @@ def quiet_options(
     options.log_severity_level = _FATAL_ONLY
     if model is not None:
         options.add_session_config_entry("mcd.model", model)
+    if precise:  # before the library is registered, which reads it then
+        options.add_session_config_entry("session.x64quantprecision", "1")
     options.register_custom_ops_library(get_library_path())
     for library in custom_ops:
         _register(options, library)

@@ -24,7 +24,6 @@ from mcd_graph.comparison import describe_difference, is_nan
 from mcd_graph.errors import InputError
 from mcd_graph.inputs import InputSpec, accepted_inputs, input_specs
 from mcd_graph.isolation import death_of
-from mcd_graph.machine import saturates
 from mcd_graph.model.loading import ModelSource
 from mcd_graph.report.data import Proof
 from mcd_graph.session import create_session
@@ -153,13 +152,10 @@ class Prover:
         )
 
     def _open(self, model: str | os.PathLike[str] | bytes, reference: _Reference) -> ort.InferenceSession:
-        # On processors that saturate, the original would be wrong; what is written is for others as well.
-        precise = saturates()
         return create_session(
             model,
             threads=reference.threads,
             optimize=reference.optimize,
-            precise=precise,
             custom_ops=self._custom_ops,
         )
 

@@ -32,7 +32,8 @@ def create_session(
         model: path of the model, or the model itself.
         threads: threads within one operator; onnxruntime's own choice by default.
         optimize: let onnxruntime rewrite the graph.
-        precise: let it multiply 8-bit integers exactly on processors without VNNI, where it saturates otherwise.
+        precise: have 8-bit integers multiplied exactly on processors without VNNI, where products saturate otherwise;
+            takes effect when onnxruntime optimises.
         also: names of further values to make outputs of, for a model in a file.
         custom_ops: libraries of other operators that the model needs.
         spin: let idle threads wait busily; off where several sessions share the processor.
@@ -57,15 +58,13 @@ def create_session(
         raise InputError(f"{name}: onnxruntime opens no file whose name is not UTF-8")
     try:
         with as_file(model) if isinstance(model, bytes) else contextlib.nullcontext(name) as path:
-            options = quiet_options(threads=threads, model=path, custom_ops=custom_ops)
+            options = quiet_options(threads=threads, model=path, precise=precise, custom_ops=custom_ops)
     except InputError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base class of their own
         raise InputError(f"{name}: {' '.join(str(error).split())}") from error
     if not spin:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if precise:
-        options.add_session_config_entry("session.x64quantprecision", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     source = model if isinstance(model, bytes) else name

@@ -68,8 +68,8 @@ class Verification:
         random_nodes: nodes that draw random numbers without a seed, where there are such outputs.
         compared_before: values in front of those nodes that were compared instead.
         only_nan: outputs of which the original computed nothing but not-a-number, which prove little.
-        saturates: this processor has no VNNI, so that onnxruntime's products of 8-bit integers saturate at 16 bits,
-            the original's too, unless it is asked for precise ones.
+        saturates: this processor has no VNNI, so that products of 8-bit integers saturate at 16 bits in both models,
+            and other processors compute other bytes of both.
         drifts: how far each output is from the original's, where that was measured.
 
     Examples:
@@ -129,8 +129,8 @@ def verify_model(
         inputs: inputs to use instead, by name; one run then.
         threads: numbers of threads to run the compressed model on; every one must give the bytes that the original
             gives on one thread or on as many. One and all (two at least) by default.
-        precise: let onnxruntime multiply 8-bit integers exactly on processors without VNNI, where it saturates
-            otherwise (``session.x64quantprecision``).
+        precise: have products of 8-bit integers be exact on processors without VNNI, where they saturate otherwise.
+            That is ``session.x64quantprecision``, which onnxruntime heeds when it optimises.
         custom_ops: libraries of other operators that the models need.
         measure: also say how far each output is from the original's, for a model that rounds otherwise, such as a
             strict export for Ascend; random inputs have the sizes then that this model takes.
@@ -210,7 +210,7 @@ class _Pair:
             getattr(self, which),
             threads=threads,
             optimize=self.optimize,
-            precise=self.precise,
+            precise=self.precise and self.optimize,
             custom_ops=self.custom_ops,
         )
 
@@ -313,7 +313,7 @@ def _compare_before(
     if not names:
         return result
     original, compressed = (
-        create_session(path, threads=1, optimize=False, precise=pair.precise, also=names, custom_ops=pair.custom_ops)
+        create_session(path, threads=1, optimize=False, also=names, custom_ops=pair.custom_ops)
         for path in (pair.original, pair.compressed)
     )
     for run, feed in enumerate(feeds):

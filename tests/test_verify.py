@@ -303,15 +303,12 @@ def test_the_comparison_goes_up_to_the_random_node(tmp_path: Path, capsys: pytes
 
 
 def test_saturation_is_explained(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("mcd_graph.machine._flags", lambda: {"avx2"})
-    weight = gaussian_weight(seed=1)
-    weight[3, 5] += 1
-    other = write(text_model(w1=weight), tmp_path / "other.onnx")
-    assert main(["verify", str(model), str(other), "--runs", "1"]) == 1
+    assert main(["verify", str(model), str(model), "--runs", "1"]) == 0
     assert "session.x64quantprecision" in capsys.readouterr().out
-    assert main(["verify", str(model), str(other), "--runs", "1", "--precise"]) == 1
+    assert main(["verify", str(model), str(model), "--runs", "1", "--precise"]) == 0
     assert "session.x64quantprecision" not in capsys.readouterr().out
 
 

@@ -31,7 +31,7 @@ def verify(
     precise: Annotated[
         bool,
         typer.Option(
-            "--precise", help="Exact products of 8-bit integers without VNNI, where onnxruntime's saturate otherwise."
+            "--precise", help="Exact products of 8-bit integers without VNNI, where they saturate otherwise."
         ),
     ] = False,
     strict: Annotated[
@@ -128,10 +128,10 @@ def print_verification(result: "Verification") -> None:
         say(f"compared in front of that: {', '.join(result.compared_before)}")
     for name in result.only_nan:
         say(f"nothing but NaN: {name}, which proves little", "yellow")
-    if result.saturates and result.differences:
+    if result.saturates:
         say(
-            "This processor has no VNNI: onnxruntime's products of 8-bit integers, those of the original too, saturate "
-            "at 16 bits here; compressed ones do not. With --precise (session.x64quantprecision = 1) neither do.",
+            "This processor has no VNNI: onnxruntime's products of 8-bit integers saturate at 16 bits here, and so do "
+            "those of compressed weights. With session.x64quantprecision = 1 (--precise) neither do.",
             "yellow",
         )
 

@@ -10,20 +10,23 @@ from onnx import TensorProto
 
 import mcd_graph
 
+CONFIG = {"mcd.residency": "compressed"}
+"""Session config entries of all sessions: by default, small weights would be decoded at the first run."""
+
 
 def session_options(
     threads: int = 1, config: Mapping[str, str] | None = None, *, optimized: bool = False
 ) -> ort.SessionOptions:
     """Return options without the library; ``config`` are session config entries.
 
-    Weights stay compressed unless these say otherwise: by default, small ones would be decoded at the first run.
+    They go on top of ``CONFIG``.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors arrive as exceptions
     options.intra_op_num_threads = threads
     if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    for key, value in {"mcd.residency": "compressed", **(config or {})}.items():
+    for key, value in {**CONFIG, **(config or {})}.items():
         options.add_session_config_entry(key, value)
     return options
 
