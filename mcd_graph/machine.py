@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mcd_graph.system import processors
 
-__all__ = ["Machine", "saturates", "this_machine"]
+__all__ = ["Machine", "this_machine"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,15 +52,3 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.machine()
-
-
-def saturates() -> bool:
-    """Tell whether onnxruntime's products of uint8 and int8 saturate at 16 bits here: on x86 without VNNI."""
-    flags = _flags()
-    return "avx2" in flags and not {"avx512_vnni", "avx_vnni", "amx_int8"} & flags
-
-
-def _flags() -> set[str]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((set(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), set())

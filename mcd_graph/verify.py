@@ -9,13 +9,13 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
+from mcd_graph import _native
 from mcd_graph.comparison import describe_difference, is_nan
 from mcd_graph.determinism import random_nodes, values_before
 from mcd_graph.drift import Drift, DriftMeter
 from mcd_graph.errors import InputError
 from mcd_graph.inputs import accepted_inputs, input_specs
 from mcd_graph.isolation import death_of
-from mcd_graph.machine import saturates
 from mcd_graph.model.loading import load_model
 from mcd_graph.options import check_libraries
 from mcd_graph.passes import reproduces_optimized
@@ -189,7 +189,7 @@ def verify_model(
         tuple(node.name or node.outputs[0].name or node.op_type for node in random),
         before.names if False in settings else (),
         tuple(sorted(nan)),
-        saturates=not precise and saturates(),
+        saturates=not precise and _native.saturates_pairs(),
         drifts=tuple(meter.result() for meter in meters.values()),
     )
 

@@ -30,9 +30,7 @@ def verify(
     ] = None,
     precise: Annotated[
         bool,
-        typer.Option(
-            "--precise", help="Exact products of 8-bit integers without VNNI, where they saturate otherwise."
-        ),
+        typer.Option("--precise", help="Exact products of 8-bit integers without VNNI, where they saturate otherwise."),
     ] = False,
     strict: Annotated[
         bool,

@@ -19,11 +19,10 @@ from lowering import make_model
 from onnx import helper
 from samples import K, N, digests, float_model, gaussian_weight, layer, real_model, text_model, write
 
-from mcd_graph import InputError, compress_model, get_library_path
+from mcd_graph import InputError, _native, compress_model, get_library_path
 from mcd_graph.ascend import export_model
 from mcd_graph.ascend.stand_in import get_aclnn_library_path
 from mcd_graph.cli import main
-from mcd_graph.machine import saturates
 from mcd_graph.session import create_session
 
 STAND_IN = Path(__file__).with_name("cann_stand_in")
@@ -127,7 +126,9 @@ def rounded_to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.skipif(saturates(), reason="the original's products saturate on this processor; a device's do not")
+@pytest.mark.skipif(
+    _native.saturates_pairs(), reason="the original's products saturate on this processor; a device's do not"
+)
 def test_a_real_model_loses_nothing_but_the_rounding_to_float16(tmp_path: Path) -> None:
     source = real_model("t5-small-title-encoder")
     result = export_model(source, tmp_path / "ascend")

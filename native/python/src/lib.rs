@@ -322,6 +322,14 @@ fn kernels() -> Vec<&'static str> {
     Kernel::available().iter().map(Kernel::short_name).collect()
 }
 
+/// saturates_pairs() -> bool
+///
+/// Whether products of uint8 and int8 saturate in pairs on this processor: x86 with AVX2 and without VNNI.
+#[pyfunction]
+fn saturates_pairs() -> bool {
+    mcd_core::dispatch::saturates_pairs()
+}
+
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     numpy_api::fetch(module.py())?;
@@ -334,6 +342,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(entropy_bits, module)?)?;
     module.add_function(wrap_pyfunction!(histogram, module)?)?;
     module.add_function(wrap_pyfunction!(kernels, module)?)?;
+    module.add_function(wrap_pyfunction!(saturates_pairs, module)?)?;
     module.add_function(wrap_pyfunction!(bus_error::explain_bus_error, module)?)?;
     module.add_function(wrap_pyfunction!(bus_error::remove_at_bus_error, module)?)?;
     module.add_function(wrap_pyfunction!(bus_error::keep_at_bus_error, module)?)?;

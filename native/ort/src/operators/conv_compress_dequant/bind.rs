@@ -58,7 +58,8 @@ impl Bound {
 /// the kernel is the first operand, and where each channel is convolved with one kernel.
 fn saturates(form: Form, info: &KernelInfo<'_>, steps: &Steps, groups: usize) -> Result<bool, Error> {
     let shape = info.ints(COMPRESS_INFO)?;
-    let is = |size: Option<usize>, number: Option<&i64>| size.and_then(|size| i64::try_from(size).ok()).as_ref() == number;
+    let is =
+        |size: Option<usize>, number: Option<&i64>| size.and_then(|size| i64::try_from(size).ok()).as_ref() == number;
     let by_channel = is(steps.taps(), shape.get(2)) && is(Some(groups), shape.get(3));
     Ok(form.results().bytes().is_some() && !by_channel)
 }
