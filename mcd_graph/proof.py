@@ -100,6 +100,8 @@ class Prover:
     ) -> None:
         self._source = source.SerializeToString() if isinstance(source, onnx.ModelProto) else source
         self._custom_ops = custom_ops
+        # On processors that saturate, the original would be wrong; what is written is for others as well.
+        self._precise = saturates()
         self._settings = (True,) if at_optimization_only else (True, False)
         self._begin = time.monotonic()
         self._references: list[_Reference] = []
@@ -149,17 +151,16 @@ class Prover:
             values=self._values,
             seconds=round(time.monotonic() - self._begin, 2),
             not_deterministic=tuple(sorted(self._not_deterministic)),
+            exact_products=self._precise,
             differing=tuple(differing),
         )
 
     def _open(self, model: str | os.PathLike[str] | bytes, reference: _Reference) -> ort.InferenceSession:
-        # On processors that saturate, the original would be wrong; what is written is for others as well.
-        precise = saturates()
         return create_session(
             model,
             threads=reference.threads,
             optimize=reference.optimize,
-            precise=precise,
+            precise=self._precise,
             custom_ops=self._custom_ops,
         )
 

@@ -69,7 +69,8 @@ class Verification:
         compared_before: values in front of those nodes that were compared instead.
         only_nan: outputs of which the original computed nothing but not-a-number, which prove little.
         saturates: this processor has no VNNI, so that onnxruntime's products of 8-bit integers saturate at 16 bits,
-            the original's too, unless it is asked for precise ones.
+            the original's too; exact ones were not asked for.
+        only_saturation: that is what all differences come from: with exact products there are none.
         drifts: how far each output is from the original's, where that was measured.
 
     Examples:
@@ -93,6 +94,7 @@ class Verification:
     compared_before: tuple[str, ...] = ()
     only_nan: tuple[str, ...] = ()
     saturates: bool = False
+    only_saturation: bool = False
     drifts: tuple[Drift, ...] = ()
 
     @property
@@ -129,8 +131,8 @@ def verify_model(
         inputs: inputs to use instead, by name; one run then.
         threads: numbers of threads to run the compressed model on; every one must give the bytes that the original
             gives on one thread or on as many. One and all (two at least) by default.
-        precise: let onnxruntime multiply 8-bit integers exactly on processors without VNNI, where it saturates
-            otherwise (``session.x64quantprecision``).
+        precise: compare with exact products of 8-bit integers on processors without VNNI, where onnxruntime's
+            saturate otherwise.
         custom_ops: libraries of other operators that the models need.
         measure: also say how far each output is from the original's, for a model that rounds otherwise, such as a
             strict export for Ascend; random inputs have the sizes then that this model takes.
@@ -149,10 +151,42 @@ def verify_model(
     if runs < 1:
         raise InputError(f"runs must be at least 1, not {runs}")
     check_libraries(custom_ops)
+
+    def verify(*, precise: bool) -> Verification:
+        return _verify(
+            original,
+            compressed,
+            runs=runs,
+            seed=seed,
+            inputs=inputs,
+            threads=(1, max(2, processors())) if threads is None else tuple(threads),
+            precise=precise,
+            custom_ops=custom_ops,
+            measure=measure,
+        )
+
+    result = verify(precise=precise and saturates())
+    if result.differences and result.saturates:
+        return dataclasses.replace(result, only_saturation=not verify(precise=True).differences)
+    return result
+
+
+def _verify(
+    original: str | os.PathLike[str],
+    compressed: str | os.PathLike[str],
+    *,
+    runs: int,
+    seed: int,
+    inputs: Mapping[str, npt.NDArray[np.generic]] | None,
+    threads: tuple[int, ...],
+    precise: bool,
+    custom_ops: Sequence[str | os.PathLike[str]],
+    measure: bool,
+) -> Verification:
+    """Do as :func:`verify_model` says, either way."""
     # Read here first: what an untrusted file claims is checked before onnxruntime follows it.
     model, compressed_model = load_model(original), load_model(compressed)
     settings = (True,) if reproduces_optimized(compressed_model) else (True, False)
-    threads = (1, max(2, processors())) if threads is None else tuple(threads)
     feeds: list[Feed] = []
     found: list[_Comparison] = []
     meters: dict[str, DriftMeter] = {}

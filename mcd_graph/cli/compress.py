@@ -146,6 +146,9 @@ def print_totals(totals: "Totals") -> None:
     )
 
 
+_EXACT = " (with exact products of 8-bit integers, for onnxruntime's saturate on this processor)"
+
+
 def print_proof(proof: "Proof") -> None:
     """Print whether the compressed model was run, and what came of it."""
     if not proof.proved:
@@ -154,7 +157,7 @@ def print_proof(proof: "Proof") -> None:
     settings = " and ".join("at default settings" if each == "default" else f"with {each}" for each in proof.settings)
     say(
         f"proved: {proof.values:,} output values the same in {counted(proof.runs, 'run')} {settings} of onnxruntime "
-        f"{proof.onnxruntime}, {proof.seconds:.1f} s",
+        f"{proof.onnxruntime}{_EXACT if proof.exact_products else ''}, {proof.seconds:.1f} s",
         "green",
     )
     for name in proof.not_deterministic:

@@ -131,7 +131,13 @@ def print_verification(result: "Verification") -> None:
     if result.saturates and result.differences:
         say(
             "This processor has no VNNI: onnxruntime's products of 8-bit integers, those of the original too, saturate "
-            "at 16 bits here; compressed ones do not. With --precise (session.x64quantprecision = 1) neither do.",
+            "at 16 bits here; compressed ones do not. "
+            + (
+                "That is the only difference: with exact products (--precise) every byte is the same. To have the "
+                "original multiply exactly in an application, set session.x64quantprecision to 1."
+                if result.only_saturation
+                else "But with exact products (--precise) the bytes differ as well."
+            ),
             "yellow",
         )
 

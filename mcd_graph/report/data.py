@@ -178,6 +178,8 @@ class Proof:
         values: output values compared.
         seconds: time that it took.
         not_deterministic: outputs of which nothing is proved, since the original computes them otherwise each time.
+        exact_products: both were run with exact products of 8-bit integers, for onnxruntime's saturate on this
+            processor.
         differing: names of nodes that gave other bytes, and so were not lowered; of constants that were not restored.
     """
 
@@ -189,6 +191,7 @@ class Proof:
     values: int = 0
     seconds: float = 0.0
     not_deterministic: tuple[str, ...] = ()
+    exact_products: bool = False
     differing: tuple[str, ...] = ()
 
 

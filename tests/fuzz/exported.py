@@ -34,6 +34,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "support")]
 
 import onnxruntime as ort  # noqa: E402 - after the path
 from random_graphs import every_size  # noqa: E402 - found there
+from sessions import exact_or_default  # noqa: E402
 
 import mcd_graph  # noqa: E402
 from mcd_graph.model.loading import load_model  # noqa: E402
@@ -855,7 +856,7 @@ def settings(*, optimized: bool) -> ort.SessionOptions:
 
 def run(path: Path, made: Made, *, optimized: bool) -> list[list[np.ndarray]]:
     """Return the outputs for each of the inputs."""
-    session = mcd_graph.InferenceSession(str(path), settings(optimized=optimized), providers=["CPUExecutionProvider"])
+    session = exact_or_default(path, settings(optimized=optimized))
     return [session.run(None, each) for each in made.feeds]
 
 

@@ -21,9 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 from random_ingredients import BEHIND as MORE_BEHIND
 from random_ingredients import BLOCKS, LAYERS, PARTINGS
 from random_ingredients import NO_OPS as MORE_NO_OPS
-from sessions import session_options
+from sessions import exact_or_default, session_options
 
-import mcd_graph
 from mcd_graph import pack_weight
 from mcd_graph.model import constants as model_constants
 from mcd_graph.model.at_open import hide_nodes
@@ -782,9 +781,7 @@ def used_by(node: onnx.NodeProto) -> set[str]:
 def compute(
     model: onnx.ModelProto, feeds: Sequence[Mapping[str, np.ndarray]], *, optimize: bool
 ) -> list[list[np.ndarray]]:
-    opened = mcd_graph.InferenceSession(
-        model.SerializeToString(), session_options(optimized=optimize), providers=["CPUExecutionProvider"]
-    )
+    opened = exact_or_default(model.SerializeToString(), session_options(optimized=optimize))
     return [list(opened.run(None, dict(feed))) for feed in feeds]
 
 

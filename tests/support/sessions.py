@@ -9,6 +9,8 @@ import onnxruntime as ort
 from onnx import TensorProto
 
 import mcd_graph
+from mcd_graph.machine import saturates
+from mcd_graph.session import create_session
 
 
 def session_options(
@@ -31,11 +33,25 @@ def session_options(
 def session(
     model: onnx.ModelProto | Path, threads: int = 1, config: Mapping[str, str] | None = None, *, optimized: bool = False
 ) -> ort.InferenceSession:
-    """Open a model on the CPU with the library registered."""
+    """Open a model on the CPU with the library registered.
+
+    Where onnxruntime's products saturate, it is opened with exact ones, unless ``config`` says something.
+    """
+    if saturates() and config is None and not isinstance(model, Path):
+        return create_session(model.SerializeToString(), threads=threads, optimize=optimized, precise=True)
     options = session_options(threads, config, optimized=optimized)
     options.register_custom_ops_library(mcd_graph.get_library_path())
     source = str(model) if isinstance(model, Path) else model.SerializeToString()
     return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def exact_or_default(model: bytes | Path, options: ort.SessionOptions) -> ort.InferenceSession:
+    """Open a model as applications do, but with exact products where onnxruntime's saturate."""
+    if not saturates():
+        source = model if isinstance(model, bytes) else str(model)
+        return mcd_graph.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    off = options.graph_optimization_level == ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return create_session(model, threads=options.intra_op_num_threads, optimize=not off, precise=True)
 
 
 def corrupt(model: onnx.ModelProto, tensor: str) -> Iterator[onnx.ModelProto]:
