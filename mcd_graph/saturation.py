@@ -32,25 +32,25 @@ class _Operand:
     Attributes:
         value: the operand.
         zero_point: its zero point.
-        other: the zero point of the other operand, which tells its type; ``None`` if that need not be known.
+        other: the other operand and its zero point, of one type; empty if that need not be known.
     """
 
     value: int
     zero_point: int
-    other: int | None = None
+    other: tuple[int, ...] = ()
 
 
 _OPERANDS = {
     ("", "ConvInteger"): (_Operand(0, 2),),
     ("", "MatMulInteger"): (_Operand(1, 3),),
-    ("", "QLinearConv"): (_Operand(3, 5, other=2),),
-    ("", "QLinearMatMul"): (_Operand(3, 5, other=2),),
+    ("", "QLinearConv"): (_Operand(3, 5, other=(0, 2)),),
+    ("", "QLinearMatMul"): (_Operand(3, 5, other=(0, 2)),),
     (_MS, "DynamicQuantizeLSTM"): (_Operand(1, 9), _Operand(2, 11)),
     (_MS, "DynamicQuantizeMatMul"): (_Operand(1, 3),),
-    (_MS, "MatMulIntegerToFloat"): (_Operand(1, 5, other=4),),
-    (_MS, "QAttention"): (_Operand(1, 7, other=6),),
-    (_MS, "QGemm"): (_Operand(3, 5, other=2),),
-    (_MS, "QLinearConv"): (_Operand(3, 5, other=2),),
+    (_MS, "MatMulIntegerToFloat"): (_Operand(1, 5, other=(0, 4)),),
+    (_MS, "QAttention"): (_Operand(1, 7, other=(0, 6)),),
+    (_MS, "QGemm"): (_Operand(3, 5, other=(0, 2)),),
+    (_MS, "QLinearConv"): (_Operand(3, 5, other=(0, 2)),),
 }
 
 _HAND_ON = frozenset({
@@ -121,7 +121,7 @@ class _Widener:
         """Have an operand be uint8; yield the nodes that make it so."""
         if _type_of(node.input, operand.value, types) != TensorProto.INT8:
             return
-        if operand.other is not None and _type_of(node.input, operand.other, types) == TensorProto.INT8:
+        if any(_type_of(node.input, number, types) == TensorProto.INT8 for number in operand.other):
             return  # exact, and no other int8 operand is implemented
         for number in (operand.value, operand.zero_point):
             node.input.extend([""] * (number + 1 - len(node.input)))

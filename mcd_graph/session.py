@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import onnx
@@ -12,6 +12,7 @@ import onnxruntime as ort
 from mcd_graph.errors import InputError
 from mcd_graph.in_memory import as_file
 from mcd_graph.model.loading import read_proto
+from mcd_graph.optimized_copy import optimized_copy
 from mcd_graph.options import quiet_options
 from mcd_graph.saturation import exact_products, is_qdq
 
@@ -108,21 +109,8 @@ def _exact_session(
         exact_products(proto)
         return ort.InferenceSession(proto.SerializeToString(), options, providers=_PROVIDERS)
     with tempfile.TemporaryDirectory(prefix="mcd-") as folder:
-        path = Path(folder) / "optimized.onnx"
-        options.optimized_model_filepath = str(path)
-        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.data")
-        session = ort.InferenceSession(proto.SerializeToString(), options, providers=_PROVIDERS)
-        optimized = read_proto(path)
-        _drop_other_inputs(optimized, {value.name for value in session.get_inputs()})
+        optimized = optimized_copy(proto, options, Path(folder))
         exact_products(optimized)
         without_model.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         without_model.add_session_config_entry(_FOLDER, folder)
         return ort.InferenceSession(optimized.SerializeToString(), without_model, providers=_PROVIDERS)
-
-
-def _drop_other_inputs(model: onnx.ModelProto, names: Collection[str]) -> None:
-    """Drop inputs that are constants: below version 4 all constants are, and onnxruntime leaves in what it folded."""
-    inputs = [value for value in model.graph.input if value.name in names]
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
-    model.ir_version = max(model.ir_version, 4)

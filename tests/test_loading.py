@@ -16,7 +16,8 @@ from lowering import make_model
 from samples import text_model, write, write_external
 
 from mcd_graph import InputError, compress_model, verify_model
-from mcd_graph.model.loading import external_files, load_model, read_proto
+from mcd_graph.model.loading import check_tensors, external_files, load_model, read_proto
+from mcd_graph.model.source import Source
 
 
 def tamper(path: Path, **entries: str) -> Path:
@@ -410,6 +411,33 @@ def test_initializers_among_the_inputs_are_constants_below_ir_4(tmp_path: Path) 
     report = compress_model(source, tmp_path / "small.onnx")
     assert [node.status for node in report.nodes] == ["lowered"] * 3
     assert verify_model(source, tmp_path / "small.onnx").identical
+
+
+def test_initializers_among_the_inputs_are_inputs_from_ir_4_on() -> None:
+    """A caller may give others."""
+    proto = text_model()
+    proto.ir_version = 4
+    scale = next(tensor for tensor in proto.graph.initializer if tensor.name == "w_scale")
+    proto.graph.input.append(onnx.helper.make_tensor_value_info(scale.name, scale.data_type, scale.dims))
+    assert [value.name for value in load_model(proto).graph.inputs] == ["ids", "mask", "w_scale"]
+
+
+def test_negative_sizes_are_unknown() -> None:
+    """Some exporters write -1 for a size that they do not know; zero is a size."""
+    proto = text_model()
+    sizes = proto.graph.input[0].type.tensor_type.shape.dim
+    sizes[0].dim_value, sizes[1].dim_value = -1, 0
+    shape = load_model(proto).graph.inputs[0].shape
+    assert shape is not None
+    assert isinstance(shape[0], ir.SymbolicDim)
+    assert shape[1] == 0
+
+
+def test_tensors_are_checked_of_a_model_that_is_read_alone(external: Path) -> None:
+    check_tensors(Source.read(external))
+    tamper(external, offset="2000000")
+    with pytest.raises(InputError, match=r"model\.onnx: tensor 'table'.*but the file has only"):
+        check_tensors(Source.read(external))
 
 
 def sparse_model(indices: list[int], dims: list[int]) -> onnx.ModelProto:

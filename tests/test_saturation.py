@@ -84,7 +84,8 @@ def test_signed_activations_stay(optimize: bool) -> None:
     a = large(np.int8, (5, K), 2)
     model = product("MatMulInteger", np.int8, np.int8)
     assert np.array_equal(run(model, {"a": a}, optimize=optimize), accumulator(a, np.int8))
-    assert not exact_products(product("QGemm", np.int8, np.int8))
+    for op_type, zero_points in (("QGemm", True), ("MatMulIntegerToFloat", True), ("MatMulIntegerToFloat", False)):
+        assert not exact_products(product(op_type, np.int8, np.int8, zero_points=zero_points))
 
 
 @SETTINGS

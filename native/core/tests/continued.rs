@@ -69,6 +69,47 @@ fn parts_that_do_not_fill_the_tile_are_refused() {
         let tile = CodedTile { roots: &[], rest: &rest, len, counts: None };
         assert_eq!(tile.starts(1, WEIGHTS).is_some(), taken, "{len} bytes");
     }
+    // Nothing behind the level, not even padding.
+    let (rest, _) = continuations(WEIGHTS, 0);
+    let tile = CodedTile { roots: &[], rest: &rest, len: 2 + WEIGHTS / 8, counts: None };
+    assert!(tile.starts(1, WEIGHTS).is_some());
+}
+
+#[test]
+fn a_level_is_read_without_what_lies_behind_it() {
+    let rest: Vec<u8> = (0..=255).rev().collect();
+    let tile = CodedTile { roots: &[], rest: &rest, len: 128, counts: None };
+    for (start, entries) in [(3_usize, 0_usize), (3, 1), (2, 63), (2, 64), (5, 65), (7, 200)] {
+        let bit = |entry: usize| u64::from(rest[start + entry / 8] >> (entry % 8) & 1) << (entry % 64);
+        let mut expected = vec![0; entries.div_ceil(64)];
+        (0..entries).for_each(|entry| expected[entry / 64] |= bit(entry));
+        assert_eq!(tile.words((start, entries)).collect::<Vec<_>>(), expected, "{entries} entries from {start}");
+    }
+}
+
+#[test]
+fn a_tile_holds_its_root_fields() {
+    let x2 = [0; 192];
+    for (start, end, roots, taken) in
+        [(0, 64, 64, true), (0, 63, 64, false), (64, 128, 0, true), (64, 128, 65, false)]
+    {
+        let tile = CodedTile::parse(&x2, start, end, roots);
+        assert_eq!(tile.is_ok(), taken, "{start}..{end}, {roots} bytes of root fields");
+        if let Ok(tile) = tile {
+            assert_eq!(
+                (tile.roots.len(), tile.rest.len(), tile.len),
+                (roots, 192 - start - roots, end - start - roots)
+            );
+        }
+    }
+}
+
+#[test]
+fn less_than_64_bytes_are_padding() {
+    let tile = CodedTile { roots: &[], rest: &[0; 192], len: 128, counts: None };
+    for (used, taken) in [(64, false), (65, true), (128, true), (129, false)] {
+        assert_eq!(tile.ends_at(used), taken, "{used} bytes are used");
+    }
 }
 
 /// More entries than weights in a whole weight: every kernel refuses it, at loading and when it unpacks.

@@ -227,7 +227,8 @@ mod tests {
             assert!(ok(5, 16, 4, order));
             assert!(ok(7, 0, 0, order));
             assert!(ok(1, 2, 12, order));
-            for (r, a, d) in [(0, 2, 0), (8, 2, 0), (2, 8, 0), (3, 0, 1), (5, 8, 13), (7, 64, 4)] {
+            assert!(ok(7, 127, 2, &stored), "255 ranks");
+            for (r, a, d) in [(0, 2, 0), (8, 2, 0), (2, 8, 0), (3, 0, 1), (5, 8, 13), (7, 64, 4), (7, 128, 2)] {
                 assert!(!ok(r, a, d, order), "{r} {a} {d}");
             }
         }
@@ -271,6 +272,16 @@ mod tests {
         let symbols: Vec<u8> = (96..160).collect();
         let code = Code::choose(&Histogram::of(&symbols.repeat(500)), Profile::Small).unwrap();
         assert_eq!((code.root_bits(), code.step()), (6, 0));
+    }
+
+    #[test]
+    fn of_codes_that_cost_the_same_the_one_without_a_step_is_taken() {
+        // Of six symbols the root field of three bits is the whole word, whether its other values are continued or not.
+        let histogram = Histogram::of(&(125..=130).collect::<Vec<u8>>().repeat(99));
+        for profile in [Profile::Fast, Profile::Balanced, Profile::Small] {
+            let code = Code::choose(&histogram, profile).unwrap();
+            assert_eq!((code.root_bits(), code.step(), code.levels()), (3, 0, 0), "{profile:?}");
+        }
     }
 
     #[test]

@@ -58,3 +58,22 @@ impl WeightType {
         i32::from(self.flip())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_by_name() {
+        let names = ["fast", "balanced", "small", "none"];
+        let profiles = [Some(Profile::Fast), Some(Profile::Balanced), Some(Profile::Small), None];
+        assert_eq!(names.map(Profile::from_name), profiles);
+        assert_eq!(profiles.map(|profile| profile.map_or("none", Profile::name)), names);
+    }
+
+    #[test]
+    fn int8_is_shifted() {
+        assert_eq!([WeightType::I8, WeightType::U8].map(WeightType::flip), [0x80, 0]);
+        assert_eq!([WeightType::I8, WeightType::U8].map(WeightType::offset), [128, 0]);
+    }
+}

@@ -211,6 +211,32 @@ mod tests {
     }
 
     #[test]
+    fn whole_bytes_come_first_then_four_bits_two_and_one() {
+        let rows: Vec<_> = Inside { lanes: 20, bits: 31 }.rows().collect();
+        let rows: Vec<_> = rows.into_iter().map(|row| (row.byte, row.from, row.width, row.stored)).collect();
+        let whole = [(0, 0, 8, 0..20), (1, 0, 8, 20..40), (2, 0, 8, 40..60)];
+        let parts = [(3, 0, 4, 60..70), (3, 4, 2, 70..75), (3, 6, 1, 75..78)];
+        assert_eq!(rows, [whole, parts].concat());
+        assert_eq!(Inside { lanes: 20, bits: 31 }.bytes(), 78);
+        assert_eq!(Inside::of(5, 9, 6), Inside { lanes: 20, bits: 18 });
+    }
+
+    #[test]
+    fn lanes_lie_side_by_side_in_a_byte() {
+        // One weight of three bits in each of four lanes, of which the last two are padding along k.
+        let geometry = Geometry::new(2, 1, Tiling::default()).unwrap();
+        let mut roots = vec![0; 3 * GROUP];
+        roots[..4].copy_from_slice(&[0b101, 0b010, 0b111, 0b011]);
+        // Bits 0 and 1 of all lanes, then bit 2.
+        assert_eq!(cut(&roots, &geometry, &geometry.tile(0), 3), [0b11_11_10_01, 0b0101]);
+        // Twelve lanes of four bits: lane i is in byte i mod 6, above those that came before.
+        let geometry = Geometry::new(4, 3, Tiling::default()).unwrap();
+        let mut roots = vec![0; 4 * GROUP];
+        (0..12).for_each(|lane| roots[lane] = lane as u8);
+        assert_eq!(cut(&roots, &geometry, &geometry.tile(0), 4), [0x60, 0x71, 0x82, 0x93, 0xa4, 0xb5]);
+    }
+
+    #[test]
     fn what_is_cut_is_restored() {
         for (n, k) in [(1, 1), (16, 32), (17, 33), (5, 70), (47, 31), (16, 27), (33, 120), (15, 4), (300, 6)] {
             let geometry = Geometry::new(k, n, Tiling { k: 2, n: 2 }).unwrap();

@@ -68,6 +68,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn offsets_end_below_64_gib() {
+        assert_eq!(MAX_OFFSET, (64 << 30) - 64);
+    }
+
+    #[test]
     fn entries_round_trip() {
         for kind in [Kind::Coded, Kind::Raw] {
             for offset in [0, 64, MAX_OFFSET] {

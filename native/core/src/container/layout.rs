@@ -30,3 +30,20 @@ impl Omissions {
         if self.tail { 0 } else { TAIL }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn omissions_as_a_header_has_them() {
+        for (bits, edges, tail, len) in
+            [(0, false, false, 64), (1, true, false, 64), (2, false, true, 0), (3, true, true, 0)]
+        {
+            let omissions = Omissions { edges, tail };
+            assert_eq!((omissions.bits(), omissions.tail_len()), (bits, len));
+            assert_eq!(Omissions::from_bits(bits), Some(omissions));
+        }
+        assert!((4..=255).all(|bits| Omissions::from_bits(bits).is_none()));
+    }
+}
