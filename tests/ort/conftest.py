@@ -6,7 +6,7 @@ import pytest
 import sessions
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def exact_products() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sessions.CONFIG, "mcd.products", "exact")
