@@ -107,7 +107,7 @@ struct Subject<'a> {
 
 impl Subject<'_> {
     fn check(&self, operands: &Arguments) {
-        let (n, k) = (self.prepared.n(), self.prepared.k());
+        let n = self.prepared.n();
         let call = operands.call();
         let sums = self.sums(&call);
         self.hold(&call, (Element::I32, Epilogue::Sums), &expected(&sums, n, (Element::I32, Epilogue::Sums)));
@@ -179,7 +179,7 @@ impl Subject<'_> {
 
     /// Floats, and their bytes with a scale.
     fn check_floats(&self, call: MatmulCall<'_>, x: &[u8]) {
-        let (n, k) = (self.prepared.n(), self.prepared.k());
+        let n = self.prepared.n();
         let floats: Vec<f32> = x.iter().map(|&x| (f32::from(x) - 91.3) * 0.37).collect();
         let quantizer = Quantizer::from(Range::of(&floats));
         let mut bytes = vec![MaybeUninit::uninit(); x.len()];

@@ -67,8 +67,12 @@ pub trait Prepared: Sized {
     const DECODES: bool;
 }
 
-/// Decoded weights that sessions have, by what is likely to differ where they do.
-static DECODED: Shared<(Vec<u8>, Vec<i64>, &str, bool), PreparedWeight> = Shared::new();
+/// What is likely to differ where decoded weights do: their first bytes, `compress_info`, and by which kernel they are
+/// multiplied.
+type Key = (Vec<u8>, Vec<i64>, (&'static str, bool));
+
+/// Decoded weights that sessions have.
+static DECODED: Shared<Key, PreparedWeight> = Shared::new();
 
 impl Prepared for PreparedWeight {
     type Bound<'a> = Bound<'a, Self>;
@@ -84,7 +88,7 @@ impl Prepared for PreparedWeight {
     fn decode(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Arc<Self>, mcd_core::Error> {
         let kernel = options.kernel;
         let first = x2[..x2.len().min(FINGERPRINT)].to_vec();
-        let key = (first, info.to_vec(), kernel.short_name(), kernel.saturates());
+        let key = (first, info.to_vec(), (kernel.short_name(), kernel.saturates()));
         DECODED.get_or_make(
             key,
             |other| other.is_of(x2, index, info, options.threads),
