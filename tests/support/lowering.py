@@ -82,9 +82,19 @@ def make_model(
     return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version, functions=list(functions))
 
 
-def run(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], *, optimize: bool = False) -> list[np.ndarray]:
-    """Run a model under onnxruntime's CPU provider with the custom operator registered."""
-    return list(session(model, optimized=optimize).run(None, dict(feeds)))
+def run(
+    model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], *, optimize: bool = False, exact: bool = False
+) -> list[np.ndarray]:
+    """Run a model under onnxruntime's CPU provider with the custom operator registered.
+
+    Args:
+        model: any model.
+        feeds: its inputs.
+        optimize: with graph optimisations.
+        exact: compressed products are those of the operator's formula on processors without VNNI as well.
+    """
+    config = {"mcd.products": "exact"} if exact else None
+    return list(session(model, config=config, optimized=optimize).run(None, dict(feeds)))
 
 
 @dataclasses.dataclass
