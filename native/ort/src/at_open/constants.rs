@@ -149,3 +149,16 @@ impl Constant {
         Ok((element, count))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_streams_have_pages_of_their_own_and_small_ones_do_not() {
+        assert!(passing_room(WORTH_OWN_PAGES).unwrap().capacity() >= OWN_PAGES);
+        assert!(passing_room(2 * OWN_PAGES).unwrap().capacity() >= 2 * OWN_PAGES);
+        assert_eq!(passing_room(100).unwrap().capacity(), 100);
+        assert!(passing_room(usize::MAX).is_err());
+    }
+}
