@@ -80,7 +80,7 @@ def offset(lines: list[str], at: dict[str, int]) -> int:
 
 
 def copied(folder: Path) -> None:
-    """Puts the tracked files of native/ into a folder, without other kernels than the portable one: that builds quickly."""
+    """Puts the tracked files of native/ into a folder, with the portable kernel alone, so that builds are quick."""
     tracked = subprocess.run(["git", "ls-files", "native"], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     for file in tracked.stdout.split():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
