@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from encoder import encoder_feeds, encoder_model
+from fused_encoder import fused_encoder_feeds, fused_encoder_model
 from matmul import gaussian_weights, layers_model
 from onnx import TensorProto, helper, numpy_helper
+from vocoder import vocoder_feeds, vocoder_model
 
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
 from mcd_graph.model.loading import load_model
@@ -176,14 +178,21 @@ def _random(path: Path, batch: int, sizes: Sequence[int], seed: int) -> Feed:
     return random_inputs(specs, bind_dimensions(specs, batch, iter(sizes)), np.random.default_rng(seed))
 
 
-def _minilm_l6(form: str) -> Workload:
-    def float_model(folder: Path) -> tuple[Path, Any]:
-        encoder_model(folder / "float.onnx")
-        return folder / "float.onnx", []
+def _seeded(
+    name: str,
+    form: str,
+    write: Callable[[Path], None],
+    feeds: Callable[[Path], Iterator[tuple[str, Feed]]],
+    axes: Sequence[Sequence[int]] = (),
+) -> Workload:
+    """A float model made from a seed, in a form of models/results.py."""
 
-    name = "minilm-l6-like"
+    def float_model(folder: Path) -> tuple[Path, Any]:
+        write(folder / "float.onnx")
+        return folder / "float.onnx", axes
+
     return Workload(
-        f"{name}-{form.partition(',')[0]}", lambda folder: _quantized(name, form, float_model, folder), encoder_feeds
+        f"{name}-{form.partition(',')[0]}", lambda folder: _quantized(name, form, float_model, folder), feeds
     )
 
 
@@ -199,7 +208,9 @@ WORKLOADS = {
         _layers(4096, 16, (1,), asked=False),
         Workload("t5-encoder", _t5("encoder"), _ids((8, 64, 256))),
         Workload("t5-decoder", _t5("decoder"), _decoder_step),
-        *(_minilm_l6(form) for form in ("dynamic, all", "qdq, all")),
+        *(_seeded("minilm-l6-like", form, encoder_model, encoder_feeds) for form in ("dynamic, all", "qdq, all")),
+        _seeded("fused-encoder", "dynamic, all", fused_encoder_model, fused_encoder_feeds),
+        _seeded("vocoder", "qdq, all", vocoder_model, vocoder_feeds, axes=[[32]]),
         *(_recipe("paraphrase-minilm-l3", form, _lengths(1, 16, 64)) for form in ("dynamic", "qdq")),
         *(_recipe("rxnmap", form, _lengths(1, 16, 64)) for form in ("dynamic", "qdq")),
         *(_recipe("pp-ocrv4-rec", form, _lines) for form in ("dynamic, all", "qdq, all")),

@@ -1,10 +1,7 @@
 """A model that is given as bytes, for the operator library, which reads constants to be restored from files."""
 
 import contextlib
-import hashlib
 import os
-import secrets
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +11,7 @@ __all__ = ["as_file", "was_file"]
 _SIGNS = (b"mcd.at_open", b'{"data":""')
 """What the metadata of a model says that has such constants, and has them inside of itself."""
 
-_TOKEN = secrets.token_hex(8)
+_TOKEN = os.urandom(8).hex()
 """Names of this process that nobody can foresee."""
 
 _lock = threading.Lock()
@@ -33,6 +30,9 @@ def as_file(model: bytes) -> Iterator[str | None]:
     if not all(sign in model for sign in _SIGNS):
         yield None
         return
+    import hashlib  # noqa: PLC0415 - it brings 4 MB of libcrypto into a process, for this alone
+    import tempfile  # noqa: PLC0415 - as above, with other libraries
+
     name = f"mcd-{_TOKEN}-{os.getpid()}-{hashlib.blake2b(model, digest_size=16).hexdigest()}.onnx"
     path = Path(tempfile.gettempdir()) / name
     with _lock:

@@ -64,6 +64,18 @@ def test_importing_is_light(tmp_path: Path) -> None:
     assert loaded("import mcd_graph; mcd_graph.compress_model", tmp_path) >= {"numpy", "onnx", "onnx_ir"}
 
 
+def test_a_session_takes_no_library_that_it_does_not_need(tmp_path: Path) -> None:
+    """Each is megabytes of resident memory, libcrypto above all."""
+    script = "import sys, onnxruntime; before = set(sys.modules)\nimport mcd_graph; mcd_graph.InferenceSession"
+    result = subprocess.run(
+        [sys.executable, "-c", f"{script}\nprint(*set(sys.modules) - before)"],
+        cwd=tmp_path, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    found = set(result.stdout.split())
+    assert "mcd_graph.runtime.sessions" in found
+    assert not found & {"_hashlib", "_ssl", "_bz2", "_lzma", "_ctypes"}
+
+
 def test_help_does_not_wait_for_onnx(tmp_path: Path) -> None:
     assert loaded("import mcd_graph.cli", tmp_path) <= {"rich", "typer"}
 

@@ -5,10 +5,17 @@ use crate::arch::rows::Panels;
 use crate::decoder::Bound;
 use crate::decompress::{Layout, Shared, VerifiedWeight, each};
 use crate::dequantize::Along;
-use crate::error::Error;
+use crate::error::{Error, with_room};
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUPS, PANEL};
 use crate::parallel::Parallel;
+use std::iter;
 use std::mem::MaybeUninit;
+
+/// Elements with the same scale that are too few to be worth a call.
+const SHORT: usize = 256;
+
+/// Scales that are written out at the most, 256 KiB of them.
+const PERIOD: usize = 1 << 16;
 
 /// Fractals of a panel that are dequantised together: their bytes, and the floats of a row, stay in the first cache.
 const FRACTALS: usize = 16;
@@ -62,6 +69,34 @@ impl<'a> Channels<'a> {
         };
         (len.min(self.inner - at % self.inner), one(self.scale), one(self.zero_point))
     }
+
+    /// Whether the values are better written out one for each element, until they begin anew, than asked for channel by channel.
+    fn is_short(&self) -> bool {
+        !self.is_one()
+            && (2..SHORT).contains(&self.inner)
+            && self.inner.checked_mul(self.count).is_some_and(|period| period <= PERIOD)
+    }
+
+    /// The same, written out to `scales` and `zero_points` where there are several.
+    fn written_out<'b>(
+        &self,
+        scales: &'b mut Vec<f32>,
+        zero_points: &'b mut Vec<f32>,
+    ) -> Result<Channels<'b>, Error> {
+        let (inner, count) = (self.inner, self.count);
+        let write = |along: Along<'_>, out: &'b mut Vec<f32>| -> Result<Along<'b>, Error> {
+            match along {
+                Along::Whole(value) => Ok(Along::Whole(value)),
+                Along::Columns(values) => {
+                    *out = with_room(inner * count, "scales")?;
+                    out.extend(values.iter().flat_map(|&value| iter::repeat_n(value, inner)));
+                    Ok(Along::Columns(&*out))
+                }
+            }
+        };
+        let (scale, zero_point) = (write(self.scale, scales)?, write(self.zero_point, zero_points)?);
+        Ok(Channels { inner: 1, count: inner * count, scale, zero_point })
+    }
 }
 
 impl Bound<'_, VerifiedWeight> {
@@ -79,6 +114,9 @@ impl Bound<'_, VerifiedWeight> {
         if out.len() != expected {
             return Err(Error::Argument { what: "the floats of a weight", expected, found: out.len() });
         }
+        let (mut scales, mut zero_points) = (Vec::new(), Vec::new());
+        let channels =
+            if channels.is_short() { channels.written_out(&mut scales, &mut zero_points)? } else { channels };
         let writer = Writer { weight: self, layout, channels, out: Shared::new(out) };
         each(geometry, geometry.tiles(), pool, |t, workspace| {
             let shape = geometry.tile(t);
@@ -168,7 +206,9 @@ mod tests {
                     let bound = weight.bind(&packed.x2).unwrap();
                     for (layout, order) in [(Layout::Nk, 0), (Layout::Kn, 1)] {
                         let byte = |i: usize| if order == 0 { bytes[i] } else { bytes[i % n * k + i / n] };
-                        for (inner, count) in [(1, k.min(n)), (k, n), (n * k, 1), (2, 3)] {
+                        for (inner, count) in
+                            [(1, k.min(n)), (k, n), (n * k, 1), (2, 3), (16, 5), (255, 257), (256, 3)]
+                        {
                             let channels = Channels {
                                 inner,
                                 count,

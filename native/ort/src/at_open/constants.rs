@@ -16,6 +16,12 @@ use crate::ffi::{ByteTensor, Error, element_count, with_room};
 /// The function of a model without a data file whose tensor takes the place of that file.
 const FUNCTION: &str = "mcd_at_open_data";
 
+/// An allocation that glibc always gives pages of their own, and gives back to the system: its limit grows to 32 MiB.
+const OWN_PAGES: usize = (32 << 20) + 1;
+
+/// Bytes that are worth that.
+const WORTH_OWN_PAGES: usize = 64 << 10;
+
 /// The constants of a model.
 #[derive(Deserialize)]
 pub struct Constants {
@@ -98,7 +104,7 @@ impl Constants {
                 return Err(Error::invalid(format!("{} is too short", self.data.display())));
             }
             let len = usize::try_from(len).map_err(|_| Error::invalid("it is too large"))?;
-            let mut bytes = with_room(len, "a compressed constant")?;
+            let mut bytes = passing_room(len)?;
             file.seek(SeekFrom::Start(part.start + offset)).map_err(in_file)?;
             let found = (&mut file).take(len as u64).read_to_end(&mut bytes).map_err(in_file)?;
             if found < len {
@@ -108,6 +114,16 @@ impl Constants {
         };
         Ok((read(&constant.x2)?, read(&constant.compress_index)?))
     }
+}
+
+/// Room for bytes that are soon dropped. Allocators keep what was freed of less than [`OWN_PAGES`], megabytes for each thread
+/// that restores constants; pages that are not touched take no memory.
+fn passing_room(len: usize) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    if len >= WORTH_OWN_PAGES && bytes.try_reserve_exact(len.max(OWN_PAGES)).is_ok() {
+        return Ok(bytes);
+    }
+    with_room(len, "a compressed constant")
 }
 
 impl Constant {
@@ -131,5 +147,18 @@ impl Constant {
             return Err(Error::invalid(format!("shape is {:?}, and the weight has {k} x {n} elements", self.shape)));
         }
         Ok((element, count))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_streams_have_pages_of_their_own_and_small_ones_do_not() {
+        assert!(passing_room(WORTH_OWN_PAGES).unwrap().capacity() >= OWN_PAGES);
+        assert!(passing_room(2 * OWN_PAGES).unwrap().capacity() >= 2 * OWN_PAGES);
+        assert_eq!(passing_room(100).unwrap().capacity(), 100);
+        assert!(passing_room(usize::MAX).is_err());
     }
 }

@@ -59,8 +59,10 @@ pub trait Prepared: Sized {
     fn decode(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Arc<Self>, mcd_core::Error> {
         Self::prepare(x2, index, info, options).map(Arc::new)
     }
-    /// Whether it may be decided at the first run to decode it.
-    const CHOICE: bool = false;
+    /// Of a weight that has so many bytes when it is decoded: whether it may be decided at the first run to decode it.
+    fn has_choice(_bytes: u64) -> bool {
+        false
+    }
     /// Whether all of it is decoded with the residency `decoded`.
     const DECODES: bool;
 }
@@ -88,7 +90,10 @@ impl Prepared for PreparedWeight {
         )
     }
 
-    const CHOICE: bool = true;
+    fn has_choice(_bytes: u64) -> bool {
+        true
+    }
+
     const DECODES: bool = true;
 }
 
@@ -272,7 +277,8 @@ impl<P: Prepared> Weight<P> {
         let parsed = self.parse(x2, index)?;
         let (k, n) = (parsed.geometry().k(), parsed.geometry().n());
         let key = self.key(bytes);
-        let entry = (P::CHOICE && self.policy.is_open()).then(|| LEDGER.enter(key, k as u64 * n as u64));
+        let decoded = k as u64 * n as u64;
+        let entry = (self.policy.is_open() && P::has_choice(decoded)).then(|| LEDGER.enter(key, decoded));
         let verified = match verify {
             Verify::Load => Some(self.verify(x2, index, processors(), self.policy.at_creation())?),
             Verify::Use => {

@@ -23,9 +23,13 @@ use crate::arch::workspace::Scratch;
 use crate::geometry::PANEL;
 use decode::{Memory, decode_panels};
 use products::{multiply_panel, widen};
+use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
 /// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// Proof that the processor has the instructions; with PDEP or without.
 #[derive(Debug)]
@@ -54,6 +58,13 @@ impl<const PDEP: bool> TileKernel for Avx2<PDEP> {
 
     fn fused_rows(&self) -> usize {
         FUSED_ROWS
+    }
+
+    fn prefetch(&self, bytes: &[u8]) {
+        for line in bytes.chunks(LINE) {
+            // SAFETY: a hint, which accepts any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        }
     }
 
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
