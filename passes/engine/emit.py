@@ -131,8 +131,8 @@ def build(
     if final is None:
         raise ValueError("a match's result is a value")
     take_over(match.output, final)
-    if final is node.outputs[0]:
-        _declare(final, fused.result_shape(match.weight), output_type)
+    if final is node.outputs[0] or not in_function:
+        _declare(node.outputs[0], fused.result_shape(match.weight), output_type)
     replaced[match.output] = final
     return node
 

@@ -155,7 +155,9 @@ def emptied_copy(model: ir.Model, sites: Sequence[ir.Node]) -> Iterator[Path | s
         yield answer
 
 
-def optimize(path: Path, *, custom_ops: Sequence[str | os.PathLike[str]] = ()) -> Optimized | str:
+def optimize(
+    path: Path, *, custom_ops: Sequence[str | os.PathLike[str]] = (), channels_last: bool = False
+) -> Optimized | str:
     """Return what onnxruntime makes of a model file at its default settings, or why it cannot be asked.
 
     There are models whose optimisation ends the process, so that is done in another one.
@@ -163,6 +165,7 @@ def optimize(path: Path, *, custom_ops: Sequence[str | os.PathLike[str]] = ()) -
     Args:
         path: the model.
         custom_ops: libraries of other operators that the model needs.
+        channels_last: let it bring the channels of its own convolutions last, as it does at the end.
     """
     destination = path.with_name("optimized.onnx")
     complaint = path.with_name("complaint.txt")
@@ -171,7 +174,7 @@ def optimize(path: Path, *, custom_ops: Sequence[str | os.PathLike[str]] = ()) -
 
     def ask() -> None:
         try:
-            _optimize(path, destination, custom_ops)
+            _optimize(path, destination, custom_ops, () if channels_last else ("NhwcTransformer",))
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common base
             complaint.write_text(_first_line(error), encoding="utf-8", errors="replace")
 
@@ -286,7 +289,9 @@ def _emptied(model: ir.Model, zeros: Path) -> Iterator[None]:
             value.const_value = tensor
 
 
-def _optimize(source: Path, destination: Path, custom_ops: Sequence[str | os.PathLike[str]] = ()) -> None:
+def _optimize(
+    source: Path, destination: Path, custom_ops: Sequence[str | os.PathLike[str]], disabled: Sequence[str]
+) -> None:
     options = quiet_options(threads=1, custom_ops=custom_ops)
     options.optimized_model_filepath = str(destination)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.bin")
@@ -294,8 +299,8 @@ def _optimize(source: Path, destination: Path, custom_ops: Sequence[str | os.Pat
         "session.optimized_model_external_initializers_min_size_in_bytes", str(_KEPT_BYTES + 1)
     )
     options.add_session_config_entry("session.disable_prepacking", "1")  # for nothing is computed
-    # That puts channels last: quantised operators compute the same in any layout, and nodes are compared in one.
-    ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=["NhwcTransformer"])
+    # NhwcTransformer is left out where nodes are compared: quantised operators compute the same in any layout.
+    ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled))
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from mcd_graph.passes.engine.optimized import Optimized
 
-__all__ = ["sites_to_blame"]
+__all__ = ["computing", "sites_to_blame"]
 
 #: They give the same bits whichever way they are computed: they move values, or round them in one defined way.
 _EXACT = frozenset((
@@ -164,6 +165,26 @@ def sites_to_blame(
         if node.op_type not in _EXACT and not _is_part(node, ours, within):
             blamed |= _nearest(node, ours, followed)
     return blamed.union(*(_nearest(node, ours, followed) for node in differing))
+
+
+def computing(optimized: Optimized) -> Counter[str]:
+    """Return what the nodes of an optimised model compute, but for lowered ones and those that are exact in any layout.
+
+    Their attributes and integer constants tell along which dimensions; other constants have those of the layout.
+    """
+    view = _View(optimized.graph)
+    along = {
+        tensor.name: view.constants[tensor.name]
+        for graph in graphs_of(optimized.graph)
+        for tensor in graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT64
+    }
+    any_layout = (node.op_type in _EXACT or node.op_type.startswith("QLinear") for node in view.nodes)
+    return Counter(
+        _describe(node, {name: along.get(name, "") for name in node.input})
+        for node, exact in zip(view.nodes, any_layout, strict=True)
+        if not exact and _site(node) is None
+    )
 
 
 def _rounded_otherwise(original: Optimized, theirs: _View, ours: _View) -> set[int]:

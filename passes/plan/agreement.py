@@ -18,12 +18,14 @@ from mcd_graph.passes.engine.settle import settle
 from mcd_graph.passes.engine.stand_in import StandIn, make_small, zeros
 from mcd_graph.passes.engine.surroundings import sites_to_blame
 from mcd_graph.passes.fusions.registry import FUSIONS
+from mcd_graph.passes.plan.channels_last import turn_where_transposes_cancel
 from mcd_graph.passes.plan.integers import keep_where_onnxruntime_does_otherwise
 from mcd_graph.passes.plan.lowering import LoweringPlan
 from mcd_graph.passes.plan.shapes import infer_shapes_where_needed
 from mcd_graph.passes.plan.site import Candidate, Site
 from mcd_graph.passes.plan.weights import weights_of
 from mcd_graph.passes.refusal import ReasonCode, Refusal
+from mcd_graph.passes.rules.convolution import channels_last
 
 if TYPE_CHECKING:
     import os
@@ -66,6 +68,8 @@ def agree_with_onnxruntime(
         (keep or keep_where_onnxruntime_does_otherwise)(asked, answer, calls_of(model))
         if not isinstance(answer, str) and not isinstance(copy, str):
             asked = _settle(asked, answer, copy, ask)
+            lower = functools.partial(_lower_settled, copy)
+            asked = turn_where_transposes_cancel(asked, copy, lower, functools.partial(ask, channels_last=True))
     others = [candidate for candidate in candidates if keep is None and not _is_asked(candidate)]
     return [candidate for candidate in (*asked, *others) if candidate.site.status == "lowered"]
 
@@ -132,6 +136,10 @@ def _match(rule: Rule, node: ir.Node, extent: Extent) -> Match | None:
     return rule.alone(node) if extent == Extent.MULTIPLICATION and rule.alone is not None else rule.match(node)
 
 
+def _lower_settled(path: Path, candidates: Sequence[Candidate]) -> Path:
+    return _lower_copy(path, candidates)[0]
+
+
 def _lower_copy(path: Path, candidates: Sequence[Candidate]) -> tuple[Path, dict[int, tuple[str, ...]]]:
     """Lower a copy of the model, with zeros for weights; return it and, by number, what each site takes in."""
     model = ir.load(path)  # noqa: TID251 - written here, of a model that was checked
@@ -144,6 +152,8 @@ def _lower_copy(path: Path, candidates: Sequence[Candidate]) -> tuple[Path, dict
         rule, extent = candidates[number].rule, candidates[number].extent
         with contextlib.suppress(Refusal):
             match = _match(rule, node, extent)
+            if match is not None and candidates[number].channels_last:
+                match = channels_last(match)
             if match is not None:
                 site = Site(node.name or "", node.op_type, match.pattern, "lowered")
                 copies[number] = Candidate(site, match, rule, function, extent)

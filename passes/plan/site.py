@@ -144,10 +144,11 @@ class WeightJob:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A site that can be lowered: what matched, which rule found it, the function around it, if any, and its extent."""
+    """A site that can be lowered: what matched, which rule found it, the function around it, its extent and layout."""
 
     site: Site
     match: Match
     rule: Rule
     function: ir.Function | None
     extent: Extent = Extent.ALL
+    channels_last: bool = False

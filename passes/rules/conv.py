@@ -15,8 +15,9 @@ accepted                        one to three dimensions; strides, dilations, pad
                                 kernels and results; scales and zero points for the whole kernel or per channel
 kept, with the reason           kernels that are not constant; QLinearConv of uint8 with kernels below 32 KiB, or with
                                 less than 200 multiply-adds for each byte of image that goes in or comes out, 300 in a
-                                graph with depthwise convolutions; groups whose output channels are no multiple of 16,
-                                as in depthwise convolutions; scales and zero points of other shapes
+                                graph with depthwise convolutions unless channels come last; groups whose output
+                                channels are no multiple of 16, as in depthwise convolutions; scales and zero points of
+                                other shapes
 ==============================  ======================================================================================
 
 onnxruntime folds the three scales in float32, multiplies the int32 sum with the result, clamps, rounds half to even
@@ -24,6 +25,8 @@ and adds the zero point; the operator does the same. Pixels beside the image are
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 import onnx_ir as ir
 
@@ -66,7 +69,8 @@ def _match_qlinear_conv(node: ir.Node) -> Match | None:
     scale = fold_scales(x_scale, w_scale, y_scale, n=kernel.n)
     convolution = Convolution(x, bias=quantization_column(b, kernel.n), window=window_of(node, kernel, x))
     convolution = requantized(scaled(convolution, kernel, scale, (x_zero_point, w_zero_point)), y_zero_point)
-    refuse_small(node, kernel, x, convolution.window)
+    refusal = refuse_small(node, kernel, x, convolution.window)
+    convolution = dataclasses.replace(convolution, unless_last=refusal)
     return Match("QLinearConv", kernel, convolution, node.outputs[0], (node,))
 
 

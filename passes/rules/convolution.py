@@ -21,19 +21,21 @@ from mcd_graph.passes.engine.facts import (
     known_shape,
     string_attribute,
 )
-from mcd_graph.passes.engine.match import NewCompressed, NewConstant, Operand, Weight
+from mcd_graph.passes.engine.match import NewCompressed, NewConstant, NewNode, NewOutput, Operand, Result, Weight
 from mcd_graph.passes.engine.operands import find_weight, quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import Scale, require_one_value
 
 if TYPE_CHECKING:
     from mcd_graph.operators.spec import OperatorSpec
+    from mcd_graph.passes.engine.match import Match
 
 __all__ = [
     "SMALL",
     "WORK",
     "Convolution",
     "Kernel",
+    "channels_last",
     "find_kernel",
     "refuse_small",
     "requantized",
@@ -48,7 +50,7 @@ SMALL = 32 << 10
 #: Multiply-adds for each byte of image that goes in or comes out below which it is faster as well, where neighbours are
 #: not lowered: onnxruntime keeps images with their channels last between its own convolutions, and has to turn them for
 #: others. Kernels among depthwise ones, which stay with onnxruntime, cost 2 to 7 % of a model with 160 to 256, on two
-#: threads most, and gain with 384, so that half as much again is asked for there
+#: threads most, and gain with 384, so that half as much again is asked for there, unless their own channels come last
 #: (docs/experiments/2026-11-28-sessions.md).
 WORK = 200
 
@@ -84,7 +86,11 @@ class Kernel(Weight):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Convolution(NewCompressed):
-    """A ConvCompressDequant to be."""
+    """A ConvCompressDequant to be.
+
+    Attributes:
+        unless_last: why it is none unless its channels are last; ``None``: it is one anyway.
+    """
 
     spec: ClassVar[OperatorSpec] = conv_compress_dequant.SPEC
 
@@ -97,6 +103,7 @@ class Convolution(NewCompressed):
     x1_scale: Operand = None
     window: conv_compress_dequant.Window | None = None
     output_type: ir.DataType | None = None
+    unless_last: Refusal | None = None
 
     def attributes(self) -> dict[str, Any]:
         """Return its attributes; those that are as by default are left out."""
@@ -113,13 +120,17 @@ class Convolution(NewCompressed):
             attributes["same"] = window.same
         if window.group != 1:
             attributes["group"] = window.group
+        if window.channels_last:
+            attributes["channels_last"] = 1
         return attributes
 
     def result_shape(self, weight: Weight) -> ir.Shape | None:
         """Return how many dimensions it has, and its channels: onnxruntime does not infer those of unnamed sizes."""
         if self.window is None:
             return None
-        return ir.Shape([None, weight.n, *(None for _ in self.window.kernel)])
+        dims: list[int | None] = [None] * (len(self.window.kernel) + 2)
+        dims[self.window.channels] = weight.n
+        return ir.Shape(dims)
 
     def tiling(self, weight: Weight) -> tuple[int, int] | None:
         """Return tiles of which each group has whole ones; where there is one group, the codec chooses."""
@@ -147,14 +158,36 @@ def scaled(
 
 def requantized(convolution: Convolution, y_zero_point: ir.Value | NewConstant, *, typed: bool = True) -> Convolution:
     """Return a convolution whose result is quantised again; ``typed``: and stays of the type of its zero point."""
-    if isinstance(y_zero_point, NewConstant):
-        dtype: ir.DataType | None = ir.DataType.from_numpy(y_zero_point.array.dtype)
-    else:
+    if isinstance(y_zero_point, ir.Value):
         require_one_value(y_zero_point, "output zero point")
-        dtype = known_dtype(y_zero_point)
+    dtype = _dtype(y_zero_point)
     if dtype not in (ir.DataType.INT8, ir.DataType.UINT8, None):
         raise Refusal(ReasonCode.RESULT_TYPE, f"its output is {dtype.name.lower()}, not int8 or uint8")
     return dataclasses.replace(convolution, y_zero_point=y_zero_point, output_type=dtype if typed else None)
+
+
+def channels_last(match: Match) -> Match | None:
+    """Return a match whose node has its channels last, between two Transposes; ``None`` where that brings nothing.
+
+    onnxruntime keeps channels last between convolutions that requantise uint8, and cancels Transposes that meet.
+    """
+    fused = match.fused
+    if not isinstance(fused, Convolution) or fused.window is None or not isinstance(fused.x1, ir.Value):
+        return None
+    x_type = _dtype(fused.x1) or _dtype(fused.x1_zero_point)
+    if x_type != ir.DataType.UINT8 or _dtype(fused.y_zero_point) != ir.DataType.UINT8:
+        return None
+    window = dataclasses.replace(fused.window, channels_last=True)
+    x1 = NewOutput(NewNode("Transpose", (fused.x1,), {"perm": window.to_last}))
+    result = NewOutput(NewNode("Transpose", (Result(),), {"perm": window.to_second}))
+    turned = dataclasses.replace(fused, x1=x1, window=window, unless_last=None)
+    return dataclasses.replace(match, fused=turned, result=result)
+
+
+def _dtype(operand: Operand) -> ir.DataType | None:
+    if isinstance(operand, NewConstant):
+        return ir.DataType.from_numpy(operand.array.dtype)
+    return known_dtype(operand) if isinstance(operand, ir.Value) else None
 
 
 def find_kernel(node: ir.Node, value: ir.Value | None, path: tuple[ir.Node, ...] = ()) -> Kernel | None:
@@ -175,24 +208,28 @@ def find_kernel(node: ir.Node, value: ir.Value | None, path: tuple[ir.Node, ...]
 
 def refuse_small(
     node: ir.Node, kernel: Kernel, x: ir.Value | None, window: conv_compress_dequant.Window | None
-) -> None:
-    """Refuse a kernel that onnxruntime is faster with; of int8 activations, its operator is slow with every kernel."""
+) -> Refusal | None:
+    """Refuse a kernel that onnxruntime is faster with; of int8 activations, its operator is slow with every kernel.
+
+    Returns:
+        The refusal of one that may be lowered with its channels last, and only so.
+    """
     if known_dtype(x) == ir.DataType.INT8:
-        return
+        return None
     if kernel.tensor.nbytes < SMALL:
         text = f"its kernel has {kernel.tensor.nbytes} bytes, and onnxruntime is faster with less than {SMALL}"
         raise Refusal(ReasonCode.CONVOLUTION_SMALL, text)
     n, channels = kernel.n // (1 if window is None else window.group), dimensions(kernel.tensor)[1]
     work = kernel.k * n // (channels + n)
-    least, beside = WORK, ""
-    if work >= WORK and any(_is_depthwise(each) for each in graph_of(node)):
-        least, beside = WORK + WORK // 2, " beside depthwise convolutions"
-    if work < least:
-        text = (
-            f"it does {work} multiply-adds for each byte of image that it reads or writes, and onnxruntime is faster "
-            f"with less than {least}{beside}"
-        )
-        raise Refusal(ReasonCode.CONVOLUTION_SMALL, text)
+    done = f"it does {work} multiply-adds for each byte of image that it reads or writes, "
+    done += "and onnxruntime is faster with"
+    if work < WORK:
+        raise Refusal(ReasonCode.CONVOLUTION_SMALL, f"{done} less than {WORK}")
+    least = WORK + WORK // 2
+    if work >= least or not any(_is_depthwise(each) for each in graph_of(node)):
+        return None
+    text = f"{done} less than {least} beside depthwise convolutions where its channels cannot come last"
+    return Refusal(ReasonCode.CONVOLUTION_SMALL, text)
 
 
 def _is_depthwise(node: ir.Node) -> bool:

@@ -108,15 +108,21 @@ def test_it_gives_what_numpy_gives(data: st.DataObject) -> None:
     if form == "bytes":
         operands["y_zero_point"] = np.array(7, data.draw(KINDS, "y"))
     w = kernel(w_type, (n, channels, *size))
-    tiling = (4, 1) if group == 2 else (8, 8)
-    model = compressed(
-        w, x, tiling=tiling, operands=operands, strides=strides, dilations=dilations, pads=pads, group=group
-    )
-    expected = ReferenceEvaluator(model, new_ops=[ConvCompressDequant]).run(None, {"x1": x})[0]
-    for threads in (1, 2):
-        found = run(model, x, threads=threads)
-        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-        assert found.tobytes() == expected.tobytes()
+    settings_ = {
+        "tiling": (4, 1) if group == 2 else (8, 8), "operands": operands,
+        "strides": strides, "dilations": dilations, "pads": pads, "group": group,
+    }  # fmt: skip
+    expected = ReferenceEvaluator(compressed(w, x, **settings_), new_ops=[ConvCompressDequant]).run(None, {"x1": x})[0]
+    last, turned = (np.ascontiguousarray(np.moveaxis(each, 1, -1)) for each in (x, expected))
+    for image, result, channels_last in ((x, expected, None), (last, turned, 1)):
+        model = compressed(w, image, **settings_, channels_last=channels_last)
+        if channels_last:
+            reference = ReferenceEvaluator(model, new_ops=[ConvCompressDequant]).run(None, {"x1": image})[0]
+            assert (reference.shape, reference.tobytes()) == (result.shape, result.tobytes())
+        for threads in (1, 2):
+            found = run(model, image, threads=threads)
+            assert (found.dtype, found.shape) == (result.dtype, result.shape)
+            assert found.tobytes() == result.tobytes()
 
 
 @pytest.mark.parametrize("same", [1, 2])
@@ -155,6 +161,8 @@ HUGE = 2**62
         ({"pads": [HUGE, 0, HUGE, 0]}, ""),
         ({"pads": [0, 0]}, "pads is [0, 0] instead of 4 numbers"),
         ({"same": 7}, "same is 7 instead of 0, 1 or 2"),
+        ({"channels_last": 2}, "channels_last is 2 instead of 0 or 1"),
+        ({"channels_last": 1}, "x1: has shape [1, 8, 9, 7] instead of (batch, …, 8) of 4 dimensions"),
         ({"same": 1, "pads": [0, 0, 0, 0]}, "pads must be absent where same is not 0"),
         ({"group": 0}, "group is 0 instead of 1 or more"),
         ({"group": -1}, "group is -1 instead of 1 or more"),

@@ -306,7 +306,12 @@ def test_among_depthwise_convolutions_a_kernel_has_to_do_half_as_much_again(
         model.graph.node.append(helper.make_node("DequantizeLinear", ["beside_w", "one", "zi"], ["beside_d"]))
         beside = helper.make_node("Conv", ["d", "beside_d"], ["beside"], group=groups)
     else:
-        inputs = ["x", "one", "zu", "beside_w", "one", "zi", "one", "zu"]
+        # Of another image: the Transposes of neighbours would cancel.
+        other = onnx.ValueInfoProto()
+        other.CopyFrom(model.graph.input[0])
+        other.name = "other"
+        model.graph.input.append(other)
+        inputs = ["other", "one", "zu", "beside_w", "one", "zi", "one", "zu"]
         beside = helper.make_node("QLinearConv", inputs, ["beside"], group=groups)
     model.graph.node.append(beside)
     dtype = onnx.TensorProto.FLOAT if quantized == "QDQ" else onnx.TensorProto.UINT8

@@ -40,7 +40,7 @@ SPEC = OperatorSpec(
     check=restoration.check_node,
     weight_shape=restoration.kernel_shape,
     weight_of=restoration.kernel_of,
-    restore=restoration.restore,
+    restore="mcd_graph.passes.restore_conv",  # by name: it takes Transposes away, as the passes do
     telling_inputs=("bias", "deq_scale", "addend", "y_zero_point"),
 )
 

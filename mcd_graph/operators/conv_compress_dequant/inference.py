@@ -7,7 +7,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto
 
-from mcd_graph.operators.conv_compress_dequant.signature import INPUT_NAMES, WINDOW_NAMES
+from mcd_graph.operators.conv_compress_dequant.signature import INPUT_NAMES, NUMBERS, WINDOW_NAMES
 from mcd_graph.operators.conv_compress_dequant.window import Window
 from mcd_graph.operators.inference import type_of_input
 
@@ -21,7 +21,7 @@ def infer(context: Any) -> None:
         raise onnx.shape_inference.InferenceError("compress_info must hold 5 integers")
     given = {name: context.get_attribute(name) for name in WINDOW_NAMES}
     plain = {
-        name: attribute.i if name in ("same", "group") else list(attribute.ints)
+        name: attribute.i if name in NUMBERS else list(attribute.ints)
         for name, attribute in given.items()
         if attribute is not None
     }
@@ -42,12 +42,14 @@ def _infer_shape(image: Any, result: Any, info: list[int], window: Window) -> No
     """Write the result's dimensions; those that are not known stay without a number."""
     dims = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value >= 0 else None for dim in image.dim]
     channels = info[2] // window.taps * window.group
-    if len(dims) != len(window.kernel) + 2 or dims[1] not in (None, channels):
-        raise ValueError(f"x1 must be of shape (batch, {channels}, ...) and {len(window.kernel) + 2} dimensions")
+    if len(dims) != len(window.kernel) + 2 or dims.pop(window.channels) not in (None, channels):
+        order = f"(batch, ..., {channels})" if window.channels_last else f"(batch, {channels}, ...)"
+        raise ValueError(f"x1 must be of shape {order} and {len(window.kernel) + 2} dimensions")
     result.dim.add().CopyFrom(image.dim[0])
-    result.dim.add().dim_value = info[3]
-    known = [size for size in dims[2:] if size is not None]
-    output = window.placed(known)[1] if len(known) == len(window.kernel) else [None] * len(window.kernel)
+    known = [size for size in dims[1:] if size is not None]
+    unknown: list[int | None] = [None] * len(window.kernel)
+    output = [*window.placed(known)[1]] if len(known) == len(window.kernel) else unknown
+    output.insert(window.channels - 1, info[3])
     for size in output:
         dim = result.dim.add()
         if size is not None:

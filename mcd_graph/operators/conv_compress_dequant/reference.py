@@ -37,6 +37,7 @@ class ConvCompressDequant(OpRun):
         pads: list[int] | None = None,
         same: int | None = None,
         group: int | None = None,
+        channels_last: int | None = None,
         output_type: int | None = None,  # noqa: ARG002  (the inputs tell it)
     ) -> tuple[np.ndarray]:
         """Compute the operator; see the schema for shapes and types.
@@ -45,7 +46,7 @@ class ConvCompressDequant(OpRun):
             ValueError: an attribute is wrong, the image does not have the kernel's channels, the kernel does not fit,
                 scales and zero points are there without what they need, or the compressed weight is not valid.
         """
-        given = (kernel_shape, strides, dilations, pads, same, group)
+        given = (kernel_shape, strides, dilations, pads, same, group, channels_last)
         window = Window.of(dict(zip(WINDOW_NAMES, given, strict=True)))
         info = np.asarray(compress_info, dtype=np.int64)
         window.check_sizes(info.tolist())
@@ -53,13 +54,15 @@ class ConvCompressDequant(OpRun):
             raise ValueError("addend, y_zero_point and x1_scale need a deq_scale")
         if addend is not None and y_zero_point is not None:
             raise ValueError("addend needs a deq_scale, and no y_zero_point")
+        # What is meant with channels last is what is computed with channels second.
+        x1 = np.moveaxis(x1, window.channels, 1) if x1.ndim == len(window.kernel) + 2 else x1
         total = _convolve(window, x1, x1_zero_point, _native.decode(x2, compress_index, info), w_zero_point)
-        channels_last = np.moveaxis(total, 1, -1)
+        sums = np.moveaxis(total, 1, -1)
         if bias is not None:
-            channels_last += bias.reshape(-1)
-        acc = channels_last.astype(np.int32)
+            sums += bias.reshape(-1)
+        acc = sums.astype(np.int32)
         if deq_scale is None:
-            return (_channels_second(acc),)
+            return (_placed(acc, window),)
         scale = deq_scale.reshape(-1)
         if x1_scale is not None:
             scale = x1_scale.reshape(()) * scale
@@ -67,12 +70,13 @@ class ConvCompressDequant(OpRun):
         if y_zero_point is not None:
             limits, zero_point = np.iinfo(y_zero_point.dtype), np.float32(y_zero_point.reshape(()))
             y = np.clip(y, np.float32(limits.min) - zero_point, np.float32(limits.max) - zero_point)
-            return (_channels_second((np.rint(y) + zero_point).astype(y_zero_point.dtype)),)
-        return (_channels_second(y if addend is None else y + addend.reshape(-1)),)
+            return (_placed((np.rint(y) + zero_point).astype(y_zero_point.dtype), window),)
+        return (_placed(y if addend is None else y + addend.reshape(-1), window),)
 
 
-def _channels_second(result: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(np.moveaxis(result, -1, 1))
+def _placed(result: np.ndarray, window: Window) -> np.ndarray:
+    """Return a result that has its channels last with them where the operator gives them."""
+    return np.ascontiguousarray(np.moveaxis(result, -1, window.channels))
 
 
 def _convolve(

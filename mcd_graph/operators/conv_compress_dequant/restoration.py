@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx import TensorProto
 
-from mcd_graph.operators.conv_compress_dequant.signature import INPUT_NAMES, WINDOW_NAMES
+from mcd_graph.operators.conv_compress_dequant.signature import INPUT_NAMES, NUMBERS, WINDOW_NAMES
 from mcd_graph.operators.conv_compress_dequant.window import Window
 from mcd_graph.operators.nodes import NewConstant, NewNode, NewOutput
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from mcd_graph.operators.nodes import Operand
     from mcd_graph.operators.view import CompressedNode
 
-__all__ = ["check_node", "kernel_of", "kernel_shape", "restore"]
+__all__ = ["check_node", "kernel_of", "kernel_shape", "restore", "window_of"]
 
 #: What ``auto_pad`` is called for each value of ``same`` but 0.
 _SAME = {1: "SAME_UPPER", 2: "SAME_LOWER"}
 
 
-def _window_of(node: CompressedNode) -> Window:
+def window_of(node: CompressedNode) -> Window:
     """Return the window of a node.
 
     Raises:
@@ -32,7 +32,7 @@ def _window_of(node: CompressedNode) -> Window:
     try:
         return Window.of(
             {
-                name: attributes[name].as_int() if name in ("same", "group") else list(attributes[name].as_ints())
+                name: attributes[name].as_int() if name in NUMBERS else list(attributes[name].as_ints())
                 for name in WINDOW_NAMES
                 if name in attributes
             }
@@ -44,7 +44,7 @@ def _window_of(node: CompressedNode) -> Window:
 def kernel_shape(node: CompressedNode) -> tuple[int, ...]:
     """Return the shape of the kernel, (n, channels / group, size ...); that of the matrix, if attributes are wrong."""
     try:
-        window = _window_of(node)
+        window = window_of(node)
         window.check_sizes(node.info)
     except ValueError:
         return node.n, node.k
@@ -63,7 +63,7 @@ def kernel_of(node: CompressedNode, decoded: np.ndarray) -> np.ndarray:
 def check_node(node: CompressedNode) -> str | None:
     """Return what is wrong with a node: its attributes contradict each other or its weight."""
     try:
-        _window_of(node).check_sizes(node.info)
+        window_of(node).check_sizes(node.info)
     except ValueError as error:
         return str(error)
     has = {name: node.input(name) is not None for name in INPUT_NAMES}
@@ -75,17 +75,29 @@ def check_node(node: CompressedNode) -> str | None:
 
 
 def restore(node: CompressedNode, weight: ir.Value) -> Operand:
-    """Return the ConvInteger or QLinearConv, and what stood behind it, that give the node's bits."""
-    window = _window_of(node)
+    """Return the ConvInteger or QLinearConv, and what stood behind it, that give the node's bits.
+
+    Where its channels are last, all that is between two Transposes.
+    """
+    window = window_of(node)
+    x1: Operand = node.input("x1")
+    if not window.channels_last:
+        return _channels_second(node, x1, weight, window)
+    x1 = NewOutput(NewNode("Transpose", (x1,), {"perm": window.to_second}))
+    result = _channels_second(node, x1, weight, window)
+    return NewOutput(NewNode("Transpose", (result,), {"perm": window.to_last}))
+
+
+def _channels_second(node: CompressedNode, x1: Operand, weight: ir.Value, window: Window) -> Operand:
     attributes = _conv_attributes(window)
     scale, x1_scale = node.input("deq_scale"), node.input("x1_scale")
     zero_points: list[Operand] = [node.input("x1_zero_point"), node.input("w_zero_point")]
     factor: Operand = scale if x1_scale is None else NewOutput(NewNode("Mul", (x1_scale, scale)))
     if (y_zero_point := node.input("y_zero_point")) is not None:
-        return _qlinear_conv(node, weight, factor, y_zero_point, attributes)
+        return _qlinear_conv(node, x1, weight, (factor, y_zero_point), attributes)
     while zero_points and zero_points[-1] is None:
         zero_points.pop()
-    result = NewOutput(NewNode("ConvInteger", (node.input("x1"), weight, *zero_points), attributes))
+    result = NewOutput(NewNode("ConvInteger", (x1, weight, *zero_points), attributes))
     columns = NewConstant(np.array([1, -1, *(1,) * len(window.kernel)], np.int64), "columns")
 
     def along_channels(values: Operand) -> Operand:
@@ -103,20 +115,25 @@ def restore(node: CompressedNode, weight: ir.Value) -> Operand:
 
 
 def _qlinear_conv(
-    node: CompressedNode, weight: ir.Value, factor: Operand, y_zero_point: ir.Value, attributes: dict[str, Any]
+    node: CompressedNode,
+    x1: Operand,
+    weight: ir.Value,
+    of_result: tuple[Operand, ir.Value],
+    attributes: dict[str, Any],
 ) -> Operand:
     """Return the QLinearConv that gives the bits of a node that requantises: its scales are 1 but for the kernel's."""
+    factor, y_zero_point = of_result
     one = NewConstant(np.array(1, np.float32), "one")
     x1_zero_point, w_zero_point = node.input("x1_zero_point"), node.input("w_zero_point")
     x_zero: Operand = x1_zero_point
     if x1_zero_point is None:
-        x1 = node.input("x1")
-        signed = x1 is not None and x1.dtype == ir.DataType.INT8
+        image = node.input("x1")
+        signed = image is not None and image.dtype == ir.DataType.INT8
         x_zero = NewConstant(np.zeros((), np.int8 if signed else np.uint8), "zero")
     w_zero: Operand = w_zero_point
     if w_zero_point is None:
         w_zero = NewConstant(np.zeros((), node.dtype.numpy()), "zero")
-    inputs: list[Operand] = [node.input("x1"), one, x_zero, weight, factor, w_zero, one, y_zero_point]
+    inputs: list[Operand] = [x1, one, x_zero, weight, factor, w_zero, one, y_zero_point]
     if (bias := node.input("bias")) is not None:
         inputs.append(bias)
     return NewOutput(NewNode("QLinearConv", tuple(inputs), attributes))

@@ -4,7 +4,7 @@ import onnx_ir as ir
 
 from mcd_graph.operators.spec import Attribute, Input, Output
 
-__all__ = ["ATTRIBUTES", "DOC", "INPUTS", "INPUT_NAMES", "OP_TYPE", "OUTPUTS", "TYPES", "WINDOW_NAMES"]
+__all__ = ["ATTRIBUTES", "DOC", "INPUTS", "INPUT_NAMES", "NUMBERS", "OP_TYPE", "OUTPUTS", "TYPES", "WINDOW_NAMES"]
 
 OP_TYPE = "ConvCompressDequant"
 
@@ -23,13 +23,15 @@ With x1_scale: deq_scale stands for float32(x1_scale * deq_scale) in all of this
 kernel_shape, strides, dilations, pads and group are those of ONNX's Conv; same = 1 is its auto_pad SAME_UPPER, 2 its
 SAME_LOWER. Of group groups, each n / group output channels see their own channels / group input channels.
 
+With channels_last = 1, x1 is (batch, pixels ..., channels) and y (batch, pixels ..., n).
+
 compress_info declares the kernel as a matrix of n rows, the output channels, with k = taps * channels / group columns:
 the channels of a tap beside each other, the taps in row-major order. It is the kernel (n, channels / group, taps ...)
 with its second dimension last.
 """
 
 INPUTS = (
-    Input("x1", "T1", "images (batch, channels, pixels ...)"),
+    Input("x1", "T1", "images (batch, channels, pixels ...), or as channels_last says"),
     Input("x2", "tensor(int8)", "compressed stream of the kernel, constant"),
     Input("compress_index", "tensor(int8)", "8 bytes for each tile of the kernel, constant"),
     Input("deq_scale", "tensor(float)", "one scale or one per output channel", optional=True),
@@ -44,7 +46,7 @@ INPUTS = (
 #: The inputs by position; all behind ``compress_index`` are optional.
 INPUT_NAMES = tuple(each.name for each in INPUTS)
 
-OUTPUTS = (Output("y", "TY", "result (batch, n, pixels ...)"),)
+OUTPUTS = (Output("y", "TY", "result (batch, n, pixels ...), or as channels_last says"),)
 
 TYPES = {
     "T1": (("tensor(int8)", "tensor(uint8)"), "activation"),
@@ -61,8 +63,10 @@ ATTRIBUTES = (
     Attribute("pads", ir.AttributeType.INTS, "pixels before each dimension, then those behind; 0 by default"),
     Attribute("same", ir.AttributeType.INT, "0: pads count; 1: SAME_UPPER; 2: SAME_LOWER", default=0),
     Attribute("group", ir.AttributeType.INT, "groups of channels", default=1),
+    Attribute("channels_last", ir.AttributeType.INT, "1: the channels of images and results come last", default=0),
     Attribute("output_type", ir.AttributeType.INT, "ONNX data type of the output"),
 )
 
-#: The attributes that say how a kernel goes over an image.
-WINDOW_NAMES = ("kernel_shape", "strides", "dilations", "pads", "same", "group")
+#: The attributes that say how a kernel goes over an image: first the lists, then those that are one number each.
+NUMBERS = ("same", "group", "channels_last")
+WINDOW_NAMES = ("kernel_shape", "strides", "dilations", "pads", *NUMBERS)

@@ -25,6 +25,7 @@ class Window:
         pads: pixels in front of each dimension, then those behind it.
         same: 0: ``pads`` count; 1, 2: ``SAME_UPPER``, ``SAME_LOWER``.
         group: groups of channels.
+        channels_last: images and results have their channels last, not second.
     """
 
     kernel: tuple[int, ...]
@@ -33,6 +34,7 @@ class Window:
     pads: tuple[int, ...]
     same: int
     group: int
+    channels_last: bool = False
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Window:
@@ -42,12 +44,14 @@ class Window:
             ValueError: an attribute is wrong; the text names it.
         """
         kernel = tuple(given.get("kernel_shape") or ())
-        strides, dilations, pads, same, group = (given.get(name) for name in WINDOW_NAMES[1:])
+        strides, dilations, pads, same, group, channels_last = (given.get(name) for name in WINDOW_NAMES[1:])
         rank = len(kernel)
         if not 1 <= rank <= 3:
             raise ValueError(f"kernel_shape is {list(kernel)} instead of one to 3 numbers")
         if same not in (None, 0, 1, 2):
             raise ValueError(f"same is {same} instead of 0, 1 or 2")
+        if channels_last not in (None, 0, 1):
+            raise ValueError(f"channels_last is {channels_last} instead of 0 or 1")
         if same and pads is not None:
             raise ValueError("pads must be absent where same is not 0")
         window = cls(
@@ -57,6 +61,7 @@ class Window:
             tuple(pads or (0,) * 2 * rank),
             same or 0,
             1 if group is None else group,
+            bool(channels_last),
         )
         lists = (window.kernel, window.strides, window.dilations, window.pads, (window.group,))
         counts = (rank, rank, rank, 2 * rank, 1)
@@ -71,6 +76,22 @@ class Window:
     def taps(self) -> int:
         """Pixels under the kernel."""
         return math.prod(self.kernel)
+
+    @property
+    def channels(self) -> int:
+        """Which dimension of images and results has the channels."""
+        return len(self.kernel) + 1 if self.channels_last else 1
+
+    @property
+    def to_last(self) -> list[int]:
+        """The order of dimensions that brings second channels last, as Transpose takes it."""
+        return [0, *range(2, len(self.kernel) + 2), 1]
+
+    @property
+    def to_second(self) -> list[int]:
+        """The way back."""
+        rank = len(self.kernel)
+        return [0, rank + 1, *range(1, rank + 1)]
 
     def placed(self, image: Sequence[int]) -> tuple[list[tuple[int, int]], list[int]]:
         """Return the padding of each dimension of an image, and the output's dimensions.

@@ -24,7 +24,7 @@ mod transpose;
 
 pub use codec::{Histogram, Profile, WeightType};
 pub use container::{CompressedWeight, EncodedWeight, WeightView, encode, encode_packed};
-pub use conv::{ConvCall, Image, Padding, Window};
+pub use conv::{ConvCall, Image, Order, Padding, Window};
 pub use decoder::Bound;
 pub use decompress::{Layout, VerifiedWeight, unpack, unpack_into};
 pub use dequantize::Along;

@@ -2,8 +2,9 @@
 
 use mcd_core::{
     Activation, CompressedWeight, ConvCall, EncodedWeight, Epilogue, Error, Image, Kernel, Layout, MatmulCall,
-    Operands, Output, Padding, Parallel, PrepareOptions, PreparedWeight, Profile, Residency, ScalarOrPerColumn,
-    Serial, Tiling, VerifiedWeight, WeightType, WeightView, Window, ZeroPoint, encode, encode_packed, unpack,
+    Operands, Order, Output, Padding, Parallel, PrepareOptions, PreparedWeight, Profile, Residency,
+    ScalarOrPerColumn, Serial, Tiling, VerifiedWeight, WeightType, WeightView, Window, ZeroPoint, encode,
+    encode_packed, unpack,
 };
 use mcd_testkit::Rng;
 use mcd_testkit::failing::{Counting, Failing, each_request_refused};
@@ -159,19 +160,22 @@ fn convolving() {
         for residency in RESIDENCIES {
             let prepared =
                 PreparedWeight::new(&x2, &compress_index, &compress_info, options(kernel, residency, 1)).unwrap();
-            each_request_refused(&format!("convolve {kernel:?} {residency:?}"), || {
-                let call = ConvCall {
-                    x: Image::U8(&x),
-                    batch: 1,
-                    channels,
-                    groups: 1,
-                    window,
-                    operands: Operands { x_zero_point: 3, ..Operands::default() },
-                };
-                let mut out = out.lock().unwrap();
-                let output = Output::new(&mut out[..], Epilogue::Sums);
-                prepared.bind(&x2).unwrap().convolve(&call, output, &Serial).map_err(text)
-            });
+            for order in [Order::ChannelsFirst, Order::ChannelsLast] {
+                each_request_refused(&format!("convolve {kernel:?} {residency:?} {order:?}"), || {
+                    let call = ConvCall {
+                        x: Image::U8(&x),
+                        order,
+                        batch: 1,
+                        channels,
+                        groups: 1,
+                        window,
+                        operands: Operands { x_zero_point: 3, ..Operands::default() },
+                    };
+                    let mut out = out.lock().unwrap();
+                    let output = Output::new(&mut out[..], Epilogue::Sums);
+                    prepared.bind(&x2).unwrap().convolve(&call, output, &Serial).map_err(text)
+                });
+            }
         }
     }
 }

@@ -1,6 +1,9 @@
-//! The code that is chosen for a histogram: none costs less, by size and what its parts take to decode.
+//! The code that is chosen for a histogram: none costs less, by size and what its parts take to decode. And what is written
+//! with it: as long as its code words, and decoded by the reference decoder.
 
 use mcd_core::Profile;
+use mcd_core::codec::decode::CodedTile;
+use mcd_core::codec::encode::EncodeTable;
 use mcd_core::codec::{Code, Histogram, MAX_LEVELS, Order};
 use mcd_testkit::Rng;
 
@@ -124,4 +127,44 @@ fn no_other_code_costs_less() {
             }
         }
     }
+}
+
+/// Bytes of a coded tile of these symbols, as the format describes it: root fields, the number of weights that are continued, a
+/// bit for each entry of each level, and a byte for each escape.
+fn described_len(code: &Code, symbols: &[u8]) -> usize {
+    let table = code.table();
+    let ranks: Vec<_> = symbols.iter().map(|symbol| table.iter().position(|s| s == symbol).unwrap()).collect();
+    let entries = |level: usize| {
+        let first = usize::from(code.direct()) + usize::from(code.step()) * level;
+        ranks.iter().filter(|&&rank| rank >= first).count()
+    };
+    let levels: usize = (0..code.levels()).map(|level| entries(level).div_ceil(8)).sum();
+    symbols.len() / 8 * code.root_bits() + 2 + levels + entries(code.levels())
+}
+
+#[test]
+fn tiles_are_as_long_as_their_code_words_and_decode() {
+    let mut rng = Rng::new(11);
+    let mut parameters = std::collections::BTreeSet::new();
+    for (width, centre, apart) in
+        [(1, 0x80, 0), (3, 0x80, 40), (8, 0x86, 0), (20, 0x80, 9), (30, 250, 128), (45, 20, 0)]
+    {
+        let symbols = bell(&mut rng, 4 * 512, centre, width, apart);
+        for profile in [Profile::Fast, Profile::Balanced, Profile::Small] {
+            let Some(code) = Code::choose(&Histogram::of(&symbols), profile) else { continue };
+            parameters.insert((code.root_bits(), code.step(), code.levels()));
+            let mut coded = EncodeTable::new(&code).encode(&symbols);
+            assert_eq!(coded.len(), described_len(&code, &symbols), "{code:?}");
+            let end = coded.len().next_multiple_of(64);
+            coded.resize(end + 64, 0);
+            let tile = CodedTile::parse(&coded, 0, end, symbols.len() / 8 * code.root_bits()).unwrap();
+            let mut decoded = vec![0; symbols.len()];
+            tile.decode(&code, &mut decoded).unwrap();
+            assert!(decoded == symbols, "{code:?}");
+            let counts = tile.check(&code).unwrap();
+            tile.starts(code.levels(), symbols.len()).expect("it is whole");
+            assert_eq!(counts.len(), code.levels() + 1, "{code:?}");
+        }
+    }
+    assert!(parameters.len() > 8, "{parameters:?}");
 }

@@ -2,8 +2,9 @@
 
 use mcd_core::parallel::Scoped;
 use mcd_core::{
-    ConvCall, Epilogue, Error, Image, Kernel, Operands, Output, Padding, Parallel, PrepareOptions, PreparedWeight,
-    Profile, Residency, ScalarOrPerColumn, Serial, Tiling, WeightType, WeightView, Window, ZeroPoint, encode,
+    ConvCall, Epilogue, Error, Image, Kernel, Operands, Order, Output, Padding, Parallel, PrepareOptions,
+    PreparedWeight, Profile, Residency, ScalarOrPerColumn, Serial, Tiling, WeightType, WeightView, Window, ZeroPoint,
+    encode,
 };
 
 /// A convolution: sizes and how the kernel goes over an image.
@@ -141,6 +142,13 @@ fn packed(
     (PreparedWeight::new(&encoded.x2, &encoded.compress_index, &encoded.compress_info, options).unwrap(), encoded.x2)
 }
 
+/// (batch, channels, pixels) with the channels last.
+fn turned<T: Copy>(values: &[T], channels: usize, pixels: usize) -> Vec<T> {
+    let image =
+        |image: &[T]| (0..image.len()).map(|at| image[at % channels * pixels + at / channels]).collect::<Vec<_>>();
+    values.chunks_exact((channels * pixels).max(1)).flat_map(image).collect()
+}
+
 #[test]
 fn every_kernel_computes_the_definition() {
     for (number, case) in cases().into_iter().enumerate() {
@@ -148,11 +156,13 @@ fn every_kernel_computes_the_definition() {
         let x = bytes(case.batch * case.channels * window.pixels(), number as u64);
         let w: Vec<u8> = bytes(n * k, 99 + number as u64).iter().map(|byte| byte & 63).collect();
         let signed = number % 2 == 1;
-        let xi: Vec<i8> = x.iter().map(|&x| x as i8).collect();
-        let (image, x32): (_, Vec<i32>) = if signed {
-            (Image::I8(&xi), xi.iter().map(|&x| x.into()).collect())
-        } else {
-            (Image::U8(&x), x.iter().map(|&x| x.into()).collect())
+        let x32: Vec<i32> = x.iter().map(|&x| if signed { (x as i8).into() } else { x.into() }).collect();
+        let last = turned(&x, case.channels, window.pixels());
+        let signs = |x: &[u8]| x.iter().map(|&x| x as i8).collect::<Vec<i8>>();
+        let (xi, lasti) = (signs(&x), signs(&last));
+        let images = match signed {
+            true => [(Order::ChannelsFirst, Image::I8(&xi)), (Order::ChannelsLast, Image::I8(&lasti))],
+            false => [(Order::ChannelsFirst, Image::U8(&x)), (Order::ChannelsLast, Image::U8(&last))],
         };
         let w32: Vec<i32> = w.iter().map(|&w| w.into()).collect();
         let x_zero_point = if signed { -7 } else { 131 };
@@ -160,6 +170,7 @@ fn every_kernel_computes_the_definition() {
         let bias: Vec<i32> = (0..n as i32).map(|j| j * 1000 - 7).collect();
         let scales: Vec<f32> = (1..=n).map(|j| 0.02 / j as f32).collect();
         let expected = reference(&case, &x32, &w32, (x_zero_point, &zeros), &bias);
+        let expected_last = turned(&expected, n, window.positions());
         for kernel in Kernel::available() {
             for residency in [Residency::Compressed, Residency::Decoded] {
                 let (weight, x2) = packed(
@@ -171,34 +182,38 @@ fn every_kernel_computes_the_definition() {
                     if case.groups == 1 { Tiling::default() } else { tiling(n / case.groups) },
                 );
                 let weight = weight.bind(&x2).unwrap();
-                let call = ConvCall {
-                    x: image,
-                    batch: case.batch,
-                    channels: case.channels,
-                    groups: case.groups,
-                    window,
-                    operands: Operands {
+                for (order, x) in images {
+                    let operands = Operands {
                         x_zero_point,
                         x_scale: None,
                         w_zero_point: ZeroPoint::PerColumn(&zeros),
                         bias: Some(&bias),
-                    },
-                };
-                for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
-                    let what = format!("{case:?} {kernel:?} {residency:?}");
-                    let mut sums = vec![0_i32; expected.len()];
-                    weight.convolve(&call, Output::new(&mut sums[..], Epilogue::Sums), pool).unwrap();
-                    assert!(sums == expected, "{what}");
-                    let mut bytes = vec![0_u8; expected.len()];
-                    let scale = ScalarOrPerColumn::PerColumn(&scales);
-                    let epilogue = Epilogue::Requantize { scale, zero_point: 3 };
-                    weight.convolve(&call, Output::new(&mut bytes[..], epilogue), pool).unwrap();
-                    let positions = window.positions();
-                    let requantized = |(at, &sum): (usize, &i32)| {
-                        let scaled = sum as f32 * scales[at / positions % n];
-                        (scaled.clamp(-3.0, 252.0).round_ties_even() as i32 + 3) as u8
                     };
-                    assert!(bytes == expected.iter().enumerate().map(requantized).collect::<Vec<_>>(), "{what}");
+                    let Case { batch, channels, groups, .. } = case;
+                    let call = ConvCall { x, order, batch, channels, groups, window, operands };
+                    let expected = match order {
+                        Order::ChannelsFirst => &expected,
+                        Order::ChannelsLast => &expected_last,
+                    };
+                    for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
+                        let what = format!("{case:?} {kernel:?} {residency:?} {order:?}");
+                        let mut sums = vec![0_i32; expected.len()];
+                        weight.convolve(&call, Output::new(&mut sums[..], Epilogue::Sums), pool).unwrap();
+                        assert!(sums == *expected, "{what}");
+                        let mut bytes = vec![0_u8; expected.len()];
+                        let scale = ScalarOrPerColumn::PerColumn(&scales);
+                        let epilogue = Epilogue::Requantize { scale, zero_point: 3 };
+                        weight.convolve(&call, Output::new(&mut bytes[..], epilogue), pool).unwrap();
+                        let column = |at: usize| match order {
+                            Order::ChannelsFirst => at / window.positions() % n,
+                            Order::ChannelsLast => at % n,
+                        };
+                        let requantized = |(at, &sum): (usize, &i32)| {
+                            let scaled = sum as f32 * scales[column(at)];
+                            (scaled.clamp(-3.0, 252.0).round_ties_even() as i32 + 3) as u8
+                        };
+                        assert!(bytes == expected.iter().enumerate().map(requantized).collect::<Vec<_>>(), "{what}");
+                    }
                 }
             }
         }
@@ -220,6 +235,7 @@ fn lengths_that_contradict_each_other_are_refused() {
     let x = bytes(200, 2);
     let call = ConvCall {
         x: Image::U8(&x),
+        order: Order::ChannelsFirst,
         batch: 1,
         channels: 8,
         groups: 1,

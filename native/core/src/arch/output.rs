@@ -257,6 +257,11 @@ impl Destination<'_> {
         self.len() == 0
     }
 
+    /// Distance of its rows, if it has rows of `columns` elements; all of it in one is rows without gaps.
+    pub(crate) fn row_stride(&self, columns: usize) -> usize {
+        of_any_type!(self, part => if part.columns == columns { part.stride } else { columns })
+    }
+
     /// Rows of it.
     ///
     /// # Safety

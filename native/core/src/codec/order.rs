@@ -205,6 +205,15 @@ mod tests {
     }
 
     #[test]
+    fn only_with_a_mask_can_symbols_be_left_out() {
+        let stored = |mask| Order::Stored(Stored::new(vec![7, 9, 200], mask).unwrap());
+        assert_eq!(stored(0).shortened(1), stored(0), "what escapes would have no rank");
+        assert_eq!(stored(0x80).shortened(2), Order::Stored(Stored::new(vec![7, 9], 0x80).unwrap()));
+        assert_eq!(stored(0x80).shortened(3), stored(0x80));
+        assert_eq!(Order::Distance(9).shortened(1), Order::Distance(9));
+    }
+
+    #[test]
     fn ranks_and_offsets() {
         assert_eq!([0, 1, 2, 3, 4].map(|rank| zigzag_decode(rank) as i8), [0, -1, 1, -2, 2]);
         assert!((0..=255).all(|rank| zigzag_encode(zigzag_decode(rank)) == rank));

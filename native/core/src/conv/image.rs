@@ -1,12 +1,12 @@
-//! Images as a model has them, channels first, and as patches are gathered from, channels last.
+//! Images as a model has them, and those with their channels first as patches are gathered from them, channels last.
 
-use super::patches::Pixels;
 use crate::aligned::Aligned;
+use crate::arch::rows::ActivationRow;
 use crate::arch::transposition::{Strided, transpose_bytes};
 use crate::error::{Error, resize};
 use crate::parallel::Parallel;
 
-/// Images of bytes, (batch, channels, pixels).
+/// Images of bytes, (batch, channels, pixels) or (batch, pixels, channels).
 #[derive(Debug, Clone, Copy)]
 pub enum Image<'a> {
     /// uint8.
@@ -37,6 +37,19 @@ impl<'a> Image<'a> {
         }
     }
 
+    /// Some elements as a part of a row of activations.
+    pub(super) fn row(&self, at: usize, len: usize) -> ActivationRow<'a> {
+        match self {
+            Self::U8(x) => ActivationRow::U8(&x[at..][..len]),
+            Self::I8(x) => ActivationRow::I8(&x[at..][..len]),
+        }
+    }
+
+    /// A pixel beside an image, of a zero point, as the kernels' operand has it.
+    pub(super) fn outside(&self, zero_point: i32) -> i8 {
+        zero_point.wrapping_sub(self.shift()) as i8
+    }
+
     /// The bytes of some elements, and what makes them those of the kernels' operand by an exclusive or.
     fn part(&self, at: usize, len: usize) -> (&'a [u8], u8) {
         match self {
@@ -48,6 +61,27 @@ impl<'a> Image<'a> {
             }
         }
     }
+}
+
+/// Images with channels last, one behind the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Pixels<'a> {
+    pub source: Source<'a>,
+    /// Channels.
+    pub channels: usize,
+    /// What pixels beside the image have in all channels, as the kernels take it.
+    pub outside: i8,
+    /// What the kernels' operand falls short of the activation by.
+    pub shift: i32,
+}
+
+/// Where pixels are.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// As the kernels take activations: (pixels, channels), and Σ of each pixel's channels.
+    Operand(&'a [i8], &'a [i32]),
+    /// As they were given; the channels are those from `start` on of so many as `apart` says.
+    Given { image: Image<'a>, start: usize, apart: usize },
 }
 
 /// Bytes of a piece of the work.
@@ -78,7 +112,7 @@ impl<T> Shared<T> {
 pub(super) fn channels_last<'a>(
     (image, at): (Image<'_>, usize),
     (pixels, channels): (usize, usize),
-    outside: i32,
+    zero_point: i32,
     (data, sums): (&'a mut Aligned<i8>, &'a mut Vec<i32>),
     pool: &dyn Parallel,
 ) -> Result<Pixels<'a>, Error> {
@@ -109,6 +143,6 @@ pub(super) fn channels_last<'a>(
         1 => run(0),
         tasks => pool.run(tasks, &run),
     }
-    let outside = outside.wrapping_sub(image.shift()) as i8;
-    Ok(Pixels { data: &data[..], sums: &sums[..pixels], channels, outside, shift: image.shift() })
+    let source = Source::Operand(&data[..], &sums[..pixels]);
+    Ok(Pixels { source, channels, outside: image.outside(zero_point), shift: image.shift() })
 }

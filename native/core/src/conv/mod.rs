@@ -1,8 +1,9 @@
 //! Convolution of images with a compressed weight: patches of the image, a strip of them at a time, as the rows of a multiplication.
 //!
-//! The weight is (n, k) with k = taps · channels, the channels of a tap beside each other. Each image gets its channels last
-//! first ([`image`]), so that [`patches`] are few runs of bytes; the results of a strip, positions × channels, get theirs first again
-//! on their way out. Strips bound the memory: it is that of one image and of one strip.
+//! The weight is (n, k) with k = taps · channels, the channels of a tap beside each other. Where images have their channels first,
+//! each gets them last ([`image`]), so that [`patches`] are few runs of bytes; the results of a strip, positions × channels, get
+//! theirs first again on their way out. Images with channels last are read, and results written, where they are. Strips bound the
+//! memory: it is that of one image and of one strip.
 
 mod image;
 mod patches;
@@ -19,9 +20,10 @@ use crate::decoder::Bound;
 use crate::error::Error;
 use crate::gemm::{Activation, MatmulCall, Operands, PreparedWeight, check_columns, check_length};
 use crate::parallel::Parallel;
-use image::channels_last;
-use patches::{Patches, Pixels};
+use image::{Pixels, Source, channels_last};
+use patches::Patches;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Bytes of the patches of a strip.
 const STRIP_BYTES: usize = 1 << 20;
@@ -30,11 +32,22 @@ const STRIP_POSITIONS: (usize, usize) = (64, 2048);
 /// Channels whose results one task brings to their place.
 const CHANNELS: usize = 64;
 
+/// Where images and results have their channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// (batch, channels, pixels).
+    ChannelsFirst,
+    /// (batch, pixels, channels).
+    ChannelsLast,
+}
+
 /// What is convolved.
 #[derive(Debug, Clone, Copy)]
 pub struct ConvCall<'a> {
-    /// (batch, channels, pixels), row-major.
+    /// (batch, channels, pixels) or (batch, pixels, channels), row-major.
     pub x: Image<'a>,
+    /// Which of them; the output as well.
+    pub order: Order,
     /// Images.
     pub batch: usize,
     /// Channels of an image.
@@ -77,10 +90,66 @@ impl ConvCall<'_> {
 }
 
 impl Bound<'_, PreparedWeight> {
-    /// Convolves; the output is (batch, n, positions). It is memory-safe whatever the weight's bytes
-    /// are by now, and gives an error where they do not decode.
+    /// Convolves; the output is (batch, n, positions), or with channels last (batch, positions, n). It is memory-safe whatever the
+    /// weight's bytes are by now, and gives an error where they do not decode.
     pub fn convolve(&self, call: &ConvCall<'_>, output: Output<'_>, pool: &dyn Parallel) -> Result<(), Error> {
         call.validate((self.k(), self.n()), &output)?;
+        match call.order {
+            Order::ChannelsFirst => self.convolve_first(call, &output, pool),
+            Order::ChannelsLast => self.convolve_last(call, &output, pool),
+        }
+    }
+
+    /// Convolves images with channels last: all of them are rows of one multiplication for each group.
+    fn convolve_last(&self, call: &ConvCall<'_>, output: &Output<'_>, pool: &dyn Parallel) -> Result<(), Error> {
+        let (channels, n) = (call.channels / call.groups, self.n() / call.groups);
+        let (positions, strip) = (call.batch * call.window.positions(), call.strip(self.k()));
+        for group in 0..call.groups {
+            let columns = group * n..(group + 1) * n;
+            let pixels = Pixels {
+                source: Source::Given { image: call.x, start: group * channels, apart: call.channels },
+                channels,
+                outside: call.x.outside(call.operands.x_zero_point),
+                shift: call.x.shift(),
+            };
+            for first in (0..positions).step_by(strip) {
+                let count = strip.min(positions - first);
+                let patches = Patches { pixels, window: &call.window, first, count };
+                // SAFETY: `validate` has seen that the output has self.n() columns of each position; this call has it to itself.
+                let to = unsafe { output.destination.part(first * self.n() + columns.start, self.n(), count, n) };
+                self.strip(
+                    call,
+                    &patches,
+                    columns.clone(),
+                    Output { destination: to, epilogue: output.epilogue },
+                    pool,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Multiplies the patches of a strip with some columns of the weight; the epilogue is that of all columns.
+    fn strip(
+        &self,
+        call: &ConvCall<'_>,
+        patches: &Patches<'_>,
+        columns: Range<usize>,
+        Output { destination, epilogue }: Output<'_>,
+        pool: &dyn Parallel,
+    ) -> Result<(), Error> {
+        let epilogue = epilogue.part(epilogue.scale(), columns.start, columns.len(), 0);
+        let matmul = MatmulCall {
+            x: Activation::Rows(patches),
+            m: patches.count,
+            operands: call.operands.columns(columns.clone()),
+            heads: None,
+        };
+        self.run_columns(columns, &matmul, Output { destination, epilogue }, pool)
+    }
+
+    /// Convolves images with channels first.
+    fn convolve_first(&self, call: &ConvCall<'_>, output: &Output<'_>, pool: &dyn Parallel) -> Result<(), Error> {
         Workspace::with_staging(|staging| {
             let Staging { pixels, sums, results } = staging;
             let shape = (call.window.pixels(), call.channels / call.groups);
@@ -88,7 +157,7 @@ impl Bound<'_, PreparedWeight> {
                 let image = (call.x, part * shape.0 * shape.1);
                 let pixels =
                     channels_last(image, shape, call.operands.x_zero_point, (&mut *pixels, &mut *sums), pool)?;
-                self.group(call, pixels, part, (&output, &mut *results), pool)?;
+                self.group(call, pixels, part, (output, &mut *results), pool)?;
             }
             Ok(())
         })
@@ -106,21 +175,14 @@ impl Bound<'_, PreparedWeight> {
         let (n, positions) = (self.n() / call.groups, call.window.positions());
         let start = part % call.groups * n;
         let columns = start..start + n;
-        let epilogue = output.epilogue.part(output.epilogue.scale(), start, n, 0);
         let strip = call.strip(self.k());
         for first in (0..positions).step_by(strip) {
             let count = strip.min(positions - first);
             let patches = Patches { pixels, window: &call.window, first, count };
             let len = count.saturating_mul(n);
             results.reset(len, "results of a strip")?;
-            let matmul = MatmulCall {
-                x: Activation::Rows(&patches),
-                m: count,
-                operands: call.operands.columns(columns.clone()),
-                heads: None,
-            };
-            let strip = in_memory(results, len, (&output.destination, epilogue));
-            self.run_columns(columns.clone(), &matmul, strip, pool)?;
+            let strip = in_memory(results, len, (&output.destination, output.epilogue));
+            self.strip(call, &patches, columns.clone(), strip, pool)?;
             // SAFETY: `validate` has seen that the output has n rows of `positions` for each part; this call has it to itself.
             let to = unsafe { output.destination.part(part * n * positions + first, positions, n, count) };
             channels_first(results, to, pool);

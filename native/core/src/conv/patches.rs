@@ -1,32 +1,19 @@
 //! Patches of an image as the rows of a multiplication (im2col), gathered when they are packed.
 //!
-//! The image has its channels last, so that what the kernel sees of one of its lines is one run of bytes. Pixels beside the image
-//! are the activation's zero point.
+//! The images have their channels last, so that what the kernel sees of one of their lines is one run of bytes. Pixels beside an
+//! image are the activation's zero point.
 
+use super::image::{Pixels, Source};
 use super::window::Window;
+use crate::arch::RowKernel;
 use crate::gemm::RowSource;
-
-/// An image with channels last, as the kernels take activations.
-#[derive(Debug, Clone, Copy)]
-pub struct Pixels<'a> {
-    /// (pixels, channels).
-    pub data: &'a [i8],
-    /// Σ of each pixel's channels.
-    pub sums: &'a [i32],
-    /// Channels.
-    pub channels: usize,
-    /// What pixels beside the image have in all channels.
-    pub outside: i8,
-    /// What `data` falls short of the activation by.
-    pub shift: i32,
-}
 
 /// Some of the places where a kernel is put: a row of activations each.
 #[derive(Debug)]
 pub struct Patches<'a> {
     pub pixels: Pixels<'a>,
     pub window: &'a Window,
-    /// The first place.
+    /// The first place; those of the second image are behind those of the first.
     pub first: usize,
     /// How many.
     pub count: usize,
@@ -41,20 +28,23 @@ impl RowSource for Patches<'_> {
         self.pixels.shift
     }
 
-    fn pack(&self, row: usize, to: &mut [i8]) -> i32 {
+    fn pack(&self, rows: &dyn RowKernel, row: usize, to: &mut [i8]) -> i32 {
         let Window { image, output, kernel, strides, dilations, pads } = self.window;
-        let position = self.first + row;
+        let positions = self.window.positions();
+        let (of, position) = ((self.first + row) / positions, (self.first + row) % positions);
+        let start = of * self.window.pixels();
         let at = [position / output[2] / output[1], position / output[2] % output[1], position % output[2]];
         // Where the first pixel under the kernel is; beside the image it is negative.
         let corner: [isize; 3] = std::array::from_fn(|d| (at[d] * strides[d]) as isize - pads[d] as isize);
-        let mut gather = Gather { pixels: self.pixels, to, inside: 0, outside: 0 };
+        let mut gather = Gather { pixels: self.pixels, rows, to, inside: 0, outside: 0 };
         for z in 0..kernel[0] {
             let line_z = inside(corner[0], z * dilations[0], image[0]);
             for y in 0..kernel[1] {
                 let line_y = inside(corner[1], y * dilations[1], image[1]);
                 match line_z.zip(line_y) {
                     Some((z, y)) => {
-                        gather.line((z * image[1] + y) * image[2], image[2], corner[2], kernel[2], dilations[2])
+                        let line = start + (z * image[1] + y) * image[2];
+                        gather.line(line, image[2], corner[2], kernel[2], dilations[2]);
                     }
                     None => gather.beside(kernel[2]),
                 }
@@ -73,6 +63,7 @@ fn inside(corner: isize, offset: usize, size: usize) -> Option<usize> {
 /// A row that is filled from its beginning.
 struct Gather<'a, 'b> {
     pixels: Pixels<'a>,
+    rows: &'a dyn RowKernel,
     to: &'b mut [i8],
     /// Sum of the pixels that were there.
     inside: i32,
@@ -110,9 +101,20 @@ impl<'b> Gather<'_, 'b> {
     fn run(&mut self, first: usize, count: usize) {
         let channels = self.pixels.channels;
         let to = self.next(count * channels);
-        to.copy_from_slice(&self.pixels.data[first * channels..(first + count) * channels]);
-        let sums = &self.pixels.sums[first..first + count];
-        self.inside = sums.iter().fold(self.inside, |all, sum| all.wrapping_add(*sum));
+        match self.pixels.source {
+            Source::Operand(data, sums) => {
+                to.copy_from_slice(&data[first * channels..(first + count) * channels]);
+                self.inside = sums[first..first + count].iter().fold(self.inside, |all, sum| all.wrapping_add(*sum));
+            }
+            Source::Given { image, start, apart } => {
+                // Pixels of all channels are one run.
+                let run = if apart == channels { to.len() } else { channels };
+                for (pixel, to) in to.chunks_exact_mut(run.max(1)).enumerate() {
+                    let from = image.row(start + (first + pixel) * apart, run);
+                    self.inside = self.inside.wrapping_add(self.rows.pack(from, to));
+                }
+            }
+        }
     }
 
     /// Takes pixels beside the image.

@@ -35,8 +35,8 @@ pub trait RowSource: std::fmt::Debug + Sync {
     fn elements(&self) -> usize;
     /// What the elements fall short of the activation by.
     fn shift(&self) -> i32;
-    /// Writes row `row`; the sum of its elements.
-    fn pack(&self, row: usize, to: &mut [i8]) -> i32;
+    /// Writes row `row`, by a kernel's way to pack rows; the sum of its elements.
+    fn pack(&self, kernel: &dyn RowKernel, row: usize, to: &mut [i8]) -> i32;
 }
 
 /// Activations as attention leaves them: (batch, heads, rows, columns), of which (batch, rows, heads, columns) is
@@ -209,7 +209,7 @@ impl<'a> Packing<'a> {
         match (self.x, quantizer) {
             (Activation::U8(x), _) => kernel.pack(ActivationRow::U8(&x[elements]), to),
             (Activation::I8(x), _) => kernel.pack(ActivationRow::I8(&x[elements]), to),
-            (Activation::Rows(x), _) => x.pack(i, to),
+            (Activation::Rows(x), _) => x.pack(kernel, i, to),
             (Activation::F32(x, heads), quantizer) => {
                 let quantizer = quantizer.expect("floats have one");
                 let mut rest = uninit(&mut quantized[..self.k]);

@@ -11,8 +11,10 @@ use std::ops::Range;
 pub(super) struct SharedOutput<'a> {
     output: Output<'a>,
     n: usize,
-    /// What is contiguous: rows of one element of the batch, columns of one head; all of them where there are no heads.
+    /// What is together: rows of one element of the batch, columns of one head; all of them where there are no heads.
     piece: Heads,
+    /// Distance of the rows of a piece.
+    stride: usize,
 }
 
 // SAFETY: the destination is memory that is borrowed exclusively for 'a; `block` is told by its contract to be called for
@@ -20,9 +22,14 @@ pub(super) struct SharedOutput<'a> {
 unsafe impl Sync for SharedOutput<'_> {}
 
 impl<'a> SharedOutput<'a> {
-    /// Takes over `output`, (m, n) or as `heads` say.
+    /// Takes over `output`, (m, n) or as `heads` say; where there are none, its rows may be apart.
     pub fn new(output: Output<'a>, (m, n): (usize, usize), heads: Option<Heads>) -> Self {
-        Self { output, n, piece: heads.unwrap_or(Heads { rows: m, columns: n }) }
+        let piece = heads.unwrap_or(Heads { rows: m, columns: n });
+        let stride = match heads {
+            None => output.destination.row_stride(n),
+            Some(heads) => heads.columns,
+        };
+        Self { output, n, piece, stride }
     }
 
     /// Rows cut where an element of the batch ends.
@@ -50,14 +57,14 @@ impl<'a> SharedOutput<'a> {
         scale: ScalarOrPerColumn<'b>,
     ) -> Output<'b> {
         let (j0, count) = (columns.start, columns.len());
-        let stride = self.piece.columns;
-        let (batch, i) = (rows.start / self.piece.rows, rows.start % self.piece.rows);
-        let (head, j) = (j0 / stride, j0 % stride);
-        assert!(i + rows.len() <= self.piece.rows && j + count <= stride, "a block of one head");
-        let at = (batch * self.n + head * stride) * self.piece.rows + i * stride + j;
+        let Heads { rows: of_one, columns } = self.piece;
+        let (batch, i) = (rows.start / of_one, rows.start % of_one);
+        let (head, j) = (j0 / columns, j0 % columns);
+        assert!(i + rows.len() <= of_one && j + count <= columns, "a block of one head");
+        let at = (batch * self.n + head * columns) * of_one + i * self.stride + j;
         Output {
             // SAFETY: the caller owns these elements of an output that `self` borrows exclusively.
-            destination: unsafe { self.output.destination.part(at, stride, rows.len(), count) },
+            destination: unsafe { self.output.destination.part(at, self.stride, rows.len(), count) },
             epilogue: self.output.epilogue.part(scale, j0, count, at),
         }
     }

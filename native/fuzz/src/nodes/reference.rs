@@ -129,9 +129,14 @@ fn indices(dims: &[i64]) -> impl Iterator<Item = Vec<i64>> + '_ {
 }
 
 /// The pixels that the kernel sees, of one group of one image: a row for each place, the channels of a tap beside each other.
-fn patches(node: &Node, sides: &[(i64, i64)], image: &[u8], channels: usize, beside: u8) -> Vec<u8> {
-    let x = tensor(node, 0).expect("it is required");
-    let (sizes, kernel) = (&x.dims[2..], list(node, c"kernel_shape").expect("it was accepted"));
+fn patches(
+    node: &Node,
+    (sizes, sides): (&[i64], &[(i64, i64)]),
+    image: &[u8],
+    channels: usize,
+    beside: u8,
+) -> Vec<u8> {
+    let kernel = list(node, c"kernel_shape").expect("it was accepted");
     let step = |name, i: usize| list(node, name).map_or(1, |list| list[i]);
     let places: Vec<i64> = sides.iter().map(|side| side.1).collect();
     let pixels = sizes.iter().product::<i64>() as usize;
@@ -148,23 +153,45 @@ fn patches(node: &Node, sides: &[(i64, i64)], image: &[u8], channels: usize, bes
     rows
 }
 
+/// Each matrix of `rows` rows and `columns` columns, transposed.
+fn transposed<T: Copy>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
+    let matrix = |of: &[T]| (0..rows * columns).map(|at| of[at % rows * columns + at / rows]).collect::<Vec<_>>();
+    values.chunks_exact((rows * columns).max(1)).flat_map(matrix).collect()
+}
+
+/// Where channels are last, what the definition gives with channels second, with all in that order.
 pub fn convolution(node: &Node, weight: &Weight, which: usize) -> Output {
-    let (n, k) = (weight.n, weight.k);
     let x = tensor(node, 0).expect("it is required");
+    let (mut dims, count) = (x.dims.clone(), x.dims.iter().product::<i64>() as usize);
+    if number(node, c"channels_last") != Some(1) {
+        return channels_second(node, weight, which, (&dims, x.data()));
+    }
+    dims[1..].rotate_right(1);
+    let pixels = |dims: &[i64]| dims[2..].iter().product::<i64>() as usize;
+    // Elements behind those of the shape are none of the tensor's.
+    let images = transposed(&x.data()[..count], pixels(&dims), dims[1] as usize);
+    let (mut dims, width, elements) = channels_second(node, weight, which, (&dims, &images));
+    let elements = transposed(&elements, dims[1] as usize, pixels(&dims));
+    dims[1..].rotate_left(1);
+    (dims, width, elements)
+}
+
+fn channels_second(node: &Node, weight: &Weight, which: usize, (given, x): (&[i64], &[u8])) -> Output {
+    let (n, k) = (weight.n, weight.k);
     let groups = number(node, c"group").unwrap_or(1) as usize;
-    let sides: Vec<(i64, i64)> = x.dims[2..].iter().enumerate().map(|(i, &size)| side(node, i, size)).collect();
-    let mut dims = vec![x.dims[0], n as i64];
+    let sides: Vec<(i64, i64)> = given[2..].iter().enumerate().map(|(i, &size)| side(node, i, size)).collect();
+    let mut dims = vec![given[0], n as i64];
     dims.extend(sides.iter().map(|side| side.1));
     let width = if which < 2 { 4 } else { 1 };
     if dims.contains(&0) {
         return (dims, width, Vec::new());
     }
-    let (per_group, channels) = (n / groups, x.dims[1] as usize / groups);
-    let image = channels * x.dims[2..].iter().product::<i64>() as usize;
+    let (per_group, channels) = (n / groups, given[1] as usize / groups);
+    let image = channels * given[2..].iter().product::<i64>() as usize;
     let zero = integers(node, 5).map_or(0, |zeros| zeros[0]);
     let mut elements = Vec::new();
-    for part in 0..x.dims[0] as usize * groups {
-        let rows = patches(node, &sides, &x.data()[part * image..], channels, zero as u8);
+    for part in 0..given[0] as usize * groups {
+        let rows = patches(node, (&given[2..], &sides), &x[part * image..], channels, zero as u8);
         let first = part % groups * per_group;
         let w = &weight.w[first * k..][..per_group * k];
         let results = group(node, (w, weight.kind, first, per_group, k), &rows, which);

@@ -125,17 +125,16 @@ fn convolution(
 ) {
     let (n, k) = (weight.n, weight.k);
     let kernels: [&[i64]; 8] = [&[1], &[2], &[3], &[3, 3], &[2, 3], &[1, 1], &[2, 1, 3], &[4]];
-    let fitting = kernels.iter().filter(|kernel| k.is_multiple_of(kernel.iter().product::<i64>() as usize));
-    let fitting: Vec<_> = fitting.collect();
+    let taps = |kernel: &[i64]| kernel.iter().product::<i64>() as usize;
+    let fitting: Vec<_> = kernels.iter().filter(|kernel| k.is_multiple_of(taps(kernel))).collect();
     let kernel = fitting[usize::from(input.byte()) % fitting.len()].to_vec();
     let rank = kernel.len();
     // Several groups have whole strips of tiles each.
     let groups = if n == 256 && flags & 8 != 0 { 2 } else { 1 };
-    let channels = k / kernel.iter().product::<i64>() as usize * groups;
+    let channels = k / taps(&kernel) * groups;
     let small = |input: &mut Input<'_>, most: u8, least: i64| i64::from(input.byte() % most) + least;
     let mut dims = vec![small(input, 3, 0), channels as i64];
     dims.extend((0..rank).map(|_| small(input, 7, 1)));
-    let count = dims.iter().product::<i64>() as usize;
     let (x1, seed) = (if flags & 16 == 0 { UINT8 } else { INT8 }, input.byte());
     node.lists.push((c"kernel_shape", kernel));
     node.lists.push((c"strides", (0..rank).map(|_| small(input, 3, 1)).collect()));
@@ -146,7 +145,11 @@ fn convolution(
         _ => node.lists.push((c"pads", (0..2 * rank).map(|_| small(input, 3, 0)).collect())),
     }
     node.numbers.push((c"group", groups as i64));
-    node.inputs = vec![tensor(x1, &dims, &noise(count, seed), false)];
+    if input.byte() & 1 != 0 {
+        node.numbers.push((c"channels_last", 1));
+        dims[1..].rotate_left(1);
+    }
+    node.inputs = vec![tensor(x1, &dims, &noise(dims.iter().product::<i64>() as usize, seed), false)];
     node.inputs.append(&mut stored);
     node.inputs.resize(10, None);
     let has = |bit: u32| flags >> bit & 1 != 0;

@@ -1,9 +1,9 @@
 //! A node's attributes and inputs, checked and prepared when its session is created.
 
-use mcd_core::WeightType;
+use mcd_core::{Order, WeightType};
 
-use super::shape::{Attributes, Steps};
-use super::spec::{DILATIONS, Form, GROUP, KERNEL_SHAPE, PADS, SAME, STRIDES, WEIGHT, input};
+use super::shape::{Attributes, Steps, order};
+use super::spec::{CHANNELS_LAST, DILATIONS, Form, GROUP, KERNEL_SHAPE, PADS, SAME, STRIDES, WEIGHT, input};
 use crate::ffi::{Api, ElementType, Error, KernelInfo};
 use crate::operators::inputs::Inputs;
 use crate::operators::operand::floats;
@@ -19,6 +19,7 @@ pub struct Bound {
     pub steps: Steps,
     /// Groups of channels.
     pub groups: usize,
+    pub order: Order,
     pub x1: WeightType,
     pub operands: Operands,
     pub helpers: Helpers,
@@ -36,6 +37,7 @@ impl Bound {
             same: info.optional_int(SAME)?,
         })?;
         let groups = groups(info)?;
+        let order = order(info.optional_int(CHANNELS_LAST)?)?;
         check_output_type(form, info)?;
         check_together(&inputs, form)?;
         let x1 = inputs.byte_type(input::X1)?.ok_or_else(|| input::X1.context(Error::invalid("is absent")))?;
@@ -50,7 +52,7 @@ impl Bound {
             addend: floats,
         };
         let operands = Operands::bind(&inputs, input::ALL, weight.n()?, &types)?;
-        Ok(Self { form, weight, steps, groups, x1, operands, helpers: Helpers::default() })
+        Ok(Self { form, weight, steps, groups, order, x1, operands, helpers: Helpers::default() })
     }
 }
 

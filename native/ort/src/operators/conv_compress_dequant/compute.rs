@@ -2,9 +2,10 @@
 
 use std::ffi::c_void;
 
-use mcd_core::{ConvCall, Elementwise, Image, WeightType, Window};
+use mcd_core::{ConvCall, Elementwise, Image, Order, WeightType, Window};
 
 use super::bind::Bound;
+use super::shape::axis;
 use super::spec::input;
 use crate::ffi::{Dims, Error, KernelContext, Value, element_count};
 use crate::operator::{Kernel, Signature};
@@ -38,6 +39,7 @@ impl Kernel for Bound {
         let values = self.operands.get(context)?;
         let call = ConvCall {
             x,
+            order: self.order,
             batch: shaped.batch,
             channels: shaped.channels,
             groups: self.groups,
@@ -71,19 +73,27 @@ impl Bound {
             Error::invalid(format!("kernel_shape is {kernel:?}, and the weight has {k} values for each output"))
         })?;
         let wrong = || {
-            let expected = format!("(batch, {channels}, …) of {} dimensions", rank + 2);
+            let order = match self.order {
+                Order::ChannelsFirst => format!("(batch, {channels}, …)"),
+                Order::ChannelsLast => format!("(batch, …, {channels})"),
+            };
+            let expected = format!("{order} of {} dimensions", rank + 2);
             input::X1.context(Error::invalid(format!("has shape {dims:?} instead of {expected}")))
         };
-        let (&[batch, found], image) = dims.split_first_chunk().ok_or_else(wrong)?;
-        if image.len() != rank || usize::try_from(found) != Ok(channels) {
+        let place = axis(self.order, rank);
+        if dims.len() != rank + 2 || usize::try_from(dims[place]) != Ok(channels) {
             return Err(wrong());
         }
-        let window = self.steps.over(image).map_err(|error| input::X1.context(error))?;
+        let mut image = Dims::from_slice(dims);
+        image.remove(place);
+        let batch = image.remove(0);
+        let window = self.steps.over(&image).map_err(|error| input::X1.context(error))?;
         let number = |size: usize| i64::try_from(size).map_err(|_| Error::invalid("an output that is too large"));
-        let mut shape = Dims::from_slice(&[batch, number(n)?]);
+        let mut shape = Dims::from_slice(&[batch]);
         for &size in window.output(rank) {
             shape.push(number(size)?);
         }
+        shape.insert(place, number(n)?);
         let count = element_count(&shape)?;
         let batch = usize::try_from(batch).map_err(|_| wrong())?;
         Ok(Shaped { batch, channels, window, count, out: context.output(&shape)? })

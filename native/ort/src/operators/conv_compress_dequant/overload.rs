@@ -1,8 +1,8 @@
 //! The overloads, one per form, and what becomes of their nodes; see those of `MatmulCompressDequant`, where the reason stands.
 
 use super::bind::Bound;
-use super::shape::{Attributes, Steps};
-use super::spec::{DILATIONS, Form, KERNEL_SHAPE, PADS, SAME, STRIDES, input};
+use super::shape::{Attributes, Steps, axis, order};
+use super::spec::{CHANNELS_LAST, DILATIONS, Form, KERNEL_SHAPE, PADS, SAME, STRIDES, input};
 use crate::ffi::{Api, Dims, Error, KernelInfo, ShapeContext};
 use crate::operator::{Kernel, Nodes, Overload, Signature};
 use crate::operators::weight::COMPRESS_INFO;
@@ -28,12 +28,14 @@ impl Nodes for Form {
         })
         .ok()?;
         let mut shape = context.input_shape(input::X1)?;
-        let image: Dims = shape.get(2..)?.iter().map(|(dim, _)| *dim).collect();
+        let place = axis(order(context.int(CHANNELS_LAST)).ok()?, shape.len().checked_sub(2)?);
+        shape.remove(place);
+        let image: Dims = shape[1..].iter().map(|(dim, _)| *dim).collect();
         let window = steps.over(&image).ok()?;
-        shape[1] = (n, c"");
-        for (dim, &size) in shape[2..].iter_mut().zip(window.output(image.len())) {
+        for (dim, &size) in shape[1..].iter_mut().zip(window.output(image.len())) {
             *dim = (i64::try_from(size).ok()?, c"");
         }
+        shape.insert(place, (n, c""));
         context.set_output_shape(form.output(), &shape)
     }
 

@@ -1,6 +1,6 @@
 //! How a kernel goes over an image, as a node's attributes say it, checked.
 
-use mcd_core::{Padding, Window};
+use mcd_core::{Order, Padding, Window};
 
 use super::spec::{DILATIONS, KERNEL_SHAPE, PADS, STRIDES};
 use crate::ffi::Error;
@@ -15,6 +15,23 @@ pub struct Attributes {
     pub dilations: Option<Vec<i64>>,
     pub pads: Option<Vec<i64>>,
     pub same: Option<i64>,
+}
+
+/// Where images have their channels, as the attribute `channels_last` says it.
+pub fn order(channels_last: Option<i64>) -> Result<Order, Error> {
+    match channels_last {
+        None | Some(0) => Ok(Order::ChannelsFirst),
+        Some(1) => Ok(Order::ChannelsLast),
+        Some(other) => Err(Error::invalid(format!("channels_last is {other} instead of 0 or 1"))),
+    }
+}
+
+/// The place of the channels among the dimensions of images with so many dimensions of pixels.
+pub fn axis(order: Order, rank: usize) -> usize {
+    match order {
+        Order::ChannelsFirst => 1,
+        Order::ChannelsLast => rank + 1,
+    }
 }
 
 /// Size of a kernel and its steps.
@@ -97,6 +114,17 @@ fn numbers(name: &str, given: Option<Vec<i64>>, count: usize, least: i64) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn channels_are_first_unless_the_attribute_says_last() {
+        for (attribute, expected, place) in
+            [(None, Order::ChannelsFirst, 1), (Some(0), Order::ChannelsFirst, 1), (Some(1), Order::ChannelsLast, 3)]
+        {
+            let found = order(attribute).unwrap();
+            assert_eq!((found, axis(found, 2)), (expected, place));
+        }
+        assert_eq!(order(Some(2)).unwrap_err().to_string(), "channels_last is 2 instead of 0 or 1");
+    }
 
     fn attributes() -> Attributes {
         Attributes { kernel_shape: Some(vec![3, 3]), strides: None, dilations: None, pads: None, same: None }

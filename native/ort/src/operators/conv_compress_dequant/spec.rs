@@ -21,12 +21,14 @@ pub const PADS: &CStr = c"pads";
 pub const SAME: &CStr = c"same";
 /// Groups of channels.
 pub const GROUP: &CStr = c"group";
+/// Images and results have their channels last: 1, or, which is the default, 0.
+pub const CHANNELS_LAST: &CStr = c"channels_last";
 
 /// The inputs, with their names and positions.
 pub mod input {
     use crate::operator::Input;
 
-    /// Activations, (batch, channels, pixels …).
+    /// Activations, (batch, channels, pixels …) or (batch, pixels …, channels).
     pub const X1: Input = Input::required(0, "x1");
     /// The compressed stream of the kernel.
     pub const X2: Input = Input::required(1, "x2");

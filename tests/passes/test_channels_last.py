@@ -1,0 +1,185 @@
+"""Lowered convolutions among onnxruntime's own: they have their channels last where the Transposes of that cancel."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from lowering import Lowered, assert_exact, floats, integers, lower, make_model, run, scales
+from onnx import helper, numpy_helper
+
+import mcd_graph
+from mcd_graph.integrity import check_model
+from mcd_graph.passes import ReasonCode, plan_restoration
+from mcd_graph.passes.engine.optimized import Optimized, nodes_of, optimize
+from mcd_graph.passes.rules import convolution
+
+C = 48
+"""Channels of all images."""
+
+
+def small_integers(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Return weights of seven bits: sums of two products with uint8 fit into 16, where onnxruntime adds them so."""
+    return integers(np.int8, shape, seed) // 2
+
+
+TURNED = ["Transpose", "ConvCompressDequant", "Transpose"]
+
+
+@pytest.fixture(autouse=True)
+def kernels_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have small kernels compressed too, so that the tests are quick."""
+    monkeypatch.setattr(convolution, "SMALL", 0)
+    monkeypatch.setattr(convolution, "WORK", 0)
+
+
+def network(kinds: str, dtype: type = np.uint8, rank: int = 2) -> onnx.ModelProto:
+    """Return convolutions behind each other: ``d`` is dense, ``w`` depthwise; QLinearConv of any type."""
+    nodes, constants, last = [], {}, "x"
+    for i, kind in enumerate(kinds):
+        shape = (C, 1 if kind == "w" else C, *(3,) * rank)
+        own = {
+            "xs": np.float32(0.02), "xz": np.array(7, dtype), "w": small_integers(shape, i),
+            "ws": scales((C,), i, 0.01), "wz": np.zeros(C, np.int8), "ys": np.float32(0.5 if kind == "w" else 2),
+            "yz": np.array(99, dtype),
+        }  # fmt: skip
+        constants |= {f"{name}{i}": np.asarray(array) for name, array in own.items()}
+        inputs = [last, *(f"{name}{i}" for name in own)]
+        last = "y" if i == len(kinds) - 1 else f"t{i}"
+        group = C if kind == "w" else 1
+        nodes.append(
+            helper.make_node("QLinearConv", inputs, [last], name=f"{kind}{i}", group=group, pads=[1] * 2 * rank)
+        )
+    image = ("b", C, *(9, 7)[:rank])
+    return make_model(nodes, {"x": (dtype, image)}, {"y": (dtype, image)}, constants)
+
+
+def feed(dtype: type = np.uint8, rank: int = 2) -> dict[str, np.ndarray]:
+    return {"x": integers(dtype, (2, C, *(9, 7)[:rank]), 9)}
+
+
+def transposes(model: onnx.ModelProto, folder: Path) -> int:
+    """Count what onnxruntime leaves of them."""
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    made = optimize(folder / "model.onnx", channels_last=True)
+    assert isinstance(made, Optimized), made
+    return sum(node.op_type == "Transpose" for node in nodes_of(made))
+
+
+def restored(lowered: Lowered) -> onnx.ModelProto:
+    copy = ir.from_proto(lowered.proto)
+    assert plan_restoration(copy).apply()
+    return ir.to_proto(copy)
+
+
+@pytest.mark.parametrize("kinds", ["wdw", "dwd", "ddd", "wddwdw"])
+@pytest.mark.parametrize("rank", [1, 2])
+def test_between_convolutions_of_uint8_they_are_turned(tmp_path: Path, kinds: str, rank: int) -> None:
+    model = network(kinds, rank=rank)
+    lowered = assert_exact(model, feed(rank=rank), optimized=True)
+    assert lowered.op_types == [each for kind in kinds for each in (TURNED if kind == "d" else ["QLinearConv"])]
+    assert transposes(lowered.proto, tmp_path) <= transposes(model, tmp_path)
+
+
+@pytest.mark.parametrize("kinds", ["wdw", "ddd"])
+def test_restoring_leaves_no_transposes(kinds: str) -> None:
+    model = network(kinds)
+    back = restored(lower(model))
+    assert [node.op_type for node in back.graph.node] == ["QLinearConv"] * len(kinds)
+    assert [node.name for node in back.graph.node] == [node.name for node in model.graph.node]
+    assert [node.output for node in back.graph.node] == [node.output for node in model.graph.node]
+
+
+def test_commands_take_turned_nodes(tmp_path: Path) -> None:
+    source, target, back = (tmp_path / f"{name}.onnx" for name in ("source", "target", "back"))
+    source.write_bytes(network("wdw").SerializeToString())
+    report = mcd_graph.compress_model(source, target, force_larger=True, min_saving=-1.0)
+    assert report.proof.proved
+    (turned,) = (each for each in onnx.load(target).graph.node if each.op_type == "ConvCompressDequant")
+    assert [each.i for each in turned.attribute if each.name == "channels_last"] == [1]
+    assert check_model(target).intact
+    assert mcd_graph.verify_model(source, target, precise=True).identical
+    mcd_graph.restore_model(target, back)
+    assert [each.op_type for each in onnx.load(back).graph.node] == ["QLinearConv"] * 3
+    assert mcd_graph.verify_model(source, back, precise=True).identical
+
+
+def test_a_transpose_that_others_read_stays_when_the_node_is_restored() -> None:
+    """What was turned may be changed: then all that is around it stays."""
+    lowered = lower(network("dd"))
+    proto = lowered.proto
+    inner = proto.graph.node[1].output[0]
+    proto.graph.output.append(helper.make_tensor_value_info(inner, onnx.TensorProto.UINT8, [None] * 4))
+    expected = run(proto, feed())
+    copy = ir.from_proto(proto)
+    assert plan_restoration(copy).apply()
+    found = run(ir.to_proto(copy), feed())
+    assert [each.tobytes() for each in found] == [each.tobytes() for each in expected]
+
+
+@pytest.mark.parametrize(("kinds", "dtype"), [("d", np.uint8), ("wdw", np.int8)])
+def test_where_that_brings_nothing_channels_stay_second(kinds: str, dtype: type) -> None:
+    """One alone would be turned by onnxruntime instead of by itself; int8 stays as it was."""
+    lowered = assert_exact(network(kinds, dtype), feed(dtype), optimized=True)
+    assert "Transpose" not in lowered.op_types
+    assert lowered.op_types.count("ConvCompressDequant") == kinds.count("d")
+
+
+def test_among_depthwise_convolutions_less_work_is_enough_with_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they come last only if all are turned, and cannot, those of enough work are lowered all the same."""
+    work = C * C * 9 // (C + C)
+
+    def code(model: onnx.ModelProto) -> ReasonCode | None:
+        (found,) = [code for _, code in lower(model).outcome if code != ReasonCode.CONVOLUTION_GROUPS]
+        return found
+
+    apart = network("d")
+    for tensor in (beside := network("w")).graph.initializer:
+        tensor.name += "b"
+    (node,) = beside.graph.node
+    node.input[:] = ["xb", *(f"{name}b" for name in node.input[1:])]
+    node.output[0] = beside.graph.output[0].name = "yb"
+    beside.graph.input[0].name = "xb"
+    apart.graph.MergeFrom(beside.graph)
+    for factor, expected in ((2 / 3, None), (1, ReasonCode.CONVOLUTION_SMALL)):
+        monkeypatch.setattr(convolution, "WORK", int(work * factor))
+        assert code(network("wdw")) is None
+        assert code(apart) is expected
+    monkeypatch.setattr(convolution, "WORK", work + 1)
+    assert code(network("wdw")) is ReasonCode.CONVOLUTION_SMALL
+
+
+def test_a_network_of_quantizers_is_turned(tmp_path: Path) -> None:
+    """QDQ: with a Relu, an addition and an upsampling of floats between."""
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, np.ndarray] = {"s": np.float32(0.05), "z": np.uint8(100)}
+
+    def quantized(value: str) -> str:
+        nodes.append(helper.make_node("QuantizeLinear", [value, "s", "z"], [f"{value}.q"]))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{value}.q", "s", "z"], [f"{value}.d"]))
+        return f"{value}.d"
+
+    def convolved(value: str, name: str, group: int) -> str:
+        constants[f"{name}.w"] = small_integers((C, C // group, 3, 3), len(name))
+        constants[f"{name}.s"] = scales((C,), 3, 0.004)
+        constants[f"{name}.z"] = np.zeros(C, np.int8)
+        nodes.append(
+            helper.make_node("DequantizeLinear", [f"{name}.w", f"{name}.s", f"{name}.z"], [f"{name}.dw"], axis=0)
+        )
+        nodes.append(helper.make_node("Conv", [value, f"{name}.dw"], [name], name=name, group=group, pads=[1] * 4))
+        return quantized(name)
+
+    first = convolved(convolved(quantized("x"), "first", C), "dense", 1)
+    nodes.append(helper.make_node("HardSigmoid", [first], ["gate"]))
+    nodes.append(helper.make_node("Mul", [first, quantized("gate")], ["gated"]))
+    second = convolved(convolved(quantized("gated"), "second", C), "denser", 1)
+    nodes.append(helper.make_node("Identity", [second], ["y"]))
+    image = ("b", C, 9, 7)
+    model = make_model(nodes, {"x": (np.float32, image)}, {"y": (np.float32, image)}, constants)
+    lowered = assert_exact(model, {"x": floats((2, C, 9, 7), 3)}, optimized=True, alone=False)
+    assert lowered.op_types.count("ConvCompressDequant") == 2
+    assert transposes(lowered.proto, tmp_path) <= transposes(model, tmp_path)
+    weight = [numpy_helper.to_array(each) for each in restored(lowered).graph.initializer if each.data_type == 3]
+    assert sum(array.shape == (C, C, 3, 3) for array in weight) == 2
+    assert "Transpose" not in {node.op_type for node in restored(lowered).graph.node}
