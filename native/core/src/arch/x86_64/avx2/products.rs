@@ -6,31 +6,38 @@
 use super::vectors::{LANES, load};
 use crate::arch::kernel::{NoMemory, resize};
 use crate::arch::operands::Rows;
-use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
+use crate::geometry::{GROUP, GROUPS, PANEL};
 use std::arch::x86_64::*;
 
-/// Words that the activations of one row are in, for each fractal: of its groups first the even activations, widened, then
-/// the odd ones; where products saturate, all four as the bytes that they are.
-const fn words(saturates: bool) -> usize {
-    if saturates { GROUPS } else { 2 * GROUPS }
-}
+/// Words that the activations of a group are in, where products are exact: the even ones, widened, and the odd ones.
+const EXACT: usize = 2;
+/// The same, where they saturate: the bytes that they are.
+const SATURATING: usize = 1;
 
-/// Prepares rows of `k` activations, a multiple of [`FRACTAL_K`], to be multiplied.
+/// Rows that are multiplied at a time.
+const ROWS: usize = 4;
+
+/// Prepares rows of `k` activations, a multiple of a fractal's, to be multiplied.
 #[target_feature(enable = "avx2")]
 pub(super) fn prepare<const SATURATES: bool>(rows: &Rows<'_>, k: usize, out: &mut Vec<i32>) -> Result<(), NoMemory> {
-    let len = k / FRACTAL_K * words(SATURATES);
+    let words = if SATURATES { SATURATING } else { EXACT };
+    let len = k / 4 * words;
     resize(out, rows.m() * len, 0)?;
     for (i, out) in out.chunks_exact_mut(len).enumerate() {
         let x = rows.row(i)[..k].as_chunks::<LANES>().0;
-        for (x, out) in x.iter().zip(out.chunks_exact_mut(words(SATURATES))) {
-            let x = load(&x.map(i8::cast_unsigned));
-            let (first, rest) = out.split_at_mut(GROUPS);
+        for (x, out) in x.iter().zip(out.chunks_exact_mut(GROUPS * words)) {
+            // SAFETY: the array is as long as the register.
+            let x = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
             if SATURATES {
-                put(first, _mm256_xor_si256(x, _mm256_set1_epi8(i8::MIN)));
-            } else {
-                put(first, _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)));
-                put(rest, _mm256_srai_epi16::<8>(x));
+                put(out, _mm256_xor_si256(x, _mm256_set1_epi8(i8::MIN)));
+                continue;
             }
+            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
+            let odd = _mm256_srai_epi16::<8>(x);
+            let (low, high) = (_mm256_unpacklo_epi32(even, odd), _mm256_unpackhi_epi32(even, odd));
+            let (first, rest) = out.split_at_mut(GROUPS);
+            put(first, _mm256_permute2x128_si256::<0x20>(low, high));
+            put(rest, _mm256_permute2x128_si256::<0x31>(low, high));
         }
     }
     Ok(())
@@ -49,53 +56,64 @@ fn put(to: &mut [i32], value: __m256i) {
 /// Adds the products of one panel and all rows of prepared activations; rows of `acc` are `stride` apart.
 #[target_feature(enable = "avx2")]
 pub(super) fn multiply_panel<const SATURATES: bool>(panel: &[u8], x: &[i32], acc: &mut [i32], stride: usize) {
-    let len = panel.len() / FRACTAL * words(SATURATES);
+    if SATURATES {
+        multiply_rows::<SATURATING>(panel, x, acc, stride);
+    } else {
+        multiply_rows::<EXACT>(panel, x, acc, stride);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn multiply_rows<const WORDS: usize>(panel: &[u8], x: &[i32], acc: &mut [i32], stride: usize) {
+    let len = panel.len() / GROUP * WORDS;
     let mut at = 0;
-    let mut rows = x.chunks_exact(4 * len);
+    let mut rows = x.chunks_exact(ROWS * len);
     for x in &mut rows {
-        block::<4, SATURATES>(panel, x, &mut acc[at..], stride);
-        at += 4 * stride;
+        block::<ROWS, WORDS>(panel, x, &mut acc[at..], stride);
+        at += ROWS * stride;
     }
     let x = rows.remainder();
     match x.len() / len {
         0 => {}
-        1 => block::<1, SATURATES>(panel, x, &mut acc[at..], stride),
-        2 => block::<2, SATURATES>(panel, x, &mut acc[at..], stride),
-        _ => block::<3, SATURATES>(panel, x, &mut acc[at..], stride),
+        1 => block::<1, WORDS>(panel, x, &mut acc[at..], stride),
+        2 => block::<2, WORDS>(panel, x, &mut acc[at..], stride),
+        _ => block::<3, WORDS>(panel, x, &mut acc[at..], stride),
     }
 }
 
 /// One panel by MR rows.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn block<const MR: usize, const SATURATES: bool>(panel: &[u8], x: &[i32], acc: &mut [i32], stride: usize) {
-    let (fractals, words) = (panel.as_chunks::<FRACTAL>().0, words(SATURATES));
-    // Rows of that length: no index is checked again.
-    let x: [&[i32]; MR] = std::array::from_fn(|i| &x[i * fractals.len() * words..][..fractals.len() * words]);
+fn block<const MR: usize, const WORDS: usize>(panel: &[u8], x: &[i32], acc: &mut [i32], stride: usize) {
+    let (groups, _) = panel.as_chunks::<GROUP>();
+    let (x, _) = x.as_chunks::<WORDS>();
+    // Rows of that length: no index is checked again. Closures that the standard library calls are not inlined here.
+    let mut rows = [x; MR];
+    for (i, row) in rows.iter_mut().enumerate() {
+        *row = &x[i * groups.len()..][..groups.len()];
+    }
     let mut sums = [[_mm256_setzero_si256(); 2]; MR];
-    for (f, fractal) in fractals.iter().enumerate() {
-        let x: [&[i32]; MR] = std::array::from_fn(|i| &x[i][f * words..][..words]);
-        for (s, group) in fractal.as_chunks::<GROUP>().0.iter().enumerate() {
-            let halves = group.as_chunks::<LANES>().0;
-            for h in 0..2 {
-                let symbols = load(&halves[h]);
-                if SATURATES {
-                    let weights = _mm256_xor_si256(symbols, _mm256_set1_epi8(i8::MIN));
-                    for i in 0..MR {
-                        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(x[i][s]), weights);
-                        let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-                        sums[i][h] = _mm256_add_epi32(sums[i][h], fours);
-                    }
-                } else {
-                    let even = _mm256_and_si256(symbols, _mm256_set1_epi16(0xff));
-                    let odd = _mm256_srli_epi16::<8>(symbols);
-                    for i in 0..MR {
-                        let fours = _mm256_add_epi32(
-                            _mm256_madd_epi16(even, _mm256_set1_epi32(x[i][s])),
-                            _mm256_madd_epi16(odd, _mm256_set1_epi32(x[i][GROUPS + s])),
-                        );
-                        sums[i][h] = _mm256_add_epi32(sums[i][h], fours);
-                    }
+    for (s, group) in groups.iter().enumerate() {
+        let (halves, _) = group.as_chunks::<LANES>();
+        for h in 0..2 {
+            let symbols = load(&halves[h]);
+            if WORDS == SATURATING {
+                let weights = _mm256_xor_si256(symbols, _mm256_set1_epi8(i8::MIN));
+                for i in 0..MR {
+                    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(rows[i][s][0]), weights);
+                    let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+                    sums[i][h] = _mm256_add_epi32(sums[i][h], fours);
+                }
+            } else {
+                let even = _mm256_and_si256(symbols, _mm256_set1_epi16(0xff));
+                let odd = _mm256_srli_epi16::<8>(symbols);
+                for i in 0..MR {
+                    let fours = _mm256_add_epi32(
+                        _mm256_madd_epi16(even, _mm256_set1_epi32(rows[i][s][0])),
+                        _mm256_madd_epi16(odd, _mm256_set1_epi32(rows[i][s][WORDS - 1])),
+                    );
+                    sums[i][h] = _mm256_add_epi32(sums[i][h], fours);
                 }
             }
         }
