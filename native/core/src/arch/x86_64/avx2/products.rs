@@ -96,23 +96,26 @@ fn block<const MR: usize, const WORDS: usize>(panel: &[u8], x: &[i32], acc: &mut
     let mut sums = [[_mm256_setzero_si256(); 2]; MR];
     for (s, group) in groups.iter().enumerate() {
         let (halves, _) = group.as_chunks::<LANES>();
-        for h in 0..2 {
-            let symbols = load(&halves[h]);
-            if WORDS == SATURATING {
-                let weights = _mm256_xor_si256(symbols, _mm256_set1_epi8(i8::MIN));
-                for i in 0..MR {
-                    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(rows[i][s][0]), weights);
+        let symbols = [load(&halves[0]), load(&halves[1])];
+        if WORDS == SATURATING {
+            let flip = _mm256_set1_epi8(i8::MIN);
+            let weights = [_mm256_xor_si256(symbols[0], flip), _mm256_xor_si256(symbols[1], flip)];
+            for i in 0..MR {
+                let x = _mm256_set1_epi32(rows[i][s][0]);
+                for h in 0..2 {
+                    let pairs = _mm256_maddubs_epi16(x, weights[h]);
                     let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
                     sums[i][h] = _mm256_add_epi32(sums[i][h], fours);
                 }
-            } else {
-                let even = _mm256_and_si256(symbols, _mm256_set1_epi16(0xff));
-                let odd = _mm256_srli_epi16::<8>(symbols);
-                for i in 0..MR {
-                    let fours = _mm256_add_epi32(
-                        _mm256_madd_epi16(even, _mm256_set1_epi32(rows[i][s][0])),
-                        _mm256_madd_epi16(odd, _mm256_set1_epi32(rows[i][s][WORDS - 1])),
-                    );
+            }
+        } else {
+            let low = _mm256_set1_epi16(0xff);
+            let even = [_mm256_and_si256(symbols[0], low), _mm256_and_si256(symbols[1], low)];
+            let odd = [_mm256_srli_epi16::<8>(symbols[0]), _mm256_srli_epi16::<8>(symbols[1])];
+            for i in 0..MR {
+                let x = [_mm256_set1_epi32(rows[i][s][0]), _mm256_set1_epi32(rows[i][s][WORDS - 1])];
+                for h in 0..2 {
+                    let fours = _mm256_add_epi32(_mm256_madd_epi16(even[h], x[0]), _mm256_madd_epi16(odd[h], x[1]));
                     sums[i][h] = _mm256_add_epi32(sums[i][h], fours);
                 }
             }
