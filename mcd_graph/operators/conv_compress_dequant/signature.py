@@ -23,6 +23,9 @@ With x1_scale: deq_scale stands for float32(x1_scale * deq_scale) in all of this
 kernel_shape, strides, dilations, pads and group are those of ONNX's Conv; same = 1 is its auto_pad SAME_UPPER, 2 its
 SAME_LOWER. Of group groups, each n / group output channels see their own channels / group input channels.
 
+On x86 processors without VNNI, products of uint8 x1 and int8 w saturate in pairs where y is requantised, unless each
+group has one channel of either side: as those of onnxruntime's QLinearConv do (MatmulCompressDequant says more).
+
 With channels_last = 1, x1 is (batch, pixels ..., channels) and y (batch, pixels ..., n).
 
 compress_info declares the kernel as a matrix of n rows, the output channels, with k = taps * channels / group columns:

@@ -33,6 +33,9 @@ With gate, residual or both, where deq_scale is float32 and y_zero_point and y_p
 y = float32(acc) * deq_scale [+ addend] [* gate] [+ residual], each step rounded to nearest even, none fused. Both are
 broadcast as ONNX's Mul and Add do. They are how feed-forward layers are gated and residual streams go on.
 
+On x86 processors without VNNI, where onnxruntime's products of uint8 x1 and int8 w saturate, so do these: each two
+neighbours along k are multiplied and added in 16 bits. Session config entry mcd.products = exact has them as above.
+
 It is a superset of Ascend's aclnnMatmulCompressDequant, with that operator's argument names.
 """
 
