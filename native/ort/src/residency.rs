@@ -3,7 +3,8 @@
 //! Every weight with a choice has an entry in one ledger for the process while its session lives. What is decided is decided at
 //! the first run of a node, when all nodes of its session are bound: a weight is decoded if *all* weights of the ledger,
 //! decoded, fit the caches that the process may count on. More of them come from memory at each run, where compressed bytes
-//! arrive sooner. `mcd.decoded_limit` bounds what is decoded; small weights come first, for they gain most for a byte.
+//! arrive sooner, unless the kernel decodes more slowly than memory gives plain ones (AVX2 and the portable kernel): then all
+//! are decoded. `mcd.decoded_limit` bounds what is decoded; small weights come first, for they gain most for a byte.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,6 +25,15 @@ pub enum Policy {
 }
 
 impl Policy {
+    /// What it comes to at the first run with a kernel that outpaces memory or does not. With one that does not, a compressed
+    /// weight is slower than a plain one wherever it comes from, and `auto` decodes all.
+    pub fn with_kernel(self, outpaces_memory: bool) -> Self {
+        match self {
+            Self::Auto { limit } if !outpaces_memory => Self::Decoded { limit },
+            other => other,
+        }
+    }
+
     /// What is known when a session is created: the rest is decided at the first run.
     pub fn at_creation(self) -> Residency {
         match self {
@@ -222,6 +232,17 @@ mod tests {
         assert!(!entries.iter().any(|entry| entry.decide(Policy::Auto { limit: NO_LIMIT }, caches)));
         assert!(entries.iter().all(|entry| entry.decide(Policy::Decoded { limit: NO_LIMIT }, caches)));
         assert!(!entries.iter().any(|entry| entry.decide(Policy::Compressed, caches)));
+    }
+
+    #[test]
+    fn a_kernel_that_memory_outpaces_has_all_weights_decoded() {
+        let (ledger, caches) = (ledger(), caches(512 << 10, 32 * MIB, 2));
+        let entries: Vec<Entry> = (0..8).map(|key| ledger.enter(key, 16 * MIB)).collect();
+        let auto = Policy::Auto { limit: NO_LIMIT };
+        assert!(!entries.iter().any(|entry| entry.decide(auto.with_kernel(true), caches)));
+        assert!(entries.iter().all(|entry| entry.decide(auto.with_kernel(false), caches)));
+        assert!(!ledger.enter(9, MIB).decide(Policy::Auto { limit: MIB }.with_kernel(false), caches));
+        assert!(!ledger.enter(10, MIB).decide(Policy::Compressed.with_kernel(false), caches));
     }
 
     #[test]

@@ -129,6 +129,12 @@ pub trait TileKernel: Sync {
         false
     }
 
+    /// Whether it multiplies by a compressed weight sooner than memory gives the plain one: a few gigabytes a second are not
+    /// enough for that.
+    fn outpaces_memory(&self) -> bool {
+        true
+    }
+
     /// The same kernel with products that saturate, if it has them.
     fn saturating(&self) -> Option<&'static dyn TileKernel> {
         None

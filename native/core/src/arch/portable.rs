@@ -14,6 +14,10 @@ impl<const SATURATES: bool> TileKernel for Portable<SATURATES> {
         if SATURATES { "portable-u8i8i16-scalar" } else { "portable-u8i8i32-scalar" }
     }
 
+    fn outpaces_memory(&self) -> bool {
+        false
+    }
+
     fn saturating(&self) -> Option<&'static dyn TileKernel> {
         Some(&Portable::<true>)
     }

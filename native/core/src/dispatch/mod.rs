@@ -143,6 +143,11 @@ impl Kernel {
         self.short
     }
 
+    /// Whether it multiplies by a compressed weight sooner than memory gives the plain one.
+    pub fn outpaces_memory(&self) -> bool {
+        self.tile.outpaces_memory()
+    }
+
     /// The same with products of uint8 activations and int8 weights that saturate in pairs, as `vpmaddubsw` has them:
     /// Σ sat16(x₀w₀ + x₁w₁) over the neighbours along k, then as ever. All other products stay exact. `None` where a kernel
     /// has none, which no processor runs that [has no other instruction](saturates_pairs).

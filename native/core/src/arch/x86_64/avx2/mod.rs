@@ -61,6 +61,10 @@ impl<const PDEP: bool, const SATURATES: bool> TileKernel for Avx2<PDEP, SATURATE
         }
     }
 
+    fn outpaces_memory(&self) -> bool {
+        false
+    }
+
     fn saturating(&self) -> Option<&'static dyn TileKernel> {
         // Proven by `self`.
         Some(&Avx2::<PDEP, true>(()))
