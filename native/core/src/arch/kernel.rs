@@ -140,7 +140,7 @@ pub trait TileKernel: Sync {
         None
     }
 
-    /// Whether products saturate, as those of `vpmaddubsw` do: then what is summed up is not sx over all k, but
+    /// Whether products saturate, as those of `vpmaddubsw` do: then what is summed up is not symbol · packed activation, but
     /// sat16(x₀w₀ + x₁w₁) over all pairs of neighbours along k, of activations x = packed + 128 and weights w = symbol − 128.
     fn saturates(&self) -> bool {
         false
