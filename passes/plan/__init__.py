@@ -10,6 +10,7 @@ caller likes::
 
 from mcd_graph.passes.plan.finding import plan_lowering
 from mcd_graph.passes.plan.lowering import LoweringPlan, PackedWeight, reproduces_optimized
+from mcd_graph.passes.plan.shared_scales import bytes_of_scales
 from mcd_graph.passes.plan.site import Site, WeightJob, tiles_spared
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "PackedWeight",
     "Site",
     "WeightJob",
+    "bytes_of_scales",
     "plan_lowering",
     "reproduces_optimized",
     "tiles_spared",
