@@ -83,7 +83,7 @@ def _saved(constant: ConstantReport) -> float:
 
 
 def _more_scales(nbytes: int, readers: int) -> int:
-    """Return what readers store of scales that take ``nbytes`` for one, beside the weight's own, whose place it takes."""
+    """Return what readers store of scales that take ``nbytes`` for one, less those of the weight itself, which go."""
     from mcd_graph.passes.plan import bytes_of_scales  # noqa: PLC0415 - takes a moment, --help needs none of it
 
     return bytes_of_scales(nbytes, readers) - nbytes if readers > 1 else 0

@@ -12,6 +12,7 @@ from mcd_graph.passes.plan.finding import plan_lowering
 from mcd_graph.passes.plan.lowering import LoweringPlan, PackedWeight, reproduces_optimized
 from mcd_graph.passes.plan.shared_scales import bytes_of_scales
 from mcd_graph.passes.plan.site import Site, WeightJob, tiles_spared
+from mcd_graph.passes.plan.weights import smallest_of_few
 
 __all__ = [
     "LoweringPlan",
@@ -21,5 +22,6 @@ __all__ = [
     "bytes_of_scales",
     "plan_lowering",
     "reproduces_optimized",
+    "smallest_of_few",
     "tiles_spared",
 ]  # fmt: skip
