@@ -114,11 +114,12 @@ def test_streams_that_are_read_again_and_again_are_aligned(
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
             assert entries["location"] == "m.mcd.onnx_data"
-            places.append((int(entries["offset"]), int(entries["length"])))
+            least = alignment if tensor.name.endswith(".x2") else 64
+            places.append((int(entries["offset"]), int(entries["length"]), least))
     end = 0
-    for offset, length in sorted(places):
-        assert offset % alignment == 0
-        assert offset - end < alignment, "nothing more is between them"
+    for offset, length, least in sorted(places):
+        assert offset % least == 0
+        assert offset - end < least, "nothing more is between them"
         end = offset + length
     assert end == (out / "m.mcd.onnx_data").stat().st_size
 

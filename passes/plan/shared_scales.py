@@ -53,5 +53,5 @@ def _is_shared(scale: FoldedScale, readers: int) -> bool:
 
 
 def _computed(match: Match, scale: FoldedScale) -> Match:
-    fused = dataclasses.replace(match.fused, deq_scale=scale.computed)  # type: ignore[type-var, call-arg]
+    fused = dataclasses.replace(match.fused, deq_scale=scale.computed)  # type: ignore[type-var]
     return dataclasses.replace(match, fused=fused)

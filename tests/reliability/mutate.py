@@ -2,9 +2,10 @@
 
     python -P tests/reliability/mutate.py mcd_graph/ascend/pickles.py tests/ascend/test_pickles.py [PYTEST ARGUMENT...]
 
-Each change runs in a fork of one process that has imported what comes from elsewhere, so it takes about as long as the
-tests themselves. Comparisons are turned, conditions negated, numbers moved by one, ``and`` and ``or`` exchanged,
-results and whole statements left out. What survives changes nothing, or is not tested.
+Each change runs in a fork of one process that has imported what comes from elsewhere, with the tests that call the
+function that is changed, and what is outside of functions with all. Comparisons are turned, conditions negated, numbers
+moved by one, ``and`` and ``or`` exchanged, results and whole statements left out. What survives changes nothing, or is
+not tested.
 """
 
 import ast
@@ -15,20 +16,30 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import io
+import json
+import math
 import os
+import resource
 import signal
 import sys
+import tempfile
+import threading
 import types
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir
+import onnxruntime
 import pytest
 
-IMPORTED = (np, onnx, onnx_ir)
-SECONDS = 120
+IMPORTED = (np, onnx, onnx_ir, onnxruntime)
+# Tests that take this many times as much of a processor as without a change have an endless loop; those that take this
+# many seconds wait for ever.
+PATIENCE, WAIT = 10, 1800
+ALL = "all"
 
 TURNED = {
     ast.Lt: ast.LtE,
@@ -111,18 +122,75 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.tree, str(self.path), "exec"), module.__dict__)  # noqa: S102 (what importing is)
 
 
-def survives(finder: Finder, arguments: list[str]) -> bool:
-    """Tell whether the tests pass with a changed module."""
+class Reached:
+    """A plugin of pytest that finds out which tests call which functions of a file."""
+
+    def __init__(self, path: Path, found: Path) -> None:
+        self.file, self.found = str(path), found
+        self.tests: dict[int, set[str]] = defaultdict(set)  # by the first line of a function
+        self.name = ALL
+
+    def _trace(self, frame: types.FrameType, *_: object) -> None:
+        if frame.f_code.co_filename == self.file:
+            self.tests[frame.f_code.co_firstlineno].add(self.name)
+
+    @contextlib.contextmanager
+    def _called_by(self, name: str) -> Iterator[None]:
+        before, self.name = self.name, name
+        try:
+            yield
+        finally:
+            self.name = before
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Watch a test."""
+        threading.settrace(self._trace)
+        sys.settrace(self._trace)
+        try:
+            with self._called_by(item.nodeid):
+                return (yield)
+        finally:
+            sys.settrace(None)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef) -> Iterator[None]:
+        """Take what several tests share for a part of all."""
+        with self._called_by(self.name if fixturedef.scope == "function" else ALL):
+            return (yield)
+
+    def pytest_sessionfinish(self) -> None:
+        """Write it down."""
+        self.found.write_text(json.dumps({line: sorted(names) for line, names in self.tests.items()}))
+
+
+class Chosen:
+    """A plugin of pytest that leaves out all other tests."""
+
+    def __init__(self, names: set[str]) -> None:
+        self.names = names
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave them out."""
+        items[:] = [item for item in items if item.nodeid in self.names]
+
+
+def passes(finder: Finder, arguments: list[str], plugins: list[object], seconds: float) -> tuple[bool, float]:
+    """Tell whether the tests pass with a changed module, and the seconds of a processor that they have used."""
     child = os.fork()
     if child == 0:
-        signal.alarm(SECONDS)
+        signal.alarm(WAIT)
+        limit = math.ceil(min(seconds, WAIT))
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
         status = 1
         with contextlib.suppress(BaseException), contextlib.redirect_stdout(io.StringIO()):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             sys.meta_path.insert(0, finder)
-            status = int(pytest.main(["-x", "-q", "-n0", "-p", "no:cacheprovider", *arguments]))
+            options = ["-x", "-q", "-n0", "-p", "no:cacheprovider"]
+            status = int(pytest.main([*options, *arguments], plugins=plugins))
         os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    _, status, used = os.wait4(child, 0)
+    return os.waitstatus_to_exitcode(status) == 0, used.ru_utime + used.ru_stime
 
 
 def say(line: str) -> None:
@@ -131,16 +199,37 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def functions(tree: ast.Module) -> list[range]:
+    """The lines of each function and method, with what is inside of it."""
+    bodies = [tree.body, *(node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef))]
+    found = [node for body in bodies for node in body if isinstance(node, ast.FunctionDef)]
+    return [range(min([n.lineno, *(d.lineno for d in n.decorator_list)]), n.end_lineno + 1) for n in found]
+
+
+def reached(name: str, path: Path, arguments: list[str]) -> tuple[dict[int, set[str]], float]:
+    """The tests that call the functions of a module, by their first lines, and what the tests take in seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        finder = Finder(name, path, ast.parse(path.read_text()))
+        done, seconds = passes(finder, arguments, [Reached(path, found)], math.inf)
+        if not done:
+            sys.exit("the tests fail without a change")
+        return {int(line): set(names) for line, names in json.loads(found.read_text()).items()}, seconds
+
+
 def main(path: Path, arguments: list[str]) -> int:
     """Try all changes of a module; whether any survives."""
     name = ".".join(path.with_suffix("").parts)
     source = path.read_text()
-    if not survives(Finder(name, path, ast.parse(source)), arguments):
-        sys.exit("the tests fail without a change")
+    tests, seconds = reached(name, path, arguments)
+    parts = functions(ast.parse(source))
     count, left = 0, []
     for line, text, what, tree in mutants(source):
         count += 1
-        if survives(Finder(name, path, tree), arguments):
+        part = next((part for part in parts if line in part), range(0))
+        names = set[str]().union(*(tests.get(first, set()) for first in part))
+        chosen = [Chosen(names)] if names and ALL not in names else []
+        if passes(Finder(name, path, tree), arguments, chosen, PATIENCE * seconds)[0]:
             left.append(line)
             say(f"{path}:{line}: {what}: {text}")
     say(f"{count - len(left)} of {count} changes of {path} are seen")

@@ -105,6 +105,7 @@ fn a_tail_that_is_left_out_is_not_looked_for() {
     short.x2[48] = 2;
     short.seal();
     let parsed = short.parse().expect("all tiles are there");
+    assert_eq!(parsed.version(), VERSION);
     let decoded = unpack(parsed, &short.x2, Kernel::by_name("scalar").unwrap(), &Serial).unwrap();
     let expected = unpack(whole.parse().unwrap(), &whole.x2, Kernel::by_name("scalar").unwrap(), &Serial);
     assert_eq!(Ok(decoded), expected);
@@ -164,6 +165,7 @@ fn what_is_told_of_a_weight_is_what_it_holds() {
     let weight = weight(3);
     let parsed = weight.parse().unwrap();
     assert_eq!(parsed.profile(), Profile::Fast);
+    assert_eq!(parsed.version(), OLDEST_VERSION);
     assert_eq!(parsed.x2_len(), weight.x2.len());
     let stats = parsed.stats();
     assert_eq!((stats.coded_tiles, stats.raw_tiles, stats.constant_tiles), (0, 3, 0));

@@ -27,7 +27,12 @@ pub struct Entry {
 }
 
 /// The largest offset that an entry can hold.
-pub const MAX_OFFSET: u64 = ((1 << 30) - 1) * ALIGN as u64;
+const MAX_OFFSET: u64 = ((1 << 30) - 1) * ALIGN as u64;
+
+/// Whether an entry can hold an offset.
+pub fn holds(offset: u64) -> bool {
+    offset <= MAX_OFFSET
+}
 
 impl Entry {
     pub fn to_bytes(self) -> [u8; ENTRY] {
@@ -70,6 +75,7 @@ mod tests {
     #[test]
     fn offsets_end_below_64_gib() {
         assert_eq!(MAX_OFFSET, (64 << 30) - 64);
+        assert_eq!([0, MAX_OFFSET, MAX_OFFSET + 1, u64::MAX].map(holds), [true, true, false, false]);
     }
 
     #[test]

@@ -162,8 +162,8 @@ impl CompressedWeight {
         let (cut, short) = (stored != whole, x2.len() - end < TAIL);
         if cut || short {
             room.clear();
-            room.try_reserve(if cut { whole } else { 0 } + if short { len + TAIL } else { 0 })
-                .map_err(|_| Error::Memory { what: "a tile", bytes: whole + len + TAIL })?;
+            let bytes = if cut { whole } else { 0 } + if short { len + TAIL } else { 0 };
+            room.try_reserve(bytes).map_err(|_| Error::Memory { what: "a tile", bytes })?;
             if cut {
                 edges::restore(roots, &self.header.geometry, &shape, code.root_bits(), room);
             }
@@ -246,6 +246,96 @@ impl CompressedWeight {
             constant_tiles: count(|k| matches!(k, Kind::Constant(_))),
             payload_bytes: self.extents.iter().map(ExactSizeIterator::len).sum(),
             stored_bytes: self.header.total + self.entries.len() * ENTRY,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container::{EncodedWeight, WeightView, encode, encode_packed};
+    use crate::geometry::{FRACTAL_K, PANEL, Tiling};
+
+    const TILING: Tiling = Tiling { k: 1, n: 1 };
+
+    /// Of shape (n, k), along k: a tile of one value, one of all values, and narrow ones.
+    fn weight(n: usize, k: usize) -> Vec<u8> {
+        let mut state = 1_u32;
+        let mut random = |below: u32| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 16) % below
+        };
+        let element = |at: usize| match at % k / FRACTAL_K {
+            0 => 7,
+            1 => random(256) as u8,
+            _ => (random(9) + random(9) + random(9)) as u8,
+        };
+        (0..n * k).map(element).collect()
+    }
+
+    type Encode = fn(&WeightView<'_>, Profile, Tiling) -> Result<EncodedWeight, Error>;
+
+    fn encoded(n: usize, k: usize, encode: Encode) -> (CompressedWeight, Vec<u8>) {
+        let data = weight(n, k);
+        let view = WeightView::new(&data, (n, k), (k, 1), WeightType::I8).unwrap();
+        let EncodedWeight { x2, compress_index, compress_info } = encode(&view, Profile::Balanced, TILING).unwrap();
+        (CompressedWeight::parse(&x2, &compress_index, &compress_info).unwrap(), x2)
+    }
+
+    #[test]
+    fn where_each_tile_is_stored() {
+        let (weight, x2) = encoded(PANEL, 5 * FRACTAL_K, encode);
+        let kinds: Vec<Kind> = weight.entries.iter().map(|entry| entry.kind).collect();
+        assert_eq!(kinds, [Kind::Constant(7 ^ 0x80), Kind::Raw, Kind::Coded, Kind::Coded, Kind::Coded]);
+        let raw = &x2[weight.header.len()..][..PANEL * FRACTAL_K];
+        for t in 0..5 {
+            assert_eq!(weight.raw_tile(&x2, t), Ok((t == 1).then_some(raw)), "tile {t}");
+        }
+        assert!(weight.raw_tile(&x2[1..], 1).is_err());
+        let stored: Vec<&[u8]> = (0..5).map(|t| weight.stored_tile(&x2, t)).collect();
+        assert_eq!((stored[0], stored[1]), ([].as_slice(), raw));
+        assert_eq!(stored.concat(), x2[weight.header.len()..x2.len() - TAIL]);
+        assert_eq!(weight.stored_tile(&x2[1..], 1), []);
+    }
+
+    /// Kernels load 64 bytes at once, from the last byte of a tile too.
+    #[test]
+    fn each_tile_has_64_bytes_behind_it_and_is_copied_only_where_it_must_be() {
+        for (n, k) in [(PANEL, 5 * FRACTAL_K), (PANEL - 1, 5 * FRACTAL_K), (2 * PANEL, 5 * FRACTAL_K - 1)] {
+            for encode in [encode, encode_packed] as [Encode; 2] {
+                let (weight, x2) = encoded(n, k, encode);
+                for t in (0..weight.entries.len()).filter(|&t| weight.entries[t].kind == Kind::Coded) {
+                    check(&weight, &x2, t);
+                }
+            }
+        }
+    }
+
+    fn check(weight: &CompressedWeight, x2: &[u8], t: usize) {
+        let code = weight.code().unwrap();
+        let (stored, (whole, roots_stored)) = (weight.stored_tile(x2, t), weight.root_bytes(t, code));
+        let mut room = vec![0xa5; 10];
+        let at = room.as_ptr_range();
+        let Tile::Coded(CodedTile { roots, rest, len, counts }) = weight.tile(x2, t, &mut room).unwrap() else {
+            panic!("tile {t} is coded");
+        };
+        assert_eq!((roots.len(), len, counts), (whole, stored.len() - roots_stored, None), "tile {t}");
+        assert_eq!(rest[..len], stored[roots_stored..], "tile {t}");
+        assert!(rest.len() >= len + TAIL, "tile {t}: {} bytes behind it", rest.len() - len);
+        let inside = |part: &[u8]| x2.as_ptr_range().contains(&part.as_ptr());
+        let (cut, short) = (!inside(roots), !inside(rest));
+        assert_eq!(cut, whole != roots_stored, "tile {t}");
+        let behind = x2.as_ptr_range().end as usize - stored.as_ptr_range().end as usize;
+        assert_eq!(short, behind < TAIL, "tile {t}: {behind} bytes behind it");
+        if short {
+            assert_eq!(rest[len..], [0; TAIL], "tile {t}");
+        }
+        let copied = if cut { whole } else { 0 } + if short { len + TAIL } else { 0 };
+        if copied > 0 {
+            assert_eq!(room.len(), copied, "tile {t}");
+            assert!(room.capacity() <= 2 * copied.max(10), "tile {t}: {} bytes for {copied}", room.capacity());
+        } else {
+            assert_eq!(room.as_ptr_range(), at, "tile {t}: nothing is put together");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::edges;
 use super::header::Header;
-use super::index::{ENTRY, Entry, Kind, MAX_OFFSET};
+use super::index::{self, ENTRY, Entry, Kind};
 use super::layout::{ALIGN, Omissions};
 use crate::codec::encode::EncodeTable;
 use crate::codec::{Code, Histogram, Profile, WeightType};
@@ -191,7 +191,7 @@ impl<'a> Encoder<'a> {
         symbols.resize(shape.weights(), 0);
         weight.gather(shape, pad, symbols);
         let offset = self.x2.len();
-        if offset as u64 > MAX_OFFSET {
+        if !index::holds(offset as u64) {
             return Err(Error::Shape { n: weight.n, k: weight.k, reason: "its stream exceeds 64 GiB" });
         }
         let coded = self.coded(shape, symbols).filter(|coded| coded.len() < symbols.len());
