@@ -77,7 +77,7 @@ def compress_model(
             way at a time, or with ``jobs`` that many weights of any size.
         include: regular expression; only nodes in whose name it is found are lowered.
         exclude: regular expression; nodes in whose name it is found are kept.
-        convolutions: make multiplications of convolutions with a 1x1 kernel, however small that is.
+        convolutions: make multiplications of QLinearConv with a 1x1 kernel, however small that is.
         min_saving: share of a weight's size that must be saved; weights that save less are kept as they are.
         progress: called after each weight, in the caller's thread.
         inline: keep all weights inside of the model file, which stays below 2 GiB then, for runtimes that take a

@@ -254,6 +254,13 @@ class ReasonCode(enum.StrEnum):
         "The kernel is so small, or does so little with each pixel, that onnxruntime's own convolution is faster.",
         "`--at-open`, which restores it when a session is created.",
     )
+    CONVOLUTION_TYPES = (
+        "convolution-types",
+        "A ConvInteger has a uint8 kernel, and an image that is int8 or of a type that is not known: on x86 processors "
+        "without VNNI, onnxruntime's products of these saturate, and those of the compressed operator do not.",
+        "Quantise the kernel to int8, or the image to uint8; or `--at-open`, which restores the kernel when a session "
+        "is created.",
+    )
     CONVOLUTION_RANK = (
         "convolution-rank",
         "The convolution has no spatial dimension, or more than three.",

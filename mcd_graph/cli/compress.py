@@ -27,7 +27,7 @@ def compress(
     jobs: Annotated[int | None, typer.Option(min=1, help="Weights at a time; one per processor by default.")] = None,
     include: Annotated[str | None, typer.Option(metavar="RE", help="Lower only nodes whose name matches.")] = None,
     exclude: Annotated[str | None, typer.Option(metavar="RE", help="Keep nodes whose name matches.")] = None,
-    convolutions: Annotated[bool, typer.Option("--convolutions", help="1x1 convolutions as multiplications.")] = False,
+    convolutions: Annotated[bool, typer.Option("--convolutions", help="1x1 QLinearConv as multiplications.")] = False,
     min_saving: Annotated[float, typer.Option(help="Share of a weight's size that must be saved.")] = 0.01,
     dask: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Compress on the Dask cluster whose scheduler is there.")

@@ -46,7 +46,7 @@ def plan_lowering(
         model: the model.
         include: regular expression; only nodes in whose name it is found are lowered.
         exclude: regular expression; nodes in whose name it is found are kept.
-        convolutions: look for convolutions with a 1x1 kernel as multiplications first.
+        convolutions: look for QLinearConv with a 1x1 kernel as multiplications first.
         rules: the families to look for. With all of them, other constants that can be decoded when the model runs are
             looked for as well.
         custom_ops: libraries of other operators that the model needs, for onnxruntime is asked about it.
@@ -125,7 +125,7 @@ def _by_operator(rules: Sequence[Rule]) -> dict[tuple[str, str], Rule]:
 def _rule_for(
     node: ir.Node, asked: Mapping[tuple[str, str], Rule], usual: Mapping[tuple[str, str], Rule]
 ) -> Rule | None:
-    """Return the rule that looks at a node: one that was asked for, unless only the usual one takes the node."""
+    """Return the rule that looks at a node: one that was asked for, unless it refuses and the usual one has a say."""
     key = node.domain, node.op_type
     first, other = asked.get(key), usual.get(key)
     if first is None or other is None:
@@ -135,7 +135,7 @@ def _rule_for(
         return first
     with contextlib.suppress(Refusal):
         return first if other.match(node) is None else other
-    return first
+    return other
 
 
 def _check_inputs(fused: Fused, weight: Weight) -> None:

@@ -13,15 +13,19 @@
 ==============================  ======================================================================================
 accepted                        one to three dimensions; strides, dilations, pads, auto_pad; int8 or uint8 activations,
                                 kernels and results; scales and zero points for the whole kernel or per channel
-kept, with the reason           kernels that are not constant; QLinearConv of uint8 with kernels below 32 KiB, or with
-                                less than 200 multiply-adds for each byte of image that goes in or comes out, 300 in a
-                                graph with depthwise convolutions unless channels come last; groups whose output
-                                channels are no multiple of 16, as in depthwise convolutions; scales and zero points of
-                                other shapes
+kept, with the reason           kernels that are not constant; ConvInteger of int8 with a uint8 kernel; QLinearConv of
+                                uint8 with kernels below 32 KiB, or with less than 200 multiply-adds for each byte of
+                                image that goes in or comes out, 300 in a graph with depthwise convolutions unless
+                                channels come last; groups whose output channels are no multiple of 16, as in depthwise
+                                convolutions; scales and zero points of other shapes
 ==============================  ======================================================================================
 
 onnxruntime folds the three scales in float32, multiplies the int32 sum with the result, clamps, rounds half to even
 and adds the zero point; the operator does the same. Pixels beside the image are the activation's zero point.
+
+ConvInteger has the kernel as its first operand. So on x86 processors without VNNI its products are exact where those of
+other operators saturate, and those of a uint8 kernel and an int8 image saturate, in pairs of neighbours that the
+operator does not have.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ import dataclasses
 import onnx_ir as ir
 
 from mcd_graph.operators import conv_compress_dequant
-from mcd_graph.passes.engine.facts import get_input
+from mcd_graph.passes.engine.facts import get_input, known_dtype
 from mcd_graph.passes.engine.match import Family, Match, Rule
 from mcd_graph.passes.engine.operands import quantization_column, quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
@@ -46,6 +50,9 @@ def _match_conv_integer(node: ir.Node) -> Match | None:
     kernel = find_kernel(node, w)
     if kernel is None:
         return None
+    if kernel.tensor.dtype == ir.DataType.UINT8 and known_dtype(x) != ir.DataType.UINT8:
+        text = "its kernel is uint8 and its image is not: onnxruntime's products may saturate, the operator's do not"
+        raise Refusal(ReasonCode.CONVOLUTION_TYPES, text)
     convolution = Convolution(
         x,
         x1_zero_point=x_zero_point,

@@ -2,11 +2,12 @@
 
 ::
 
-    y = ConvInteger(x, W, x_zp, w_zp)                       x: (batch, k, …), W: (n, k, 1, …), y: (batch, n, …)
+    y = QLinearConv(x, …, W, …, b)                       x: (batch, k, …), W: (n, k, 1, …), y: (batch, n, …)
     ->
-    y = Transpose(MatmulCompressDequant(Transpose(x), W'))
+    y = Transpose(MatmulCompressDequant(Transpose(x), W', …))
 
-and the same of QLinearConv, with its bias and its requantisation.
+A ConvInteger is none: it has the kernel as its first operand, so that on
+processors where onnxruntime's products saturate, others of them do than those of a multiplication.
 
 ==============================  ======================================================================================
 accepted                        kernels of size 1 in every direction, strides and dilations of 1, one group, no
@@ -20,32 +21,21 @@ hence the option.
 
 from __future__ import annotations
 
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from mcd_graph.passes.engine.facts import dimensions, get_input, int_attribute, ints_attribute, known_shape
-from mcd_graph.passes.engine.match import Family, Fused, Match, NewNode, NewOutput, Result, Rule, Weight
-from mcd_graph.passes.engine.operands import find_weight, quantization_column, quantization_vector
+from mcd_graph.passes.engine.match import Family, Match, NewNode, NewOutput, Result, Rule, Weight
+from mcd_graph.passes.engine.operands import find_weight, quantization_column
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.scales import fold_scales, fuse
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["FAMILY"]
 
 
-def _match_conv_integer(node: ir.Node) -> Match:
-    x, w, x_zero_point, w_zero_point = (get_input(node, index) for index in range(4))
-    weight = _pointwise_weight(node, w)
-    if x is None:
-        raise Refusal(ReasonCode.INPUT_MISSING, "it has no activation input")
-    zero_point = quantization_vector(w_zero_point, weight.n)
-    if x_zero_point is not None and known_shape(x_zero_point) not in ((), (1,), None):
-        raise Refusal(ReasonCode.PARAMETER_SHAPE, f"zero point {x_zero_point.name} is not one value")
-    last, _ = _permutations(weight)
-    x1 = NewOutput(NewNode("Transpose", (x,), {"perm": last}))
-    fused = Fused(x1, x1_zero_point=x_zero_point, w_zero_point=zero_point, output_type=ir.DataType.INT32)
-    return _replacement(node, weight, fused)
-
-
-def _match_qlinear_conv(node: ir.Node) -> Match:
+def _match(node: ir.Node) -> Match:
     x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, b = (
         get_input(node, index) for index in range(9)
     )
@@ -54,17 +44,12 @@ def _match_qlinear_conv(node: ir.Node) -> Match:
         raise Refusal(ReasonCode.INPUT_MISSING, "an input that QLinearConv needs is missing")
     scale = fold_scales(x_scale, w_scale, y_scale, n=weight.n)
     bias = quantization_column(b, weight.n)
-    last, _ = _permutations(weight)
+    last, second = _permutations(weight)
     x1 = NewOutput(NewNode("Transpose", (x,), {"perm": last}))
     fused = fuse(x1, x_zero_point, weight, w_zero_point, scale, bias=bias, y_zero_point=y_zero_point)
-    return _replacement(node, weight, fused)
-
-
-def _replacement(node: ir.Node, weight: Weight, fused: Fused) -> Match:
-    shape = known_shape(get_input(node, 0))
+    shape = known_shape(x)
     if shape is not None and len(shape) > 1 and shape[1] not in (weight.k, None):
         raise Refusal(ReasonCode.SHAPE_MISMATCH, f"its input has {shape[1]} channels, its kernel {weight.k}")
-    _, second = _permutations(weight)
     result = NewOutput(NewNode("Transpose", (Result(),), {"perm": second}))
     return Match(node.op_type, weight, fused, node.outputs[0], (node,), result)
 
@@ -88,14 +73,13 @@ def _pointwise_weight(node: ir.Node, value: ir.Value | None) -> Weight:
     return weight
 
 
-pointwise_conv_integer_rule = Rule("pointwise_conv_integer_rule", "", "ConvInteger", _match_conv_integer)
-pointwise_qlinear_conv_rule = Rule("pointwise_qlinear_conv_rule", "", "QLinearConv", _match_qlinear_conv)
+pointwise_qlinear_conv_rule = Rule("pointwise_qlinear_conv_rule", "", "QLinearConv", _match)
 
 FAMILY = Family(
     "PointwiseConv",
-    "ConvInteger and QLinearConv with a 1x1 kernel",
-    "`ConvInteger`, `QLinearConv` with a 1x1 kernel",
+    "QLinearConv with a 1x1 kernel",
+    "`QLinearConv` with a 1x1 kernel",
     "between two `Transpose`; only with `--convolutions`",
-    (pointwise_conv_integer_rule, pointwise_qlinear_conv_rule),
+    (pointwise_qlinear_conv_rule,),
     on_request=True,
 )

@@ -7,11 +7,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 import sessions
-from lowering import assert_exact
+from lowering import assert_exact, lower
 from onnx import TensorProto, helper, numpy_helper
 from sessions import session
 
 from mcd_graph import _native
+from mcd_graph.passes import ReasonCode
 
 SATURATING = {"mcd.products": "saturating"}
 
@@ -182,3 +183,25 @@ def test_originals_and_lowered_ones_saturate_alike(
     by = [ort.InferenceSession(model.SerializeToString(), each) for each in (ort.SessionOptions(), options)]
     plain, exact = (each.run(None, {"x": x})[0] for each in by)
     assert np.array_equal(plain, exact) == (not (saturates and _native.saturates_pairs()))
+
+
+@pytest.mark.parametrize("w_type", [np.int8, np.uint8])
+def test_a_pointwise_conv_integer_is_no_multiplication(w_type: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is its first operand: of uint8 images its products are exact, of a multiplication they saturate."""
+    monkeypatch.delitem(sessions.CONFIG, "mcd.products")
+    image, kernel = activation((1, 64, 9, 9)), weight((48, 64, 1, 1)).astype(w_type)
+    tensors = {"x": image, "w": kernel, "xz": np.array(3, np.uint8)}
+    model = of_onnx("ConvInteger", tensors, image, TensorProto.INT32)
+    lowered = assert_exact(model, {"x": image}, convolutions=True)
+    assert lowered.op_types == ["ConvCompressDequant"]
+
+
+def test_conv_integer_of_int8_with_a_uint8_kernel_stays() -> None:
+    """Its products saturate where the operator's do not."""
+    image, kernel = activation((1, 24, 9, 9), np.int8), activation((48, 24, 3, 3))
+    model = of_onnx("ConvInteger", {"x": image, "w": kernel}, image, TensorProto.INT32)
+    assert lower(model).outcome == [("ConvInteger", ReasonCode.CONVOLUTION_TYPES)]
+    (y,) = ort.InferenceSession(model.SerializeToString()).run(None, {"x": image})
+    patches = np.lib.stride_tricks.sliding_window_view(image[0].astype(np.int32), (3, 3), axis=(1, 2))
+    exact = np.einsum("chwij,ncij->nhw", patches, kernel.astype(np.int32))
+    assert np.array_equal(y[0], exact) == (not _native.saturates_pairs())

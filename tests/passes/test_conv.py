@@ -132,6 +132,7 @@ def test_attributes(make: object, attributes: dict[str, object]) -> None:
         (conv_integer(kernel_shape=[3, 1]), ReasonCode.SHAPE_MISMATCH),
         (conv_integer(channels=C + 1), ReasonCode.SHAPE_MISMATCH),
         (conv_integer(rank=2, kernel=(2, 2, 2, 2)), ReasonCode.CONVOLUTION_RANK),
+        (conv_integer(x_type=np.int8, w_type=np.uint8), ReasonCode.CONVOLUTION_TYPES),
     ],
 )
 def test_refusals(model: onnx.ModelProto, code: ReasonCode) -> None:

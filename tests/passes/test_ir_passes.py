@@ -26,16 +26,16 @@ def everything() -> onnx.ModelProto:
         helper.make_node("DequantizeLinear", ["w5", "ws", "wz"], ["wd"]),
         helper.make_node("MatMul", ["xd", "wd"], ["y5"]),
         helper.make_node("Unsqueeze", ["q", "last"], ["q3"]),
-        helper.make_node("ConvInteger", ["q3", "w6", "xz"], ["y6"]),
+        helper.make_node("QLinearConv", ["q3", "xs", "xz", "w6", "ws", "wz", "ys", "yz"], ["y6"]),
     ]
     constants = {f"w{i}": integers(np.int8, (K, N), i) for i in range(1, 6)}
     constants |= {
-        "w6": integers(np.uint8, (N, K, 1), 6), "xs": scales((), 1, 0.1), "xz": np.array(120, np.uint8),
+        "w6": integers(np.int8, (N, K, 1), 6), "xs": scales((), 1, 0.1), "xz": np.array(120, np.uint8),
         "ws": scales((), 2), "wz": np.array(0, np.int8), "ys": scales((), 3, 9), "yz": np.array(7, np.uint8),
         "last": np.array([2]),
     }  # fmt: skip
     outputs = {f"y{i}": (np.float32, ("m", N)) for i in (1, 3, 4, 5)}
-    outputs |= {"y2": (np.uint8, ("m", N)), "y6": (np.int32, ("m", N, 1))}
+    outputs |= {"y2": (np.uint8, ("m", N)), "y6": (np.uint8, ("m", N, 1))}
     return make_model(nodes, {"x": (np.float32, ("m", K))}, outputs, constants)
 
 

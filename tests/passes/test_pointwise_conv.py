@@ -22,39 +22,19 @@ def spatial(rank: int) -> tuple[int, ...]:
     return (5, 4, 3)[:rank]
 
 
-def conv_integer(rank: int, w_type: type = np.uint8, zero_points: int = 2, **attributes: object) -> onnx.ModelProto:
-    constants = {
-        "w": integers(w_type, (N, K, *(1,) * rank), 1), "xz": np.array(120, np.uint8), "wz": integers(w_type, (), 2),
-    }  # fmt: skip
-    names = ["w", "xz", "wz"][: 1 + zero_points]
-    node = helper.make_node("ConvInteger", ["x", *names], ["y"], name="conv", **attributes)
-    return make_model(
-        [node], {"x": (np.uint8, ("b", K, *spatial(rank)))}, {"y": (np.int32, ("b", N, *spatial(rank)))},
-        {name: constants[name] for name in names},
-    )  # fmt: skip
-
-
-def qlinear_conv(rank: int, x_type: type, w_type: type, size: tuple[int, ...], *, bias: bool) -> onnx.ModelProto:
+def qlinear_conv(
+    rank: int, x_type: type, w_type: type, size: tuple[int, ...], *, bias: bool, **attributes: object
+) -> onnx.ModelProto:
     constants = {
         "xs": scales((), 1), "xz": integers(x_type, (), 2), "w": integers(w_type, (N, K, *(1,) * rank), 3),
         "ws": scales(size, 4), "wz": np.zeros(size, w_type), "ys": scales((), 6, 10), "yz": integers(x_type, (), 7),
     }  # fmt: skip
     if bias:
         constants["b"] = np.random.default_rng(8).integers(-5000, 5000, N).astype(np.int32)
-    node = helper.make_node("QLinearConv", ["x", *constants], ["y"], name="conv", kernel_shape=[1] * rank)
+    node = helper.make_node("QLinearConv", ["x", *constants], ["y"], name="conv", **attributes)
     return make_model(
         [node], {"x": (x_type, ("b", K, *spatial(rank)))}, {"y": (x_type, ("b", N, *spatial(rank)))}, constants
     )
-
-
-@pytest.mark.parametrize("rank", [1, 2, 3])
-@pytest.mark.parametrize("zero_points", [0, 1, 2])
-def test_conv_integer(rank: int, zero_points: int) -> None:
-    model = conv_integer(rank, np.uint8, zero_points, strides=[1] * rank, pads=[0] * 2 * rank, group=1)
-    lowered = assert_exact(model, {"x": integers(np.uint8, (2, K, *spatial(rank)), 9)}, convolutions=True)
-    assert lowered.outcome == [("ConvInteger", None)]
-    assert lowered.op_types == ["Transpose", "MatmulCompressDequant", "Transpose"]
-    assert (lowered.plan.sites[0].k, lowered.plan.sites[0].n) == (K, N)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])
@@ -62,13 +42,25 @@ def test_conv_integer(rank: int, zero_points: int) -> None:
 @pytest.mark.parametrize("size", [(), (N,)], ids=["per_tensor", "per_channel"])
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 def test_qlinear_conv(rank: int, x_type: type, w_type: type, size: tuple[int, ...], bias: bool) -> None:
-    model = qlinear_conv(rank, x_type, w_type, size, bias=bias)
+    model = qlinear_conv(rank, x_type, w_type, size, bias=bias, kernel_shape=[1] * rank)
     lowered = assert_exact(model, {"x": integers(x_type, (2, K, *spatial(rank)), 9)}, convolutions=True)
+    assert lowered.outcome == [("QLinearConv", None)]
+    assert lowered.op_types == ["Transpose", "MatmulCompressDequant", "Transpose"]
+    assert (lowered.plan.sites[0].k, lowered.plan.sites[0].n) == (K, N)
+
+
+def conv(**attributes: object) -> onnx.ModelProto:
+    return qlinear_conv(2, np.uint8, np.int8, (), bias=True, **attributes)
+
+
+def test_neutral_attributes() -> None:
+    model = conv(strides=[1, 1], pads=[0] * 4, dilations=[1, 1], group=1)
+    lowered = assert_exact(model, {"x": integers(np.uint8, (2, K, *spatial(2)), 9)}, convolutions=True)
     assert lowered.outcome == [("QLinearConv", None)]
 
 
 def test_without_the_option_nothing_happens() -> None:
-    lowered = lower(conv_integer(2))
+    lowered = lower(conv())
     assert lowered.outcome == []
     assert not lowered.modified
 
@@ -83,19 +75,19 @@ def test_without_the_option_nothing_happens() -> None:
     ],
 )
 def test_refusals(attributes: dict[str, object], code: ReasonCode) -> None:
-    assert lower(conv_integer(2, **attributes), convolutions=True).outcome == [("ConvInteger", code)]
+    assert lower(conv(**attributes), convolutions=True, rules=()).outcome == [("QLinearConv", code)]
 
 
 def test_larger_kernels_are_kept() -> None:
-    model = conv_integer(2)
-    model.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(integers(np.uint8, (N, K, 3, 1), 1), "w"))
-    assert lower(model, convolutions=True, rules=()).outcome == [("ConvInteger", ReasonCode.KERNEL_SIZE)]
-    lowered = lower(model, convolutions=True)
-    assert (lowered.outcome, lowered.op_types) == ([("ConvInteger", None)], ["ConvCompressDequant"])
+    model = conv()
+    (w,) = (tensor for tensor in model.graph.initializer if tensor.name == "w")
+    w.CopyFrom(onnx.numpy_helper.from_array(integers(np.int8, (N, K, 3, 1), 1), "w"))
+    assert lower(model, convolutions=True, rules=()).outcome == [("QLinearConv", ReasonCode.KERNEL_SIZE)]
+    assert lower(model, convolutions=True).outcome == [("QLinearConv", ReasonCode.CONVOLUTION_SMALL)]
 
 
 def test_command_line_option(tmp_path: Path) -> None:
-    model = qlinear_conv(2, np.uint8, np.int8, (), bias=True)
+    model = conv()
     w = np.rint(floats((N, K, 1, 1), 3) * 9).astype(np.int8)
     next(tensor for tensor in model.graph.initializer if tensor.name == "w").CopyFrom(
         onnx.numpy_helper.from_array(w, "w")
@@ -109,14 +101,14 @@ def test_command_line_option(tmp_path: Path) -> None:
 
 
 def test_an_input_with_other_channels_is_kept() -> None:
-    model = conv_integer(2)
+    model = conv()
     channels = model.graph.input[0].type.tensor_type.shape.dim[1]
     channels.dim_value += 1
-    assert lower(model, convolutions=True).outcome == [("ConvInteger", ReasonCode.SHAPE_MISMATCH)]
+    assert lower(model, convolutions=True).outcome == [("QLinearConv", ReasonCode.SHAPE_MISMATCH)]
 
 
 def test_minus_one_channels_are_any_number() -> None:
-    model = conv_integer(2)
+    model = conv()
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = -1
     loaded = load_model(model)
     plan = plan_lowering(loaded, convolutions=True)

@@ -1,12 +1,15 @@
 """Operator set and IR versions, old to new, and onnx's own node tests through the lowering."""
 
 import warnings
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from lowering import assert_exact, assert_same_bytes, check, floats, integers, lower, make_model, run
 from onnx import TensorProto, helper, numpy_helper
+from onnx.backend.test.case.node import _NodeTestCases
 
 K, N = 33, 20
 
@@ -87,18 +90,17 @@ def test_ir_versions(ir_version: int) -> None:
     assert lowered.proto.ir_version == ir_version
 
 
-def node_tests() -> list[object]:
-    """Return onnx's own test cases of the multiplications."""
-    from onnx.backend.test.loader import load_model_tests  # noqa: PLC0415  (builds every case, so not at start)
-
+def node_tests() -> list[Any]:
+    """Return onnx's own test cases of the multiplications; its loader computes those of all operators."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cases = load_model_tests(kind="node")
-    return [case for case in cases if case.name.startswith(("test_matmulinteger", "test_qlinearmatmul"))]
+        for operator in ("matmulinteger", "qlinearmatmul"):
+            import_module(f"onnx.backend.test.case.node.{operator}")
+    return [case for case in _NodeTestCases if case.name.startswith(("test_matmulinteger", "test_qlinearmatmul"))]
 
 
 @pytest.mark.parametrize("case", node_tests(), ids=lambda case: case.name)
-def test_node_tests_of_onnx(case: object) -> None:
+def test_node_tests_of_onnx(case: Any) -> None:
     """The case as it is, and with all inputs but the activation constant, so that it can be lowered."""
     model = onnx.ModelProto.FromString(case.model.SerializeToString())
     ((inputs, outputs),) = case.data_sets

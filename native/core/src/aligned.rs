@@ -5,7 +5,7 @@ use std::alloc::{Layout, alloc_zeroed};
 use std::ops::{Deref, DerefMut};
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// Elements, the first of them at an address that is a multiple of 64. `T` is a type whose size divides 64.
 #[derive(Debug, Default)]

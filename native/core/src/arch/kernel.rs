@@ -146,6 +146,12 @@ pub trait TileKernel: Sync {
         false
     }
 
+    /// The product of a row of activations, as [`RowKernel::finish`] leaves it, and the same symbol all along it.
+    fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
+        let sum = row.iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);
+        sum.wrapping_mul(i32::from(symbol))
+    }
+
     /// Its work on rows.
     fn rows(&self) -> &dyn RowKernel;
 }
@@ -210,6 +216,15 @@ pub trait RowKernel: Sync {
     fn pack(&self, from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         rows::pack(from, to)
     }
+
+    /// Bytes of an activation as it is multiplied.
+    fn width(&self) -> usize {
+        1
+    }
+
+    /// Makes a packed row of whole fractals, which is in the last bytes of `row`, what is multiplied; its bytes are as many as
+    /// [`Self::width`] says.
+    fn finish(&self, _row: &mut [i8]) {}
 
     /// Makes the outputs of a block of its sums, whose rows are `stride` apart.
     fn epilogue(&self, sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
@@ -278,6 +293,12 @@ macro_rules! row_operations {
         fn pack(&self, from: $crate::arch::rows::ActivationRow<'_>, to: &mut [i8]) -> i32 {
             // SAFETY: `self` proves the features.
             unsafe { $function(from, to) }
+        }
+    };
+    (@finish $function:path) => {
+        fn finish(&self, row: &mut [i8]) {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(row) }
         }
     };
     (@epilogue $function:path) => {

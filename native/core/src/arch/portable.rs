@@ -58,6 +58,11 @@ impl<const SATURATES: bool> TileKernel for Portable<SATURATES> {
         Ok(())
     }
 
+    fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
+        let product = if SATURATES { saturating } else { exact };
+        row.as_chunks().0.iter().map(|x| product(&[symbol; 4], x)).fold(0, i32::wrapping_add)
+    }
+
     fn rows(&self) -> &dyn RowKernel {
         self
     }
@@ -78,8 +83,8 @@ fn multiply<const SATURATES: bool>(symbols: &[u8], extent: Extent, rows: Rows<'_
     for (p, panel) in symbols[..extent.weights()].chunks_exact(extent.panel()).enumerate() {
         for i in 0..rows.m() {
             let sums = &mut acc.data()[i * stride + p * PANEL..][..PANEL];
-            for (group, x) in panel.chunks_exact(GROUP).zip(rows.row(i).chunks_exact(4)) {
-                for (sum, w) in sums.iter_mut().zip(group.chunks_exact(4)) {
+            for (group, x) in panel.chunks_exact(GROUP).zip(rows.row(i).as_chunks().0) {
+                for (sum, w) in sums.iter_mut().zip(group.as_chunks().0) {
                     let dot = if SATURATES { saturating(w, x) } else { exact(w, x) };
                     *sum = sum.wrapping_add(dot);
                 }
@@ -88,14 +93,12 @@ fn multiply<const SATURATES: bool>(symbols: &[u8], extent: Extent, rows: Rows<'_
     }
 }
 
-fn exact(w: &[u8], x: &[i8]) -> i32 {
+fn exact(w: &[u8; 4], x: &[i8; 4]) -> i32 {
     w.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum()
 }
 
 /// Products of pairs that saturate, of symbols of int8 weights and packed uint8 activations.
-pub fn saturating(w: &[u8], x: &[i8]) -> i32 {
-    let product = |(&w, &x): (&u8, &i8)| (i32::from(w) - 128) * (i32::from(x) + 128);
-    let products = |(w, x): (&[u8], &[i8])| w.iter().zip(x).map(product).sum();
-    let pairs = w.chunks_exact(2).zip(x.chunks_exact(2)).map(products);
-    pairs.map(|pair: i32| pair.clamp(i16::MIN.into(), i16::MAX.into())).sum()
+fn saturating(w: &[u8; 4], x: &[i8; 4]) -> i32 {
+    let product = |i: usize| (i32::from(w[i]) - 128) * (i32::from(x[i]) + 128);
+    [0, 2].map(|i| (product(i) + product(i + 1)).clamp(i16::MIN.into(), i16::MAX.into())).into_iter().sum()
 }

@@ -93,8 +93,9 @@ fn damaged_tiles() {
                         let decodes = kernel.tile().decode(coded, &mut found, panel, &mut scratch);
                         let decodes = decodes.is_ok();
                         assert!(!valid || decodes && expected == found, "{kernel:?} {width} {profile:?} {trial} {t}");
-                        let (x, mut acc) = (vec![-128; 5 * extent.k()], vec![0; 5 * extent.columns()]);
-                        let rows = Rows::new(&x, extent.k(), 5, extent.k());
+                        let x = finished(kernel.tile(), &vec![-128; 5 * extent.k()], extent.k());
+                        let rows = Rows::new(&x, x.len() / 5, 5, x.len() / 5);
+                        let mut acc = vec![0; 5 * extent.columns()];
                         let mut acc = Accumulators::new(&mut acc, extent.columns(), 5, extent.columns());
                         let multiplies = kernel.tile().multiply_coded(coded, rows, &mut acc, &mut scratch);
                         assert_eq!(multiplies.is_ok(), decodes, "{kernel:?}");
@@ -137,6 +138,17 @@ fn every_kernel_rounds_to_the_same_halves() {
     }
 }
 
+/// Packed rows of `k` activations as a kernel multiplies them.
+fn finished(kernel: &dyn TileKernel, packed: &[i8], k: usize) -> Vec<i8> {
+    let width = kernel.rows().width();
+    let row = |packed: &[i8]| {
+        let mut row = [&vec![77; (width - 1) * k], packed].concat();
+        kernel.rows().finish(&mut row);
+        row
+    };
+    packed.chunks(k).flat_map(row).collect()
+}
+
 /// Panels of lengths that kernels take by ones, twos and fours.
 #[test]
 fn symbols_in_memory_multiply_alike() {
@@ -146,11 +158,12 @@ fn symbols_in_memory_multiply_alike() {
             let extent = Extent::new(panels, fractals);
             let symbols: Vec<u8> = (0..extent.weights()).map(|_| rng.next() as u8).collect();
             let x: Vec<i8> = (0..m * extent.k()).map(|_| rng.next() as i8).collect();
-            let rows = Rows::new(&x, extent.k(), m, extent.k());
             let columns = extent.columns();
             for overwrite in [true, false] {
                 let mut sums = |kernel: &dyn TileKernel| {
                     let mut sums: Vec<i32> = (0..(m * columns) as i32).collect();
+                    let x = finished(kernel, &x, extent.k());
+                    let rows = Rows::new(&x, x.len() / m, m, x.len() / m);
                     let acc = Accumulators::new(&mut sums, columns, m, columns);
                     let mut acc = if overwrite { acc.overwrite() } else { acc };
                     kernel.multiply(&symbols, extent, rows, &mut acc, &mut scratch).expect("there is memory");

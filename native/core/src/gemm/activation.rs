@@ -1,15 +1,16 @@
 //! Activations as the kernels take them: int8, rows padded with zeros to whole fractals, and the sum of each row.
 
 use super::ranges::pieces;
-use crate::aligned::Aligned;
-use crate::arch::RowKernel;
+use crate::aligned::{Aligned, LINE};
 use crate::arch::rows::ActivationRow;
+use crate::arch::{Extent, RowKernel, Rows};
 use crate::error::{Error, resize};
 use crate::geometry::FRACTAL_K;
 use crate::parallel::Barrier;
-use crate::quantize::{Quantizer, Range};
+use crate::quantize::{self, Quantizer};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// What the kernels' operand falls short of uint8 activations by.
@@ -83,19 +84,26 @@ pub(super) struct Memory<'a> {
     pub sums: &'a mut Vec<i32>,
 }
 
-/// Packed rows.
+/// Rows of activations as they are multiplied.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packed<'a> {
-    /// (m, padded k), rows `stride` apart.
+    /// (m, padded k), rows `stride` bytes apart.
     pub data: &'a [i8],
     /// Σₖ of each packed row.
     pub sums: &'a [i32],
     /// Distance of rows.
     pub stride: usize,
+    /// Bytes of an activation.
+    pub width: usize,
 }
 
-/// Bytes of a cache line.
-const LINE: usize = 64;
+impl<'a> Packed<'a> {
+    /// What some rows have for an extent that begins at `fractal`.
+    pub fn rows(&self, rows: Range<usize>, fractal: usize, extent: Extent) -> Rows<'a> {
+        let data = &self.data[rows.start * self.stride + fractal * FRACTAL_K * self.width..];
+        Rows::new(data, self.stride, rows.len(), extent.k() * self.width)
+    }
+}
 
 /// Activations of a unit of the work.
 const UNIT: usize = 1 << 14;
@@ -112,11 +120,13 @@ pub(super) struct Packing<'a> {
     k: usize,
     /// Values of floats, whose range must be known first.
     ranging: Barrier,
-    range: Mutex<Range>,
+    range: Mutex<quantize::Range>,
     packing: Barrier,
     /// Rows of a unit.
     rows: usize,
     pad: i8,
+    /// Bytes of an activation as it is multiplied.
+    width: usize,
     data: *mut i8,
     sums: *mut i32,
     m: usize,
@@ -129,13 +139,18 @@ pub(super) struct Packing<'a> {
 unsafe impl Sync for Packing<'_> {}
 
 impl<'a> Packing<'a> {
-    /// Rows are filled up with `pad`.
+    /// Rows are filled up with `pad`, and activations become `width` bytes.
     ///
     /// # Panics
     /// If there are not m · k activations.
-    pub fn new(memory: Memory<'a>, x: Activation<'a>, (m, k): (usize, usize), pad: i8) -> Result<Self, Error> {
+    pub fn new(
+        memory: Memory<'a>,
+        x: Activation<'a>,
+        (m, k): (usize, usize),
+        (pad, width): (i8, usize),
+    ) -> Result<Self, Error> {
         assert_eq!(m.checked_mul(k), Some(x.len()));
-        let stride = apart(k.next_multiple_of(FRACTAL_K));
+        let stride = apart(k.next_multiple_of(FRACTAL_K).saturating_mul(width));
         // Padding may make more of them than can be counted, which is more than there can be memory for.
         memory.data.reset(m.saturating_mul(stride), "packed activations")?;
         resize(memory.sums, m, "sums of rows")?;
@@ -145,10 +160,11 @@ impl<'a> Packing<'a> {
             x,
             k,
             ranging: Barrier::new(values.div_ceil(UNIT)),
-            range: Mutex::new(Range::EMPTY),
+            range: Mutex::new(quantize::Range::EMPTY),
             packing: Barrier::new(m.div_ceil(rows)),
             rows,
             pad,
+            width,
             data: memory.data.as_mut_ptr(),
             sums: memory.sums.as_mut_ptr(),
             m,
@@ -157,7 +173,7 @@ impl<'a> Packing<'a> {
         })
     }
 
-    /// Does a thread's share; `row` is memory of its own. Gives all rows, and what they were quantised by if they were floats.
+    /// Does a thread's share, for a kernel whose activations are as wide; `row` is memory of its own. Gives all rows, and what they were quantised by if they were floats.
     pub fn share(&self, kernel: &dyn RowKernel, row: &mut Vec<u8>) -> Result<(Packed<'_>, Option<Quantizer>), Error> {
         let quantizer = match self.x {
             Activation::F32(values, _) => {
@@ -179,10 +195,13 @@ impl<'a> Packing<'a> {
                     let packed = self.data.add(i * self.stride);
                     (std::slice::from_raw_parts_mut(packed, self.stride), &mut *self.sums.add(i))
                 };
-                let (body, pad) = packed.split_at_mut(self.k);
-                *sum = self.row(kernel, i, quantizer, row, body);
                 // What is behind whole fractals is never read; to clear it would cost as much as packing the row.
-                pad[..self.k.next_multiple_of(FRACTAL_K) - self.k].fill(self.pad);
+                let len = self.k.next_multiple_of(FRACTAL_K);
+                let packed = &mut packed[..len * self.width];
+                let (body, pad) = packed[len * (self.width - 1)..].split_at_mut(self.k);
+                *sum = self.row(kernel, i, quantizer, row, body);
+                pad.fill(self.pad);
+                kernel.finish(packed);
             }
         });
         // SAFETY: all units are done, and nothing writes any more. `new` has made the memory that long.
@@ -191,6 +210,7 @@ impl<'a> Packing<'a> {
                 data: std::slice::from_raw_parts(self.data, self.m * self.stride),
                 sums: std::slice::from_raw_parts(self.sums, self.m),
                 stride: self.stride,
+                width: self.width,
             }
         };
         Ok((packed, quantizer))
@@ -265,7 +285,7 @@ mod tests {
         let (mut data, mut sums) = (Aligned::default(), Vec::new());
         data.reset(m * apart(k.next_multiple_of(FRACTAL_K)), "rows").unwrap();
         data.fill(77);
-        let packing = Packing::new(Memory { data: &mut data, sums: &mut sums }, x, (m, k), PAD).unwrap();
+        let packing = Packing::new(Memory { data: &mut data, sums: &mut sums }, x, (m, k), (PAD, 1)).unwrap();
         let found = Mutex::new(None);
         Scoped(threads).run(threads, &|_| {
             let (packed, quantizer) = packing.share(&Portable::<false>, &mut Vec::new()).unwrap();
@@ -283,7 +303,7 @@ mod tests {
 
     /// What `values` should become.
     fn quantized(values: &[f32]) -> (Vec<u8>, Quantizer) {
-        let quantizer = Quantizer::from(Range::of(values));
+        let quantizer = Quantizer::from(quantize::Range::of(values));
         let mut out = vec![MaybeUninit::uninit(); values.len()];
         (quantizer.quantize(values, &mut out).to_vec(), quantizer)
     }

@@ -226,8 +226,7 @@ impl Job<'_> {
         rows: &Range<usize>,
     ) -> (&'s [u8], Extent, Rows<'s>) {
         let extent = Extent::new(panels.len(), strip.fractals);
-        let x = &self.packed.data[rows.start * self.packed.stride + strip.fractal * FRACTAL_K..];
-        let x = Rows::new(x, self.packed.stride, rows.len(), extent.k());
+        let x = self.packed.rows(rows.clone(), strip.fractal, extent);
         (&symbols[panels.start * strip.fractals * FRACTAL..], extent, x)
     }
 }

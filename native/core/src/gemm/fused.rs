@@ -8,11 +8,9 @@ use super::columns::Columns;
 use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
 use crate::aligned::Aligned;
-use crate::arch::portable::saturating;
-use crate::arch::{Accumulators, Coded, Rows, Scratch, Workspace};
+use crate::arch::{Accumulators, Coded, Scratch, Workspace};
 use crate::container::Tile;
 use crate::error::Error;
-use crate::geometry::FRACTAL_K;
 use crate::parallel::WorkQueue;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
@@ -95,8 +93,7 @@ impl Job<'_> {
     fn tile(&self, t: usize, sums: &mut [i32], first: bool, scratch: &mut Scratch) -> Result<(), Error> {
         let (geometry, tiles) = (self.weight.geometry(), self.weight.tiles());
         let extent = tiles.extent(t);
-        let x = &self.packed.data[geometry.tile(t).fractal * FRACTAL_K..];
-        let rows = Rows::new(x, self.packed.stride, self.m, extent.k());
+        let rows = self.packed.rows(0..self.m, geometry.tile(t).fractal, extent);
         let stride = geometry.tile_columns();
         let acc = Accumulators::new(sums, stride, self.m, extent.columns());
         let mut acc = if first { acc.overwrite() } else { acc };
@@ -111,7 +108,7 @@ impl Job<'_> {
                 Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch)?,
                 Tile::Constant(symbol) => {
                     for i in 0..self.m {
-                        let sum = self.product(&rows.row(i)[..extent.k()], symbol);
+                        let sum = kernel.multiply_constant(&rows.row(i)[..extent.k() * self.packed.width], symbol);
                         acc.data()[i * stride..][..extent.columns()]
                             .iter_mut()
                             .for_each(|a| *a = a.wrapping_add(sum));
@@ -120,16 +117,6 @@ impl Job<'_> {
             }
             Ok(())
         })
-    }
-
-    /// Products of a row and the same symbol all along it.
-    fn product(&self, row: &[i8], symbol: u8) -> i32 {
-        if self.kernel.saturates() {
-            let pairs = row.as_chunks::<2>().0.iter();
-            return pairs.map(|pair| saturating(&[symbol; 2], pair)).fold(0, i32::wrapping_add);
-        }
-        let sum = row.iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);
-        sum.wrapping_mul(i32::from(symbol))
     }
 
     fn write_strip(&self, strip: usize, sums: &[i32]) {

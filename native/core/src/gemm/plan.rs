@@ -56,7 +56,8 @@ fn run(
     let (m, k, n) = (call.m, weight.k(), columns.count);
     let kernel = weight.products(call.x.shift());
     let threads = pool.threads().min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
-    let packing = Packing::new(Memory { data: packed, sums: row_sums }, call.x, (m, k), padding(kernel))?;
+    let form = (padding(kernel), kernel.rows().width());
+    let packing = Packing::new(Memory { data: packed, sums: row_sums }, call.x, (m, k), form)?;
     let scale = output.epilogue.scale();
     let output = SharedOutput::new(output, (m, n), call.heads);
     let plan = if weight.decoded.is_none() && m <= kernel.fused_rows() {

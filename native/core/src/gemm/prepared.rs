@@ -1,15 +1,15 @@
 //! A weight made ready for many multiplications.
 
-use super::activation::SHIFT;
+use super::activation::{Packed, SHIFT};
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Coded, Extent, Rows, Scratch, TileCode, TileKernel, Workspace};
+use crate::arch::{Accumulators, Coded, Extent, Scratch, TileCode, TileKernel, Workspace};
 use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
 use crate::container::{CompressedWeight, Tile};
 use crate::decoder::{Bound, Decoder, Tiles};
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
-use crate::geometry::{FRACTAL, FRACTAL_K, Geometry, PANEL, TileShape};
+use crate::geometry::{FRACTAL, Geometry, PANEL, TileShape};
 use crate::parallel::{Parallel, Scoped};
 use std::sync::{Mutex, PoisonError};
 
@@ -146,15 +146,19 @@ impl PreparedWeight {
     fn check(&mut self, x2: &[u8], options: PrepareOptions) -> Result<(), Error> {
         let geometry = *self.decoder.geometry();
         // One where k is real, zero in the padding: a product with it is the column sum.
-        let mut ones = with_room(geometry.padded_k(), "a row of activations")?;
-        ones.resize(geometry.padded_k(), 1i8);
-        ones[geometry.k()..].fill(0);
+        let kernel = self.decoder.kernel().tile().rows();
+        let (width, len) = (kernel.width(), geometry.padded_k());
+        let mut ones = with_room(len.saturating_mul(width), "a row of activations")?;
+        ones.resize(len * width, 1i8);
+        ones[len * (width - 1) + geometry.k()..].fill(0);
+        kernel.finish(&mut ones);
+        let ones = Packed { data: &ones, sums: &[], stride: ones.len(), width };
         let mut column_sums = with_room(geometry.tiles_n().saturating_mul(geometry.tile_columns()), "column sums")?;
         let mut decoded = match options.residency {
             Residency::Decoded => Aligned::zeroed(geometry.padded_n() * geometry.padded_k(), "a decoded weight")?,
             Residency::Compressed => Aligned::default(),
         };
-        let check = Check { decoder: &self.decoder, tiles: self.decoder.tiles(x2), ones: &ones };
+        let check = Check { decoder: &self.decoder, tiles: self.decoder.tiles(x2), ones };
         // The decoded symbols of each strip, or nothing.
         let mut symbols = decoded.chunks_mut(geometry.tiling().n * geometry.padded_k() * PANEL);
         let mut strips = with_room(geometry.tiles_n(), "strips")?;
@@ -203,7 +207,7 @@ struct Check<'a> {
     decoder: &'a Decoder,
     tiles: Tiles<'a>,
     /// A row of activations: one where k is real.
-    ones: &'a [i8],
+    ones: Packed<'a>,
 }
 
 /// What is known of a strip once it is checked.
@@ -232,7 +236,7 @@ impl Check<'_> {
         if !symbols.is_empty() {
             let panel = geometry.padded_k() * PANEL;
             let extent = Extent::new(symbols.len() / panel, panel / FRACTAL);
-            let rows = Rows::new(self.ones, self.ones.len(), 1, extent.k());
+            let rows = self.ones.rows(0..1, 0, extent);
             let mut acc = Accumulators::new(&mut sums, geometry.tile_columns(), 1, extent.columns());
             self.decoder.kernel().tile().multiply(symbols, extent, rows, &mut acc, scratch)?;
         }
@@ -251,7 +255,7 @@ impl Check<'_> {
             return Ok(found);
         }
         let extent = self.tiles.extent(t);
-        let rows = Rows::new(&self.ones[fractal * FRACTAL_K..], self.ones.len(), 1, extent.k());
+        let rows = self.ones.rows(0..1, fractal, extent);
         let mut acc = Accumulators::new(sums, geometry.tile_columns(), 1, extent.columns());
         self.tiles.with_tile(t, scratch, |tile, scratch| {
             match tile {
@@ -263,8 +267,7 @@ impl Check<'_> {
                 }
                 Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch)?,
                 Tile::Constant(symbol) => {
-                    let one = rows.data()[..extent.k()].iter().map(|&v| i32::from(v)).sum::<i32>();
-                    let sum = i32::from(symbol).wrapping_mul(one);
+                    let sum = kernel.multiply_constant(&rows.data()[..extent.k() * self.ones.width], symbol);
                     acc.data().iter_mut().for_each(|s| *s = s.wrapping_add(sum));
                 }
             }

@@ -35,20 +35,18 @@ pub(super) struct Memory {
     symbols: Vec<u8>,
     /// Positions of a panel's escapes.
     escapes: Vec<u16>,
-    /// Activations as they are multiplied.
-    pub(super) x: Vec<i32>,
 }
 
-/// Decodes all panels of a tile, one after the other, and hands each to `sink` with the prepared activations.
+/// Decodes all panels of a tile, one after the other, and hands each to `sink`.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
 pub(super) fn decode_panels<const PDEP: bool>(
     Coded { code, tile, extent }: Coded<'_>,
     memory: &mut Memory,
-    mut sink: impl FnMut(usize, &[u8], &[i32]),
+    mut sink: impl FnMut(usize, &[u8]),
 ) -> Result<(), Refused> {
     let row = code.code.root_bits() * GROUP;
     assert_eq!(tile.roots.len(), extent.weights() / FRACTAL * row);
-    let Memory { planes, fields, ranks, symbols, escapes, x } = memory;
+    let Memory { planes, fields, ranks, symbols, escapes } = memory;
     // Asked before: a plane of zeros for each tile would be a part of the work.
     for planes in planes.iter_mut().filter(|planes| planes.is_empty()) {
         resize(planes, MAX_PLANES, [0; PLANE])?;
@@ -88,7 +86,7 @@ pub(super) fn decode_panels<const PDEP: bool>(
                 escaped.for_each(|(at, byte)| symbols[at] = code.table[usize::from(ranks[at].wrapping_add(*byte))]);
             }
         }
-        sink(p, symbols, x);
+        sink(p, symbols);
     }
     continuations.is_finished().then_some(()).ok_or(Refused::Damaged)
 }

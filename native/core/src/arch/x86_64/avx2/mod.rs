@@ -5,10 +5,11 @@
 //! BMI2 expands, 64 at a time. Where its instruction for that is slow (before Zen 3), shifts and masks do the same.
 //!
 //! `deposits` has the two ways to expand bits, `planes` those of a tile's continued weights, `symbols` what becomes of root fields, `decode` the passes over a panel,
-//! `products` the multiplications.
+//! `products` the multiplications, `epilogue` what becomes of their sums.
 
 mod decode;
 mod deposits;
+mod epilogue;
 mod group;
 mod planes;
 mod products;
@@ -19,17 +20,17 @@ mod vectors;
 use crate::arch::feature::Feature;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
 use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
+use crate::arch::output::Output;
+use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
+use crate::arch::x86_64::prefetch;
 use crate::geometry::PANEL;
-use decode::{Memory, decode_panels};
-use products::{multiply_panel, prepare};
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use decode::decode_panels;
+use epilogue::{Dequantized, Requantized, Summed};
+use products::{Accumulate, Destination, Exact, Products, Saturating};
 
 /// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// Proof that the processor has the instructions; with PDEP or without, with exact products or such that saturate.
 #[derive(Debug)]
@@ -79,16 +80,13 @@ impl<const PDEP: bool, const SATURATES: bool> TileKernel for Avx2<PDEP, SATURATE
     }
 
     fn prefetch(&self, bytes: &[u8]) {
-        for line in bytes.chunks(LINE) {
-            // SAFETY: a hint, which accepts any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-        }
+        prefetch(bytes);
     }
 
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
         // SAFETY: `self` proves the features.
         unsafe {
-            decode_panels::<PDEP>(coded, scratch.of(), |p, symbols, _| {
+            decode_panels::<PDEP>(coded, scratch.of(), |p, symbols| {
                 out[p * stride..][..symbols.len()].copy_from_slice(symbols);
             })
         }
@@ -101,12 +99,16 @@ impl<const PDEP: bool, const SATURATES: bool> TileKernel for Avx2<PDEP, SATURATE
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), Refused> {
-        let (stride, memory) = (acc.stride(), scratch.of::<Memory>());
-        // SAFETY: `self` proves the features.
+        assert!(acc.covers(rows.m(), coded.extent.columns()));
+        let panel = Extent::new(1, coded.extent.fractals());
+        let (stride, (acc, overwrite)) = (acc.stride(), acc.data_or_overwrite());
+        let acc = acc.as_mut_ptr();
+        // SAFETY: `self` proves the features. The accumulators cover all panels, as was just checked; the decoder gives the
+        // symbols of one after the other.
         unsafe {
-            prepare::<SATURATES>(&rows, coded.extent.k(), &mut memory.x)?;
-            decode_panels::<PDEP>(coded, memory, |p, symbols, x| {
-                multiply_panel::<SATURATES>(symbols, x, &mut acc.data()[p * PANEL..], stride);
+            decode_panels::<PDEP>(coded, scratch.of(), |p, symbols| {
+                let to = Accumulate { at: acc.add(p * PANEL), stride, overwrite };
+                multiply::<SATURATES>(symbols, panel, &rows, &to);
             })
         }
     }
@@ -117,21 +119,75 @@ impl<const PDEP: bool, const SATURATES: bool> TileKernel for Avx2<PDEP, SATURATE
         extent: Extent,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
-        scratch: &mut Scratch,
+        _: &mut Scratch,
     ) -> Result<(), NoMemory> {
-        let (stride, memory) = (acc.stride(), scratch.of::<Memory>());
-        // SAFETY: `self` proves the features.
+        assert!(acc.covers(rows.m(), extent.columns()));
+        let (stride, (acc, overwrite)) = (acc.stride(), acc.data_or_overwrite());
+        let to = Accumulate { at: acc.as_mut_ptr(), stride, overwrite };
+        // SAFETY: `self` proves the features; the accumulators cover the extent, as was just checked.
+        unsafe { multiply::<SATURATES>(symbols, extent, &rows, &to) };
+        Ok(())
+    }
+
+    fn multiply_epilogue(
+        &self,
+        symbols: &[u8],
+        extent: Extent,
+        rows: Rows<'_>,
+        terms: &Terms<'_>,
+        out: &mut Output<'_>,
+    ) -> bool {
+        assert!(terms.row_sums.len() == rows.m() && terms.columns.len() <= extent.columns());
+        // SAFETY: `self` proves the features; the outputs have the rows, and leave out columns that they do not have.
         unsafe {
-            prepare::<SATURATES>(&rows, extent.k(), &mut memory.x)?;
-            for (p, panel) in symbols[..extent.weights()].chunks_exact(extent.panel()).enumerate() {
-                multiply_panel::<SATURATES>(panel, &memory.x, &mut acc.data()[p * PANEL..], stride);
+            if let Some(outputs) = Summed::outputs(terms, out) {
+                multiply::<SATURATES>(symbols, extent, &rows, &outputs);
+            } else if let Some(outputs) = Dequantized::outputs(terms, out) {
+                multiply::<SATURATES>(symbols, extent, &rows, &outputs);
+            } else if let Some(outputs) = Requantized::outputs(terms, out) {
+                multiply::<SATURATES>(symbols, extent, &rows, &outputs);
+            } else {
+                return false;
             }
         }
-        Ok(())
+        true
+    }
+
+    /// Of activations that are bytes or of 16 bits, as [`rows::finish`] makes them.
+    fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
+        let pairs = row.as_chunks::<2>().0.iter();
+        if SATURATES {
+            let product = |x: i8| i32::from(x.cast_unsigned()) * (i32::from(symbol) - 128);
+            let pairs = pairs.map(|x| (product(x[0]) + product(x[1])).clamp(i16::MIN.into(), i16::MAX.into()));
+            return pairs.fold(0, i32::wrapping_add);
+        }
+        let wide =
+            pairs.map(|&[low, high]| i32::from(i16::from_ne_bytes([low.cast_unsigned(), high.cast_unsigned()])));
+        wide.fold(0, i32::wrapping_add).wrapping_mul(symbol.into())
     }
 
     fn rows(&self) -> &dyn RowKernel {
         self
+    }
+}
+
+/// Multiplies the kernel's way.
+///
+/// # Safety
+/// AVX2; what the sums go to covers the extent, with all rows.
+///
+/// # Panics
+/// If symbols or rows do not cover it.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn multiply<const SATURATES: bool>(symbols: &[u8], extent: Extent, rows: &Rows<'_>, to: &impl Destination) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        if SATURATES {
+            products::multiply::<Saturating, _>(symbols, extent, rows, to);
+        } else {
+            products::multiply::<Exact, _>(symbols, extent, rows, to);
+        }
     }
 }
 
@@ -144,6 +200,11 @@ impl<const PDEP: bool, const SATURATES: bool> RowKernel for Avx2<PDEP, SATURATES
         write_columns: rows::write_columns,
         dequantize: rows::dequantize,
         pack: rows::pack,
+        finish: rows::finish::<SATURATES>,
         epilogue: rows::epilogue,
+    }
+
+    fn width(&self) -> usize {
+        if SATURATES { Saturating::WIDTH } else { Exact::WIDTH }
     }
 }

@@ -1,134 +1,211 @@
-//! Products of symbols in memory.
+//! Products of symbols in memory, in register tiles: four rows by one panel, two by two, or one by four.
 //!
 //! `vpmaddubsw` multiplies bytes, and adds each two products with saturation. Exact ones are of wider operands: symbols are
 //! widened to 16 bits, those of even and those of odd k apart, and multiplied by `vpmaddwd`.
 
-use super::vectors::{LANES, load};
-use crate::arch::kernel::{NoMemory, resize};
-use crate::arch::operands::Rows;
-use crate::geometry::{GROUP, GROUPS, PANEL};
+use super::vectors::LANES;
+use crate::arch::operands::{Extent, Rows};
+use crate::geometry::{GROUP, PANEL};
 use std::arch::x86_64::*;
 
-/// Words that the activations of a group are in, where products are exact: the even ones, widened, and the odd ones.
-const EXACT: usize = 2;
-/// The same, where they saturate: the bytes that they are.
-const SATURATING: usize = 1;
+/// The sums of a register tile: of each row, the halves of each panel.
+pub(super) type Sums<const MR: usize, const NR: usize> = [[[__m256i; 2]; NR]; MR];
 
-/// Rows that are multiplied at a time.
-const ROWS: usize = 4;
-
-/// Prepares rows of `k` activations, a multiple of a fractal's, to be multiplied.
-#[target_feature(enable = "avx2")]
-pub(super) fn prepare<const SATURATES: bool>(rows: &Rows<'_>, k: usize, out: &mut Vec<i32>) -> Result<(), NoMemory> {
-    let words = if SATURATES { SATURATING } else { EXACT };
-    let len = k / 4 * words;
-    resize(out, rows.m() * len, 0)?;
-    for (i, out) in out.chunks_exact_mut(len).enumerate() {
-        let x = rows.row(i)[..k].as_chunks::<LANES>().0;
-        for (x, out) in x.iter().zip(out.chunks_exact_mut(GROUPS * words)) {
-            // SAFETY: the array is as long as the register.
-            let x = unsafe { _mm256_loadu_si256(x.as_ptr().cast()) };
-            if SATURATES {
-                put(out, _mm256_xor_si256(x, _mm256_set1_epi8(i8::MIN)));
-                continue;
-            }
-            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
-            let odd = _mm256_srai_epi16::<8>(x);
-            let (low, high) = (_mm256_unpacklo_epi32(even, odd), _mm256_unpackhi_epi32(even, odd));
-            let (first, rest) = out.split_at_mut(GROUPS);
-            put(first, _mm256_permute2x128_si256::<0x20>(low, high));
-            put(rest, _mm256_permute2x128_si256::<0x31>(low, high));
-        }
-    }
-    Ok(())
+/// Where the sums of register tiles go.
+pub(super) trait Destination {
+    /// Takes the sums of the tile that begins with row `row` and panel `panel`.
+    ///
+    /// # Safety
+    /// AVX2; this destination has MR rows from there on, and the first column of each of NR panels.
+    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, panel: usize, sums: &Sums<MR, NR>);
 }
 
-/// Stores the words of a register.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn put(to: &mut [i32], value: __m256i) {
-    const { assert!(size_of::<[i32; GROUPS]>() == LANES) };
-    let to: &mut [i32; GROUPS] = to.try_into().expect("as many as there are groups in a fractal");
-    // SAFETY: the array is as long as the register.
-    unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), value) }
+/// Sums are added to accumulators in memory.
+pub(super) struct Accumulate {
+    pub at: *mut i32,
+    /// Distance of rows.
+    pub stride: usize,
+    /// Overwrite instead of adding.
+    pub overwrite: bool,
 }
 
-/// Adds the products of one panel and all rows of prepared activations; rows of `acc` are `stride` apart.
-#[target_feature(enable = "avx2")]
-pub(super) fn multiply_panel<const SATURATES: bool>(panel: &[u8], x: &[i32], acc: &mut [i32], stride: usize) {
-    if SATURATES {
-        multiply_rows::<SATURATING>(panel, x, acc, stride);
-    } else {
-        multiply_rows::<EXACT>(panel, x, acc, stride);
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn multiply_rows<const WORDS: usize>(panel: &[u8], x: &[i32], acc: &mut [i32], stride: usize) {
-    let len = panel.len() / GROUP * WORDS;
-    let mut at = 0;
-    let mut rows = x.chunks_exact(ROWS * len);
-    for x in &mut rows {
-        block::<ROWS, WORDS>(panel, x, &mut acc[at..], stride);
-        at += ROWS * stride;
-    }
-    let x = rows.remainder();
-    match x.len() / len {
-        0 => {}
-        1 => block::<1, WORDS>(panel, x, &mut acc[at..], stride),
-        2 => block::<2, WORDS>(panel, x, &mut acc[at..], stride),
-        _ => block::<3, WORDS>(panel, x, &mut acc[at..], stride),
-    }
-}
-
-/// One panel by MR rows.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn block<const MR: usize, const WORDS: usize>(panel: &[u8], x: &[i32], acc: &mut [i32], stride: usize) {
-    let (groups, _) = panel.as_chunks::<GROUP>();
-    let (x, _) = x.as_chunks::<WORDS>();
-    // Rows of that length: no index is checked again. Closures that the standard library calls are not inlined here.
-    let mut rows = [x; MR];
-    for (i, row) in rows.iter_mut().enumerate() {
-        *row = &x[i * groups.len()..][..groups.len()];
-    }
-    let mut sums = [[_mm256_setzero_si256(); 2]; MR];
-    for (s, group) in groups.iter().enumerate() {
-        let (halves, _) = group.as_chunks::<LANES>();
-        let symbols = [load(&halves[0]), load(&halves[1])];
-        if WORDS == SATURATING {
-            let flip = _mm256_set1_epi8(i8::MIN);
-            let weights = [_mm256_xor_si256(symbols[0], flip), _mm256_xor_si256(symbols[1], flip)];
-            for i in 0..MR {
-                let x = _mm256_set1_epi32(rows[i][s][0]);
-                for h in 0..2 {
-                    let pairs = _mm256_maddubs_epi16(x, weights[h]);
-                    let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-                    sums[i][h] = _mm256_add_epi32(sums[i][h], fours);
-                }
-            }
-        } else {
-            let low = _mm256_set1_epi16(0xff);
-            let even = [_mm256_and_si256(symbols[0], low), _mm256_and_si256(symbols[1], low)];
-            let odd = [_mm256_srli_epi16::<8>(symbols[0]), _mm256_srli_epi16::<8>(symbols[1])];
-            for i in 0..MR {
-                let x = [_mm256_set1_epi32(rows[i][s][0]), _mm256_set1_epi32(rows[i][s][WORDS - 1])];
-                for h in 0..2 {
-                    let fours = _mm256_add_epi32(_mm256_madd_epi16(even[h], x[0]), _mm256_madd_epi16(odd[h], x[1]));
-                    sums[i][h] = _mm256_add_epi32(sums[i][h], fours);
+impl Destination for Accumulate {
+    #[inline(always)]
+    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, panel: usize, sums: &Sums<MR, NR>) {
+        for (i, row_of_sums) in sums.iter().enumerate() {
+            for (half, sum) in row_of_sums.as_flattened().iter().enumerate() {
+                // SAFETY: the caller's contract, with all columns of the panels.
+                unsafe {
+                    let at = self.at.add((row + i) * self.stride + panel * PANEL + half * PANEL / 2).cast();
+                    let sum = if self.overwrite { *sum } else { _mm256_add_epi32(_mm256_loadu_si256(at), *sum) };
+                    _mm256_storeu_si256(at, sum);
                 }
             }
         }
     }
-    for (i, sums) in sums.iter().enumerate() {
-        let acc = &mut acc[i * stride..][..PANEL];
-        for (sum, acc) in sums.iter().zip(acc.chunks_exact_mut(8)) {
-            // SAFETY: eight accumulators are what is read and written.
-            unsafe {
-                let at = acc.as_mut_ptr().cast();
-                _mm256_storeu_si256(at, _mm256_add_epi32(_mm256_loadu_si256(at), *sum));
-            }
+}
+
+/// How symbols are multiplied with activations.
+pub(super) trait Products {
+    /// Bytes of an activation.
+    const WIDTH: usize;
+    /// Half of a group's symbols, as they are multiplied.
+    type Symbols: Copy;
+    /// Four activations in each lane of 32 bits, as they are multiplied.
+    type Activations: Copy;
+
+    /// # Safety
+    /// AVX2, here and below; 32 symbols can be read.
+    unsafe fn symbols(at: *const u8) -> Self::Symbols;
+    /// # Safety
+    /// Four activations can be read.
+    unsafe fn activations(at: *const u8) -> Self::Activations;
+    /// Adds the products of four activations and the symbols of eight columns.
+    ///
+    /// # Safety
+    /// AVX2.
+    unsafe fn add(sum: __m256i, symbols: Self::Symbols, activations: Self::Activations) -> __m256i;
+}
+
+/// Products that saturate in pairs, of activations as they are in the model: uint8, see [`unsigned`].
+pub(super) struct Saturating;
+
+impl Products for Saturating {
+    const WIDTH: usize = 1;
+    type Symbols = __m256i;
+    type Activations = __m256i;
+
+    #[inline(always)]
+    unsafe fn symbols(at: *const u8) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe { _mm256_xor_si256(_mm256_loadu_si256(at.cast()), _mm256_set1_epi8(i8::MIN)) }
+    }
+    #[inline(always)]
+    unsafe fn activations(at: *const u8) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe { _mm256_set1_epi32(at.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    unsafe fn add(sum: __m256i, weights: __m256i, x: __m256i) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let pairs = _mm256_maddubs_epi16(x, weights);
+            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
     }
+}
+
+/// Exact products, of activations that [`widen`] has made.
+pub(super) struct Exact;
+
+impl Products for Exact {
+    const WIDTH: usize = 2;
+    type Symbols = [__m256i; 2];
+    type Activations = [__m256i; 2];
+
+    #[inline(always)]
+    unsafe fn symbols(at: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let symbols = _mm256_loadu_si256(at.cast());
+            [_mm256_and_si256(symbols, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(symbols)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn activations(at: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let at = at.cast::<i32>();
+            [_mm256_set1_epi32(at.read_unaligned()), _mm256_set1_epi32(at.add(1).read_unaligned())]
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(sum: __m256i, [even, odd]: [__m256i; 2], x: [__m256i; 2]) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let fours = _mm256_add_epi32(_mm256_madd_epi16(even, x[0]), _mm256_madd_epi16(odd, x[1]));
+            _mm256_add_epi32(sum, fours)
+        }
+    }
+}
+
+/// Rows of activations as they are multiplied.
+#[derive(Clone, Copy)]
+struct Activations {
+    at: *const u8,
+    /// Bytes from row to row.
+    stride: usize,
+}
+
+/// Multiplies panels that lie one behind the other by all rows.
+///
+/// # Safety
+/// AVX2; what the sums go to covers the extent, with all rows.
+///
+/// # Panics
+/// If symbols or rows do not cover it.
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn multiply<P: Products, D: Destination>(symbols: &[u8], extent: Extent, rows: &Rows<'_>, to: &D) {
+    assert!(symbols.len() >= extent.weights() && rows.covers(extent.k() * P::WIDTH));
+    let (symbols, x) = (symbols.as_ptr(), Activations { at: rows.data().as_ptr().cast(), stride: rows.stride() });
+    let (panels, m, rest) = (extent.panels(), rows.m(), rows.m() % 4);
+    // SAFETY: tiles of rows and panels that there are.
+    unsafe {
+        for panel in 0..panels {
+            for row in (0..m - rest).step_by(4) {
+                tile::<P, 4, 1, D>(symbols, extent, x, (row, panel), to);
+            }
+        }
+        let (mut panel, row) = (0, m - rest);
+        while panel < panels && rest > 0 {
+            let at = (row, panel);
+            panel += match (rest, panels - panel) {
+                (1, 4..) => tile::<P, 1, 4, D>(symbols, extent, x, at, to),
+                (1, 2..) => tile::<P, 1, 2, D>(symbols, extent, x, at, to),
+                (1, _) => tile::<P, 1, 1, D>(symbols, extent, x, at, to),
+                (2, 2..) => tile::<P, 2, 2, D>(symbols, extent, x, at, to),
+                (2, _) => tile::<P, 2, 1, D>(symbols, extent, x, at, to),
+                _ => tile::<P, 3, 1, D>(symbols, extent, x, at, to),
+            };
+        }
+    }
+}
+
+/// One register tile, from `row` and `panel` on; its panels.
+///
+/// # Safety
+/// As for [`multiply`]; there are MR rows and NR panels from there on.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn tile<P: Products, const MR: usize, const NR: usize, D: Destination>(
+    symbols: *const u8,
+    extent: Extent,
+    x: Activations,
+    (row, panel): (usize, usize),
+    to: &D,
+) -> usize {
+    let mut sums: Sums<MR, NR> = [[[_mm256_setzero_si256(); 2]; NR]; MR];
+    // SAFETY: the caller's contract. Plain loops: closures that the standard library calls would not be inlined here.
+    unsafe {
+        let mut w = symbols.add(panel * extent.panel());
+        let mut x_at = x.at.add(row * x.stride);
+        for _ in 0..extent.panel() / GROUP {
+            let mut symbols = [[P::symbols(w); 2]; NR];
+            for (j, symbols) in symbols.iter_mut().enumerate() {
+                let w = w.add(j * extent.panel());
+                *symbols = [P::symbols(w), P::symbols(w.add(LANES))];
+            }
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let x = P::activations(x_at.add(i * x.stride));
+                for (sums, symbols) in sums.iter_mut().zip(&symbols) {
+                    sums[0] = P::add(sums[0], symbols[0], x);
+                    sums[1] = P::add(sums[1], symbols[1], x);
+                }
+            }
+            w = w.add(GROUP);
+            x_at = x_at.add(4 * P::WIDTH);
+        }
+        to.store(row, panel, &sums);
+    }
+    NR
 }

@@ -19,6 +19,37 @@ pub(super) fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
     rows::pack(from, to)
 }
 
+/// As [`RowKernel::finish`](crate::arch::RowKernel::finish).
+#[target_feature(enable = "avx2")]
+pub(super) fn finish<const SATURATES: bool>(row: &mut [i8]) {
+    if SATURATES {
+        row.iter_mut().for_each(|x| *x ^= i8::MIN);
+    } else {
+        widen(row);
+    }
+}
+
+/// Widens the second half of a row to 16 bits: of each group, the even ones in a word and the odd ones in the next.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn widen(row: &mut [i8]) {
+    let k = row.len() / 2;
+    assert!(k.is_multiple_of(FRACTAL_K));
+    let at = row.as_mut_ptr();
+    for x in (0..k).step_by(FRACTAL_K) {
+        // SAFETY: k + x + 32 and 2 x + 64 are not behind the end. What is written is not behind what has been read.
+        unsafe {
+            let packed = _mm256_loadu_si256(at.add(k + x).cast());
+            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(packed));
+            let odd = _mm256_srai_epi16::<8>(packed);
+            let (low, high) = (_mm256_unpacklo_epi32(even, odd), _mm256_unpackhi_epi32(even, odd));
+            let to = at.add(2 * x);
+            _mm256_storeu_si256(to.cast(), _mm256_permute2x128_si256::<0x20>(low, high));
+            _mm256_storeu_si256(to.add(FRACTAL_K).cast(), _mm256_permute2x128_si256::<0x31>(low, high));
+        }
+    }
+}
+
 #[target_feature(enable = "avx2,f16c")]
 pub(super) fn epilogue(sums: &[i32], stride: usize, terms: &Terms<'_>, out: Output<'_>) {
     rows::epilogue(sums, stride, terms, out, |floats, halves| to_halves(floats, halves));

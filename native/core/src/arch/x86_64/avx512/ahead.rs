@@ -1,11 +1,9 @@
 //! Fetching what is decoded next.
 
+use crate::aligned::LINE;
 use crate::codec::decode::CodedTile;
 use crate::geometry::GROUPS;
 use std::arch::x86_64::*;
-
-/// Bytes of a cache line.
-pub(super) const LINE: usize = 64;
 
 /// Fetches the tile behind the one that is decoded, line by line: a tile's parts are too short for the hardware prefetcher to
 /// find its pace.

@@ -13,11 +13,12 @@
 //!
 //! Counts of ones are all that leads from one step to the next, so the processor overlaps them freely.
 
-use super::ahead::{Ahead, LINE, Paced};
+use super::ahead::{Ahead, Paced};
 use super::group::Zmm;
 use super::roots::root_fields;
 use super::sink::Sink;
 use super::unroll::{each_group, unrolled};
+use crate::aligned::LINE;
 use crate::arch::generic::{ByDistance, Expand, Interleaved, LookedUp, Ranks, continuations, with_root_bits};
 use crate::arch::kernel::{NoMemory, Refused, resize};
 use crate::arch::operands::{Coded, Extent, TileCode};

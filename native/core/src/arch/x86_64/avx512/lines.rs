@@ -1,6 +1,6 @@
 //! Ways to write whole cache lines.
 
-use super::ahead::LINE;
+use crate::aligned::LINE;
 use crate::arch::operands::{ByteRows, Stores};
 use std::arch::x86_64::*;
 

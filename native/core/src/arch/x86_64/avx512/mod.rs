@@ -19,8 +19,8 @@ use crate::arch::output::Output;
 use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
 use crate::arch::x86_64::avx2::rows as avx2;
+use crate::arch::x86_64::prefetch;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
-use ahead::LINE;
 use block::{Accumulate, multiply};
 use decode::{Memory, decode_tile};
 use epilogue::{Columns, DequantizedColumns, RequantizedColumns};
@@ -71,10 +71,7 @@ impl TileKernel for Avx512 {
     }
 
     fn prefetch(&self, bytes: &[u8]) {
-        for line in bytes.chunks(LINE) {
-            // SAFETY: a hint, which accepts any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-        }
+        prefetch(bytes);
     }
 
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
