@@ -3,6 +3,7 @@
 import signal
 import sys
 
+from mcd_graph.postponed import postpone_sympy
 from mcd_graph.requirements import explain_missing
 
 __all__ = ["main"]
@@ -10,6 +11,7 @@ __all__ = ["main"]
 
 def main() -> int:
     """Run the command line and return its exit status."""
+    postpone_sympy()
     try:
         from mcd_graph.cli import main as run  # noqa: PLC0415 - takes a good part of a second
 

@@ -88,10 +88,17 @@ def bind_dimensions(specs: Sequence[InputSpec], batch: int, lengths: Iterator[in
     bound: dict[str, int] = {}
     for spec in specs:
         for axis, dim in enumerate(spec.shape):
-            for symbol in sorted(dim.free_symbols()) if isinstance(dim, ir.SymbolicDim) else ():
+            for symbol in _names_in(dim):
                 if symbol not in bound:
                     bound[symbol] = batch if axis == 0 else next(lengths)
     return bound
+
+
+def _names_in(dim: Dimension) -> Sequence[str]:
+    """Return the names that a dimension is computed from; a plain one is not left to SymPy, which is slow to load."""
+    if isinstance(dim, int):
+        return ()
+    return (dim.value,) if dim.value and dim.value.isidentifier() else sorted(dim.free_symbols())
 
 
 def accepted_inputs(
@@ -158,7 +165,7 @@ def random_inputs(
 
 
 def _size(dim: Dimension, bound: Mapping[str, int]) -> int:
-    size = dim if isinstance(dim, int) else dim.evaluate(bound)
+    size = dim if isinstance(dim, int) else bound.get(dim.value or "") or dim.evaluate(bound)
     if not isinstance(size, int):
         raise InputError(f"dimension {dim} cannot be computed from {dict(bound)}; give --inputs")
     return size

@@ -1,5 +1,6 @@
 """Fixtures: models on disk, and how the planner asks onnxruntime about the many models of some tests."""
 
+import gc
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,11 @@ def pytest_configure() -> None:
     """Let Ctrl-C reach the programs that tests start, where a script started the tests in the background."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collections, a tenth of a second each, pass over what is there for good: all modules and tests."""
+    gc.freeze()
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def assert_round_trip(w: np.ndarray, profile: str, tiling: tuple[int, int], *, p
 
 
 @given(weights(), PROFILES, TILINGS, st.booleans())
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=1000, deadline=None)
 def test_both_decoders_give_the_weight_back(w: np.ndarray, profile: str, tiling: tuple[int, int], packed: bool) -> None:
     assert_round_trip(w, profile, tiling, packed=packed)
 
@@ -156,7 +156,7 @@ def test_every_flipped_bit_is_found() -> None:
             arrays = np.frombuffer(x2, np.uint8), np.frombuffer(index, np.uint8)
             with pytest.raises(_native.FormatError):
                 _native.decode(*arrays, info)
-            if bit % 7 == 0:  # it is slow
+            if bit % 31 == 0:  # it is slow
                 with pytest.raises(plain_codec.FormatError):
                     plain_codec.decode(bytes(x2), bytes(index), info)
             del arrays

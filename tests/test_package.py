@@ -186,6 +186,22 @@ def test_the_command_line_says_it_as_well(missing: str, arguments: list[str], tm
     assert result.stderr.count("\n") == 1
 
 
+def test_the_command_line_does_not_load_sympy(model: Path, tmp_path: Path) -> None:
+    """It would take as long as all the rest; onnx_ir imports it for dimensions that are expressions."""
+    source, output = str(model), str(tmp_path / "m.onnx")
+    commands = [["compress", source, output, "--force-larger"], ["inspect", output], ["verify", source, output]]
+    lines = [
+        "import sys",
+        "from mcd_graph.__main__ import main",
+        f"for sys.argv[1:] in {commands!r}:",
+        "    assert main() == 0",
+        "    assert 'sympy.core' not in sys.modules",
+        "import onnx_ir",
+        "assert str(onnx_ir.SymbolicDim('max(n, 3)') + 1) == 'Max(3, n) + 1'",
+    ]
+    subprocess.run([sys.executable, "-P", "-c", "\n".join(lines)], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize(
     ("platform", "name"), [("linux", "libmcd_ort.so"), ("darwin", "libmcd_ort.dylib"), ("win32", "mcd_ort.dll")]
 )

@@ -146,6 +146,12 @@ pub trait TileKernel: Sync {
         false
     }
 
+    /// The same kernel for symbols with their sign bits turned over, int8 as int8 weights are, if it multiplies by them sooner.
+    /// They are for [`Self::multiply`] and [`Self::multiply_epilogue`]; what is decoded is as ever.
+    fn of_signed(&self) -> Option<&'static dyn TileKernel> {
+        None
+    }
+
     /// The product of a row of activations, as [`RowKernel::finish`] leaves it, and the same symbol all along it.
     fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
         let sum = row.iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);

@@ -157,21 +157,25 @@ fn symbols_in_memory_multiply_alike() {
         for (panels, m) in [(1, 16), (2, 9), (3, 16), (4, 16), (5, 12), (6, 33), (7, 10)] {
             let extent = Extent::new(panels, fractals);
             let symbols: Vec<u8> = (0..extent.weights()).map(|_| rng.next() as u8).collect();
+            let signed: Vec<u8> = symbols.iter().map(|symbol| symbol ^ 0x80).collect();
             let x: Vec<i8> = (0..m * extent.k()).map(|_| rng.next() as i8).collect();
             let columns = extent.columns();
             for overwrite in [true, false] {
-                let mut sums = |kernel: &dyn TileKernel| {
+                let mut sums = |kernel: &dyn TileKernel, symbols: &[u8]| {
                     let mut sums: Vec<i32> = (0..(m * columns) as i32).collect();
                     let x = finished(kernel, &x, extent.k());
                     let rows = Rows::new(&x, x.len() / m, m, x.len() / m);
                     let acc = Accumulators::new(&mut sums, columns, m, columns);
                     let mut acc = if overwrite { acc.overwrite() } else { acc };
-                    kernel.multiply(&symbols, extent, rows, &mut acc, &mut scratch).expect("there is memory");
+                    kernel.multiply(symbols, extent, rows, &mut acc, &mut scratch).expect("there is memory");
                     sums
                 };
-                let expected = sums(&Portable::<false>);
+                let expected = sums(&Portable::<false>, &symbols);
                 for kernel in Kernel::available() {
-                    assert!(sums(kernel.tile()) == expected, "{kernel:?} {fractals} {panels} {m} {overwrite}");
+                    let found = sums(kernel.tile(), &symbols);
+                    assert!(found == expected, "{kernel:?} {fractals} {panels} {m} {overwrite}");
+                    let found = kernel.tile().of_signed().map(|kernel| sums(kernel, &signed));
+                    assert!(found.is_none_or(|found| found == expected), "{kernel:?} {fractals} {panels} {m} signed");
                 }
             }
         }

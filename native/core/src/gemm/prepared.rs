@@ -48,6 +48,8 @@ pub struct PreparedWeight {
     pub(super) column_sums: Vec<i32>,
     /// Symbols in panels that reach over all of k, in each in kernel order.
     pub(super) decoded: Option<Aligned<u8>>,
+    /// What those are exclusive-ored with.
+    flip: u8,
 }
 
 /// Bytes that are fetched before a multiplication: the first tile, about.
@@ -61,11 +63,19 @@ fn pool(geometry: &Geometry, threads: usize) -> Scoped {
     Scoped(if geometry.k() * geometry.n() < PARALLEL_FROM { 1 } else { threads })
 }
 
+/// What the symbols of a weight that stays decoded are exclusive-ored with: products that saturate are of int8 weights as they are.
+fn flip(weight_type: WeightType, options: PrepareOptions) -> u8 {
+    let products = options.kernel.products();
+    let signed = weight_type == WeightType::I8 && products.saturates() && products.of_signed().is_some();
+    if signed && options.residency == Residency::Decoded { 0x80 } else { 0 }
+}
+
 impl PreparedWeight {
     /// Checks all three tensors, every checksum and every code word, and sums the columns.
     pub fn new(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, Error> {
         let decoder = Decoder::new(CompressedWeight::parse(x2, index, info)?, options.kernel);
-        let mut prepared = Self { decoder, column_sums: Vec::new(), decoded: None };
+        let flip = flip(decoder.weight().weight_type(), options);
+        let mut prepared = Self { decoder, column_sums: Vec::new(), decoded: None, flip };
         prepared.check(x2, options)?;
         Ok(prepared)
     }
@@ -89,7 +99,9 @@ impl PreparedWeight {
     /// What multiplies activations that are packed with this shift.
     pub(super) fn products(&self, shift: i32) -> &'static dyn TileKernel {
         let kernel = self.kernel();
-        if (shift, self.weight_type()) == (SHIFT, WeightType::I8) { kernel.products() } else { kernel.tile() }
+        let kernel =
+            if (shift, self.weight_type()) == (SHIFT, WeightType::I8) { kernel.products() } else { kernel.tile() };
+        if self.flip == 0 { kernel } else { kernel.of_signed().expect("that was asked") }
     }
     pub(super) fn geometry(&self) -> &Geometry {
         self.decoder.geometry()
@@ -114,7 +126,9 @@ impl PreparedWeight {
             Workspace::with(|workspace| {
                 tiles.with_symbols(t, workspace, |symbols| {
                     let own = own.chunks(geometry.padded_k() * PANEL);
-                    symbols.chunks(panel).zip(own).all(|(symbols, own)| symbols == &own[..panel])
+                    symbols.chunks(panel).zip(own).all(|(symbols, own)| {
+                        symbols.iter().zip(&own[..panel]).all(|(symbol, own)| symbol ^ self.flip == *own)
+                    })
                 })
             })
         };
@@ -158,7 +172,7 @@ impl PreparedWeight {
             Residency::Decoded => Aligned::zeroed(geometry.padded_n() * geometry.padded_k(), "a decoded weight")?,
             Residency::Compressed => Aligned::default(),
         };
-        let check = Check { decoder: &self.decoder, tiles: self.decoder.tiles(x2), ones };
+        let check = Check { decoder: &self.decoder, tiles: self.decoder.tiles(x2), ones, flip: self.flip };
         // The decoded symbols of each strip, or nothing.
         let mut symbols = decoded.chunks_mut(geometry.tiling().n * geometry.padded_k() * PANEL);
         let mut strips = with_room(geometry.tiles_n(), "strips")?;
@@ -208,6 +222,8 @@ struct Check<'a> {
     tiles: Tiles<'a>,
     /// A row of activations: one where k is real.
     ones: Packed<'a>,
+    /// What symbols that stay decoded are exclusive-ored with.
+    flip: u8,
 }
 
 /// What is known of a strip once it is checked.
@@ -239,6 +255,7 @@ impl Check<'_> {
             let rows = self.ones.rows(0..1, 0, extent);
             let mut acc = Accumulators::new(&mut sums, geometry.tile_columns(), 1, extent.columns());
             self.decoder.kernel().tile().multiply(symbols, extent, rows, &mut acc, scratch)?;
+            symbols.iter_mut().for_each(|symbol| *symbol ^= self.flip);
         }
         Ok(Checked { sums, counts })
     }

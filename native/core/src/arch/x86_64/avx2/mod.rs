@@ -32,16 +32,17 @@ use products::{Accumulate, Destination, Exact, Products, Saturating};
 /// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
 
-/// Proof that the processor has the instructions; with PDEP or without, with exact products or such that saturate.
+/// Proof that the processor has the instructions; with PDEP or without, with exact products or such that saturate, of symbols as
+/// they are decoded or with their sign bits turned over.
 #[derive(Debug)]
-pub struct Avx2<const PDEP: bool, const SATURATES: bool = false>(());
+pub struct Avx2<const PDEP: bool, const SATURATES: bool = false, const SIGNED: bool = false>(());
 
 impl Avx2<true> {
     /// What makes this way the better one.
     pub const FAST: &[Feature] = &[Feature::FastDeposits];
 }
 
-impl<const PDEP: bool, const SATURATES: bool> Avx2<PDEP, SATURATES> {
+impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> Avx2<PDEP, SATURATES, SIGNED> {
     /// What it needs.
     pub const NEEDS: &[Feature] = &[Feature::Avx2, Feature::Bmi1, Feature::Bmi2, Feature::Popcnt, Feature::F16c];
 
@@ -52,7 +53,7 @@ impl<const PDEP: bool, const SATURATES: bool> Avx2<PDEP, SATURATES> {
     }
 }
 
-impl<const PDEP: bool, const SATURATES: bool> TileKernel for Avx2<PDEP, SATURATES> {
+impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for Avx2<PDEP, SATURATES, SIGNED> {
     fn name(&self) -> &'static str {
         match (PDEP, SATURATES) {
             (true, false) => "x86_64-u8i8i32-avx2",
@@ -73,6 +74,11 @@ impl<const PDEP: bool, const SATURATES: bool> TileKernel for Avx2<PDEP, SATURATE
 
     fn saturates(&self) -> bool {
         SATURATES
+    }
+
+    fn of_signed(&self) -> Option<&'static dyn TileKernel> {
+        // Proven by `self`.
+        Some(&Avx2::<PDEP, SATURATES, true>(()))
     }
 
     fn fused_rows(&self) -> usize {
@@ -108,7 +114,7 @@ impl<const PDEP: bool, const SATURATES: bool> TileKernel for Avx2<PDEP, SATURATE
         unsafe {
             decode_panels::<PDEP>(coded, scratch.of(), |p, symbols| {
                 let to = Accumulate { at: acc.add(p * PANEL), stride, overwrite };
-                multiply::<SATURATES>(symbols, panel, &rows, &to);
+                multiply::<SATURATES, false>(symbols, panel, &rows, &to);
             })
         }
     }
@@ -125,7 +131,7 @@ impl<const PDEP: bool, const SATURATES: bool> TileKernel for Avx2<PDEP, SATURATE
         let (stride, (acc, overwrite)) = (acc.stride(), acc.data_or_overwrite());
         let to = Accumulate { at: acc.as_mut_ptr(), stride, overwrite };
         // SAFETY: `self` proves the features; the accumulators cover the extent, as was just checked.
-        unsafe { multiply::<SATURATES>(symbols, extent, &rows, &to) };
+        unsafe { multiply::<SATURATES, SIGNED>(symbols, extent, &rows, &to) };
         Ok(())
     }
 
@@ -141,11 +147,11 @@ impl<const PDEP: bool, const SATURATES: bool> TileKernel for Avx2<PDEP, SATURATE
         // SAFETY: `self` proves the features; the outputs have the rows, and leave out columns that they do not have.
         unsafe {
             if let Some(outputs) = Summed::outputs(terms, out) {
-                multiply::<SATURATES>(symbols, extent, &rows, &outputs);
+                multiply::<SATURATES, SIGNED>(symbols, extent, &rows, &outputs);
             } else if let Some(outputs) = Dequantized::outputs(terms, out) {
-                multiply::<SATURATES>(symbols, extent, &rows, &outputs);
+                multiply::<SATURATES, SIGNED>(symbols, extent, &rows, &outputs);
             } else if let Some(outputs) = Requantized::outputs(terms, out) {
-                multiply::<SATURATES>(symbols, extent, &rows, &outputs);
+                multiply::<SATURATES, SIGNED>(symbols, extent, &rows, &outputs);
             } else {
                 return false;
             }
@@ -180,18 +186,23 @@ impl<const PDEP: bool, const SATURATES: bool> TileKernel for Avx2<PDEP, SATURATE
 /// If symbols or rows do not cover it.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn multiply<const SATURATES: bool>(symbols: &[u8], extent: Extent, rows: &Rows<'_>, to: &impl Destination) {
+unsafe fn multiply<const SATURATES: bool, const SIGNED: bool>(
+    symbols: &[u8],
+    extent: Extent,
+    rows: &Rows<'_>,
+    to: &impl Destination,
+) {
     // SAFETY: the caller's contract.
     unsafe {
         if SATURATES {
-            products::multiply::<Saturating, _>(symbols, extent, rows, to);
+            products::multiply::<Saturating<SIGNED>, _>(symbols, extent, rows, to);
         } else {
-            products::multiply::<Exact, _>(symbols, extent, rows, to);
+            products::multiply::<Exact<SIGNED>, _>(symbols, extent, rows, to);
         }
     }
 }
 
-impl<const PDEP: bool, const SATURATES: bool> RowKernel for Avx2<PDEP, SATURATES> {
+impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> RowKernel for Avx2<PDEP, SATURATES, SIGNED> {
     row_operations! {
         range: rows::range,
         quantize: rows::quantize,
@@ -205,6 +216,6 @@ impl<const PDEP: bool, const SATURATES: bool> RowKernel for Avx2<PDEP, SATURATES
     }
 
     fn width(&self) -> usize {
-        if SATURATES { Saturating::WIDTH } else { Exact::WIDTH }
+        if SATURATES { Saturating::<SIGNED>::WIDTH } else { Exact::<SIGNED>::WIDTH }
     }
 }

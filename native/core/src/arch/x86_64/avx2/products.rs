@@ -67,10 +67,23 @@ pub(super) trait Products {
     unsafe fn add(sum: __m256i, symbols: Self::Symbols, activations: Self::Activations) -> __m256i;
 }
 
-/// Products that saturate in pairs, of activations as they are in the model: uint8, see [`unsigned`].
-pub(super) struct Saturating;
+/// Loads half of a group, whose symbols are int8 or not, and makes them such as are wanted.
+///
+/// # Safety
+/// AVX2; 32 symbols can be read.
+#[inline(always)]
+unsafe fn load<const SIGNED: bool, const WANTED: bool>(at: *const u8) -> __m256i {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let symbols = _mm256_loadu_si256(at.cast());
+        if SIGNED == WANTED { symbols } else { _mm256_xor_si256(symbols, _mm256_set1_epi8(i8::MIN)) }
+    }
+}
 
-impl Products for Saturating {
+/// Products that saturate in pairs, of activations as they are in the model: uint8, see [`unsigned`].
+pub(super) struct Saturating<const SIGNED: bool>;
+
+impl<const SIGNED: bool> Products for Saturating<SIGNED> {
     const WIDTH: usize = 1;
     type Symbols = __m256i;
     type Activations = __m256i;
@@ -78,7 +91,7 @@ impl Products for Saturating {
     #[inline(always)]
     unsafe fn symbols(at: *const u8) -> __m256i {
         // SAFETY: the caller's contract.
-        unsafe { _mm256_xor_si256(_mm256_loadu_si256(at.cast()), _mm256_set1_epi8(i8::MIN)) }
+        unsafe { load::<SIGNED, true>(at) }
     }
     #[inline(always)]
     unsafe fn activations(at: *const u8) -> __m256i {
@@ -96,9 +109,9 @@ impl Products for Saturating {
 }
 
 /// Exact products, of activations that [`widen`] has made.
-pub(super) struct Exact;
+pub(super) struct Exact<const SIGNED: bool>;
 
-impl Products for Exact {
+impl<const SIGNED: bool> Products for Exact<SIGNED> {
     const WIDTH: usize = 2;
     type Symbols = [__m256i; 2];
     type Activations = [__m256i; 2];
@@ -107,7 +120,7 @@ impl Products for Exact {
     unsafe fn symbols(at: *const u8) -> [__m256i; 2] {
         // SAFETY: the caller's contract.
         unsafe {
-            let symbols = _mm256_loadu_si256(at.cast());
+            let symbols = load::<SIGNED, false>(at);
             [_mm256_and_si256(symbols, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(symbols)]
         }
     }
@@ -128,6 +141,9 @@ impl Products for Exact {
         }
     }
 }
+
+/// How far ahead symbols are fetched while they meet several rows, in bytes: one row takes them faster than this gains.
+const AHEAD: usize = 4 << 10;
 
 /// Rows of activations as they are multiplied.
 #[derive(Clone, Copy)]
@@ -194,6 +210,9 @@ unsafe fn tile<P: Products, const MR: usize, const NR: usize, D: Destination>(
             for (j, symbols) in symbols.iter_mut().enumerate() {
                 let w = w.add(j * extent.panel());
                 *symbols = [P::symbols(w), P::symbols(w.add(LANES))];
+                if MR > 1 {
+                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
+                }
             }
             for (i, sums) in sums.iter_mut().enumerate() {
                 let x = P::activations(x_at.add(i * x.stride));
