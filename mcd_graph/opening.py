@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mcd_graph.library import get_library_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["dropping_pages"]
 
@@ -25,8 +25,7 @@ def dropping_pages() -> Iterator[None]:
     onnxruntime reads each of them once, to copy or to pack it. The library has them in a file that it maps, so that
     those that were read need no memory any more, and come back if they are touched again.
     """
-    drop = ctypes.CDLL(get_library_path()).mcd_drop_pages  # which onnxruntime has loaded
-    drop.restype = ctypes.c_uint64
+    drop = _dropper()
     if not drop():
         yield
         return
@@ -44,3 +43,12 @@ def dropping_pages() -> Iterator[None]:
         done.set()
         thread.join()
         drop()
+
+
+def _dropper() -> Callable[[], int]:
+    """Return the function of the library that onnxruntime has loaded; one of an older build has constants in memory."""
+    drop = getattr(ctypes.CDLL(get_library_path()), "mcd_drop_pages", None)
+    if drop is None:
+        return int  # zero
+    drop.restype = ctypes.c_uint64
+    return drop  # type: ignore[no-any-return]
