@@ -147,6 +147,12 @@ def test_a_session_keeps_to_its_limit(model: Path) -> None:
             mcd_graph.InferenceSession(model, options)
 
 
+def test_a_decoded_weight_counts_as_kernels_have_it(model: Path) -> None:
+    """Its elements are 128 MiB, and whole fractals of them 4 GiB."""
+    with pytest.raises(Exception, match=r'weight "x2": out of memory: it needs \d+ bytes, .*mcd\.memory_limit'):
+        mcd_graph.InferenceSession(model, residency="decoded", memory_limit=4 << 30)
+
+
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three multiplications, two of them by one weight."""

@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use mcd_core::container::memory_needed;
+use mcd_core::container::{Decoded, memory_needed};
 use mcd_core::{CompressedWeight, Kernel, Layout, Serial, WeightType, unpack_into};
 use ort_sys::ONNXTensorElementDataType as Type;
 use serde::Deserialize;
@@ -129,7 +129,7 @@ fn passing_room(len: usize) -> Result<Vec<u8>, Error> {
 impl Constant {
     /// Bytes that it takes when it is restored, at the most.
     pub fn memory_needed(&self) -> u64 {
-        memory_needed(0, &self.compress_info, true)
+        memory_needed(0, &self.compress_info, Some(Decoded::Plain))
     }
 
     /// The type of its elements, and how many it has.
