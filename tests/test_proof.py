@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -233,6 +234,15 @@ def test_what_cannot_be_run_is_said(make: Callable[[], onnx.ModelProto], reason:
     assert not report.proof.proved
     assert reason in (report.proof.reason or "")
     assert report.totals.lowered == LAYERS
+
+
+def test_a_folder_that_onnxruntime_cannot_open(source: Path) -> None:
+    folder = source.parent / os.fsdecode(b"\xff")
+    folder.mkdir()
+    report = mcd_graph.compress_model(source, folder / "out.onnx", min_saving=-1, force_larger=True)
+    assert report.totals.lowered == LAYERS
+    assert not report.proof.proved
+    assert "UTF-8" in (report.proof.reason or "")
 
 
 def test_a_random_output_beside_others(tmp_path: Path) -> None:

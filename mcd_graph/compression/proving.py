@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from mcd_graph.compression.packed import Packed
 from mcd_graph.compression.request import Kept, Request
 from mcd_graph.errors import InputError, NothingToCompressError
+from mcd_graph.model.files import is_text
 from mcd_graph.model.saving import ModelWriter
 from mcd_graph.passes import LoweringPlan, ReasonCode
 from mcd_graph.passes.at_open import constants_at_open, restore_at_open
@@ -43,8 +44,12 @@ def prove(
     if prover is None:
         return Proof(proved=False, reason=NOT_ASKED_FOR)
     if prover.reason is None:
+        difference = None
         with writer.trial(plan.model) as path:
-            difference = prover.difference(path)
+            if is_text(str(path)):
+                difference = prover.difference(path)
+            else:
+                prover.reason = f"{path.parent}: onnxruntime opens no file in a folder whose name is not UTF-8"
         if difference is not None:
             request.watch.check(weights=True)  # or nodes would be kept because of what somebody else did
             logger.info("%s: the compressed model differs: %s", request.source, difference)

@@ -170,7 +170,8 @@ def sites_to_blame(
 def computing(optimized: Optimized) -> Counter[str]:
     """Return what the nodes of an optimised model compute, but for lowered ones and those that are exact in any layout.
 
-    Their attributes and integer constants tell along which dimensions; other constants have those of the layout.
+    Their attributes and integer constants tell along which dimensions; other constants have those of the layout. Exact
+    nodes count where they round what is widened again: onnxruntime may leave the name of a value to what it rounds.
     """
     view = _View(optimized.graph)
     along = {
@@ -180,11 +181,13 @@ def computing(optimized: Optimized) -> Counter[str]:
         if tensor.data_type == onnx.TensorProto.INT64
     }
     any_layout = (node.op_type in _EXACT or node.op_type.startswith("QLinear") for node in view.nodes)
-    return Counter(
+    computed = Counter(
         _describe(node, {name: along.get(name, "") for name in node.input})
         for node, exact in zip(view.nodes, any_layout, strict=True)
         if not exact and _site(node) is None
     )
+    widened = (_quantizers(node.output[0], view) for node in view.nodes if node.op_type == "DequantizeLinear")
+    return computed + Counter(f"rounded {parameters}" for parameters in widened if parameters)
 
 
 def _rounded_otherwise(original: Optimized, theirs: _View, ours: _View) -> set[int]:

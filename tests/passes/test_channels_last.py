@@ -126,6 +126,34 @@ def test_where_that_brings_nothing_channels_stay_second(kinds: str, dtype: type)
     assert lowered.op_types.count("ConvCompressDequant") == kinds.count("d")
 
 
+def test_a_value_that_onnxruntime_rounds_is_rounded_with_channels_last() -> None:
+    """It moves a quantiser in front of a Transpose, and of an output that is what that reads."""
+    model = network("d", rank=1)
+    steps = [
+        helper.make_node("Abs", ["image"], ["rounded"]),
+        helper.make_node("Transpose", ["rounded"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("QuantizeLinear", ["turned", "xs0", "xz0"], ["x"]),
+    ]
+    behind = [
+        helper.make_node("DequantizeLinear", ["y", "ys0", "yz0"], ["wide"]),
+        helper.make_node("Transpose", ["wide"], ["last"], perm=[0, 2, 1]),
+        helper.make_node("Tanh", ["last"], ["result"]),
+    ]
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    turned = ("b", 9, C)
+    model = make_model(
+        [*steps, *model.graph.node, *behind],
+        {"image": (np.float32, turned)},
+        {"result": (np.float32, turned), "rounded": (np.float32, turned)},
+        constants,
+    )
+    feeds = {"image": floats((2, 9, C), 1)}
+    lowered = assert_exact(model, feeds, optimized=True, alone=False)
+    assert lowered.op_types.count("ConvCompressDequant") == 1
+    plain, rounded = (run(model, feeds, optimize=optimize)[1] for optimize in (False, True))
+    assert not np.array_equal(plain, rounded), "onnxruntime rounds it no more"
+
+
 def test_among_depthwise_convolutions_less_work_is_enough_with_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where they come last only if all are turned, and cannot, those of enough work are lowered all the same."""
     work = C * C * 9 // (C + C)
