@@ -5,7 +5,8 @@
 //! BMI2 expands, 64 at a time. Where its instruction for that is slow (before Zen 3), shifts and masks do the same.
 //!
 //! `deposits` has the two ways to expand bits, `planes` those of a tile's continued weights, `symbols` what becomes of root fields, `decode` the passes over a panel,
-//! `products` the multiplications, `epilogue` what becomes of their sums.
+//! `products` how both operands are multiplied, `tiles` the multiplications, `steps` what can be added in 16 bits in them,
+//! `epilogue` what becomes of their sums.
 
 mod decode;
 mod deposits;
@@ -16,6 +17,7 @@ mod products;
 pub(super) mod rows;
 mod steps;
 mod symbols;
+mod tiles;
 mod vectors;
 
 use crate::arch::feature::Feature;
@@ -29,7 +31,8 @@ use crate::error::{Error, with_room};
 use crate::geometry::PANEL;
 use decode::decode_panels;
 use epilogue::{Dequantized, Requantized, Summed};
-use products::{Accumulate, Destination, Exact, Products, Saturating};
+use products::{Exact, Products, Saturating};
+use tiles::{Accumulate, Destination};
 
 /// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
@@ -207,9 +210,9 @@ unsafe fn multiply<const SATURATES: bool, const SIGNED: bool>(
     // SAFETY: the caller's contract.
     unsafe {
         if SATURATES {
-            products::multiply::<Saturating<SIGNED>, _>(symbols, extent, rows, to);
+            tiles::multiply::<Saturating<SIGNED>, _>(symbols, extent, rows, to);
         } else {
-            products::multiply::<Exact<SIGNED>, _>(symbols, extent, rows, to);
+            tiles::multiply::<Exact<SIGNED>, _>(symbols, extent, rows, to);
         }
     }
 }
