@@ -23,6 +23,7 @@ from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.operators.view import CompressedNode, check_memory
 from mcd_graph.options import check_libraries
 from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, WeightJob, plan_lowering
+from mcd_graph.passes.plan import smallest_of_few
 from mcd_graph.passes.rules.registry import label_of
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import ConstantReport, NodeReport, Reader, Report
@@ -164,8 +165,9 @@ def _readers(report: NodeReport, node: ir.Node) -> list[Reader]:
 
 def _measured(plan: LoweringPlan) -> dict[str, tuple[int, float]]:
     """Return, of each weight, about how many bytes it compresses to, and its entropy."""
+    weights = smallest_of_few(plan.weights)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(plan.weights, pool.map(_look, plan.weights.values()), strict=True))
+        return dict(zip(weights, pool.map(_look, weights.values()), strict=True))
 
 
 def _look(job: WeightJob) -> tuple[int, float]:
@@ -174,10 +176,10 @@ def _look(job: WeightJob) -> tuple[int, float]:
     entropy = _native.entropy_bits(array)
     rows = max(_SAMPLE_BYTES // array.shape[1], 1) // _SAMPLE_ROWS * _SAMPLE_ROWS
     if not 0 < rows < array.shape[0] // 2:
-        return pack_weight(array, tiling=job.tiling).stats.stored_bytes, entropy
+        return pack_weight(array, tiling=job.tiling, packed=job.packed).stats.stored_bytes, entropy
     first = array.shape[0] // 2 // _SAMPLE_ROWS * _SAMPLE_ROWS
     sample = np.ascontiguousarray(array[first : first + rows])
-    stats = pack_weight(sample, tiling=job.tiling).stats
+    stats = pack_weight(sample, tiling=job.tiling, packed=job.packed).stats
     return round(stats.stored_bytes * (array.size * entropy) / max(sample.size * stats.entropy_bits, 1)), entropy
 
 

@@ -165,7 +165,7 @@ class FileView:
             with Path(self.path).open("rb") as file:
                 status = os.fstat(file.fileno())
                 if (status.st_size, status.st_mtime_ns) != (self.file_bytes, self.modified_ns):
-                    raise NotSharedError(f"{self.path} is another file")
+                    raise NotSharedError(f"{self.path} was written to, or is another file")
                 length = self.offset + span - start
                 memory = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=start)
         except (OSError, ValueError) as error:

@@ -58,7 +58,7 @@ class Packed:
     def written(self, keys: Collection[str], writer: ModelWriter) -> dict[str, CompressedWeight]:
         """Write some of those that are restored at opening to another file; return them as they are there."""
         compressed = self.compressed
-        return {key: _written(key, compressed[key], writer, at_open=True) for key in compressed if key in keys}
+        return {key: _restored(key, compressed[key], writer) for key in compressed if key in keys}
 
 
 def _without_file(weight: CompressedWeight) -> CompressedWeight:
@@ -92,7 +92,7 @@ def pack(
                 packed.stats[key] = weight.stats
                 answer = _refused(jobs[key], weight.stats, request.min_saving, at_open=at_open) or weight
             if isinstance(answer, CompressedWeight):
-                answer = _written(key, answer, writer, at_open=at_open)
+                answer = _restored(key, answer, writer) if at_open else _read(key, answer, writer, jobs[key])
             packed.weights[key] = answer
             tell(key)
     return packed
@@ -112,11 +112,14 @@ def _refused(job: AnyJob, stats: WeightStats, min_saving: float, *, at_open: boo
     return None
 
 
-def _written(key: str, weight: CompressedWeight, writer: ModelWriter, *, at_open: bool) -> CompressedWeight:
-    """Write a weight's stream; and its index, where nothing of it is to be in the model file."""
-    x2 = writer.add(f"{key}.x2", weight.arrays[0], packed=at_open)
-    if not at_open:
-        return dataclasses.replace(weight, x2=x2)
+def _read(key: str, weight: CompressedWeight, writer: ModelWriter, job: AnyJob) -> CompressedWeight:
+    """Write the stream of a weight that nodes read: from a line of the cache on, if it is read again and again."""
+    return dataclasses.replace(weight, x2=writer.add(f"{key}.x2", weight.arrays[0], aligned=not job.packed))
+
+
+def _restored(key: str, weight: CompressedWeight, writer: ModelWriter) -> CompressedWeight:
+    """Write stream and index of a constant that is restored at opening: nothing of them is to be in the model file."""
+    x2 = writer.add(f"{key}.x2", weight.arrays[0], packed=True)
     index = writer.add(f"{key}.compress_index", weight.arrays[1], packed=True)
     return dataclasses.replace(weight, x2=x2, compress_index=index)
 

@@ -18,6 +18,7 @@ from mcd_graph.operators.registry import name_of
 from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, ReasonCode, Refusal, plan_lowering
 from mcd_graph.passes.at_open import ConstantJob, constants_at_open
 from mcd_graph.passes.functions import InlineConstantsPass
+from mcd_graph.passes.plan import smallest_of_few
 from mcd_graph.passes.plan.selection import Selection
 from mcd_graph.progress import Progress
 from mcd_graph.report.data import Quantization
@@ -122,6 +123,8 @@ class Request:
             raise InputError(f"not a regular expression: {error.pattern!r}: {error}") from None
         if self.at_open:  # which asks for a small file
             plan.weights = {key: job.with_larger_tiles() for key, job in plan.weights.items()}
+        if self.profile != "fast":
+            plan.weights = smallest_of_few(plan.weights)
         plan.keep(differing, Refusal(ReasonCode.DIFFERS, "lowered, it gave other bytes than the original when run"))
         if not plan.weights and not (self.at_open and any(constants_at_open(model))):
             raise NothingToCompressError(f"{self.source}: nothing to compress: {why_nothing(plan)}")

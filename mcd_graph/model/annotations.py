@@ -42,10 +42,8 @@ _OPEN = 'import mcd_graph; session = mcd_graph.InferenceSession("MODEL.onnx")'
 _MODEL_ENTRY = "set the session config entry mcd.model to the path of this file, and then "
 """What comes first where constants are restored when a session is created."""
 
-_NODE_NOTE = (
-    "The weight is compressed: onnxruntime needs the operator's library. "
-    "In Python: mcd_graph.InferenceSession(...), or mcd_graph.enable() first."
-)
+_NODE_NOTE = "See the model's description."
+"""Short, for each node has it."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,7 +48,12 @@ class TensorLayout:
         return Path(self._file.name).name
 
     def place(
-        self, tensor: ir.TensorProtocol, location: str | None = None, *, packed: bool = False
+        self,
+        tensor: ir.TensorProtocol,
+        location: str | None = None,
+        *,
+        packed: bool = False,
+        aligned: bool = True,
     ) -> ir.TensorProtocol:
         """Append a tensor to the data file unless it is small; return the tensor to use instead.
 
@@ -56,6 +61,7 @@ class TensorLayout:
             tensor: the tensor.
             location: what it is to call the data file; the temporary name by default.
             packed: it goes there however small it is, and right behind the tensor before, for it is read, not mapped.
+            aligned: if it goes there, it begins on a line or a page.
 
         Raises:
             InputError: the model file would hold more than a model file can.
@@ -68,7 +74,7 @@ class TensorLayout:
         if tensor.dtype == ir.DataType.STRING or (tensor.nbytes < LEAST_EXTERNAL and not packed):
             return in_memory(tensor)
         file = self._file
-        if not packed:
+        if aligned and not packed:
             file.write(bytes(-file.tell() % (PAGE if tensor.nbytes >= PAGED_FROM else ALIGNMENT)))
         offset = file.tell()
         if isinstance(tensor, ir.ExternalTensor):

@@ -108,13 +108,16 @@ class ModelWriter:
     ) -> None:
         self._files.close()
 
-    def add(self, name: str, data: npt.NDArray[np.generic], *, packed: bool = False) -> ir.TensorProtocol:
+    def add(
+        self, name: str, data: npt.NDArray[np.generic], *, packed: bool = False, aligned: bool = True
+    ) -> ir.TensorProtocol:
         """Write one tensor's bytes now, so that they need not be kept in memory.
 
         Args:
             name: name of the tensor; the model may give it another.
             data: the tensor, of any shape and dtype.
-            packed: it is not mapped by itself, so that it needs no page of its own.
+            packed: it is not mapped by itself, so that it needs no page of its own, and goes there if it is small, too.
+            aligned: it begins on a line of the cache, or a page if it is large.
 
         Returns:
             A tensor to put into the model: it reads from the temporary file, or from memory when it is small.
@@ -123,7 +126,7 @@ class ModelWriter:
             InputError: the tensors are too many for a model without a data file.
             OSError: writing failed.
         """
-        return self._layout.place(ir.tensor(data, name=name), packed=packed)
+        return self._layout.place(ir.tensor(data, name=name), packed=packed, aligned=aligned)
 
     @contextlib.contextmanager
     def trial(self, model: ir.Model) -> Iterator[Path]:

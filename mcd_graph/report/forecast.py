@@ -21,8 +21,7 @@ _OF_EACH_WEIGHT = 300
 #: What goes of each channel of a QDQ convolution that is quantised by channel: scale and zero point of its bias.
 _OF_EACH_CHANNEL = 8
 
-#: What each multiplication needs of a column that is quantised by itself: its scales, in one number. The first one's
-#: takes the place of the weight's own.
+#: What a multiplication needs of a column that is quantised by itself: its scales, in one number.
 _OF_EACH_COLUMN = 4
 
 #: The readers that have the scales of activations, weight and result in one number, by the last part of their names.
@@ -77,10 +76,17 @@ def _saved(constant: ConstantReport) -> float:
     if constant.status == "lowerable" and constant.per_channel:
         folding = [each for each in constant.readers if each.op_type.rpartition("+")[2] in _FOLDING]
         columns = constant.shape[0 if constant.read_by.endswith("Gemm") else -1]
-        stored += _OF_EACH_COLUMN * columns * max(0, len(folding) - 1)
+        stored += _more_scales(_OF_EACH_COLUMN * columns, len(folding))
     stored += _OF_EACH_WEIGHT
     saved = constant.bytes_before - stored
     return saved if saved >= _LEAST_SAVING * constant.bytes_before else 0.0
+
+
+def _more_scales(nbytes: int, readers: int) -> int:
+    """Return what readers store of scales that take ``nbytes`` for one, less those of the weight itself, which go."""
+    from mcd_graph.passes.plan import bytes_of_scales  # noqa: PLC0415 - takes a moment, --help needs none of it
+
+    return bytes_of_scales(nbytes, readers) - nbytes if readers > 1 else 0
 
 
 def _saved_by_larger_tiles(constant: ConstantReport) -> float:

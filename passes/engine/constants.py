@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Change: TypeAlias = Callable[[np.ndarray], np.ndarray]
 
-__all__ = ["Constant", "fold", "reshaped"]
+__all__ = ["Constant", "fold", "folded_scale", "reshaped"]
 
 _EIGHT_BIT = (np.int8, np.uint8)
 _INTEGERS = (
@@ -96,6 +96,22 @@ def fold(value: ir.Value, depth: int = _DEPTH) -> Constant | None:
         return None
     tensor = _changed(inner.tensor, step, value.name)
     return Constant(inner.value, tensor, (*inner.recipe, node.op_type, *step.said), (*inner.path, node))
+
+
+def folded_scale(value: ir.Value | None, depth: int = _DEPTH) -> np.ndarray | None:
+    """Return the numbers of a float32 constant, or of products and quotients of such as onnxruntime folds them."""
+    array = constant_array(value)
+    node = None if value is None else value.producer()
+    if array is not None or node is None or node.domain or depth == 0:
+        return array
+    operation = {"Mul": np.multiply, "Div": np.divide}.get(node.op_type)
+    if operation is None or len(node.inputs) != 2:
+        return None
+    one, other = (folded_scale(each, depth - 1) for each in node.inputs)
+    if one is None or other is None or not one.dtype == other.dtype == np.float32:
+        return None
+    with np.errstate(all="ignore"):  # as for onnxruntime
+        return np.asarray(operation(one, other), np.float32)
 
 
 def reshaped(tensor: ir.TensorProtocol, shape: tuple[int, ...]) -> ir.LazyTensor:

@@ -114,7 +114,7 @@ def build(
     attributes: dict[str, Any] = {"compress_info": [int(number) for number in compress_info], **fused.attributes()}
     node = ir.node(
         spec.op_type, inputs, attributes, domain=DOMAIN, outputs=[ir.Value()],
-        name=anchor.name, doc_string=anchor.doc_string, metadata_props=_input_names(spec) | stamp | told,
+        name=anchor.name, doc_string=anchor.doc_string, metadata_props=_input_names(spec, len(inputs)) | stamp | told,
     )  # fmt: skip
     last.prepend(node)
     final: ir.Value | None = node.outputs[0]
@@ -147,25 +147,35 @@ def _declare(value: ir.Value, shape: ir.Shape | None, dtype: ir.DataType | None)
         value.type = value.type or ir.TensorType(dtype)
 
 
-def _input_names(spec: OperatorSpec) -> dict[str, str]:
-    return {_INPUT_NAMES_KEY: str(list(spec.input_names))}
+def _input_names(spec: OperatorSpec, count: int) -> dict[str, str]:
+    return {_INPUT_NAMES_KEY: str(list(spec.input_names[:count]))}
+
+
+def _has_our_names(node: ir.Node, spec: OperatorSpec | None) -> bool:
+    """Tell whether the names of a node's inputs are ours, not the original's; older models have those of all inputs."""
+    found = node.metadata_props.get(_INPUT_NAMES_KEY)
+    counts = () if spec is None else range(1, len(spec.input_names) + 1)
+    return spec is not None and any(_input_names(spec, count)[_INPUT_NAMES_KEY] == found for count in counts)
 
 
 def metadata_beside_names(node: ir.Node) -> dict[str, str]:
     """Return a compressed node's metadata but for the names of its inputs, which fit no other operator."""
-    spec = spec_of(node)
-    ours = {} if spec is None else _input_names(spec)
-    return {key: text for key, text in node.metadata_props.items() if ours.get(key) != text}
+    ours = _has_our_names(node, spec_of(node))
+    return {key: text for key, text in node.metadata_props.items() if key != _INPUT_NAMES_KEY or not ours}
 
 
 def set_input(node: ir.Node, position: int, value: ir.Value | None) -> None:
-    """Set, or remove, an optional input; the list of inputs ends with one that is there."""
+    """Set, or remove, an optional input; the list of inputs ends with one that is there, and so do their names."""
+    spec = spec_of(node)
+    ours = _has_our_names(node, spec)
     node.resize_inputs(max(len(node.inputs), position + 1))
     node.replace_input_with(position, value)
     count = len(node.inputs)
     while node.inputs[count - 1] is None:
         count -= 1
     node.resize_inputs(count)
+    if spec is not None and ours:
+        node.metadata_props.update(_input_names(spec, count))
 
 
 def take_over(old: ir.Value, new: ir.Value) -> None:

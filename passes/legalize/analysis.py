@@ -10,6 +10,7 @@ import onnx_ir as ir
 from mcd_graph import _native
 from mcd_graph.operators.matmul_compress_dequant import INPUT_NAMES
 from mcd_graph.operators.view import CompressedNode, CompressedNodeError, WeightNotConstantError
+from mcd_graph.passes.engine.constants import folded_scale
 from mcd_graph.passes.engine.facts import constant_array, get_input, known_dtype, known_shape
 from mcd_graph.passes.engine.match import NewNode, NewOutput
 from mcd_graph.passes.engine.validate import check_node
@@ -126,7 +127,7 @@ def _without_zero_point(stored: np.ndarray, zero_point: np.ndarray | None) -> np
 
 def _constant_scale(value: ir.Value, x1_scale: ir.Value | None, n: int) -> np.ndarray | None:
     """Return a constant scale, multiplied by x1's, as float32 (n,); ``None`` if it is computed at run time."""
-    scale = constant_array(value)
+    scale = folded_scale(value)
     factor = np.ones((), np.float32) if x1_scale is None else constant_array(x1_scale)
     if scale is None or factor is None:
         if known_dtype(value) == ir.DataType.UINT64:

@@ -10,14 +10,18 @@ caller likes::
 
 from mcd_graph.passes.plan.finding import plan_lowering
 from mcd_graph.passes.plan.lowering import LoweringPlan, PackedWeight, reproduces_optimized
+from mcd_graph.passes.plan.shared_scales import bytes_of_scales
 from mcd_graph.passes.plan.site import Site, WeightJob, tiles_spared
+from mcd_graph.passes.plan.weights import smallest_of_few
 
 __all__ = [
     "LoweringPlan",
     "PackedWeight",
     "Site",
     "WeightJob",
+    "bytes_of_scales",
     "plan_lowering",
     "reproduces_optimized",
+    "smallest_of_few",
     "tiles_spared",
 ]  # fmt: skip

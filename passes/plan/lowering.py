@@ -21,6 +21,7 @@ from mcd_graph.passes.engine.emit import (
 from mcd_graph.passes.engine.facts import all_nodes, graph_of, home_of
 from mcd_graph.passes.engine.unsigned import make_unsigned
 from mcd_graph.passes.fusions.registry import fuse_surroundings
+from mcd_graph.passes.plan.shared_scales import share_scales
 from mcd_graph.passes.plan.weights import keep_sharers_of_kept
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from mcd_graph.passes.engine.match import Weight
+    from mcd_graph.passes.engine.match import Match, Weight
     from mcd_graph.passes.plan.site import Candidate, Site, WeightJob
 
 __all__ = ["ONNXRUNTIME_KEY", "LoweringPlan", "PackedWeight", "reproduces_optimized"]
@@ -126,8 +127,9 @@ class LoweringPlan:
         replaced: dict[ir.Value, ir.Value] = {}
         dead: dict[ir.Node, None] = {}
         built: list[tuple[ir.Node, Candidate]] = []
-        for candidate, key, answer in ready:
-            match, function = candidate.match, candidate.function
+        matches = _with_shared_scales([candidate for candidate, _, _ in ready])
+        for (candidate, key, answer), match in zip(ready, matches, strict=True):
+            function = candidate.function
             stream_type = match.fused.stream_type(match.weight)
             values = placed[key].values(match.nodes[-1], names, stream_type, as_node=function is not None)
             made = build(
@@ -147,6 +149,13 @@ class LoweringPlan:
         for node, candidate in built:
             _absorb(node, candidate, names)
         return bool(dead)
+
+
+def _with_shared_scales(candidates: Sequence[Candidate]) -> list[Match]:
+    """Return the matches, those outside of functions with scales that they share."""
+    outside = share_scales([each.match for each in candidates if each.function is None])
+    shared = iter(outside)
+    return [each.match if each.function is not None else next(shared) for each in candidates]
 
 
 def _absorb(node: ir.Node, candidate: Candidate, names: Names) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from mcd_graph.passes.engine.extent import Extent
-from mcd_graph.passes.engine.whole import FRACTAL_K, FRACTAL_N
+from mcd_graph.passes.engine.whole import FRACTAL_K, FRACTAL_N, tiling_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,6 +92,8 @@ class WeightJob:
         tiling: the size of tile that suits its readers; ``None``: the codec's own choice.
         multiplied: multiplications read it, and nothing else.
         looked_up: look-ups read it, and nothing else.
+        once: its readers decode it once where that is chosen (``mcd.residency``).
+        packed: it is decoded once, so that its size alone counts.
     """
 
     key: str
@@ -99,11 +101,8 @@ class WeightJob:
     tiling: tuple[int, int] | None = None
     multiplied: bool = False
     looked_up: bool = False
-
-    @property
-    def packed(self) -> bool:
-        """It is decoded again and again."""
-        return False
+    once: bool = False
+    packed: bool = False
 
     @property
     def k(self) -> int:
@@ -130,6 +129,11 @@ class WeightJob:
         if self.tiling is None or not self.looked_up:
             return self
         return dataclasses.replace(self, tiling=(self.tiling[0], _panels_of_larger_tiles(self.n, self.k)))
+
+    def decoded_once(self) -> WeightJob:
+        """Return it as it is stored where its size alone counts: with few tiles, unless its readers want others."""
+        tiling = tiling_of(self.n, self.k) if self.tiling is None else self.tiling
+        return dataclasses.replace(self, packed=True, tiling=tiling)
 
     def array(self) -> np.ndarray:
         """Return the weight as an (n, k) view, read from the model's memory map only when it is looked at."""

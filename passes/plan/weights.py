@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from mcd_graph.operators import gather_compress_dequant, matmul_compress_dequant
+from mcd_graph.operators import conv_compress_dequant, gather_compress_dequant, matmul_compress_dequant
 from mcd_graph.passes.plan.site import Candidate, WeightJob
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
@@ -16,13 +16,25 @@ if TYPE_CHECKING:
 
     from mcd_graph.passes.engine.match import Weight
 
-__all__ = ["keep_sharers_of_kept", "keep_weights_used_elsewhere", "weights_of"]
+__all__ = ["keep_sharers_of_kept", "keep_weights_used_elsewhere", "smallest_of_few", "weights_of"]
 
 #: Nodes that may stand between a weight and its multiplications; what counts is who reads their results.
 _LOOKED_THROUGH = (
     *("Cast", "Clip", "DequantizeLinear", "Dropout", "Identity", "QuantizeLinear", "Reshape", "Squeeze", "Transpose"),
     "Unsqueeze",
 )
+
+#: Operators that decode their weight once where that is chosen.
+_DECODE_ONCE = (matmul_compress_dequant.SPEC, conv_compress_dequant.SPEC, gather_compress_dequant.SPEC)
+
+#: Bytes of weights in all that are decoded once by default (``mcd.residency``): most processors have larger caches.
+_FEW = 4 << 20
+
+
+def smallest_of_few(weights: Mapping[str, WeightJob]) -> dict[str, WeightJob]:
+    """Return the weights of a model as they are stored best: of few, size alone counts, for they are decoded once."""
+    few = sum(job.nbytes for job in weights.values()) <= _FEW
+    return {key: job.decoded_once() if few and job.once else job for key, job in weights.items()}
 
 
 def weights_of(candidates: Sequence[Candidate]) -> dict[str, WeightJob]:
@@ -33,15 +45,17 @@ def weights_of(candidates: Sequence[Candidate]) -> dict[str, WeightJob]:
         match, weight = candidate.match, candidate.match.weight
         tiling, spec = match.fused.tiling(weight), match.fused.spec
         multiplied, looked_up = spec is matmul_compress_dequant.SPEC, spec is gather_compress_dequant.SPEC
+        once = spec in _DECODE_ONCE
         identity = (weight.value, weight.recipe, weight.transposed)
         if identity not in keys:
             keys[identity] = _unused_key(weight.value.name or "weight", weights)
-            weights[keys[identity]] = WeightJob(keys[identity], weight, tiling, multiplied, looked_up)
+            weights[keys[identity]] = WeightJob(keys[identity], weight, tiling, multiplied, looked_up, once)
         job = weights[keys[identity]]
         if job.tiling not in (tiling, None):
             job = dataclasses.replace(job, tiling=None)  # who wants no special one multiplies
         multiplied, looked_up = job.multiplied and multiplied, job.looked_up and looked_up
-        weights[job.key] = dataclasses.replace(job, multiplied=multiplied, looked_up=looked_up)
+        once = job.once and once
+        weights[job.key] = dataclasses.replace(job, multiplied=multiplied, looked_up=looked_up, once=once)
         candidate.site.weight = keys[identity]
     return weights
 

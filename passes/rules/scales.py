@@ -24,9 +24,22 @@ from mcd_graph.passes.engine.match import Fused, NewConstant, NewNode, NewOutput
 from mcd_graph.passes.engine.operands import quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
-__all__ = ["Scale", "fold_scales", "fuse", "require_matrix", "require_one_value", "split_product"]
+__all__ = ["FoldedScale", "Scale", "fold_scales", "fuse", "require_matrix", "require_one_value", "split_product"]
 
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FoldedScale(NewConstant):
+    """Constant scales in one number for each column.
+
+    Attributes:
+        column: the weight's own scale, which the model has.
+        computed: the same numbers as nodes that compute them of what the model has; onnxruntime folds these.
+    """
+
+    column: ir.Value
+    computed: NewOutput
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +108,29 @@ def fold_scales(
             folded = np.float32(alpha) * x1_array.astype(np.float32).reshape(()) * w_array.astype(np.float32)
             if y_array is not None:
                 folded = folded / y_array.astype(np.float32).reshape(())
-        return Scale(NewConstant(np.asarray(folded, np.float32), f"{w_scale.name}.folded"))
+        folded, name = np.asarray(folded, np.float32), f"{w_scale.name}.folded"
+        if halves or not isinstance(column, ir.Value):
+            return Scale(NewConstant(folded, name))
+        factors = _divided(_product(_scaled(x1_scale, alpha), column), y_scale)
+        return Scale(FoldedScale(folded, name, column, factors))
     if halves:
         raise Refusal(ReasonCode.SCALE_TYPE, f"scale {w_scale.name} is float16, and not all scales are constant")
-    left: Operand = x1_scale
-    if alpha != 1:
-        left = NewOutput(NewNode("Mul", (NewConstant(np.array(alpha, np.float32), "alpha"), left)))
+    left = _scaled(x1_scale, alpha)
     if y_scale is None:
         return Scale(column, left)
-    product = NewOutput(NewNode("Mul", (left, column)))
-    return Scale(NewOutput(NewNode("Div", (product, y_scale))))
+    return Scale(_divided(_product(left, column), y_scale))
+
+
+def _scaled(scale: ir.Value, alpha: float) -> Operand:
+    return scale if alpha == 1 else _product(NewConstant(np.array(alpha, np.float32), "alpha"), scale)
+
+
+def _product(one: Operand, other: Operand) -> NewOutput:
+    return NewOutput(NewNode("Mul", (one, other)))
+
+
+def _divided(product: NewOutput, y_scale: ir.Value | None) -> NewOutput:
+    return product if y_scale is None else NewOutput(NewNode("Div", (product, y_scale)))
 
 
 def split_product(value: ir.Value, n: int, rank: int | None) -> Scale | None:

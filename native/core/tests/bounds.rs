@@ -5,7 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mcd_core::container::memory_needed;
+use mcd_core::container::{Decoded, memory_needed};
 use mcd_core::{Error, Kernel, PrepareOptions, PreparedWeight, Residency, Serial, unpack};
 use mcd_testkit::forge::{Fields, Forged, Tile, forge, seal_header};
 
@@ -93,8 +93,28 @@ fn loading_needs_memory_for_the_table_one_row_and_one_column() {
         let Forged { x2, index, info } = forged(tiling, k, n, tiles);
         let (result, bytes) =
             peak(|| PreparedWeight::new(&x2, &index, &info, options(Residency::Compressed)).unwrap());
-        let allowed = memory_needed(index.len(), &info, false) as usize + 16 * 2032 + (1 << 20);
+        let allowed = memory_needed(index.len(), &info, None) as usize + 16 * 2032 + (1 << 20);
         assert!(bytes <= allowed, "{k} x {n}: {bytes} bytes, {allowed} allowed");
+        drop(result);
+    }
+}
+
+/// Shapes of one column or one row take 16 and 32 times as much for kernels as their elements.
+#[test]
+fn decoding_needs_memory_for_whole_fractals() {
+    let _turn = TURN.lock().unwrap();
+    for (tiling, k, n) in [([127, 1], 1_usize << 21, 1_usize), ([1, 127], 1, 1 << 20), ([12, 10], 1 << 11, 1 << 11)] {
+        let tiles = k.div_ceil(32 * usize::from(tiling[0])) * n.div_ceil(16 * usize::from(tiling[1]));
+        let weight = forged(tiling, k, n, tiles);
+        let Forged { x2, index, info } = &weight;
+        let (result, bytes) = peak(|| PreparedWeight::new(x2, index, info, options(Residency::Decoded)).unwrap());
+        let allowed = memory_needed(index.len(), info, Some(Decoded::Fractals)) as usize + 16 * 2032 + (1 << 20);
+        assert!(bytes <= allowed, "{k} x {n}: {bytes} bytes, {allowed} allowed");
+        drop(result);
+        let parsed = weight.parse().unwrap();
+        let (result, bytes) = peak(|| unpack(parsed, x2, Kernel::best(), &Serial).unwrap());
+        let allowed = memory_needed(index.len(), info, Some(Decoded::Plain)) as usize + (1 << 20);
+        assert!(bytes <= allowed, "{k} x {n} plain: {bytes} bytes, {allowed} allowed");
         drop(result);
     }
 }
@@ -115,10 +135,13 @@ fn what_cannot_be_had_is_an_error_and_not_the_end() {
 
 #[test]
 fn what_is_needed_is_known_before() {
-    assert_eq!(memory_needed(80, &[8, 8, 1000, 100, 1], false), 640 + 2000 + 1600);
-    assert_eq!(memory_needed(80, &[8, 8, 1000, 100, 1], true), 640 + 2000 + 1600 + 100_000);
+    assert_eq!(memory_needed(80, &[8, 8, 1000, 100, 1], None), 640 + 2000 + 1600);
+    assert_eq!(memory_needed(80, &[8, 8, 1000, 100, 1], Some(Decoded::Plain)), 640 + 2000 + 1600 + 100_000);
+    assert_eq!(memory_needed(80, &[8, 8, 1000, 100, 1], Some(Decoded::Fractals)), 640 + 2000 + 1600 + 1024 * 112);
     // Whatever a file declares: no number that is too small, and none below zero.
-    assert_eq!(memory_needed(usize::MAX, &[8, 8, i64::MAX, i64::MAX, 1], true), u64::MAX);
-    assert_eq!(memory_needed(8, &[8, 8, -1, i64::MIN, 1], true), 64);
-    assert_eq!(memory_needed(8, &[], true), 64);
+    for decoded in [Decoded::Plain, Decoded::Fractals] {
+        assert_eq!(memory_needed(usize::MAX, &[8, 8, i64::MAX, i64::MAX, 1], Some(decoded)), u64::MAX);
+        assert_eq!(memory_needed(8, &[8, 8, -1, i64::MIN, 1], Some(decoded)), 64);
+        assert_eq!(memory_needed(8, &[], Some(decoded)), 64);
+    }
 }

@@ -28,7 +28,7 @@ fn a_weight_that_several_runs_verify_at_once_is_counted_once() {
     let weight = encode_packed(&view, Profile::Balanced, Tiling::default()).unwrap();
     let input =
         |bytes: &[u8]| Some(NodeInput { tensor: Tensor::new(INT8, &[bytes.len() as i64], bytes), constant: false });
-    let loading = memory_needed(weight.compress_index.len(), &weight.compress_info, false);
+    let loading = memory_needed(weight.compress_index.len(), &weight.compress_info, None);
     // Room for its tables and, as a node has to have when it is created, for what a run decodes; not for the tables twice.
     let limit = loading + (n * k) as u64;
     let node = Node {

@@ -4,6 +4,7 @@
 mod bus_error;
 mod numpy_api;
 
+use mcd_core::container::Decoded;
 use mcd_core::parallel::Scoped;
 use mcd_core::{
     CompressedWeight, EncodedWeight, Error, Kernel, Layout, PrepareOptions, PreparedWeight, Profile, Tiling,
@@ -271,7 +272,7 @@ fn verify(
 /// Bytes that loading a weight takes at the most, its own tensors and 1 MiB apart; `decoded`: that decoding takes.
 #[pyfunction]
 fn memory_needed(index_bytes: usize, compress_info: Vec<i64>, decoded: bool) -> u64 {
-    mcd_core::container::memory_needed(index_bytes, &compress_info, decoded)
+    mcd_core::container::memory_needed(index_bytes, &compress_info, decoded.then_some(Decoded::Plain))
 }
 
 /// inspect(x2, compress_index, compress_info) -> dict

@@ -11,5 +11,5 @@ mod write;
 
 pub use header::{OLDEST_VERSION, VERSION, stream_of};
 pub use layout::{ALIGN, TAIL};
-pub use read::{CompressedWeight, Stats, Tile, memory_needed};
+pub use read::{CompressedWeight, Decoded, Stats, Tile, memory_needed};
 pub use write::{EncodedWeight, WeightView, encode, encode_packed};

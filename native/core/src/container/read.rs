@@ -7,18 +7,44 @@ use super::layout::{ALIGN, TAIL};
 use crate::codec::decode::CodedTile;
 use crate::codec::{Code, Profile, WeightType};
 use crate::error::{Error, collected, with_room};
-use crate::geometry::{GROUP, Geometry};
+use crate::geometry::{FRACTAL_K, GROUP, Geometry, PANEL};
 use std::ops::Range;
 
-/// Bytes that loading a weight takes at the most, and 1 MiB more, beside its own tensors: what is known before any of it is
-/// read but the length of its index and what `compress_info` declares. `decoded`: the weight is decoded as well.
-pub fn memory_needed(index_len: usize, info: &[i64], decoded: bool) -> u64 {
+/// What a weight is decoded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decoded {
+    /// Its elements.
+    Plain,
+    /// What kernels multiply by: whole fractals.
+    Fractals,
+}
+
+impl Decoded {
+    /// Bytes of a weight with this `compress_info`.
+    pub fn bytes(self, info: &[i64]) -> u64 {
+        let (k, n) = dims(info);
+        let up = |dim: u64, unit: usize| dim.div_ceil(unit as u64).saturating_mul(unit as u64);
+        match self {
+            Self::Plain => k.saturating_mul(n),
+            Self::Fractals => up(k, FRACTAL_K).saturating_mul(up(n, PANEL)),
+        }
+    }
+}
+
+/// k and n, as `compress_info` declares them; 0 for what it does not.
+fn dims(info: &[i64]) -> (u64, u64) {
     let dim = |at: usize| info.get(at).map_or(0, |&dim| u64::try_from(dim).unwrap_or(0));
-    let (k, n) = (dim(2), dim(3));
+    (dim(2), dim(3))
+}
+
+/// Bytes that loading a weight takes at the most, and 1 MiB more, beside its own tensors: what is known before any of it is
+/// read but the length of its index and what `compress_info` declares. With what it is decoded to, if it is.
+pub fn memory_needed(index_len: usize, info: &[i64], decoded: Option<Decoded>) -> u64 {
+    let (k, n) = dims(info);
     // The table of tiles with their counts; a row of activations; column sums, of strips and of all.
     let tables = [(index_len as u64, 8), (k, 2), (n, 16)];
     let tables = tables.into_iter().map(|(count, bytes)| count.saturating_mul(bytes)).fold(0, u64::saturating_add);
-    tables.saturating_add(if decoded { k.saturating_mul(n) } else { 0 })
+    tables.saturating_add(decoded.map_or(0, |decoded| decoded.bytes(info)))
 }
 
 /// A tile as the kernels take it.
@@ -254,7 +280,7 @@ impl CompressedWeight {
 mod tests {
     use super::*;
     use crate::container::{EncodedWeight, WeightView, encode, encode_packed};
-    use crate::geometry::{FRACTAL_K, PANEL, Tiling};
+    use crate::geometry::Tiling;
 
     const TILING: Tiling = Tiling { k: 1, n: 1 };
 

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use mcd_core::container::memory_needed;
+use mcd_core::container::{Decoded, memory_needed};
 use mcd_core::{Bound, CompressedWeight, PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType};
 use ort_sys::ONNXTensorElementDataType as Type;
 
@@ -63,8 +63,8 @@ pub trait Prepared: Sized {
     fn has_choice(_bytes: u64) -> bool {
         false
     }
-    /// Whether all of it is decoded with the residency `decoded`.
-    const DECODES: bool;
+    /// What it is decoded to with the residency `decoded`.
+    const DECODED: Option<Decoded>;
 }
 
 /// What is likely to differ where decoded weights do: their first bytes, `compress_info`, and by which kernel they are
@@ -100,7 +100,7 @@ impl Prepared for PreparedWeight {
         true
     }
 
-    const DECODES: bool = true;
+    const DECODED: Option<Decoded> = Some(Decoded::Fractals);
 }
 
 impl Prepared for VerifiedWeight {
@@ -114,7 +114,7 @@ impl Prepared for VerifiedWeight {
         Self::new(x2, index, info, options.kernel, options.threads)
     }
 
-    const DECODES: bool = false;
+    const DECODED: Option<Decoded> = None;
 }
 
 /// A weight; the compressed bytes stay with onnxruntime.
@@ -284,9 +284,8 @@ impl<P: Prepared> Weight<P> {
             ahead::fetch(&[&bytes[..bytes.len().min(HEADER)], index_bytes, tail]);
         }
         let parsed = self.parse(x2, index)?;
-        let (k, n) = (parsed.geometry().k(), parsed.geometry().n());
-        let key = self.key(bytes);
-        let decoded = k as u64 * n as u64;
+        let (n, key) = (parsed.geometry().n(), self.key(bytes));
+        let decoded = P::DECODED.map_or(0, |decoded| decoded.bytes(&self.info));
         let entry = (self.policy.is_open() && P::has_choice(decoded)).then(|| LEDGER.enter(key, decoded));
         let verified = match verify {
             Verify::Load => Some(self.verify(x2, index, processors(), self.policy.at_creation())?),
@@ -355,7 +354,7 @@ impl<P: Prepared> Weight<P> {
         let policy = self.policy.with_kernel(outpaces);
         let decide = || entry.decide(policy, Caches::of_machine(processors()));
         let Some(account) = &self.account else { return decide() };
-        let bytes = memory_needed(0, &self.info, true);
+        let bytes = memory_needed(0, &self.info, P::DECODED);
         if !account.try_take(bytes) {
             return false;
         }
@@ -370,7 +369,7 @@ impl<P: Prepared> Weight<P> {
     fn take(&self, index: &Value<'_>) -> Result<Taken<'_>, Error> {
         let Some(account) = &self.account else { return Ok(Taken { account: None, bytes: 0 }) };
         let index = tensor_bytes(index, self.inputs.index)?.len();
-        let decoded = P::DECODES && self.policy.at_creation() == Residency::Decoded;
+        let decoded = P::DECODED.filter(|_| self.policy.at_creation() == Residency::Decoded);
         let bytes = memory_needed(index, &self.info, decoded);
         account.take(bytes).map_err(|error| error.within(&format!("weight {:?}", self.name)))?;
         Ok(Taken { account: Some(account), bytes })

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
+use mcd_core::container::Decoded;
 use mcd_core::{Bound, Kernel, Parallel, PrepareOptions, Residency, RowPart, Serial, VerifiedWeight};
 
 use crate::operators::weight::Prepared;
@@ -84,7 +85,7 @@ impl Prepared for Table {
         bytes <= SMALL
     }
 
-    const DECODES: bool = true;
+    const DECODED: Option<Decoded> = Some(Decoded::Plain);
 }
 
 #[cfg(test)]
