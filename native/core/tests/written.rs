@@ -106,9 +106,10 @@ fn edges_are_left_out_where_that_saves_a_28th() {
 fn a_weight_lies_anywhere_in_memory() {
     let data = Content::Bell(20).weight(90, 90, &mut Rng::new(6));
     for (n, k) in [(40, 50), (50, 40), (17, 1), (1, 17), (40, 40), (16, 36)] {
-        for strides in
-            [(k, 1), (1, n), (k + 3, 1), (1, n + 3), (2 * k, 2), (2, 2 * n), (0, 1), (1, 0), (1, 1), (1, k)]
-        {
+        let dense = [(k, 1), (1, n)];
+        let apart = [(k + 3, 1), (1, n + 3), (2 * k, 2), (2, 2 * n), (k, 2), (2, n)];
+        let again = [(0, 1), (1, 0), (1, 1), (1, k), (k, 0), (0, n)];
+        for strides in [dense.as_slice(), &apart, &again].concat() {
             let at = |i: usize, j: usize| data[i * strides.0 + j * strides.1];
             let plain: Vec<u8> = (0..n * k).map(|e| at(e / k, e % k)).collect();
             for weight_type in [WeightType::I8, WeightType::U8] {
@@ -136,6 +137,8 @@ fn a_view_ends_within_its_data() {
     {
         view(len, shape, strides).expect_err("too short");
     }
+    let reason = view(5, (2, 3), (3, 1)).expect_err("too short");
+    assert!(matches!(reason, mcd_core::Error::Argument { expected: 6, found: 5, .. }), "{reason}");
     for strides in [(usize::MAX, 1), (1, usize::MAX), (usize::MAX, 0), (usize::MAX / 2, usize::MAX / 3 + 1)] {
         view(10, (3, 3), strides).expect_err("its strides overflow");
     }
