@@ -68,7 +68,7 @@ fn containers_are_as_the_format_describes_them() {
 #[test]
 fn what_is_packed_is_unpacked_by_every_kernel() {
     for content in CONTENTS {
-        for (n, k) in [(1, 1), (64, 128), (50, 100), (16, 33), (17, 32), (130, 300)] {
+        for (n, k) in [(1, 1), (33, 1), (48, 3), (64, 128), (50, 100), (16, 33), (17, 32), (130, 300)] {
             let data = content.weight(n, k, &mut Rng::new(4));
             for profile in PROFILES {
                 let weight = Forged::from(encode_packed(&view(&data, n, k), profile, TILING).unwrap());
