@@ -1,9 +1,11 @@
 """Little that stands for a large weight, under a limit of memory: an error, and never the end of the process."""
 
+import json
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,9 +22,10 @@ from mcd_graph.integrity import check_model
 
 N = 1 << 27
 
-# Argv: what to do, the model, the limit in MiB. Everything is imported before the limit counts.
+# Argv: the model. Of each line it reads, what to do and the limit in MiB, it does that in a fork, where everything is
+# imported before the limit counts, and prints in JSON the status and what was written to stderr.
 SCRIPT = """
-import resource, sys
+import json, os, resource, sys, tempfile
 import onnxruntime as ort
 from mcd_graph import _native, get_library_path, integrity
 from mcd_graph.cli import main
@@ -30,20 +33,41 @@ from mcd_graph.model.loading import load_model
 from mcd_graph.operators.registry import compressed_nodes
 from mcd_graph.operators.view import CompressedNode
 
-what, model, limit = sys.argv[1], sys.argv[2], int(sys.argv[3]) << 20
+model = sys.argv[1]
 options = ort.SessionOptions()
 options.register_custom_ops_library(get_library_path())
 parts = CompressedNode.of(next(iter(compressed_nodes(load_model(model))))[0]).parts()
-resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-if what == "check":
-    sys.exit(main(["inspect", "--check", model]))
-try:
-    if what == "session":
-        ort.InferenceSession(model, options)
-    else:
-        getattr(_native, what)(*parts)
-except Exception as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+
+def do(what, limit):
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    if what == "check":
+        return main(["inspect", "--check", model])
+    try:
+        if what == "session":
+            ort.InferenceSession(model, options)
+        else:
+            getattr(_native, what)(*parts)
+    except Exception as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+for line in sys.stdin:
+    what, limit = line.split()
+    errors = tempfile.TemporaryFile()
+    child = os.fork()
+    if child == 0:
+        os.dup2(errors.fileno(), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 99
+        try:
+            status = do(what, int(limit) << 20)
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    errors.seek(0)
+    print(json.dumps([status, errors.read().decode()]), flush=True)
 """
 
 
@@ -76,16 +100,27 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(made, tmp_path_factory.mktemp("memory") / "m.onnx")
 
 
+@pytest.fixture(scope="module")
+def limited(model: Path) -> Iterator[subprocess.Popen[str]]:
+    """The process whose forks are under a limit."""
+    command = [sys.executable, "-P", "-c", SCRIPT, str(model)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        yield process
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("limit", [1024, 700])
 @pytest.mark.parametrize("what", ["session", "verify", "decode", "check"])
-def test_constant_tiles_under_a_limit(model: Path, what: str, limit: int) -> None:
-    command = [sys.executable, "-P", "-c", SCRIPT, what, str(model), str(limit)]
-    result = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert result.returncode in (0, 1, 2), result.stderr  # and not the signal of an abort
-    if result.returncode:
-        last = result.stderr.splitlines()[-1]
-        assert "out of memory" in last, result.stderr
-        assert "Traceback" not in result.stderr
+def test_constant_tiles_under_a_limit(limited: subprocess.Popen[str], what: str, limit: int) -> None:
+    assert limited.stdin is not None
+    assert limited.stdout is not None
+    limited.stdin.write(f"{what} {limit}\n")
+    status, errors = json.loads(limited.stdout.readline())
+    assert status in (0, 1, 2), errors  # and not the signal of an abort
+    if status:
+        last = errors.splitlines()[-1]
+        assert "out of memory" in last, errors
+        assert "Traceback" not in errors
     elif limit < N * 4 >> 20:
         assert what == "decode", "column sums alone need more"
 
