@@ -72,6 +72,10 @@ fn what_is_packed_is_unpacked_by_every_kernel() {
             let data = content.weight(n, k, &mut Rng::new(4));
             for profile in PROFILES {
                 let weight = Forged::from(encode_packed(&view(&data, n, k), profile, TILING).unwrap());
+                if matches!(content, Content::Bell(_)) {
+                    let len = weight.x2.len();
+                    assert!(len <= 256 + n * k, "{n} {k} {profile:?}: {len} bytes: padding takes none");
+                }
                 for kernel in Kernel::available() {
                     let found = unpack(weight.parse().unwrap(), &weight.x2, kernel, &Serial).unwrap();
                     assert!(found == data, "{content:?} {n} {k} {profile:?} {kernel:?}");
