@@ -11,6 +11,7 @@ import onnxruntime as ort
 from mcd_graph.errors import InputError
 from mcd_graph.in_memory import as_file
 from mcd_graph.model.loading import read_proto
+from mcd_graph.opening import dropping_pages
 from mcd_graph.options import quiet_options
 
 __all__ = ["create_session"]
@@ -72,7 +73,8 @@ def create_session(
         source = _with_outputs(Path(name), also)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(Path(name).parent))
     try:
-        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        with dropping_pages():
+            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # as above
         raise InputError(f"onnxruntime refuses {name}: {' '.join(str(error).split())}") from error
 

@@ -1,5 +1,6 @@
 """Lets every session of this process open compressed models, whichever library creates it."""
 
+import contextlib
 import functools
 import threading
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import Any
 
 import onnxruntime as ort
 
+from mcd_graph.opening import dropping_pages
 from mcd_graph.runtime.sessions import InferenceSession, Residency, check_residency, opened_with
 
 __all__ = ["disable", "enable"]
@@ -53,7 +55,9 @@ def enable(*, residency: Residency | None = None, device: str | None = None, mem
             settings = _settings  # which another thread may change
             if settings is not None and not isinstance(self, InferenceSession):  # which has seen to it itself
                 path_or_bytes, sess_options = opened_with(path_or_bytes, sess_options, *settings)
-            original(self, path_or_bytes, sess_options, *args, **kwargs)
+            ours = settings is not None and settings[0] != "plain"
+            with dropping_pages() if ours else contextlib.nullcontext():
+                original(self, path_or_bytes, sess_options, *args, **kwargs)
 
         ort.InferenceSession.__init__ = init
         _original, _ours = original, init

@@ -9,6 +9,7 @@ import onnxruntime as ort
 
 from mcd_graph.in_memory import as_file, was_file
 from mcd_graph.library import get_library_path
+from mcd_graph.opening import dropping_pages
 from mcd_graph.requirements import explain_missing
 
 __all__ = ["InferenceSession", "Residency", "check_residency", "opened_with", "session_options"]
@@ -155,4 +156,5 @@ class InferenceSession(ort.InferenceSession):  # type: ignore[misc] # onnxruntim
         **kwargs: Any,
     ) -> None:
         model, options = opened_with(path_or_bytes, sess_options, residency, device, memory_limit)
-        super().__init__(model, options, providers, provider_options, **kwargs)
+        with contextlib.nullcontext() if residency == "plain" else dropping_pages():
+            super().__init__(model, options, providers, provider_options, **kwargs)

@@ -367,14 +367,15 @@ fn every_content_in_every_profile() {
 }
 
 /// Products as `vpmaddubsw` has them, by every kernel that has such, against the definition: on weights and activations that
-/// saturate, on shapes around the edges of groups, fractals, panels and tiles.
+/// saturate and such of which several can be added in 16 bits, on shapes around the edges of groups, fractals, panels and tiles.
 #[test]
 fn products_that_saturate() {
     let mut rng = Rng::new(0x5a7);
     let shapes = [(1, 1), (5, 2), (16, 31), (17, 33), (33, 300), (130, 257), (96, 1000)];
-    for (content, (n, k)) in [Content::Noise, Content::Constant, Content::ExtremeRows, Content::Bell(60)]
-        .into_iter()
-        .flat_map(|content| shapes.map(|shape| (content, shape)))
+    for (content, (n, k)) in
+        [Content::Noise, Content::Constant, Content::ExtremeRows, Content::Bell(60), Content::Bell(17)]
+            .into_iter()
+            .flat_map(|content| shapes.map(|shape| (content, shape)))
     {
         let w = content.weight(n, k, &mut rng);
         for weight_type in [WeightType::I8, WeightType::U8] {

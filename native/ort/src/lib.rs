@@ -1,7 +1,7 @@
 //! `libmcd_ort.so`: the operators of the domain `mcd` for onnxruntime's CPU provider.
 //!
-//! The one exported symbol is [`RegisterCustomOps`], the entry point that `SessionOptions.register_custom_ops_library`
-//! and its counterparts in other languages look up. Everything that the library needs of onnxruntime reaches it
+//! It exports [`RegisterCustomOps`], the entry point that `SessionOptions.register_custom_ops_library` and its counterparts
+//! in other languages look up, and [`mcd_drop_pages`]. Everything that the library needs of onnxruntime reaches it
 //! through the pointers given there, so it links against neither onnxruntime nor Python.
 //!
 //! - [`ffi`]: the C API behind safe types; nothing else dereferences onnxruntime's pointers
@@ -65,11 +65,20 @@ pub unsafe extern "system" fn RegisterCustomOps(
     })
 }
 
+/// Lets go of the pages of constants that were restored for sessions, where a file backs them: to be called when a session has
+/// been created, or again and again meanwhile, from any thread. Pages that are touched again come back.
+///
+/// Returns how many bytes these constants have in all.
+#[unsafe(no_mangle)]
+pub extern "system" fn mcd_drop_pages() -> u64 {
+    at_open::drop_pages()
+}
+
 /// Names and bytes of the constants of a model that sessions would be given, for fuzzing: theirs are kept for good.
 #[doc(hidden)]
 pub fn restored_constants(model: &std::path::Path) -> Result<Vec<(String, Vec<u8>)>, String> {
     let restored = at_open::constants_of(model).map_err(|error| error.to_string())?;
-    Ok(restored.into_iter().map(|tensor| (tensor.name, tensor.bytes)).collect())
+    Ok(restored.into_iter().map(|tensor| (tensor.name, tensor.bytes.into_owned())).collect())
 }
 
 #[cfg(test)]

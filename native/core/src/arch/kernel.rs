@@ -1,6 +1,6 @@
 //! What a kernel can do.
 
-use super::operands::{Accumulators, ByteRows, Coded, Extent, Rows};
+use super::operands::{Accumulators, ByteRows, Coded, Extent, PanelSteps, Rows, Symbols};
 use super::output::Output;
 use super::rows::{self, ActivationRow, Panels, Terms};
 use super::workspace::Scratch;
@@ -106,7 +106,7 @@ pub trait TileKernel: Sync {
     /// Adds the products of symbols in kernel order.
     fn multiply(
         &self,
-        symbols: &[u8],
+        symbols: Symbols<'_>,
         extent: Extent,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
@@ -120,7 +120,7 @@ pub trait TileKernel: Sync {
     /// If operands, terms and output are not of one extent.
     fn multiply_epilogue(
         &self,
-        _symbols: &[u8],
+        _symbols: Symbols<'_>,
         _extent: Extent,
         _rows: Rows<'_>,
         _terms: &Terms<'_>,
@@ -152,6 +152,11 @@ pub trait TileKernel: Sync {
         None
     }
 
+    /// How a panel of symbols that it is [the kernel of](Self::of_signed) is multiplied soonest.
+    fn steps(&self, _panel: &[u8]) -> Result<PanelSteps, Error> {
+        Ok(PanelSteps::default())
+    }
+
     /// The product of a row of activations, as [`RowKernel::finish`] leaves it, and the same symbol all along it.
     fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
         let sum = row.iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);
@@ -160,6 +165,12 @@ pub trait TileKernel: Sync {
 
     /// Its work on rows.
     fn rows(&self) -> &dyn RowKernel;
+}
+
+impl std::fmt::Debug for dyn TileKernel + '_ {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// Work on whole rows, around the products: plain loops, unless the kernel has its own.

@@ -2,6 +2,7 @@
 
 use crate::codec::Code;
 use crate::codec::decode::CodedTile;
+use crate::error::{Error, with_room};
 use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
 
 /// A code with its look-up table, as kernels take it.
@@ -76,6 +77,77 @@ impl<'a> Rows<'a> {
     /// Row `i`, and what follows it.
     pub fn row(&self, i: usize) -> &'a [i8] {
         &self.data[i * self.stride..]
+    }
+}
+
+/// Decoded panels, one behind the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Symbols<'a> {
+    /// In kernel order.
+    pub bytes: &'a [u8],
+    /// How each is multiplied, where that was found out.
+    pub steps: &'a [PanelSteps],
+}
+
+impl<'a> From<&'a [u8]> for Symbols<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self { bytes, steps: &[] }
+    }
+}
+
+impl Symbols<'_> {
+    /// From a panel on, of so many bytes each.
+    pub fn panels_from(self, panel: usize, bytes: usize) -> Self {
+        Self { bytes: &self.bytes[panel * bytes..], steps: self.steps.get(panel..).unwrap_or_default() }
+    }
+}
+
+/// In which order the blocks of a panel, four groups each, are multiplied: as many groups at once as their products fit 16 bits,
+/// whatever the activations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PanelSteps {
+    order: Vec<u16>,
+    fours: usize,
+    twos: usize,
+}
+
+impl PanelSteps {
+    /// Groups of a block.
+    pub const BLOCK: usize = 4;
+
+    /// Those of blocks of which each has so many groups that go at once: 4, 2 or 1. None of more blocks than can be named.
+    pub fn new(blocks: &[u8]) -> Result<Self, Error> {
+        let mut order = with_room(blocks.len(), "steps of a panel")?;
+        let mut counts = [0; 2];
+        if u16::try_from(blocks.len()).is_ok() {
+            for (at_once, count) in [4, 2, 1].into_iter().zip([0, 1, 2]) {
+                let of = blocks.iter().zip(0..).filter(|(block, _)| **block == at_once);
+                order.extend(of.map(|(_, at)| at));
+                counts[count..].iter_mut().for_each(|count| *count = order.len());
+            }
+        }
+        Ok(Self { order, fours: counts[0], twos: counts[1] })
+    }
+
+    /// Blocks.
+    pub fn blocks(&self) -> usize {
+        self.order.len()
+    }
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+    /// Blocks whose four groups go at once.
+    pub fn fours(&self) -> &[u16] {
+        &self.order[..self.fours]
+    }
+    /// Blocks of which two groups go at once.
+    pub fn twos(&self) -> &[u16] {
+        &self.order[self.fours..self.twos]
+    }
+    /// Blocks whose groups go one by one.
+    pub fn ones(&self) -> &[u16] {
+        &self.order[self.twos..]
     }
 }
 

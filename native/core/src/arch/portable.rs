@@ -1,7 +1,7 @@
 //! The scalar kernel: what all others are compared with.
 
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, resize};
-use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
+use crate::arch::operands::{Accumulators, Coded, Extent, Rows, Symbols};
 use crate::arch::workspace::Scratch;
 use crate::geometry::{GROUP, PANEL};
 
@@ -48,13 +48,13 @@ impl<const SATURATES: bool> TileKernel for Portable<SATURATES> {
 
     fn multiply(
         &self,
-        symbols: &[u8],
+        symbols: Symbols<'_>,
         extent: Extent,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         _: &mut Scratch,
     ) -> Result<(), NoMemory> {
-        multiply::<SATURATES>(symbols, extent, rows, acc);
+        multiply::<SATURATES>(symbols.bytes, extent, rows, acc);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 use super::output::{Elementwise, Epilogue, Output, ScalarOrPerColumn};
 use super::portable::Portable;
 use super::rows::{Terms, WeightTerm};
-use super::{Accumulators, Coded, Extent, Rows, Scratch, TileCode, TileKernel};
+use super::{Accumulators, Coded, Extent, PanelSteps, Rows, Scratch, Symbols, TileCode, TileKernel};
 use crate::codec::decode::CodedTile;
 use crate::codec::encode::EncodeTable;
 use crate::codec::{Code, Order, Stored};
@@ -149,35 +149,68 @@ fn finished(kernel: &dyn TileKernel, packed: &[i8], k: usize) -> Vec<i8> {
     packed.chunks(k).flat_map(row).collect()
 }
 
-/// Panels of lengths that kernels take by ones, twos and fours.
+/// Panels of lengths that kernels take by ones, twos and fours, of weights over the whole range and of such as can be added in 16
+/// bits, as they are decoded and signed, with exact products and such that saturate.
 #[test]
 fn symbols_in_memory_multiply_alike() {
-    let (mut rng, mut scratch) = (Rng::new(0x5eed_cafe_0123_4567), Scratch::default());
-    for fractals in [8, 10, 12, 15, 20, 22, 24, 26, 27, 32] {
+    let mut rng = Rng::new(0x5eed_cafe_0123_4567);
+    let widths = [256, 20, 64, 100];
+    for (fractals, width) in [8, 10, 12, 15, 20, 22, 24, 26, 27, 32].into_iter().zip(widths.into_iter().cycle()) {
         for (panels, m) in [(1, 16), (2, 9), (3, 16), (4, 16), (5, 12), (6, 33), (7, 10)] {
             let extent = Extent::new(panels, fractals);
-            let symbols: Vec<u8> = (0..extent.weights()).map(|_| rng.next() as u8).collect();
-            let signed: Vec<u8> = symbols.iter().map(|symbol| symbol ^ 0x80).collect();
+            let symbol = |_| (128 - width / 2 + rng.next() % width) as u8;
+            let symbols: Vec<u8> = (0..extent.weights()).map(symbol).collect();
             let x: Vec<i8> = (0..m * extent.k()).map(|_| rng.next() as i8).collect();
-            let columns = extent.columns();
-            for overwrite in [true, false] {
-                let mut sums = |kernel: &dyn TileKernel, symbols: &[u8]| {
-                    let mut sums: Vec<i32> = (0..(m * columns) as i32).collect();
-                    let x = finished(kernel, &x, extent.k());
-                    let rows = Rows::new(&x, x.len() / m, m, x.len() / m);
-                    let acc = Accumulators::new(&mut sums, columns, m, columns);
-                    let mut acc = if overwrite { acc.overwrite() } else { acc };
-                    kernel.multiply(symbols, extent, rows, &mut acc, &mut scratch).expect("there is memory");
-                    sums
-                };
-                let expected = sums(&Portable::<false>, &symbols);
-                for kernel in Kernel::available() {
-                    let found = sums(kernel.tile(), &symbols);
-                    assert!(found == expected, "{kernel:?} {fractals} {panels} {m} {overwrite}");
-                    let found = kernel.tile().of_signed().map(|kernel| sums(kernel, &signed));
-                    assert!(found.is_none_or(|found| found == expected), "{kernel:?} {fractals} {panels} {m} signed");
+            let subject = InMemory { extent, symbols, x, m };
+            let (exact, saturating) = (subject.sums(&Portable::<false>), subject.sums(&Portable::<true>));
+            for kernel in Kernel::available() {
+                subject.check(kernel.tile(), &exact);
+                if let Some(kernel) = kernel.saturating() {
+                    subject.check(kernel.products(), &saturating);
                 }
             }
+        }
+    }
+}
+
+/// Decoded panels and packed rows.
+struct InMemory {
+    extent: Extent,
+    symbols: Vec<u8>,
+    x: Vec<i8>,
+    m: usize,
+}
+
+impl InMemory {
+    /// A kernel's sums.
+    fn sums(&self, kernel: &dyn TileKernel) -> Vec<i32> {
+        self.sums_of(kernel, self.symbols[..].into(), true)
+    }
+
+    /// Those of some form of the symbols, with or without what was in their place before, 0, 1, 2, …
+    fn sums_of(&self, kernel: &dyn TileKernel, symbols: Symbols<'_>, overwrite: bool) -> Vec<i32> {
+        let (m, columns) = (self.m, self.extent.columns());
+        let mut sums: Vec<i32> = (0..(m * columns) as i32).collect();
+        let x = finished(kernel, &self.x, self.extent.k());
+        let rows = Rows::new(&x, x.len() / m, m, x.len() / m);
+        let acc = Accumulators::new(&mut sums, columns, m, columns);
+        let mut acc = if overwrite { acc.overwrite() } else { acc };
+        kernel.multiply(symbols, self.extent, rows, &mut acc, &mut Scratch::default()).expect("there is memory");
+        sums
+    }
+
+    fn check(&self, kernel: &dyn TileKernel, expected: &[i32]) {
+        let about = || format!("{kernel:?} {:?} m={}", self.extent, self.m);
+        assert!(self.sums(kernel) == expected, "{}", about());
+        let added: Vec<i32> = expected.iter().zip(0..).map(|(sum, before)| sum.wrapping_add(before)).collect();
+        assert!(self.sums_of(kernel, self.symbols[..].into(), false) == added, "{} added", about());
+        if let Some(kernel) = kernel.of_signed() {
+            let signed: Vec<u8> = self.symbols.iter().map(|symbol| symbol ^ 0x80).collect();
+            let steps = |panel| kernel.steps(panel).expect("there is memory");
+            let steps: Vec<PanelSteps> = signed.chunks(self.extent.panel()).map(steps).collect();
+            assert!(self.sums_of(kernel, signed[..].into(), true) == expected, "{} signed", about());
+            let symbols = Symbols { bytes: &signed, steps: &steps };
+            assert!(self.sums_of(kernel, symbols, false) == added, "{} in steps", about());
         }
     }
 }

@@ -29,6 +29,18 @@ impl Decoded {
             Self::Fractals => up(k, FRACTAL_K).saturating_mul(up(n, PANEL)),
         }
     }
+
+    /// Bytes of what says how kernels multiply by it: for each panel a list, with two bytes for each four groups.
+    fn steps(self, info: &[i64]) -> u64 {
+        const LIST: u64 = 96;
+        match self {
+            Self::Plain => 0,
+            Self::Fractals => {
+                let lists = dims(info).1.div_ceil(PANEL as u64).saturating_mul(LIST);
+                lists.saturating_add(self.bytes(info) / (4 * GROUP as u64) * 2)
+            }
+        }
+    }
 }
 
 /// k and n, as `compress_info` declares them; 0 for what it does not.
@@ -44,7 +56,8 @@ pub fn memory_needed(index_len: usize, info: &[i64], decoded: Option<Decoded>) -
     // The table of tiles with their counts; a row of activations; column sums, of strips and of all.
     let tables = [(index_len as u64, 8), (k, 2), (n, 16)];
     let tables = tables.into_iter().map(|(count, bytes)| count.saturating_mul(bytes)).fold(0, u64::saturating_add);
-    tables.saturating_add(decoded.map_or(0, |decoded| decoded.bytes(info)))
+    let decoded = decoded.map_or(0, |decoded| decoded.bytes(info).saturating_add(decoded.steps(info)));
+    tables.saturating_add(decoded)
 }
 
 /// A tile as the kernels take it.

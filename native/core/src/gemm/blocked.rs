@@ -8,7 +8,7 @@ use super::columns::Columns;
 use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Extent, Rows, Scratch, Workspace};
+use crate::arch::{Accumulators, Extent, Rows, Scratch, Symbols, Workspace};
 use crate::error::Error;
 use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use crate::parallel::WorkQueue;
@@ -55,7 +55,7 @@ impl<'a> Work<'a> {
         let tiling = geometry.tiling();
         let (strips, tiles_k) = (columns.strips, geometry.tiles_k());
         let chunk = (CHUNK_BYTES / (tiling.n * tiling.k * FRACTAL)).clamp(1, tiles_k);
-        let (blocks, groups) = if weight.decoded.is_some() || chunk == tiles_k {
+        let (blocks, groups) = if weight.is_decoded() || chunk == tiles_k {
             (tiling.n.div_ceil(BLOCK_PANELS), m.div_ceil(cached_rows(geometry.padded_k())))
         } else {
             (1, threads.div_ceil(strips).min(m / GROUP_ROWS).max(1))
@@ -109,10 +109,10 @@ impl Job<'_> {
         }
         // Columns are counted from the first that is multiplied by.
         let panel = shape.panel - self.columns.start / PANEL;
-        if let Some(decoded) = &self.weight.decoded {
+        if let Some(decoded) = self.weight.decoded(&shape) {
             let fractals = geometry.padded_k() / FRACTAL_K;
             let strip = Strip { panel, panels, fractal: 0, fractals, first: true, last: true };
-            return self.blocks(&decoded[self.weight.decoded_start(&shape)..], &strip, rows, sums, scratch);
+            return self.blocks(decoded, &strip, rows, sums, scratch);
         }
         for start in (0..tiles_k).step_by(work.chunk) {
             let tiles = start..(start + work.chunk).min(tiles_k);
@@ -130,7 +130,7 @@ impl Job<'_> {
             }
             let (first, last) = (start == 0, tiles.end == tiles_k);
             let strip = Strip { panel, panels: panels.clone(), fractal, fractals, first, last };
-            self.blocks(symbols, &strip, rows.clone(), sums, scratch)?;
+            self.blocks((&symbols[..]).into(), &strip, rows.clone(), sums, scratch)?;
         }
         Ok(())
     }
@@ -151,7 +151,7 @@ impl Job<'_> {
     /// Multiplies decoded panels with some rows, and does the epilogue if their sums are complete.
     fn blocks(
         &self,
-        symbols: &[u8],
+        symbols: Symbols<'_>,
         strip: &Strip,
         rows: Range<usize>,
         sums: &mut Aligned<i32>,
@@ -185,7 +185,13 @@ impl Job<'_> {
 
     /// Multiplies a block whose panels reach over all of k and writes its outputs, where the kernel has a way to do that at
     /// once; whether it has.
-    fn epilogue_in_registers(&self, symbols: &[u8], strip: &Strip, panels: Range<usize>, rows: Range<usize>) -> bool {
+    fn epilogue_in_registers(
+        &self,
+        symbols: Symbols<'_>,
+        strip: &Strip,
+        panels: Range<usize>,
+        rows: Range<usize>,
+    ) -> bool {
         let columns = strip.columns(&panels);
         let Some(mut runs) = self.runs_of_rows(rows, columns.clone()) else { return false };
         runs.all(|rows| {
@@ -199,7 +205,7 @@ impl Job<'_> {
     /// Adds the products of a block to its sums, and does the epilogue if they are complete.
     fn block_of_sums(
         &self,
-        symbols: &[u8],
+        symbols: Symbols<'_>,
         strip: &Strip,
         panels: Range<usize>,
         rows: Range<usize>,
@@ -220,14 +226,14 @@ impl Job<'_> {
     /// Symbols and activations of a block.
     fn operands<'s>(
         &'s self,
-        symbols: &'s [u8],
+        symbols: Symbols<'s>,
         strip: &Strip,
         panels: &Range<usize>,
         rows: &Range<usize>,
-    ) -> (&'s [u8], Extent, Rows<'s>) {
+    ) -> (Symbols<'s>, Extent, Rows<'s>) {
         let extent = Extent::new(panels.len(), strip.fractals);
         let x = self.packed.rows(rows.clone(), strip.fractal, extent);
-        (&symbols[panels.start * strip.fractals * FRACTAL..], extent, x)
+        (symbols.panels_from(panels.start, strip.fractals * FRACTAL), extent, x)
     }
 }
 

@@ -105,7 +105,7 @@ impl Job<'_> {
                     let result = kernel.multiply_coded(Coded { code, tile: &tile, extent }, rows, &mut acc, scratch);
                     result.map_err(|why| changed(tiles.refusal(t, why)))?;
                 }
-                Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch)?,
+                Tile::Raw(raw) => kernel.multiply(raw.into(), extent, rows, &mut acc, scratch)?,
                 Tile::Constant(symbol) => {
                     for i in 0..self.m {
                         let sum = kernel.multiply_constant(&rows.row(i)[..extent.k() * self.packed.width], symbol);

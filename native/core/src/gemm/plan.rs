@@ -60,7 +60,7 @@ fn run(
     let packing = Packing::new(Memory { data: packed, sums: row_sums }, call.x, (m, k), form)?;
     let scale = output.epilogue.scale();
     let output = SharedOutput::new(output, (m, n), call.heads);
-    let plan = if weight.decoded.is_none() && m <= kernel.fused_rows() {
+    let plan = if !weight.is_decoded() && m <= kernel.fused_rows() {
         Plan::Fused(fused::Work::new(&weight, columns, threads, runs)?)
     } else {
         Plan::Blocked(blocked::Work::new(&weight, columns, m, threads, runs)?)

@@ -2,7 +2,7 @@
 
 use super::activation::{Packed, SHIFT};
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Coded, Extent, Scratch, TileCode, TileKernel, Workspace};
+use crate::arch::{Accumulators, Coded, Extent, PanelSteps, Scratch, Symbols, TileCode, TileKernel, Workspace};
 use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
 use crate::container::{CompressedWeight, Tile};
@@ -47,9 +47,11 @@ pub struct PreparedWeight {
     decoder: Decoder,
     pub(super) column_sums: Vec<i32>,
     /// Symbols in panels that reach over all of k, in each in kernel order.
-    pub(super) decoded: Option<Aligned<u8>>,
-    /// What those are exclusive-ored with.
-    flip: u8,
+    decoded: Option<Aligned<u8>>,
+    /// The kernel that multiplies those by uint8 activations, if it has them signed.
+    signed: Option<&'static dyn TileKernel>,
+    /// How it does that for each panel, if there is something to say.
+    steps: Vec<PanelSteps>,
 }
 
 /// Bytes that are fetched before a multiplication: the first tile, about.
@@ -63,19 +65,22 @@ fn pool(geometry: &Geometry, threads: usize) -> Scoped {
     Scoped(if geometry.k() * geometry.n() < PARALLEL_FROM { 1 } else { threads })
 }
 
-/// What the symbols of a weight that stays decoded are exclusive-ored with: products that saturate are of int8 weights as they are.
-fn flip(weight_type: WeightType, options: PrepareOptions) -> u8 {
+/// The sign bit of a symbol.
+const SIGN: u8 = 0x80;
+
+/// The kernel for a weight that stays decoded, if it has that signed: products that saturate are of int8 weights as they are.
+fn signed(weight_type: WeightType, options: PrepareOptions) -> Option<&'static dyn TileKernel> {
     let products = options.kernel.products();
-    let signed = weight_type == WeightType::I8 && products.saturates() && products.of_signed().is_some();
-    if signed && options.residency == Residency::Decoded { 0x80 } else { 0 }
+    let fits = weight_type == WeightType::I8 && products.saturates() && options.residency == Residency::Decoded;
+    if fits { products.of_signed() } else { None }
 }
 
 impl PreparedWeight {
     /// Checks all three tensors, every checksum and every code word, and sums the columns.
     pub fn new(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, Error> {
         let decoder = Decoder::new(CompressedWeight::parse(x2, index, info)?, options.kernel);
-        let flip = flip(decoder.weight().weight_type(), options);
-        let mut prepared = Self { decoder, column_sums: Vec::new(), decoded: None, flip };
+        let signed = signed(decoder.weight().weight_type(), options);
+        let mut prepared = Self { decoder, column_sums: Vec::new(), decoded: None, signed, steps: Vec::new() };
         prepared.check(x2, options)?;
         Ok(prepared)
     }
@@ -99,9 +104,12 @@ impl PreparedWeight {
     /// What multiplies activations that are packed with this shift.
     pub(super) fn products(&self, shift: i32) -> &'static dyn TileKernel {
         let kernel = self.kernel();
-        let kernel =
-            if (shift, self.weight_type()) == (SHIFT, WeightType::I8) { kernel.products() } else { kernel.tile() };
-        if self.flip == 0 { kernel } else { kernel.of_signed().expect("that was asked") }
+        match (shift == SHIFT && self.weight_type() == WeightType::I8, self.signed) {
+            (true, Some(signed)) => signed,
+            (true, None) => kernel.products(),
+            (false, None) => kernel.tile(),
+            (false, Some(_)) => kernel.tile().of_signed().expect("a kernel has both or none"),
+        }
     }
     pub(super) fn geometry(&self) -> &Geometry {
         self.decoder.geometry()
@@ -119,6 +127,7 @@ impl PreparedWeight {
             return Ok(false);
         }
         let (geometry, tiles) = (self.geometry(), decoder.tiles(x2));
+        let sign = if self.signed.is_some() { SIGN } else { 0 };
         let same = |t: usize| -> Result<bool, Error> {
             tiles.verify(t)?;
             let (shape, panel) = (geometry.tile(t), tiles.extent(t).panel());
@@ -127,7 +136,7 @@ impl PreparedWeight {
                 tiles.with_symbols(t, workspace, |symbols| {
                     let own = own.chunks(geometry.padded_k() * PANEL);
                     symbols.chunks(panel).zip(own).all(|(symbols, own)| {
-                        symbols.iter().zip(&own[..panel]).all(|(symbol, own)| symbol ^ self.flip == *own)
+                        symbols.iter().zip(&own[..panel]).all(|(symbol, own)| symbol ^ sign == *own)
                     })
                 })
             })
@@ -143,6 +152,11 @@ impl PreparedWeight {
         found.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it stays decoded.
+    pub(super) fn is_decoded(&self) -> bool {
+        self.decoded.is_some()
+    }
+
     /// Together with the bytes that it was made from; a decoded weight does without them.
     pub fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<Bound<'a, Self>, Error> {
         if self.decoded.is_none() {
@@ -152,8 +166,14 @@ impl PreparedWeight {
     }
 
     /// Where the decoded symbols of the strip that tile `shape` is in begin.
-    pub(super) fn decoded_start(&self, shape: &TileShape) -> usize {
+    fn decoded_start(&self, shape: &TileShape) -> usize {
         shape.panel * PANEL * self.geometry().padded_k()
+    }
+
+    /// The symbols of the strip that tile `shape` is in, and what is behind them, if they stay decoded.
+    pub(super) fn decoded(&self, shape: &TileShape) -> Option<Symbols<'_>> {
+        let bytes = &self.decoded.as_ref()?[..];
+        Some(Symbols { bytes, steps: &self.steps }.panels_from(shape.panel, PANEL * self.geometry().padded_k()))
     }
 
     /// Verifies every tile; fills column sums and, if asked for, the decoded symbols.
@@ -172,7 +192,7 @@ impl PreparedWeight {
             Residency::Decoded => Aligned::zeroed(geometry.padded_n() * geometry.padded_k(), "a decoded weight")?,
             Residency::Compressed => Aligned::default(),
         };
-        let check = Check { decoder: &self.decoder, tiles: self.decoder.tiles(x2), ones, flip: self.flip };
+        let check = Check { decoder: &self.decoder, tiles: self.decoder.tiles(x2), ones, signed: self.signed };
         // The decoded symbols of each strip, or nothing.
         let mut symbols = decoded.chunks_mut(geometry.tiling().n * geometry.padded_k() * PANEL);
         let mut strips = with_room(geometry.tiles_n(), "strips")?;
@@ -187,11 +207,15 @@ impl PreparedWeight {
         });
         let len = geometry.tiles().saturating_mul(self.decoder.weight().counts_of_a_tile());
         let mut counts = with_room(len, "counts of tiles")?;
+        let panels = if self.signed.is_some() { geometry.padded_n() / PANEL } else { 0 };
+        let mut steps = with_room(panels, "steps of panels")?;
         for strip in strips {
             let found = strip.into_inner().expect("no panics above").1?;
             column_sums.extend(found.sums);
             counts.extend(found.counts);
+            steps.extend(found.steps);
         }
+        self.steps = steps;
         column_sums.truncate(geometry.n());
         self.column_sums = column_sums;
         if options.residency == Residency::Compressed {
@@ -222,8 +246,8 @@ struct Check<'a> {
     tiles: Tiles<'a>,
     /// A row of activations: one where k is real.
     ones: Packed<'a>,
-    /// What symbols that stay decoded are exclusive-ored with.
-    flip: u8,
+    /// The kernel of symbols that stay decoded, if it has them signed.
+    signed: Option<&'static dyn TileKernel>,
 }
 
 /// What is known of a strip once it is checked.
@@ -233,6 +257,8 @@ struct Checked {
     sums: Vec<i32>,
     /// Of each tile, as [`CompressedWeight::verify_tile`] gives them.
     counts: Vec<u16>,
+    /// Of each panel, if there are any.
+    steps: Vec<PanelSteps>,
 }
 
 impl Check<'_> {
@@ -242,6 +268,7 @@ impl Check<'_> {
         let counts_of_a_tile = self.decoder.weight().counts_of_a_tile();
         let mut sums = with_room(geometry.tile_columns(), "column sums of a strip")?;
         sums.resize(geometry.tile_columns(), 0);
+        let mut steps = Vec::new();
         let len = geometry.tiles_k().saturating_mul(counts_of_a_tile);
         let mut counts = with_room(len, "counts of a strip's tiles")?;
         for tk in 0..geometry.tiles_k() {
@@ -254,10 +281,17 @@ impl Check<'_> {
             let extent = Extent::new(symbols.len() / panel, panel / FRACTAL);
             let rows = self.ones.rows(0..1, 0, extent);
             let mut acc = Accumulators::new(&mut sums, geometry.tile_columns(), 1, extent.columns());
-            self.decoder.kernel().tile().multiply(symbols, extent, rows, &mut acc, scratch)?;
-            symbols.iter_mut().for_each(|symbol| *symbol ^= self.flip);
+            let decoded: &[u8] = symbols;
+            self.decoder.kernel().tile().multiply(decoded.into(), extent, rows, &mut acc, scratch)?;
+            if let Some(kernel) = self.signed {
+                symbols.iter_mut().for_each(|symbol| *symbol ^= SIGN);
+                steps = with_room(extent.panels(), "steps of a strip")?;
+                for panel in symbols.chunks_exact(panel) {
+                    steps.push(kernel.steps(panel)?);
+                }
+            }
         }
-        Ok(Checked { sums, counts })
+        Ok(Checked { sums, counts, steps })
     }
 
     /// Checks tile `t` and decodes it to its strip's symbols or, where there is no room for them, adds its columns to `sums`.
@@ -282,7 +316,7 @@ impl Check<'_> {
                     let result = kernel.multiply_coded(Coded { code, tile: &tile, extent }, rows, &mut acc, scratch);
                     result.map_err(|why| self.tiles.refusal(t, why))?;
                 }
-                Tile::Raw(raw) => kernel.multiply(raw, extent, rows, &mut acc, scratch)?,
+                Tile::Raw(raw) => kernel.multiply(raw.into(), extent, rows, &mut acc, scratch)?,
                 Tile::Constant(symbol) => {
                     let sum = kernel.multiply_constant(&rows.data()[..extent.k() * self.ones.width], symbol);
                     acc.data().iter_mut().for_each(|s| *s = s.wrapping_add(sum));

@@ -1,5 +1,6 @@
 //! What a model's metadata says of its constants, and their bytes in the data file.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
@@ -21,6 +22,9 @@ const OWN_PAGES: usize = (32 << 20) + 1;
 
 /// Bytes that are worth that.
 const WORTH_OWN_PAGES: usize = 64 << 10;
+
+/// The bytes of a constant: in memory, or where a file backs them.
+pub type Restored = Cow<'static, [u8]>;
 
 /// The constants of a model.
 #[derive(Deserialize)]
@@ -72,9 +76,9 @@ impl Constants {
         Ok(constants)
     }
 
-    /// Decodes a constant, all checksums checked.
-    pub fn restore(&self, constant: &Constant) -> Result<ByteTensor, Error> {
-        let (element, count) = constant.element_and_count()?;
+    /// Decodes a constant, all checksums checked. `passing`: its bytes are soon dropped.
+    pub fn restore(&self, constant: &Constant, passing: bool) -> Result<Vec<u8>, Error> {
+        let (_, count) = constant.element_and_count()?;
         let (x2, index) = self.stream(constant)?;
         let refused = |error: mcd_core::Error| Error::invalid(error.to_string());
         let kernel = Kernel::from_env().map_err(refused)?;
@@ -84,13 +88,13 @@ impl Constants {
             return Err(Error::invalid(format!("it is declared as {}, and its weight is not", constant.dtype)));
         }
         let layout = if constant.transposed == 0 { Layout::Kn } else { Layout::Nk };
-        let mut bytes = with_room(count, "a restored constant")?;
+        let mut bytes = if passing { passing_room(count)? } else { with_room(count, "a restored constant")? };
         // Each tile is checked just before it is decoded: it comes into the caches once.
         unpack_into(layout, weight, &x2, kernel, &mut bytes.spare_capacity_mut()[..count], &Serial)
             .map_err(refused)?;
         // SAFETY: all of them were written.
         unsafe { bytes.set_len(count) };
-        Ok(ByteTensor { name: constant.name.clone(), element, shape: constant.shape.clone(), bytes })
+        Ok(bytes)
     }
 
     /// The stream and the index of a constant.
@@ -130,6 +134,17 @@ impl Constant {
     /// Bytes that it takes when it is restored, at the most.
     pub fn memory_needed(&self) -> u64 {
         memory_needed(0, &self.compress_info, Some(Decoded::Plain))
+    }
+
+    /// Bytes that it has when it is restored; none where what is said of it does not fit together.
+    pub fn size(&self) -> u64 {
+        self.element_and_count().map_or(0, |(_, count)| count as u64)
+    }
+
+    /// The tensor of its bytes.
+    pub fn tensor(&self, bytes: Restored) -> Result<ByteTensor, Error> {
+        let (element, _) = self.element_and_count()?;
+        Ok(ByteTensor { name: self.name.clone(), element, shape: self.shape.clone(), bytes })
     }
 
     /// The type of its elements, and how many it has.

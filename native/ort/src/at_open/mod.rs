@@ -7,7 +7,9 @@
 //!
 //! - [`metadata`]: what a model file says of itself, found without reading the rest
 //! - [`constants`]: what the metadata says of the constants, and their bytes in the data file
+//! - [`backing`]: a file below the restored ones
 
+mod backing;
 mod constants;
 mod metadata;
 
@@ -21,7 +23,10 @@ use mcd_core::Parallel;
 use mcd_core::parallel::Scoped;
 use ort_sys::OrtSessionOptions;
 
-use self::constants::{Constant, Constants};
+pub use self::backing::drop_pages;
+
+use self::backing::Backing;
+use self::constants::{Constant, Constants, Restored};
 use crate::ffi::{Api, ByteTensor, Error, with_room};
 use crate::memory::exceeded;
 use crate::options::{MEMORY_LIMIT, bytes};
@@ -116,20 +121,55 @@ fn check_memory(constants: impl Iterator<Item = u64>, limit: u64) -> Result<(), 
     Ok(())
 }
 
-/// Decodes all constants, several at a time.
+/// Decodes all constants, several at a time: to a file if they are large, and where that fails, to memory.
 fn restored(constants: &Constants) -> Result<Vec<ByteTensor>, Error> {
-    let mut places = with_room(constants.list.len(), "the constants")?;
-    places.resize_with(constants.list.len(), Mutex::<Option<Result<ByteTensor, Error>>>::default);
-    Scoped(processors()).run(constants.list.len(), &|index| {
-        let (Some(constant), Some(place)) = (constants.list.get(index), places.get(index)) else { return };
-        let tensor = constants.restore(constant);
-        let tensor = tensor.map_err(|error| error.within(&format!("constant {:?}", constant.name)));
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(tensor);
+    let Some(backing) = Backing::of(constants.list.iter().map(Constant::size)) else { return in_memory(constants) };
+    let written = each(constants, true, |index, bytes| backing.write(index, &bytes))?;
+    let mapped = if written.iter().all(|&written| written) { backing.mapped() } else { None };
+    let Some(mapped) = mapped else { return in_memory(constants) };
+    let bytes = constants.list.iter().enumerate().map(|(index, constant)| {
+        let size = usize::try_from(constant.size()).unwrap_or(usize::MAX);
+        mapped.constant(index, size).ok_or_else(|| Error::internal("a constant was not restored"))
     });
-    let mut tensors = with_room(places.len(), "the constants")?;
-    for place in places {
-        let restored = place.into_inner().unwrap_or_else(PoisonError::into_inner);
-        tensors.push(restored.unwrap_or_else(|| Err(Error::internal("a constant was not restored")))?);
+    tensors(constants, bytes)
+}
+
+/// Decodes all constants to memory.
+fn in_memory(constants: &Constants) -> Result<Vec<ByteTensor>, Error> {
+    let decoded = each(constants, false, |_, bytes| Restored::Owned(bytes))?;
+    tensors(constants, decoded.into_iter().map(Ok))
+}
+
+/// The tensors of constants whose bytes are given.
+fn tensors(
+    constants: &Constants,
+    bytes: impl Iterator<Item = Result<Restored, Error>>,
+) -> Result<Vec<ByteTensor>, Error> {
+    let mut tensors = with_room(constants.list.len(), "the constants")?;
+    for (constant, bytes) in constants.list.iter().zip(bytes) {
+        tensors.push(constant.tensor(bytes?)?);
     }
     Ok(tensors)
+}
+
+/// Decodes all constants, several at a time, and returns what `done` makes of each; `passing`: it drops the bytes.
+fn each<T: Send>(
+    constants: &Constants,
+    passing: bool,
+    done: impl Fn(usize, Vec<u8>) -> T + Sync,
+) -> Result<Vec<T>, Error> {
+    let mut places = with_room(constants.list.len(), "the constants")?;
+    places.resize_with(constants.list.len(), Mutex::<Option<Result<T, Error>>>::default);
+    Scoped(processors()).run(constants.list.len(), &|index| {
+        let (Some(constant), Some(place)) = (constants.list.get(index), places.get(index)) else { return };
+        let made = constants.restore(constant, passing).map(|bytes| done(index, bytes));
+        let made = made.map_err(|error| error.within(&format!("constant {:?}", constant.name)));
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(made);
+    });
+    let mut all = with_room(places.len(), "the constants")?;
+    for place in places {
+        let made = place.into_inner().unwrap_or_else(PoisonError::into_inner);
+        all.push(made.unwrap_or_else(|| Err(Error::internal("a constant was not restored")))?);
+    }
+    Ok(all)
 }

@@ -1,5 +1,6 @@
 //! Tensors that this library gives to onnxruntime.
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::ptr;
 
@@ -14,7 +15,7 @@ pub struct ByteTensor {
     pub name: String,
     pub element: ONNXTensorElementDataType,
     pub shape: Vec<i64>,
-    pub bytes: Vec<u8>,
+    pub bytes: Cow<'static, [u8]>,
 }
 
 /// An `OrtValue` of this library's; released when dropped.

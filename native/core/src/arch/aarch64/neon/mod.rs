@@ -13,7 +13,7 @@ mod products;
 
 use crate::arch::feature::Feature;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, resize, row_operations};
-use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
+use crate::arch::operands::{Accumulators, Coded, Extent, Rows, Symbols};
 use crate::arch::workspace::Scratch;
 use decode::decode_panels;
 use products::{Products, multiply_panels};
@@ -95,13 +95,13 @@ impl TileKernel for Neon {
 
     fn multiply(
         &self,
-        symbols: &[u8],
+        symbols: Symbols<'_>,
         extent: Extent,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         _: &mut Scratch,
     ) -> Result<(), NoMemory> {
-        self.add_products(symbols, extent, rows, acc);
+        self.add_products(symbols.bytes, extent, rows, acc);
         Ok(())
     }
 

@@ -21,7 +21,7 @@ use super::avx512::epilogue::DequantizedColumns;
 use super::avx512::{Avx512, check_operands};
 use crate::arch::feature::Feature;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel};
-use crate::arch::operands::{Accumulators, ByteRows, Coded, Extent, Rows};
+use crate::arch::operands::{Accumulators, ByteRows, Coded, Extent, Rows, Symbols};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
@@ -110,7 +110,7 @@ impl TileKernel for Amx {
 
     fn multiply(
         &self,
-        symbols: &[u8],
+        symbols: Symbols<'_>,
         extent: Extent,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
@@ -119,19 +119,19 @@ impl TileKernel for Amx {
         if block::too_few(rows.m(), extent) {
             return self.0.multiply(symbols, extent, rows, acc, scratch);
         }
-        assert!(symbols.len() >= extent.weights());
+        assert!(symbols.bytes.len() >= extent.weights());
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
         let (data, overwrite) = acc.data_or_overwrite();
         let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
-        self.within(&mut || unsafe { block::multiply(symbols.as_ptr(), extent, &rows, to) });
+        self.within(&mut || unsafe { block::multiply(symbols.bytes.as_ptr(), extent, &rows, to) });
         Ok(())
     }
 
     fn multiply_epilogue(
         &self,
-        symbols: &[u8],
+        symbols: Symbols<'_>,
         extent: Extent,
         rows: Rows<'_>,
         terms: &Terms<'_>,
@@ -140,13 +140,13 @@ impl TileKernel for Amx {
         if block::too_few(rows.m(), extent) {
             return self.0.multiply_epilogue(symbols, extent, rows, terms, out);
         }
-        assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
+        assert!(symbols.bytes.len() >= extent.weights() && rows.covers(extent.k()));
         if !extent.fractals().is_multiple_of(STEP) {
             return false;
         }
         let Some(columns) = DequantizedColumns::new(extent.columns(), rows.m(), terms, out) else { return false };
         // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
-        self.within(&mut || unsafe { block::multiply_epilogue(symbols.as_ptr(), extent, &rows, &columns) });
+        self.within(&mut || unsafe { block::multiply_epilogue(symbols.bytes.as_ptr(), extent, &rows, &columns) });
         true
     }
 

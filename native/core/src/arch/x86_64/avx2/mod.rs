@@ -14,16 +14,18 @@ mod group;
 mod planes;
 mod products;
 pub(super) mod rows;
+mod steps;
 mod symbols;
 mod vectors;
 
 use crate::arch::feature::Feature;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
-use crate::arch::operands::{Accumulators, Coded, Extent, Rows};
+use crate::arch::operands::{Accumulators, Coded, Extent, PanelSteps, Rows, Symbols};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
 use crate::arch::x86_64::prefetch;
+use crate::error::{Error, with_room};
 use crate::geometry::PANEL;
 use decode::decode_panels;
 use epilogue::{Dequantized, Requantized, Summed};
@@ -76,6 +78,16 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for
         SATURATES
     }
 
+    fn steps(&self, panel: &[u8]) -> Result<PanelSteps, Error> {
+        if !(SATURATES && SIGNED) {
+            return Ok(PanelSteps::default());
+        }
+        let mut blocks = with_room(panel.len() / steps::BLOCK, "steps of a panel")?;
+        // SAFETY: `self` proves the features.
+        blocks.extend(panel.as_chunks().0.iter().map(|block| unsafe { steps::at_once(block) }));
+        PanelSteps::new(&blocks)
+    }
+
     fn of_signed(&self) -> Option<&'static dyn TileKernel> {
         // Proven by `self`.
         Some(&Avx2::<PDEP, SATURATES, true>(()))
@@ -114,14 +126,14 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for
         unsafe {
             decode_panels::<PDEP>(coded, scratch.of(), |p, symbols| {
                 let to = Accumulate { at: acc.add(p * PANEL), stride, overwrite };
-                multiply::<SATURATES, false>(symbols, panel, &rows, &to);
+                multiply::<SATURATES, false>(symbols.into(), panel, &rows, &to);
             })
         }
     }
 
     fn multiply(
         &self,
-        symbols: &[u8],
+        symbols: Symbols<'_>,
         extent: Extent,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
@@ -137,7 +149,7 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for
 
     fn multiply_epilogue(
         &self,
-        symbols: &[u8],
+        symbols: Symbols<'_>,
         extent: Extent,
         rows: Rows<'_>,
         terms: &Terms<'_>,
@@ -187,7 +199,7 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn multiply<const SATURATES: bool, const SIGNED: bool>(
-    symbols: &[u8],
+    symbols: Symbols<'_>,
     extent: Extent,
     rows: &Rows<'_>,
     to: &impl Destination,

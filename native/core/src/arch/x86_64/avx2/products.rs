@@ -3,9 +3,11 @@
 //! `vpmaddubsw` multiplies bytes, and adds each two products with saturation. Exact ones are of wider operands: symbols are
 //! widened to 16 bits, those of even and those of odd k apart, and multiplied by `vpmaddwd`.
 
+use super::steps::BLOCK;
 use super::vectors::LANES;
-use crate::arch::operands::{Extent, Rows};
+use crate::arch::operands::{Extent, PanelSteps, Rows, Symbols};
 use crate::geometry::{GROUP, PANEL};
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// The sums of a register tile: of each row, the halves of each panel.
@@ -65,6 +67,22 @@ pub(super) trait Products {
     /// # Safety
     /// AVX2.
     unsafe fn add(sum: __m256i, symbols: Self::Symbols, activations: Self::Activations) -> __m256i;
+    /// The same of G groups, whose products fit 16 bits, at once.
+    ///
+    /// # Safety
+    /// AVX2; 32 symbols of each group can be read.
+    #[inline(always)]
+    unsafe fn add_groups<const G: usize>(
+        mut sum: __m256i,
+        symbols: *const u8,
+        activations: &[Self::Activations; G],
+    ) -> __m256i {
+        for (g, x) in activations.iter().enumerate() {
+            // SAFETY: the caller's contract.
+            sum = unsafe { Self::add(sum, Self::symbols(symbols.add(g * GROUP)), *x) };
+        }
+        sum
+    }
 }
 
 /// Loads half of a group, whose symbols are int8 or not, and makes them such as are wanted.
@@ -106,6 +124,18 @@ impl<const SIGNED: bool> Products for Saturating<SIGNED> {
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
     }
+    #[inline(always)]
+    unsafe fn add_groups<const G: usize>(sum: __m256i, symbols: *const u8, x: &[__m256i; G]) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let mut pairs = _mm256_maddubs_epi16(x[0], Self::symbols(symbols));
+            for (g, x) in x.iter().enumerate().skip(1) {
+                let next = _mm256_maddubs_epi16(*x, Self::symbols(symbols.add(g * GROUP)));
+                pairs = _mm256_add_epi16(pairs, next);
+            }
+            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
 }
 
 /// Exact products, of activations that [`widen`] has made.
@@ -142,6 +172,9 @@ impl<const SIGNED: bool> Products for Exact<SIGNED> {
     }
 }
 
+/// Length of a block along k.
+const BLOCK_K: usize = 4 * PanelSteps::BLOCK;
+
 /// How far ahead symbols are fetched while they meet several rows, in bytes: one row takes them faster than this gains.
 const AHEAD: usize = 4 << 10;
 
@@ -159,32 +192,52 @@ struct Activations {
 /// AVX2; what the sums go to covers the extent, with all rows.
 ///
 /// # Panics
-/// If symbols or rows do not cover it.
+/// If symbols or rows do not cover it, or steps are those of other panels.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn multiply<P: Products, D: Destination>(symbols: &[u8], extent: Extent, rows: &Rows<'_>, to: &D) {
-    assert!(symbols.len() >= extent.weights() && rows.covers(extent.k() * P::WIDTH));
-    let (symbols, x) = (symbols.as_ptr(), Activations { at: rows.data().as_ptr().cast(), stride: rows.stride() });
+pub(super) unsafe fn multiply<P: Products, D: Destination>(
+    Symbols { bytes, steps }: Symbols<'_>,
+    extent: Extent,
+    rows: &Rows<'_>,
+    to: &D,
+) {
+    assert!(bytes.len() >= extent.weights() && rows.covers(extent.k() * P::WIDTH));
+    let blocks = extent.k() / BLOCK_K;
+    assert!(steps.iter().take(extent.panels()).all(|steps| steps.is_empty() || steps.blocks() == blocks));
+    let x = Activations { at: rows.data().as_ptr().cast(), stride: rows.stride() };
+    let operands = Operands { symbols: bytes.as_ptr(), extent, x };
     let (panels, m, rest) = (extent.panels(), rows.m(), rows.m() % 4);
     // SAFETY: tiles of rows and panels that there are.
     unsafe {
         for panel in 0..panels {
+            let steps = steps.get(panel).filter(|steps| !steps.is_empty());
             for row in (0..m - rest).step_by(4) {
-                tile::<P, 4, 1, D>(symbols, extent, x, (row, panel), to);
+                match steps {
+                    Some(steps) => tile_in_steps::<P, 4, D>(operands, (row, panel), steps, to),
+                    None => _ = tile::<P, 4, 1, D>(operands, (row, panel), to),
+                }
             }
         }
         let (mut panel, row) = (0, m - rest);
         while panel < panels && rest > 0 {
             let at = (row, panel);
             panel += match (rest, panels - panel) {
-                (1, 4..) => tile::<P, 1, 4, D>(symbols, extent, x, at, to),
-                (1, 2..) => tile::<P, 1, 2, D>(symbols, extent, x, at, to),
-                (1, _) => tile::<P, 1, 1, D>(symbols, extent, x, at, to),
-                (2, 2..) => tile::<P, 2, 2, D>(symbols, extent, x, at, to),
-                (2, _) => tile::<P, 2, 1, D>(symbols, extent, x, at, to),
-                _ => tile::<P, 3, 1, D>(symbols, extent, x, at, to),
+                (1, 4..) => tile::<P, 1, 4, D>(operands, at, to),
+                (1, 2..) => tile::<P, 1, 2, D>(operands, at, to),
+                (1, _) => tile::<P, 1, 1, D>(operands, at, to),
+                (2, 2..) => tile::<P, 2, 2, D>(operands, at, to),
+                (2, _) => tile::<P, 2, 1, D>(operands, at, to),
+                _ => tile::<P, 3, 1, D>(operands, at, to),
             };
         }
     }
+}
+
+/// What is multiplied.
+#[derive(Clone, Copy)]
+struct Operands {
+    symbols: *const u8,
+    extent: Extent,
+    x: Activations,
 }
 
 /// One register tile, from `row` and `panel` on; its panels.
@@ -194,9 +247,7 @@ pub(super) unsafe fn multiply<P: Products, D: Destination>(symbols: &[u8], exten
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn tile<P: Products, const MR: usize, const NR: usize, D: Destination>(
-    symbols: *const u8,
-    extent: Extent,
-    x: Activations,
+    Operands { symbols, extent, x }: Operands,
     (row, panel): (usize, usize),
     to: &D,
 ) -> usize {
@@ -206,25 +257,119 @@ unsafe fn tile<P: Products, const MR: usize, const NR: usize, D: Destination>(
         let mut w = symbols.add(panel * extent.panel());
         let mut x_at = x.at.add(row * x.stride);
         for _ in 0..extent.panel() / GROUP {
-            let mut symbols = [[P::symbols(w); 2]; NR];
-            for (j, symbols) in symbols.iter_mut().enumerate() {
-                let w = w.add(j * extent.panel());
-                *symbols = [P::symbols(w), P::symbols(w.add(LANES))];
-                if MR > 1 {
-                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
-                }
-            }
-            for (i, sums) in sums.iter_mut().enumerate() {
-                let x = P::activations(x_at.add(i * x.stride));
-                for (sums, symbols) in sums.iter_mut().zip(&symbols) {
-                    sums[0] = P::add(sums[0], symbols[0], x);
-                    sums[1] = P::add(sums[1], symbols[1], x);
-                }
-            }
+            group::<P, MR, NR>(&mut sums, (w, extent.panel()), (x_at, x.stride));
             w = w.add(GROUP);
             x_at = x_at.add(4 * P::WIDTH);
         }
         to.store(row, panel, &sums);
     }
     NR
+}
+
+/// Adds the products of a group, and has what comes later fetched.
+///
+/// # Safety
+/// As for [`tile`], of the group of each panel that begins at `w`, and of the activations for it that each row has at `x`.
+#[inline(always)]
+unsafe fn group<P: Products, const MR: usize, const NR: usize>(
+    sums: &mut Sums<MR, NR>,
+    (w, panel): (*const u8, usize),
+    (x, stride): (*const u8, usize),
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut symbols = [[P::symbols(w); 2]; NR];
+        for (j, symbols) in symbols.iter_mut().enumerate() {
+            let w = w.add(j * panel);
+            *symbols = [P::symbols(w), P::symbols(w.add(LANES))];
+            if MR > 1 {
+                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
+            }
+        }
+        for (i, sums) in sums.iter_mut().enumerate() {
+            let x = P::activations(x.add(i * stride));
+            for (sums, symbols) in sums.iter_mut().zip(&symbols) {
+                sums[0] = P::add(sums[0], symbols[0], x);
+                sums[1] = P::add(sums[1], symbols[1], x);
+            }
+        }
+    }
+}
+
+/// One register tile of a single panel, in the steps that are known for it.
+///
+/// # Safety
+/// As for [`tile`]; the steps are of as many blocks as the panel has.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn tile_in_steps<P: Products, const MR: usize, D: Destination>(
+    Operands { symbols, extent, x }: Operands,
+    (row, panel): (usize, usize),
+    steps: &PanelSteps,
+    to: &D,
+) {
+    let mut sums: Sums<MR, 1> = [[[_mm256_setzero_si256(); 2]; 1]; MR];
+    // SAFETY: the caller's contract; `PanelSteps` names blocks that there are.
+    unsafe {
+        let (w, x_at) = (symbols.add(panel * extent.panel()), x.at.add(row * x.stride));
+        let block = |at: &u16| {
+            let at = usize::from(*at);
+            (w.add(at * BLOCK), x_at.add(at * BLOCK_K * P::WIDTH))
+        };
+        for at in steps.fours() {
+            let (w, x_at) = block(at);
+            groups::<P, MR, 4>(&mut sums, w, (x_at, x.stride));
+        }
+        for at in steps.twos() {
+            let (w, x_at) = block(at);
+            groups::<P, MR, 2>(&mut sums, w, (x_at, x.stride));
+            groups::<P, MR, 2>(&mut sums, w.add(2 * GROUP), (x_at.add(8 * P::WIDTH), x.stride));
+        }
+        for at in steps.ones() {
+            let (w, x_at) = block(at);
+            for g in 0..PanelSteps::BLOCK {
+                let x = (x_at.add(4 * g * P::WIDTH), x.stride);
+                group::<P, MR, 1>(&mut sums, (w.add(g * GROUP), extent.panel()), x);
+            }
+        }
+        to.store(row, panel, &sums);
+    }
+}
+
+/// The same address, which the compiler takes for another: it would load symbols once for all rows, and sums would no longer fit
+/// the registers. `vpmaddubsw` reads them from the first cache as fast.
+#[inline(always)]
+#[expect(clippy::pointers_in_nomem_asm_block, reason = "the address alone is passed through")]
+fn elsewhere(mut at: *const u8) -> *const u8 {
+    // SAFETY: nothing is done.
+    unsafe { asm!("/* {0} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
+    at
+}
+
+/// Adds the products of G groups at once, and has what comes later fetched.
+///
+/// # Safety
+/// As for [`group`], of so many groups.
+#[inline(always)]
+unsafe fn groups<P: Products, const MR: usize, const G: usize>(
+    sums: &mut Sums<MR, 1>,
+    w: *const u8,
+    (x, stride): (*const u8, usize),
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        for g in 0..G {
+            _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD + g * GROUP).cast());
+        }
+        let mut w = w;
+        for (i, [sums]) in sums.iter_mut().enumerate() {
+            w = elsewhere(w);
+            let mut activations = [P::activations(x.add(i * stride)); G];
+            for (g, activations) in activations.iter_mut().enumerate() {
+                *activations = P::activations(x.add(i * stride + 4 * g * P::WIDTH));
+            }
+            sums[0] = P::add_groups(sums[0], w, &activations);
+            sums[1] = P::add_groups(sums[1], w.add(LANES), &activations);
+        }
+    }
 }

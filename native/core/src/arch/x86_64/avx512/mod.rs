@@ -14,7 +14,7 @@ pub(super) mod unroll;
 
 use crate::arch::feature::Feature;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
-use crate::arch::operands::{Accumulators, ByteRows, Coded, Extent, Rows, Stores};
+use crate::arch::operands::{Accumulators, ByteRows, Coded, Extent, Rows, Stores, Symbols};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
@@ -128,38 +128,38 @@ impl TileKernel for Avx512 {
 
     fn multiply(
         &self,
-        symbols: &[u8],
+        symbols: Symbols<'_>,
         extent: Extent,
         rows: Rows<'_>,
         acc: &mut Accumulators<'_>,
         _: &mut Scratch,
     ) -> Result<(), NoMemory> {
-        assert!(symbols.len() >= extent.weights());
+        assert!(symbols.bytes.len() >= extent.weights());
         check_operands(extent, &rows, acc);
         let stride = acc.stride();
         let (data, overwrite) = acc.data_or_overwrite();
         let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
-        unsafe { multiply(symbols.as_ptr(), extent.panel(), extent, &rows, to) };
+        unsafe { multiply(symbols.bytes.as_ptr(), extent.panel(), extent, &rows, to) };
         Ok(())
     }
 
     fn multiply_epilogue(
         &self,
-        symbols: &[u8],
+        symbols: Symbols<'_>,
         extent: Extent,
         rows: Rows<'_>,
         terms: &Terms<'_>,
         out: &mut Output<'_>,
     ) -> bool {
-        assert!(symbols.len() >= extent.weights() && rows.covers(extent.k()));
+        assert!(symbols.bytes.len() >= extent.weights() && rows.covers(extent.k()));
         let (columns, m, panel) = (extent.columns(), rows.m(), extent.panel());
         // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
         unsafe {
             if let Some(columns) = DequantizedColumns::new(columns, m, terms, out) {
-                multiply(symbols.as_ptr(), panel, extent, &rows, columns.first_row());
+                multiply(symbols.bytes.as_ptr(), panel, extent, &rows, columns.first_row());
             } else if let Some(columns) = RequantizedColumns::new(columns, m, terms, out) {
-                multiply(symbols.as_ptr(), panel, extent, &rows, columns.first_row());
+                multiply(symbols.bytes.as_ptr(), panel, extent, &rows, columns.first_row());
             } else {
                 return false;
             }
