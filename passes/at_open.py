@@ -147,7 +147,7 @@ def restore_at_open(model: ir.Model, jobs: Sequence[ConstantJob], packed: Mappin
         for constant in job.constants:
             _replace(model, constant.value, output)
     if jobs:
-        model.opset_imports.setdefault(DOMAIN, DOMAIN_VERSION)
+        model.opset_imports[DOMAIN] = DOMAIN_VERSION  # there may be one of onnxruntime's making, 1000
 
 
 def _place(model: ir.Model, job: ConstantJob, weight: PackedWeight, names: Names) -> ir.Value:

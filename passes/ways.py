@@ -85,8 +85,7 @@ TABLE: tuple[Row, ...] = (
         "QLinearConv",
         Way.RUN,
         "is computed from the compressed kernel, where activations are int8, or that has 32 KiB or more and does 200 "
-        "multiply-adds or more for each byte of image that goes in or comes out, 300 beside depthwise convolutions "
-        "where its channels cannot come last",
+        "multiply-adds or more for each byte of image that goes in or comes out, 300 beside depthwise convolutions",
         "1.1 to 8.3 to decode it in front, the most where the image is small",
     ),
     Row(

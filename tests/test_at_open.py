@@ -148,6 +148,17 @@ def test_inspect_restore_and_check(source: Path, compressed: Path, tmp_path: Pat
     assert run(onnxruntime.InferenceSession(tmp_path / "back.onnx")) == run(onnxruntime.InferenceSession(source))
 
 
+def test_a_model_that_onnxruntime_saved_beside_our_operators(source: Path, tmp_path: Path) -> None:
+    """It imports our domain then, in a version that there is none of."""
+    model = onnx.load(source)
+    model.opset_import.add(domain="mcd", version=1000)
+    source.write_bytes(model.SerializeToString())
+    mcd_graph.compress_model(source, tmp_path / "c.onnx", at_open=True)
+    assert not check_model(tmp_path / "c.onnx").problems
+    mcd_graph.restore_model(tmp_path / "c.onnx", tmp_path / "back.onnx")
+    assert run(onnxruntime.InferenceSession(tmp_path / "back.onnx")) == run(onnxruntime.InferenceSession(source))
+
+
 def test_again_over_itself(source: Path, compressed: Path) -> None:
     """The data file of a model that is replaced goes, and the new one stays and gets its name."""
     for _ in range(2):

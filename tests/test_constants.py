@@ -127,3 +127,19 @@ def test_a_model_that_holds_int8_constants_is_not_told_to_quantize(tmp_path):
     with pytest.raises(NothingToCompressError, match=r"are read by operators that are not compressed: Gather") as error:
         compress_model(tmp_path / "m.onnx", tmp_path / "out.onnx")
     assert "quantise" not in str(error.value)
+
+
+def test_constants_that_nothing_reads_are_said_to_be(tmp_path):
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])],
+        [numpy_helper.from_array(bell((64, 50), 6), "left")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(
+        NothingToCompressError, match="no operator reads its int8 and uint8 constants, 3,200 bytes"
+    ) as e:
+        compress_model(tmp_path / "m.onnx", tmp_path / "out.onnx")
+    assert "at-open" not in str(e.value)

@@ -215,6 +215,28 @@ def test_links_within_the_directory_are_followed(external: Path) -> None:
     assert load_model(external).graph.initializers["w1"].const_value is not None
 
 
+def test_tensors_behind_links_are_called_as_in_the_file(external: Path) -> None:
+    """Initialisers, and constants of nodes, of which one is in the model file itself."""
+    proto = read_proto(external)
+    outside = onnx.TensorProto(name="outside", data_type=onnx.TensorProto.INT8, dims=[4], doc_string="of four")
+    outside.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", "4")):
+        outside.external_data.add(key=key, value=value)
+    inside = onnx.numpy_helper.from_array(np.arange(4, dtype=np.int8), "inside")
+    for tensor in (outside, inside):
+        proto.graph.node.append(onnx.helper.make_node("Constant", [], [f"{tensor.name}_out"], value=tensor))
+    write(proto, external)
+    os.link(external.with_name("weights.bin"), external.with_name("other.bin"))
+    model = load_model(external)
+    assert {name: value.const_value.name for name, value in model.graph.initializers.items()} == {
+        name: name for name in model.graph.initializers
+    }
+    found = {tensor.name: tensor for tensor in (node.attributes["value"].value for node in list(model.graph)[-2:])}
+    assert found["outside"].tobytes() == external.with_name("weights.bin").read_bytes()[:4]
+    assert found["outside"].doc_string == "of four"
+    assert found["inside"].tobytes() == bytes(range(4))
+
+
 def test_shapes_that_are_too_large_or_negative(external: Path) -> None:
     original = external.read_bytes()
     for dims, reason in (((1 << 62, 1 << 62), "type and shape need"), ((-1, 4), "type or shape that cannot be")):

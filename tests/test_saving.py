@@ -3,10 +3,8 @@
 import contextlib
 import errno
 import os
+import signal
 import stat
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from samples import digests, text_model, write, write_external
 from saved import small_disk, tensors
 
 from mcd_graph import InputError
+from mcd_graph.isolation import death_of
 from mcd_graph.model import saving
 from mcd_graph.model.data_files import DATA_FILE_KEY
 from mcd_graph.model.files import write_text
@@ -218,37 +217,30 @@ DEATHS = ["start", "data renamed", "model renamed", "old data removed"]
 # And what follows where the old data had the name that the new data is to have.
 DEATHS += ["data linked", "second model renamed", "first name removed"]
 
-DYING = """
-import os, signal, sys
-from pathlib import Path
-from mcd_graph.model import saving
-from mcd_graph.model.loading import load_model
 
-source, destination, step = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-steps = 0
-depth = 0
+def die(source: Path, destination: Path, step: int) -> None:
+    """Save a model, and end this process by SIGKILL before a step."""
+    steps = depth = 0
 
-def count(function):
-    def call(*arguments, **options):
-        global steps, depth
-        if steps == step and not depth:
-            os.kill(os.getpid(), signal.SIGKILL)
-        depth += 1
-        result = function(*arguments, **options)
-        depth -= 1
-        steps += not depth
-        return result
-    return call
+    def count(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*arguments: object, **options: object) -> object:
+            nonlocal steps, depth
+            if steps == step and not depth:
+                os.kill(os.getpid(), signal.SIGKILL)
+            depth += 1
+            result = function(*arguments, **options)
+            depth -= 1
+            steps += not depth
+            return result
 
-with saving.ModelWriter(destination, force=True) as writer:
-    model = load_model(source)
-    saving.put_new = count(saving.put_new)
-    saving.replace = count(saving.replace)
-    Path.unlink = count(Path.unlink)
-    Path.hardlink_to = count(Path.hardlink_to)
-    writer.commit(model)
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
+        return call
+
+    with saving.ModelWriter(destination, force=True) as writer, pytest.MonkeyPatch.context() as patch:
+        model = load_model(source)
+        for owner, name in ((saving, "put_new"), (saving, "replace"), (Path, "unlink"), (Path, "hardlink_to")):
+            patch.setattr(owner, name, count(getattr(owner, name)))
+        writer.commit(model)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("existing", [False, True], ids=["new", "overwriting"])
@@ -259,8 +251,7 @@ def test_killed_at_every_step(model: Path, out: Path, step: int, existing: bool)
     destination = out / "m.onnx"
     if existing:
         save(old, destination)
-    script = [sys.executable, "-c", textwrap.dedent(DYING), str(model), str(destination), str(step)]
-    assert subprocess.run(script, check=False, cwd=out.parent).returncode == -9
+    assert death_of(lambda: die(model, destination, step), seconds=60) == "SIGKILL"
     if step < 2:
         assert destination.exists() == existing
     if destination.exists():
@@ -271,8 +262,7 @@ def test_killed_at_every_step(model: Path, out: Path, step: int, existing: bool)
 
 
 def test_a_run_that_died_before_its_model_appeared_needs_no_force(model: Path, out: Path) -> None:
-    script = [sys.executable, "-c", textwrap.dedent(DYING), str(model), str(out / "m.onnx"), "1"]
-    assert subprocess.run(script, check=False, cwd=out.parent).returncode == -9
+    assert death_of(lambda: die(model, out / "m.onnx", 1), seconds=60) == "SIGKILL"
     assert "m.onnx_data" in digests(out), "the data file is in place, the model is not"
     save(model, out / "m.onnx")
     assert digests(out).keys() == {"m.onnx", "m.onnx_data"}
@@ -423,8 +413,7 @@ def test_the_data_of_a_copied_model_stays(model: Path, out: Path) -> None:
 
 def test_a_dead_run_whose_data_name_somebody_took(model: Path, out: Path) -> None:
     """Killed before its data file was in place; the file that has that name since is not its own."""
-    script = [sys.executable, "-c", textwrap.dedent(DYING), str(model), str(out / "m.onnx"), "0"]
-    assert subprocess.run(script, check=False, cwd=out.parent).returncode == -9
+    assert death_of(lambda: die(model, out / "m.onnx", 0), seconds=60) == "SIGKILL"
     (out / "m.onnx_data").write_text("mine")
     save(model, out / "m.onnx", force=True)
     assert (out / "m.onnx_data").read_text() == "mine"

@@ -44,8 +44,11 @@ def _int8_constants(plan: LoweringPlan) -> str | None:
         readers.update({user.op_type for user in constant.value.consumers()})
     if not size:
         return None
+    if not readers:
+        return f"no operator reads its int8 and uint8 constants, {size:,} bytes: remove those that are no outputs"
     names = ", ".join(f"{name} ({count})" for name, count in readers.most_common())
-    hint = "; --at-open compresses those of them that are large enough"
+    able = any(constants_at_open(plan.model))
+    hint = "; --at-open compresses those of them that are large enough" if able else ""
     return f"its int8 and uint8 constants, {size:,} bytes, are read by operators that are not compressed: {names}{hint}"
 
 

@@ -12,7 +12,6 @@ from mcd_graph.passes.engine.match import Fused
 from mcd_graph.passes.engine.operands import check_rank
 from mcd_graph.passes.engine.validate import check_compatibility, check_opset
 from mcd_graph.passes.plan.agreement import agree_with_onnxruntime
-from mcd_graph.passes.plan.channels_last import keep_unless_last
 from mcd_graph.passes.plan.constants import decoded_at_run
 from mcd_graph.passes.plan.lowering import LoweringPlan
 from mcd_graph.passes.plan.selection import Selection
@@ -67,7 +66,6 @@ def plan_lowering(
     keep_weights_used_elsewhere(candidates)
     candidates = [each for each in candidates if each.site.status == "lowered"]
     candidates = agree_with_onnxruntime(model, candidates, custom_ops=custom_ops)
-    keep_unless_last(candidates)
     keep_weights_used_elsewhere(candidates)
     candidates = [candidate for candidate in candidates if candidate.site.status == "lowered"]
     refused: dict[ir.Value, Refusal] = {}

@@ -30,8 +30,6 @@ operator does not have.
 
 from __future__ import annotations
 
-import dataclasses
-
 import onnx_ir as ir
 
 from mcd_graph.operators import conv_compress_dequant
@@ -76,8 +74,7 @@ def _match_qlinear_conv(node: ir.Node) -> Match | None:
     scale = fold_scales(x_scale, w_scale, y_scale, n=kernel.n)
     convolution = Convolution(x, bias=quantization_column(b, kernel.n), window=window_of(node, kernel, x))
     convolution = requantized(scaled(convolution, kernel, scale, (x_zero_point, w_zero_point)), y_zero_point)
-    refusal = refuse_small(node, kernel, x, convolution.window)
-    convolution = dataclasses.replace(convolution, unless_last=refusal)
+    refuse_small(node, kernel, x, convolution.window)
     return Match("QLinearConv", kernel, convolution, node.outputs[0], (node,))
 
 

@@ -50,8 +50,8 @@ SMALL = 32 << 10
 #: Multiply-adds for each byte of image that goes in or comes out below which it is faster as well, where neighbours are
 #: not lowered: onnxruntime keeps images with their channels last between its own convolutions, and has to turn them for
 #: others. Kernels among depthwise ones, which stay with onnxruntime, cost 2 to 7 % of a model with 160 to 256, on two
-#: threads most, and gain with 384, so that half as much again is asked for there, unless their own channels come last
-#: (docs/experiments/2026-11-28-sessions.md).
+#: threads most, and gain with 384, so that half as much again is asked for there; with their own channels last they
+#: cost 2 to 4 % with AVX2 (docs/experiments/2026-11-28-sessions.md, 2026-11-28-whole-model.md).
 WORK = 200
 
 #: The attribute ``same`` for each ``auto_pad`` that depends on the image.
@@ -86,11 +86,7 @@ class Kernel(Weight):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Convolution(NewCompressed):
-    """A ConvCompressDequant to be.
-
-    Attributes:
-        unless_last: why it is none unless its channels are last; ``None``: it is one anyway.
-    """
+    """A ConvCompressDequant to be."""
 
     spec: ClassVar[OperatorSpec] = conv_compress_dequant.SPEC
 
@@ -103,7 +99,6 @@ class Convolution(NewCompressed):
     x1_scale: Operand = None
     window: conv_compress_dequant.Window | None = None
     output_type: ir.DataType | None = None
-    unless_last: Refusal | None = None
 
     def attributes(self) -> dict[str, Any]:
         """Return its attributes; those that are as by default are left out."""
@@ -180,7 +175,7 @@ def channels_last(match: Match) -> Match | None:
     window = dataclasses.replace(fused.window, channels_last=True)
     x1 = NewOutput(NewNode("Transpose", (fused.x1,), {"perm": window.to_last}))
     result = NewOutput(NewNode("Transpose", (Result(),), {"perm": window.to_second}))
-    turned = dataclasses.replace(fused, x1=x1, window=window, unless_last=None)
+    turned = dataclasses.replace(fused, x1=x1, window=window)
     return dataclasses.replace(match, fused=turned, result=result)
 
 
@@ -208,14 +203,10 @@ def find_kernel(node: ir.Node, value: ir.Value | None, path: tuple[ir.Node, ...]
 
 def refuse_small(
     node: ir.Node, kernel: Kernel, x: ir.Value | None, window: conv_compress_dequant.Window | None
-) -> Refusal | None:
-    """Refuse a kernel that onnxruntime is faster with; of int8 activations, its operator is slow with every kernel.
-
-    Returns:
-        The refusal of one that may be lowered with its channels last, and only so.
-    """
+) -> None:
+    """Refuse a kernel that onnxruntime is faster with; of int8 activations, its operator is slow with every kernel."""
     if known_dtype(x) == ir.DataType.INT8:
-        return None
+        return
     if kernel.tensor.nbytes < SMALL:
         text = f"its kernel has {kernel.tensor.nbytes} bytes, and onnxruntime is faster with less than {SMALL}"
         raise Refusal(ReasonCode.CONVOLUTION_SMALL, text)
@@ -226,10 +217,8 @@ def refuse_small(
     if work < WORK:
         raise Refusal(ReasonCode.CONVOLUTION_SMALL, f"{done} less than {WORK}")
     least = WORK + WORK // 2
-    if work >= least or not any(_is_depthwise(each) for each in graph_of(node)):
-        return None
-    text = f"{done} less than {least} beside depthwise convolutions where its channels cannot come last"
-    return Refusal(ReasonCode.CONVOLUTION_SMALL, text)
+    if work < least and any(_is_depthwise(each) for each in graph_of(node)):
+        raise Refusal(ReasonCode.CONVOLUTION_SMALL, f"{done} less than {least} beside depthwise convolutions")
 
 
 def _is_depthwise(node: ir.Node) -> bool:

@@ -17,7 +17,6 @@ kept, with the reason           what is kept of MatMul and Gemm, and of QLinearC
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -63,7 +62,7 @@ def _match(node: ir.Node) -> Match | None:
     pattern = "+".join(["DequantizeLinear", *(each.op_type for each in nodes)])
     # Without a type of the result, for an int8 one may become uint8.
     fused = requantized(convolution, y.zero_point, typed=False)
-    fused = dataclasses.replace(fused, unless_last=refuse_small(node, kernel, x.value, convolution.window))
+    refuse_small(node, kernel, x.value, convolution.window)
     return Match(pattern, kernel, fused, quantized.node.outputs[0], nodes, optimized=True)
 
 

@@ -154,28 +154,15 @@ def test_a_value_that_onnxruntime_rounds_is_rounded_with_channels_last() -> None
     assert not np.array_equal(plain, rounded), "onnxruntime rounds it no more"
 
 
-def test_among_depthwise_convolutions_less_work_is_enough_with_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where they come last only if all are turned, and cannot, those of enough work are lowered all the same."""
+@pytest.mark.parametrize(("kinds", "asked"), [("ddd", 1), ("wdw", 1.5)])
+def test_among_depthwise_convolutions_half_as_much_work_again_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, kinds: str, asked: float
+) -> None:
     work = C * C * 9 // (C + C)
-
-    def code(model: onnx.ModelProto) -> ReasonCode | None:
-        (found,) = [code for _, code in lower(model).outcome if code != ReasonCode.CONVOLUTION_GROUPS]
-        return found
-
-    apart = network("d")
-    for tensor in (beside := network("w")).graph.initializer:
-        tensor.name += "b"
-    (node,) = beside.graph.node
-    node.input[:] = ["xb", *(f"{name}b" for name in node.input[1:])]
-    node.output[0] = beside.graph.output[0].name = "yb"
-    beside.graph.input[0].name = "xb"
-    apart.graph.MergeFrom(beside.graph)
-    for factor, expected in ((2 / 3, None), (1, ReasonCode.CONVOLUTION_SMALL)):
-        monkeypatch.setattr(convolution, "WORK", int(work * factor))
-        assert code(network("wdw")) is None
-        assert code(apart) is expected
-    monkeypatch.setattr(convolution, "WORK", work + 1)
-    assert code(network("wdw")) is ReasonCode.CONVOLUTION_SMALL
+    for least, expected in ((int(work / asked), None), (int(work / asked) + 1, ReasonCode.CONVOLUTION_SMALL)):
+        monkeypatch.setattr(convolution, "WORK", least)
+        codes = {code for _, code in lower(network(kinds)).outcome if code != ReasonCode.CONVOLUTION_GROUPS}
+        assert codes == {expected}
 
 
 def test_a_network_of_quantizers_is_turned(tmp_path: Path) -> None:

@@ -293,20 +293,20 @@ impl CompressedWeight {
 mod tests {
     use super::*;
     use crate::container::{EncodedWeight, WeightView, encode, encode_packed};
-    use crate::geometry::Tiling;
+    use crate::geometry::{FRACTAL, Tiling};
 
     const TILING: Tiling = Tiling { k: 1, n: 1 };
 
-    /// Of shape (n, k), along k: a tile of one value, one of all values, and narrow ones.
+    /// Of shape (n, k), along k: tiles of all values, and narrow ones, the first of which in the second panel is of one value.
     fn weight(n: usize, k: usize) -> Vec<u8> {
         let mut state = 1_u32;
         let mut random = |below: u32| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 16) % below
         };
-        let element = |at: usize| match at % k / FRACTAL_K {
-            0 => 7,
-            1 => random(256) as u8,
+        let element = |at: usize| match (at / k / PANEL, at % k / FRACTAL_K) {
+            (_, 0) => random(256) as u8,
+            (1, 1) => 7,
             _ => (random(9) + random(9) + random(9)) as u8,
         };
         (0..n * k).map(element).collect()
@@ -323,18 +323,33 @@ mod tests {
 
     #[test]
     fn where_each_tile_is_stored() {
-        let (weight, x2) = encoded(PANEL, 5 * FRACTAL_K, encode);
+        let (weight, x2) = encoded(2 * PANEL, 3 * FRACTAL_K, encode);
         let kinds: Vec<Kind> = weight.entries.iter().map(|entry| entry.kind).collect();
-        assert_eq!(kinds, [Kind::Constant(7 ^ 0x80), Kind::Raw, Kind::Coded, Kind::Coded, Kind::Coded]);
-        let raw = &x2[weight.header.len()..][..PANEL * FRACTAL_K];
-        for t in 0..5 {
-            assert_eq!(weight.raw_tile(&x2, t), Ok((t == 1).then_some(raw)), "tile {t}");
-        }
-        assert!(weight.raw_tile(&x2[1..], 1).is_err());
-        let stored: Vec<&[u8]> = (0..5).map(|t| weight.stored_tile(&x2, t)).collect();
-        assert_eq!((stored[0], stored[1]), ([].as_slice(), raw));
+        let (coded, constant) = (Kind::Coded, Kind::Constant(7 ^ 0x80));
+        assert_eq!(kinds, [Kind::Raw, coded, coded, Kind::Raw, constant, coded]);
+        let stored: Vec<&[u8]> = (0..6).map(|t| weight.stored_tile(&x2, t)).collect();
         assert_eq!(stored.concat(), x2[weight.header.len()..x2.len() - TAIL]);
-        assert_eq!(weight.stored_tile(&x2[1..], 1), []);
+        assert_eq!((stored[0].len(), stored[3].len(), stored[4].len()), (FRACTAL, FRACTAL, 0));
+        for t in 0..6 {
+            assert_eq!(weight.raw_tile(&x2, t), Ok((t % 3 == 0).then_some(stored[t])), "tile {t}");
+        }
+        assert!(weight.raw_tile(&x2[1..], 0).is_err());
+        assert_eq!(weight.stored_tile(&x2[1..], 0), []);
+    }
+
+    #[test]
+    fn counts_that_are_remembered_come_with_each_tile() {
+        let (mut weight, x2) = encoded(2 * PANEL, 3 * FRACTAL_K, encode);
+        let counts: Vec<Vec<u16>> = (0..6).map(|t| weight.verify_tile(&x2, t).unwrap()).collect();
+        let none = vec![0; weight.counts_of_a_tile()];
+        weight.remember_counts(
+            counts.iter().flat_map(|each| if each.is_empty() { &none } else { each }).copied().collect(),
+        );
+        for t in [1, 2, 5] {
+            let mut room = Vec::new();
+            let Tile::Coded(tile) = weight.tile(&x2, t, &mut room).unwrap() else { panic!("tile {t} is coded") };
+            assert_eq!(tile.counts, Some(counts[t].as_slice()), "tile {t}");
+        }
     }
 
     /// Kernels load 64 bytes at once, from the last byte of a tile too.
@@ -368,6 +383,11 @@ mod tests {
         assert_eq!(short, behind < TAIL, "tile {t}: {behind} bytes behind it");
         if short {
             assert_eq!(rest[len..], [0; TAIL], "tile {t}");
+        }
+        let parts = CodedTile { roots, rest, len, counts }.starts(code.levels(), FRACTAL).expect("it is whole");
+        let (begin, escapes) = parts[code.levels()];
+        if behind == 0 {
+            assert_eq!(len, begin + escapes, "tile {t}: the last has no padding where the tail is left out");
         }
         let copied = if cut { whole } else { 0 } + if short { len + TAIL } else { 0 };
         if copied > 0 {

@@ -239,12 +239,11 @@ fn finish_without_code(header: Header, mut x2: Vec<u8>, mut index: Vec<u8>) -> R
         .filter_map(|b| Entry::from_bytes(b.try_into().expect("eight bytes")))
         .find(|e| !matches!(e.kind, Kind::Constant(_)))
         .map_or(x2.len(), |e| e.offset as usize);
-    let shift = (old - header.len()) as u64;
     x2.drain(header.len()..old);
     for bytes in index.chunks_exact_mut(ENTRY) {
         let mut entry = Entry::from_bytes((&*bytes).try_into().expect("eight bytes")).expect("just written");
         if entry.offset > 0 {
-            entry.offset -= shift;
+            entry.offset = entry.offset - old as u64 + header.len() as u64;
         }
         bytes.copy_from_slice(&entry.to_bytes());
     }
