@@ -1,5 +1,6 @@
 //! How many weights of a tile may be continued: never more than the tile has, since kernels keep a byte for each of them.
 
+use mcd_core::codec::MAX_LEVELS;
 use mcd_core::codec::decode::CodedTile;
 use mcd_core::{PreparedWeight, Serial, unpack};
 use mcd_testkit::forge::{Fields, Forged, Tile, forge};
@@ -58,6 +59,14 @@ fn more_escapes_than_weights_are_refused() {
         let tile = CodedTile { roots: &[], rest: &rest, len, counts: None };
         assert_eq!(tile.starts(0, WEIGHTS).is_some(), taken, "{escapes} escapes");
     }
+}
+
+#[test]
+fn as_many_levels_as_a_code_can_have_are_cut() {
+    let rest = [0; 128];
+    let tile = CodedTile { roots: &[], rest: &rest, len: 64, counts: None };
+    let starts = tile.starts(MAX_LEVELS, WEIGHTS).expect("nothing is continued");
+    assert_eq!(starts.get(MAX_LEVELS), Some(&(2, 0)));
 }
 
 /// Counts that are remembered may be of a file that has changed since: the parts have to fill the tile, to less than 64 bytes.
