@@ -215,7 +215,7 @@ def share_that_lowers(steps: list, count: int, **options: bool) -> float:
 @pytest.mark.parametrize("count", COUNTS)
 def test_dynamic_graphs(count: int) -> None:
     share = share_that_lowers([dynamic, dynamic, qlinear, elementwise], count)
-    assert share > 0.75
+    assert share > (0.8 if count >= 150 else 0.75)  # few graphs differ more from one another
 
 
 @pytest.mark.parametrize("count", COUNTS)
