@@ -230,7 +230,8 @@ class ReasonCode(enum.StrEnum):
     )
     DIFFERS = (
         "differs",
-        "The lowered node, or the constant restored at opening, gave other bytes than the original when both were run.",
+        "With the lowered node, or the constant restored at opening, the model gave other bytes than the original when "
+        "both were run, or did not run.",
         "Nothing: it stays as it was; please report the model.",
     )
 

@@ -1,5 +1,6 @@
 """Runs a compressed model beside its original before it is put in place, and finds the nodes that differ."""
 
+import dataclasses
 import logging
 import tempfile
 from collections.abc import Callable, Collection
@@ -59,7 +60,7 @@ def prove(
                     f"{request.source}: nothing is written: the compressed model does not do what the original does, "
                     f"and neither node nor constant alone is the cause: {difference}"
                 )
-            raise DifferenceError(culprits, prover, packed)
+            raise DifferenceError(dataclasses.replace(culprits, difference=difference), prover, packed)
     differing = [site.name for site in plan.sites if site.code == ReasonCode.DIFFERS]
     if request.kept.constants:
         kept = [job for job in constants_at_open(plan.model) if job.key in request.kept.constants]

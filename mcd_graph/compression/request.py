@@ -28,19 +28,21 @@ __all__ = ["Kept", "Request"]
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
-    """What stays as it is because the model gave other bytes with it.
+    """What stays as it is because the model did not do the same with it.
 
     Attributes:
         sites: numbers of nodes in the plan.
         constants: keys of constants that were to be restored at opening.
+        difference: what the model did instead: which bytes were others, or why it did not run.
     """
 
     sites: frozenset[int] = frozenset()
     constants: frozenset[str] = frozenset()
+    difference: str = ""
 
     def __or__(self, other: "Kept") -> "Kept":
-        """Return both."""
-        return Kept(self.sites | other.sites, self.constants | other.constants)
+        """Return both, with the difference that was found last."""
+        return Kept(self.sites | other.sites, self.constants | other.constants, other.difference or self.difference)
 
     def __bool__(self) -> bool:
         """Tell whether there is anything."""
@@ -48,10 +50,11 @@ class Kept:
 
     def refusals(self) -> dict[str, Refusal]:
         """Say of each constant why it is kept."""
-        refusal = Refusal(
-            ReasonCode.DIFFERS, "restored at opening, it made the model give other bytes than the original"
-        )
-        return dict.fromkeys(self.constants, refusal)
+        return dict.fromkeys(self.constants, self.refusal("restored at opening"))
+
+    def refusal(self, done: str) -> Refusal:
+        """Say what came of it."""
+        return Refusal(ReasonCode.DIFFERS, f"{done}, it made the model differ from the original: {self.difference}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Request:
             plan.weights = {key: job.with_larger_tiles() for key, job in plan.weights.items()}
         if self.profile != "fast":
             plan.weights = smallest_of_few(plan.weights)
-        plan.keep(differing, Refusal(ReasonCode.DIFFERS, "lowered, it gave other bytes than the original when run"))
+        plan.keep(differing, self.kept.refusal("lowered"))
         if not plan.weights and not (self.at_open and any(constants_at_open(model))):
             raise NothingToCompressError(f"{self.source}: nothing to compress: {why_nothing(plan)}")
         return plan

@@ -330,8 +330,8 @@ mod tests {
         let stored: Vec<&[u8]> = (0..6).map(|t| weight.stored_tile(&x2, t)).collect();
         assert_eq!(stored.concat(), x2[weight.header.len()..x2.len() - TAIL]);
         assert_eq!((stored[0].len(), stored[3].len(), stored[4].len()), (FRACTAL, FRACTAL, 0));
-        for t in 0..6 {
-            assert_eq!(weight.raw_tile(&x2, t), Ok((t % 3 == 0).then_some(stored[t])), "tile {t}");
+        for (t, stored) in stored.into_iter().enumerate() {
+            assert_eq!(weight.raw_tile(&x2, t), Ok((t % 3 == 0).then_some(stored)), "tile {t}");
         }
         assert!(weight.raw_tile(&x2[1..], 0).is_err());
         assert_eq!(weight.stored_tile(&x2[1..], 0), []);
