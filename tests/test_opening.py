@@ -46,7 +46,7 @@ def in_process(compressed: Path, code: str, **environment: str) -> str:
     start += f"sys.path.insert(0, {str(Path(__file__).parent / 'support')!r})\n"
     start += "import numpy as np, onnxruntime, mcd_graph\nfrom test_opening import K, resident\n"
     end = "\nx = np.ones((2, K), np.float32)\nprint(resident(), float(session.run(None, {'x': x})[0].sum()))"
-    command = [sys.executable, "-c", start + code + end]
+    command = [sys.executable, "-P", "-c", start + code + end]
     return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
 
 
