@@ -54,8 +54,8 @@ pub fn resize<T: Clone>(memory: &mut Vec<T>, len: usize, value: T) -> Result<(),
     Ok(())
 }
 
-/// Decoding and multiplication of one tile. Symbols are unsigned, activations signed; sums are exact int32 and wrap, unless
-/// the kernel [saturates](TileKernel::saturates).
+/// Decoding and multiplication of one tile. Symbols are unsigned, packed activations signed; sums are exact int32 and wrap, unless
+/// the kernel [saturates](TileKernel::saturates). Rows are given as the kernel's own [`RowKernel::finish`] leaves them.
 ///
 /// Every method is safe to call with any bytes: where a tile is [`Refused`], the output is unspecified.
 pub trait TileKernel: Sync {
