@@ -21,6 +21,7 @@ from mcd_graph.passes.engine.emit import (
 from mcd_graph.passes.engine.facts import all_nodes, graph_of, home_of
 from mcd_graph.passes.engine.unsigned import make_unsigned
 from mcd_graph.passes.fusions.registry import fuse_surroundings
+from mcd_graph.passes.plan.shapes import declare_outputs_of_scans
 from mcd_graph.passes.plan.shared_scales import share_scales
 from mcd_graph.passes.plan.weights import keep_sharers_of_kept
 from mcd_graph.passes.refusal import ReasonCode, Refusal
@@ -120,6 +121,8 @@ class LoweringPlan:
         keep_sharers_of_kept(candidates)
         ready = [(candidate, key, answer) for candidate, key, answer in ready if candidate.site.status == "lowered"]
 
+        if ready:
+            declare_outputs_of_scans(self.model)
         names = Names(self.model)
         placed = {key: _Placed(answer, candidate.match.weight) for candidate, key, answer in ready}
         for candidate, key, _ in ready:

@@ -120,6 +120,21 @@ def test_bodies_that_repeat(op_type: str) -> None:
     assert lowered.outcome == [("MatMulInteger+Cast+Mul", None)]
 
 
+def test_what_a_scan_collects_has_a_shape() -> None:
+    """Without one onnxruntime does not run it, and before 1.24 it infers none of the library's operators."""
+    body = helper.make_graph(
+        block("row", "product", "w", "body"), "body", [value("row")],
+        [helper.make_tensor_value_info("product", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    node = helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1)
+    constants = {"scale": np.array(0.002, np.float32), "w": integers(np.int8, (K, K), 1)}
+    model = make_model([node], {"x": (np.float32, (3, "m", K))}, {"y": (np.float32, (3, "m", K))}, constants)
+    lowered = assert_exact(model, {"x": floats((3, 4, K), 1)})
+    assert lowered.outcome == [("MatMulInteger+Cast+Mul", None)]
+    (scan,) = (node for node in lowered.model.graph if node.op_type == "Scan")
+    assert scan.attributes["body"].as_graph().outputs[0].shape == ir.Shape(("m", K))
+
+
 def test_nested_bodies() -> None:
     inner = if_model("w", "v").graph.node[0]
     body = helper.make_graph(
