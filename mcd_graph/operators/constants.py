@@ -1,5 +1,7 @@
 """Which values of a model are constant: nobody can change them at run time."""
 
+from typing import cast
+
 import numpy as np
 import onnx_ir as ir
 
@@ -21,7 +23,7 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
         return None
     form = (attribute.name, attribute.type)
     if form == ("value", ir.AttributeType.TENSOR):
-        return attribute.as_tensor()
+        return cast("ir.TensorProtocol", attribute.value)  # as_tensor() compares every member of the protocol
     if form in (("value_float", ir.AttributeType.FLOAT), ("value_floats", ir.AttributeType.FLOATS)):
         return ir.tensor(np.array(attribute.value, np.float32))
     if form in (("value_int", ir.AttributeType.INT), ("value_ints", ir.AttributeType.INTS)):
