@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.codec.weights import CompressedWeight
+from mcd_graph.mapped import unmap
 from mcd_graph.model.constants import EightBitConstant, is_per_channel
 from mcd_graph.operators.registry import name_of
 from mcd_graph.passes import LoweringPlan, ReasonCode, Refusal, Site
@@ -117,6 +118,5 @@ def _account(
 
 def _entropy(tensor: ir.TensorProtocol) -> float:
     entropy = _native.entropy_bits(np.ascontiguousarray(tensor.numpy()).reshape(1, -1))
-    if isinstance(tensor, ir.ExternalTensor):
-        tensor.release()  # what was looked at need not stay mapped
+    unmap(tensor)  # what was looked at need not stay mapped
     return entropy

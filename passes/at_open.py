@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from mcd_graph.mapped import unmap
 from mcd_graph.model.at_open import AT_OPEN, WAY_KEY
 from mcd_graph.model.constants import eight_bit_constants
 from mcd_graph.operators.decompress_weight import OP_TYPE
@@ -78,8 +79,7 @@ class ConstantJob:
 
     def release(self) -> None:
         """Let go of the memory map behind it, if there is one."""
-        if isinstance(self.source.tensor, ir.ExternalTensor):
-            self.source.tensor.release()
+        unmap(self.source.tensor)
 
 
 def constants_at_open(model: ir.Model) -> list[ConstantJob]:

@@ -5,11 +5,10 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-import onnx_ir as ir
-
 from mcd_graph.codec.packing import pack_all
 from mcd_graph.codec.weights import CompressedWeight, WeightStats
 from mcd_graph.compression.request import Request
+from mcd_graph.mapped import unmap
 from mcd_graph.model.saving import ModelWriter
 from mcd_graph.passes import ReasonCode, Refusal, WeightJob
 from mcd_graph.passes.at_open import ConstantJob
@@ -66,8 +65,7 @@ def _without_file(weight: CompressedWeight) -> CompressedWeight:
     if not MAPPED_CAN_GO:
         x2, index = x2.copy(), index.copy()
         for part in (weight.x2, weight.compress_index):
-            if isinstance(part, ir.ExternalTensor):
-                part.release()
+            unmap(part)
     return dataclasses.replace(weight, x2=x2, compress_index=index)
 
 

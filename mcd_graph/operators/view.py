@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from mcd_graph import _native
 from mcd_graph.errors import InputError
+from mcd_graph.mapped import unmap
 from mcd_graph.operators.constants import constant_tensor
 from mcd_graph.operators.registry import compressed_nodes, name_of, spec_of
 
@@ -208,8 +209,7 @@ class CompressedNode:
 
     def release(self) -> None:
         """Let go of the stream's memory map, if there is one; it is mapped again when it is read."""
-        if isinstance(self.x2, ir.ExternalTensor):
-            self.x2.release()
+        unmap(self.x2)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

@@ -7,13 +7,13 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
-
+from mcd_graph.mapped import unmap
 from mcd_graph.passes.engine.extent import Extent
 from mcd_graph.passes.engine.whole import FRACTAL_K, FRACTAL_N, tiling_of
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx_ir as ir
 
     from mcd_graph.passes.engine.match import Match, Rule, Weight
     from mcd_graph.passes.refusal import ReasonCode, Refusal
@@ -141,9 +141,7 @@ class WeightJob:
 
     def release(self) -> None:
         """Let go of the memory map behind the weight, if there is one; ``array`` opens it again."""
-        tensor = self.source.value.const_value
-        if isinstance(tensor, ir.ExternalTensor):
-            tensor.release()
+        unmap(self.source.value.const_value)
 
 
 @dataclasses.dataclass(frozen=True)

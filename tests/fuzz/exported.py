@@ -34,6 +34,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "support")]
 
 import onnxruntime as ort  # noqa: E402 - after the path
 from random_graphs import every_size  # noqa: E402 - found there
+from samples import write_external  # noqa: E402
 
 import mcd_graph  # noqa: E402
 from mcd_graph.model.loading import load_model  # noqa: E402
@@ -51,6 +52,9 @@ REDUCE_AXES_ARE_INPUTS = 18
 
 #: Seeds from which on networks have operators of :data:`RARE` as well; those of smaller ones stay what they were.
 RARE_FROM = 30_000
+
+#: Seeds from which on every third model has its tensors of so many bytes in a data file.
+DATA_FILE_FROM, IN_FILE = 300_000, 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -893,6 +897,8 @@ def examine(made: Made, seed: int, folder: Path, count: Counter[str]) -> str | N
         count["refused by onnxruntime"] += 1
         return None
     SHARED.note(seed, count, original=False)
+    if seed >= DATA_FILE_FROM and seed % 3 == 0:
+        write_external(made.model, path, "m.data", least=IN_FILE)
     for options in compressions(seed):
         target = folder / "c.onnx"
         try:

@@ -1,7 +1,7 @@
 """Mutation testing of Rust sources: all mutants of cargo-mutants in one build, one of them chosen when a test begins.
 
     cargo install cargo-mutants --locked && pip install tree-sitter tree-sitter-rust
-    python -P tests/reliability/mutate_native.py [--jobs N] [--only REGEX] [--all]
+    python -P tests/reliability/mutate_native.py [--jobs N] [--only REGEX] [--alone] [--all]
 
 A mutant costs a run of the tests, not a build: each expression that is changed becomes a choice by a number that the
 environment has. What does not compile as a choice is built alone. Every mutant is killed by a test, explained in
@@ -46,6 +46,8 @@ pub(crate) fn chosen_mutant() -> u32 {
 }
 """
 UNBUILT = "does not compile"
+# What a build for a single mutant leaves out: there, optimising takes longer than the tests.
+PLAIN = ("--config", "profile.test.package.mcd-core.opt-level=0")
 # A test that takes this many times as long as without a change, and as many seconds more, has an endless loop; one that
 # waits for so many seconds waits for ever.
 PATIENCE, SECONDS, WAIT = 10, 5, 600
@@ -282,15 +284,20 @@ def killer(tests: dict[str, Path], times: dict[str, float], number: int = 0) -> 
     return None
 
 
+def plain_tests(native: Path, folder: str) -> dict[str, Path]:
+    """The test binaries without optimisation."""
+    return tests_of(compiled(native, "test", *PLAIN, "--no-run")[0], native.parent / folder)
+
+
 def killer_of_one(native: Path, mutant: Mutant, source: bytes, times: dict[str, float]) -> str | None:
     """Builds one mutant in place of what it changes, and runs the tests."""
     path = native / "core/src" / mutant.file
     choices = path.read_bytes()
     path.write_bytes(source[: mutant.start] + mutant.replacement.encode() + source[mutant.end :])
     try:
-        if not compiled(native, "check", "--profile", "test")[1]:
+        if not compiled(native, "check", *PLAIN, "--profile", "test")[1]:
             return UNBUILT
-        return killer(tests_of(compiled(native, "test", "--no-run")[0], native.parent / "one"), times)
+        return killer(plain_tests(native, "one"), times)
     finally:
         path.write_bytes(choices)
 
@@ -316,23 +323,25 @@ class Explanations:
         return [entry for at, entry in enumerate(self.entries) if at not in self.used]
 
 
-def killers(folder: Path, jobs: int, only: str) -> Iterator[tuple[Mutant, str | None]]:
-    """Each mutant with the test that kills it, if one does."""
+def killers(folder: Path, jobs: int, only: str, *, alone: bool) -> Iterator[tuple[Mutant, str | None]]:
+    """Each mutant with the test that kills it, if one does; ``alone``: of those that need a build of their own."""
     native = folder / "native"
     copied(folder)
     root = native / "core/src"
     sources = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.rs")}
     mutants = listed(native)
     tests = built(native, mutants)
-    times = timed(tests)
-    say(", ".join(f"{name} {seconds:.2f} s" for name, seconds in times.items()))
     mutants = [mutant for mutant in mutants if re.search(only, mutant.name)]
+    chosen = [mutant for mutant in mutants if not mutant.alone and not alone]
+    if chosen:
+        times = timed(tests)
+        say(", ".join(f"{name} {seconds:.2f} s" for name, seconds in times.items()))
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        chosen = [mutant for mutant in mutants if not mutant.alone]
         yield from zip(chosen, pool.map(lambda mutant: killer(tests, times, mutant.number), chosen), strict=True)
-    for mutant in mutants:
-        if mutant.alone:
-            yield mutant, killer_of_one(native, mutant, sources[mutant.file], times)
+    single = [mutant for mutant in mutants if mutant.alone]
+    times = timed(plain_tests(native, "plain")) if single else {}
+    for mutant in single:
+        yield mutant, killer_of_one(native, mutant, sources[mutant.file], times)
 
 
 def say(line: str) -> None:
@@ -346,17 +355,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="", metavar="REGEX", help="mutants whose names this is found in")
+    parser.add_argument("--alone", action="store_true", help="those only that do not compile as a choice")
     parser.add_argument("--all", action="store_true", help="names those that are killed too")
     asked = parser.parse_args()
     explanations = Explanations(Path(__file__).with_name("mutants.toml"))
     fates: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        for mutant, by in killers(Path(folder), asked.jobs, asked.only):
+        for mutant, by in killers(Path(folder), asked.jobs, asked.only, alone=asked.alone):
             fate = by if by == UNBUILT else "killed" if by else "explained" if explanations.why(mutant) else "open"
             fates[fate] += 1
             if asked.all or fate == "open":
                 say(f"{mutant.name}: {fate}{f' by {by}' if fate == 'killed' else ''}")
-    stale = [] if asked.only else explanations.unused()
+    stale = [] if asked.only or asked.alone else explanations.unused()
     for entry in stale:
         say(f"explains nothing: {entry}")
     say(f"{fates.total()} mutants: " + ", ".join(f"{count} {fate}" for fate, count in fates.most_common()))

@@ -97,12 +97,12 @@ def write(model: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
-def write_external(model: onnx.ModelProto, path: Path, data: str) -> Path:
-    """Write a model with its large tensors in the file ``data`` beside it."""
+def write_external(model: onnx.ModelProto, path: Path, data: str, least: int = 1024) -> Path:
+    """Write a model with its tensors of ``least`` bytes and more in the file ``data`` beside it."""
     copy = onnx.ModelProto.FromString(model.SerializeToString())
     with (path.parent / data).open("wb") as file:
         for tensor in copy.graph.initializer:
-            if len(tensor.raw_data) < 1024:
+            if len(tensor.raw_data) < least:
                 continue
             tensor.data_location = TensorProto.EXTERNAL
             for key, value in (("location", data), ("offset", file.tell()), ("length", len(tensor.raw_data))):
