@@ -10,6 +10,7 @@ from mcd_graph.operators.registry import spec_of
 from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.passes.engine.facts import constant_array, dimensions, graph_of, known_dtype
 from mcd_graph.passes.engine.match import NewConstant, NewNode, NewOutput, Result
+from mcd_graph.passes.engine.shapes import inferred_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -132,7 +133,8 @@ def build(
         raise ValueError("a match's result is a value")
     take_over(match.output, final)
     if final is node.outputs[0] or not in_function:
-        _declare(node.outputs[0], fused.result_shape(match.weight), output_type)
+        of_output = _of_known_sizes(match.output) if final is node.outputs[0] else None
+        _declare(node.outputs[0], fused.result_shape(match.weight) or of_output, output_type)
     replaced[match.output] = final
     return node
 
@@ -145,6 +147,12 @@ def _declare(value: ir.Value, shape: ir.Shape | None, dtype: ir.DataType | None)
     if value.shape is None and shape is not None and dtype is not None:
         value.shape = shape
         value.type = value.type or ir.TensorType(dtype)
+
+
+def _of_known_sizes(value: ir.Value) -> ir.Shape | None:
+    """Return how many dimensions a value was inferred to have, and those sizes that are numbers."""
+    shape = inferred_shape(value)
+    return None if shape is None else ir.Shape([size if isinstance(size, int) else None for size in shape])
 
 
 def _input_names(spec: OperatorSpec, count: int) -> dict[str, str]:

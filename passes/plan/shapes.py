@@ -16,7 +16,10 @@ __all__ = ["declare_outputs_of_scans", "infer_shapes_where_needed"]
 
 
 def infer_shapes_where_needed(model: ir.Model) -> None:
-    """Infer the shapes of a model in which a multiplication behind DequantizeLinear and before an Add says none."""
+    """Infer the shapes of a model in which a multiplication of a QDQ form says none.
+
+    By them onnxruntime decides what it fuses behind it: an Add makes a Gemm of it, or is fused with what follows.
+    """
     if any(_lacks_its_shape(node) for node in model.graph):
         infer_shapes(model)
 
@@ -26,7 +29,7 @@ def _lacks_its_shape(node: ir.Node) -> bool:
     producer = None if value is None or value.shape is not None else value.producer()
     if producer is None or producer.op_type != "DequantizeLinear":
         return False
-    return any(is_op(user, "Add") for user in node.outputs[0].consumers())
+    return any(is_op(user, op_type) for user in node.outputs[0].consumers() for op_type in ("Add", "QuantizeLinear"))
 
 
 def declare_outputs_of_scans(model: ir.Model) -> None:

@@ -143,6 +143,24 @@ def rms_norm(x: str) -> Nodes:
     ]  # fmt: skip
 
 
+def test_a_fusion_that_asks_for_shapes() -> None:
+    """BiasGelu asks for the columns; onnxruntime infers those of the library from named sizes alone."""
+    constants = ("xs", "xz", "w", "ws", "wz", "ys", "yz", "b", "root", "one", "half")
+    nodes = [
+        node("Reshape", "x", "sizes", output="r"), node("QuantizeLinear", "r", "xs", "xz", output="xq"), ACTIVATION[1],
+        *WEIGHT, node("MatMul", "xd", "wd", output="p"), node("QuantizeLinear", "p", "ys", "yz", output="pq"),
+        node("DequantizeLinear", "pq", "ys", "yz", output="pd"), node("Add", "pd", "b", output="h"), *gelu("h"),
+    ]  # fmt: skip
+    model = make_model(
+        nodes, {"x": (np.float32, ("b", "m", K)), "sizes": (np.int64, (3,))}, {"y": (np.float32, ("b", "m", N))},
+        {name: CONSTANTS[name] for name in constants}, opset=17,
+    )  # fmt: skip
+    feeds = {"x": floats((2, 9, K), 1) * 3, "sizes": np.array([2, 9, K])}
+    lowered = lower(model)
+    assert lowered.outcome == [("DequantizeLinear+MatMul+QuantizeLinear", None)]
+    assert_same_bytes(run(lowered.proto, feeds, optimize=True), run(model, feeds, optimize=True))
+
+
 @pytest.mark.parametrize(
     ("form", "fused"),
     [
