@@ -234,7 +234,7 @@ def _scaled_otherwise(original: Optimized, lowered: Optimized, ours: _View) -> s
 
 
 def _left_in_floats(theirs: _View, ours: _View) -> list[onnx.NodeProto]:
-    """Return the nodes that multiply floats where the original has an operator for quantised weights.
+    """Return the nodes that multiply floats where the original has an operator for quantised weights, or round those.
 
     One may look like another node of the original, which multiplies the same floats.
     """
@@ -243,7 +243,7 @@ def _left_in_floats(theirs: _View, ours: _View) -> list[onnx.NodeProto]:
         producer = theirs.producers.get(name)
         return producer is not None and producer.op_type in _MADE_OF_THEM
 
-    products = (node for node in ours.nodes if node.op_type in _FLOAT_PRODUCTS)
+    products = (node for node in ours.nodes if node.op_type in _FLOAT_PRODUCTS or node.op_type == "QuantizeLinear")
     return [node for node in products if any(made(name) for name in node.output)]
 
 

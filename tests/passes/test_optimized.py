@@ -119,6 +119,18 @@ def test_a_relu_that_somebody_else_reads_too() -> None:
     exact([*nodes, *REQUANTIZED, node("Neg", "r", output="z")], outputs=("y", "z"))
 
 
+def test_a_weight_that_is_multiplied_in_integers_and_in_floats() -> None:
+    """onnxruntime gives each reader a DequantizeLinear of its own; one node for both would leave both in floats."""
+    nodes = [
+        *ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *REQUANTIZED,
+        node("MatMul", "xd", "wd", output="p"), node("Clip", "p", "nothing", "one", output="c"),
+        node("Neg", "c", output="z"),
+    ]  # fmt: skip
+    with every_size():
+        lowered = exact(nodes, outputs=("y", "z"))
+    assert {code for _, code in lowered.outcome} == {ReasonCode.WEIGHT_SHARED, ReasonCode.ACTIVATION_FUNCTION_BEHIND}
+
+
 def gelu(x: str) -> Nodes:
     return [
         node("Div", x, "root", output="g1"), node("Erf", "g1", output="g2"), node("Add", "g2", "one", output="g3"),
