@@ -46,8 +46,8 @@ pub(crate) fn chosen_mutant() -> u32 {
 }
 """
 UNBUILT = "does not compile"
-# What a build for a single mutant leaves out: there, optimising takes longer than the tests.
-PLAIN = ("--config", "profile.test.package.mcd-core.opt-level=0")
+# A build for a single mutant is hardly optimised, which would take longer than the tests. One test takes minutes then.
+PLAIN, SLOW = ("--config", "profile.test.package.mcd-core.opt-level=1"), "allocations"
 # A test that takes this many times as long as without a change, and as many seconds more, has an endless loop; one that
 # waits for so many seconds waits for ever.
 PATIENCE, SECONDS, WAIT = 10, 5, 600
@@ -285,8 +285,9 @@ def killer(tests: dict[str, Path], times: dict[str, float], number: int = 0) -> 
 
 
 def plain_tests(native: Path, folder: str) -> dict[str, Path]:
-    """The test binaries without optimisation."""
-    return tests_of(compiled(native, "test", *PLAIN, "--no-run")[0], native.parent / folder)
+    """The test binaries with little optimisation."""
+    found = tests_of(compiled(native, "test", *PLAIN, "--no-run")[0], native.parent / folder)
+    return {name: path for name, path in found.items() if name != SLOW}
 
 
 def killer_of_one(native: Path, mutant: Mutant, source: bytes, times: dict[str, float]) -> str | None:

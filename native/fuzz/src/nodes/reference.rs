@@ -153,10 +153,10 @@ fn patches(
     rows
 }
 
-/// Each matrix of `rows` rows and `columns` columns, transposed.
+/// Each matrix of `rows` rows and `columns` columns, transposed. There may be none, of whatever size.
 fn transposed<T: Copy>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
     let matrix = |of: &[T]| (0..rows * columns).map(|at| of[at % rows * columns + at / rows]).collect::<Vec<_>>();
-    values.chunks_exact((rows * columns).max(1)).flat_map(matrix).collect()
+    values.chunks_exact(rows.saturating_mul(columns).max(1)).flat_map(matrix).collect()
 }
 
 /// Where channels are last, what the definition gives with channels second, with all in that order.
@@ -167,7 +167,7 @@ pub fn convolution(node: &Node, weight: &Weight, which: usize) -> Output {
         return channels_second(node, weight, which, (&dims, x.data()));
     }
     dims[1..].rotate_right(1);
-    let pixels = |dims: &[i64]| dims[2..].iter().product::<i64>() as usize;
+    let pixels = |dims: &[i64]| dims[2..].iter().fold(1, |size, &side| i64::saturating_mul(size, side)) as usize;
     // Elements behind those of the shape are none of the tensor's.
     let images = transposed(&x.data()[..count], pixels(&dims), dims[1] as usize);
     let (mut dims, width, elements) = channels_second(node, weight, which, (&dims, &images));
