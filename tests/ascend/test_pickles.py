@@ -166,6 +166,7 @@ def test_the_hand_made_pickle_is_a_valid_one(tmp_path: Path) -> None:
         (b"(K\x01(J\xff\xff\xff\xfft" + DTYPE + b"\x89C\x06abcdeft", r"has shape \(-1,\)"),
         (b"(K\x01(\x88t" + DTYPE + b"\x89C\x01at", r"has shape \(True,\)"),
         (b"(K\x01(\x8a\x09" + b"\xff" * 8 + b"\x00t" + DTYPE + b"\x89C\x06abcdeft", "has shape"),
+        (b"(K\x01(K\x00\x8a\x05\x00\x00\x00\x80\x00t" + DTYPE + b"\x89C\x00t", r"has shape \(0, 2147483648\)"),
         (b"(K\x02(K\x06t" + DTYPE + b"\x89C\x06abcdeft", "not a plain array"),
         (b"(K\x01(K\x06t" + DTYPE.replace(b"i1", b"V6") + b"\x89C\x06abcdeft", "has dtype"),
         (b"(K\x01(K\x06t" + DTYPE.replace(b"NNN", b"NN)") + b"\x89C\x06abcdeft", "not a plain array"),
@@ -216,6 +217,24 @@ def test_states_that_numpy_would_have_to_survive(tmp_path: Path, state: bytes, r
 )
 def test_broken_pickles(tmp_path: Path, payload: bytes) -> None:
     with pytest.raises(InputError, match=r"weight\.npy: (damaged|refused)"):
+        load(tmp_path, npy(payload))
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"\x80\x04", "damaged pickle: .*exhausted"),
+        (b"\x80\x04t.", "damaged pickle: no mark"),
+        (b"\x80\x04(t.", "it does not hold one dict"),
+        (b"\x80\x04N\x86.", "damaged pickle: stack is empty"),
+        (b"\x80\x04NN\x86.", "it does not hold one dict"),
+        (b"\x80\x04]K\x01K\x02s.", "damaged pickle: items for what is no dict"),
+        (b"\x80\x04}(K\x01u.", "damaged pickle: items for what is no dict"),
+        (b"\x80\x04cnumpy\nndarray\n)R.", "refused: it calls something that makes no array"),
+    ],
+)
+def test_what_is_said_of_broken_pickles(tmp_path: Path, payload: bytes, reason: str) -> None:
+    with pytest.raises(InputError, match=rf"weight\.npy: .*{reason}"):
         load(tmp_path, npy(payload))
 
 
