@@ -23,6 +23,7 @@ import onnxruntime as ort
 from onnx import numpy_helper
 
 from mcd_graph.isolation import death_of
+from mcd_graph.model import walk
 from mcd_graph.options import quiet_options
 
 if TYPE_CHECKING:
@@ -189,19 +190,19 @@ def optimize(
         graph = onnx.ModelProto.FromString(destination.read_bytes()).graph
     except Exception as error:  # noqa: BLE001 - protobuf's exceptions have no common base
         return _first_line(error)
-    constants = {tensor.name: tensor for each in _graphs(graph) for tensor in each.initializer}
-    found = (_integer_node(node, constants) for node in _nodes(graph) if node.op_type in _INTEGER_OPERATORS)
+    constants = {tensor.name: tensor for each in walk.graphs_of(graph) for tensor in each.initializer}
+    found = (_integer_node(node, constants) for node in walk.nodes_of(graph.node) if node.op_type in _INTEGER_OPERATORS)
     return Optimized(graph, tuple(found))
 
 
 def nodes_of(optimized: Optimized) -> Iterator[onnx.NodeProto]:
     """Yield all nodes of an optimised model, those of subgraphs as well."""
-    yield from _nodes(optimized.graph)
+    yield from walk.nodes_of(optimized.graph.node)
 
 
 def readers_of(optimized: Optimized, name: str) -> Iterator[onnx.NodeProto]:
     """Yield the nodes of an optimised model that read a value of this name."""
-    return (node for node in _nodes(optimized.graph) if name in node.input)
+    return (node for node in nodes_of(optimized) if name in node.input)
 
 
 def _first_line(error: BaseException) -> str:
@@ -301,16 +302,3 @@ def _optimize(
     options.add_session_config_entry("session.disable_prepacking", "1")  # for nothing is computed
     # NhwcTransformer is left out where nodes are compared: quantised operators compute the same in any layout.
     ort.InferenceSession(source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled))
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for each in _graphs(graph):
-        yield from each.node
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _graphs(inner)
