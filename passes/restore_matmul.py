@@ -59,7 +59,8 @@ __all__ = ["RESTORER"]
 
 def _check(view: CompressedNode, owner: ir.Model | ir.Function) -> None:
     """Raise Refusal if a node cannot be restored where it stands, in a model's graphs or a function."""
-    check_opset(owner, dynamic=quantizes_itself(view.node))
+    in_steps = view.input("y_zero_point") is not None and _Multiplication(view).quantizes_in_steps()
+    check_opset(owner, "DynamicQuantizeLinear" if quantizes_itself(view.node) else "Round" if in_steps else None)
     scale = view.input("deq_scale")
     if known_dtype(scale) == ir.DataType.UINT64 and constant_array(scale) is None:
         raise Refusal(ReasonCode.RUN_TIME_PARAMETER, "its uint64 deq_scale is computed at run time")
@@ -79,6 +80,9 @@ def _standard_form(view: CompressedNode, weight: ir.Value) -> Operand:
 #: Rules whose node was one operator with a float result when onnxruntime had optimised the original.
 _STATIC, _DYNAMIC = "matmul_integer_to_float_rule", "dynamic_quantize_matmul_rule"
 _WHOLE = frozenset(("matmul_qdq_rule", "gemm_qdq_rule", "qgemm_rule", _STATIC, _DYNAMIC))
+
+#: Rules of operators that multiply matrices alone.
+_OF_MATRICES = frozenset(("gemm_qdq_rule", "qgemm_rule"))
 
 _OF_MICROSOFT = frozenset(("qgemm_rule", _STATIC, _DYNAMIC))
 
@@ -127,6 +131,19 @@ class _Multiplication:
         readers = {node.op_type for node in self.view.node.outputs[0].consumers() if node.domain != DOMAIN}
         return self.rule in _OF_MICROSOFT or not readers <= _NEVER_FUSED
 
+    def multiplies_matrices(self) -> bool:
+        """Tell whether x1 is known to have two dimensions, as QGemm wants it."""
+        rank = known_rank(self.input("x1"))
+        shown = rank is not None and self.input("x1_shape") is None
+        return rank == 2 if shown else self.rule in _OF_MATRICES
+
+    def quantizes_in_steps(self) -> bool:
+        """Tell whether no single operator quantises its result as it does."""
+        x1_dtype = known_dtype(self.input("x1")) or known_dtype(self.input("x1_zero_point"))
+        mixed = len({known_dtype(self.input("y_zero_point")), x1_dtype} - {None}) == 2
+        # onnxruntime has no kernel for types that are mixed, nor for a bias beside more dimensions.
+        return mixed or (self.input("bias") is not None and not self.multiplies_matrices())
+
     def quantized_value(self) -> ir.Value | None:
         """Return what a DynamicQuantizeLinear quantises for this node, if there is one."""
         x1, x1_scale = self.input("x1"), self.input("x1_scale")
@@ -159,7 +176,7 @@ def _scaled(node: _Multiplication, weight: ir.Value) -> NewNode:
         zero_points.pop()
     result = NewNode("MatMulInteger", (node.input("x1"), weight, *zero_points))
     bias, scale, addend = (node.input(name) for name in ("bias", "deq_scale", "addend"))
-    if scale is not None and node.is_whole() and (bias is None or known_rank(node.input("x1")) == 2):
+    if scale is not None and node.is_whole() and (bias is None or node.multiplies_matrices()):
         return _whole(node, weight)
     if bias is not None:
         result = NewNode("Add", (NewOutput(result), bias))
@@ -203,16 +220,13 @@ def _widened(operand: Operand) -> Operand:
 
 def _requantized(node: _Multiplication, weight: ir.Value, y_zero_point: ir.Value) -> NewNode:
     """Return a QLinearMatMul or QGemm whose three scales are 1, deq_scale and 1: 1 * deq_scale / 1 is deq_scale."""
+    if node.quantizes_in_steps():
+        return _requantized_step_by_step(node, weight, y_zero_point)
     one = NewConstant(np.array(1, np.float32), "one")
     inputs, bias = _gemm_inputs(node, weight, one), node.input("bias")
-    types = {known_dtype(y_zero_point), known_dtype(node.input("x1")) or known_dtype(node.input("x1_zero_point"))}
-    if len(types - {None}) == 2:  # onnxruntime has no such kernel
-        return _requantized_step_by_step(node, weight, y_zero_point)
     if bias is None:
         return NewNode("QLinearMatMul", (*inputs, one, y_zero_point))
-    if known_rank(node.input("x1")) == 2:
-        return NewNode("QGemm", (*inputs, bias, one, y_zero_point), _GEMM, domain=MS_DOMAIN)
-    return _requantized_step_by_step(node, weight, y_zero_point)
+    return NewNode("QGemm", (*inputs, bias, one, y_zero_point), _GEMM, domain=MS_DOMAIN)
 
 
 def _gemm_inputs(node: _Multiplication, weight: ir.Value, one: NewConstant) -> list[Operand]:

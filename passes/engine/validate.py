@@ -57,7 +57,8 @@ _ONE_VALUE = ("x1_zero_point", "y_zero_point", "x1_scale", "y_scale")
 #: The first version of ONNX with MatMulInteger, QLinearMatMul, QuantizeLinear and DequantizeLinear.
 _QUANTIZATION_OPSET = 10
 
-_DYNAMIC_OPSET = 11
+#: The first version with DynamicQuantizeLinear and Round.
+_YOUNGER_OPSET = 11
 
 
 def check_compatibility(inputs: Mapping[str, Operand], *, k: int, n: int, weight_type: ir.DataType) -> None:
@@ -162,17 +163,16 @@ def check_node(node: ir.Node, *, k: int, n: int, weight_type: ir.DataType) -> No
             raise Refusal(ReasonCode.INPUTS_CONTRADICT, f"it has a {name} and a y_perm")
 
 
-def check_opset(owner: ir.Model | ir.Function, *, dynamic: bool = False) -> None:
+def check_opset(owner: ir.Model | ir.Function, younger: str | None = None) -> None:
     """Refuse if ``owner`` imports ONNX's operators in a version without the quantised ones, or not at all.
 
-    ``dynamic``: DynamicQuantizeLinear, which is younger, is needed as well.
+    ``younger``: an operator that is needed as well and came a version later, DynamicQuantizeLinear or Round.
     """
-    needed = _DYNAMIC_OPSET if dynamic else _QUANTIZATION_OPSET
+    needed = _QUANTIZATION_OPSET if younger is None else _YOUNGER_OPSET
     version = owner.opset_imports.get("")
     if version is not None and version >= needed:
         return
     imported = (
         "does not import ONNX's operators" if version is None else f"imports version {version} of ONNX's operators"
     )
-    what = "DynamicQuantizeLinear" if dynamic else "the quantised ones"
-    raise Refusal(ReasonCode.OPSET, f"the model {imported}; {what} came with {needed}")
+    raise Refusal(ReasonCode.OPSET, f"the model {imported}; {younger or 'the quantised ones'} came with {needed}")

@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 
 import mcd_graph
 from mcd_graph.passes import ReasonCode, plan_restoration
+from mcd_graph.passes.engine.emit import RULE_KEY
 
 K, N = 48, 32
 
@@ -79,6 +80,42 @@ def test_requantization_with_a_bias(zero_points: bool, rank: int) -> None:
     x = {"x": integers(np.int8, shape, 2)}
     assert_same_bytes(run(back, x), run(model, x))
     assert ("QGemm" in {node.op_type for node in back.graph.node}) == (rank == 2)
+
+
+def with_a_bias(shape: tuple[int, ...] | None) -> onnx.ModelProto:
+    """Return a requantised multiplication with an int32 bias, whose activation says that shape."""
+    constants = {
+        "s": np.full(N, 1e-3, np.float32),
+        "b": np.arange(N, dtype=np.int32) * 500,
+        "yz": np.array(-5, np.int8),
+    }
+    model = node_model(constants, ["s", "b", "", "", "", "", "yz"], np.int8)
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.INT8, shape))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.INT8, None))
+    return model
+
+
+def test_what_was_a_qgemm_is_one_again_where_nobody_says_the_rank() -> None:
+    model = with_a_bias(None)
+    x = {"x": integers(np.int8, (5, K), 2)}
+    for rule, expected in (("qgemm_rule", True), ("gemm_qdq_rule", True), ("matmul_qdq_rule", False)):
+        del model.graph.node[0].metadata_props[:]
+        model.graph.node[0].metadata_props.add(key=RULE_KEY, value=rule)
+        back, outcome = restored(model)
+        assert outcome == [("restored", None)]
+        assert ("QGemm" in {node.op_type for node in back.graph.node}) == expected
+        assert_same_bytes(run(back, x), run(model, x))
+
+
+@pytest.mark.parametrize(("shape", "code"), [((5, K), None), ((2, 5, K), ReasonCode.OPSET)])
+def test_a_version_of_onnx_without_round(shape: tuple[int, ...], code: ReasonCode | None) -> None:
+    """Requantisation beside a bias takes it where there are more dimensions than QGemm has."""
+    model = with_a_bias(shape)
+    model.opset_import[0].version = 10
+    back, outcome = restored(model)
+    assert outcome == [("kept" if code else "restored", code)]
+    x = {"x": integers(np.int8, shape, 2)}
+    assert_same_bytes(run(back, x), run(model, x))
 
 
 def test_what_cannot_be_restored_is_kept() -> None:
