@@ -28,6 +28,9 @@ T = TypeVar("T")
 _ELEMENTS_LIMIT = 1 << 28
 """More than any sensible input has; a forged shape must not take all memory."""
 
+_HALVED, _TRAINED = 32, (224, 512)
+"""What sides of images are a multiple of, and sizes that networks for images and sounds are often trained with."""
+
 _INTEGERS = (
     ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64,
     ir.DataType.UINT16, ir.DataType.UINT32, ir.DataType.UINT64,
@@ -107,7 +110,7 @@ def accepted_inputs(
     rng: np.random.Generator,
     run: Callable[[Arrays], T | None],
 ) -> Iterator[tuple[Arrays, T]]:
-    """Yield inputs with what a model computes of them, in smaller sizes where it takes none that large.
+    """Yield inputs with what a model computes of them, in other sizes where it does not take those.
 
     A run for which the model takes no size that is tried is left out.
 
@@ -127,16 +130,23 @@ def accepted_inputs(
 
 
 def _sizes(batch: int, lengths: Sequence[int]) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield a batch size and lengths, and then smaller ones for models that take no such sizes.
+    """Yield a batch size and lengths, and then others for models that take no such sizes.
 
-    A table of positions bounds the length, and some models were exported for one batch size.
+    A table of positions bounds the length, some models were exported for one batch size, and images have to be so large
+    that a network can halve them, or of the size that it was trained with.
     """
+
+    def at_most(limit: int) -> tuple[int, ...]:
+        return tuple(min(length, limit) for length in lengths)
+
+    whole, halved = tuple(lengths), tuple(math.ceil(length / _HALVED) * _HALVED for length in lengths)
+    trained = ((1, (size,) * len(lengths)) for size in _TRAINED)
+    smaller = ((size, cut) for size in (batch, 1) for cut in (whole, at_most(16)))
     tried = set()
-    for size, limit in ((batch, None), (batch, 16), (1, None), (1, 16), (1, 4), (1, 1)):
-        cut = tuple(lengths if limit is None else (min(length, limit) for length in lengths))
-        if (size, cut) not in tried:
-            tried.add((size, cut))
-            yield size, cut
+    for each in (*smaller, (batch, halved), (1, halved), (1, at_most(4)), (1, at_most(1)), *trained):
+        if each not in tried:
+            tried.add(each)
+            yield each
 
 
 def random_inputs(

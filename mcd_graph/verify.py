@@ -350,7 +350,7 @@ def _random_feeds(
     taken = accepted_inputs(input_specs(model), wanted, np.random.default_rng(seed), accepted)
     feeds: list[Feed] = [feed for feed, _ in taken]
     if not feeds:
-        raise InputError(f"{complaints[0]}; so it does on smaller inputs: give --inputs")
+        raise InputError(f"{complaints[0]}; so it does on inputs of other sizes: give --inputs")
     return feeds
 
 

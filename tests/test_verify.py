@@ -225,6 +225,33 @@ def positions(length: int) -> onnx.ModelProto:
     return make_model(nodes, {"x": shape}, {"y": shape}, constants)
 
 
+IMAGES = ("batch", 3, "height", "width")
+
+
+def test_images_that_a_network_halves(tmp_path: Path) -> None:
+    """What is made smaller and larger again by whole factors has to be added to the image."""
+    nodes = [
+        helper.make_node("AveragePool", ["x"], ["small"], kernel_shape=[32, 32], strides=[32, 32]),
+        helper.make_node("Resize", ["small", "", "scales"], ["large"], mode="nearest"),
+        helper.make_node("Add", ["x", "large"], ["y"]),
+    ]
+    images, constants = {"x": (np.float32, IMAGES)}, {"scales": np.array([1, 1, 32, 32], np.float32)}
+    path = write(make_model(nodes, images, {"y": (np.float32, IMAGES)}, constants), tmp_path / "m.onnx")
+    result = verify_model(path, path, runs=1)
+    assert result.identical
+    assert all(size % 32 == 0 for size in result.shapes[0]["x"][2:])
+
+
+@pytest.mark.parametrize("side", [224, 512])
+def test_images_of_the_size_that_a_network_was_trained_with(side: int, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    images, constants = {"x": (np.float32, IMAGES)}, {"shape": np.array([1, 3, side * side])}
+    path = write(make_model(nodes, images, {"y": (np.float32, (1, 3, side * side))}, constants), tmp_path / "m.onnx")
+    result = verify_model(path, path, runs=1)
+    assert result.identical
+    assert result.shapes == ({"x": (1, 3, side, side)},)
+
+
 def test_lengths_are_those_that_the_model_takes(tmp_path: Path) -> None:
     path = write(positions(6), tmp_path / "m.onnx")
     result = verify_model(path, path, runs=6)
@@ -239,7 +266,7 @@ def test_a_model_that_takes_no_generated_input(tmp_path: Path) -> None:
         {"y": (np.float32, (None, None))}, {"shape": np.array([1000, 1001])},
     )  # fmt: skip
     path = write(model, tmp_path / "m.onnx")
-    with pytest.raises(InputError, match="so it does on smaller inputs: give --inputs"):
+    with pytest.raises(InputError, match="so it does on inputs of other sizes: give --inputs"):
         verify_model(path, path)
 
 
