@@ -37,6 +37,16 @@ def test_a_whole_file(model: Path, out: Path, capsys: pytest.CaptureFixture[str]
     assert digests(out) == before
 
 
+def test_what_is_said_while_weights_are_looked_at(model: Path, out: Path) -> None:
+    report = mcd_graph.compress_model(model, out / "m.onnx")
+    said: list[mcd_graph.Progress] = []
+    check = check_model(out / "m.onnx", progress=said.append)
+    assert (check.nodes, check.weights) == (3, report.totals.weights)
+    assert [(each.weights_done, each.weights_total) for each in said] == [(1, 2), (2, 2)]
+    assert {each.weight for each in said} == {"w1.x2", "w2.x2"}
+    assert said[0].bytes_done < said[1].bytes_done == said[1].bytes_total == check.compressed_bytes
+
+
 def test_damage_is_status_1_and_names_every_node(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The weight that two nodes share is reported for both."""
     mcd_graph.compress_model(model, out / "m.onnx")
@@ -60,6 +70,8 @@ def test_files_that_are_not_whole(model: Path, out: Path, capsys: pytest.Capture
     assert "but the file has only" in inspect(capsys, out / "m.onnx", "--check", status=1)
     (out / "m.onnx").write_bytes((out / "m.onnx").read_bytes()[:-100])
     assert "is not an ONNX model" in inspect(capsys, out / "m.onnx", "--check", status=1)
+    found = json.loads(inspect(capsys, out / "m.onnx", "--check", "--json", status=1))
+    assert (found["nodes"], found["weights"], found["compressed_bytes"], found["schema_version"]) == (0, 0, 0, 1)
     assert main(["inspect", str(out / "absent.onnx"), "--check"]) == 2
 
 
@@ -69,6 +81,12 @@ def test_graphs_that_the_checker_refuses(out: Path) -> None:
     (problem,) = check_model(write(broken, out / "m.onnx")).problems
     assert problem.reason.startswith("onnx's checker: ")
     assert (problem.node, problem.tensor) == (None, None)
+
+
+def test_a_limit_of_memory(model: Path, out: Path) -> None:
+    mcd_graph.compress_model(model, out / "m.onnx")
+    with pytest.raises(mcd_graph.InputError, match="memory"):
+        check_model(out / "m.onnx", memory_limit=100)
 
 
 @pytest.mark.parametrize("what", ["computed", "no info", "float stream"])
