@@ -159,7 +159,7 @@ def sites_to_blame(
     within = within | _taken_apart(others, theirs, ours)
     rounded = _rounded_otherwise(original, theirs, ours) | _scaled_otherwise(original, lowered, ours)
     blamed = {number for number in rounded if number in quantized}
-    for node in (*_left_in_floats(theirs, ours), *_merged_otherwise(theirs, ours)):
+    for node in (*_left_in_floats(others, theirs, ours), *_merged_otherwise(theirs, ours)):
         blamed |= _nearest(node, ours, followed)
     for node in others:
         if node.op_type not in _EXACT and not _is_part(node, ours, within):
@@ -233,7 +233,7 @@ def _scaled_otherwise(original: Optimized, lowered: Optimized, ours: _View) -> s
     return found
 
 
-def _left_in_floats(theirs: _View, ours: _View) -> list[onnx.NodeProto]:
+def _left_in_floats(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -> list[onnx.NodeProto]:
     """Return the nodes that multiply floats where the original has an operator for quantised weights, or round those.
 
     One may look like another node of the original, which multiplies the same floats.
@@ -243,8 +243,10 @@ def _left_in_floats(theirs: _View, ours: _View) -> list[onnx.NodeProto]:
         producer = theirs.producers.get(name)
         return producer is not None and producer.op_type in _MADE_OF_THEM
 
-    products = (node for node in ours.nodes if node.op_type in _FLOAT_PRODUCTS or node.op_type == "QuantizeLinear")
-    return [node for node in products if any(made(name) for name in node.output)]
+    products = (node for node in ours.nodes if node.op_type in _FLOAT_PRODUCTS)
+    # One that the original has may have a name there that onnxruntime made up, and gave to another value here.
+    rounded = (node for node in others if node.op_type == "QuantizeLinear")
+    return [node for node in (*products, *rounded) if any(made(name) for name in node.output)]
 
 
 def _merged_otherwise(theirs: _View, ours: _View) -> list[onnx.NodeProto]:

@@ -12,6 +12,8 @@ from onnx import helper
 from random_graphs import every_size
 
 from mcd_graph.passes import ReasonCode
+from mcd_graph.passes.engine.optimized import SITE, Instance, IntegerNode, Optimized
+from mcd_graph.passes.engine.surroundings import sites_to_blame
 from mcd_graph.passes.plan.lowering import ONNXRUNTIME_KEY
 
 K, N = 52, 36
@@ -129,6 +131,26 @@ def test_a_weight_that_is_multiplied_in_integers_and_in_floats() -> None:
     with every_size():
         lowered = exact(nodes, outputs=("y", "z"))
     assert {code for _, code in lowered.outcome} == {ReasonCode.WEIGHT_SHARED, ReasonCode.ACTIVATION_FUNCTION_BEHIND}
+
+
+def test_names_that_onnxruntime_makes_up_name_others_in_another_model() -> None:
+    """It numbers the values that it inserts, and a lowered model may have fewer of them."""
+
+    def optimized(product: onnx.NodeProto, token: str) -> Optimized:
+        result = product.output[0]
+        nodes = [
+            ACTIVATION[0], product, node("DequantizeLinear", result, "ys", "yz", output="h"),
+            node("Sigmoid", "h", output="t"), node("QuantizeLinear", "t", "xs", "xz", output=token),
+            node("DequantizeLinear", token, "xs", "xz", output="y"),
+        ]  # fmt: skip
+        value = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+        tensors = [onnx.numpy_helper.from_array(CONSTANTS[name], name) for name in ("xs", "xz", "ys", "yz")]
+        integer = IntegerNode(Instance("", 0), "xq", (result,), requantizes=True)
+        return Optimized(helper.make_graph(nodes, "g", [], [value], tensors), (integer,))
+
+    product = node("QLinearMatMul", "xq", "xs", "xz", "w", "ws", "wz", "ys", "yz", output="token_1")
+    lowered = helper.make_node("MatmulCompressDequant", ["xq", "x2", "index"], ["r"], name=f"{SITE}0", domain="mcd")
+    assert sites_to_blame(optimized(product, "token_2"), optimized(lowered, "token_1"), ["r"]) == set()
 
 
 def gelu(x: str) -> Nodes:
