@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from lowering import make_model
+from onnx import helper
 from samples import write_external
 
 from mcd_graph import compress_model
@@ -32,20 +33,14 @@ def test_a_zero_point_in_a_data_file(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     constants = {
         "w": random.integers(-9, 9, (k, n), np.int8), "zero": np.zeros(n, np.int8),
-        "scale": np.full(n, 0.01, np.float32), "s": np.float32(0.02), "z": np.uint8(128),
+        "scale": np.full(n, 0.01, np.float32), "s": np.array(0.02, np.float32), "z": np.array(128, np.uint8),
     }  # fmt: skip
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("QLinearMatMul", ["q", "s", "z", "w", "scale", "zero", "s", "z"], ["p"]),
         helper.make_node("DequantizeLinear", ["p", "s", "z"], ["y"]),
     ]
-    graph = helper.make_graph(
-        nodes, "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("m", k))],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("m", n))],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
-    )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = make_model(nodes, {"x": (np.float32, ("m", k))}, {"y": (np.float32, ("m", n))}, constants, opset=17)
     source = write_external(model, tmp_path / "model.onnx", "model.data")
     report = compress_model(source, tmp_path / "out.onnx", force_larger=True)
     assert report.totals.lowered == 1
