@@ -16,6 +16,7 @@ from mcd_graph.passes.engine.optimized import TOO_LONG
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from mcd_graph.passes.engine.optimized import Optimized
@@ -29,7 +30,7 @@ _ROUNDS = 8
 
 
 def settle(
-    blame: Callable[[Optimized], set[int]],
+    blame: Callable[[Optimized], set[int] | None],
     extents: Sequence[Extent],
     lower: Callable[[Sequence[Extent]], Path],
     narrower: Callable[[int, Extent], Extent],
@@ -38,7 +39,8 @@ def settle(
     """Return how much each site may take in so that onnxruntime computes all the rest as in the original.
 
     Args:
-        blame: tells, of what onnxruntime makes of a lowered model, the sites beside which it differs from the original.
+        blame: tells, of what onnxruntime makes of a lowered model, the sites beside which it differs from the original;
+            ``None`` if it differs beside none of them. They are searched for then.
         extents: what to begin with.
         lower: writes the lowered copy with so much taken in at each site.
         narrower: tells the next extent of a site, by its number, at which it takes in less than it did.
@@ -47,26 +49,22 @@ def settle(
     chosen = list(extents)
     steps: list[list[Extent]] = []
 
-    def refused(tried: Sequence[Extent]) -> set[int]:
-        """Return the sites that alone make onnxruntime refuse the lowered model; all of them if none does alone."""
-        taken = [number for number, extent in enumerate(tried) if extent != Extent.NONE]
-        alone = {
-            each
-            for each in taken
-            if isinstance(
-                optimize(lower([extent if at == each else Extent.NONE for at, extent in enumerate(tried)])), str
-            )
-        }
-        return alone or set(taken)
-
     def blamed(tried: Sequence[Extent]) -> set[int]:
         if all(extent == Extent.NONE for extent in tried):
             return set()
         lowered = optimize(lower(tried))
         if isinstance(lowered, str):
             logger.info("onnxruntime does not take the lowered model: %s", lowered)
-            return set() if lowered == TOO_LONG else refused(tried)
-        return {each for each in blame(lowered) if tried[each] != Extent.NONE}
+            return set() if lowered == TOO_LONG else searched(tried)
+        numbers = blame(lowered)
+        return searched(tried) if numbers is None else {each for each in numbers if tried[each] != Extent.NONE}
+
+    def searched(tried: Sequence[Extent]) -> set[int]:
+        def wrong(numbers: AbstractSet[int]) -> bool:
+            lowered = optimize(lower([extent if at in numbers else Extent.NONE for at, extent in enumerate(tried)]))
+            return lowered != TOO_LONG if isinstance(lowered, str) else blame(lowered) != set()
+
+        return _culprits([number for number, extent in enumerate(tried) if extent != Extent.NONE], wrong)
 
     while numbers := blamed(chosen):
         steps.append(chosen.copy())
@@ -74,6 +72,15 @@ def settle(
             chosen[number] = Extent.NONE if len(steps) == _ROUNDS else narrower(number, chosen[number])
             logger.info("site %d takes in less: %s", number, chosen[number].name)
     return _undone(chosen, steps, blamed)
+
+
+def _culprits(numbers: Sequence[int], wrong: Callable[[AbstractSet[int]], bool]) -> set[int]:
+    """Return the sites that by themselves make a model wrong, of some that do together; all if no half of them does."""
+    if len(numbers) <= 1:
+        return set(numbers)
+    middle = len(numbers) // 2
+    halves = [half for half in (numbers[:middle], numbers[middle:]) if wrong(set(half))]
+    return set().union(*(_culprits(half, wrong) for half in halves)) or set(numbers)
 
 
 def _undone(

@@ -143,8 +143,10 @@ def sites_to_blame(
     outputs: Sequence[str],
     within: AbstractSet[str] = frozenset(),
     quantized: AbstractSet[int] = frozenset(),
-) -> set[int]:
+) -> set[int] | None:
     """Return the numbers of the lowered nodes beside which onnxruntime computes otherwise than in the original.
+
+    ``None`` says that it does so somewhere, but beside no lowered node.
 
     Args:
         original: the optimised original.
@@ -159,12 +161,10 @@ def sites_to_blame(
     within = within | _taken_apart(others, theirs, ours)
     rounded = _rounded_otherwise(original, theirs, ours) | _scaled_otherwise(original, lowered, ours)
     blamed = {number for number in rounded if number in quantized}
-    for node in (*_left_in_floats(others, theirs, ours), *_merged_otherwise(theirs, ours)):
-        blamed |= _nearest(node, ours, followed)
-    for node in others:
-        if node.op_type not in _EXACT and not _is_part(node, ours, within):
-            blamed |= _nearest(node, ours, followed)
-    return blamed.union(*(_nearest(node, ours, followed) for node in differing))
+    computed = (node for node in others if node.op_type not in _EXACT and not _is_part(node, ours, within))
+    wrong = (*_left_in_floats(others, theirs, ours), *_merged_otherwise(theirs, ours), *computed, *differing)
+    blamed = blamed.union(*(_nearest(node, ours, followed) for node in wrong))
+    return None if wrong and not blamed else blamed
 
 
 def computing(optimized: Optimized) -> Counter[str]:
