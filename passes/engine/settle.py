@@ -74,13 +74,21 @@ def settle(
     return _undone(chosen, steps, blamed)
 
 
-def _culprits(numbers: Sequence[int], wrong: Callable[[AbstractSet[int]], bool]) -> set[int]:
-    """Return the sites that by themselves make a model wrong, of some that do together; all if no half of them does."""
+def _culprits(
+    numbers: Sequence[int], wrong: Callable[[AbstractSet[int]], bool], beside: AbstractSet[int] = frozenset()
+) -> set[int]:
+    """Return those of some sites that make a model wrong, by themselves or together, with those ``beside`` lowered too.
+
+    By halves, and where neither does alone, each half beside the other (delta debugging: Zeller and Hildebrandt,
+    "Simplifying and isolating failure-inducing input", 2002).
+    """
     if len(numbers) <= 1:
         return set(numbers)
-    middle = len(numbers) // 2
-    halves = [half for half in (numbers[:middle], numbers[middle:]) if wrong(set(half))]
-    return set().union(*(_culprits(half, wrong) for half in halves)) or set(numbers)
+    halves = numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
+    if alone := [half for half in halves if wrong(beside | set(half))]:
+        return set().union(*(_culprits(half, wrong, beside) for half in alone))
+    pairs = (halves, halves[::-1])
+    return set().union(*(_culprits(half, wrong, beside | set(other)) for half, other in pairs))
 
 
 def _undone(

@@ -112,7 +112,7 @@ def _settle(
 
     quantized = frozenset(number for number, candidate in enumerate(candidates) if candidate.match.optimized)
 
-    def blame(lowered: Optimized) -> set[int]:
+    def blame(lowered: Optimized) -> set[int] | None:
         return sites_to_blame(original, lowered, outputs, within, quantized)
 
     settled_extents = settle(blame, extents, lower, narrower, ask)

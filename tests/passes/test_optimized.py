@@ -283,6 +283,17 @@ def test_an_output_that_onnxruntime_quantizes() -> None:
     exact(nodes, outputs=("y", "z"))
 
 
+def test_an_output_that_onnxruntime_quantizes_for_a_pair_elsewhere() -> None:
+    """It moves a quantiser only in models that hold a DequantizeLinear; the lowered product, far from it, had the only
+    ones."""
+    nodes = [
+        *ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="y"),
+        node("Neg", "v", output="z"), node("Transpose", "z", output="t", perm=[0, 2, 1]),
+        node("QuantizeLinear", "t", "ys", "yz", output="q"), node("Cast", "q", output="u", to=1),
+    ]  # fmt: skip
+    exact(nodes, ("x", "v"), ("y", "z", "u"))
+
+
 def test_an_output_that_onnxruntime_quantizes_in_the_lowered_model_only() -> None:
     """In the original the Transpose that moves nothing goes with the two that cancel; before a lowered node it stays,
     and the quantiser is moved in front of it."""

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
+import pytest
 from lowering import make_model
 from onnx import helper
 
@@ -36,8 +38,26 @@ def test_a_site_that_onnxruntime_refuses_stays(tmp_path: Path) -> None:
 
 
 def test_sites_that_onnxruntime_refuses_together_stay(tmp_path: Path) -> None:
-    assert settled(tmp_path, [{0, 2}]) == [Extent.NONE] * 3
+    assert settled(tmp_path, [{0, 2}]) == [Extent.NONE, Extent.ALL, Extent.NONE]
 
 
 def test_a_model_that_takes_too_long_is_taken_as_it_is(tmp_path: Path) -> None:
     assert settled(tmp_path, [{1}], lambda _: TOO_LONG) == [Extent.ALL] * 3
+
+
+@pytest.mark.parametrize("wrong", [[{1}], [{0}, {2}], [{0, 2}], [{0, 1, 2}]])
+def test_where_no_site_explains_a_difference_they_are_searched_for(tmp_path: Path, wrong: Sequence[set[int]]) -> None:
+    lowered: list[set[int]] = []
+
+    def lower(extents: Sequence[Extent]) -> Path:
+        lowered.append({number for number, extent in enumerate(extents) if extent != Extent.NONE})
+        return tmp_path
+
+    def blame(_: Optimized) -> set[int] | None:
+        return None if any(each <= lowered[-1] for each in wrong) else set()
+
+    extents = settle(
+        blame, [Extent.ALL] * 3, lower, lambda _, __: Extent.NONE, lambda _: Optimized(onnx.GraphProto(), ())
+    )
+    kept = set.union(*wrong)
+    assert extents == [Extent.NONE if number in kept else Extent.ALL for number in range(3)]
