@@ -129,6 +129,11 @@ pub trait TileKernel: Sync {
         false
     }
 
+    /// Whether [`Self::multiply_epilogue`] takes any number of panels, and not four alone.
+    fn epilogue_of_any_width(&self) -> bool {
+        false
+    }
+
     /// Whether it multiplies by a compressed weight sooner than memory gives the plain one: a few gigabytes a second are not
     /// enough for that.
     fn outpaces_memory(&self) -> bool {
@@ -234,6 +239,11 @@ pub trait RowKernel: Sync {
         rows::pack(from, to)
     }
 
+    /// What does not depend on the row, as [`rows::column_terms`].
+    fn column_terms(&self, sums: &[i32], factor: i32, base: i32, terms: &mut [i32]) {
+        rows::column_terms(sums, factor, base, terms);
+    }
+
     /// Bytes of an activation as it is multiplied.
     fn width(&self) -> usize {
         1
@@ -310,6 +320,12 @@ macro_rules! row_operations {
         fn pack(&self, from: $crate::arch::rows::ActivationRow<'_>, to: &mut [i8]) -> i32 {
             // SAFETY: `self` proves the features.
             unsafe { $function(from, to) }
+        }
+    };
+    (@column_terms $function:path) => {
+        fn column_terms(&self, sums: &[i32], factor: i32, base: i32, terms: &mut [i32]) {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(sums, factor, base, terms) }
         }
     };
     (@finish $function:path) => {

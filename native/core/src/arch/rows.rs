@@ -63,6 +63,14 @@ pub fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
     sum
 }
 
+/// `base − factor · sum` for each column's sum, in integers that wrap.
+#[inline(always)]
+pub fn column_terms(sums: &[i32], factor: i32, base: i32, terms: &mut [i32]) {
+    for (term, sum) in terms.iter_mut().zip(sums) {
+        *term = base.wrapping_sub(factor.wrapping_mul(*sum));
+    }
+}
+
 /// Rounds to fp16 (bits), half to even; lengths are the same.
 ///
 /// In software, for what the crate `half` does otherwise depends on the processor and not on the kernel.

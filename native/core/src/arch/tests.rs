@@ -3,7 +3,7 @@
 
 use super::output::{Elementwise, Epilogue, Output, ScalarOrPerColumn};
 use super::portable::Portable;
-use super::rows::{Terms, WeightTerm};
+use super::rows::{self, ActivationRow, Terms, WeightTerm};
 use super::{Accumulators, Coded, Extent, PanelSteps, Rows, Scratch, Symbols, TileCode, TileKernel};
 use crate::codec::decode::CodedTile;
 use crate::codec::encode::EncodeTable;
@@ -56,6 +56,44 @@ fn every_code_decodes_alike() {
         }
     }
     assert!(codes > 500);
+}
+
+#[test]
+fn rows_are_packed_alike() {
+    let mut rng = Rng::new(0x1234_5678_9abc_def1);
+    for len in (0..140).chain([255, 1000, 4097]) {
+        // All the same as well, for the sums are the largest then.
+        for value in [None, Some(0), Some(0x7f), Some(0x80), Some(0xff)] {
+            let bytes: Vec<u8> = (0..len).map(|_| value.unwrap_or_else(|| rng.next() as u8)).collect();
+            let signed: Vec<i8> = bytes.iter().map(|byte| byte.cast_signed()).collect();
+            for row in [ActivationRow::U8(&bytes), ActivationRow::I8(&signed)] {
+                let mut expected = vec![77; len];
+                let sum = rows::pack(row, &mut expected);
+                for kernel in Kernel::available() {
+                    let mut packed = vec![77; len];
+                    assert_eq!(kernel.tile().rows().pack(row, &mut packed), sum, "{kernel:?}, {len}");
+                    assert_eq!(packed, expected, "{kernel:?}, {len}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn terms_of_columns_are_alike() {
+    let mut rng = Rng::new(7);
+    for len in (0..40).chain([255, 1000]) {
+        let sums: Vec<i32> = (0..len).map(|_| rng.next() as i32).collect();
+        for (factor, base) in [(0, 5), (128, -7), (255, i32::MAX), (i32::MIN, i32::MIN)] {
+            let expected: Vec<i32> =
+                sums.iter().map(|sum| (i64::from(base) - i64::from(factor) * i64::from(*sum)) as i32).collect();
+            for kernel in Kernel::available() {
+                let mut terms = vec![77; len];
+                kernel.tile().rows().column_terms(&sums, factor, base, &mut terms);
+                assert_eq!(terms, expected, "{kernel:?}, {len}");
+            }
+        }
+    }
 }
 
 /// Whatever the reference accepts must decode to the same symbols; the rest must do no harm.

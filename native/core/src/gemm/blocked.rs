@@ -8,15 +8,17 @@ use super::columns::Columns;
 use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Extent, Rows, Scratch, Symbols, Workspace};
+use crate::arch::{Accumulators, Extent, Rows, Scratch, Symbols, TileKernel, Workspace};
 use crate::error::Error;
 use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use crate::parallel::WorkQueue;
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
 
-/// Panels of a block.
+/// Panels of a block whose sums are in memory.
 const BLOCK_PANELS: usize = 4;
+/// Units for each thread, at least, where they are as long as one likes: one that wakes up late takes fewer.
+const UNITS_PER_THREAD: usize = 4;
 /// Bytes of activations that stay in the second cache, beside a strip, while they meet the panels of it; but at least so
 /// many rows, and at most so many, for there should be something to share out.
 const CACHED_BYTES: usize = 384 << 10;
@@ -32,7 +34,7 @@ fn cached_rows(k: usize) -> usize {
 }
 
 /// The work in units: cut by strips, by rows and, where strips are not cut into chunks, by blocks of panels, in this order from the
-/// outermost.
+/// outermost. A weight that is decoded is one strip, if the kernel does not want four panels at a time.
 pub(super) struct Work<'a> {
     queue: WorkQueue<'a>,
     /// Tiles that are decoded at a time.
@@ -41,11 +43,16 @@ pub(super) struct Work<'a> {
     /// Rows of each group but the last.
     rows: usize,
     blocks: usize,
+    /// Panels of each block but the last of a strip.
+    panels: usize,
+    /// Panels of the one strip, if there is one.
+    one_strip: Option<usize>,
 }
 
 impl<'a> Work<'a> {
     pub fn new(
         weight: &PreparedWeight,
+        kernel: &dyn TileKernel,
         columns: Columns,
         m: usize,
         threads: usize,
@@ -55,15 +62,23 @@ impl<'a> Work<'a> {
         let tiling = geometry.tiling();
         let (strips, tiles_k) = (columns.strips, geometry.tiles_k());
         let chunk = (CHUNK_BYTES / (tiling.n * tiling.k * FRACTAL)).clamp(1, tiles_k);
-        let (blocks, groups) = if weight.is_decoded() || chunk == tiles_k {
-            (tiling.n.div_ceil(BLOCK_PANELS), m.div_ceil(cached_rows(geometry.padded_k())))
+        let groups_that_stay = m.div_ceil(cached_rows(geometry.padded_k()));
+        let one_strip =
+            (weight.is_decoded() && kernel.epilogue_of_any_width()).then(|| columns.count.div_ceil(PANEL));
+        let (strips, blocks, panels, groups) = if let Some(all) = one_strip {
+            let panels = if threads == 1 { all } else { all / (threads * UNITS_PER_THREAD) };
+            let panels = panels.next_multiple_of(BLOCK_PANELS).max(BLOCK_PANELS);
+            (1, all.div_ceil(panels), panels, groups_that_stay)
+        } else if weight.is_decoded() || chunk == tiles_k {
+            (strips, tiling.n.div_ceil(BLOCK_PANELS), BLOCK_PANELS, groups_that_stay)
         } else {
-            (1, threads.div_ceil(strips).min(m / GROUP_ROWS).max(1))
+            (strips, 1, tiling.n, threads.div_ceil(strips).min(m / GROUP_ROWS).max(1))
         };
         let rows = m.div_ceil(groups).next_multiple_of(weight.kernel().tile().block_rows());
         let groups = m.div_ceil(rows);
         let units = strips * groups * blocks;
-        Ok(Self { queue: WorkQueue::new(runs, units, threads.min(units))?, chunk, groups, rows, blocks })
+        let queue = WorkQueue::new(runs, units, threads.min(units))?;
+        Ok(Self { queue, chunk, groups, rows, blocks, panels, one_strip })
     }
 
     pub fn threads(&self) -> usize {
@@ -100,10 +115,7 @@ impl Job<'_> {
         );
         let shape = geometry.tile(strip * tiles_k);
         let rows = group * work.rows..self.m.min((group + 1) * work.rows);
-        let panels = match work.blocks {
-            1 => 0..shape.panels,
-            _ => block * BLOCK_PANELS..((block + 1) * BLOCK_PANELS).min(shape.panels),
-        };
+        let panels = block * work.panels..((block + 1) * work.panels).min(work.one_strip.unwrap_or(shape.panels));
         if panels.is_empty() {
             return Ok(()); // The last strip has fewer.
         }
@@ -166,6 +178,10 @@ impl Job<'_> {
         let cached = if whole { rows.len() } else { cached_rows(strip.fractals * FRACTAL_K) };
         for group in rows.clone().step_by(cached) {
             let group = group..rows.end.min(group + cached);
+            if whole && self.kernel.epilogue_of_any_width() && self.pieces_in_registers(symbols, strip, group.clone())
+            {
+                continue;
+            }
             for panel in strip.panels.clone().step_by(BLOCK_PANELS) {
                 let panels = panel..strip.panels.end.min(panel + BLOCK_PANELS);
                 if whole && self.epilogue_in_registers(symbols, strip, panels.clone(), group.clone()) {
@@ -181,6 +197,19 @@ impl Job<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Multiplies panels as [`Self::epilogue_in_registers`] does, those of each head by themselves, where heads end with panels.
+    fn pieces_in_registers(&self, symbols: Symbols<'_>, strip: &Strip, rows: Range<usize>) -> bool {
+        let columns = strip.columns(&strip.panels);
+        let real = columns.start..columns.end.min(self.columns.count);
+        let mut pieces = self.output.column_pieces(real).map(|piece| {
+            (piece.start.is_multiple_of(PANEL))
+                .then(|| piece.start / PANEL - strip.panel..piece.end.div_ceil(PANEL) - strip.panel)
+        });
+        pieces.all(|panels| {
+            panels.is_some_and(|panels| self.epilogue_in_registers(symbols, strip, panels, rows.clone()))
+        })
     }
 
     /// Multiplies a block whose panels reach over all of k and writes its outputs, where the kernel has a way to do that at

@@ -2,9 +2,10 @@
 
 use super::call::{Heads, Operands, ZeroPoint};
 use super::ranges::pieces;
+use crate::arch::RowKernel;
 use crate::arch::output::{Output, ScalarOrPerColumn};
 use crate::arch::rows::{Terms, WeightTerm};
-use crate::error::{Error, refill};
+use crate::error::{Error, refill, resize};
 use std::ops::Range;
 
 /// An output that several threads write, each its own blocks.
@@ -99,6 +100,7 @@ pub(super) struct Correction<'a> {
 impl<'a> Correction<'a> {
     /// What it holds is in `columns` and `weights`.
     pub fn new(
+        kernel: &dyn RowKernel,
         (columns, weights): (&'a mut Vec<i32>, &'a mut Vec<i32>),
         factors: &Factors<'_>,
         operands: &Operands<'_>,
@@ -126,7 +128,11 @@ impl<'a> Correction<'a> {
             kx.wrapping_mul(weight).wrapping_sub(x_zero_of_sums.wrapping_mul(sum.wrapping_sub(excess)))
         };
         match weight {
-            WeightTerm::Scalar(a) => refill(columns, column_sums.iter().map(|sum| both(sum, a)), WHAT)?,
+            WeightTerm::Scalar(a) => {
+                // Sums of 0 give what the others begin with.
+                resize(columns, column_sums.len(), WHAT)?;
+                kernel.column_terms(column_sums, x_zero_of_sums, both(&0, a), columns);
+            }
             WeightTerm::PerColumn(a) => {
                 refill(columns, column_sums.iter().zip(a).map(|(sum, a)| both(sum, *a)), WHAT)?;
             }

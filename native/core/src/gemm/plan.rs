@@ -63,7 +63,7 @@ fn run(
     let plan = if !weight.is_decoded() && m <= kernel.fused_rows() {
         Plan::Fused(fused::Work::new(&weight, columns, threads, runs)?)
     } else {
-        Plan::Blocked(blocked::Work::new(&weight, columns, m, threads, runs)?)
+        Plan::Blocked(blocked::Work::new(&weight, kernel, columns, m, threads, runs)?)
     };
     // By one of the threads; the others wait a moment, which the system must not take for a rest.
     let (knowing, known, terms) = (Barrier::new(1), OnceLock::new(), Mutex::new(Some(terms)));
@@ -72,7 +72,7 @@ fn run(
         let (packed, quantizer) = packing.share(kernel.rows(), &mut workspace.row)?;
         knowing.share(|_| {
             let terms = terms.lock().unwrap_or_else(PoisonError::into_inner).take().expect("this is done once");
-            _ = known.set(corrections(terms, &weight, columns, call, scale, quantizer));
+            _ = known.set(corrections(kernel, terms, &weight, columns, call, scale, quantizer));
         });
         let known = known.get().expect("a thread that fails here has unwound, and so have the others");
         let (correction, scales) = known.as_ref().map_err(Clone::clone)?;
@@ -92,6 +92,7 @@ fn padding(kernel: &dyn TileKernel) -> i8 {
 
 /// What is known once the activations are quantised.
 fn corrections<'a>(
+    kernel: &dyn TileKernel,
     TermMemory { columns: of_columns, weights, scales }: &'a mut TermMemory,
     weight: &PreparedWeight,
     columns: Columns,
@@ -109,7 +110,7 @@ fn corrections<'a>(
         shift: call.x.shift(),
         plain: weight.products(call.x.shift()).saturates(),
     };
-    let correction = Correction::new((of_columns, weights), &factors, operands)?;
+    let correction = Correction::new(kernel.rows(), (of_columns, weights), &factors, operands)?;
     Ok((correction, Scales::new(scales, scale, quantizer.map(|by| by.scale).or(operands.x_scale))?))
 }
 

@@ -174,6 +174,10 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for
         true
     }
 
+    fn epilogue_of_any_width(&self) -> bool {
+        true
+    }
+
     /// Of activations that are bytes or of 16 bits, as [`rows::finish`] makes them.
     fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
         let pairs = row.as_chunks::<2>().0.iter();
@@ -226,6 +230,7 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> RowKernel for 
         write_columns: rows::write_columns,
         dequantize: rows::dequantize,
         pack: rows::pack,
+        column_terms: rows::column_terms,
         finish: rows::finish::<SATURATES>,
         epilogue: rows::epilogue,
     }

@@ -1,5 +1,6 @@
 //! Work on whole rows, by this kernel's instructions.
 
+use super::vectors::{LANES, load};
 use crate::arch::operands::ByteRows;
 use crate::arch::output::Output;
 use crate::arch::rows::{self, ActivationRow, Panels, Terms};
@@ -14,9 +15,41 @@ use std::mem::MaybeUninit;
 /// Rows and columns that are transposed in registers.
 const PIECE: usize = 8;
 
+/// As [`rows::pack`]: bytes are added up as unsigned ones, eight by one instruction.
 #[target_feature(enable = "avx2")]
 pub(super) fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
-    rows::pack(from, to)
+    let (bytes, flip) = match from {
+        ActivationRow::U8(from) => (from, i8::MIN),
+        // SAFETY: the layout is the same.
+        ActivationRow::I8(from) => (unsafe { &*(std::ptr::from_ref(from) as *const [u8]) }, 0),
+    };
+    let len = bytes.len().min(to.len());
+    let (vectors, rest) = bytes[..len].as_chunks::<LANES>();
+    let (packed, packed_rest) = to[..len].as_chunks_mut::<LANES>();
+    let (flip, to_unsigned) = (_mm256_set1_epi8(flip), _mm256_set1_epi8(i8::MIN));
+    let mut sums = _mm256_setzero_si256();
+    for (from, to) in vectors.iter().zip(packed) {
+        let packed = _mm256_xor_si256(load(from), flip);
+        // SAFETY: 32 bytes.
+        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), packed) };
+        let of_eight = _mm256_sad_epu8(_mm256_xor_si256(packed, to_unsigned), _mm256_setzero_si256());
+        sums = _mm256_add_epi64(sums, of_eight);
+    }
+    // Sums of rows wrap, like the products.
+    let halves = _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+    let sum = _mm_cvtsi128_si64(halves).wrapping_add(_mm_extract_epi64::<1>(halves));
+    let sum = (sum - 128 * (len - rest.len()) as i64) as i32;
+    let rest = match from {
+        ActivationRow::U8(_) => ActivationRow::U8(rest),
+        ActivationRow::I8(from) => ActivationRow::I8(&from[len - rest.len()..len]),
+    };
+    sum.wrapping_add(rows::pack(rest, packed_rest))
+}
+
+/// As [`rows::column_terms`].
+#[target_feature(enable = "avx2")]
+pub(in crate::arch::x86_64) fn column_terms(sums: &[i32], factor: i32, base: i32, terms: &mut [i32]) {
+    rows::column_terms(sums, factor, base, terms);
 }
 
 /// As [`RowKernel::finish`](crate::arch::RowKernel::finish).

@@ -181,6 +181,7 @@ impl RowKernel for Avx512 {
         write_columns: rows::write_columns,
         dequantize: avx2::dequantize,
         pack: rows::pack,
+        column_terms: avx2::column_terms,
         epilogue: rows::epilogue,
     }
 }
