@@ -185,9 +185,8 @@ def _restore(node: CompressedNode, weight: ir.Value) -> Operand:
 
     zero_point = node.input("zero_point")
     if where in (IN_FRONT, BEHIND) and _has_one_value(scale):
-        zero = np.zeros((), np.float32) if zero_point is None else _one_value(zero_point)
-        if zero is not None:
-            parameters = (_scalar(scale), NewConstant(zero.astype(node.dtype.numpy()), "zero_point"))
+        parameters = _parameters(scale, zero_point, node.dtype)
+        if parameters is not None:
             if where == BEHIND:
                 return NewOutput(NewNode("DequantizeLinear", (rows, *parameters)))
             table = NewOutput(NewNode("DequantizeLinear", (weight, *parameters)))
@@ -197,6 +196,18 @@ def _restore(node: CompressedNode, weight: ir.Value) -> Operand:
         widened = NewOutput(NewNode("Sub", (widened, along(zero_point))))
     widened = NewOutput(NewNode("Mul", (widened, along(scale))))
     return NewOutput(NewNode("Gather", (widened, indices), {"axis": 0})) if whole else widened
+
+
+def _parameters(scale: ir.Value, zero_point: ir.Value | None, dtype: ir.DataType) -> tuple[Operand, Operand] | None:
+    """Return scale and zero point of a DequantizeLinear; ``None`` if the zero point has not the type of the table."""
+    zero = np.zeros((), np.float32) if zero_point is None else _one_value(zero_point)
+    if zero is not None:
+        return _scalar(scale), NewConstant(zero.astype(dtype.numpy()), "zero_point")
+    # Computed at run time: the floats are cast from what the DequantizeLinear had.
+    cast = None if zero_point is None else zero_point.producer()
+    if cast is None or (cast.domain, cast.op_type) != ("", "Cast") or cast.inputs[0] is None:
+        return None
+    return (scale, cast.inputs[0]) if cast.inputs[0].dtype in (dtype, None) else None
 
 
 def _one_value(values: ir.Value) -> np.ndarray | None:

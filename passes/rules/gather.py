@@ -314,11 +314,12 @@ def _float_vector(value: ir.Value | None) -> Operand:
     """Return a zero point as float32, the form that the operator takes; one that is 0 is left out."""
     if value is None:
         return None
-    array = constant_array(value)
-    if array is None:
-        return NewOutput(NewNode("Cast", (value,), {"to": int(ir.DataType.FLOAT)}))
-    if array.dtype == np.float32:
+    if known_dtype(value) == ir.DataType.FLOAT:
         return _vector(value)
+    constant = fold(value)
+    if constant is None:
+        return NewOutput(NewNode("Cast", (value,), {"to": int(ir.DataType.FLOAT)}))
+    array = constant.tensor.numpy()
     return NewConstant(array.astype(np.float32).reshape(-1), f"{value.name}.float") if array.any() else None
 
 

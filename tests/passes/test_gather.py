@@ -290,6 +290,31 @@ def test_a_dequantizer_comes_back_where_it_stood(behind: bool, zero_point: int) 
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("handed_on", [False, True])
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_dequantizer_with_a_zero_point_that_is_no_initializer_comes_back(behind: bool, handed_on: bool) -> None:
+    """Handed on by an Identity, or an input of the model."""
+    constants = {"w": integers(np.int8, (60, 32), 1), "s": np.array(0.0123, np.float32), "v": floats((32, 24), 2)}
+    feeds = {"i": np.arange(14).reshape(2, 7) * 4}
+    inputs: dict[str, tuple[type, tuple[int | str, ...]]] = {"i": (np.int64, ("b", "m"))}
+    if handed_on:
+        nodes, constants["z0"] = [node("Identity", "z0", "z")], np.array(3, np.int8)
+    else:
+        nodes, inputs["z"], feeds["z"] = [], (np.int8, ()), np.array(3, np.int8)
+    if behind:
+        nodes += [node("Gather", "w i", "g", axis=0), node("DequantizeLinear", "g s z", "d")]
+    else:
+        nodes += [node("DequantizeLinear", "w s z", "g"), node("Gather", "g i", "d", axis=0)]
+    outputs = {"y": (np.float32, ("b", "m", 24))}
+    model = make_model([*nodes, node("MatMul", "d v", "p"), node("Mul", "p s", "y")], inputs, outputs, constants)
+    lowered = assert_exact(model, feeds, optimized=True)
+    assert [code for _, code in lowered.outcome] == [None]
+    restored = ir.from_proto(lowered.proto)
+    plan_restoration(restored).apply()
+    assert [each.op_type for each in restored.graph].count("DequantizeLinear") == 1
+    assert_same_bytes(run(ir.to_proto(restored), feeds, optimize=True), run(model, feeds, optimize=True))
+
+
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("zero_point", [None, 3])
 def test_a_table_that_a_mul_widened_as_a_whole_comes_back_so(zero_point: float | None, per_row: bool) -> None:
