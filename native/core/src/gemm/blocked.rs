@@ -225,7 +225,7 @@ impl Job<'_> {
         let Some(mut runs) = self.runs_of_rows(rows, columns.clone()) else { return false };
         runs.all(|rows| {
             let (symbols, extent, x) = self.operands(symbols, strip, &panels, &rows);
-            // SAFETY: every block of columns and rows is in one run, and there written once, here or elsewhere.
+            // SAFETY: every block of columns and rows is in one unit, and its outputs are written by the thread that has that alone.
             let (terms, mut out) = unsafe { self.block(rows, columns.clone()) };
             self.kernel.multiply_epilogue(symbols, extent, x, &terms, &mut out)
         })
