@@ -91,8 +91,10 @@ class _Numbering:
     """Says which values of two models are the same, and which nodes of the second are in the first as well."""
 
     def __init__(self, original: _View) -> None:
+        self._view = original
         self._known: dict[str, list[str]] = {}
         self._original = dict(original.constants)
+        self._second: dict[str, str] = {}
         for node in original.nodes:
             description = _describe(node, self._original)
             values = self._known.setdefault(description, [f"value {name}" for name in node.output])
@@ -105,13 +107,15 @@ class _Numbering:
             model: the second model.
             results: for results of its lowered nodes that have another name in the first one, that name.
         """
-        values = dict(model.constants)
+        self._second = values = dict(model.constants)
         found = []
         for node in model.nodes:
             same = self._known.get(_describe(node, values)) if _site(node) is None else None
             if same is None:
                 found.append(node)
                 names = [results.get(name, name) for name in node.output]
+                if _site(node) is not None and not _requantizes(node):
+                    names = [f"unrounded {name}" if _is_rounded(name, self._view) else name for name in names]
                 rounded = _rounds(node, model, values)
                 same = [self._original.get(name, f"new {name}") for name in names]
                 same = [f"rounded {name}" if each == rounded else each for each, name in zip(same, names, strict=True)]
@@ -120,10 +124,40 @@ class _Numbering:
         named = [node for node in model.nodes if other.intersection(node.output)]
         return [node for node in found if _site(node) is None], named
 
+    def rounds_first(self, theirs: str, ours: str) -> bool:
+        """Tell whether a value of the first model is one of the second, rounded by a QuantizeLinear, and moved."""
+        unrounded, rounded = _value(ours, self._second), False
+        for _ in range(_DEPTH):
+            node = self._view.producers.get(theirs)
+            if node is None or node.op_type not in (*_MOVES, "QuantizeLinear", "DequantizeLinear"):
+                return False
+            rounded |= node.op_type == "QuantizeLinear"
+            theirs = node.input[0]
+            if rounded and _value(theirs, self._original) == unrounded:
+                return True
+        return False
+
 
 def _value(name: str, values: Mapping[str, str]) -> str:
     """Return which value is called ``name``; one that nothing computes, an input, has its name to itself."""
     return values.get(name, f"value {name}")
+
+
+def _is_rounded(name: str, view: _View) -> bool:
+    """Tell whether a value of floats is one that a QuantizeLinear rounded, with only moves behind that."""
+    for _ in range(_DEPTH):
+        node = view.producers.get(name)
+        if node is None or node.op_type not in _MOVES:
+            break
+        name = node.input[0]
+    return node is not None and node.op_type == "DequantizeLinear" and bool(_quantizers(name, view))
+
+
+def _requantizes(node: onnx.NodeProto) -> bool:
+    """Tell whether a lowered node rounds its result as a QuantizeLinear and DequantizeLinear behind it did."""
+    spec = find(node.domain, node.op_type)
+    given = {} if spec is None else dict(zip(spec.input_names, node.input, strict=False))
+    return bool(given.get("y_scale"))
 
 
 def _rounds(node: onnx.NodeProto, view: _View, values: Mapping[str, str]) -> str | None:
@@ -156,13 +190,21 @@ def sites_to_blame(
         quantized: numbers of the lowered nodes that multiply what the original multiplies, quantised already.
     """
     theirs, ours = _View(original.graph), _View(lowered.graph)
-    others, differing = _Numbering(theirs).others(ours, _renamed(original, theirs, ours, outputs))
+    numbering = _Numbering(theirs)
+    others, differing = numbering.others(ours, _renamed(original, theirs, ours, outputs))
     followed = {id(node) for node in others} | {id(node) for node in ours.nodes if node.op_type in _EXACT}
     within = within | _taken_apart(others, theirs, ours)
     rounded = _rounded_otherwise(original, theirs, ours) | _scaled_otherwise(original, lowered, ours)
     blamed = {number for number in rounded if number in quantized}
     computed = (node for node in others if node.op_type not in _EXACT and not _is_part(node, ours, within))
-    wrong = (*_left_in_floats(others, theirs, ours), *_merged_otherwise(theirs, ours), *computed, *differing)
+    rounded_first = _rounded_first(original, theirs, ours, numbering)
+    wrong = (
+        *_left_in_floats(others, theirs, ours),
+        *_merged_otherwise(theirs, ours),
+        *computed,
+        *differing,
+        *rounded_first,
+    )
     blamed = blamed.union(*(_nearest(node, ours, followed) for node in wrong))
     return None if wrong and not blamed else blamed
 
@@ -205,6 +247,24 @@ def _rounded_otherwise(original: Optimized, theirs: _View, ours: _View) -> set[i
         and instance in read
         and _quantizers(node.input[0], ours) != _quantizers(read[instance], theirs)
     }
+
+
+def _rounded_first(original: Optimized, theirs: _View, ours: _View, numbering: _Numbering) -> list[onnx.NodeProto]:
+    """Return what quantises floats by their range, and floats that the original rounds in front of that."""
+    read = {node.instance: node.activation for node in original.integer_nodes}
+    found = []
+    for node in ours.nodes:
+        if node.op_type == "DynamicQuantizeLinear":
+            quantizer = theirs.producers.get(node.output[0])
+        elif _site(node) is not None:
+            quantizer = theirs.producers.get(read.get(instance_of(node), ""))
+        else:
+            continue
+        if quantizer is None or quantizer.op_type != "DynamicQuantizeLinear":
+            continue
+        if numbering.rounds_first(quantizer.input[0], node.input[0]):
+            found.append(node)
+    return found
 
 
 def _scaled_otherwise(original: Optimized, lowered: Optimized, ours: _View) -> set[int]:
@@ -304,10 +364,13 @@ def _renamed(original: Optimized, theirs: _View, ours: _View, outputs: Sequence[
         number = _site(node)
         if number is None or number < 0 or node.output[0] in theirs.producers:
             continue
-        # An int8 result that became uint8; or a float16 one, which onnxruntime computes in float.
-        for name in (results.get(instance_of(node)), f"InsertedPrecisionFreeCast_{outputs[number]}"):
+        # A float16 result, which onnxruntime computes in float; an int8 one that became uint8; or one whose name
+        # onnxruntime left to what is rounded.
+        names = (f"InsertedPrecisionFreeCast_{outputs[number]}", results.get(instance_of(node)), outputs[number])
+        for name in names:
             if name in theirs.producers:
                 renamed[node.output[0]] = str(name)
+                break
     return renamed
 
 
