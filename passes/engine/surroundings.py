@@ -255,14 +255,15 @@ def _rounded_first(original: Optimized, theirs: _View, ours: _View, numbering: _
     found = []
     for node in ours.nodes:
         if node.op_type == "DynamicQuantizeLinear":
-            quantizer = theirs.producers.get(node.output[0])
+            activation = node.output[0]
         elif _site(node) is not None:
-            quantizer = theirs.producers.get(read.get(instance_of(node), ""))
+            activation = read.get(instance_of(node), "")
         else:
             continue
-        if quantizer is None or quantizer.op_type != "DynamicQuantizeLinear":
-            continue
-        if numbering.rounds_first(quantizer.input[0], node.input[0]):
+        quantizer = theirs.producers.get(activation)
+        if quantizer is not None and quantizer.op_type == "DynamicQuantizeLinear":
+            activation = quantizer.input[0]
+        if numbering.rounds_first(activation, node.input[0]):
             found.append(node)
     return found
 

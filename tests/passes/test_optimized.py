@@ -1,5 +1,6 @@
 """Where onnxruntime's optimiser sees another graph than the rules, its answer decides; bytes at default settings."""
 
+import unittest.mock
 from collections.abc import Callable
 
 import numpy as np
@@ -292,6 +293,51 @@ def test_an_output_that_onnxruntime_quantizes_for_a_pair_elsewhere() -> None:
         node("QuantizeLinear", "t", "ys", "yz", output="q"), node("Cast", "q", output="u", to=1),
     ]  # fmt: skip
     exact(nodes, ("x", "v"), ("y", "z", "u"))
+
+
+def dynamic(x: str, w: str, y: str) -> Nodes:
+    """Return a dynamically quantised product."""
+    return [
+        helper.make_node("DynamicQuantizeLinear", [x], [f"{y}.q", f"{y}.s", f"{y}.z"]),
+        node("MatMulInteger", f"{y}.q", w, f"{y}.z", output=f"{y}.sum"),
+        node("Cast", f"{y}.sum", output=f"{y}.float", to=1), node("Mul", f"{y}.s", "ws", output=f"{y}.scale"),
+        node("Mul", f"{y}.float", f"{y}.scale", output=y),
+    ]  # fmt: skip
+
+
+def test_a_product_that_onnxruntime_quantizes_for_a_pair_elsewhere() -> None:
+    """As above, and what is rounded has the name of the product, which a lowered node would give unrounded."""
+    nodes = [
+        *ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="y"), *dynamic("v", "w", "z"),
+        node("Transpose", "z", output="t", perm=[0, 2, 1]), node("QuantizeLinear", "t", "ys", "yz", output="q"),
+        node("Cast", "q", output="u", to=1),
+    ]  # fmt: skip
+    exact(nodes, ("x", "v"), ("y", "z", "u"))
+
+
+ROWS = [node("ArgMax", "x", output="i", axis=-1, keepdims=0), node("Gather", "w", "i", output="rows", axis=0)]
+
+
+def test_looked_up_rows_that_onnxruntime_quantizes_in_the_lowered_model_only() -> None:
+    """In the original a DequantizeLinear stands behind the rows, and it moves no quantiser to that."""
+    nodes = [
+        *ROWS, node("DequantizeLinear", "rows", "ws", "wz", output="z"),
+        node("Transpose", "z", output="t", perm=[0, 2, 1]), node("QuantizeLinear", "t", "ys", "yz", output="q"),
+        node("Cast", "q", output="u", to=1), *ACTIVATION, node("Abs", "xd", output="y"),
+    ]  # fmt: skip
+    with every_size():
+        exact(nodes, outputs=("y", "z", "u"))
+
+
+def test_looked_up_rows_that_onnxruntime_rounds_in_front_of_a_range() -> None:
+    """Behind a Reshape it puts a pair of quantisers, to uint8 where the DequantizeLinear has no zero point."""
+    nodes = [
+        *ROWS, node("DequantizeLinear", "rows", "ws", output="z"), node("Reshape", "z", "flat", output="r"),
+        *dynamic("r", "square", "y"),
+    ]  # fmt: skip
+    constants = {"flat": np.array([0, 0, -1]), "square": integers(np.int8, (N, N), 5)}
+    with unittest.mock.patch.dict(CONSTANTS, constants), every_size():
+        exact(nodes, outputs=("y", "z"))
 
 
 def test_an_output_that_onnxruntime_quantizes_in_the_lowered_model_only() -> None:
