@@ -58,6 +58,9 @@ _MADE_OF_THEM = _MULTIPLYING | {"MatMulNBits"}
 #: Directions to look in: ahead, or not.
 _AHEAD, _BACK = (True,), (False,)
 
+#: The lowest number of the types that are quantised to; from there, zero points of both are the same.
+_LOWEST = {onnx.TensorProto.INT8: -128, onnx.TensorProto.UINT8: 0}
+
 #: So many nodes are followed, at most, from a difference to its cause.
 _DEPTH = 24
 
@@ -70,6 +73,7 @@ class _View:
         self.producers: dict[str, onnx.NodeProto] = {}
         self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
         self.constants: dict[str, str] = {}
+        self.zero_points: dict[str, int] = {}
         self.outputs: set[str] = set()
         self._add(graph)
 
@@ -77,6 +81,8 @@ class _View:
         self.outputs.update(value.name for value in graph.output)
         for tensor in graph.initializer:
             self.constants[tensor.name] = f"constant {_digest(tensor)}"
+            if tensor.data_type in _LOWEST and not tensor.dims and not tensor.external_data:
+                self.zero_points[tensor.name] = int(onnx.numpy_helper.to_array(tensor)) - _LOWEST[tensor.data_type]
         for node in graph.node:
             for inner in graphs_in((node,)):
                 self._add(inner)
@@ -116,6 +122,8 @@ class _Numbering:
                 names = [results.get(name, name) for name in node.output]
                 if _site(node) is not None and not _requantizes(node):
                     names = [f"unrounded {name}" if _is_rounded(name, self._view) else name for name in names]
+                if node.op_type in _MOVES and self.rounds_first(node.output[0], _unmoved(node.output[0], model)):
+                    names = [f"unrounded {name}" for name in names]
                 rounded = _rounds(node, model, values)
                 same = [self._original.get(name, f"new {name}") for name in names]
                 same = [f"rounded {name}" if each == rounded else each for each, name in zip(same, names, strict=True)]
@@ -125,16 +133,23 @@ class _Numbering:
         return [node for node in found if _site(node) is None], named
 
     def rounds_first(self, theirs: str, ours: str) -> bool:
-        """Tell whether a value of the first model is one of the second, rounded by a QuantizeLinear, and moved."""
-        unrounded, rounded = _value(ours, self._second), False
+        """Tell whether a value of the first model is one of the second, moved, and rounded to others on the way.
+
+        What a DequantizeLinear with a zero point gives is rounded to itself by a QuantizeLinear with its parameters;
+        without a zero point, int8 becomes uint8 where onnxruntime writes such a pair.
+        """
+        unrounded, rounded = _value(ours, self._second), list[onnx.NodeProto]()
         for _ in range(_DEPTH):
             node = self._view.producers.get(theirs)
             if node is None or node.op_type not in (*_MOVES, "QuantizeLinear", "DequantizeLinear"):
                 return False
-            rounded |= node.op_type == "QuantizeLinear"
+            if node.op_type == "QuantizeLinear":
+                rounded.append(node)
             theirs = node.input[0]
             if rounded and _value(theirs, self._original) == unrounded:
-                return True
+                source = self._view.producers.get(_unmoved(theirs, self._view))
+                same = source is not None and source.op_type == "DequantizeLinear"
+                return not same or any(not _rounds_as(each, source, self._view) for each in rounded)
         return False
 
 
@@ -145,11 +160,7 @@ def _value(name: str, values: Mapping[str, str]) -> str:
 
 def _is_rounded(name: str, view: _View) -> bool:
     """Tell whether a value of floats is one that a QuantizeLinear rounded, with only moves behind that."""
-    for _ in range(_DEPTH):
-        node = view.producers.get(name)
-        if node is None or node.op_type not in _MOVES:
-            break
-        name = node.input[0]
+    node = view.producers.get(_unmoved(name, view))
     return node is not None and node.op_type == "DequantizeLinear" and bool(_quantizers(name, view))
 
 
@@ -336,6 +347,25 @@ def _quantizers(name: str, view: _View) -> list[list[str]]:
             found.append([view.constants.get(each, each) for each in node.input[1:]])
         name = node.input[0]
     return found
+
+
+def _rounds_as(node: onnx.NodeProto, other: onnx.NodeProto | None, view: _View) -> bool:
+    """Tell whether two quantisers have a zero point, the same one for the range of their types, and the same scale."""
+    if other is None or not len(node.input) == len(other.input) == 3:
+        return False
+    scales = [view.constants.get(each.input[1], each.input[1]) for each in (node, other)]
+    zero_points = [view.zero_points.get(each.input[2]) for each in (node, other)]
+    return scales[0] == scales[1] and zero_points[0] is not None and zero_points[0] == zero_points[1]
+
+
+def _unmoved(name: str, view: _View) -> str:
+    """Return the value that is moved, if need be several times, to be this one."""
+    for _ in range(_DEPTH):
+        node = view.producers.get(name)
+        if node is None or node.op_type not in _MOVES:
+            break
+        name = str(node.input[0])
+    return name
 
 
 def _taken_apart(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -> set[str]:

@@ -329,6 +329,28 @@ def test_looked_up_rows_that_onnxruntime_quantizes_in_the_lowered_model_only() -
         exact(nodes, outputs=("y", "z", "u"))
 
 
+def test_moved_rows_that_onnxruntime_rounds() -> None:
+    """As below, and only moves follow."""
+    nodes = [
+        *ROWS, node("DequantizeLinear", "rows", "ws", output="r"), node("Unsqueeze", "r", "zero", output="u"),
+        node("Squeeze", "u", "zero", output="y"),
+    ]  # fmt: skip
+    with every_size():
+        exact(nodes)
+
+
+def test_moved_rows_that_onnxruntime_rounds_to_themselves() -> None:
+    """With a zero point they are the same, and the table is compressed with its DequantizeLinear."""
+    nodes = [
+        *ROWS, node("DequantizeLinear", "rows", "ws", "wz", output="z"), node("Reshape", "z", "flat", output="r"),
+        *dynamic("r", "square", "y"),
+    ]  # fmt: skip
+    constants = {"flat": np.array([0, 0, -1]), "square": integers(np.int8, (N, N), 5)}
+    with unittest.mock.patch.dict(CONSTANTS, constants), every_size():
+        lowered = exact(nodes)
+    assert lowered.op_types == ["ArgMax", "GatherCompressDequant", "Reshape", "MatmulCompressDequant"]
+
+
 def test_looked_up_rows_that_onnxruntime_rounds_in_front_of_a_range() -> None:
     """Behind a Reshape it puts a pair of quantisers, to uint8 where the DequantizeLinear has no zero point."""
     nodes = [
