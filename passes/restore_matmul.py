@@ -6,7 +6,7 @@ what the node has                         what it becomes
 no deq_scale                              MatMulInteger (+ Add of the int32 bias)
 float deq_scale                           MatMulInteger (+ Add), Cast to float, Mul (+ Add of the addend)
 uint64 deq_scale (Ascend's form)          the same with a float32 constant, and a Cast to float16 behind
-x1_scale                                  Mul of it and deq_scale in front
+x1_scale                                  Mul of it and deq_scale in front, or what takes both
 float x1                                  DynamicQuantizeLinear in front
 made of one operator that gives floats    com.microsoft's MatMulIntegerToFloat or DynamicQuantizeMatMul, or QGemm for
                                           an int32 bias, where nodes behind it could fuse with a Mul
@@ -121,13 +121,16 @@ class _Multiplication:
         return self.view.node.metadata_props.get(RULE_KEY, "")
 
     def is_whole(self) -> bool:
-        """Tell whether it has to be one operator again, for what onnxruntime fuses behind it.
+        """Tell whether it has to be one operator again, for what onnxruntime fuses behind it, or beside it.
 
-        Of the steps, the Mul would be taken into a product behind it, or keep a GELU from being fused.
+        Of the steps, the Mul would be taken into a product behind it, or keep a GELU from being fused. And where it
+        is folded, a scale that two weights share becomes one weight's alone: MatMulNBits is made of that one then.
         """
-        float_scale = known_dtype(self.input("deq_scale")) in (ir.DataType.FLOAT, None)
-        if self.rule not in _WHOLE or not float_scale:
+        scale = self.input("deq_scale")
+        if self.rule not in _WHOLE or known_dtype(scale) not in (ir.DataType.FLOAT, None):
             return False
+        if scale is not None and self.input("x1_scale") is not None and len(scale.uses()) > 1:
+            return True
         readers = {node.op_type for node in self.view.node.outputs[0].consumers() if node.domain != DOMAIN}
         return self.rule in _OF_MICROSOFT or not readers <= _NEVER_FUSED
 
@@ -191,7 +194,7 @@ def _scaled(node: _Multiplication, weight: ir.Value) -> NewNode:
 
 
 def _whole(node: _Multiplication, weight: ir.Value) -> NewNode:
-    """Return the operator with a float result that onnxruntime makes of the steps: its two scales are 1 and ours."""
+    """Return the operator with a float result that onnxruntime makes of the steps; one scale is 1 if ours is folded."""
     one = NewConstant(np.array(1, np.float32), "one")
     x1, bias, addend = (node.input(name) for name in ("x1", "bias", "addend"))
     if bias is not None:
@@ -202,13 +205,21 @@ def _whole(node: _Multiplication, weight: ir.Value) -> NewNode:
         if x is not None:
             inputs: list[Operand] = [x, weight, node.input("deq_scale"), w_zero_point, own]
         else:
-            inputs = [x1, weight, one, node.scale(), node.input("x1_zero_point"), w_zero_point, own]
+            inputs = [x1, weight, *_scales(node, one), node.input("x1_zero_point"), w_zero_point, own]
         while inputs[-1] is None:
             inputs.pop()
         operator = "MatMulIntegerToFloat" if x is None else "DynamicQuantizeMatMul"
         result = NewNode(operator, tuple(inputs), domain=MS_DOMAIN)
         addend = None if own is addend else addend
     return result if addend is None else NewNode("Add", (NewOutput(result), _widened(addend)))
+
+
+def _scales(node: _Multiplication, one: NewConstant) -> tuple[Operand, Operand]:
+    """Return both scales of an operator that multiplies them itself, as the original had them where that is known."""
+    x1_scale = node.input("x1_scale")
+    if x1_scale is None or known_rank(x1_scale) not in (0, 1):
+        return one, node.scale()
+    return x1_scale, node.input("deq_scale")
 
 
 def _widened(operand: Operand) -> Operand:

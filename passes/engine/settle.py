@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mcd_graph.passes.engine.optimized import Optimized
 
-__all__ = ["settle"]
+__all__ = ["culprits_in", "settle"]
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def settle(
             lowered = optimize(lower([extent if at in numbers else Extent.NONE for at, extent in enumerate(tried)]))
             return lowered != TOO_LONG if isinstance(lowered, str) else blame(lowered) != set()
 
-        return _culprits([number for number, extent in enumerate(tried) if extent != Extent.NONE], wrong)
+        return culprits_in([number for number, extent in enumerate(tried) if extent != Extent.NONE], wrong)
 
     while numbers := blamed(chosen):
         steps.append(chosen.copy())
@@ -74,7 +74,7 @@ def settle(
     return _undone(chosen, steps, blamed)
 
 
-def _culprits(
+def culprits_in(
     numbers: Sequence[int], wrong: Callable[[AbstractSet[int]], bool], beside: AbstractSet[int] = frozenset()
 ) -> set[int]:
     """Return those of some sites that make a model wrong, by themselves or together, with those ``beside`` lowered too.
@@ -86,9 +86,9 @@ def _culprits(
         return set(numbers)
     halves = numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]
     if alone := [half for half in halves if wrong(beside | set(half))]:
-        return set().union(*(_culprits(half, wrong, beside) for half in alone))
+        return set().union(*(culprits_in(half, wrong, beside) for half in alone))
     pairs = (halves, halves[::-1])
-    return set().union(*(_culprits(half, wrong, beside | set(other)) for half, other in pairs))
+    return set().union(*(culprits_in(half, wrong, beside | set(other)) for half, other in pairs))
 
 
 def _undone(

@@ -18,7 +18,7 @@ from mcd_graph.passes.engine.settle import settle
 from mcd_graph.passes.engine.stand_in import StandIn, make_small, zeros
 from mcd_graph.passes.engine.surroundings import sites_to_blame
 from mcd_graph.passes.fusions.registry import FUSIONS
-from mcd_graph.passes.plan.channels_last import turn_where_transposes_cancel
+from mcd_graph.passes.plan.channels_last import settle_layout
 from mcd_graph.passes.plan.integers import keep_where_onnxruntime_does_otherwise
 from mcd_graph.passes.plan.lowering import LoweringPlan
 from mcd_graph.passes.plan.shapes import infer_shapes_where_needed
@@ -67,15 +67,28 @@ def agree_with_onnxruntime(
         answer = copy if isinstance(copy, str) else ask(copy)
         (keep or keep_where_onnxruntime_does_otherwise)(asked, answer, calls_of(model))
         if not isinstance(answer, str) and not isinstance(copy, str):
-            asked = _settle(asked, answer, copy, ask)
-            lower = functools.partial(_lower_settled, copy)
-            asked = turn_where_transposes_cancel(asked, copy, lower, functools.partial(ask, channels_last=True))
+            asked = _settle_all(asked, answer, copy, ask)
     others = [candidate for candidate in candidates if keep is None and not _is_asked(candidate)]
     return [candidate for candidate in (*asked, *others) if candidate.site.status == "lowered"]
 
 
 def _is_asked(candidate: Candidate) -> bool:
     return candidate.function is None or candidate.match.optimized
+
+
+def _settle_all(
+    candidates: Sequence[Candidate], original: Optimized, copy: Path, ask: Callable[..., Optimized | str]
+) -> list[Candidate]:
+    """Return the sites with what leaves onnxruntime's fusions, and the layouts it chooses, what they are."""
+    lower = functools.partial(_lower_settled, copy)
+    ask_of_layout = functools.partial(ask, channels_last=True)
+    while True:
+        settled, to_keep = settle_layout(_settle(candidates, original, copy, ask), copy, lower, ask_of_layout)
+        for number in to_keep:
+            text = f"without it onnxruntime {ort.__version__} would move Transposes, and add up in another order"
+            candidates[number].site.keep(Refusal(ReasonCode.FUSES_OTHERWISE, text))
+        if not to_keep:
+            return settled
 
 
 def _settle(

@@ -1,10 +1,13 @@
-"""Lets lowered convolutions keep their channels last, where onnxruntime cancels the Transposes that this takes.
+"""Settles the layout around lowered convolutions: which have their channels last, and which stay as they were.
 
 onnxruntime computes its own convolutions of uint8 with channels last, and cancels Transposes that meet. It turns images
 twice around a lowered one between those, unless that has its channels last as well: then the Transposes around it meet
 those of its neighbours. Whether they do is asked: convolutions are turned if onnxruntime's graph then has no more
 Transposes than that of the original, fewer than with channels second, where each lowered convolution turns its image
 twice itself, and if it computes the rest as it does there.
+
+Transposes are moved past other nodes on their way to one another. A mean over the last dimension is one over another
+then, and adds up in another order: convolutions stay whose lowering changes that.
 """
 
 from __future__ import annotations
@@ -15,28 +18,30 @@ from typing import TYPE_CHECKING
 
 from mcd_graph.passes.engine.extent import Extent
 from mcd_graph.passes.engine.optimized import nodes_of
-from mcd_graph.passes.engine.surroundings import computing
-from mcd_graph.passes.rules.convolution import channels_last
+from mcd_graph.passes.engine.settle import culprits_in
+from mcd_graph.passes.engine.surroundings import computing, summing
+from mcd_graph.passes.rules.convolution import Convolution, channels_last
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from mcd_graph.passes.engine.optimized import Optimized
     from mcd_graph.passes.plan.site import Candidate
 
-__all__ = ["turn_where_transposes_cancel"]
+__all__ = ["settle_layout"]
 
 logger = logging.getLogger(__name__)
 
 
-def turn_where_transposes_cancel(
+def settle_layout(
     candidates: Sequence[Candidate],
     original: Path,
     lower: Callable[[Sequence[Candidate]], Path],
     ask: Callable[[Path], Optimized | str],
-) -> list[Candidate]:
-    """Return sites with all that can be turned, if Transposes cancel.
+) -> tuple[list[Candidate], set[int]]:
+    """Return sites with all that can be turned, if Transposes cancel; and the numbers of convolutions that stay.
 
     Args:
         candidates: all sites, in the order of their numbers.
@@ -44,21 +49,51 @@ def turn_where_transposes_cancel(
         lower: writes its lowered form.
         ask: tells what onnxruntime makes of a model when it brings channels last.
     """
-    able = {number for number, candidate in enumerate(candidates) if _can_be_turned(candidate)}
-    theirs = ask(original) if able else ""
+    requantising = [number for number, candidate in enumerate(candidates) if _requantises(candidate)]
+    theirs = ask(original) if requantising else ""
     if isinstance(theirs, str):
-        return list(candidates)
+        return list(candidates), set()
+    chosen, ours = _turned_where_transposes_cancel(candidates, theirs, lambda each: ask(lower(each)))
 
-    turned, plain = ask(lower(_turned(candidates, able))), ask(lower(candidates))
-    if isinstance(turned, str) or isinstance(plain, str) or _transposes(turned) > _transposes(theirs):
-        return list(candidates)
+    def wrong(numbers: AbstractSet[int]) -> bool:
+        left_out = set(requantising) - numbers
+        some = [
+            dataclasses.replace(each, extent=Extent.NONE) if number in left_out else each
+            for number, each in enumerate(chosen)
+        ]
+        lowered = ask(lower(some))
+        return isinstance(lowered, str) or not summing(lowered) <= summing(theirs)
+
+    if isinstance(ours, str) or summing(ours) <= summing(theirs) or wrong(set()):
+        return chosen, set()
+    return chosen, culprits_in(requantising, wrong)
+
+
+def _turned_where_transposes_cancel(
+    candidates: Sequence[Candidate], theirs: Optimized, ask: Callable[[Sequence[Candidate]], Optimized | str]
+) -> tuple[list[Candidate], Optimized | str]:
+    """Return sites with all turned that can be, if Transposes cancel; and what onnxruntime makes of them."""
+    able = {number for number, candidate in enumerate(candidates) if _can_be_turned(candidate)}
+    plain = ask(candidates)
+    turned = ask(_turned(candidates, able)) if able else plain
+    if not able or isinstance(turned, str) or isinstance(plain, str) or _transposes(turned) > _transposes(theirs):
+        return list(candidates), plain
     if _transposes(turned) >= _transposes(plain) + 2 * len(able) or computing(turned) != computing(plain):
-        return list(candidates)
+        return list(candidates), plain
     logger.info("%d convolutions have their channels last", len(able))
-    return [
+    chosen = [
         dataclasses.replace(each, match=channels_last(each.match) or each.match) if each.channels_last else each
         for each in _turned(candidates, able)
     ]
+    return chosen, turned
+
+
+def _requantises(candidate: Candidate) -> bool:
+    """Tell whether a site is one of those convolutions that onnxruntime computes with channels last."""
+    fused = candidate.match.fused
+    if candidate.site.status != "lowered" or candidate.extent == Extent.NONE or not isinstance(fused, Convolution):
+        return False
+    return fused.y_zero_point is not None
 
 
 def _can_be_turned(candidate: Candidate) -> bool:

@@ -154,6 +154,32 @@ def test_a_value_that_onnxruntime_rounds_is_rounded_with_channels_last() -> None
     assert not np.array_equal(plain, rounded), "onnxruntime rounds it no more"
 
 
+def test_a_mean_that_would_add_up_in_another_order_keeps_the_convolution() -> None:
+    """onnxruntime moves a Transpose past the mean where that meets another, so that it is over another dimension."""
+    model = network("d", np.int8, rank=1)
+    steps = [
+        helper.make_node("Transpose", ["image"], ["turned"], perm=[0, 2, 1]),
+        helper.make_node("QuantizeLinear", ["turned", "xs0", "xz0"], ["x"]),
+    ]
+    behind = [
+        helper.make_node("DequantizeLinear", ["y", "ys0", "yz0"], ["wide"]),
+        helper.make_node("Transpose", ["wide"], ["last"], perm=[0, 2, 1]),
+        helper.make_node("ReduceMean", ["last"], ["mean"], axes=[-1]),
+        helper.make_node("Sub", ["last", "mean"], ["result"]),
+        helper.make_node("QuantizeLinear", ["last", "ys0", "yz0"], ["bytes"]),
+        helper.make_node("DequantizeLinear", ["bytes", "ys0", "yz0"], ["rounded"]),
+        helper.make_node("Transpose", ["rounded"], ["second"], perm=[0, 2, 1]),
+        helper.make_node("Tanh", ["second"], ["other"]),
+    ]
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    inputs = {"image": (np.float32, ("b", 9, C))}
+    outputs = {"result": (np.float32, ("b", 9, C)), "other": (np.float32, ("b", C, 9))}
+    model = make_model([*steps, *model.graph.node, *behind], inputs, outputs, constants)
+    model.opset_import[0].version = 13
+    lowered = assert_exact(model, {"image": floats((2, 9, C), 1)}, optimized=True, alone=False)
+    assert lowered.outcome == [("QLinearConv", ReasonCode.FUSES_OTHERWISE)]
+
+
 @pytest.mark.parametrize(("kinds", "asked"), [("ddd", 1), ("wdw", 1.5)])
 def test_among_depthwise_convolutions_half_as_much_work_again_is_asked_for(
     monkeypatch: pytest.MonkeyPatch, kinds: str, asked: float

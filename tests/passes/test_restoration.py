@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from lowering import assert_same_bytes, check, integers, lower, make_model, run
+from lowering import assert_same_bytes, check, floats, integers, lower, make_model, node, run
 from onnx import helper, numpy_helper
 
 import mcd_graph
@@ -116,6 +116,35 @@ def test_a_version_of_onnx_without_round(shape: tuple[int, ...], code: ReasonCod
     assert outcome == [("kept" if code else "restored", code)]
     x = {"x": integers(np.int8, shape, 2)}
     assert_same_bytes(run(back, x), run(model, x))
+
+
+def test_a_scale_that_two_weights_share_is_still_shared() -> None:
+    """onnxruntime makes MatMulNBits of a float product only where the scale of the weight is nobody else's."""
+    parameters = {"xs": np.float32(0.02), "xz": np.uint8(99), "ys": np.float32(0.001), "yz": np.int16(7)}
+    weights = {"a": integers(np.int8, (K, N), 1), "b": integers(np.int8, (K, N), 2), "wz": np.int8(9)}
+    scale = {"ws": np.float32(0.03), "shape": np.array([], np.int64)}
+    nodes = [
+        node("Reshape", "ws shape", "shared"),
+        node("DequantizeLinear", "a shared", "a_wide"),
+        node("QuantizeLinear", "x xs xz", "x_bytes"),
+        node("DequantizeLinear", "x_bytes xs xz", "x_wide"),
+        node("MatMul", "x_wide a_wide", "y"),
+        node("QuantizeLinear", "x ys yz", "x_words"),
+        node("DequantizeLinear", "x_words ys yz", "x_fine"),
+        node("DequantizeLinear", "b shared wz", "b_wide"),
+        node("MatMul", "x_fine b_wide", "z"),
+    ]
+    y = (np.float32, ("m", N))
+    model = make_model(nodes, {"x": (np.float32, ("m", K))}, {"y": y, "z": y}, {**parameters, **weights, **scale})
+    model.graph.value_info.append(helper.make_tensor_value_info("shared", onnx.TensorProto.FLOAT, []))
+    model.opset_import[0].version = 21
+    lowered = lower(model).proto
+    assert {each.op_type for each in lowered.graph.node if each.domain == "mcd"} >= {"MatmulCompressDequant"}
+    x = {"x": floats((5, K), 2)}
+    back, _ = restored(lowered)
+    expected = run(model, x, optimize=True)
+    assert_same_bytes(run(lowered, x, optimize=True), expected)
+    assert_same_bytes(run(back, x, optimize=True), expected)
 
 
 def test_what_cannot_be_restored_is_kept() -> None:
