@@ -12,17 +12,15 @@ content; and the results of lowered nodes, by their names.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
-from mcd_graph.model.walk import graphs_in, graphs_of
+from mcd_graph.model.walk import graphs_of
 from mcd_graph.operators.registry import find
-from mcd_graph.passes.engine.optimized import instance_of, nodes_of
+from mcd_graph.passes.engine.optimized import instance_of
+from mcd_graph.passes.engine.view import DEPTH, EXACT, MOVES, View, describe, quantizers_of, site_of, unmoved, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,16 +28,7 @@ if TYPE_CHECKING:
 
     from mcd_graph.passes.engine.optimized import Optimized
 
-__all__ = ["computing", "sites_to_blame", "summing"]
-
-#: They give the same bits whichever way they are computed: they move values, or round them in one defined way.
-_EXACT = frozenset((
-    *("Cast", "Concat", "DequantizeLinear", "DynamicQuantizeLinear", "Expand", "Flatten", "Gather", "Identity"),
-    *("QuantizeLinear", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
-))  # fmt: skip
-
-#: They only move values, or hand them on.
-_MOVES = frozenset(("Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"))
+__all__ = ["sites_to_blame"]
 
 #: Inputs of lowered nodes that are tensors of activations; what computes nothing but others belongs to the node.
 _ACTIVATIONS = ("x1", "addend", "gate", "residual", "indices")
@@ -55,67 +44,24 @@ _MULTIPLYING = frozenset((*_DEQUANTIZING, "MatMulInteger", "ConvInteger", "QLine
 _FLOAT_PRODUCTS = frozenset(("Conv", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "MatMul"))
 _MADE_OF_THEM = _MULTIPLYING | {"MatMulNBits"}
 
-#: Operators that add floats up along dimensions, in an order that depends on where these are.
-_SUMMING = frozenset((
-    *("AveragePool", "Conv", "CumSum", "Einsum", "FusedConv", "FusedGemm", "FusedMatMul", "Gemm", "GlobalAveragePool"),
-    *("GroupNorm", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization", "MatMul"),
-    *("MeanVarianceNormalization", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean"),
-    *("ReduceProd", "ReduceSum", "ReduceSumSquare", "SimplifiedLayerNormalization", "SkipLayerNormalization"),
-    "SkipSimplifiedLayerNormalization",
-))  # fmt: skip
-
 #: Directions to look in: ahead, or not.
 _AHEAD, _BACK = (True,), (False,)
-
-#: The lowest number of the types that are quantised to; from there, zero points of both are the same.
-_LOWEST = {onnx.TensorProto.INT8: -128, onnx.TensorProto.UINT8: 0}
-
-#: So many nodes are followed, at most, from a difference to its cause.
-_DEPTH = 24
-
-
-class _View:
-    """An optimised model: its nodes, those of subgraphs included, in an order in which they can be computed."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.producers: dict[str, onnx.NodeProto] = {}
-        self.readers: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
-        self.constants: dict[str, str] = {}
-        self.zero_points: dict[str, int] = {}
-        self.outputs: set[str] = set()
-        self._add(graph)
-
-    def _add(self, graph: onnx.GraphProto) -> None:
-        self.outputs.update(value.name for value in graph.output)
-        for tensor in graph.initializer:
-            self.constants[tensor.name] = f"constant {_digest(tensor)}"
-            if tensor.data_type in _LOWEST and not tensor.dims and not tensor.external_data:
-                self.zero_points[tensor.name] = int(onnx.numpy_helper.to_array(tensor)) - _LOWEST[tensor.data_type]
-        for node in graph.node:
-            for inner in graphs_in((node,)):
-                self._add(inner)
-            self.nodes.append(node)
-            for name in filter(None, node.output):
-                self.producers[name] = node
-            for index, name in enumerate(node.input):
-                self.readers.setdefault(name, []).append((node, index))
 
 
 class _Numbering:
     """Says which values of two models are the same, and which nodes of the second are in the first as well."""
 
-    def __init__(self, original: _View) -> None:
+    def __init__(self, original: View) -> None:
         self._view = original
         self._known: dict[str, list[str]] = {}
         self._original = dict(original.constants)
         self._second: dict[str, str] = {}
         for node in original.nodes:
-            description = _describe(node, self._original)
+            description = describe(node, self._original)
             values = self._known.setdefault(description, [f"value {name}" for name in node.output])
             self._original.update(zip(node.output, values, strict=False))
 
-    def others(self, model: _View, results: Mapping[str, str]) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
+    def others(self, model: View, results: Mapping[str, str]) -> tuple[list[onnx.NodeProto], list[onnx.NodeProto]]:
         """Return nodes of a model that the first one does not have, and those that compute other outputs than there.
 
         Args:
@@ -125,21 +71,21 @@ class _Numbering:
         self._second = values = dict(model.constants)
         found = []
         for node in model.nodes:
-            same = self._known.get(_describe(node, values)) if _site(node) is None else None
+            same = self._known.get(describe(node, values)) if site_of(node) is None else None
             if same is None:
                 found.append(node)
                 names = [results.get(name, name) for name in node.output]
-                if _site(node) is not None and not _requantizes(node):
+                if site_of(node) is not None and not _requantizes(node):
                     names = [f"unrounded {name}" if _is_rounded(name, self._view) else name for name in names]
-                if node.op_type in _MOVES and self.rounds_first(node.output[0], _unmoved(node.output[0], model)):
+                if node.op_type in MOVES and self.rounds_first(node.output[0], unmoved(node.output[0], model)):
                     names = [f"unrounded {name}" for name in names]
                 rounded = _rounds(node, model, values)
                 same = [self._original.get(name, f"new {name}") for name in names]
                 same = [f"rounded {name}" if each == rounded else each for each, name in zip(same, names, strict=True)]
             values.update(zip(node.output, same, strict=False))
-        other = {name for name in model.outputs if _value(name, values) != _value(name, self._original)}
+        other = {name for name in model.outputs if value_of(name, values) != value_of(name, self._original)}
         named = [node for node in model.nodes if other.intersection(node.output)]
-        return [node for node in found if _site(node) is None], named
+        return [node for node in found if site_of(node) is None], named
 
     def rounds_first(self, theirs: str, ours: str) -> bool:
         """Tell whether a value of the first model is one of the second, moved, and rounded to others on the way.
@@ -147,30 +93,25 @@ class _Numbering:
         What a DequantizeLinear with a zero point gives is rounded to itself by a QuantizeLinear with its parameters;
         without a zero point, int8 becomes uint8 where onnxruntime writes such a pair.
         """
-        unrounded, rounded = _value(ours, self._second), list[onnx.NodeProto]()
-        for _ in range(_DEPTH):
+        unrounded, rounded = value_of(ours, self._second), list[onnx.NodeProto]()
+        for _ in range(DEPTH):
             node = self._view.producers.get(theirs)
-            if node is None or node.op_type not in (*_MOVES, "QuantizeLinear", "DequantizeLinear"):
+            if node is None or node.op_type not in (*MOVES, "QuantizeLinear", "DequantizeLinear"):
                 return False
             if node.op_type == "QuantizeLinear":
                 rounded.append(node)
             theirs = node.input[0]
-            if rounded and _value(theirs, self._original) == unrounded:
-                source = self._view.producers.get(_unmoved(theirs, self._view))
+            if rounded and value_of(theirs, self._original) == unrounded:
+                source = self._view.producers.get(unmoved(theirs, self._view))
                 same = source is not None and source.op_type == "DequantizeLinear"
                 return not same or any(not _rounds_as(each, source, self._view) for each in rounded)
         return False
 
 
-def _value(name: str, values: Mapping[str, str]) -> str:
-    """Return which value is called ``name``; one that nothing computes, an input, has its name to itself."""
-    return values.get(name, f"value {name}")
-
-
-def _is_rounded(name: str, view: _View) -> bool:
+def _is_rounded(name: str, view: View) -> bool:
     """Tell whether a value of floats is one that a QuantizeLinear rounded, with only moves behind that."""
-    node = view.producers.get(_unmoved(name, view))
-    return node is not None and node.op_type == "DequantizeLinear" and bool(_quantizers(name, view))
+    node = view.producers.get(unmoved(name, view))
+    return node is not None and node.op_type == "DequantizeLinear" and bool(quantizers_of(name, view))
 
 
 def _requantizes(node: onnx.NodeProto) -> bool:
@@ -180,7 +121,7 @@ def _requantizes(node: onnx.NodeProto) -> bool:
     return bool(given.get("y_scale"))
 
 
-def _rounds(node: onnx.NodeProto, view: _View, values: Mapping[str, str]) -> str | None:
+def _rounds(node: onnx.NodeProto, view: View, values: Mapping[str, str]) -> str | None:
     """Return which value a DequantizeLinear gives as a QuantizeLinear rounds it, and so never that value itself.
 
     onnxruntime moves a QuantizeLinear up past a Transpose, and leaves the name of the value there to what is rounded.
@@ -188,7 +129,7 @@ def _rounds(node: onnx.NodeProto, view: _View, values: Mapping[str, str]) -> str
     quantize = view.producers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
     if quantize is None or quantize.op_type != "QuantizeLinear":
         return None
-    return _value(quantize.input[0], values)
+    return value_of(quantize.input[0], values)
 
 
 def sites_to_blame(
@@ -209,14 +150,14 @@ def sites_to_blame(
         within: names of values that are computed within integer multiplications of any form, and so the same in all.
         quantized: numbers of the lowered nodes that multiply what the original multiplies, quantised already.
     """
-    theirs, ours = _View(original.graph), _View(lowered.graph)
+    theirs, ours = View(original.graph), View(lowered.graph)
     numbering = _Numbering(theirs)
     others, differing = numbering.others(ours, _renamed(original, theirs, ours, outputs))
-    followed = {id(node) for node in others} | {id(node) for node in ours.nodes if node.op_type in _EXACT}
+    followed = {id(node) for node in others} | {id(node) for node in ours.nodes if node.op_type in EXACT}
     within = within | _taken_apart(others, theirs, ours)
     rounded = _rounded_otherwise(original, theirs, ours) | _scaled_otherwise(original, lowered, ours)
     blamed = {number for number in rounded if number in quantized}
-    computed = (node for node in others if node.op_type not in _EXACT and not _is_part(node, ours, within))
+    computed = (node for node in others if node.op_type not in EXACT and not _is_part(node, ours, within))
     rounded_first = _rounded_first(original, theirs, ours, numbering)
     wrong = (
         *_left_in_floats(others, theirs, ours),
@@ -229,91 +170,31 @@ def sites_to_blame(
     return None if wrong and not blamed else blamed
 
 
-def computing(optimized: Optimized) -> Counter[str]:
-    """Return what the nodes of an optimised model compute, but for lowered ones and those that are exact in any layout.
-
-    Their attributes and integer constants tell along which dimensions; other constants have those of the layout. Exact
-    nodes count where they round what is widened again: onnxruntime may leave the name of a value to what it rounds.
-    """
-    view = _View(optimized.graph)
-    any_layout = (node.op_type in _EXACT or node.op_type.startswith("QLinear") for node in view.nodes)
-    computed = _along_dimensions(
-        optimized,
-        (node for node, exact in zip(view.nodes, any_layout, strict=True) if not exact and _site(node) is None),
-    )
-    widened = (_quantizers(node.output[0], view) for node in view.nodes if node.op_type == "DequantizeLinear")
-    return computed + Counter(f"rounded {parameters}" for parameters in widened if parameters)
-
-
-def summing(optimized: Optimized) -> Counter[str]:
-    """Return what the nodes of an optimised model compute that add floats up, and along which dimensions."""
-    return _along_dimensions(optimized, (node for node in nodes_of(optimized) if node.op_type in _SUMMING))
-
-
-def _along_dimensions(optimized: Optimized, nodes: Iterable[onnx.NodeProto]) -> Counter[str]:
-    """Return what nodes compute by their attributes and integer constants, whatever values they read."""
-    axes = {
-        tensor.name: onnx.numpy_helper.to_array(tensor).reshape(-1).tolist()
-        for graph in graphs_of(optimized.graph)
-        for tensor in graph.initializer
-        if tensor.data_type == onnx.TensorProto.INT64 and not tensor.external_data
-    }
-    ranks = _ranks(optimized)
-
-    def described(node: onnx.NodeProto) -> str:
-        copy, rank = onnx.NodeProto(), next((ranks[name] for name in node.input if name in ranks), 0)
-        copy.CopyFrom(node)
-        for attribute in copy.attribute:
-            if attribute.name in ("axes", "axis"):
-                attribute.i = _from_the_front(attribute.i, rank)
-                attribute.ints[:] = [_from_the_front(each, rank) for each in attribute.ints]
-        along = {name: str([_from_the_front(each, rank) for each in axes.get(name, ())]) for name in node.input}
-        return _describe(copy, along)
-
-    return Counter(map(described, nodes))
-
-
-def _from_the_front(axis: int, rank: int) -> int:
-    """Return the number of a dimension counted from the first, where it is counted from the last; onnxruntime mixes."""
-    return axis + rank if axis < 0 else axis
-
-
-def _ranks(optimized: Optimized) -> dict[str, int]:
-    """Return how many dimensions values have, as far as onnxruntime says."""
-    values = (
-        value
-        for graph in graphs_of(optimized.graph)
-        for value in (*graph.value_info, *graph.input, *graph.output)
-        if value.type.tensor_type.HasField("shape")
-    )
-    return {value.name: len(value.type.tensor_type.shape.dim) for value in values}
-
-
-def _rounded_otherwise(original: Optimized, theirs: _View, ours: _View) -> set[int]:
+def _rounded_otherwise(original: Optimized, theirs: View, ours: View) -> set[int]:
     """Return the numbers of lowered nodes whose activation went through other quantisers than in the original.
 
     onnxruntime merges two pairs of QuantizeLinear and DequantizeLinear in a row. Where a lowered node took one of the
     DequantizeLinear it no longer does; the rules see to that, as far as they see the pairs.
     """
     read = {node.instance: node.activation for node in original.integer_nodes}
-    lowered = ((node, instance_of(node)) for node in ours.nodes if _site(node) is not None)
+    lowered = ((node, instance_of(node)) for node in ours.nodes if site_of(node) is not None)
     return {
         instance.site
         for node, instance in lowered
         if instance is not None
         and instance in read
-        and _quantizers(node.input[0], ours) != _quantizers(read[instance], theirs)
+        and quantizers_of(node.input[0], ours) != quantizers_of(read[instance], theirs)
     }
 
 
-def _rounded_first(original: Optimized, theirs: _View, ours: _View, numbering: _Numbering) -> list[onnx.NodeProto]:
+def _rounded_first(original: Optimized, theirs: View, ours: View, numbering: _Numbering) -> list[onnx.NodeProto]:
     """Return what quantises floats by their range, and floats that the original rounds in front of that."""
     read = {node.instance: node.activation for node in original.integer_nodes}
     found = []
     for node in ours.nodes:
         if node.op_type == "DynamicQuantizeLinear":
             activation = node.output[0]
-        elif _site(node) is not None:
+        elif site_of(node) is not None:
             activation = read.get(instance_of(node), "")
         else:
             continue
@@ -325,7 +206,7 @@ def _rounded_first(original: Optimized, theirs: _View, ours: _View, numbering: _
     return found
 
 
-def _scaled_otherwise(original: Optimized, lowered: Optimized, ours: _View) -> set[int]:
+def _scaled_otherwise(original: Optimized, lowered: Optimized, ours: View) -> set[int]:
     """Return the numbers of lowered nodes that multiply their sums with another scale than the original.
 
     In a function, scales are known only where it is called; and a quantiser behind the call is merged with its own.
@@ -351,7 +232,7 @@ def _scaled_otherwise(original: Optimized, lowered: Optimized, ours: _View) -> s
     return found
 
 
-def _left_in_floats(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -> list[onnx.NodeProto]:
+def _left_in_floats(others: Sequence[onnx.NodeProto], theirs: View, ours: View) -> list[onnx.NodeProto]:
     """Return the nodes that multiply floats where the original has an operator for quantised weights, or round those.
 
     One may look like another node of the original, which multiplies the same floats.
@@ -367,7 +248,7 @@ def _left_in_floats(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View
     return [node for node in (*products, *rounded) if any(made(name) for name in node.output)]
 
 
-def _merged_otherwise(theirs: _View, ours: _View) -> list[onnx.NodeProto]:
+def _merged_otherwise(theirs: View, ours: View) -> list[onnx.NodeProto]:
     """Return the DequantizeLinear nodes whose values another quantiser rounded than in the original.
 
     onnxruntime makes one pair of two pairs of quantisers in a row, with a scale of its own.
@@ -375,27 +256,14 @@ def _merged_otherwise(theirs: _View, ours: _View) -> list[onnx.NodeProto]:
     found = []
     for node in ours.nodes:
         if node.op_type == "DequantizeLinear" and node.output[0] in theirs.producers:
-            nearest = [_quantizers(node.output[0], view)[:1] for view in (theirs, ours)]
+            nearest = [quantizers_of(node.output[0], view)[:1] for view in (theirs, ours)]
             scales = [parameters[0][0] for parameters in nearest if parameters]
             if len(scales) == 2 and scales[0] != scales[1]:
                 found.append(node)
     return found
 
 
-def _quantizers(name: str, view: _View) -> list[list[str]]:
-    """Return the parameters of the QuantizeLinear nodes that a value comes through, with only moves in between."""
-    found = []
-    for _ in range(_DEPTH):
-        node = view.producers.get(name)
-        if node is None or (node.op_type not in _MOVES and node.op_type not in ("QuantizeLinear", "DequantizeLinear")):
-            break
-        if node.op_type == "QuantizeLinear":
-            found.append([view.constants.get(each, each) for each in node.input[1:]])
-        name = node.input[0]
-    return found
-
-
-def _rounds_as(node: onnx.NodeProto, other: onnx.NodeProto | None, view: _View) -> bool:
+def _rounds_as(node: onnx.NodeProto, other: onnx.NodeProto | None, view: View) -> bool:
     """Tell whether two quantisers have a zero point, the same one for the range of their types, and the same scale."""
     if other is None or not len(node.input) == len(other.input) == 3:
         return False
@@ -404,17 +272,7 @@ def _rounds_as(node: onnx.NodeProto, other: onnx.NodeProto | None, view: _View) 
     return scales[0] == scales[1] and zero_points[0] is not None and zero_points[0] == zero_points[1]
 
 
-def _unmoved(name: str, view: _View) -> str:
-    """Return the value that is moved, if need be several times, to be this one."""
-    for _ in range(_DEPTH):
-        node = view.producers.get(name)
-        if node is None or node.op_type not in _MOVES:
-            break
-        name = str(node.input[0])
-    return name
-
-
-def _taken_apart(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -> set[str]:
+def _taken_apart(others: Sequence[onnx.NodeProto], theirs: View, ours: View) -> set[str]:
     """Return the values of Cast, Mul and Add behind an int32 product that the original has one integer operator for."""
     found: set[str] = set()
     candidates = {id(node) for node in others if node.op_type in _STEPS}
@@ -431,14 +289,14 @@ def _taken_apart(others: Sequence[onnx.NodeProto], theirs: _View, ours: _View) -
     return found
 
 
-def _renamed(original: Optimized, theirs: _View, ours: _View, outputs: Sequence[str]) -> dict[str, str]:
+def _renamed(original: Optimized, theirs: View, ours: View, outputs: Sequence[str]) -> dict[str, str]:
     """Return the results of lowered nodes that have another name in the original, with that."""
     results = {node.instance: node.outputs[0] for node in original.integer_nodes}
     # In a function, a Cast stands behind what takes the place of a DequantizeLinear.
     results |= {instance_of(node): node.output[0] for node in theirs.nodes if node.op_type == "DequantizeLinear"}
     renamed = {}
     for node in ours.nodes:
-        number = _site(node)
+        number = site_of(node)
         if number is None or number < 0 or node.output[0] in theirs.producers:
             continue
         # A float16 result, which onnxruntime computes in float; an int8 one that became uint8; or one whose name
@@ -451,52 +309,15 @@ def _renamed(original: Optimized, theirs: _View, ours: _View, outputs: Sequence[
     return renamed
 
 
-def _describe(node: onnx.NodeProto, values: Mapping[str, str]) -> str:
-    """Return all that decides what a node computes, given which values it reads."""
-    attributes = (
-        attribute.SerializeToString(deterministic=True).hex()
-        for attribute in sorted(node.attribute, key=lambda each: each.name)
-        if not attribute.HasField("g") and not attribute.graphs and not _is_default(node, attribute)
-    )
-    inputs = (_value(name, values) if name else "" for name in node.input)
-    # Nodes with graphs inside are told apart by their names, and their inner nodes are looked at by themselves.
-    own = list(node.output) if any(True for _ in graphs_in((node,))) else ""
-    return f"{node.domain}::{node.op_type}({', '.join(inputs)}) {' '.join(attributes)}{own}"
-
-
-def _is_default(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> bool:
-    """Tell whether an attribute says what holds without it; onnxruntime writes these here and there."""
-    default = _defaults(node.domain, node.op_type).get(attribute.name)
-    return default is not None and default == onnx.helper.get_attribute_value(attribute)
-
-
-@functools.cache
-def _defaults(domain: str, op_type: str) -> dict[str, object]:
-    try:
-        attributes = onnx.defs.get_schema(op_type, domain=domain).attributes
-    except onnx.defs.SchemaError:
-        return {}
-    values = {name: attribute.default_value for name, attribute in attributes.items()}
-    return {name: onnx.helper.get_attribute_value(value) for name, value in values.items() if value.type}
-
-
-def _site(node: onnx.NodeProto) -> int | None:
-    """Return the number of a lowered node; -1 for one without; ``None`` for nodes of other operators."""
-    if find(node.domain, node.op_type) is None:
-        return None
-    instance = instance_of(node)
-    return -1 if instance is None else instance.site
-
-
-def _is_part(node: onnx.NodeProto, view: _View, within: AbstractSet[str], depth: int = 0) -> bool:
+def _is_part(node: onnx.NodeProto, view: View, within: AbstractSet[str], depth: int = 0) -> bool:
     """Tell whether a node is part of an integer multiplication, or computes nothing but scales of such."""
     if within >= set(node.output):
         return True
     readers = [reader for name in node.output for reader in view.readers.get(name, ())]
-    if not readers or view.outputs.intersection(node.output) or depth == _DEPTH:
+    if not readers or view.outputs.intersection(node.output) or depth == DEPTH:
         return False
     return all(
-        _is_parameter(reader, index) and (_site(reader) is not None or _is_part(reader, view, within, depth + 1))
+        _is_parameter(reader, index) and (site_of(reader) is not None or _is_part(reader, view, within, depth + 1))
         for reader, index in readers
     )
 
@@ -509,7 +330,7 @@ def _is_parameter(node: onnx.NodeProto, index: int) -> bool:
     return spec.input_names[index] not in _ACTIVATIONS
 
 
-def _nearest(node: onnx.NodeProto, view: _View, followed: set[int]) -> set[int]:
+def _nearest(node: onnx.NodeProto, view: View, followed: set[int]) -> set[int]:
     """Return the lowered nodes that feed a node, else those that it feeds, else those that read what it reads.
 
     Where there is none of these, those that are nearest in any direction.
@@ -527,10 +348,10 @@ def _nearest(node: onnx.NodeProto, view: _View, followed: set[int]) -> set[int]:
     )
 
 
-def _search(node: onnx.NodeProto, view: _View, followed: set[int], ways: Sequence[bool]) -> set[int]:
+def _search(node: onnx.NodeProto, view: View, followed: set[int], ways: Sequence[bool]) -> set[int]:
     """Return the nearest lowered nodes, in one direction or both, with none but nodes in ``followed`` in between."""
     level, seen = [node], {id(node)}
-    for _ in range(_DEPTH):
+    for _ in range(DEPTH):
         near = (each for one in level for ahead in ways for each in _neighbours(one, view, ahead=ahead))
         reached = [each for each in near if id(each) not in seen]
         if found := _numbers(reached):
@@ -540,7 +361,7 @@ def _search(node: onnx.NodeProto, view: _View, followed: set[int], ways: Sequenc
     return set()
 
 
-def _neighbours(node: onnx.NodeProto, view: _View, *, ahead: bool) -> Iterator[onnx.NodeProto]:
+def _neighbours(node: onnx.NodeProto, view: View, *, ahead: bool) -> Iterator[onnx.NodeProto]:
     if ahead:
         for name in node.output:
             yield from (reader for reader, _ in view.readers.get(name, ()))
@@ -551,16 +372,4 @@ def _neighbours(node: onnx.NodeProto, view: _View, *, ahead: bool) -> Iterator[o
 
 
 def _numbers(nodes: Iterable[onnx.NodeProto]) -> set[int]:
-    return {number for number in map(_site, nodes) if number is not None and number >= 0}
-
-
-def _digest(tensor: onnx.TensorProto) -> str:
-    """Return what tells constants apart; large ones, which are zeros here, go by type and shape."""
-    content = hashlib.sha256(f"{tensor.data_type} {list(tensor.dims)}".encode())
-    if not tensor.external_data:
-        plain = type(tensor)()
-        plain.CopyFrom(tensor)
-        for field in ("name", "doc_string", "dims", "data_type"):
-            plain.ClearField(field)
-        content.update(plain.SerializeToString(deterministic=True))
-    return content.hexdigest()
+    return {number for number in map(site_of, nodes) if number is not None and number >= 0}

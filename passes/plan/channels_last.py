@@ -17,9 +17,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from mcd_graph.passes.engine.extent import Extent
+from mcd_graph.passes.engine.layouts import computing, summing
 from mcd_graph.passes.engine.optimized import nodes_of
 from mcd_graph.passes.engine.settle import culprits_in
-from mcd_graph.passes.engine.surroundings import computing, summing
 from mcd_graph.passes.rules.convolution import Convolution, channels_last
 
 if TYPE_CHECKING:
