@@ -1,6 +1,7 @@
 """A compression that is killed, interrupted, out of space or of a directory: the old model or the new one, whole."""
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from samples import K, N, digests, text_model, write, write_external
 from saved import small_disk, tensors
@@ -150,6 +152,20 @@ def test_a_temporary_whose_cleaning_up_was_interrupted(out: Path) -> None:
     remove_temporaries()
     assert digests(out) == {}
     remove_temporaries()
+
+
+def test_a_trial_that_ctrl_c_keeps_from_being_left_leaves_quietly(out: Path) -> None:
+    """Its generator is collected after those who made the data file have closed it, and says nothing of that."""
+    complaints: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", complaints.append)
+        with ModelWriter(out / "m.onnx") as writer:
+            trial = writer.trial(ir.from_proto(text_model()))
+            trial.__enter__()
+        del trial
+        gc.collect()
+    assert complaints == []
+    assert digests(out) == {}
 
 
 def test_ctrl_c_in_a_command_that_is_starting(model: Path, out: Path) -> None:

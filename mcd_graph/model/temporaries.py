@@ -96,7 +96,9 @@ def closed_for_writing(*files: BinaryIO) -> Iterator[None]:
     try:
         yield
     finally:
-        _reopen(files, writing=True)
+        # Ctrl-C may keep this from being left before those who made the files close them.
+        if still_open := [file for file in files if not file.closed]:
+            _reopen(still_open, writing=True)
 
 
 def _reopen(files: Sequence[BinaryIO], *, writing: bool) -> None:

@@ -31,7 +31,7 @@ class Histogram:
     def entropy_bits(self) -> float:
         """Order-0 entropy in bits per weight."""
         share = self.counts[self.counts > 0] / self.counts.sum()
-        return float(-(share * np.log2(share)).sum())
+        return float(-(share * np.log2(share)).sum()) + 0.0  # of one value it is minus zero
 
 
 def weight_histograms(model: str | os.PathLike[str]) -> list[Histogram]:

@@ -103,7 +103,8 @@ def _check_costs(model: ir.Model, match: Match) -> None:
         with shapes_inferred(model):
             reuse = reuse_of(match.output)
     if reuse < LEAST_REUSE:
-        text = f"a run uses each of its {size:,} elements {reuse} times, as far as the model fixes that, and decoding "
+        times = "once" if reuse == 1 else f"{reuse} times"
+        text = f"a run uses each of its {size:,} elements {times}, as far as the model fixes that, and decoding "
         raise Refusal(ReasonCode.DECODING_COSTS, text + f"takes more than 2 % below {LEAST_REUSE} times")
 
 
