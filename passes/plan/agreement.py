@@ -18,7 +18,7 @@ from mcd_graph.passes.engine.settle import settle
 from mcd_graph.passes.engine.stand_in import StandIn, make_small, zeros
 from mcd_graph.passes.engine.surroundings import sites_to_blame
 from mcd_graph.passes.fusions.registry import FUSIONS
-from mcd_graph.passes.plan.channels_last import settle_layout
+from mcd_graph.passes.plan.channels_last import changes_layouts, settle_layout
 from mcd_graph.passes.plan.integers import keep_where_onnxruntime_does_otherwise
 from mcd_graph.passes.plan.lowering import LoweringPlan
 from mcd_graph.passes.plan.shapes import infer_shapes_where_needed
@@ -51,7 +51,7 @@ def agree_with_onnxruntime(
     """Return the sites that can be lowered so that the installed onnxruntime, when it optimises, does all as before.
 
     onnxruntime puts functions in place of their calls. Within those, forms that are in integers anyway are not asked
-    about: onnxruntime takes their names away when it fuses them.
+    about: onnxruntime takes their names away when it fuses them. Convolutions that requantise are, for their layout.
 
     Args:
         model: the model.
@@ -73,7 +73,7 @@ def agree_with_onnxruntime(
 
 
 def _is_asked(candidate: Candidate) -> bool:
-    return candidate.function is None or candidate.match.optimized
+    return candidate.function is None or candidate.match.optimized or changes_layouts(candidate)
 
 
 def _settle_all(

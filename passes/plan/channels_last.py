@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mcd_graph.passes.engine.optimized import Optimized
     from mcd_graph.passes.plan.site import Candidate
 
-__all__ = ["settle_layout"]
+__all__ = ["changes_layouts", "settle_layout"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def settle_layout(
         lower: writes its lowered form.
         ask: tells what onnxruntime makes of a model when it brings channels last.
     """
-    requantising = [number for number, candidate in enumerate(candidates) if _requantises(candidate)]
+    requantising = [number for number, candidate in enumerate(candidates) if _is_lowered(candidate)]
     theirs = ask(original) if requantising else ""
     if isinstance(theirs, str):
         return list(candidates), set()
@@ -88,12 +88,15 @@ def _turned_where_transposes_cancel(
     return chosen, turned
 
 
-def _requantises(candidate: Candidate) -> bool:
+def changes_layouts(candidate: Candidate) -> bool:
     """Tell whether a site is one of those convolutions that onnxruntime computes with channels last."""
     fused = candidate.match.fused
-    if candidate.site.status != "lowered" or candidate.extent == Extent.NONE or not isinstance(fused, Convolution):
-        return False
-    return fused.y_zero_point is not None
+    return isinstance(fused, Convolution) and fused.y_zero_point is not None
+
+
+def _is_lowered(candidate: Candidate) -> bool:
+    lowered = candidate.site.status == "lowered" and candidate.extent != Extent.NONE
+    return lowered and changes_layouts(candidate)
 
 
 def _can_be_turned(candidate: Candidate) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from lowering import Lowered, assert_exact, floats, integers, lower, make_model, run, scales
+from lowering import Lowered, assert_exact, constant_nodes, floats, integers, lower, make_model, run, scales
 from onnx import helper, numpy_helper
 
 import mcd_graph
@@ -154,7 +154,8 @@ def test_a_value_that_onnxruntime_rounds_is_rounded_with_channels_last() -> None
     assert not np.array_equal(plain, rounded), "onnxruntime rounds it no more"
 
 
-def test_a_mean_that_would_add_up_in_another_order_keeps_the_convolution() -> None:
+@pytest.mark.parametrize("in_function", [False, True])
+def test_a_mean_that_would_add_up_in_another_order_keeps_the_convolution(in_function: bool) -> None:
     """onnxruntime moves a Transpose past the mean where that meets another, so that it is over another dimension."""
     model = network("d", np.int8, rank=1)
     steps = [
@@ -172,10 +173,19 @@ def test_a_mean_that_would_add_up_in_another_order_keeps_the_convolution() -> No
         helper.make_node("Tanh", ["second"], ["other"]),
     ]
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    constants["ys0"] = np.float32(0.37)  # sums of its multiples are rounded
+    nodes, functions = list(model.graph.node), []
+    if in_function:
+        inner = [*constant_nodes({name: constants[name] for name in nodes[0].input[1:]}), *nodes]
+        functions = [helper.make_function("own", "Inner", ["x"], ["y"], inner, [helper.make_opsetid("", 13)])]
+        nodes = [helper.make_node("Inner", ["x"], ["y"], domain="own")]
     inputs = {"image": (np.float32, ("b", 9, C))}
     outputs = {"result": (np.float32, ("b", 9, C)), "other": (np.float32, ("b", C, 9))}
-    model = make_model([*steps, *model.graph.node, *behind], inputs, outputs, constants)
+    model = make_model([*steps, *nodes, *behind], inputs, outputs, constants)
     model.opset_import[0].version = 13
+    if functions:
+        model.opset_import.append(helper.make_opsetid("own", 1))
+        model.functions.extend(functions)
     lowered = assert_exact(model, {"image": floats((2, 9, C), 1)}, optimized=True, alone=False)
     assert lowered.outcome == [("QLinearConv", ReasonCode.FUSES_OTHERWISE)]
 
