@@ -421,7 +421,8 @@ def outlined(b: Builder) -> None:
     """What another step makes, in a local function that is called once or twice; constants are in it or given to it."""
     nodes, values, weights = len(b.nodes), len(b.values), len(b.weights)
     before, scales = set(b.constants), {key: list(names) for key, names in b.scales.items()}
-    qdq(b)
+    step = convolution if b.rank == 3 and b.chance(0.4) else qdq
+    step(b)
     del b.weights[weights:]  # nobody else sees them
     b.scales = scales
     made, results = b.nodes[nodes:], [value.name for value in b.values[values:]]
