@@ -49,7 +49,9 @@ def settle_layout(
         lower: writes its lowered form.
         ask: tells what onnxruntime makes of a model when it brings channels last.
     """
-    requantising = [number for number, candidate in enumerate(candidates) if _is_lowered(candidate)]
+    requantising = [
+        number for number, candidate in enumerate(candidates) if _is_lowered(candidate) and changes_layouts(candidate)
+    ]
     theirs = ask(original) if requantising else ""
     if isinstance(theirs, str):
         return list(candidates), set()
@@ -95,13 +97,11 @@ def changes_layouts(candidate: Candidate) -> bool:
 
 
 def _is_lowered(candidate: Candidate) -> bool:
-    lowered = candidate.site.status == "lowered" and candidate.extent != Extent.NONE
-    return lowered and changes_layouts(candidate)
+    return candidate.site.status == "lowered" and candidate.extent != Extent.NONE
 
 
 def _can_be_turned(candidate: Candidate) -> bool:
-    in_graph = candidate.function is None and candidate.site.status == "lowered"
-    return in_graph and candidate.extent != Extent.NONE and channels_last(candidate.match) is not None
+    return candidate.function is None and _is_lowered(candidate) and channels_last(candidate.match) is not None
 
 
 def _turned(candidates: Sequence[Candidate], chosen: set[int]) -> list[Candidate]:
