@@ -249,6 +249,11 @@ pub trait RowKernel: Sync {
         1
     }
 
+    /// Whether uint8 activations are multiplied as they are: rows of them need not be packed where nobody asks for their sums.
+    fn multiplies_bytes(&self) -> bool {
+        false
+    }
+
     /// Makes a packed row of whole fractals, which is in the last bytes of `row`, what is multiplied; its bytes are as many as
     /// [`Self::width`] says.
     fn finish(&self, _row: &mut [i8]) {}

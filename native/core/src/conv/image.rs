@@ -45,6 +45,15 @@ impl<'a> Image<'a> {
         }
     }
 
+    /// Some elements as bytes.
+    pub(super) fn bytes(&self, at: usize, len: usize) -> &'a [i8] {
+        match self {
+            // SAFETY: the layout is the same.
+            Self::U8(x) => unsafe { &*(std::ptr::from_ref(&x[at..][..len]) as *const [i8]) },
+            Self::I8(x) => &x[at..][..len],
+        }
+    }
+
     /// A pixel beside an image, of a zero point, as the kernels' operand has it.
     pub(super) fn outside(&self, zero_point: i32) -> i8 {
         zero_point.wrapping_sub(self.shift()) as i8
@@ -108,11 +117,12 @@ impl<T> Shared<T> {
     }
 }
 
-/// Brings the channels of `pixels` pixels, the elements from `at` on, to their last place.
+/// Brings the channels of `pixels` pixels, the elements from `at` on, to their last place. `bytes`: the pixels, which are uint8,
+/// stay as they are; else they become the kernels' operand, with sums.
 pub(super) fn channels_last<'a>(
     (image, at): (Image<'_>, usize),
     (pixels, channels): (usize, usize),
-    zero_point: i32,
+    (zero_point, bytes): (i32, bool),
     (data, sums): (&'a mut Aligned<i8>, &'a mut Vec<i32>),
     pool: &dyn Parallel,
 ) -> Result<Pixels<'a>, Error> {
@@ -120,6 +130,7 @@ pub(super) fn channels_last<'a>(
     data.reset(len, "an image with channels last")?;
     resize(sums, pixels, "sums of pixels")?;
     let (from, flip) = image.part(at, len);
+    let flip = if bytes { 0 } else { flip };
     let piece = (PIECE / channels.max(1)).next_multiple_of(PIXELS);
     let (to, sums_to) = (Shared(data.as_mut_ptr()), Shared(sums.as_mut_ptr()));
     let run = |task: usize| {
@@ -132,6 +143,9 @@ pub(super) fn channels_last<'a>(
             let to = Strided { at: part.as_mut_ptr().cast(), stride: channels };
             transpose_bytes(from, (channels, count), to, flip);
         }
+        if bytes {
+            return;
+        }
         for (sum, pixel) in sums.iter_mut().zip(part.chunks_exact(channels)) {
             // Bytes without sign are added up by one instruction.
             let biased = pixel.iter().fold(0_u32, |all, &v| all.wrapping_add(u32::from(v.cast_unsigned() ^ 0x80)));
@@ -143,6 +157,12 @@ pub(super) fn channels_last<'a>(
         1 => run(0),
         tasks => pool.run(tasks, &run),
     }
-    let source = Source::Operand(&data[..], &sums[..pixels]);
+    let source = if bytes {
+        // SAFETY: the layout is the same.
+        let image = Image::U8(unsafe { &*(std::ptr::from_ref(&data[..len]) as *const [u8]) });
+        Source::Given { image, start: 0, apart: channels }
+    } else {
+        Source::Operand(&data[..], &sums[..pixels])
+    };
     Ok(Pixels { source, channels, outside: image.outside(zero_point), shift: image.shift() })
 }

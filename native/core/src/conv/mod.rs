@@ -153,10 +153,11 @@ impl Bound<'_, PreparedWeight> {
         Workspace::with_staging(|staging| {
             let Staging { pixels, sums, results } = staging;
             let shape = (call.window.pixels(), call.channels / call.groups);
+            let bytes = self.multiplies_bytes(call.x.shift(), call.operands.w_zero_point);
+            let form = (call.operands.x_zero_point, bytes);
             for part in 0..call.batch * call.groups {
                 let image = (call.x, part * shape.0 * shape.1);
-                let pixels =
-                    channels_last(image, shape, call.operands.x_zero_point, (&mut *pixels, &mut *sums), pool)?;
+                let pixels = channels_last(image, shape, form, (&mut *pixels, &mut *sums), pool)?;
                 self.group(call, pixels, part, (output, &mut *results), pool)?;
             }
             Ok(())

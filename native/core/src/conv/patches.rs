@@ -3,10 +3,11 @@
 //! The images have their channels last, so that what the kernel sees of one of their lines is one run of bytes. Pixels beside an
 //! image are the activation's zero point.
 
-use super::image::{Pixels, Source};
-use super::window::Window;
+use super::image::{Image, Pixels, Source};
+use super::window::{DIMS, Window};
 use crate::arch::RowKernel;
 use crate::gemm::RowSource;
+use std::ops::Range;
 
 /// Some of the places where a kernel is put: a row of activations each.
 #[derive(Debug)]
@@ -29,14 +30,39 @@ impl RowSource for Patches<'_> {
     }
 
     fn pack(&self, rows: &dyn RowKernel, row: usize, to: &mut [i8]) -> i32 {
-        let Window { image, output, kernel, strides, dilations, pads } = self.window;
-        let positions = self.window.positions();
-        let (of, position) = ((self.first + row) / positions, (self.first + row) % positions);
-        let start = of * self.window.pixels();
-        let at = [position / output[2] / output[1], position / output[2] % output[1], position % output[2]];
+        let mut gather = Gather { pixels: self.pixels, way: Way::Packed(rows), to, inside: 0, outside: 0 };
+        self.patch(Place::new(self.window, self.first + row), &mut gather);
+        let missing = (gather.outside * self.pixels.channels) as i32;
+        gather.inside.wrapping_add(missing.wrapping_mul(i32::from(self.pixels.outside)))
+    }
+
+    fn copy(&self, rows: Range<usize>, to: &mut [u8], stride: usize) {
+        // SAFETY: the layout is the same.
+        let to = unsafe { &mut *(std::ptr::from_mut(to) as *mut [i8]) };
+        let mut place = Place::new(self.window, self.first + rows.start);
+        for to in to.chunks_mut(stride).take(rows.len()) {
+            self.patch(place, &mut Gather { pixels: self.pixels, way: Way::Bytes, to, inside: 0, outside: 0 });
+            place.advance(self.window);
+        }
+    }
+
+    fn in_place(&self) -> Option<(&[u8], usize)> {
+        let Source::Given { image: Image::U8(image), start, apart } = self.pixels.source else { return None };
+        (self.window.is_pointwise() && self.count > 0).then(|| {
+            let first = self.first * apart + start;
+            (&image[first..first + (self.count - 1) * apart + self.pixels.channels], apart)
+        })
+    }
+}
+
+impl Patches<'_> {
+    /// Gathers what the kernel sees at a place.
+    #[inline]
+    fn patch(&self, place: Place, gather: &mut Gather<'_, '_>) {
+        let Window { image, kernel, strides, dilations, pads, .. } = self.window;
+        let start = place.image * self.window.pixels();
         // Where the first pixel under the kernel is; beside the image it is negative.
-        let corner: [isize; 3] = std::array::from_fn(|d| (at[d] * strides[d]) as isize - pads[d] as isize);
-        let mut gather = Gather { pixels: self.pixels, rows, to, inside: 0, outside: 0 };
+        let corner: [isize; 3] = std::array::from_fn(|d| (place.at[d] * strides[d]) as isize - pads[d] as isize);
         for z in 0..kernel[0] {
             let line_z = inside(corner[0], z * dilations[0], image[0]);
             for y in 0..kernel[1] {
@@ -50,8 +76,37 @@ impl RowSource for Patches<'_> {
                 }
             }
         }
-        let missing = (gather.outside * self.pixels.channels) as i32;
-        gather.inside.wrapping_add(missing.wrapping_mul(i32::from(self.pixels.outside)))
+    }
+}
+
+/// A place where the kernel is put.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Of the batch.
+    image: usize,
+    /// Pixel of the output.
+    at: [usize; DIMS],
+}
+
+impl Place {
+    /// Number `place` of all places, those of one image behind those of another.
+    fn new(window: &Window, place: usize) -> Self {
+        let (output, positions) = (window.output, window.positions());
+        let (image, position) = (place / positions, place % positions);
+        let at = [position / output[2] / output[1], position / output[2] % output[1], position % output[2]];
+        Self { image, at }
+    }
+
+    /// The next one: without the divisions, which take as long as to copy a patch.
+    fn advance(&mut self, window: &Window) {
+        for d in (0..DIMS).rev() {
+            self.at[d] += 1;
+            if self.at[d] < window.output[d] {
+                return;
+            }
+            self.at[d] = 0;
+        }
+        self.image += 1;
     }
 }
 
@@ -60,10 +115,19 @@ fn inside(corner: isize, offset: usize, size: usize) -> Option<usize> {
     corner.checked_add_unsigned(offset).and_then(|at| usize::try_from(at).ok()).filter(|&at| at < size)
 }
 
+/// How pixels become a row.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    /// As a kernel packs them.
+    Packed(&'a dyn RowKernel),
+    /// uint8 as they are, without sums.
+    Bytes,
+}
+
 /// A row that is filled from its beginning.
 struct Gather<'a, 'b> {
     pixels: Pixels<'a>,
-    rows: &'a dyn RowKernel,
+    way: Way<'a>,
     to: &'b mut [i8],
     /// Sum of the pixels that were there.
     inside: i32,
@@ -101,17 +165,28 @@ impl<'b> Gather<'_, 'b> {
     fn run(&mut self, first: usize, count: usize) {
         let channels = self.pixels.channels;
         let to = self.next(count * channels);
-        match self.pixels.source {
-            Source::Operand(data, sums) => {
+        match (self.pixels.source, self.way) {
+            (Source::Operand(data, sums), way) => {
                 to.copy_from_slice(&data[first * channels..(first + count) * channels]);
-                self.inside = sums[first..first + count].iter().fold(self.inside, |all, sum| all.wrapping_add(*sum));
+                match way {
+                    Way::Packed(_) => {
+                        let sums = sums[first..first + count].iter();
+                        self.inside = sums.fold(self.inside, |all, sum| all.wrapping_add(*sum));
+                    }
+                    Way::Bytes => to.iter_mut().for_each(|x| *x ^= i8::MIN),
+                }
             }
-            Source::Given { image, start, apart } => {
+            (Source::Given { image, start, apart }, way) => {
                 // Pixels of all channels are one run.
                 let run = if apart == channels { to.len() } else { channels };
                 for (pixel, to) in to.chunks_exact_mut(run.max(1)).enumerate() {
-                    let from = image.row(start + (first + pixel) * apart, run);
-                    self.inside = self.inside.wrapping_add(self.rows.pack(from, to));
+                    let at = start + (first + pixel) * apart;
+                    match way {
+                        Way::Packed(rows) => {
+                            self.inside = self.inside.wrapping_add(rows.pack(image.row(at, run), to));
+                        }
+                        Way::Bytes => to.copy_from_slice(image.bytes(at, run)),
+                    }
                 }
             }
         }
@@ -121,7 +196,10 @@ impl<'b> Gather<'_, 'b> {
     #[inline]
     fn beside(&mut self, count: usize) {
         if count > 0 {
-            let outside = self.pixels.outside;
+            let outside = match self.way {
+                Way::Packed(_) => self.pixels.outside,
+                Way::Bytes => self.pixels.outside ^ i8::MIN,
+            };
             self.next(count * self.pixels.channels).fill(outside);
             self.outside += count;
         }

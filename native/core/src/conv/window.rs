@@ -73,6 +73,11 @@ impl Window {
         self.output.iter().product()
     }
 
+    /// Whether the kernel sees one pixel at each place, that of the same number.
+    pub(super) fn is_pointwise(&self) -> bool {
+        self.taps() == 1 && self.output == self.image && self.strides == [1; DIMS] && self.pads == [0; DIMS]
+    }
+
     /// Pixels under the kernel.
     pub fn taps(&self) -> usize {
         self.kernel.iter().product()

@@ -38,6 +38,10 @@ pub trait RowSource: std::fmt::Debug + Sync {
     fn shift(&self) -> i32;
     /// Writes row `row`, by a kernel's way to pack rows; the sum of its elements.
     fn pack(&self, kernel: &dyn RowKernel, row: usize, to: &mut [i8]) -> i32;
+    /// Writes some rows of uint8 activations as they are, so many bytes apart.
+    fn copy(&self, rows: Range<usize>, to: &mut [u8], stride: usize);
+    /// All rows of uint8 activations, and how many bytes they are apart, if they lie in memory like that.
+    fn in_place(&self) -> Option<(&[u8], usize)>;
 }
 
 /// Activations as attention leaves them: (batch, heads, rows, columns), of which (batch, rows, heads, columns) is
@@ -52,7 +56,16 @@ pub struct SplitHeads {
     pub columns: usize,
 }
 
-impl Activation<'_> {
+impl<'a> Activation<'a> {
+    /// All rows of k uint8 activations, and how many bytes they are apart, if they lie in memory like that.
+    fn in_place(&self, k: usize) -> Option<(&'a [u8], usize)> {
+        match *self {
+            Self::U8(x) => Some((x, k)),
+            Self::Rows(x) => x.in_place(),
+            Self::I8(_) | Self::F32(..) => None,
+        }
+    }
+
     /// Elements.
     pub fn len(&self) -> usize {
         match self {
@@ -114,6 +127,15 @@ fn apart(len: usize) -> usize {
     (len.div_ceil(LINE) | 1) * LINE
 }
 
+/// What activations become.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Form {
+    /// uint8 as they are, in rows that are filled up with 0 and have no sums.
+    Bytes,
+    /// int8, in rows that are filled up with `pad`, and then what a kernel makes of them, of `width` bytes each.
+    Packed { pad: i8, width: usize },
+}
+
 /// Packing of (m, k) activations, shared by the threads that come.
 pub(super) struct Packing<'a> {
     x: Activation<'a>,
@@ -124,9 +146,9 @@ pub(super) struct Packing<'a> {
     packing: Barrier,
     /// Rows of a unit.
     rows: usize,
-    pad: i8,
-    /// Bytes of an activation as it is multiplied.
-    width: usize,
+    form: Form,
+    /// Rows that nothing needs to be done with, and how many bytes they are apart.
+    in_place: Option<(&'a [u8], usize)>,
     data: *mut i8,
     sums: *mut i32,
     m: usize,
@@ -139,32 +161,37 @@ pub(super) struct Packing<'a> {
 unsafe impl Sync for Packing<'_> {}
 
 impl<'a> Packing<'a> {
-    /// Rows are filled up with `pad`, and activations become `width` bytes.
-    ///
     /// # Panics
     /// If there are not m · k activations.
     pub fn new(
         memory: Memory<'a>,
         x: Activation<'a>,
         (m, k): (usize, usize),
-        (pad, width): (i8, usize),
+        form: Form,
     ) -> Result<Self, Error> {
         assert_eq!(m.checked_mul(k), Some(x.len()));
-        let stride = apart(k.next_multiple_of(FRACTAL_K).saturating_mul(width));
-        // Padding may make more of them than can be counted, which is more than there can be memory for.
-        memory.data.reset(m.saturating_mul(stride), "packed activations")?;
+        let in_place = match form {
+            Form::Bytes if k.is_multiple_of(FRACTAL_K) => x.in_place(k),
+            _ => None,
+        };
+        let stride = apart(k.next_multiple_of(FRACTAL_K).saturating_mul(form.width()));
+        if in_place.is_none() {
+            // Padding may make more of them than can be counted, which is more than there can be memory for.
+            memory.data.reset(m.saturating_mul(stride), "packed activations")?;
+        }
         resize(memory.sums, m, "sums of rows")?;
         let rows = (UNIT / k).clamp(1, m.max(1));
+        let units = if in_place.is_none() { m.div_ceil(rows) } else { 0 };
         let values = if let Activation::F32(values, _) = x { values.len() } else { 0 };
         Ok(Self {
             x,
             k,
             ranging: Barrier::new(values.div_ceil(UNIT)),
             range: Mutex::new(quantize::Range::EMPTY),
-            packing: Barrier::new(m.div_ceil(rows)),
+            packing: Barrier::new(units),
             rows,
-            pad,
-            width,
+            form,
+            in_place,
             data: memory.data.as_mut_ptr(),
             sums: memory.sums.as_mut_ptr(),
             m,
@@ -173,7 +200,8 @@ impl<'a> Packing<'a> {
         })
     }
 
-    /// Does a thread's share, for a kernel whose activations are as wide; `row` is memory of its own. Gives all rows, and what they were quantised by if they were floats.
+    /// Does a thread's share, for a kernel that wants this form; `row` is memory of its own. Gives all rows, and what they were
+    /// quantised by if they were floats.
     pub fn share(&self, kernel: &dyn RowKernel, row: &mut Vec<u8>) -> Result<(Packed<'_>, Option<Quantizer>), Error> {
         let quantizer = match self.x {
             Activation::F32(values, _) => {
@@ -189,31 +217,59 @@ impl<'a> Packing<'a> {
             _ => None,
         };
         self.packing.share(|unit| {
-            for i in unit * self.rows..self.m.min((unit + 1) * self.rows) {
-                // SAFETY: row i, of m, is in this unit alone; the memory has m rows and m sums, and outlives this.
-                let (packed, sum) = unsafe {
-                    let packed = self.data.add(i * self.stride);
-                    (std::slice::from_raw_parts_mut(packed, self.stride), &mut *self.sums.add(i))
-                };
-                // What is behind whole fractals is never read; to clear it would cost as much as packing the row.
-                let len = self.k.next_multiple_of(FRACTAL_K);
-                let packed = &mut packed[..len * self.width];
-                let (body, pad) = packed[len * (self.width - 1)..].split_at_mut(self.k);
-                *sum = self.row(kernel, i, quantizer, row, body);
-                pad.fill(self.pad);
-                kernel.finish(packed);
+            let rows = unit * self.rows..self.m.min((unit + 1) * self.rows);
+            // SAFETY: these rows, of m, are in this unit alone; the memory has m rows and m sums, and outlives this.
+            let (to, sums) = unsafe {
+                let to = self.data.add(rows.start * self.stride);
+                let sums = self.sums.add(rows.start);
+                (
+                    std::slice::from_raw_parts_mut(to, rows.len() * self.stride),
+                    std::slice::from_raw_parts_mut(sums, rows.len()),
+                )
+            };
+            match self.form {
+                Form::Bytes => self.copy(kernel, rows, quantizer, to),
+                Form::Packed { pad, width } => {
+                    for ((i, to), sum) in rows.zip(to.chunks_exact_mut(self.stride)).zip(sums) {
+                        // What is behind whole fractals is never read; to clear it would cost as much as packing the row.
+                        let len = self.k.next_multiple_of(FRACTAL_K);
+                        let packed = &mut to[..len * width];
+                        let (body, behind) = packed[len * (width - 1)..].split_at_mut(self.k);
+                        *sum = self.row(kernel, i, quantizer, row, body);
+                        behind.fill(pad);
+                        kernel.finish(packed);
+                    }
+                }
             }
         });
         // SAFETY: all units are done, and nothing writes any more. `new` has made the memory that long.
-        let packed = unsafe {
-            Packed {
-                data: std::slice::from_raw_parts(self.data, self.m * self.stride),
-                sums: std::slice::from_raw_parts(self.sums, self.m),
-                stride: self.stride,
-                width: self.width,
-            }
+        let sums = unsafe { std::slice::from_raw_parts(self.sums, self.m) };
+        let (data, stride) = match self.in_place {
+            // SAFETY: the layout is the same.
+            Some((rows, stride)) => (unsafe { &*(std::ptr::from_ref(rows) as *const [i8]) }, stride),
+            // SAFETY: as above.
+            None => (unsafe { std::slice::from_raw_parts(self.data, self.m * self.stride) }, self.stride),
         };
-        Ok((packed, quantizer))
+        Ok((Packed { data, sums, stride, width: self.form.width() }, quantizer))
+    }
+
+    /// Writes rows of uint8 activations as they are, those of floats quantised, and fills them up.
+    fn copy(&self, kernel: &dyn RowKernel, rows: Range<usize>, quantizer: Option<Quantizer>, to: &mut [i8]) {
+        // SAFETY: the layout is the same.
+        let to = unsafe { &mut *(std::ptr::from_mut(to) as *mut [u8]) };
+        if let Activation::Rows(x) = self.x {
+            x.copy(rows.clone(), to, self.stride);
+        }
+        for (i, row) in rows.zip(to.chunks_exact_mut(self.stride)) {
+            let (body, behind) = row[..self.k.next_multiple_of(FRACTAL_K)].split_at_mut(self.k);
+            behind.fill(0);
+            let elements = i * self.k..(i + 1) * self.k;
+            match (self.x, quantizer) {
+                (Activation::U8(x), _) => body.copy_from_slice(&x[elements]),
+                (Activation::F32(x, heads), Some(quantizer)) => quantize(kernel, quantizer, (x, heads), elements, body),
+                _ => {}
+            }
+        }
     }
 
     /// Packs row `i`, by way of `quantized` if it is one of floats; its sum.
@@ -231,30 +287,49 @@ impl<'a> Packing<'a> {
             (Activation::I8(x), _) => kernel.pack(ActivationRow::I8(&x[elements]), to),
             (Activation::Rows(x), _) => x.pack(kernel, i, to),
             (Activation::F32(x, heads), quantizer) => {
-                let quantizer = quantizer.expect("floats have one");
-                let mut rest = uninit(&mut quantized[..self.k]);
-                let mut quantize = |x: &[f32]| {
-                    let (to, behind) = std::mem::take(&mut rest).split_at_mut(x.len());
-                    kernel.quantize(quantizer, x, to);
-                    rest = behind;
-                };
-                match heads {
-                    None => quantize(&x[elements]),
-                    Some(split) => pieces(elements, split.columns).for_each(|piece| {
-                        quantize(&x[split.source(piece.start)..][..piece.len()]);
-                    }),
-                }
-                debug_assert!(rest.is_empty());
-                kernel.pack(ActivationRow::U8(&quantized[..self.k]), to)
+                let quantized = &mut quantized[..self.k];
+                quantize(kernel, quantizer.expect("floats have one"), (x, heads), elements, quantized);
+                kernel.pack(ActivationRow::U8(quantized), to)
             }
         }
     }
+}
+
+/// Quantises some elements of floats, those of rows whose heads lie apart one head after the other.
+fn quantize(
+    kernel: &dyn RowKernel,
+    quantizer: Quantizer,
+    (x, heads): (&[f32], Option<SplitHeads>),
+    elements: Range<usize>,
+    to: &mut [u8],
+) {
+    let Some(split) = heads else {
+        kernel.quantize(quantizer, &x[elements], uninit(to));
+        return;
+    };
+    let mut rest = uninit(to);
+    for piece in pieces(elements, split.columns) {
+        let (to, behind) = rest.split_at_mut(piece.len());
+        kernel.quantize(quantizer, &x[split.source(piece.start)..][..piece.len()], to);
+        rest = behind;
+    }
+    debug_assert!(rest.is_empty());
 }
 
 /// Elements that are written anew.
 fn uninit(elements: &mut [u8]) -> &mut [MaybeUninit<u8>] {
     // SAFETY: the layout is the same; [`RowKernel::quantize`], which alone is given them, writes bytes to all of them.
     unsafe { &mut *(std::ptr::from_mut(elements) as *mut [MaybeUninit<u8>]) }
+}
+
+impl Form {
+    /// Bytes of an activation as it is multiplied.
+    fn width(self) -> usize {
+        match self {
+            Self::Bytes => 1,
+            Self::Packed { width, .. } => width,
+        }
+    }
 }
 
 impl SplitHeads {
@@ -285,7 +360,7 @@ mod tests {
         let (mut data, mut sums) = (Aligned::default(), Vec::new());
         data.reset(m * apart(k.next_multiple_of(FRACTAL_K)), "rows").unwrap();
         data.fill(77);
-        let packing = Packing::new(Memory { data: &mut data, sums: &mut sums }, x, (m, k), (PAD, 1)).unwrap();
+        let packing = Packing::new(Memory { data: &mut data, sums: &mut sums }, x, (m, k), Form::Packed { pad: PAD, width: 1 }).unwrap();
         let found = Mutex::new(None);
         Scoped(threads).run(threads, &|_| {
             let (packed, quantizer) = packing.share(&Portable::<false>, &mut Vec::new()).unwrap();

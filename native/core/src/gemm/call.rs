@@ -16,6 +16,15 @@ pub enum ZeroPoint<'a> {
 }
 
 impl ZeroPoint<'_> {
+    /// Whether all are 0.
+    pub(crate) fn is_zero(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Scalar(zero_point) => *zero_point == 0,
+            Self::PerColumn(each) => each.iter().all(|zero_point| *zero_point == 0),
+        }
+    }
+
     /// Those of some columns.
     fn columns(&self, columns: Range<usize>) -> Self {
         match self {

@@ -1,6 +1,6 @@
 //! One multiplication: activations are packed, then a fused path decodes and multiplies at once, or a blocked one decodes strips first.
 
-use super::activation::{Memory, Packing};
+use super::activation::{Form, Memory, Packing};
 use super::call::MatmulCall;
 use super::columns::Columns;
 use super::epilogue::{Correction, Factors, SharedOutput};
@@ -56,7 +56,11 @@ fn run(
     let (m, k, n) = (call.m, weight.k(), columns.count);
     let kernel = weight.products(call.x.shift());
     let threads = pool.threads().min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
-    let form = (padding(kernel), kernel.rows().width());
+    let form = if weight.multiplies_bytes(call.x.shift(), call.operands.w_zero_point) {
+        Form::Bytes
+    } else {
+        Form::Packed { pad: padding(kernel), width: kernel.rows().width() }
+    };
     let packing = Packing::new(Memory { data: packed, sums: row_sums }, call.x, (m, k), form)?;
     let scale = output.epilogue.scale();
     let output = SharedOutput::new(output, (m, n), call.heads);

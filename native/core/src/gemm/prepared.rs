@@ -1,6 +1,7 @@
 //! A weight made ready for many multiplications.
 
 use super::activation::{Packed, SHIFT};
+use super::call::ZeroPoint;
 use crate::aligned::Aligned;
 use crate::arch::{Accumulators, Coded, Extent, PanelSteps, Scratch, Symbols, TileCode, TileKernel, Workspace};
 use crate::codec::WeightType;
@@ -110,6 +111,10 @@ impl PreparedWeight {
             (false, None) => kernel.tile(),
             (false, Some(_)) => kernel.tile().of_signed().expect("a kernel has both or none"),
         }
+    }
+    /// Whether activations that are packed with this shift are multiplied as the uint8 that they are, and nobody needs their sums.
+    pub(crate) fn multiplies_bytes(&self, shift: i32, w_zero_point: ZeroPoint<'_>) -> bool {
+        self.products(shift).rows().multiplies_bytes() && w_zero_point.is_zero()
     }
     pub(super) fn geometry(&self) -> &Geometry {
         self.decoder.geometry()

@@ -235,6 +235,10 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> RowKernel for 
         epilogue: rows::epilogue,
     }
 
+    fn multiplies_bytes(&self) -> bool {
+        SATURATES
+    }
+
     fn width(&self) -> usize {
         if SATURATES { Saturating::<SIGNED>::WIDTH } else { Exact::<SIGNED>::WIDTH }
     }

@@ -84,9 +84,12 @@ pub(super) unsafe fn multiply<P: Products, D: Destination>(
         for panel in 0..panels {
             let steps = steps.get(panel).filter(|steps| !steps.is_empty());
             for row in (0..m - rest).step_by(4) {
-                match steps {
-                    Some(steps) => tile_in_steps::<P, 4, D>(operands, (row, panel), steps, to),
-                    None => _ = tile::<P, 4, 1, D>(operands, (row, panel), to),
+                // The first rows have a panel fetched for the others.
+                match (steps, row) {
+                    (Some(steps), 0) => tile_in_steps::<P, 4, true, D>(operands, (row, panel), steps, to),
+                    (Some(steps), _) => tile_in_steps::<P, 4, false, D>(operands, (row, panel), steps, to),
+                    (None, 0) => _ = tile::<P, 4, 1, true, D>(operands, (row, panel), to),
+                    (None, _) => _ = tile::<P, 4, 1, false, D>(operands, (row, panel), to),
                 }
             }
         }
@@ -94,12 +97,12 @@ pub(super) unsafe fn multiply<P: Products, D: Destination>(
         while panel < panels && rest > 0 {
             let at = (row, panel);
             panel += match (rest, panels - panel) {
-                (1, 4..) => tile::<P, 1, 4, D>(operands, at, to),
-                (1, 2..) => tile::<P, 1, 2, D>(operands, at, to),
-                (1, _) => tile::<P, 1, 1, D>(operands, at, to),
-                (2, 2..) => tile::<P, 2, 2, D>(operands, at, to),
-                (2, _) => tile::<P, 2, 1, D>(operands, at, to),
-                _ => tile::<P, 3, 1, D>(operands, at, to),
+                (1, 4..) => tile::<P, 1, 4, false, D>(operands, at, to),
+                (1, 2..) => tile::<P, 1, 2, false, D>(operands, at, to),
+                (1, _) => tile::<P, 1, 1, false, D>(operands, at, to),
+                (2, 2..) => tile::<P, 2, 2, true, D>(operands, at, to),
+                (2, _) => tile::<P, 2, 1, true, D>(operands, at, to),
+                _ => tile::<P, 3, 1, true, D>(operands, at, to),
             };
         }
     }
@@ -119,7 +122,7 @@ struct Operands {
 /// As for [`multiply`]; there are MR rows and NR panels from there on.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile<P: Products, const MR: usize, const NR: usize, D: Destination>(
+unsafe fn tile<P: Products, const MR: usize, const NR: usize, const FETCH: bool, D: Destination>(
     Operands { symbols, extent, x }: Operands,
     (row, panel): (usize, usize),
     to: &D,
@@ -129,22 +132,52 @@ unsafe fn tile<P: Products, const MR: usize, const NR: usize, D: Destination>(
     unsafe {
         let mut w = symbols.add(panel * extent.panel());
         let mut x_at = x.at.add(row * x.stride);
-        for _ in 0..extent.panel() / GROUP {
-            group::<P, MR, NR>(&mut sums, (w, extent.panel()), (x_at, x.stride));
-            w = w.add(GROUP);
-            x_at = x_at.add(4 * P::WIDTH);
+        for _ in 0..extent.panel() / BLOCK {
+            block::<P, MR, NR, FETCH>(&mut sums, (w, extent.panel()), (x_at, x.stride));
+            w = w.add(BLOCK);
+            x_at = x_at.add(BLOCK_K * P::WIDTH);
         }
         to.store(row, panel, &sums);
     }
     NR
 }
 
-/// Adds the products of a group, and has what comes later fetched.
+/// Adds the products of a block, group by group.
+///
+/// # Safety
+/// As for [`group`], of all groups of the block.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn block<P: Products, const MR: usize, const NR: usize, const FETCH: bool>(
+    sums: &mut Sums<MR, NR>,
+    (w, panel): (*const u8, usize),
+    (x, stride): (*const u8, usize),
+) {
+    for g in 0..PanelSteps::BLOCK {
+        // SAFETY: the caller's contract.
+        unsafe { group::<P, MR, NR, FETCH>(sums, (w.add(g * GROUP), panel), (x.add(4 * g * P::WIDTH), stride)) };
+        for sum in sums.as_flattened_mut().as_flattened_mut() {
+            *sum = settled(*sum);
+        }
+    }
+}
+
+/// The same sum, which the compiler takes for another: it would add products to one another first, and sums would no longer fit
+/// the registers.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn settled(mut sum: __m256i) -> __m256i {
+    // SAFETY: nothing is done.
+    unsafe { asm!("/* {0} */", inout(ymm_reg) sum, options(pure, nomem, nostack, preserves_flags)) };
+    sum
+}
+
+/// Adds the products of a group; `FETCH`: and has what comes later fetched.
 ///
 /// # Safety
 /// As for [`tile`], of the group of each panel that begins at `w`, and of the activations for it that each row has at `x`.
 #[inline(always)]
-unsafe fn group<P: Products, const MR: usize, const NR: usize>(
+unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool>(
     sums: &mut Sums<MR, NR>,
     (w, panel): (*const u8, usize),
     (x, stride): (*const u8, usize),
@@ -155,7 +188,7 @@ unsafe fn group<P: Products, const MR: usize, const NR: usize>(
         for (j, symbols) in symbols.iter_mut().enumerate() {
             let w = w.add(j * panel);
             *symbols = [P::symbols(w), P::symbols(w.add(LANES))];
-            if MR > 1 {
+            if FETCH {
                 _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
             }
         }
@@ -175,7 +208,7 @@ unsafe fn group<P: Products, const MR: usize, const NR: usize>(
 /// As for [`tile`]; the steps are of as many blocks as the panel has.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile_in_steps<P: Products, const MR: usize, D: Destination>(
+unsafe fn tile_in_steps<P: Products, const MR: usize, const FETCH: bool, D: Destination>(
     Operands { symbols, extent, x }: Operands,
     (row, panel): (usize, usize),
     steps: &PanelSteps,
@@ -191,19 +224,16 @@ unsafe fn tile_in_steps<P: Products, const MR: usize, D: Destination>(
         };
         for at in steps.fours() {
             let (w, x_at) = block(at);
-            groups::<P, MR, 4>(&mut sums, w, (x_at, x.stride));
+            groups::<P, MR, 4, FETCH>(&mut sums, w, (x_at, x.stride));
         }
         for at in steps.twos() {
             let (w, x_at) = block(at);
-            groups::<P, MR, 2>(&mut sums, w, (x_at, x.stride));
-            groups::<P, MR, 2>(&mut sums, w.add(2 * GROUP), (x_at.add(8 * P::WIDTH), x.stride));
+            groups::<P, MR, 2, FETCH>(&mut sums, w, (x_at, x.stride));
+            groups::<P, MR, 2, FETCH>(&mut sums, w.add(2 * GROUP), (x_at.add(8 * P::WIDTH), x.stride));
         }
         for at in steps.ones() {
             let (w, x_at) = block(at);
-            for g in 0..PanelSteps::BLOCK {
-                let x = (x_at.add(4 * g * P::WIDTH), x.stride);
-                group::<P, MR, 1>(&mut sums, (w.add(g * GROUP), extent.panel()), x);
-            }
+            self::block::<P, MR, 1, FETCH>(&mut sums, (w, extent.panel()), (x_at, x.stride));
         }
         to.store(row, panel, &sums);
     }
@@ -219,19 +249,19 @@ fn elsewhere(mut at: *const u8) -> *const u8 {
     at
 }
 
-/// Adds the products of G groups at once, and has what comes later fetched.
+/// Adds the products of G groups at once; `FETCH`: and has what comes later fetched.
 ///
 /// # Safety
 /// As for [`group`], of so many groups.
 #[inline(always)]
-unsafe fn groups<P: Products, const MR: usize, const G: usize>(
+unsafe fn groups<P: Products, const MR: usize, const G: usize, const FETCH: bool>(
     sums: &mut Sums<MR, 1>,
     w: *const u8,
     (x, stride): (*const u8, usize),
 ) {
     // SAFETY: the caller's contract.
     unsafe {
-        for g in 0..G {
+        for g in 0..if FETCH { G } else { 0 } {
             _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD + g * GROUP).cast());
         }
         let mut w = w;
