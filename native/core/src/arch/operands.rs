@@ -41,12 +41,31 @@ pub fn reach(rows: usize, stride: usize, len: usize) -> Option<usize> {
     }
 }
 
+/// Activations of a row that lie together where rows lie in pieces: those of a block of groups.
+pub const PIECE_K: usize = 4 * PanelSteps::BLOCK;
+
+/// Where rows of activations lie whose blocks are not beside each other: block b of row i begins at `rows[i] + blocks[b]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Pieces<'a> {
+    pub rows: &'a [u32],
+    pub blocks: &'a [u32],
+}
+
+impl Pieces<'_> {
+    /// Elements up to the end of the last.
+    pub fn reach(&self) -> usize {
+        let last = |places: &[u32]| places.iter().max().map_or(0, |&place| place as usize);
+        last(self.rows).saturating_add(last(self.blocks)).saturating_add(PIECE_K)
+    }
+}
+
 /// Rows of activations against one tile: (m, fractals · 32) of int8.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     data: &'a [i8],
     stride: usize,
     m: usize,
+    pieces: Option<Pieces<'a>>,
 }
 
 impl<'a> Rows<'a> {
@@ -56,10 +75,25 @@ impl<'a> Rows<'a> {
     /// If the last row ends behind `data`.
     pub fn new(data: &'a [i8], stride: usize, m: usize, k: usize) -> Self {
         assert!(m > 0 && reach(m, stride, k).is_some_and(|reach| reach <= data.len()));
-        Self { data, stride, m }
+        Self { data, stride, m, pieces: None }
+    }
+    /// Rows in pieces, all of which are inside `data`; for kernels that know of them
+    /// ([`RowKernel::multiplies_bytes`](super::RowKernel::multiplies_bytes)).
+    ///
+    /// # Safety
+    /// `data` has all that [`Pieces::reach`] says.
+    pub unsafe fn in_pieces(data: &'a [i8], pieces: Pieces<'a>) -> Self {
+        Self { data, stride: 0, m: pieces.rows.len(), pieces: Some(pieces) }
+    }
+    /// Where they lie, if not one behind the other.
+    pub fn pieces(&self) -> Option<Pieces<'a>> {
+        self.pieces
     }
     /// Whether every row has `k` elements.
     pub fn covers(&self, k: usize) -> bool {
+        if let Some(pieces) = self.pieces {
+            return k.div_ceil(PIECE_K) <= pieces.blocks.len();
+        }
         reach(self.m, self.stride, k).is_some_and(|reach| reach <= self.data.len())
     }
     /// Number of rows.

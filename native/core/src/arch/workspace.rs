@@ -25,9 +25,18 @@ pub struct CallMemory {
     /// Packed activations, and the sums of their rows.
     pub packed: Aligned<i8>,
     pub row_sums: Vec<i32>,
+    /// Where activations lie that are not packed.
+    pub places: Places,
     /// What is left to do of the work.
     pub runs: Vec<AtomicU64>,
     pub terms: TermMemory,
+}
+
+/// What [`Pieces`](super::Pieces) are made of.
+#[derive(Debug, Default)]
+pub struct Places {
+    pub rows: Vec<u32>,
+    pub blocks: Vec<u32>,
 }
 
 /// What goes with each column, once the activations are known.
@@ -38,10 +47,12 @@ pub struct TermMemory {
     pub scales: Vec<f32>,
 }
 
-/// What all threads of a convolution share: an image with its channels last, and results before they get another order.
+/// What all threads of a convolution share: an image with its channels last, and with what is beside it, and results before they
+/// get another order.
 #[derive(Debug, Default)]
 pub struct Staging {
     pub pixels: Aligned<i8>,
+    pub padded: Aligned<i8>,
     /// Of each pixel's channels.
     pub sums: Vec<i32>,
     pub results: Aligned<u32>,

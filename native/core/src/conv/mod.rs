@@ -6,6 +6,7 @@
 //! memory: it is that of one image and of one strip.
 
 mod image;
+mod padded;
 mod patches;
 mod window;
 
@@ -21,6 +22,7 @@ use crate::error::Error;
 use crate::gemm::{Activation, MatmulCall, Operands, PreparedWeight, check_columns, check_length};
 use crate::parallel::Parallel;
 use image::{Pixels, Source, channels_last};
+use padded::Padded;
 use patches::Patches;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -102,6 +104,37 @@ impl Bound<'_, PreparedWeight> {
 
     /// Convolves images with channels last: all of them are rows of one multiplication for each group.
     fn convolve_last(&self, call: &ConvCall<'_>, output: &Output<'_>, pool: &dyn Parallel) -> Result<(), Error> {
+        Workspace::with_staging(|staging| {
+            let padded = self.padded((call, call.x), (call.batch, call.channels), &mut staging.padded, pool)?;
+            self.convolve_pixels(call, padded, output, pool)
+        })
+    }
+
+    /// Images of bytes with what is beside them, where such are multiplied where they are; `apart` is that of pixels.
+    fn padded<'a>(
+        &self,
+        (call, images): (&ConvCall<'_>, Image<'a>),
+        (batch, apart): (usize, usize),
+        memory: &'a mut Aligned<i8>,
+        pool: &dyn Parallel,
+    ) -> Result<Option<Padded<'a>>, Error> {
+        let Operands { x_zero_point, w_zero_point, .. } = call.operands;
+        match images {
+            Image::U8(images) if self.is_decoded() && self.multiplies_bytes(call.x.shift(), w_zero_point) => {
+                Padded::new(images, (batch, apart), &call.window, x_zero_point as u8, memory, pool)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// As [`Self::convolve_last`], once it is known how pixels come to be multiplied.
+    fn convolve_pixels(
+        &self,
+        call: &ConvCall<'_>,
+        padded: Option<Padded<'_>>,
+        output: &Output<'_>,
+        pool: &dyn Parallel,
+    ) -> Result<(), Error> {
         let (channels, n) = (call.channels / call.groups, self.n() / call.groups);
         let (positions, strip) = (call.batch * call.window.positions(), call.strip(self.k()));
         for group in 0..call.groups {
@@ -114,7 +147,7 @@ impl Bound<'_, PreparedWeight> {
             };
             for first in (0..positions).step_by(strip) {
                 let count = strip.min(positions - first);
-                let patches = Patches { pixels, window: &call.window, first, count };
+                let patches = Patches { pixels, padded, window: &call.window, first, count };
                 // SAFETY: `validate` has seen that the output has self.n() columns of each position; this call has it to itself.
                 let to = unsafe { output.destination.part(first * self.n() + columns.start, self.n(), count, n) };
                 self.strip(
@@ -151,14 +184,18 @@ impl Bound<'_, PreparedWeight> {
     /// Convolves images with channels first.
     fn convolve_first(&self, call: &ConvCall<'_>, output: &Output<'_>, pool: &dyn Parallel) -> Result<(), Error> {
         Workspace::with_staging(|staging| {
-            let Staging { pixels, sums, results } = staging;
+            let Staging { pixels, padded, sums, results } = staging;
             let shape = (call.window.pixels(), call.channels / call.groups);
             let bytes = self.multiplies_bytes(call.x.shift(), call.operands.w_zero_point);
             let form = (call.operands.x_zero_point, bytes);
             for part in 0..call.batch * call.groups {
                 let image = (call.x, part * shape.0 * shape.1);
                 let pixels = channels_last(image, shape, form, (&mut *pixels, &mut *sums), pool)?;
-                self.group(call, pixels, part, (output, &mut *results), pool)?;
+                let padded = match pixels.source {
+                    Source::Given { image, .. } => self.padded((call, image), (1, shape.1), &mut *padded, pool)?,
+                    Source::Operand(..) => None,
+                };
+                self.group(call, (pixels, padded), part, (output, &mut *results), pool)?;
             }
             Ok(())
         })
@@ -168,7 +205,7 @@ impl Bound<'_, PreparedWeight> {
     fn group(
         &self,
         call: &ConvCall<'_>,
-        pixels: Pixels<'_>,
+        (pixels, padded): (Pixels<'_>, Option<Padded<'_>>),
         part: usize,
         (output, results): (&Output<'_>, &mut Aligned<u32>),
         pool: &dyn Parallel,
@@ -179,7 +216,7 @@ impl Bound<'_, PreparedWeight> {
         let strip = call.strip(self.k());
         for first in (0..positions).step_by(strip) {
             let count = strip.min(positions - first);
-            let patches = Patches { pixels, window: &call.window, first, count };
+            let patches = Patches { pixels, padded, window: &call.window, first, count };
             let len = count.saturating_mul(n);
             results.reset(len, "results of a strip")?;
             let strip = in_memory(results, len, (&output.destination, output.epilogue));

@@ -3,9 +3,11 @@
 //! The images have their channels last, so that what the kernel sees of one of their lines is one run of bytes. Pixels beside an
 //! image are the activation's zero point.
 
-use super::image::{Image, Pixels, Source};
+use super::image::{Pixels, Source};
+use super::padded::Padded;
 use super::window::{DIMS, Window};
-use crate::arch::RowKernel;
+use crate::arch::{PIECE_K, Places, RowKernel};
+use crate::error::{Error, refill};
 use crate::gemm::RowSource;
 use std::ops::Range;
 
@@ -13,6 +15,8 @@ use std::ops::Range;
 #[derive(Debug)]
 pub struct Patches<'a> {
     pub pixels: Pixels<'a>,
+    /// The images with what is beside them, if they are wanted like that.
+    pub padded: Option<Padded<'a>>,
     pub window: &'a Window,
     /// The first place; those of the second image are behind those of the first.
     pub first: usize,
@@ -46,12 +50,33 @@ impl RowSource for Patches<'_> {
         }
     }
 
-    fn in_place(&self) -> Option<(&[u8], usize)> {
-        let Source::Given { image: Image::U8(image), start, apart } = self.pixels.source else { return None };
-        (self.window.is_pointwise() && self.count > 0).then(|| {
-            let first = self.first * apart + start;
-            (&image[first..first + (self.count - 1) * apart + self.pixels.channels], apart)
-        })
+    fn in_pieces(&self, places: &mut Places) -> Result<Option<&[u8]>, Error> {
+        let (Some(padded), Source::Given { start, .. }) = (self.padded, self.pixels.source) else { return Ok(None) };
+        let (window, channels) = (self.window, self.pixels.channels);
+        if !channels.is_multiple_of(PIECE_K) || u32::try_from(padded.bytes.len()).is_err() {
+            return Ok(None);
+        }
+        // None of them is outside of the bytes, which were just seen to be so few.
+        let place = |of: usize, at: [usize; DIMS]| {
+            let pixel = ((of * padded.size[0] + at[0]) * padded.size[1] + at[1]) * padded.size[2] + at[2];
+            (pixel * padded.apart) as u32
+        };
+        let Places { rows, blocks } = places;
+        let mut corner = Place::new(window, self.first);
+        let row = |_| {
+            let at = place(corner.image, std::array::from_fn(|d| corner.at[d] * window.strides[d]));
+            corner.advance(window);
+            at + start as u32
+        };
+        refill(rows, (0..self.count).map(row), "places of rows")?;
+        let (kernel, dilations) = (window.kernel, window.dilations);
+        let block = |at: usize| {
+            let (tap, channel) = (at * PIECE_K / channels, at * PIECE_K % channels);
+            let at = [tap / kernel[2] / kernel[1], tap / kernel[2] % kernel[1], tap % kernel[2]];
+            place(0, std::array::from_fn(|d| at[d] * dilations[d])) + channel as u32
+        };
+        refill(blocks, (0..window.taps() * channels / PIECE_K).map(block), "places of blocks")?;
+        Ok(Some(padded.bytes))
     }
 }
 

@@ -73,9 +73,13 @@ impl Window {
         self.output.iter().product()
     }
 
-    /// Whether the kernel sees one pixel at each place, that of the same number.
-    pub(super) fn is_pointwise(&self) -> bool {
-        self.taps() == 1 && self.output == self.image && self.strides == [1; DIMS] && self.pads == [0; DIMS]
+    /// The size of an image with all that the kernel sees beside it.
+    pub(super) fn seen(&self) -> [usize; DIMS] {
+        std::array::from_fn(|d| {
+            let reach = (self.kernel[d] - 1) * self.dilations[d] + 1;
+            let seen = self.output[d].checked_sub(1).map_or(0, |last| last * self.strides[d] + reach);
+            seen.max(self.pads[d] + self.image[d])
+        })
     }
 
     /// Pixels under the kernel.

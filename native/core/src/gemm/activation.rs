@@ -3,7 +3,7 @@
 use super::ranges::pieces;
 use crate::aligned::{Aligned, LINE};
 use crate::arch::rows::ActivationRow;
-use crate::arch::{Extent, RowKernel, Rows};
+use crate::arch::{Extent, PIECE_K, Pieces, Places, RowKernel, Rows};
 use crate::error::{Error, resize};
 use crate::geometry::FRACTAL_K;
 use crate::parallel::Barrier;
@@ -40,8 +40,8 @@ pub trait RowSource: std::fmt::Debug + Sync {
     fn pack(&self, kernel: &dyn RowKernel, row: usize, to: &mut [i8]) -> i32;
     /// Writes some rows of uint8 activations as they are, so many bytes apart.
     fn copy(&self, rows: Range<usize>, to: &mut [u8], stride: usize);
-    /// All rows of uint8 activations, and how many bytes they are apart, if they lie in memory like that.
-    fn in_place(&self) -> Option<(&[u8], usize)>;
+    /// The bytes that rows of uint8 activations lie in, in pieces at the places that are filled in, if they lie like that.
+    fn in_pieces(&self, places: &mut Places) -> Result<Option<&[u8]>, Error>;
 }
 
 /// Activations as attention leaves them: (batch, heads, rows, columns), of which (batch, rows, heads, columns) is
@@ -57,13 +57,17 @@ pub struct SplitHeads {
 }
 
 impl<'a> Activation<'a> {
-    /// All rows of k uint8 activations, and how many bytes they are apart, if they lie in memory like that.
-    fn in_place(&self, k: usize) -> Option<(&'a [u8], usize)> {
-        match *self {
-            Self::U8(x) => Some((x, k)),
-            Self::Rows(x) => x.in_place(),
-            Self::I8(_) | Self::F32(..) => None,
-        }
+    /// Where rows of k uint8 activations lie, if they need not be packed.
+    fn in_place(&self, k: usize, in_pieces: bool, places: &'a mut Places) -> Result<Option<InPlace<'a>>, Error> {
+        Ok(match *self {
+            Self::U8(x) => Some(InPlace { bytes: x, stride: k, pieces: None }),
+            Self::Rows(x) if in_pieces => x.in_pieces(places)?.map(|bytes| {
+                let pieces = Pieces { rows: &places.rows, blocks: &places.blocks };
+                assert!(pieces.reach() <= bytes.len(), "pieces inside of the bytes");
+                InPlace { bytes, stride: 0, pieces: Some(pieces) }
+            }),
+            _ => None,
+        })
     }
 
     /// Elements.
@@ -95,12 +99,22 @@ impl<'a> Activation<'a> {
 pub(super) struct Memory<'a> {
     pub data: &'a mut Aligned<i8>,
     pub sums: &'a mut Vec<i32>,
+    pub places: &'a mut Places,
+}
+
+/// uint8 activations that are multiplied where they are.
+#[derive(Debug, Clone, Copy)]
+struct InPlace<'a> {
+    bytes: &'a [u8],
+    /// From row to row, unless they are in pieces.
+    stride: usize,
+    pieces: Option<Pieces<'a>>,
 }
 
 /// Rows of activations as they are multiplied.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packed<'a> {
-    /// (m, padded k), rows `stride` bytes apart.
+    /// (m, padded k), rows `stride` bytes apart, or in pieces.
     pub data: &'a [i8],
     /// Σₖ of each packed row.
     pub sums: &'a [i32],
@@ -108,11 +122,18 @@ pub(super) struct Packed<'a> {
     pub stride: usize,
     /// Bytes of an activation.
     pub width: usize,
+    /// Where rows lie, if not one behind the other.
+    pub pieces: Option<Pieces<'a>>,
 }
 
 impl<'a> Packed<'a> {
     /// What some rows have for an extent that begins at `fractal`.
     pub fn rows(&self, rows: Range<usize>, fractal: usize, extent: Extent) -> Rows<'a> {
+        if let Some(Pieces { rows: places, blocks }) = self.pieces {
+            let pieces = Pieces { rows: &places[rows], blocks: &blocks[fractal * FRACTAL_K / PIECE_K..] };
+            // SAFETY: `Activation::in_place` has seen that all pieces are inside.
+            return unsafe { Rows::in_pieces(self.data, pieces) };
+        }
         let data = &self.data[rows.start * self.stride + fractal * FRACTAL_K * self.width..];
         Rows::new(data, self.stride, rows.len(), extent.k() * self.width)
     }
@@ -130,8 +151,9 @@ fn apart(len: usize) -> usize {
 /// What activations become.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Form {
-    /// uint8 as they are, in rows that are filled up with 0 and have no sums.
-    Bytes,
+    /// uint8 as they are, in rows that are filled up with 0 and have no sums, or where they are in the first place; `in_pieces`: in
+    /// pieces as well.
+    Bytes { in_pieces: bool },
     /// int8, in rows that are filled up with `pad`, and then what a kernel makes of them, of `width` bytes each.
     Packed { pad: i8, width: usize },
 }
@@ -147,8 +169,8 @@ pub(super) struct Packing<'a> {
     /// Rows of a unit.
     rows: usize,
     form: Form,
-    /// Rows that nothing needs to be done with, and how many bytes they are apart.
-    in_place: Option<(&'a [u8], usize)>,
+    /// Rows that nothing needs to be done with.
+    in_place: Option<InPlace<'a>>,
     data: *mut i8,
     sums: *mut i32,
     m: usize,
@@ -171,7 +193,7 @@ impl<'a> Packing<'a> {
     ) -> Result<Self, Error> {
         assert_eq!(m.checked_mul(k), Some(x.len()));
         let in_place = match form {
-            Form::Bytes if k.is_multiple_of(FRACTAL_K) => x.in_place(k),
+            Form::Bytes { in_pieces } if k.is_multiple_of(FRACTAL_K) => x.in_place(k, in_pieces, memory.places)?,
             _ => None,
         };
         let stride = apart(k.next_multiple_of(FRACTAL_K).saturating_mul(form.width()));
@@ -228,7 +250,7 @@ impl<'a> Packing<'a> {
                 )
             };
             match self.form {
-                Form::Bytes => self.copy(kernel, rows, quantizer, to),
+                Form::Bytes { .. } => self.copy(kernel, rows, quantizer, to),
                 Form::Packed { pad, width } => {
                     for ((i, to), sum) in rows.zip(to.chunks_exact_mut(self.stride)).zip(sums) {
                         // What is behind whole fractals is never read; to clear it would cost as much as packing the row.
@@ -244,13 +266,20 @@ impl<'a> Packing<'a> {
         });
         // SAFETY: all units are done, and nothing writes any more. `new` has made the memory that long.
         let sums = unsafe { std::slice::from_raw_parts(self.sums, self.m) };
-        let (data, stride) = match self.in_place {
-            // SAFETY: the layout is the same.
-            Some((rows, stride)) => (unsafe { &*(std::ptr::from_ref(rows) as *const [i8]) }, stride),
-            // SAFETY: as above.
-            None => (unsafe { std::slice::from_raw_parts(self.data, self.m * self.stride) }, self.stride),
+        let width = self.form.width();
+        let packed = match self.in_place {
+            Some(InPlace { bytes, stride, pieces }) => {
+                // SAFETY: the layout is the same.
+                let data = unsafe { &*(std::ptr::from_ref(bytes) as *const [i8]) };
+                Packed { data, sums, stride, width, pieces }
+            }
+            None => {
+                // SAFETY: as above.
+                let data = unsafe { std::slice::from_raw_parts(self.data, self.m * self.stride) };
+                Packed { data, sums, stride: self.stride, width, pieces: None }
+            }
         };
-        Ok((Packed { data, sums, stride, width: self.form.width() }, quantizer))
+        Ok((packed, quantizer))
     }
 
     /// Writes rows of uint8 activations as they are, those of floats quantised, and fills them up.
@@ -326,7 +355,7 @@ impl Form {
     /// Bytes of an activation as it is multiplied.
     fn width(self) -> usize {
         match self {
-            Self::Bytes => 1,
+            Self::Bytes { .. } => 1,
             Self::Packed { width, .. } => width,
         }
     }
@@ -357,10 +386,10 @@ mod tests {
 
     /// Packed by several threads: rows without their padding, sums, and the quantisation.
     fn packed(x: Activation<'_>, (m, k): (usize, usize), threads: usize) -> (Vec<i8>, Vec<i32>, Option<Quantizer>) {
-        let (mut data, mut sums) = (Aligned::default(), Vec::new());
+        let (mut data, mut sums, mut places) = (Aligned::default(), Vec::new(), Places::default());
         data.reset(m * apart(k.next_multiple_of(FRACTAL_K)), "rows").unwrap();
         data.fill(77);
-        let packing = Packing::new(Memory { data: &mut data, sums: &mut sums }, x, (m, k), Form::Packed { pad: PAD, width: 1 }).unwrap();
+        let packing = Packing::new(Memory { data: &mut data, sums: &mut sums, places: &mut places }, x, (m, k), Form::Packed { pad: PAD, width: 1 }).unwrap();
         let found = Mutex::new(None);
         Scoped(threads).run(threads, &|_| {
             let (packed, quantizer) = packing.share(&Portable::<false>, &mut Vec::new()).unwrap();

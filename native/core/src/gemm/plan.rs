@@ -51,20 +51,21 @@ fn run(
     call: &MatmulCall<'_>,
     output: Output<'_>,
     pool: &dyn Parallel,
-    CallMemory { packed, row_sums, runs, terms }: &mut CallMemory,
+    CallMemory { packed, row_sums, places, runs, terms }: &mut CallMemory,
 ) -> Result<(), Error> {
     let (m, k, n) = (call.m, weight.k(), columns.count);
     let kernel = weight.products(call.x.shift());
     let threads = pool.threads().min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
+    let fused = !weight.is_decoded() && m <= kernel.fused_rows();
     let form = if weight.multiplies_bytes(call.x.shift(), call.operands.w_zero_point) {
-        Form::Bytes
+        Form::Bytes { in_pieces: !fused }
     } else {
         Form::Packed { pad: padding(kernel), width: kernel.rows().width() }
     };
-    let packing = Packing::new(Memory { data: packed, sums: row_sums }, call.x, (m, k), form)?;
+    let packing = Packing::new(Memory { data: packed, sums: row_sums, places }, call.x, (m, k), form)?;
     let scale = output.epilogue.scale();
     let output = SharedOutput::new(output, (m, n), call.heads);
-    let plan = if !weight.is_decoded() && m <= kernel.fused_rows() {
+    let plan = if fused {
         Plan::Fused(fused::Work::new(&weight, columns, threads, runs)?)
     } else {
         Plan::Blocked(blocked::Work::new(&weight, kernel, columns, m, threads, runs)?)

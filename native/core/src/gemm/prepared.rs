@@ -158,7 +158,7 @@ impl PreparedWeight {
     }
 
     /// Whether it stays decoded.
-    pub(super) fn is_decoded(&self) -> bool {
+    pub(crate) fn is_decoded(&self) -> bool {
         self.decoded.is_some()
     }
 
@@ -191,7 +191,7 @@ impl PreparedWeight {
         ones.resize(len * width, 1i8);
         ones[len * (width - 1) + geometry.k()..].fill(0);
         kernel.finish(&mut ones);
-        let ones = Packed { data: &ones, sums: &[], stride: ones.len(), width };
+        let ones = Packed { data: &ones, sums: &[], stride: ones.len(), width, pieces: None };
         let mut column_sums = with_room(geometry.tiles_n().saturating_mul(geometry.tile_columns()), "column sums")?;
         let mut decoded = match options.residency {
             Residency::Decoded => Aligned::zeroed(geometry.padded_n() * geometry.padded_k(), "a decoded weight")?,

@@ -3,7 +3,7 @@
 use super::products::Products;
 use super::steps::BLOCK;
 use super::vectors::LANES;
-use crate::arch::operands::{Extent, PanelSteps, Rows, Symbols};
+use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Pieces, Rows, Symbols};
 use crate::geometry::{GROUP, PANEL};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -45,18 +45,74 @@ impl Destination for Accumulate {
     }
 }
 
-/// Length of a block along k.
-const BLOCK_K: usize = 4 * PanelSteps::BLOCK;
-
 /// How far ahead symbols are fetched while they meet several rows, in bytes: one row takes them faster than this gains.
 const AHEAD: usize = 4 << 10;
 
-/// Rows of activations as they are multiplied.
+/// Where activations lie.
+trait Activations: Copy {
+    /// Row `i`.
+    ///
+    /// # Safety
+    /// There is such a row.
+    unsafe fn row(self, i: usize) -> *const u8;
+    /// Where block `at` of a row begins, in bytes behind the row.
+    ///
+    /// # Safety
+    /// There is such a block.
+    unsafe fn block<P: Products>(self, at: usize) -> usize;
+}
+
+/// Rows one behind the other, so many bytes apart.
 #[derive(Clone, Copy)]
-struct Activations {
+struct Apart {
     at: *const u8,
-    /// Bytes from row to row.
     stride: usize,
+}
+
+impl Activations for Apart {
+    #[inline(always)]
+    unsafe fn row(self, i: usize) -> *const u8 {
+        // SAFETY: the caller's contract.
+        unsafe { self.at.add(i * self.stride) }
+    }
+    #[inline(always)]
+    unsafe fn block<P: Products>(self, at: usize) -> usize {
+        at * PIECE_K * P::WIDTH
+    }
+}
+
+/// Rows in pieces.
+#[derive(Clone, Copy)]
+struct InPieces<'a> {
+    at: *const u8,
+    pieces: Pieces<'a>,
+}
+
+impl Activations for InPieces<'_> {
+    #[inline(always)]
+    unsafe fn row(self, i: usize) -> *const u8 {
+        // SAFETY: the caller's contract.
+        unsafe { self.at.add(*self.pieces.rows.get_unchecked(i) as usize) }
+    }
+    #[inline(always)]
+    unsafe fn block<P: Products>(self, at: usize) -> usize {
+        // SAFETY: the caller's contract. A check would be a branch in a loop whose sums the compiler then spills.
+        unsafe { *self.pieces.blocks.get_unchecked(at) as usize }
+    }
+}
+
+/// MR rows from `first` on.
+///
+/// # Safety
+/// There are so many.
+#[inline(always)]
+unsafe fn rows_from<const MR: usize>(x: impl Activations, first: usize) -> [*const u8; MR] {
+    let mut rows = [std::ptr::null(); MR];
+    for (i, row) in rows.iter_mut().enumerate() {
+        // SAFETY: the caller's contract.
+        *row = unsafe { x.row(first + i) };
+    }
+    rows
 }
 
 /// Multiplies panels that lie one behind the other by all rows.
@@ -74,11 +130,37 @@ pub(super) unsafe fn multiply<P: Products, D: Destination>(
     to: &D,
 ) {
     assert!(bytes.len() >= extent.weights() && rows.covers(extent.k() * P::WIDTH));
-    let blocks = extent.k() / BLOCK_K;
+    let blocks = extent.k() / PIECE_K;
     assert!(steps.iter().take(extent.panels()).all(|steps| steps.is_empty() || steps.blocks() == blocks));
-    let x = Activations { at: rows.data().as_ptr().cast(), stride: rows.stride() };
-    let operands = Operands { symbols: bytes.as_ptr(), extent, x };
-    let (panels, m, rest) = (extent.panels(), rows.m(), rows.m() % 4);
+    let (at, symbols) = (rows.data().as_ptr().cast(), bytes.as_ptr());
+    // SAFETY: as was just checked, and the caller's contract.
+    unsafe {
+        match rows.pieces() {
+            None => {
+                let x = Apart { at, stride: rows.stride() };
+                panels::<P, _, D>(Operands { symbols, extent, x }, steps, rows.m(), to);
+            }
+            Some(pieces) => {
+                assert!(P::WIDTH == 1, "bytes lie in pieces");
+                panels::<P, _, D>(Operands { symbols, extent, x: InPieces { at, pieces } }, steps, rows.m(), to);
+            }
+        }
+    }
+}
+
+/// As [`multiply`].
+///
+/// # Safety
+/// As there, for m rows; and symbols, rows and steps cover the extent.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn panels<P: Products, X: Activations, D: Destination>(
+    operands: Operands<X>,
+    steps: &[PanelSteps],
+    m: usize,
+    to: &D,
+) {
+    let (panels, rest) = (operands.extent.panels(), m % 4);
     // SAFETY: tiles of rows and panels that there are.
     unsafe {
         for panel in 0..panels {
@@ -86,10 +168,10 @@ pub(super) unsafe fn multiply<P: Products, D: Destination>(
             for row in (0..m - rest).step_by(4) {
                 // The first rows have a panel fetched for the others.
                 match (steps, row) {
-                    (Some(steps), 0) => tile_in_steps::<P, 4, true, D>(operands, (row, panel), steps, to),
-                    (Some(steps), _) => tile_in_steps::<P, 4, false, D>(operands, (row, panel), steps, to),
-                    (None, 0) => _ = tile::<P, 4, 1, true, D>(operands, (row, panel), to),
-                    (None, _) => _ = tile::<P, 4, 1, false, D>(operands, (row, panel), to),
+                    (Some(steps), 0) => tile_in_steps::<P, X, 4, true, D>(operands, (row, panel), steps, to),
+                    (Some(steps), _) => tile_in_steps::<P, X, 4, false, D>(operands, (row, panel), steps, to),
+                    (None, 0) => _ = tile::<P, X, 4, 1, true, D>(operands, (row, panel), to),
+                    (None, _) => _ = tile::<P, X, 4, 1, false, D>(operands, (row, panel), to),
                 }
             }
         }
@@ -97,12 +179,12 @@ pub(super) unsafe fn multiply<P: Products, D: Destination>(
         while panel < panels && rest > 0 {
             let at = (row, panel);
             panel += match (rest, panels - panel) {
-                (1, 4..) => tile::<P, 1, 4, false, D>(operands, at, to),
-                (1, 2..) => tile::<P, 1, 2, false, D>(operands, at, to),
-                (1, _) => tile::<P, 1, 1, false, D>(operands, at, to),
-                (2, 2..) => tile::<P, 2, 2, true, D>(operands, at, to),
-                (2, _) => tile::<P, 2, 1, true, D>(operands, at, to),
-                _ => tile::<P, 3, 1, true, D>(operands, at, to),
+                (1, 4..) => tile::<P, X, 1, 4, false, D>(operands, at, to),
+                (1, 2..) => tile::<P, X, 1, 2, false, D>(operands, at, to),
+                (1, _) => tile::<P, X, 1, 1, false, D>(operands, at, to),
+                (2, 2..) => tile::<P, X, 2, 2, true, D>(operands, at, to),
+                (2, _) => tile::<P, X, 2, 1, true, D>(operands, at, to),
+                _ => tile::<P, X, 3, 1, true, D>(operands, at, to),
             };
         }
     }
@@ -110,10 +192,10 @@ pub(super) unsafe fn multiply<P: Products, D: Destination>(
 
 /// What is multiplied.
 #[derive(Clone, Copy)]
-struct Operands {
+struct Operands<X> {
     symbols: *const u8,
     extent: Extent,
-    x: Activations,
+    x: X,
 }
 
 /// One register tile, from `row` and `panel` on; its panels.
@@ -122,20 +204,17 @@ struct Operands {
 /// As for [`multiply`]; there are MR rows and NR panels from there on.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile<P: Products, const MR: usize, const NR: usize, const FETCH: bool, D: Destination>(
-    Operands { symbols, extent, x }: Operands,
+unsafe fn tile<P: Products, X: Activations, const MR: usize, const NR: usize, const FETCH: bool, D: Destination>(
+    Operands { symbols, extent, x }: Operands<X>,
     (row, panel): (usize, usize),
     to: &D,
 ) -> usize {
     let mut sums: Sums<MR, NR> = [[[_mm256_setzero_si256(); 2]; NR]; MR];
     // SAFETY: the caller's contract. Plain loops: closures that the standard library calls would not be inlined here.
     unsafe {
-        let mut w = symbols.add(panel * extent.panel());
-        let mut x_at = x.at.add(row * x.stride);
-        for _ in 0..extent.panel() / BLOCK {
-            block::<P, MR, NR, FETCH>(&mut sums, (w, extent.panel()), (x_at, x.stride));
-            w = w.add(BLOCK);
-            x_at = x_at.add(BLOCK_K * P::WIDTH);
+        let (w, rows) = (symbols.add(panel * extent.panel()), rows_from(x, row));
+        for at in 0..extent.panel() / BLOCK {
+            block::<P, MR, NR, FETCH>(&mut sums, (w.add(at * BLOCK), extent.panel()), (&rows, x.block::<P>(at)));
         }
         to.store(row, panel, &sums);
     }
@@ -151,11 +230,11 @@ unsafe fn tile<P: Products, const MR: usize, const NR: usize, const FETCH: bool,
 unsafe fn block<P: Products, const MR: usize, const NR: usize, const FETCH: bool>(
     sums: &mut Sums<MR, NR>,
     (w, panel): (*const u8, usize),
-    (x, stride): (*const u8, usize),
+    (rows, at): (&[*const u8; MR], usize),
 ) {
     for g in 0..PanelSteps::BLOCK {
         // SAFETY: the caller's contract.
-        unsafe { group::<P, MR, NR, FETCH>(sums, (w.add(g * GROUP), panel), (x.add(4 * g * P::WIDTH), stride)) };
+        unsafe { group::<P, MR, NR, FETCH>(sums, (w.add(g * GROUP), panel), (rows, at + 4 * g * P::WIDTH)) };
         for sum in sums.as_flattened_mut().as_flattened_mut() {
             *sum = settled(*sum);
         }
@@ -175,12 +254,12 @@ fn settled(mut sum: __m256i) -> __m256i {
 /// Adds the products of a group; `FETCH`: and has what comes later fetched.
 ///
 /// # Safety
-/// As for [`tile`], of the group of each panel that begins at `w`, and of the activations for it that each row has at `x`.
+/// As for [`tile`], of the group of each panel that begins at `w`, and of the activations for it that each row has `at` bytes on.
 #[inline(always)]
 unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool>(
     sums: &mut Sums<MR, NR>,
     (w, panel): (*const u8, usize),
-    (x, stride): (*const u8, usize),
+    (rows, at): (&[*const u8; MR], usize),
 ) {
     // SAFETY: the caller's contract.
     unsafe {
@@ -192,8 +271,8 @@ unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool
                 _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
             }
         }
-        for (i, sums) in sums.iter_mut().enumerate() {
-            let x = P::activations(x.add(i * stride));
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            let x = P::activations(row.add(at));
             for (sums, symbols) in sums.iter_mut().zip(&symbols) {
                 sums[0] = P::add(sums[0], symbols[0], x);
                 sums[1] = P::add(sums[1], symbols[1], x);
@@ -208,8 +287,8 @@ unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool
 /// As for [`tile`]; the steps are of as many blocks as the panel has.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile_in_steps<P: Products, const MR: usize, const FETCH: bool, D: Destination>(
-    Operands { symbols, extent, x }: Operands,
+unsafe fn tile_in_steps<P: Products, X: Activations, const MR: usize, const FETCH: bool, D: Destination>(
+    Operands { symbols, extent, x }: Operands<X>,
     (row, panel): (usize, usize),
     steps: &PanelSteps,
     to: &D,
@@ -217,23 +296,23 @@ unsafe fn tile_in_steps<P: Products, const MR: usize, const FETCH: bool, D: Dest
     let mut sums: Sums<MR, 1> = [[[_mm256_setzero_si256(); 2]; 1]; MR];
     // SAFETY: the caller's contract; `PanelSteps` names blocks that there are.
     unsafe {
-        let (w, x_at) = (symbols.add(panel * extent.panel()), x.at.add(row * x.stride));
-        let block = |at: &u16| {
+        let (w, rows) = (symbols.add(panel * extent.panel()), rows_from(x, row));
+        let place = |at: &u16| {
             let at = usize::from(*at);
-            (w.add(at * BLOCK), x_at.add(at * BLOCK_K * P::WIDTH))
+            (w.add(at * BLOCK), x.block::<P>(at))
         };
         for at in steps.fours() {
-            let (w, x_at) = block(at);
-            groups::<P, MR, 4, FETCH>(&mut sums, w, (x_at, x.stride));
+            let (w, at) = place(at);
+            groups::<P, MR, 4, FETCH>(&mut sums, w, (&rows, at));
         }
         for at in steps.twos() {
-            let (w, x_at) = block(at);
-            groups::<P, MR, 2, FETCH>(&mut sums, w, (x_at, x.stride));
-            groups::<P, MR, 2, FETCH>(&mut sums, w.add(2 * GROUP), (x_at.add(8 * P::WIDTH), x.stride));
+            let (w, at) = place(at);
+            groups::<P, MR, 2, FETCH>(&mut sums, w, (&rows, at));
+            groups::<P, MR, 2, FETCH>(&mut sums, w.add(2 * GROUP), (&rows, at + 8 * P::WIDTH));
         }
         for at in steps.ones() {
-            let (w, x_at) = block(at);
-            self::block::<P, MR, 1, FETCH>(&mut sums, (w, extent.panel()), (x_at, x.stride));
+            let (w, at) = place(at);
+            block::<P, MR, 1, FETCH>(&mut sums, (w, extent.panel()), (&rows, at));
         }
         to.store(row, panel, &sums);
     }
@@ -257,7 +336,7 @@ fn elsewhere(mut at: *const u8) -> *const u8 {
 unsafe fn groups<P: Products, const MR: usize, const G: usize, const FETCH: bool>(
     sums: &mut Sums<MR, 1>,
     w: *const u8,
-    (x, stride): (*const u8, usize),
+    (rows, at): (&[*const u8; MR], usize),
 ) {
     // SAFETY: the caller's contract.
     unsafe {
@@ -265,11 +344,11 @@ unsafe fn groups<P: Products, const MR: usize, const G: usize, const FETCH: bool
             _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD + g * GROUP).cast());
         }
         let mut w = w;
-        for (i, [sums]) in sums.iter_mut().enumerate() {
+        for ([sums], row) in sums.iter_mut().zip(rows) {
             w = elsewhere(w);
-            let mut activations = [P::activations(x.add(i * stride)); G];
+            let mut activations = [P::activations(row.add(at)); G];
             for (g, activations) in activations.iter_mut().enumerate() {
-                *activations = P::activations(x.add(i * stride + 4 * g * P::WIDTH));
+                *activations = P::activations(row.add(at + 4 * g * P::WIDTH));
             }
             sums[0] = P::add_groups(sums[0], w, &activations);
             sums[1] = P::add_groups(sums[1], w.add(LANES), &activations);
