@@ -220,6 +220,76 @@ fn every_kernel_computes_the_definition() {
     }
 }
 
+/// Cases whose patches are multiplied where they lie, in pieces of 16 channels, and such whose are not.
+fn cases_in_pieces() -> Vec<Case> {
+    let of = Case::new;
+    vec![
+        of(1, (32, 40), &[13, 11], &[3, 3]),
+        // Half a fractal is left over, and some kernels have more of it in padding.
+        of(2, (48, 33), &[9, 8], &[3, 5]),
+        of(1, (240, 64), &[5, 7], &[1, 1]),
+        of(1, (16, 17), &[6, 6], &[1, 1]),
+        Case { strides: vec![2, 3], ..of(2, (16, 48), &[17, 16], &[3, 3]) },
+        Case { dilations: vec![2, 3], pads: (vec![2, 0], vec![1, 4]), ..of(1, (64, 16), &[12, 14], &[3, 3]) },
+        // The kernel does not see the end of the image.
+        Case { strides: vec![4, 4], pads: (vec![0, 0], vec![0, 0]), ..of(2, (32, 16), &[11, 15], &[2, 2]) },
+        of(3, (32, 40), &[37], &[7]),
+        Case { dilations: vec![3], pads: (vec![9], vec![9]), ..of(1, (64, 64), &[100], &[7]) },
+        // More padding than image: it is not copied with that.
+        Case { dilations: vec![700], pads: (vec![2000], vec![2000]), ..of(1, (32, 16), &[9], &[5]) },
+        Case { strides: vec![1, 2, 2], ..of(1, (16, 33), &[5, 6, 7], &[3, 2, 3]) },
+        Case { groups: 2, ..of(2, (64, 96), &[7, 9], &[3, 3]) },
+        Case { groups: 2, ..of(1, (24, 32), &[50], &[4]) },
+        // Several strips of positions, and channels that are not pieces.
+        of(1, (16, 5), &[70, 40], &[3, 3]),
+        of(1, (60, 24), &[40, 9], &[1, 3]),
+    ]
+}
+
+#[test]
+fn uint8_images_are_multiplied_where_they_lie() {
+    let portable = Kernel::by_name("scalar").unwrap().saturating().unwrap();
+    for (number, case) in cases_in_pieces().into_iter().enumerate() {
+        let (k, n, window) = (case.k(), case.n, case.window());
+        let x = bytes(case.batch * case.channels * window.pixels(), number as u64);
+        let last = turned(&x, case.channels, window.pixels());
+        let bias: Vec<i32> = (0..n as i32).map(|j| j * 1000 - 7).collect();
+        let scales: Vec<f32> = (1..=n).map(|j| 0.004 / j as f32).collect();
+        // Of all of int8, so that pairs saturate; some of them; and such of which several are added in 16 bits.
+        for width in [255, 80, 12] {
+            let small = |byte: &u8| (i32::from(*byte) % (width + 1) - width / 2) as i8 as u8;
+            let w: Vec<u8> = bytes(n * k, 7 + number as u64).iter().map(small).collect();
+            let tiling = if case.groups == 1 { Tiling::default() } else { tiling(n / case.groups) };
+            let results = |kernel: Kernel, residency, (order, x): (Order, &[u8]), pool: &dyn Parallel| {
+                let (weight, x2) = packed(&w, (n, k), WeightType::I8, kernel, residency, tiling);
+                let operands = Operands { x_zero_point: 131, bias: Some(&bias), ..Operands::default() };
+                let Case { batch, channels, groups, .. } = case;
+                let call = ConvCall { x: Image::U8(x), order, batch, channels, groups, window, operands };
+                let weight = weight.bind(&x2).unwrap();
+                let len = case.batch * n * window.positions();
+                let (mut sums, mut unsigned, mut signed) = (vec![0_i32; len], vec![0_u8; len], vec![0_i8; len]);
+                weight.convolve(&call, Output::new(&mut sums[..], Epilogue::Sums), pool).unwrap();
+                let scale = ScalarOrPerColumn::PerColumn(&scales);
+                let epilogue = |zero_point| Epilogue::Requantize { scale, zero_point };
+                weight.convolve(&call, Output::new(&mut unsigned[..], epilogue(251)), pool).unwrap();
+                weight.convolve(&call, Output::new(&mut signed[..], epilogue(-99)), pool).unwrap();
+                (sums, unsigned, signed)
+            };
+            for (order, x) in [(Order::ChannelsFirst, &x[..]), (Order::ChannelsLast, &last[..])] {
+                let expected = results(portable, Residency::Compressed, (order, x), &Serial);
+                for kernel in Kernel::available().into_iter().filter_map(Kernel::saturating) {
+                    for residency in [Residency::Compressed, Residency::Decoded] {
+                        for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
+                            let found = results(kernel, residency, (order, x), pool);
+                            assert!(found == expected, "{case:?} {width} {kernel:?} {residency:?} {order:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn lengths_that_contradict_each_other_are_refused() {
     let case = Case::new(1, (8, 16), &[5, 5], &[3, 3]);

@@ -92,7 +92,8 @@ impl<'a> Rows<'a> {
     /// Whether every row has `k` elements.
     pub fn covers(&self, k: usize) -> bool {
         if let Some(pieces) = self.pieces {
-            return k.div_ceil(PIECE_K) <= pieces.blocks.len();
+            // What is behind is padding.
+            return k.saturating_sub(FRACTAL_K) < pieces.blocks.len() * PIECE_K;
         }
         reach(self.m, self.stride, k).is_some_and(|reach| reach <= self.data.len())
     }

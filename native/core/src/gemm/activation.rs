@@ -60,7 +60,7 @@ impl<'a> Activation<'a> {
     /// Where rows of k uint8 activations lie, if they need not be packed.
     fn in_place(&self, k: usize, in_pieces: bool, places: &'a mut Places) -> Result<Option<InPlace<'a>>, Error> {
         Ok(match *self {
-            Self::U8(x) => Some(InPlace { bytes: x, stride: k, pieces: None }),
+            Self::U8(x) if k.is_multiple_of(FRACTAL_K) => Some(InPlace { bytes: x, stride: k, pieces: None }),
             Self::Rows(x) if in_pieces => x.in_pieces(places)?.map(|bytes| {
                 let pieces = Pieces { rows: &places.rows, blocks: &places.blocks };
                 assert!(pieces.reach() <= bytes.len(), "pieces inside of the bytes");
@@ -193,7 +193,7 @@ impl<'a> Packing<'a> {
     ) -> Result<Self, Error> {
         assert_eq!(m.checked_mul(k), Some(x.len()));
         let in_place = match form {
-            Form::Bytes { in_pieces } if k.is_multiple_of(FRACTAL_K) => x.in_place(k, in_pieces, memory.places)?,
+            Form::Bytes { in_pieces } => x.in_place(k, in_pieces, memory.places)?,
             _ => None,
         };
         let stride = apart(k.next_multiple_of(FRACTAL_K).saturating_mul(form.width()));

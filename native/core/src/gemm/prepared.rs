@@ -3,7 +3,7 @@
 use super::activation::{Packed, SHIFT};
 use super::call::ZeroPoint;
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Coded, Extent, PanelSteps, Scratch, Symbols, TileCode, TileKernel, Workspace};
+use crate::arch::{Accumulators, Coded, Extent, PIECE_K, PanelSteps, Scratch, Symbols, TileCode, TileKernel, Workspace};
 use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
 use crate::container::{CompressedWeight, Tile};
@@ -291,8 +291,10 @@ impl Check<'_> {
             if let Some(kernel) = self.signed {
                 symbols.iter_mut().for_each(|symbol| *symbol ^= SIGN);
                 steps = with_room(extent.panels(), "steps of a strip")?;
+                // Blocks that are padding as a whole are left out: no activation stands for anything there.
+                let real = geometry.k().next_multiple_of(PIECE_K) * PANEL;
                 for panel in symbols.chunks_exact(panel) {
-                    steps.push(kernel.steps(panel)?);
+                    steps.push(kernel.steps(&panel[..real])?);
                 }
             }
         }

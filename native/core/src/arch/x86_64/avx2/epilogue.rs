@@ -26,6 +26,18 @@ pub(super) trait Results {
     /// # Safety
     /// The output has the row, and those columns that are `lanes` from `column` on.
     unsafe fn write<L: Lanes>(&self, row: usize, column: usize, sums: __m256i, by: Self::PerColumn, lanes: L);
+    /// Writes what is made of the sums of a row, of a whole panel.
+    ///
+    /// # Safety
+    /// The output has the row, and the panel's columns from `column` on.
+    #[inline(always)]
+    unsafe fn write_panel(&self, row: usize, column: usize, sums: [__m256i; 2], by: &[Self::PerColumn; 2]) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            self.write(row, column, sums[0], by[0], All);
+            self.write(row, column + EIGHT, sums[1], by[1], All);
+        }
+    }
 }
 
 /// A block of outputs, with what makes them of its sums.
@@ -49,25 +61,58 @@ impl<'a, R: Results> Outputs<'a, R> {
         Some(Self { columns: terms.columns, weight, row_sums: terms.row_sums, results })
     }
 
-    /// Makes outputs of the sums of half a panel; `half` counts those of a row of the tile.
+    /// What the sums of half a panel are corrected by, whatever the row, and what makes outputs of them.
     ///
     /// # Safety
-    /// As for [`Results::write`], with all rows of the tile.
+    /// As for [`Results::per_column`].
     #[inline(always)]
-    unsafe fn half<const MR: usize, const NR: usize, L: Lanes>(
-        &self,
-        (row, column): (usize, usize),
-        (sums, half): (&Sums<MR, NR>, usize),
-        row_terms: &[__m256i; MR],
-        lanes: L,
-    ) {
+    unsafe fn columns<L: Lanes>(&self, column: usize, lanes: L) -> (__m256i, R::PerColumn) {
         // SAFETY: columns are as many as the output's.
         unsafe {
-            let columns = _mm256_castps_si256(lanes.load(self.columns.as_ptr().cast::<f32>().add(column)));
-            let by = self.results.per_column(column, lanes);
-            for (i, (sums, row_term)) in sums.iter().zip(row_terms).enumerate() {
-                let sums = _mm256_sub_epi32(_mm256_add_epi32(sums.as_flattened()[half], columns), *row_term);
-                self.results.write(row + i, column, sums, by, lanes);
+            let terms = lanes.load(self.columns.as_ptr().cast::<f32>().add(column));
+            (_mm256_castps_si256(terms), self.results.per_column(column, lanes))
+        }
+    }
+
+    /// Makes outputs of the sums of a panel; `ROWS`: they are corrected by row as well.
+    ///
+    /// # Safety
+    /// As for [`Destination::store`].
+    #[inline(always)]
+    unsafe fn panel<const MR: usize, const NR: usize, const ROWS: bool>(
+        &self,
+        (row, panel): (usize, usize),
+        (sums, p): (&Sums<MR, NR>, usize),
+        row_terms: &[__m256i; MR],
+    ) {
+        let corrected = |sums: __m256i, columns: __m256i, row_term: __m256i| {
+            // SAFETY: AVX2.
+            unsafe {
+                let sums = _mm256_add_epi32(sums, columns);
+                if ROWS { _mm256_sub_epi32(sums, row_term) } else { sums }
+            }
+        };
+        let column = (panel + p) * PANEL;
+        let count = self.columns.len().saturating_sub(column);
+        // SAFETY: the caller's contract; columns in the padding are left out.
+        unsafe {
+            if count >= PANEL {
+                let (low, high) = (self.columns(column, All), self.columns(column + EIGHT, All));
+                let by = [low.1, high.1];
+                for (i, (sums, row_term)) in sums.iter().zip(row_terms).enumerate() {
+                    let [first, second] = sums[p];
+                    let both = [corrected(first, low.0, *row_term), corrected(second, high.0, *row_term)];
+                    self.results.write_panel(row + i, column, both, &by);
+                }
+                return;
+            }
+            for half in 0..count.div_ceil(EIGHT) {
+                let column = column + half * EIGHT;
+                let lanes = First::new((count - half * EIGHT).min(EIGHT));
+                let (columns, by) = self.columns(column, lanes);
+                for (i, (sums, row_term)) in sums.iter().zip(row_terms).enumerate() {
+                    self.results.write(row + i, column, corrected(sums[p][half], columns, *row_term), by, lanes);
+                }
             }
         }
     }
@@ -76,22 +121,21 @@ impl<'a, R: Results> Outputs<'a, R> {
 impl<R: Results> Destination for Outputs<'_, R> {
     #[inline(always)]
     unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, panel: usize, sums: &Sums<MR, NR>) {
-        // SAFETY: the caller's contract, and there is a sum for each row; columns in the padding are left out.
+        // SAFETY: the caller's contract, and there is a sum for each row.
         unsafe {
             let mut row_terms = [_mm256_setzero_si256(); MR];
+            if self.weight == 0 {
+                for p in 0..NR {
+                    self.panel::<MR, NR, false>((row, panel), (sums, p), &row_terms);
+                }
+                return;
+            }
             for (i, row_term) in row_terms.iter_mut().enumerate() {
                 let row_sum = *self.row_sums.get_unchecked(row + i);
                 *row_term = _mm256_set1_epi32(self.weight.wrapping_mul(row_sum));
             }
-            for half in 0..2 * NR {
-                let column = panel * PANEL + half * EIGHT;
-                match self.columns.len().saturating_sub(column) {
-                    0 => {}
-                    count @ 1..EIGHT => {
-                        self.half((row, column), (sums, half), &row_terms, First::new(count));
-                    }
-                    _ => self.half((row, column), (sums, half), &row_terms, All),
-                }
+            for p in 0..NR {
+                self.panel::<MR, NR, true>((row, panel), (sums, p), &row_terms);
             }
         }
     }
@@ -203,6 +247,8 @@ pub(super) struct Requantized<'a> {
     out: *mut u8,
     stride: usize,
     scale: ScalarOrPerColumn<'a>,
+    /// Whether the output is int8.
+    signed: bool,
     /// Of the output type, and what its limits are less the zero point.
     zero_point: i32,
     lowest: f32,
@@ -216,14 +262,16 @@ impl<'a> Requantized<'a> {
     /// If the terms or scales are of other rows or columns than the output.
     pub fn outputs(terms: &'a Terms<'_>, out: &'a mut Output<'_>) -> Option<Outputs<'a, Self>> {
         let Epilogue::Requantize { scale, zero_point } = out.epilogue else { return None };
-        let (out, stride, shape, lowest) = match &mut out.destination {
+        let (out, stride, shape, lowest_of_type) = match &mut out.destination {
             Memory::U8(out) => (out.as_mut_ptr(), out.stride(), (out.rows(), out.columns()), 0),
             Memory::I8(out) => (out.as_mut_ptr().cast(), out.stride(), (out.rows(), out.columns()), -128),
             _ => return None,
         };
         assert!(fits(scale, shape.1));
-        let (lowest, highest) = ((lowest - zero_point) as f32, (lowest + 255 - zero_point) as f32);
-        Outputs::new(shape, terms, Self { out, stride, scale, zero_point, lowest, highest })
+        let lowest = (lowest_of_type - zero_point) as f32;
+        let highest = (lowest_of_type + 255 - zero_point) as f32;
+        let signed = lowest_of_type < 0;
+        Outputs::new(shape, terms, Self { out, stride, scale, signed, zero_point, lowest, highest })
     }
 }
 
@@ -240,16 +288,42 @@ impl Results for Requantized<'_> {
     unsafe fn write<L: Lanes>(&self, row: usize, column: usize, sums: __m256i, scale: __m256, lanes: L) {
         // SAFETY: the caller's contract.
         unsafe {
-            let values = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale);
-            // Of a NaN and a number, the instruction gives the second operand.
-            let values = _mm256_max_ps(values, _mm256_set1_ps(self.lowest));
-            let values = _mm256_min_ps(values, _mm256_set1_ps(self.highest));
-            let values = _mm256_add_epi32(_mm256_cvtps_epi32(values), _mm256_set1_epi32(self.zero_point));
+            let values = _mm256_add_epi32(self.rounded(sums, scale), _mm256_set1_epi32(self.zero_point));
             // The lowest byte of each lane of 32 bits, those of each half of the register beside each other.
             let order = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
             let fours = _mm256_shuffle_epi8(values, _mm256_broadcastsi128_si256(order));
             let (low, high) = (_mm256_castsi256_si128(fours), _mm256_extracti128_si256::<1>(fours));
             lanes.store_bytes(self.out.add(row * self.stride + column), _mm_unpacklo_epi32(low, high));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn write_panel(&self, row: usize, column: usize, sums: [__m256i; 2], scale: &[__m256; 2]) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let (low, high) = (self.rounded(sums[0], scale[0]), self.rounded(sums[1], scale[1]));
+            // Less the zero point they are 255 at most, on either side, and within the limits with it: no packing saturates.
+            let words = _mm256_add_epi16(_mm256_packs_epi32(low, high), _mm256_set1_epi16(self.zero_point as i16));
+            let bytes = if self.signed { _mm256_packs_epi16(words, words) } else { _mm256_packus_epi16(words, words) };
+            let (even, odd) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
+            _mm_storeu_si128(self.out.add(row * self.stride + column).cast(), _mm_unpacklo_epi32(even, odd));
+        }
+    }
+}
+
+impl Requantized<'_> {
+    /// Scaled, clamped to what the output's limits are less the zero point, and rounded.
+    ///
+    /// # Safety
+    /// AVX2.
+    #[inline(always)]
+    unsafe fn rounded(&self, sums: __m256i, scale: __m256) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let values = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale);
+            // Of a NaN and a number, the instruction gives the second operand.
+            let values = _mm256_max_ps(values, _mm256_set1_ps(self.lowest));
+            _mm256_cvtps_epi32(_mm256_min_ps(values, _mm256_set1_ps(self.highest)))
         }
     }
 }

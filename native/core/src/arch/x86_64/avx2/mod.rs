@@ -8,6 +8,7 @@
 //! `products` how both operands are multiplied, `tiles` the multiplications, `steps` what can be added in 16 bits in them,
 //! `epilogue` what becomes of their sums.
 
+mod blocks;
 mod decode;
 mod deposits;
 mod epilogue;

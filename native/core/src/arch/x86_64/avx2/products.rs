@@ -3,13 +3,14 @@
 //! `vpmaddubsw` multiplies bytes, and adds each two products with saturation. Exact ones are of wider operands: symbols are
 //! widened to 16 bits, those of even and those of odd k apart, and multiplied by `vpmaddwd`.
 
-use crate::geometry::GROUP;
 use std::arch::x86_64::*;
 
 /// How symbols are multiplied with activations.
 pub(super) trait Products {
     /// Bytes of an activation.
     const WIDTH: usize;
+    /// Whether those of several groups can be added at once ([`blocks`](super::blocks)).
+    const IN_STEPS: bool = false;
     /// Half of a group's symbols, as they are multiplied.
     type Symbols: Copy;
     /// Four activations in each lane of 32 bits, as they are multiplied.
@@ -26,22 +27,6 @@ pub(super) trait Products {
     /// # Safety
     /// AVX2.
     unsafe fn add(sum: __m256i, symbols: Self::Symbols, activations: Self::Activations) -> __m256i;
-    /// The same of G groups, whose products fit 16 bits, at once.
-    ///
-    /// # Safety
-    /// AVX2; 32 symbols of each group can be read.
-    #[inline(always)]
-    unsafe fn add_groups<const G: usize>(
-        mut sum: __m256i,
-        symbols: *const u8,
-        activations: &[Self::Activations; G],
-    ) -> __m256i {
-        for (g, x) in activations.iter().enumerate() {
-            // SAFETY: the caller's contract.
-            sum = unsafe { Self::add(sum, Self::symbols(symbols.add(g * GROUP)), *x) };
-        }
-        sum
-    }
 }
 
 /// Loads half of a group, whose symbols are int8 or not, and makes them such as are wanted.
@@ -62,6 +47,7 @@ pub(super) struct Saturating<const SIGNED: bool>;
 
 impl<const SIGNED: bool> Products for Saturating<SIGNED> {
     const WIDTH: usize = 1;
+    const IN_STEPS: bool = SIGNED;
     type Symbols = __m256i;
     type Activations = __m256i;
 
@@ -80,18 +66,6 @@ impl<const SIGNED: bool> Products for Saturating<SIGNED> {
         // SAFETY: the caller's contract.
         unsafe {
             let pairs = _mm256_maddubs_epi16(x, weights);
-            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }
-    }
-    #[inline(always)]
-    unsafe fn add_groups<const G: usize>(sum: __m256i, symbols: *const u8, x: &[__m256i; G]) -> __m256i {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let mut pairs = _mm256_maddubs_epi16(x[0], Self::symbols(symbols));
-            for (g, x) in x.iter().enumerate().skip(1) {
-                let next = _mm256_maddubs_epi16(*x, Self::symbols(symbols.add(g * GROUP)));
-                pairs = _mm256_add_epi16(pairs, next);
-            }
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
     }

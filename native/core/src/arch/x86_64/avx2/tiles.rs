@@ -1,5 +1,6 @@
 //! Multiplications by symbols in memory, in register tiles: four rows by one panel, two by two, or one by four.
 
+use super::blocks::{self, FourRows, ROWS};
 use super::products::Products;
 use super::steps::BLOCK;
 use super::vectors::LANES;
@@ -60,6 +61,8 @@ trait Activations: Copy {
     /// # Safety
     /// There is such a block.
     unsafe fn block<P: Products>(self, at: usize) -> usize;
+    /// Where blocks begin, if not one behind the other; else null.
+    fn blocks(self) -> *const u32;
 }
 
 /// Rows one behind the other, so many bytes apart.
@@ -78,6 +81,9 @@ impl Activations for Apart {
     #[inline(always)]
     unsafe fn block<P: Products>(self, at: usize) -> usize {
         at * PIECE_K * P::WIDTH
+    }
+    fn blocks(self) -> *const u32 {
+        std::ptr::null()
     }
 }
 
@@ -98,6 +104,9 @@ impl Activations for InPieces<'_> {
     unsafe fn block<P: Products>(self, at: usize) -> usize {
         // SAFETY: the caller's contract. A check would be a branch in a loop whose sums the compiler then spills.
         unsafe { *self.pieces.blocks.get_unchecked(at) as usize }
+    }
+    fn blocks(self) -> *const u32 {
+        self.pieces.blocks.as_ptr()
     }
 }
 
@@ -130,19 +139,20 @@ pub(super) unsafe fn multiply<P: Products, D: Destination>(
     to: &D,
 ) {
     assert!(bytes.len() >= extent.weights() && rows.covers(extent.k() * P::WIDTH));
-    let blocks = extent.k() / PIECE_K;
-    assert!(steps.iter().take(extent.panels()).all(|steps| steps.is_empty() || steps.blocks() == blocks));
+    let blocks = rows.pieces().map_or(extent.k() / PIECE_K, |pieces| pieces.blocks.len());
+    let steps = if P::IN_STEPS { steps } else { &[] };
+    assert!(steps.iter().take(extent.panels()).all(|steps| steps.blocks() <= blocks));
     let (at, symbols) = (rows.data().as_ptr().cast(), bytes.as_ptr());
     // SAFETY: as was just checked, and the caller's contract.
     unsafe {
         match rows.pieces() {
             None => {
                 let x = Apart { at, stride: rows.stride() };
-                panels::<P, _, D>(Operands { symbols, extent, x }, steps, rows.m(), to);
+                panels::<P, _, D>(Operands { symbols, extent, blocks, x }, steps, rows.m(), to);
             }
             Some(pieces) => {
                 assert!(P::WIDTH == 1, "bytes lie in pieces");
-                panels::<P, _, D>(Operands { symbols, extent, x: InPieces { at, pieces } }, steps, rows.m(), to);
+                panels::<P, _, D>(Operands { symbols, extent, blocks, x: InPieces { at, pieces } }, steps, rows.m(), to);
             }
         }
     }
@@ -168,8 +178,7 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
             for row in (0..m - rest).step_by(4) {
                 // The first rows have a panel fetched for the others.
                 match (steps, row) {
-                    (Some(steps), 0) => tile_in_steps::<P, X, 4, true, D>(operands, (row, panel), steps, to),
-                    (Some(steps), _) => tile_in_steps::<P, X, 4, false, D>(operands, (row, panel), steps, to),
+                    (Some(steps), _) => tile_in_steps::<X, D>(operands, (row, panel), steps, to),
                     (None, 0) => _ = tile::<P, X, 4, 1, true, D>(operands, (row, panel), to),
                     (None, _) => _ = tile::<P, X, 4, 1, false, D>(operands, (row, panel), to),
                 }
@@ -195,6 +204,8 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
 struct Operands<X> {
     symbols: *const u8,
     extent: Extent,
+    /// Of a panel, those that are not padding as a whole.
+    blocks: usize,
     x: X,
 }
 
@@ -205,7 +216,7 @@ struct Operands<X> {
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn tile<P: Products, X: Activations, const MR: usize, const NR: usize, const FETCH: bool, D: Destination>(
-    Operands { symbols, extent, x }: Operands<X>,
+    Operands { symbols, extent, blocks, x }: Operands<X>,
     (row, panel): (usize, usize),
     to: &D,
 ) -> usize {
@@ -213,7 +224,7 @@ unsafe fn tile<P: Products, X: Activations, const MR: usize, const NR: usize, co
     // SAFETY: the caller's contract. Plain loops: closures that the standard library calls would not be inlined here.
     unsafe {
         let (w, rows) = (symbols.add(panel * extent.panel()), rows_from(x, row));
-        for at in 0..extent.panel() / BLOCK {
+        for at in 0..blocks {
             block::<P, MR, NR, FETCH>(&mut sums, (w.add(at * BLOCK), extent.panel()), (&rows, x.block::<P>(at)));
         }
         to.store(row, panel, &sums);
@@ -281,77 +292,26 @@ unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool
     }
 }
 
-/// One register tile of a single panel, in the steps that are known for it.
+/// One register tile of a single panel, in the steps that are known for it, of int8 with products that saturate.
 ///
 /// # Safety
 /// As for [`tile`]; the steps are of as many blocks as the panel has.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile_in_steps<P: Products, X: Activations, const MR: usize, const FETCH: bool, D: Destination>(
-    Operands { symbols, extent, x }: Operands<X>,
+unsafe fn tile_in_steps<X: Activations, D: Destination>(
+    Operands { symbols, extent, x, .. }: Operands<X>,
     (row, panel): (usize, usize),
     steps: &PanelSteps,
     to: &D,
 ) {
-    let mut sums: Sums<MR, 1> = [[[_mm256_setzero_si256(); 2]; 1]; MR];
+    let mut sums: Sums<ROWS, 1> = [[[_mm256_setzero_si256(); 2]; 1]; ROWS];
     // SAFETY: the caller's contract; `PanelSteps` names blocks that there are.
     unsafe {
-        let (w, rows) = (symbols.add(panel * extent.panel()), rows_from(x, row));
-        let place = |at: &u16| {
-            let at = usize::from(*at);
-            (w.add(at * BLOCK), x.block::<P>(at))
-        };
-        for at in steps.fours() {
-            let (w, at) = place(at);
-            groups::<P, MR, 4, FETCH>(&mut sums, w, (&rows, at));
-        }
-        for at in steps.twos() {
-            let (w, at) = place(at);
-            groups::<P, MR, 2, FETCH>(&mut sums, w, (&rows, at));
-            groups::<P, MR, 2, FETCH>(&mut sums, w.add(2 * GROUP), (&rows, at + 8 * P::WIDTH));
-        }
-        for at in steps.ones() {
-            let (w, at) = place(at);
-            block::<P, MR, 1, FETCH>(&mut sums, (w, extent.panel()), (&rows, at));
-        }
+        let w = symbols.add(panel * extent.panel());
+        let x = FourRows { rows: rows_from(x, row), blocks: x.blocks() };
+        blocks::add::<4>(&mut sums, w, x, steps.fours());
+        blocks::add::<2>(&mut sums, w, x, steps.twos());
+        blocks::add::<1>(&mut sums, w, x, steps.ones());
         to.store(row, panel, &sums);
-    }
-}
-
-/// The same address, which the compiler takes for another: it would load symbols once for all rows, and sums would no longer fit
-/// the registers. `vpmaddubsw` reads them from the first cache as fast.
-#[inline(always)]
-#[expect(clippy::pointers_in_nomem_asm_block, reason = "the address alone is passed through")]
-fn elsewhere(mut at: *const u8) -> *const u8 {
-    // SAFETY: nothing is done.
-    unsafe { asm!("/* {0} */", inout(reg) at, options(pure, nomem, nostack, preserves_flags)) };
-    at
-}
-
-/// Adds the products of G groups at once; `FETCH`: and has what comes later fetched.
-///
-/// # Safety
-/// As for [`group`], of so many groups.
-#[inline(always)]
-unsafe fn groups<P: Products, const MR: usize, const G: usize, const FETCH: bool>(
-    sums: &mut Sums<MR, 1>,
-    w: *const u8,
-    (rows, at): (&[*const u8; MR], usize),
-) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        for g in 0..if FETCH { G } else { 0 } {
-            _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD + g * GROUP).cast());
-        }
-        let mut w = w;
-        for ([sums], row) in sums.iter_mut().zip(rows) {
-            w = elsewhere(w);
-            let mut activations = [P::activations(row.add(at)); G];
-            for (g, activations) in activations.iter_mut().enumerate() {
-                *activations = P::activations(row.add(at + 4 * g * P::WIDTH));
-            }
-            sums[0] = P::add_groups(sums[0], w, &activations);
-            sums[1] = P::add_groups(sums[1], w.add(LANES), &activations);
-        }
     }
 }
