@@ -6,6 +6,7 @@ use crate::decoder::Bound;
 use crate::decompress::{Layout, Shared, VerifiedWeight, each};
 use crate::dequantize::Along;
 use crate::error::{Error, with_room};
+use crate::gemm::check_length;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUPS, PANEL};
 use crate::parallel::Parallel;
 use std::iter;
@@ -19,6 +20,9 @@ const PERIOD: usize = 1 << 16;
 
 /// Fractals of a panel that are dequantised together: their bytes, and the floats of a row, stay in the first cache.
 const FRACTALS: usize = 16;
+
+/// Elements that are made floats of by a thread at a time, where they are decoded already.
+const PIECE: usize = 1 << 17;
 
 /// Scales and zero points along an axis of the tensor. Element `i` has those of channel `i / inner % count`.
 #[derive(Debug, Clone, Copy)]
@@ -132,6 +136,36 @@ impl Bound<'_, VerifiedWeight> {
     }
 }
 
+impl Bound<'_, VerifiedWeight> {
+    /// As [`Self::dequantize`] row by row, where all elements of the weight are decoded already.
+    pub fn dequantize_decoded(
+        &self,
+        decoded: &[u8],
+        channels: Channels<'_>,
+        out: &mut [MaybeUninit<f32>],
+        pool: &dyn Parallel,
+    ) -> Result<(), Error> {
+        channels.check()?;
+        let expected = self.geometry().n() * self.geometry().k();
+        for (what, found) in [("the floats of a weight", out.len()), ("the decoded weight", decoded.len())] {
+            check_length(what, Some(expected), found)?;
+        }
+        let (mut scales, mut zero_points) = (Vec::new(), Vec::new());
+        let channels =
+            if channels.is_short() { channels.written_out(&mut scales, &mut zero_points)? } else { channels };
+        let writer = Writer { weight: self, layout: Layout::Nk, channels, out: Shared::new(out) };
+        let run = |piece: usize| {
+            let at = piece * PIECE;
+            writer.write_row(at, &decoded[at..decoded.len().min(at + PIECE)]);
+        };
+        match decoded.len().div_ceil(PIECE) {
+            1 => run(0),
+            pieces => pool.run(pieces, &run),
+        }
+        Ok(())
+    }
+}
+
 /// Puts parts of panels to their places in an output.
 struct Writer<'a> {
     weight: &'a Bound<'a, VerifiedWeight>,
@@ -221,6 +255,15 @@ mod tests {
                             };
                             let mut out = vec![MaybeUninit::new(f32::NAN); n * k];
                             bound.dequantize(layout, channels, &mut out, &Serial).unwrap();
+                            if layout == Layout::Nk {
+                                let mut again = vec![MaybeUninit::new(f32::NAN); n * k];
+                                bound.dequantize_decoded(&bytes, channels, &mut again, &Serial).unwrap();
+                                let bits = |floats: &[MaybeUninit<f32>]| -> Vec<u32> {
+                                    // SAFETY: they were initialised above.
+                                    floats.iter().map(|float| unsafe { float.assume_init() }.to_bits()).collect()
+                                };
+                                assert_eq!(bits(&again), bits(&out));
+                            }
                             for (i, found) in out.iter().enumerate() {
                                 let c = i / inner % count;
                                 let w = match weight_type {

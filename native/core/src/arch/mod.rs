@@ -22,5 +22,7 @@ pub mod x86_64;
 
 pub use feature::Feature;
 pub use kernel::{Refused, RowKernel, TileKernel};
-pub use operands::{Accumulators, ByteRows, Coded, Extent, PIECE_K, PanelSteps, Pieces, Rows, Stores, Symbols, TileCode};
+pub use operands::{
+    Accumulators, ByteRows, Coded, Extent, PIECE_K, PanelSteps, Pieces, Rows, Stores, Symbols, TileCode,
+};
 pub use workspace::{CallMemory, Places, Scratch, TermMemory, Workspace};

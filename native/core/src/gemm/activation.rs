@@ -185,12 +185,7 @@ unsafe impl Sync for Packing<'_> {}
 impl<'a> Packing<'a> {
     /// # Panics
     /// If there are not m · k activations.
-    pub fn new(
-        memory: Memory<'a>,
-        x: Activation<'a>,
-        (m, k): (usize, usize),
-        form: Form,
-    ) -> Result<Self, Error> {
+    pub fn new(memory: Memory<'a>, x: Activation<'a>, (m, k): (usize, usize), form: Form) -> Result<Self, Error> {
         assert_eq!(m.checked_mul(k), Some(x.len()));
         let in_place = match form {
             Form::Bytes { in_pieces } => x.in_place(k, in_pieces, memory.places)?,
@@ -295,7 +290,9 @@ impl<'a> Packing<'a> {
             let elements = i * self.k..(i + 1) * self.k;
             match (self.x, quantizer) {
                 (Activation::U8(x), _) => body.copy_from_slice(&x[elements]),
-                (Activation::F32(x, heads), Some(quantizer)) => quantize(kernel, quantizer, (x, heads), elements, body),
+                (Activation::F32(x, heads), Some(quantizer)) => {
+                    quantize(kernel, quantizer, (x, heads), elements, body)
+                }
                 _ => {}
             }
         }
@@ -389,7 +386,13 @@ mod tests {
         let (mut data, mut sums, mut places) = (Aligned::default(), Vec::new(), Places::default());
         data.reset(m * apart(k.next_multiple_of(FRACTAL_K)), "rows").unwrap();
         data.fill(77);
-        let packing = Packing::new(Memory { data: &mut data, sums: &mut sums, places: &mut places }, x, (m, k), Form::Packed { pad: PAD, width: 1 }).unwrap();
+        let packing = Packing::new(
+            Memory { data: &mut data, sums: &mut sums, places: &mut places },
+            x,
+            (m, k),
+            Form::Packed { pad: PAD, width: 1 },
+        )
+        .unwrap();
         let found = Mutex::new(None);
         Scoped(threads).run(threads, &|_| {
             let (packed, quantizer) = packing.share(&Portable::<false>, &mut Vec::new()).unwrap();

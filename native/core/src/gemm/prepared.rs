@@ -3,7 +3,9 @@
 use super::activation::{Packed, SHIFT};
 use super::call::ZeroPoint;
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Coded, Extent, PIECE_K, PanelSteps, Scratch, Symbols, TileCode, TileKernel, Workspace};
+use crate::arch::{
+    Accumulators, Coded, Extent, PIECE_K, PanelSteps, Scratch, Symbols, TileCode, TileKernel, Workspace,
+};
 use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
 use crate::container::{CompressedWeight, Tile};

@@ -5,6 +5,7 @@ mod declared;
 mod decoding;
 mod decompress_dequant;
 mod decompress_weight;
+mod elements;
 mod gather_compress_dequant;
 mod inputs;
 mod matmul_compress_dequant;

@@ -1,10 +1,9 @@
 //! A node's attributes and its weight, checked when its session is created.
 
-use mcd_core::VerifiedWeight;
-
 use super::spec::{AXIS, Along, along, input};
 use crate::ffi::{Api, Dims, Error, KernelInfo};
 use crate::operators::decoding::Declared;
+use crate::operators::elements::Tensor;
 use crate::operators::inputs::{Inputs, zero_points};
 use crate::operators::operand::{Operand, floats};
 use crate::operators::weight::{self, Weight};
@@ -15,7 +14,7 @@ const WEIGHT: weight::Inputs = weight::Inputs { x2: input::X2, index: input::COM
 
 /// A node that is ready to run.
 pub struct Bound {
-    pub weight: Weight<VerifiedWeight>,
+    pub weight: Weight<Tensor>,
     pub shape: Dims,
     /// Elements of the output.
     pub count: usize,

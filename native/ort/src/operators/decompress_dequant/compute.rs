@@ -1,6 +1,6 @@
 //! One call: the weight decoded into the output, as floats.
 
-use mcd_core::{Along, Channels, Layout};
+use mcd_core::{Along, Channels};
 
 use super::bind::Bound;
 use crate::ffi::{Dims, Error, KernelContext};
@@ -32,7 +32,7 @@ impl Kernel for Bound {
         };
         let mut pool = Pool::new(context.threads(), &self.helpers);
         // Where the pool failed, that says why.
-        let result = weight.dequantize(Layout::Nk, channels, out, &pool).map_err(|error| self.weight.refused(&error));
+        let result = weight.dequantize(channels, out, &pool).map_err(|error| self.weight.refused(&error));
         pool.finish().and(result)
     }
 }

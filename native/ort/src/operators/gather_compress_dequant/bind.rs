@@ -3,9 +3,9 @@
 use mcd_core::WeightType;
 
 use super::spec::{AXIS, Form, input};
-use super::table::Table;
 use crate::ffi::{Api, Error, KernelInfo};
 use crate::operators::decoding::dtype;
+use crate::operators::elements::Table;
 use crate::operators::inputs::Inputs;
 use crate::operators::operand::{Operand, Read, floats, floats_of_rows};
 use crate::operators::weight::{self, COMPRESS_INFO, Weight, byte_type};

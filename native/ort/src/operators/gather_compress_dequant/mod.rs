@@ -4,12 +4,10 @@
 //! - [`overload`]: an overload for each form: shape inference, and how its nodes are bound
 //! - [`bind`]: a node's attributes and inputs, checked when its session is created
 //! - [`compute`]: one call
-//! - [`table`]: the rows, from the compressed bytes or decoded once
 
 mod bind;
 mod compute;
 mod overload;
 mod spec;
-mod table;
 
 pub use overload::OVERLOADS;

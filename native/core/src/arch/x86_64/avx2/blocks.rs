@@ -24,31 +24,57 @@ const HALF: usize = GROUP / 2;
 macro_rules! half {
     (4, $sum:literal, $w:literal) => {
         concat!(
-            "vpmaddubsw {t4}, {t0}, [{w} + ", $w, "]\n",
-            "vpmaddubsw {t5}, {t1}, [{w} + ", $w, " + 64]\n",
+            "vpmaddubsw {t4}, {t0}, [{w} + ",
+            $w,
+            "]\n",
+            "vpmaddubsw {t5}, {t1}, [{w} + ",
+            $w,
+            " + 64]\n",
             "vpaddw {t4}, {t4}, {t5}\n",
-            "vpmaddubsw {t5}, {t2}, [{w} + ", $w, " + 128]\n",
-            "vpmaddubsw {t6}, {t3}, [{w} + ", $w, " + 192]\n",
+            "vpmaddubsw {t5}, {t2}, [{w} + ",
+            $w,
+            " + 128]\n",
+            "vpmaddubsw {t6}, {t3}, [{w} + ",
+            $w,
+            " + 192]\n",
             "vpaddw {t5}, {t5}, {t6}\n",
             "vpaddw {t4}, {t4}, {t5}\n",
             "vpmaddwd {t4}, {t4}, {ones}\n",
-            "vpaddd {", $sum, "}, {", $sum, "}, {t4}\n",
+            "vpaddd {",
+            $sum,
+            "}, {",
+            $sum,
+            "}, {t4}\n",
         )
     };
     (2, $sum:literal, $w:literal) => {
         concat!(
-            "vpmaddubsw {t4}, {t0}, [{w} + ", $w, "]\n",
-            "vpmaddubsw {t5}, {t1}, [{w} + ", $w, " + 64]\n",
+            "vpmaddubsw {t4}, {t0}, [{w} + ",
+            $w,
+            "]\n",
+            "vpmaddubsw {t5}, {t1}, [{w} + ",
+            $w,
+            " + 64]\n",
             "vpaddw {t4}, {t4}, {t5}\n",
             "vpmaddwd {t4}, {t4}, {ones}\n",
-            "vpaddd {", $sum, "}, {", $sum, "}, {t4}\n",
+            "vpaddd {",
+            $sum,
+            "}, {",
+            $sum,
+            "}, {t4}\n",
         )
     };
     (1, $sum:literal, $weights:literal) => {
         concat!(
-            "vpmaddubsw {t3}, {t2}, {", $weights, "}\n",
+            "vpmaddubsw {t3}, {t2}, {",
+            $weights,
+            "}\n",
             "vpmaddwd {t3}, {t3}, {ones}\n",
-            "vpaddd {", $sum, "}, {", $sum, "}, {t3}\n",
+            "vpaddd {",
+            $sum,
+            "}, {",
+            $sum,
+            "}, {t3}\n",
         )
     };
 }
@@ -64,27 +90,46 @@ macro_rules! activations {
 macro_rules! part {
     (4, $row:literal, $low:literal, $high:literal) => {
         concat!(
-            activations!("t0", $row, "0"), activations!("t1", $row, "4"),
-            activations!("t2", $row, "8"), activations!("t3", $row, "12"),
-            half!(4, $low, "0"), half!(4, $high, "32"),
+            activations!("t0", $row, "0"),
+            activations!("t1", $row, "4"),
+            activations!("t2", $row, "8"),
+            activations!("t3", $row, "12"),
+            half!(4, $low, "0"),
+            half!(4, $high, "32"),
         )
     };
     (2, $row:literal, $low:literal, $high:literal) => {
         concat!(
-            activations!("t0", $row, "0"), activations!("t1", $row, "4"),
-            half!(2, $low, "0"), half!(2, $high, "32"),
-            activations!("t0", $row, "8"), activations!("t1", $row, "12"),
-            half!(2, $low, "128"), half!(2, $high, "160"),
+            activations!("t0", $row, "0"),
+            activations!("t1", $row, "4"),
+            half!(2, $low, "0"),
+            half!(2, $high, "32"),
+            activations!("t0", $row, "8"),
+            activations!("t1", $row, "12"),
+            half!(2, $low, "128"),
+            half!(2, $high, "160"),
         )
     };
     (1, $w:literal, $at:literal) => {
         concat!(
-            "vmovdqu {t0}, [{w} + ", $w, "]\n",
-            "vmovdqu {t1}, [{w} + ", $w, " + 32]\n",
-            activations!("t2", "r0", $at), half!(1, "s0", "t0"), half!(1, "s1", "t1"),
-            activations!("t2", "r1", $at), half!(1, "s2", "t0"), half!(1, "s3", "t1"),
-            activations!("t2", "r2", $at), half!(1, "s4", "t0"), half!(1, "s5", "t1"),
-            activations!("t2", "r3", $at), half!(1, "s6", "t0"), half!(1, "s7", "t1"),
+            "vmovdqu {t0}, [{w} + ",
+            $w,
+            "]\n",
+            "vmovdqu {t1}, [{w} + ",
+            $w,
+            " + 32]\n",
+            activations!("t2", "r0", $at),
+            half!(1, "s0", "t0"),
+            half!(1, "s1", "t1"),
+            activations!("t2", "r1", $at),
+            half!(1, "s2", "t0"),
+            half!(1, "s3", "t1"),
+            activations!("t2", "r2", $at),
+            half!(1, "s4", "t0"),
+            half!(1, "s5", "t1"),
+            activations!("t2", "r3", $at),
+            half!(1, "s6", "t0"),
+            half!(1, "s7", "t1"),
         )
     };
 }
@@ -96,8 +141,10 @@ macro_rules! block {
     };
     ($groups:tt) => {
         concat!(
-            part!($groups, "r0", "s0", "s1"), part!($groups, "r1", "s2", "s3"),
-            part!($groups, "r2", "s4", "s5"), part!($groups, "r3", "s6", "s7"),
+            part!($groups, "r0", "s0", "s1"),
+            part!($groups, "r1", "s2", "s3"),
+            part!($groups, "r2", "s4", "s5"),
+            part!($groups, "r3", "s6", "s7"),
         )
     };
 }

@@ -304,7 +304,8 @@ impl Results for Requantized<'_> {
             let (low, high) = (self.rounded(sums[0], scale[0]), self.rounded(sums[1], scale[1]));
             // Less the zero point they are 255 at most, on either side, and within the limits with it: no packing saturates.
             let words = _mm256_add_epi16(_mm256_packs_epi32(low, high), _mm256_set1_epi16(self.zero_point as i16));
-            let bytes = if self.signed { _mm256_packs_epi16(words, words) } else { _mm256_packus_epi16(words, words) };
+            let bytes =
+                if self.signed { _mm256_packs_epi16(words, words) } else { _mm256_packus_epi16(words, words) };
             let (even, odd) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
             _mm_storeu_si128(self.out.add(row * self.stride + column).cast(), _mm_unpacklo_epi32(even, odd));
         }

@@ -152,7 +152,12 @@ pub(super) unsafe fn multiply<P: Products, D: Destination>(
             }
             Some(pieces) => {
                 assert!(P::WIDTH == 1, "bytes lie in pieces");
-                panels::<P, _, D>(Operands { symbols, extent, blocks, x: InPieces { at, pieces } }, steps, rows.m(), to);
+                panels::<P, _, D>(
+                    Operands { symbols, extent, blocks, x: InPieces { at, pieces } },
+                    steps,
+                    rows.m(),
+                    to,
+                );
             }
         }
     }

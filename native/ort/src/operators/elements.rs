@@ -1,0 +1,133 @@
+//! The elements of a weight that is looked up or made floats of: compressed, or decoded once.
+
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+
+use mcd_core::container::Decoded;
+use mcd_core::{
+    Bound, Channels, Kernel, Layout, Parallel, PrepareOptions, Residency, RowPart, Serial, VerifiedWeight,
+};
+
+use crate::operators::weight::Prepared;
+use crate::sharing::Shared;
+
+/// Bytes of a weight up to which it may be decoded with the residency `auto`. In a model with a larger one the multiplications take
+/// so long that it does not matter how rows are looked up.
+const SMALL: u64 = 4 << 20;
+
+/// Decoded weights that sessions have.
+static DECODED: Shared<Vec<i64>, Vec<u8>> = Shared::new();
+
+/// A weight that was verified.
+pub struct Elements {
+    weight: VerifiedWeight,
+    /// All of it, row by row, where it is decoded once.
+    decoded: Option<Arc<Vec<u8>>>,
+}
+
+/// A table, of which rows are looked up.
+pub struct Table(Elements);
+
+/// A tensor, all of which is made floats of.
+pub struct Tensor(Elements);
+
+/// The elements with the bytes that they were made from.
+pub struct BoundElements<'a> {
+    weight: Bound<'a, VerifiedWeight>,
+    decoded: Option<&'a [u8]>,
+}
+
+impl BoundElements<'_> {
+    /// Length of a row.
+    pub fn columns(&self) -> usize {
+        self.weight.k()
+    }
+
+    /// What decodes it.
+    pub fn kernel(&self) -> Kernel {
+        self.weight.kernel()
+    }
+
+    /// Tells `sink` all parts of all `rows`, as the core's `gather` does.
+    pub fn gather(
+        &self,
+        rows: &[usize],
+        pool: &dyn Parallel,
+        sink: &(dyn Fn(RowPart<'_>) + Sync),
+    ) -> Result<(), mcd_core::Error> {
+        let Some(decoded) = self.decoded else { return self.weight.gather(rows, pool, sink) };
+        let columns = self.columns();
+        for (position, &row) in rows.iter().enumerate() {
+            sink(RowPart { position, row, column: 0, weights: &decoded[row * columns..][..columns] });
+        }
+        Ok(())
+    }
+
+    /// Writes all of them as floats, row by row, as the core's `dequantize` does.
+    pub fn dequantize(
+        &self,
+        channels: Channels<'_>,
+        out: &mut [MaybeUninit<f32>],
+        pool: &dyn Parallel,
+    ) -> Result<(), mcd_core::Error> {
+        match self.decoded {
+            Some(decoded) => self.weight.dequantize_decoded(decoded, channels, out, pool),
+            None => self.weight.dequantize(Layout::Nk, channels, out, pool),
+        }
+    }
+}
+
+impl Elements {
+    fn new(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
+        let weight = VerifiedWeight::prepare(x2, index, info, options)?;
+        let decoded = match options.residency {
+            Residency::Compressed => None,
+            Residency::Decoded => {
+                let made = Cell::new(weight.bind(x2)?.decompressed(&Serial)?);
+                let is_same = |other: &Vec<u8>| {
+                    let own = made.take();
+                    let same = *other == own;
+                    made.set(own);
+                    Ok::<_, mcd_core::Error>(same)
+                };
+                Some(DECODED.get_or_make(info.to_vec(), is_same, || Ok(made.take()))?)
+            }
+        };
+        Ok(Self { weight, decoded })
+    }
+}
+
+/// What operators take of it, of a type for each: when it may be decoded differs.
+macro_rules! prepared {
+    ($name:ty, $has_choice:expr) => {
+        impl Prepared for $name {
+            type Bound<'a> = BoundElements<'a>;
+
+            fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<BoundElements<'a>, mcd_core::Error> {
+                let Elements { weight, decoded } = &self.0;
+                Ok(BoundElements { weight: weight.bind(x2)?, decoded: decoded.as_deref().map(Vec::as_slice) })
+            }
+
+            fn prepare(
+                x2: &[u8],
+                index: &[u8],
+                info: &[i64],
+                options: PrepareOptions,
+            ) -> Result<Self, mcd_core::Error> {
+                Elements::new(x2, index, info, options).map(Self)
+            }
+
+            fn has_choice(bytes: u64) -> bool {
+                $has_choice(bytes)
+            }
+
+            const DECODED: Option<Decoded> = Some(Decoded::Plain);
+        }
+    };
+}
+
+prepared!(Table, |bytes| bytes <= SMALL);
+// Where decoding is fast, to write the floats takes longer.
+prepared!(Tensor, |bytes| bytes <= SMALL
+    && PrepareOptions::from_env().is_ok_and(|options| !options.kernel.outpaces_memory()));
