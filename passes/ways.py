@@ -84,8 +84,9 @@ TABLE: tuple[Row, ...] = (
     Row(
         "QLinearConv",
         Way.RUN,
-        "is computed from the compressed kernel, where activations are int8, or that has 32 KiB or more and does 200 "
-        "multiply-adds or more for each byte of image that goes in or comes out, 300 beside depthwise convolutions",
+        "is computed from the compressed kernel, where activations are int8, or that has 16 KiB or more and its "
+        "channels last, or 32 KiB or more and does 200 multiply-adds or more for each byte of image that goes in or "
+        "comes out, 300 beside depthwise convolutions",
         "1.1 to 8.3 to decode it in front, the most where the image is small",
     ),
     Row(

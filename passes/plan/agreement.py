@@ -18,7 +18,7 @@ from mcd_graph.passes.engine.settle import settle
 from mcd_graph.passes.engine.stand_in import StandIn, make_small, zeros
 from mcd_graph.passes.engine.surroundings import sites_to_blame
 from mcd_graph.passes.fusions.registry import FUSIONS
-from mcd_graph.passes.plan.channels_last import changes_layouts, settle_layout
+from mcd_graph.passes.plan.channels_last import changes_layouts, settle_layout, small_unless_turned
 from mcd_graph.passes.plan.integers import keep_where_onnxruntime_does_otherwise
 from mcd_graph.passes.plan.lowering import LoweringPlan
 from mcd_graph.passes.plan.shapes import infer_shapes_where_needed
@@ -68,6 +68,8 @@ def agree_with_onnxruntime(
         (keep or keep_where_onnxruntime_does_otherwise)(asked, answer, calls_of(model))
         if not isinstance(answer, str) and not isinstance(copy, str):
             asked = _settle_all(asked, answer, copy, ask)
+    for number, refusal in small_unless_turned(asked).items():
+        asked[number].site.keep(refusal)  # onnxruntime was not asked for its layout, or did not tell
     others = [candidate for candidate in candidates if keep is None and not _is_asked(candidate)]
     return [candidate for candidate in (*asked, *others) if candidate.site.status == "lowered"]
 
@@ -84,9 +86,8 @@ def _settle_all(
     ask_of_layout = functools.partial(ask, channels_last=True)
     while True:
         settled, to_keep = settle_layout(_settle(candidates, original, copy, ask), copy, lower, ask_of_layout)
-        for number in to_keep:
-            text = f"without it onnxruntime {ort.__version__} would move Transposes, and add up in another order"
-            candidates[number].site.keep(Refusal(ReasonCode.FUSES_OTHERWISE, text))
+        for number, refusal in to_keep.items():
+            candidates[number].site.keep(refusal)
         if not to_keep:
             return settled
 

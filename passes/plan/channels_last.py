@@ -6,6 +6,8 @@ those of its neighbours. Whether they do is asked: convolutions are turned if on
 Transposes than that of the original, fewer than with channels second, where each lowered convolution turns its image
 twice itself, and if it computes the rest as it does there.
 
+Small kernels, or such as do little, are compressed only if they are turned: onnxruntime is faster with them otherwise.
+
 Transposes are moved past other nodes on their way to one another. A mean over the last dimension is one over another
 then, and adds up in another order: convolutions stay whose lowering changes that.
 """
@@ -16,10 +18,13 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
+import onnxruntime as ort
+
 from mcd_graph.passes.engine.extent import Extent
 from mcd_graph.passes.engine.layouts import computing, summing
 from mcd_graph.passes.engine.optimized import nodes_of
 from mcd_graph.passes.engine.settle import culprits_in
+from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.convolution import Convolution, channels_last
 
 if TYPE_CHECKING:
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
     from mcd_graph.passes.engine.optimized import Optimized
     from mcd_graph.passes.plan.site import Candidate
 
-__all__ = ["changes_layouts", "settle_layout"]
+__all__ = ["changes_layouts", "settle_layout", "small_unless_turned"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +45,8 @@ def settle_layout(
     original: Path,
     lower: Callable[[Sequence[Candidate]], Path],
     ask: Callable[[Path], Optimized | str],
-) -> tuple[list[Candidate], set[int]]:
-    """Return sites with all that can be turned, if Transposes cancel; and the numbers of convolutions that stay.
+) -> tuple[list[Candidate], dict[int, Refusal]]:
+    """Return sites with all that can be turned, if Transposes cancel; and why some convolutions stay, by their numbers.
 
     Args:
         candidates: all sites, in the order of their numbers.
@@ -54,7 +59,7 @@ def settle_layout(
     ]
     theirs = ask(original) if requantising else ""
     if isinstance(theirs, str):
-        return list(candidates), set()
+        return list(candidates), small_unless_turned(candidates)
     chosen, ours = _turned_where_transposes_cancel(candidates, theirs, lambda each: ask(lower(each)))
 
     def wrong(numbers: AbstractSet[int]) -> bool:
@@ -66,9 +71,22 @@ def settle_layout(
         lowered = ask(lower(some))
         return isinstance(lowered, str) or not summing(lowered) <= summing(theirs)
 
-    if isinstance(ours, str) or summing(ours) <= summing(theirs) or wrong(set()):
-        return chosen, set()
-    return chosen, culprits_in(requantising, wrong)
+    small = small_unless_turned(chosen)
+    if small or isinstance(ours, str) or summing(ours) <= summing(theirs) or wrong(set()):
+        return chosen, small
+    text = f"without it onnxruntime {ort.__version__} would move Transposes, and add up in another order"
+    return chosen, dict.fromkeys(culprits_in(requantising, wrong), Refusal(ReasonCode.FUSES_OTHERWISE, text))
+
+
+def small_unless_turned(candidates: Sequence[Candidate]) -> dict[int, Refusal]:
+    """Return why some stay, by their numbers: those that onnxruntime is faster with unless their channels come last."""
+    small: dict[int, Refusal] = {}
+    for number, candidate in enumerate(candidates):
+        fused = candidate.match.fused
+        refusal = fused.unless_turned if isinstance(fused, Convolution) else None
+        if refusal is not None and _is_lowered(candidate) and not candidate.channels_last:
+            small[number] = refusal
+    return small
 
 
 def _turned_where_transposes_cancel(

@@ -14,10 +14,10 @@
 accepted                        one to three dimensions; strides, dilations, pads, auto_pad; int8 or uint8 activations,
                                 kernels and results; scales and zero points for the whole kernel or per channel
 kept, with the reason           kernels that are not constant; ConvInteger of int8 with a uint8 kernel; QLinearConv of
-                                uint8 with kernels below 32 KiB, or with less than 200 multiply-adds for each byte of
-                                image that goes in or comes out, 300 in a graph with depthwise convolutions unless
-                                channels come last; groups whose output channels are no multiple of 16, as in depthwise
-                                convolutions; scales and zero points of other shapes
+                                uint8 with kernels below 16 KiB where channels come last, else below 32 KiB, or with
+                                less than 200 multiply-adds for each byte of image that goes in or comes out, 300 in a
+                                graph with depthwise convolutions; groups whose output channels are no multiple of 16,
+                                as in depthwise convolutions; scales and zero points of other shapes
 ==============================  ======================================================================================
 
 onnxruntime folds the three scales in float32, multiplies the int32 sum with the result, clamps, rounds half to even
@@ -37,7 +37,7 @@ from mcd_graph.passes.engine.facts import get_input, known_dtype
 from mcd_graph.passes.engine.match import Family, Match, Rule
 from mcd_graph.passes.engine.operands import quantization_column, quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.convolution import Convolution, find_kernel, refuse_small, requantized, scaled, window_of
+from mcd_graph.passes.rules.convolution import Convolution, find_kernel, large_enough, requantized, scaled, window_of
 from mcd_graph.passes.rules.scales import fold_scales, require_one_value
 
 __all__ = ["FAMILY"]
@@ -74,7 +74,7 @@ def _match_qlinear_conv(node: ir.Node) -> Match | None:
     scale = fold_scales(x_scale, w_scale, y_scale, n=kernel.n)
     convolution = Convolution(x, bias=quantization_column(b, kernel.n), window=window_of(node, kernel, x))
     convolution = requantized(scaled(convolution, kernel, scale, (x_zero_point, w_zero_point)), y_zero_point)
-    refuse_small(node, kernel, x, convolution.window)
+    convolution = large_enough(node, kernel, x, convolution)
     return Match("QLinearConv", kernel, convolution, node.outputs[0], (node,))
 
 

@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SMALL",
+    "SMALL_TURNED",
     "WORK",
     "Convolution",
     "Kernel",
     "channels_last",
     "find_kernel",
-    "refuse_small",
+    "large_enough",
     "requantized",
     "scaled",
     "window_of",
@@ -46,6 +47,10 @@ __all__ = [
 #: Bytes of a kernel below which onnxruntime's QLinearConv of uint8 is faster: over many pixels by 5 % for 18 KiB, 26 %
 #: for 16 KiB; from 36 KiB on it is slower (docs/experiments/2026-11-27-convolutions.md).
 SMALL = 32 << 10
+
+#: The same where its channels come last, as those of its neighbours do: nothing is turned then, and the work does not
+#: matter (docs/experiments/2026-11-29-convolutions.md). Smaller ones gain little: the file says what each of them is.
+SMALL_TURNED = 16 << 10
 
 #: Multiply-adds for each byte of image that goes in or comes out below which it is faster as well, where neighbours are
 #: not lowered: onnxruntime keeps images with their channels last between its own convolutions, and has to turn them for
@@ -99,6 +104,8 @@ class Convolution(NewCompressed):
     x1_scale: Operand = None
     window: conv_compress_dequant.Window | None = None
     output_type: ir.DataType | None = None
+    unless_turned: Refusal | None = None
+    """Why it stays where it is, unless its channels come last."""
 
     def attributes(self) -> dict[str, Any]:
         """Return its attributes; those that are as by default are left out."""
@@ -167,16 +174,20 @@ def channels_last(match: Match) -> Match | None:
     onnxruntime keeps channels last between convolutions that requantise uint8, and cancels Transposes that meet.
     """
     fused = match.fused
-    if not isinstance(fused, Convolution) or fused.window is None or not isinstance(fused.x1, ir.Value):
-        return None
-    x_type = _dtype(fused.x1) or _dtype(fused.x1_zero_point)
-    if x_type != ir.DataType.UINT8 or _dtype(fused.y_zero_point) != ir.DataType.UINT8:
+    if not isinstance(fused, Convolution) or fused.window is None or not _can_be_turned(fused):
         return None
     window = dataclasses.replace(fused.window, channels_last=True)
     x1 = NewOutput(NewNode("Transpose", (fused.x1,), {"perm": window.to_last}))
     result = NewOutput(NewNode("Transpose", (Result(),), {"perm": window.to_second}))
     turned = dataclasses.replace(fused, x1=x1, window=window)
     return dataclasses.replace(match, fused=turned, result=result)
+
+
+def _can_be_turned(convolution: Convolution) -> bool:
+    if convolution.window is None or not isinstance(convolution.x1, ir.Value):
+        return False
+    x_type = _dtype(convolution.x1) or _dtype(convolution.x1_zero_point)
+    return x_type == ir.DataType.UINT8 and _dtype(convolution.y_zero_point) == ir.DataType.UINT8
 
 
 def _dtype(operand: Operand) -> ir.DataType | None:
@@ -201,24 +212,36 @@ def find_kernel(node: ir.Node, value: ir.Value | None, path: tuple[ir.Node, ...]
     return Kernel(weight.value, weight.tensor, transposed=True, path=weight.path, recipe=recipe)
 
 
-def refuse_small(
-    node: ir.Node, kernel: Kernel, x: ir.Value | None, window: conv_compress_dequant.Window | None
-) -> None:
-    """Refuse a kernel that onnxruntime is faster with; of int8 activations, its operator is slow with every kernel."""
+def large_enough(node: ir.Node, kernel: Kernel, x: ir.Value | None, convolution: Convolution) -> Convolution:
+    """Return a convolution that onnxruntime is not faster with, if it has its channels last at least, or refuse it.
+
+    Of int8 activations, onnxruntime's operator is slow with every kernel.
+    """
     if known_dtype(x) == ir.DataType.INT8:
-        return
+        return convolution
+    refusal = _why_small(node, kernel, convolution.window)
+    if refusal is None:
+        return convolution
+    if kernel.tensor.nbytes < SMALL_TURNED or not _can_be_turned(convolution):
+        raise refusal
+    return dataclasses.replace(convolution, unless_turned=refusal)
+
+
+def _why_small(node: ir.Node, kernel: Kernel, window: conv_compress_dequant.Window | None) -> Refusal | None:
+    """Return why onnxruntime is faster with a kernel whose channels are second, if it is."""
     if kernel.tensor.nbytes < SMALL:
         text = f"its kernel has {kernel.tensor.nbytes} bytes, and onnxruntime is faster with less than {SMALL}"
-        raise Refusal(ReasonCode.CONVOLUTION_SMALL, text)
+        return Refusal(ReasonCode.CONVOLUTION_SMALL, text)
     n, channels = kernel.n // (1 if window is None else window.group), dimensions(kernel.tensor)[1]
     work = kernel.k * n // (channels + n)
     done = f"it does {work} multiply-adds for each byte of image that it reads or writes, "
     done += "and onnxruntime is faster with"
     if work < WORK:
-        raise Refusal(ReasonCode.CONVOLUTION_SMALL, f"{done} less than {WORK}")
+        return Refusal(ReasonCode.CONVOLUTION_SMALL, f"{done} less than {WORK}")
     least = WORK + WORK // 2
     if work < least and any(_is_depthwise(each) for each in graph_of(node)):
-        raise Refusal(ReasonCode.CONVOLUTION_SMALL, f"{done} less than {least} beside depthwise convolutions")
+        return Refusal(ReasonCode.CONVOLUTION_SMALL, f"{done} less than {least} beside depthwise convolutions")
+    return None
 
 
 def _is_depthwise(node: ir.Node) -> bool:

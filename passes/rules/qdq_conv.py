@@ -25,7 +25,7 @@ from mcd_graph.operators import conv_compress_dequant
 from mcd_graph.passes.engine.facts import get_input, int_attribute, known_dtype, known_shape
 from mcd_graph.passes.engine.match import Family, Match, Rule
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.convolution import Convolution, find_kernel, refuse_small, requantized, scaled, window_of
+from mcd_graph.passes.rules.convolution import Convolution, find_kernel, large_enough, requantized, scaled, window_of
 from mcd_graph.passes.rules.qdq_bias import integer_bias
 from mcd_graph.passes.rules.qdq_destination import destination, output_parameters
 from mcd_graph.passes.rules.qdq_operands import check_activation
@@ -61,8 +61,7 @@ def _match(node: ir.Node) -> Match | None:
     nodes = (node, *quantized.between, quantized.node)
     pattern = "+".join(["DequantizeLinear", *(each.op_type for each in nodes)])
     # Without a type of the result, for an int8 one may become uint8.
-    fused = requantized(convolution, y.zero_point, typed=False)
-    refuse_small(node, kernel, x.value, convolution.window)
+    fused = large_enough(node, kernel, x.value, requantized(convolution, y.zero_point, typed=False))
     return Match(pattern, kernel, fused, quantized.node.outputs[0], nodes, optimized=True)
 
 

@@ -32,6 +32,7 @@ def kernels_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have small kernels compressed too, so that the tests are quick."""
     monkeypatch.setattr(convolution, "SMALL", 0)
     monkeypatch.setattr(convolution, "WORK", 0)
+    monkeypatch.setattr(convolution, "SMALL_TURNED", 1 << 40)
 
 
 def network(kinds: str, dtype: type = np.uint8, rank: int = 2) -> onnx.ModelProto:
@@ -199,6 +200,27 @@ def test_among_depthwise_convolutions_half_as_much_work_again_is_asked_for(
         monkeypatch.setattr(convolution, "WORK", least)
         codes = {code for _, code in lower(network(kinds)).outcome if code != ReasonCode.CONVOLUTION_GROUPS}
         assert codes == {expected}
+
+
+@pytest.mark.parametrize("least", ["SMALL", "WORK"])
+@pytest.mark.parametrize(("kinds", "turned"), [("wdw", True), ("ddd", True), ("d", False)])
+def test_small_kernels_are_compressed_if_their_channels_come_last(
+    monkeypatch: pytest.MonkeyPatch, least: str, kinds: str, turned: bool
+) -> None:
+    monkeypatch.setattr(convolution, least, 1 << 40)
+    monkeypatch.setattr(convolution, "SMALL_TURNED", C * C * 9)
+    model = network(kinds)
+    if not turned:  # what would be turned back behind it is the result, and what is in front of it an addition
+        image = model.graph.input[0]
+        model.graph.input.remove(image)
+        model.graph.input.append(helper.make_tensor_value_info("floats", onnx.TensorProto.FLOAT, ["b", C, 9, 7]))
+        model.graph.node.insert(0, helper.make_node("QuantizeLinear", ["floats", "xs0", "xz0"], ["x"]))
+    feeds = {"floats": floats((2, C, 9, 7), 3)} if not turned else feed()
+    dense = [code for name, code in assert_exact(model, feeds).outcome if code != ReasonCode.CONVOLUTION_GROUPS]
+    assert set(dense) == {None if turned else ReasonCode.CONVOLUTION_SMALL}
+    monkeypatch.setattr(convolution, "SMALL_TURNED", C * C * 9 + 1)
+    codes = {code for _, code in lower(model).outcome if code != ReasonCode.CONVOLUTION_GROUPS}
+    assert codes == {ReasonCode.CONVOLUTION_SMALL}
 
 
 def test_a_network_of_quantizers_is_turned(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def kernels_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have small kernels compressed too, so that the tests are quick."""
     monkeypatch.setattr(convolution, "SMALL", 0)
     monkeypatch.setattr(convolution, "WORK", 0)
+    monkeypatch.setattr(convolution, "SMALL_TURNED", 1 << 40)
 
 
 IMAGES = {1: (29,), 2: (11, 9), 3: (5, 6, 7)}

@@ -6,7 +6,6 @@ use crate::decoder::Bound;
 use crate::decompress::{Layout, Shared, VerifiedWeight, each};
 use crate::dequantize::Along;
 use crate::error::{Error, with_room};
-use crate::gemm::check_length;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUPS, PANEL};
 use crate::parallel::Parallel;
 use std::iter;
@@ -148,7 +147,9 @@ impl Bound<'_, VerifiedWeight> {
         channels.check()?;
         let expected = self.geometry().n() * self.geometry().k();
         for (what, found) in [("the floats of a weight", out.len()), ("the decoded weight", decoded.len())] {
-            check_length(what, Some(expected), found)?;
+            if found != expected {
+                return Err(Error::Argument { what, expected, found });
+            }
         }
         let (mut scales, mut zero_points) = (Vec::new(), Vec::new());
         let channels =

@@ -1,7 +1,7 @@
 //! Loops over blocks of one panel that meet four rows, with products that saturate, in assembly: of several loops one behind the
 //! other, the compiler kept some of the eight sums in memory, and added products to one another before it added them to sums.
 
-use super::tiles::Sums;
+use super::vectors::Sums;
 use crate::geometry::GROUP;
 use std::arch::asm;
 use std::arch::x86_64::*;

@@ -3,14 +3,11 @@
 use super::blocks::{self, FourRows, ROWS};
 use super::products::Products;
 use super::steps::BLOCK;
-use super::vectors::LANES;
+use super::vectors::{LANES, Sums};
 use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Pieces, Rows, Symbols};
 use crate::geometry::{GROUP, PANEL};
 use std::arch::asm;
 use std::arch::x86_64::*;
-
-/// The sums of a register tile: of each row, the halves of each panel.
-pub(super) type Sums<const MR: usize, const NR: usize> = [[[__m256i; 2]; NR]; MR];
 
 /// Where the sums of register tiles go.
 pub(super) trait Destination {

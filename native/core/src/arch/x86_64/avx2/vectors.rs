@@ -1,9 +1,12 @@
-//! Loads and stores of whole registers.
+//! Whole registers: loads, stores, and those of a tile.
 
 use std::arch::x86_64::*;
 
 /// Lanes of a register.
 pub(super) const LANES: usize = 32;
+
+/// The sums of a register tile: of each row, the halves of each panel.
+pub(super) type Sums<const MR: usize, const NR: usize> = [[[__m256i; 2]; NR]; MR];
 
 /// A load that cannot leave its operand.
 #[inline]
