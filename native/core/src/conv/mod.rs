@@ -3,7 +3,7 @@
 //! The weight is (n, k) with k = taps · channels, the channels of a tap beside each other. Where images have their channels first,
 //! each gets them last ([`image`]), so that [`patches`] are few runs of bytes; the results of a strip, positions × channels, get
 //! theirs first again on their way out. Images with channels last are read, and results written, where they are. Strips bound the
-//! memory: it is that of one image and of one strip.
+//! memory: it is that of one image and of one strip; of all images where they get the pixels beside them first ([`padded`]).
 
 mod image;
 mod padded;

@@ -62,6 +62,7 @@ impl<'a> Padded<'a> {
             }
         };
         match lines.div_ceil(together) {
+            0 => {}
             1 => run(0),
             tasks => pool.run(tasks, &run),
         }

@@ -136,7 +136,8 @@ pub(super) unsafe fn multiply<P: Products, D: Destination>(
     to: &D,
 ) {
     assert!(bytes.len() >= extent.weights() && rows.covers(extent.k() * P::WIDTH));
-    let blocks = rows.pieces().map_or(extent.k() / PIECE_K, |pieces| pieces.blocks.len());
+    let all = extent.k() / PIECE_K;
+    let blocks = rows.pieces().map_or(all, |pieces| pieces.blocks.len().min(all));
     let steps = if P::IN_STEPS { steps } else { &[] };
     assert!(steps.iter().take(extent.panels()).all(|steps| steps.blocks() <= blocks));
     let (at, symbols) = (rows.data().as_ptr().cast(), bytes.as_ptr());
