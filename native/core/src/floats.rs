@@ -1,4 +1,5 @@
-//! A weight as a tensor of floats: decoded and dequantised in one step, so that the bytes are never in memory as a whole.
+//! A weight as a tensor of floats: decoded and dequantised in one step, so that the bytes are never in memory as a whole, or made
+//! of bytes that are decoded already.
 
 use crate::arch::ByteRows;
 use crate::arch::rows::Panels;
