@@ -72,7 +72,7 @@ impl RowSource for Patches<'_> {
         let (kernel, dilations) = (window.kernel, window.dilations);
         let block = |at: usize| {
             let (tap, channel) = (at * PIECE_K / channels, at * PIECE_K % channels);
-            let at = [tap / kernel[2] / kernel[1], tap / kernel[2] % kernel[1], tap % kernel[2]];
+            let at = Window::place(tap, kernel);
             place(0, std::array::from_fn(|d| at[d] * dilations[d])) + channel as u32
         };
         refill(blocks, (0..window.taps() * channels / PIECE_K).map(block), "places of blocks")?;
@@ -116,10 +116,8 @@ struct Place {
 impl Place {
     /// Number `place` of all places, those of one image behind those of another.
     fn new(window: &Window, place: usize) -> Self {
-        let (output, positions) = (window.output, window.positions());
-        let (image, position) = (place / positions, place % positions);
-        let at = [position / output[2] / output[1], position / output[2] % output[1], position % output[2]];
-        Self { image, at }
+        let positions = window.positions();
+        Self { image: place / positions, at: Window::place(place % positions, window.output) }
     }
 
     /// The next one: without the divisions, which take as long as to copy a patch.

@@ -63,6 +63,11 @@ impl Window {
         Ok(window)
     }
 
+    /// Where number `at` of all places of some dimensions is.
+    pub(super) fn place(at: usize, dims: [usize; DIMS]) -> [usize; DIMS] {
+        [at / dims[2] / dims[1], at / dims[2] % dims[1], at % dims[2]]
+    }
+
     /// Pixels of an image.
     pub fn pixels(&self) -> usize {
         self.image.iter().product()

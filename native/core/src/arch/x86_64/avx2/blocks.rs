@@ -17,8 +17,25 @@ pub(super) struct FourRows {
     pub blocks: *const u32,
 }
 
-/// Half of a group, its weights of eight columns.
-const HALF: usize = GROUP / 2;
+/// Widens products, two for each column, to 32 bits and adds them to a sum.
+macro_rules! added {
+    ($sum:literal, $products:literal) => {
+        concat!(
+            "vpmaddwd {",
+            $products,
+            "}, {",
+            $products,
+            "}, {ones}\n",
+            "vpaddd {",
+            $sum,
+            "}, {",
+            $sum,
+            "}, {",
+            $products,
+            "}\n",
+        )
+    };
+}
 
 /// Adds the products of one row and half a panel to a sum: those of four groups in 16 bits first, of two, or of one.
 macro_rules! half {
@@ -39,12 +56,7 @@ macro_rules! half {
             " + 192]\n",
             "vpaddw {t5}, {t5}, {t6}\n",
             "vpaddw {t4}, {t4}, {t5}\n",
-            "vpmaddwd {t4}, {t4}, {ones}\n",
-            "vpaddd {",
-            $sum,
-            "}, {",
-            $sum,
-            "}, {t4}\n",
+            added!($sum, "t4"),
         )
     };
     (2, $sum:literal, $w:literal) => {
@@ -56,26 +68,11 @@ macro_rules! half {
             $w,
             " + 64]\n",
             "vpaddw {t4}, {t4}, {t5}\n",
-            "vpmaddwd {t4}, {t4}, {ones}\n",
-            "vpaddd {",
-            $sum,
-            "}, {",
-            $sum,
-            "}, {t4}\n",
+            added!($sum, "t4"),
         )
     };
     (1, $sum:literal, $weights:literal) => {
-        concat!(
-            "vpmaddubsw {t3}, {t2}, {",
-            $weights,
-            "}\n",
-            "vpmaddwd {t3}, {t3}, {ones}\n",
-            "vpaddd {",
-            $sum,
-            "}, {",
-            $sum,
-            "}, {t3}\n",
-        )
+        concat!("vpmaddubsw {t3}, {t2}, {", $weights, "}\n", added!($sum, "t3"),)
     };
 }
 
@@ -149,7 +146,7 @@ macro_rules! block {
     };
 }
 
-/// The loop over blocks whose numbers are from `from` to `to`.
+/// The loop over the blocks of a panel, at `$w`, whose numbers a list has.
 macro_rules! all_blocks {
     ($groups:tt, $sums:ident, $w:ident, $x:ident, $blocks:ident) => {{
         let [[s0, s1], [s2, s3], [s4, s5], [s6, s7]] = $sums;
@@ -206,7 +203,7 @@ macro_rules! all_blocks {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) unsafe fn add<const G: usize>(sums: &mut Sums<ROWS, 1>, w: *const u8, x: FourRows, blocks: &[u16]) {
-    const { assert!(HALF == 32 && (G == 4 || G == 2 || G == 1)) };
+    const { assert!(GROUP == 64 && (G == 4 || G == 2 || G == 1)) };
     let [[row0], [row1], [row2], [row3]] = sums;
     let sums = [row0, row1, row2, row3];
     // SAFETY: the caller's contract; memory is only read.
