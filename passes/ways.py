@@ -21,16 +21,10 @@ from mcd_graph.passes.refusal import ReasonCode, Refusal
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["LARGE", "LEAST_MULTIPLIED", "LEAST_REUSE", "TABLE", "Row", "Way", "row_of", "why_not_at_run"]
-
-#: Bytes from which on the threads of a session share the decoding of a constant. Smaller ones are decoded on one.
-LARGE = 256 << 10
+__all__ = ["LEAST_MULTIPLIED", "TABLE", "Row", "Way", "row_of", "why_not_at_run"]
 
 #: Bytes of a weight below which onnxruntime's multiplication is faster with some rows; its file saves a KiB or two.
 LEAST_MULTIPLIED = 4 << 10
-
-#: How often a run has to use each element of a smaller one, so that decoding it takes no more than 2 % of that time.
-LEAST_REUSE = 256
 
 _MS = "com.microsoft"
 

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 import onnxruntime as ort
 
 from mcd_graph.model.constants import eight_bit_constants
-from mcd_graph.passes.engine.facts import all_nodes, called_functions, get_input, is_op, known_shape
+from mcd_graph.passes.engine.facts import all_nodes, called_functions, get_input, is_op
 from mcd_graph.passes.engine.optimized import instance_of, nodes_of, readers_of
-from mcd_graph.passes.engine.reuse import reuse_of
-from mcd_graph.passes.engine.shapes import shapes_inferred
 from mcd_graph.passes.plan.agreement import agree_with_onnxruntime
 from mcd_graph.passes.plan.site import Candidate, Site
 from mcd_graph.passes.plan.weights import keep_weights_used_elsewhere
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.dequantize import Floats, dequantize_rule
-from mcd_graph.passes.ways import LARGE, LEAST_REUSE, why_not_at_run
+from mcd_graph.passes.rules.dequantize import dequantize_rule
+from mcd_graph.passes.ways import why_not_at_run
 
 if TYPE_CHECKING:
     import os
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from mcd_graph.passes.engine.match import Match
     from mcd_graph.passes.engine.optimized import Optimized
     from mcd_graph.passes.plan.selection import Selection
 
@@ -73,7 +70,6 @@ def decoded_at_run(
             selection.check(names)
             if match.output.is_graph_output():
                 raise Refusal(ReasonCode.OPERATOR_NOT_COMPRESSED, "its floats are an output of the graph")
-            _check_costs(model, match)
         except Refusal as refusal:
             refused[value] = refusal
             continue
@@ -88,29 +84,6 @@ def _whole(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return those of constants that no other operator reads."""
     keep_weights_used_elsewhere(candidates)
     return [each for each in candidates if each.site.status == "lowered"]
-
-
-def _check_costs(model: ir.Model, match: Match) -> None:
-    """Refuse a constant whose DequantizeLinear onnxruntime computes in less time than decoding takes, if that shows.
-
-    See :data:`LARGE` and :data:`LEAST_REUSE`.
-    """
-    floats, size = match.fused, match.weight.tensor.nbytes
-    if size >= LARGE or not isinstance(floats, Floats) or floats.goes_along_last_axis:
-        return
-    reuse = reuse_of(match.output)
-    if reuse < LEAST_REUSE and any(known_shape(output) is None for output in _results(match.output)):
-        with shapes_inferred(model):
-            reuse = reuse_of(match.output)
-    if reuse < LEAST_REUSE:
-        times = "once" if reuse == 1 else f"{reuse} times"
-        text = f"a run uses each of its {size:,} elements {times}, as far as the model fixes that, and decoding "
-        raise Refusal(ReasonCode.DECODING_COSTS, text + f"takes more than 2 % below {LEAST_REUSE} times")
-
-
-def _results(floats: ir.Value) -> list[ir.Value]:
-    """Return what the readers of a constant compute."""
-    return [output for node in floats.consumers() for output in node.outputs[:1]]
 
 
 def _agreed(

@@ -78,7 +78,7 @@ class LoweringPlan:
         refused: Mapping[ir.Value, Refusal] | None = None,
     ) -> None:
         self.model = model
-        self.refused = refused or {}
+        self.refused = dict(refused or {})
         self.sites = sites
         self.weights = weights
         self._open = candidates
@@ -93,11 +93,16 @@ class LoweringPlan:
         kept = {id(self.sites[number]) for number in numbers}
         for candidate in self._open:
             if id(candidate.site) in kept:
-                candidate.site.keep(refusal)
+                self._keep(candidate, refusal)
         keep_sharers_of_kept(self._open)
         self._open = [candidate for candidate in self._open if candidate.site.status == "lowered"]
         used = {candidate.site.weight for candidate in self._open}
         self.weights = {key: job for key, job in self.weights.items() if key in used}
+
+    def _keep(self, candidate: Candidate, refusal: Refusal) -> None:
+        """Keep the site of a candidate, and say of its constant why: who reads that may stand behind the site's node."""
+        candidate.site.keep(refusal)
+        self.refused[candidate.match.weight.value] = refusal
 
     def apply(self, packed: Mapping[str, PackedWeight | Refusal]) -> bool:
         """Lower the sites whose weight is in ``packed``; return whether anything was changed.
@@ -113,7 +118,7 @@ class LoweringPlan:
             key = site.weight or ""
             answer = packed.get(key, Refusal(ReasonCode.NOT_COMPRESSED, "its weight was not compressed"))
             if isinstance(answer, Refusal):
-                site.keep(answer)
+                self._keep(candidate, answer)
                 continue
             if tuple(int(number) for number in answer.compress_info[2:4]) != (weight.k, weight.n):
                 raise ValueError(f"the compressed weight for {key} is not of shape ({weight.n}, {weight.k})")

@@ -64,11 +64,6 @@ class Floats(NewCompressed):
         said = self.axis is None and str(self.said) in decompress_dequant.AXES
         return {decompress_dequant.AXIS_KEY: str(self.said)} if said else {}
 
-    @property
-    def goes_along_last_axis(self) -> bool:
-        """Whether there is a scale for each place along the last axis, which onnxruntime is slow at."""
-        return self.axis is not None and self.axis % len(self.shape) == len(self.shape) - 1
-
     def attributes(self) -> dict[str, Any]:
         """Return its attributes."""
         axis = {} if self.axis is None else {"axis": self.axis}

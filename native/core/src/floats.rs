@@ -5,103 +5,27 @@ use crate::arch::ByteRows;
 use crate::arch::rows::Panels;
 use crate::decoder::Bound;
 use crate::decompress::{Layout, Shared, VerifiedWeight, each};
-use crate::dequantize::Along;
+use crate::dequantize::{Along, Channels};
 use crate::error::{Error, with_room};
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUPS, PANEL};
 use crate::parallel::Parallel;
 use std::iter;
 use std::mem::MaybeUninit;
 
-/// Elements with the same scale that are too few to be worth a call.
+/// Elements of a channel that follow each other below which values are written out, one for each element until they begin anew...
 const SHORT: usize = 256;
 
-/// Scales that are written out at the most, 256 KiB of them.
+/// ... if that are so many at the most, 256 KiB of them, ...
 const PERIOD: usize = 1 << 16;
+
+/// ... and the tensor has them so many times: else they are asked for channel by channel.
+const TIMES: usize = 4;
 
 /// Fractals of a panel that are dequantised together: their bytes, and the floats of a row, stay in the first cache.
 const FRACTALS: usize = 16;
 
 /// Elements that are made floats of by a thread at a time, where they are decoded already.
 const PIECE: usize = 1 << 17;
-
-/// Scales and zero points along an axis of the tensor. Element `i` has those of channel `i / inner % count`.
-#[derive(Debug, Clone, Copy)]
-pub struct Channels<'a> {
-    /// Elements with the same index along the axis that follow each other.
-    pub inner: usize,
-    /// The size of the axis.
-    pub count: usize,
-    /// As many as the axis is long, or one for all.
-    pub scale: Along<'a>,
-    /// As the scale.
-    pub zero_point: Along<'a>,
-}
-
-impl<'a> Channels<'a> {
-    fn check(&self) -> Result<(), Error> {
-        let found = [self.scale, self.zero_point].into_iter().find_map(|along| match along {
-            Along::Columns(values) if values.len() != self.count => Some(values.len()),
-            _ => None,
-        });
-        match found {
-            None if self.inner > 0 && self.count > 0 => Ok(()),
-            _ => Err(Error::Argument { what: "scales", expected: self.count, found: found.unwrap_or(0) }),
-        }
-    }
-
-    fn is_one(&self) -> bool {
-        matches!((self.scale, self.zero_point), (Along::Whole(_), Along::Whole(_)))
-    }
-
-    /// Of the elements from `at` on, `len` or fewer: how many share what is returned with it, scale and zero point.
-    fn from(&self, at: usize, len: usize) -> (usize, Along<'a>, Along<'a>) {
-        if self.is_one() {
-            return (len, self.scale, self.zero_point);
-        }
-        let channel = at / self.inner % self.count;
-        if self.inner == 1 {
-            let len = len.min(self.count - channel);
-            let part = |along| match along {
-                Along::Columns(values) => Along::Columns(&values[channel..][..len]),
-                whole @ Along::Whole(_) => whole,
-            };
-            return (len, part(self.scale), part(self.zero_point));
-        }
-        let one = |along| match along {
-            Along::Columns(values) => Along::Whole(values[channel]),
-            whole @ Along::Whole(_) => whole,
-        };
-        (len.min(self.inner - at % self.inner), one(self.scale), one(self.zero_point))
-    }
-
-    /// Whether the values are better written out one for each element, until they begin anew, than asked for channel by channel.
-    fn is_short(&self) -> bool {
-        !self.is_one()
-            && (2..SHORT).contains(&self.inner)
-            && self.inner.checked_mul(self.count).is_some_and(|period| period <= PERIOD)
-    }
-
-    /// The same, written out to `scales` and `zero_points` where there are several.
-    fn written_out<'b>(
-        &self,
-        scales: &'b mut Vec<f32>,
-        zero_points: &'b mut Vec<f32>,
-    ) -> Result<Channels<'b>, Error> {
-        let (inner, count) = (self.inner, self.count);
-        let write = |along: Along<'_>, out: &'b mut Vec<f32>| -> Result<Along<'b>, Error> {
-            match along {
-                Along::Whole(value) => Ok(Along::Whole(value)),
-                Along::Columns(values) => {
-                    *out = with_room(inner * count, "scales")?;
-                    out.extend(values.iter().flat_map(|&value| iter::repeat_n(value, inner)));
-                    Ok(Along::Columns(&*out))
-                }
-            }
-        };
-        let (scale, zero_point) = (write(self.scale, scales)?, write(self.zero_point, zero_points)?);
-        Ok(Channels { inner: 1, count: inner * count, scale, zero_point })
-    }
-}
 
 impl Bound<'_, VerifiedWeight> {
     /// Writes all weights as floats. Where that fails, `out` holds anything.
@@ -119,8 +43,7 @@ impl Bound<'_, VerifiedWeight> {
             return Err(Error::Argument { what: "the floats of a weight", expected, found: out.len() });
         }
         let (mut scales, mut zero_points) = (Vec::new(), Vec::new());
-        let channels =
-            if channels.is_short() { channels.written_out(&mut scales, &mut zero_points)? } else { channels };
+        let channels = written_out(channels, out.len(), &mut scales, &mut zero_points)?;
         let writer = Writer { weight: self, layout, channels, out: Shared::new(out) };
         each(geometry, geometry.tiles(), pool, |t, workspace| {
             let shape = geometry.tile(t);
@@ -153,8 +76,7 @@ impl Bound<'_, VerifiedWeight> {
             }
         }
         let (mut scales, mut zero_points) = (Vec::new(), Vec::new());
-        let channels =
-            if channels.is_short() { channels.written_out(&mut scales, &mut zero_points)? } else { channels };
+        let channels = written_out(channels, out.len(), &mut scales, &mut zero_points)?;
         let writer = Writer { weight: self, layout: Layout::Nk, channels, out: Shared::new(out) };
         let run = |piece: usize| {
             let at = piece * PIECE;
@@ -166,6 +88,28 @@ impl Bound<'_, VerifiedWeight> {
         }
         Ok(())
     }
+}
+
+/// The same channels; written out to `scales` and `zero_points` where that pays for so many elements.
+fn written_out<'a>(
+    channels: Channels<'a>,
+    elements: usize,
+    scales: &'a mut Vec<f32>,
+    zero_points: &'a mut Vec<f32>,
+) -> Result<Channels<'a>, Error> {
+    let Channels { inner, count, scale, zero_point } = channels;
+    let period = inner.saturating_mul(count);
+    if !(2..SHORT).contains(&inner) || period > PERIOD || elements / TIMES < period {
+        return Ok(channels);
+    }
+    let write = |along: Along<'a>, out: &'a mut Vec<f32>| -> Result<Along<'a>, Error> {
+        let Along::Columns(values) = along else { return Ok(along) };
+        *out = with_room(period, "scales")?;
+        out.extend(values.iter().flat_map(|&value| iter::repeat_n(value, inner)));
+        Ok(Along::Columns(&*out))
+    };
+    let (scale, zero_point) = (write(scale, scales)?, write(zero_point, zero_points)?);
+    Ok(Channels { inner: 1, count: period, scale, zero_point })
 }
 
 /// Puts parts of panels to their places in an output.
@@ -205,17 +149,11 @@ impl Writer<'_> {
     }
 
     /// Writes the elements from `at` on, which these bytes are.
-    fn write_row(&self, mut at: usize, mut weights: &[u8]) {
-        let (kernel, weight_type) = (self.weight.kernel(), self.weight.weight_type());
-        while !weights.is_empty() {
-            let (len, scale, zero_point) = self.channels.from(at, weights.len());
-            let (now, later) = weights.split_at(len);
-            let to = self.out.at(at, len).cast::<MaybeUninit<f32>>();
-            // SAFETY: `at` has seen that so many are inside of the output; no other tile has them.
-            let to = unsafe { std::slice::from_raw_parts_mut(to, len) };
-            kernel.dequantize(now, weight_type, scale, zero_point, to);
-            (at, weights) = (at + len, later);
-        }
+    fn write_row(&self, at: usize, weights: &[u8]) {
+        let to = self.out.at(at, weights.len()).cast::<MaybeUninit<f32>>();
+        // SAFETY: `at` has seen that so many are inside of the output; no other tile has them.
+        let to = unsafe { std::slice::from_raw_parts_mut(to, weights.len()) };
+        self.weight.kernel().dequantize(weights, self.weight.weight_type(), self.channels, at, to);
     }
 }
 

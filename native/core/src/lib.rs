@@ -27,10 +27,9 @@ pub use container::{CompressedWeight, EncodedWeight, WeightView, encode, encode_
 pub use conv::{ConvCall, Image, Order, Padding, Window};
 pub use decoder::Bound;
 pub use decompress::{Layout, VerifiedWeight, unpack, unpack_into};
-pub use dequantize::Along;
+pub use dequantize::{Along, Channels};
 pub use dispatch::Kernel;
 pub use error::Error;
-pub use floats::Channels;
 pub use gather::RowPart;
 pub use gemm::{
     Activation, Destination, Elementwise, Epilogue, Heads, MatmulCall, Operands, Output, PrepareOptions,

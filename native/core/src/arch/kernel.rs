@@ -6,7 +6,7 @@ use super::rows::{self, ActivationRow, Panels, Terms};
 use super::workspace::Scratch;
 use crate::codec::WeightType;
 use crate::codec::decode::Undecoded;
-use crate::dequantize::{Along, dequantize};
+use crate::dequantize::{Channels, dequantize};
 use crate::error::Error;
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose};
@@ -227,11 +227,11 @@ pub trait RowKernel: Sync {
         &self,
         weights: &[u8],
         weight_type: WeightType,
-        scale: Along<'_>,
-        zero_point: Along<'_>,
+        channels: Channels<'_>,
+        at: usize,
         out: &mut [MaybeUninit<f32>],
     ) {
-        dequantize(weights, weight_type, scale, zero_point, out);
+        dequantize(weights, weight_type, channels, at, out);
     }
 
     /// Packs a row of activations; its sum.
@@ -313,12 +313,12 @@ macro_rules! row_operations {
             &self,
             weights: &[u8],
             weight_type: $crate::codec::WeightType,
-            scale: $crate::dequantize::Along<'_>,
-            zero_point: $crate::dequantize::Along<'_>,
+            channels: $crate::dequantize::Channels<'_>,
+            at: usize,
             out: &mut [std::mem::MaybeUninit<f32>],
         ) {
             // SAFETY: `self` proves the features.
-            unsafe { $function(weights, weight_type, scale, zero_point, out) }
+            unsafe { $function(weights, weight_type, channels, at, out) }
         }
     };
     (@pack $function:path) => {

@@ -9,7 +9,7 @@ use crate::arch::portable::Portable;
 use crate::arch::x86_64::{amx::Amx, avx2::Avx2, avx512::Avx512};
 use crate::arch::{Feature, TileKernel};
 use crate::codec::WeightType;
-use crate::dequantize::Along;
+use crate::dequantize::Channels;
 use crate::error::Error;
 use crate::transpose::Matrix;
 use std::mem::MaybeUninit;
@@ -131,11 +131,11 @@ impl Kernel {
         &self,
         weights: &[u8],
         weight_type: WeightType,
-        scale: Along<'_>,
-        zero_point: Along<'_>,
+        channels: Channels<'_>,
+        at: usize,
         out: &mut [MaybeUninit<f32>],
     ) {
-        self.tile.rows().dequantize(weights, weight_type, scale, zero_point, out);
+        self.tile.rows().dequantize(weights, weight_type, channels, at, out);
     }
 
     /// As `MCD_KERNEL` takes it.

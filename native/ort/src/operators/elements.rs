@@ -16,6 +16,10 @@ use crate::sharing::Shared;
 /// so long that it does not matter how rows are looked up.
 const SMALL: u64 = 4 << 20;
 
+/// Bytes from which on the threads of a session share the decoding of a tensor; then to write its floats takes longer. onnxruntime
+/// makes floats of a smaller one sooner than one thread decodes it.
+const SHARED: u64 = 256 << 10;
+
 /// Decoded weights that sessions have.
 static DECODED: Shared<Vec<i64>, Vec<u8>> = Shared::new();
 
@@ -100,7 +104,7 @@ impl Elements {
 
 /// What operators take of it, of a type for each: when it may be decoded differs.
 macro_rules! prepared {
-    ($name:ty, $has_choice:expr) => {
+    ($name:ty, $($choice:item)*) => {
         impl Prepared for $name {
             type Bound<'a> = BoundElements<'a>;
 
@@ -118,16 +122,41 @@ macro_rules! prepared {
                 Elements::new(x2, index, info, options).map(Self)
             }
 
-            fn has_choice(bytes: u64) -> bool {
-                $has_choice(bytes)
-            }
+            $($choice)*
 
             const DECODED: Option<Decoded> = Some(Decoded::Plain);
         }
     };
 }
 
-prepared!(Table, |bytes| bytes <= SMALL);
-// Where decoding is fast, to write the floats takes longer.
-prepared!(Tensor, |bytes| bytes <= SMALL
-    && PrepareOptions::from_env().is_ok_and(|options| !options.kernel.outpaces_memory()));
+prepared! {
+    Table,
+    fn has_choice(bytes: u64) -> bool {
+        bytes <= SMALL
+    }
+}
+
+prepared! {
+    Tensor,
+    fn has_choice(bytes: u64) -> bool {
+        bytes <= SMALL && PrepareOptions::from_env().is_ok_and(|options| !Self::outpaces_memory(options.kernel, bytes))
+    }
+    fn outpaces_memory(kernel: Kernel, bytes: u64) -> bool {
+        bytes >= SHARED && kernel.outpaces_memory()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_tensors_are_decoded_once_whatever_the_kernel() {
+        for kernel in Kernel::available() {
+            assert!(!Tensor::outpaces_memory(kernel, SHARED - 1));
+            assert_eq!(Tensor::outpaces_memory(kernel, SHARED), kernel.outpaces_memory());
+        }
+        assert!(Tensor::has_choice(SHARED - 1) && !Tensor::has_choice(SMALL + 1));
+        assert!(Table::has_choice(SMALL) && !Table::has_choice(SMALL + 1));
+    }
+}

@@ -5,7 +5,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use mcd_core::container::{Decoded, memory_needed};
-use mcd_core::{Bound, CompressedWeight, PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType};
+use mcd_core::{
+    Bound, CompressedWeight, Kernel, PrepareOptions, PreparedWeight, Residency, VerifiedWeight, WeightType,
+};
 use ort_sys::ONNXTensorElementDataType as Type;
 
 use crate::ahead;
@@ -62,6 +64,10 @@ pub trait Prepared: Sized {
     /// Of a weight that has so many bytes when it is decoded: whether it may be decided at the first run to decode it.
     fn has_choice(_bytes: u64) -> bool {
         false
+    }
+    /// Whether `kernel` is done with it, compressed, sooner than with its decoded bytes from memory.
+    fn outpaces_memory(kernel: Kernel, _bytes: u64) -> bool {
+        kernel.outpaces_memory()
     }
     /// What it is decoded to with the residency `decoded`.
     const DECODED: Option<Decoded>;
@@ -350,7 +356,8 @@ impl<P: Prepared> Weight<P> {
     /// Whether the weight is decoded where there is a choice: as the rule has it, and the session's memory allows.
     fn decodes(&self, entry: &Entry) -> bool {
         // Where no kernel can be had, the weight is not verified, which says why.
-        let outpaces = PrepareOptions::from_env().is_ok_and(|options| options.kernel.outpaces_memory());
+        let bytes = P::DECODED.map_or(0, |decoded| decoded.bytes(&self.info));
+        let outpaces = PrepareOptions::from_env().is_ok_and(|options| P::outpaces_memory(options.kernel, bytes));
         let policy = self.policy.with_kernel(outpaces);
         let decide = || entry.decide(policy, Caches::of_machine(processors()));
         let Some(account) = &self.account else { return decide() };

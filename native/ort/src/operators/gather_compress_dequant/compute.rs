@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use mcd_core::{Along, RowPart};
+use mcd_core::{Along, Channels, RowPart};
 
 use super::bind::{Axis, Bound};
 use super::spec::{Indices, input};
@@ -33,7 +33,8 @@ impl Kernel for Bound {
                 let (scale, zero_point) = (self.along(&scale, &part), self.along(&zero_point, &part));
                 // SAFETY: the table tells each part once.
                 let out = unsafe { out.of(&part) };
-                table.kernel().dequantize(part.weights, self.weight_type, scale, zero_point, out);
+                let channels = Channels::of_columns(part.weights.len(), scale, zero_point);
+                table.kernel().dequantize(part.weights, self.weight_type, channels, 0, out);
             })
         } else {
             let out = Rows::<u8>::new(data.cast(), rows.len(), columns)?;

@@ -5,7 +5,7 @@ use crate::arch::operands::ByteRows;
 use crate::arch::output::Output;
 use crate::arch::rows::{self, ActivationRow, Panels, Terms};
 use crate::codec::WeightType;
-use crate::dequantize::Along;
+use crate::dequantize::Channels;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose_from};
@@ -108,11 +108,11 @@ pub(in crate::arch::x86_64) fn to_halves(floats: &[f32], halves: &mut [u16]) {
 pub(in crate::arch::x86_64) fn dequantize(
     weights: &[u8],
     weight_type: WeightType,
-    scale: Along<'_>,
-    zero_point: Along<'_>,
+    channels: Channels<'_>,
+    at: usize,
     out: &mut [MaybeUninit<f32>],
 ) {
-    crate::dequantize::dequantize(weights, weight_type, scale, zero_point, out);
+    crate::dequantize::dequantize(weights, weight_type, channels, at, out);
 }
 
 #[target_feature(enable = "avx2")]
