@@ -100,7 +100,7 @@ class LoweringPlan:
         self.weights = {key: job for key, job in self.weights.items() if key in used}
 
     def _keep(self, candidate: Candidate, refusal: Refusal) -> None:
-        """Keep the site of a candidate, and say of its constant why: who reads that may stand behind the site's node."""
+        """Keep the site of a candidate, and tell its constant why: what reads it may stand behind the node."""
         candidate.site.keep(refusal)
         self.refused[candidate.match.weight.value] = refusal
 

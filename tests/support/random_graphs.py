@@ -30,7 +30,6 @@ from mcd_graph.model.at_open import hide_nodes
 from mcd_graph.model.loading import load_model
 from mcd_graph.passes import plan_lowering, plan_restoration
 from mcd_graph.passes.at_open import constants_at_open, restore_at_open
-from mcd_graph.passes.plan import constants as plan_constants
 from mcd_graph.passes.rules import convolution as convolutions
 from mcd_graph.passes.rules import dequantize
 
@@ -802,7 +801,7 @@ def expect(case: Case) -> Expected | None:
 
 @contextlib.contextmanager
 def every_size() -> Iterator[None]:
-    """Have constants decoded at run time however small they are and however seldom a run uses them."""
+    """Have constants decoded at run time however small they are."""
     with contextlib.ExitStack() as stack:
         for place, name, value in (
             (model_constants, "WORTH_NAMING", 4),
@@ -810,7 +809,6 @@ def every_size() -> Iterator[None]:
             (convolutions, "WORTH_NAMING", 4),
             (convolutions, "SMALL", 0),
             (convolutions, "WORK", 0),
-            (plan_constants, "LARGE", 0),
         ):
             stack.enter_context(unittest.mock.patch.object(place, name, value))
         yield

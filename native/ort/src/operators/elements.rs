@@ -13,11 +13,12 @@ use crate::operators::weight::Prepared;
 use crate::sharing::Shared;
 
 /// Bytes of a weight up to which it may be decoded with the residency `auto`. In a model with a larger one the multiplications take
-/// so long that it does not matter how rows are looked up.
+/// so long that it does not matter how rows are looked up; the threads of a session make floats of a larger one sooner than
+/// onnxruntime's one thread.
 const SMALL: u64 = 4 << 20;
 
-/// Bytes from which on the threads of a session share the decoding of a tensor; then to write its floats takes longer. onnxruntime
-/// makes floats of a smaller one sooner than one thread decodes it.
+/// Bytes from which on the threads of a session share the decoding of a tensor. onnxruntime makes floats of a smaller one sooner than
+/// any kernel decodes it on one thread, wherever its bytes come from.
 const SHARED: u64 = 256 << 10;
 
 /// Decoded weights that sessions have.
@@ -102,9 +103,9 @@ impl Elements {
     }
 }
 
-/// What operators take of it, of a type for each: when it may be decoded differs.
+/// What operators take of it, of a type for each: when decoding pays differs.
 macro_rules! prepared {
-    ($name:ty, $($choice:item)*) => {
+    ($name:ty $(, $choice:item)?) => {
         impl Prepared for $name {
             type Bound<'a> = BoundElements<'a>;
 
@@ -122,29 +123,24 @@ macro_rules! prepared {
                 Elements::new(x2, index, info, options).map(Self)
             }
 
-            $($choice)*
+            fn has_choice(bytes: u64) -> bool {
+                bytes <= SMALL
+            }
+
+            $($choice)?
 
             const DECODED: Option<Decoded> = Some(Decoded::Plain);
         }
     };
 }
 
-prepared! {
-    Table,
-    fn has_choice(bytes: u64) -> bool {
-        bytes <= SMALL
-    }
-}
-
-prepared! {
+prepared!(Table);
+prepared!(
     Tensor,
-    fn has_choice(bytes: u64) -> bool {
-        bytes <= SMALL && PrepareOptions::from_env().is_ok_and(|options| !Self::outpaces_memory(options.kernel, bytes))
-    }
     fn outpaces_memory(kernel: Kernel, bytes: u64) -> bool {
         bytes >= SHARED && kernel.outpaces_memory()
     }
-}
+);
 
 #[cfg(test)]
 mod tests {
@@ -156,7 +152,6 @@ mod tests {
             assert!(!Tensor::outpaces_memory(kernel, SHARED - 1));
             assert_eq!(Tensor::outpaces_memory(kernel, SHARED), kernel.outpaces_memory());
         }
-        assert!(Tensor::has_choice(SHARED - 1) && !Tensor::has_choice(SMALL + 1));
-        assert!(Table::has_choice(SMALL) && !Table::has_choice(SMALL + 1));
+        assert!(Tensor::has_choice(SMALL) && !Tensor::has_choice(SMALL + 1));
     }
 }
