@@ -166,6 +166,21 @@ def float_conv(channels: int, size: int, op: str = "Conv") -> Case:
     return Case(form, reuse, nodes, {"x": f32(*shape)}, SCALES | {"w": bell(*weight)}, floats=True)
 
 
+def few_pixels(*weight: int) -> Case:
+    """A kernel of floats, with a scale for each output channel or one (as `weight` begins), that meets four pixels."""
+    scaled, *sizes = weight
+    outputs, inputs, *kernel = sizes
+    groups = outputs if inputs == 1 else 1
+    scale = np.linspace(0.01, 0.02, outputs, dtype=np.float32) if scaled else np.float32(0.01)
+    nodes = [
+        node("DequantizeLinear", "w s", "wd", **({"axis": 0} if scaled else {})),
+        node("Conv", "x wd", group=groups),
+    ]
+    feed: dict[str, Array] = {"x": f32(1, inputs * groups, kernel[0] + 3, kernel[1])}
+    form = f"DequantizeLinear, Conv of 4 pixels, {'x'.join(map(str, sizes))}" + (", a scale for each channel" * scaled)
+    return Case(form, 4, nodes, feed, {"s": scale, "w": bell(*sizes)}, floats=True)
+
+
 # --- multiplications
 
 
@@ -313,6 +328,9 @@ def cases() -> Iterator[Callable[[], Case]]:
         yield lambda c=channels, s=size: qdq_conv(c, s, activation="int8")
         yield lambda c=channels, s=size: float_conv(c, s)
         yield lambda c=channels, s=size: float_conv(c, s, "ConvTranspose")
+    for sizes in ((32, 32, 1, 1), (64, 64, 1, 1), (128, 128, 1, 1), (256, 256, 1, 1), (512, 512, 1, 1), (480, 1, 5, 5)):
+        for scaled in (0, 1):
+            yield lambda s=sizes, c=scaled: few_pixels(c, *s)
     for rows in (1, 8, 64, 512):
         for make in (
             lambda r: float_matmul(r, 768, 768),

@@ -368,6 +368,22 @@ def test_a_weight_that_onnxruntime_multiplies_faster_stays(size: int, status: st
         assert node.status == "lowered"
 
 
+def test_a_constant_that_saves_less_than_its_node_takes_stays(out: Path, tmp_path: Path) -> None:
+    """The report says so of the constant, whose reader stands behind its DequantizeLinear."""
+    scales = {"s": np.float32(1), "w_scale": np.array(0.1, np.float32), "w_zero": np.array(0, np.int8)}
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["f"]), helper.make_node("Conv", ["i", "f"], ["c"])]
+    inputs = {"u": (np.float32, ("m", K)), "i": (np.float32, (1, 40, 4, 4))}
+    outputs = {"z": (np.float32, ("m", N)), "c": (np.float32, (1, 40, 4, 4))}
+    for bits, status in ((4, "lowered"), (6, "kept")):
+        kernel = (np.arange(1600) % (1 << bits)).astype(np.int8).reshape(40, 40, 1, 1)
+        model = make_model(
+            [*layer("u", "v", "z"), *nodes], inputs, outputs, {"v": gaussian_weight(), "w": kernel} | scales
+        )
+        report = compress_model(write(model, tmp_path / "m.onnx"), out / "m.onnx", force=True)
+        (constant,) = (each for each in report.constants if each.name == "w")
+        assert (constant.status, constant.code) == (status, ReasonCode.SMALL_SAVING if status == "kept" else None)
+
+
 def test_files_that_would_not_be_smaller_are_not_written(out: Path, tmp_path: Path) -> None:
     source = write(many_small_layers(size=20), tmp_path / "m.onnx")
     with pytest.raises(NothingToCompressError, match=r"the files would have .* --force-larger"):
