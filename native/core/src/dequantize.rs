@@ -144,8 +144,8 @@ fn by_channels(
         let vectors = len.next_multiple_of(VECTOR);
         if inner < SHORT && vectors <= weights.len() {
             // What is beyond the channel is written again.
-            let (weights, out) = (weights[..vectors].as_chunks().0, out[..vectors].as_chunks_mut().0);
-            let (weights, out): (&[[u8; VECTOR]], &mut [[_; VECTOR]]) = (weights, out);
+            let (weights, _) = weights[..vectors].as_chunks::<VECTOR>();
+            let (out, _) = out[..vectors].as_chunks_mut::<VECTOR>();
             for (weights, out) in weights.iter().zip(out) {
                 each(weights, float, |_| scale, |_| zero, out);
             }

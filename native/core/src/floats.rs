@@ -57,9 +57,7 @@ impl Bound<'_, VerifiedWeight> {
             })
         })
     }
-}
 
-impl Bound<'_, VerifiedWeight> {
     /// As [`Self::dequantize`] row by row, where all elements of the weight are decoded already.
     pub fn dequantize_decoded(
         &self,
