@@ -320,7 +320,7 @@ class ReasonCode(enum.StrEnum):
     EXCLUDED = ("excluded", "Its name matches --exclude.", "Change --exclude.")
     SMALL_SAVING = (
         "small-saving",
-        "Compressed, the weight would not be smaller by the share that is asked for, or save less than its node takes.",
+        "Compressed, the weight would not be smaller by the share that is asked for, or no more than its node takes.",
         "Lower --min-saving; or quantise with fewer distinct values (per tensor, or with a wider range).",
     )
     WEIGHT_SMALL = (

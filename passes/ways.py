@@ -21,10 +21,14 @@ from mcd_graph.passes.refusal import ReasonCode, Refusal
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["LEAST_MULTIPLIED", "TABLE", "Row", "Way", "row_of", "why_not_at_run"]
+__all__ = ["LEAST_FLOATS", "LEAST_MULTIPLIED", "TABLE", "Row", "Way", "row_of", "why_not_at_run"]
 
 #: Bytes of a weight below which onnxruntime's multiplication is faster with some rows; its file saves a KiB or two.
 LEAST_MULTIPLIED = 4 << 10
+
+#: Bytes of a constant behind a DequantizeLinear below which the node that decodes it takes about what is saved: 480
+#: bytes of the model file.
+LEAST_FLOATS = 4 << 10
 
 _MS = "com.microsoft"
 

@@ -368,20 +368,24 @@ def test_a_weight_that_onnxruntime_multiplies_faster_stays(size: int, status: st
         assert node.status == "lowered"
 
 
-def test_a_constant_that_saves_less_than_its_node_takes_stays(out: Path, tmp_path: Path) -> None:
-    """The report says so of the constant, whose reader stands behind its DequantizeLinear."""
-    scales = {"s": np.float32(1), "w_scale": np.array(0.1, np.float32), "w_zero": np.array(0, np.int8)}
+@pytest.mark.parametrize(
+    ("size", "bits", "code"),
+    [(63, 4, ReasonCode.SMALL_SAVING), (64, 4, None), (64, 8, ReasonCode.SMALL_SAVING)],
+    ids=["small", "lowered", "not smaller"],
+)
+def test_a_constant_that_saves_too_little_says_so(
+    size: int, bits: int, code: ReasonCode | None, out: Path, tmp_path: Path
+) -> None:
+    """Its reader stands behind its DequantizeLinear, and has no reason to tell."""
+    kernel = np.random.default_rng(0).integers(-(1 << bits - 1), 1 << bits - 1, (size, 64, 1, 1)).astype(np.int8)
+    constants = {"v": gaussian_weight(), "w": kernel, "s": np.float32(1)}
+    constants |= {"w_scale": np.array(0.1, np.float32), "w_zero": np.array(0, np.int8)}
     nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["f"]), helper.make_node("Conv", ["i", "f"], ["c"])]
-    inputs = {"u": (np.float32, ("m", K)), "i": (np.float32, (1, 40, 4, 4))}
-    outputs = {"z": (np.float32, ("m", N)), "c": (np.float32, (1, 40, 4, 4))}
-    for bits, status in ((4, "lowered"), (6, "kept")):
-        kernel = (np.arange(1600) % (1 << bits)).astype(np.int8).reshape(40, 40, 1, 1)
-        model = make_model(
-            [*layer("u", "v", "z"), *nodes], inputs, outputs, {"v": gaussian_weight(), "w": kernel} | scales
-        )
-        report = compress_model(write(model, tmp_path / "m.onnx"), out / "m.onnx", force=True)
-        (constant,) = (each for each in report.constants if each.name == "w")
-        assert (constant.status, constant.code) == (status, ReasonCode.SMALL_SAVING if status == "kept" else None)
+    inputs = {"u": (np.float32, ("m", K)), "i": (np.float32, (1, 64, 4, 4))}
+    outputs = {"z": (np.float32, ("m", N)), "c": (np.float32, (1, size, 4, 4))}
+    source = write(make_model([*layer("u", "v", "z"), *nodes], inputs, outputs, constants), tmp_path / "m.onnx")
+    (constant,) = (each for each in compress_model(source, out / "m.onnx").constants if each.name == "w")
+    assert (constant.status, constant.code) == ("kept" if code else "lowered", code)
 
 
 def test_files_that_would_not_be_smaller_are_not_written(out: Path, tmp_path: Path) -> None:

@@ -27,9 +27,6 @@ _BYTES_UNDER_WAY = 256 << 20
 _SAID_OF_A_CONSTANT = 320
 """Bytes that the model file takes for a constant that is restored at opening: a sentence, its place and its shape."""
 
-_SAID_OF_A_NODE = 480
-"""Bytes that the model file takes for a node that decodes a constant: two tensors, their places, and attributes."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
@@ -106,9 +103,9 @@ def _refused(job: AnyJob, stats: WeightStats, min_saving: float, *, at_open: boo
         return Refusal(ReasonCode.WEIGHT_SMALL, text)
     if stats.saving < min_saving:
         return Refusal(ReasonCode.SMALL_SAVING, f"it would save {stats.saving:.1%}, less than {min_saving:.1%}")
-    saved, said = stats.weight_bytes - stats.stored_bytes, _SAID_OF_A_CONSTANT if at_open else _SAID_OF_A_NODE
-    if saved < said and min_saving >= 0 and not (isinstance(job, WeightJob) and job.multiplied):
-        text = f"it would save {saved} bytes, and what the model file says of a compressed constant takes {said}"
+    saved = stats.weight_bytes - stats.stored_bytes
+    if at_open and saved < _SAID_OF_A_CONSTANT and min_saving >= 0:
+        text = f"it would save {saved} bytes, and what the model file says of a restored constant takes as many"
         return Refusal(ReasonCode.SMALL_SAVING, text)
     return None
 

@@ -18,7 +18,7 @@ from mcd_graph.passes.plan.site import Candidate, Site
 from mcd_graph.passes.plan.weights import keep_weights_used_elsewhere
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.dequantize import dequantize_rule
-from mcd_graph.passes.ways import why_not_at_run
+from mcd_graph.passes.ways import LEAST_FLOATS, why_not_at_run
 
 if TYPE_CHECKING:
     import os
@@ -70,6 +70,11 @@ def decoded_at_run(
             selection.check(names)
             if match.output.is_graph_output():
                 raise Refusal(ReasonCode.OPERATOR_NOT_COMPRESSED, "its floats are an output of the graph")
+            if match.weight.tensor.nbytes < LEAST_FLOATS:
+                text = (
+                    f"it has {match.weight.tensor.nbytes} bytes, and with less than {LEAST_FLOATS} its node takes in "
+                )
+                raise Refusal(ReasonCode.SMALL_SAVING, text + "the file about what is saved")
         except Refusal as refusal:
             refused[value] = refusal
             continue

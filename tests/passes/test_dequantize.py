@@ -202,13 +202,13 @@ def test_names_leave_constants_out() -> None:
         }
 
 
-def test_a_small_weight_is_taken_however_often_it_is_used() -> None:
+def test_a_small_weight_is_taken_however_seldom_it_is_used() -> None:
     """It is decoded once; then its floats are made as soon as onnxruntime makes them."""
     for height in (16, 1, "h"):
         model = conv()
         (weight,) = [each for each in model.graph.initializer if each.name == "w"]
-        weight.CopyFrom(numpy_helper.from_array(bell(32, 32, 1, 1), "w"))
-        shape = (F, [1, 32, height, 16])
+        weight.CopyFrom(numpy_helper.from_array(bell(64, 64, 1, 1), "w"))
+        shape = (F, [1, 64, height, 16])
         made = make_model(list(model.graph.node), {"x": shape}, {"y": shape}, {
             each.name: numpy_helper.to_array(each) for each in model.graph.initializer
         }, opset=17)  # fmt: skip

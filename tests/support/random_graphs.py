@@ -30,6 +30,7 @@ from mcd_graph.model.at_open import hide_nodes
 from mcd_graph.model.loading import load_model
 from mcd_graph.passes import plan_lowering, plan_restoration
 from mcd_graph.passes.at_open import constants_at_open, restore_at_open
+from mcd_graph.passes.plan import constants as plan_constants
 from mcd_graph.passes.rules import convolution as convolutions
 from mcd_graph.passes.rules import dequantize
 
@@ -809,6 +810,7 @@ def every_size() -> Iterator[None]:
             (convolutions, "WORTH_NAMING", 4),
             (convolutions, "SMALL", 0),
             (convolutions, "WORK", 0),
+            (plan_constants, "LEAST_FLOATS", 0),
         ):
             stack.enter_context(unittest.mock.patch.object(place, name, value))
         yield
