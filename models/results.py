@@ -238,9 +238,11 @@ def table(rows: list[dict[str, Any]]) -> str:
     machine = next(row["machine"] for row in rows if "machine" in row)
     lines += ["", f"On {machine['processor']}, {machine['cores']} cores, onnxruntime {machine['onnxruntime']}."]
     for row in rows:
+        of = f"of `{row['model']}` ({row['form']}): "
+        if row.get("machine", machine)["processor"] != machine["processor"]:
+            lines.append(f"Times {of}{row['machine']['processor']}.")
         if "sizes" in row:
-            where = f"{row['sizes']['processor']}, {row['sizes']['date']}"
-            lines.append(f"All but the times of `{row['model']}` ({row['form']}): {where}.")
+            lines.append(f"All but the times {of}{row['sizes']['processor']}, {row['sizes']['date']}.")
     return "\n".join(lines)
 
 
