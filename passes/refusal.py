@@ -320,8 +320,9 @@ class ReasonCode(enum.StrEnum):
     EXCLUDED = ("excluded", "Its name matches --exclude.", "Change --exclude.")
     SMALL_SAVING = (
         "small-saving",
-        "Compressed, the weight would not be smaller by the share that is asked for, or no more than its node takes.",
-        "Lower --min-saving; or quantise with fewer distinct values (per tensor, or with a wider range).",
+        "Compressed, the weight would not be smaller by the share that is asked for, or by what its node takes.",
+        "Lower --min-saving; for constants of less than 4 KiB that are dequantised, `--at-open`; or quantise with "
+        "fewer distinct values (per tensor, or with a wider range).",
     )
     WEIGHT_SMALL = (
         "weight-small",

@@ -4,7 +4,8 @@
 //! the first run of a node, when all nodes of its session are bound: a weight is decoded if *all* weights of the ledger,
 //! decoded, fit the caches that the process may count on. More of them come from memory at each run, where compressed bytes
 //! arrive sooner, unless the kernel decodes more slowly than memory gives plain ones (AVX2 and the portable kernel): then all
-//! are decoded. `mcd.decoded_limit` bounds what is decoded; small weights come first, for they gain most for a byte.
+//! are decoded. So are small tensors that are made floats of, with every kernel. `mcd.decoded_limit` bounds what is decoded;
+//! small weights come first, for they gain most for a byte.
 
 use std::collections::BTreeMap;
 use std::path::Path;
