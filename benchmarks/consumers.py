@@ -166,9 +166,8 @@ def float_conv(channels: int, size: int, op: str = "Conv") -> Case:
     return Case(form, reuse, nodes, {"x": f32(*shape)}, SCALES | {"w": bell(*weight)}, floats=True)
 
 
-def few_pixels(*weight: int) -> Case:
-    """A kernel of floats, with a scale for each output channel or one (as `weight` begins), that meets four pixels."""
-    scaled, *sizes = weight
+def few_pixels(*sizes: int, scaled: bool) -> Case:
+    """A kernel of floats that meets four pixels, with a scale for each output channel or one."""
     outputs, inputs, *kernel = sizes
     groups = outputs if inputs == 1 else 1
     scale = np.linspace(0.01, 0.02, outputs, dtype=np.float32) if scaled else np.float32(0.01)
@@ -329,8 +328,8 @@ def cases() -> Iterator[Callable[[], Case]]:
         yield lambda c=channels, s=size: float_conv(c, s)
         yield lambda c=channels, s=size: float_conv(c, s, "ConvTranspose")
     for sizes in ((32, 32, 1, 1), (64, 64, 1, 1), (128, 128, 1, 1), (256, 256, 1, 1), (512, 512, 1, 1), (480, 1, 5, 5)):
-        for scaled in (0, 1):
-            yield lambda s=sizes, c=scaled: few_pixels(c, *s)
+        for scaled in (False, True):
+            yield lambda s=sizes, c=scaled: few_pixels(*s, scaled=c)
     for rows in (1, 8, 64, 512):
         for make in (
             lambda r: float_matmul(r, 768, 768),

@@ -70,11 +70,9 @@ def decoded_at_run(
             selection.check(names)
             if match.output.is_graph_output():
                 raise Refusal(ReasonCode.OPERATOR_NOT_COMPRESSED, "its floats are an output of the graph")
-            if match.weight.tensor.nbytes < LEAST_FLOATS:
-                text = (
-                    f"it has {match.weight.tensor.nbytes} bytes, and with less than {LEAST_FLOATS} its node takes in "
-                )
-                raise Refusal(ReasonCode.SMALL_SAVING, text + "the file about what is saved")
+            if (size := match.weight.tensor.nbytes) < LEAST_FLOATS:
+                text = f"it has {size} bytes; with less than {LEAST_FLOATS}, its node takes about what is saved"
+                raise Refusal(ReasonCode.SMALL_SAVING, text)
         except Refusal as refusal:
             refused[value] = refusal
             continue

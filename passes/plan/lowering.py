@@ -66,7 +66,8 @@ class LoweringPlan:
         model: the model that was looked at; :meth:`apply` changes it in place.
         sites: every quantised matrix multiplication and look-up, in graph order.
         weights: the weights to compress, by key.
-        refused: why other constants of bytes are not decoded when the model runs.
+        refused: why constants of bytes stay: those that nothing decodes when the model runs, and those of sites that
+            were kept since.
     """
 
     def __init__(
