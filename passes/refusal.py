@@ -246,8 +246,8 @@ class ReasonCode(enum.StrEnum):
 
     CONVOLUTION_GROUPS = (
         "convolution-groups",
-        "The convolution has groups that the compressed operator does not take: their output channels are no multiple "
-        "of 16, as in depthwise convolutions.",
+        "The convolution has groups whose output channels are no multiple of 16, as a depthwise QLinearConv, or a "
+        "ConvInteger with more than 16 in each: onnxruntime is faster with them.",
         "`--at-open`, which restores its kernel when a session is created; such kernels hold few bytes.",
     )
     CONVOLUTION_SMALL = (

@@ -17,7 +17,8 @@ kept, with the reason           kernels that are not constant; ConvInteger of in
                                 uint8 with kernels below 16 KiB where channels come last, else below 32 KiB, or with
                                 less than 200 multiply-adds for each byte of image that goes in or comes out, 300 in a
                                 graph with depthwise convolutions; groups whose output channels are no multiple of 16,
-                                as in depthwise convolutions; scales and zero points of other shapes
+                                as in depthwise convolutions, but for those of ConvInteger with fewer; scales and zero
+                                points of other shapes
 ==============================  ======================================================================================
 
 onnxruntime folds the three scales in float32, multiplies the int32 sum with the result, clamps, rounds half to even
@@ -55,7 +56,7 @@ def _match_conv_integer(node: ir.Node) -> Match | None:
         x,
         x1_zero_point=x_zero_point,
         w_zero_point=quantization_vector(w_zero_point, kernel.n),
-        window=window_of(node, kernel, x),
+        window=window_of(node, kernel, x, narrow_groups=True),
         output_type=ir.DataType.INT32,
     )
     require_one_value(x_zero_point, "zero point")

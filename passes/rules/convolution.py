@@ -135,8 +135,8 @@ class Convolution(NewCompressed):
         return ir.Shape(dims)
 
     def tiling(self, weight: Weight) -> tuple[int, int] | None:
-        """Return tiles of which each group has whole ones; where there is one group, the codec chooses."""
-        if self.window is None or self.window.group == 1:
+        """Return tiles of which each group has whole ones; where none has, or there is one group, the codec chooses."""
+        if self.window is None or self.window.group == 1 or weight.n % (self.window.group * _PANEL):
             return None
         panels = weight.n // self.window.group // _PANEL
         high = max(count for count in range(1, _MOST_PANELS + 1) if panels % count == 0)
@@ -253,13 +253,29 @@ def _is_depthwise(node: ir.Node) -> bool:
     return kernel is not None and len(kernel) > 1 and kernel[1] == 1
 
 
-def window_of(node: ir.Node, kernel: Kernel, x: ir.Value | None) -> conv_compress_dequant.Window:
-    """Return how the kernel goes over the image, or refuse what the operator does not do."""
+def _takes_groups(group: int, n: int, *, narrow: bool) -> bool:
+    """Return whether so many groups are computed as fast as by onnxruntime; ``narrow``: also of few outputs each."""
+    if group == 1:
+        return True
+    return group > 0 and n % group == 0 and (n // group % _PANEL == 0 or (narrow and n // group < _PANEL))
+
+
+def window_of(
+    node: ir.Node, kernel: Kernel, x: ir.Value | None, *, narrow_groups: bool = False
+) -> conv_compress_dequant.Window:
+    """Return how the kernel goes over the image, or refuse what the operator does not do.
+
+    Args:
+        node: the convolution.
+        kernel: its kernel.
+        x: its activation.
+        narrow_groups: groups may have fewer than 16 output channels, as those of a depthwise convolution.
+    """
     if x is None:
         raise Refusal(ReasonCode.INPUT_MISSING, "it has no activation input")
     _, channels, *size = dimensions(kernel.tensor)
     group = int_attribute(node, "group", 1)
-    if group != 1 and (group < 1 or kernel.n % (group * _PANEL)):
+    if not _takes_groups(group, kernel.n, narrow=narrow_groups):
         raise Refusal(ReasonCode.CONVOLUTION_GROUPS, f"it has {group} groups for {kernel.n} output channels")
     if not 1 <= len(size) <= _DIMS:
         raise Refusal(ReasonCode.CONVOLUTION_RANK, f"its kernel has {len(size)} dimensions beside channels")

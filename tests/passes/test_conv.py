@@ -159,6 +159,56 @@ def test_groups(group: int, batch: int) -> None:
     assert (panels, k, columns) == (3, 9 * C // group, n)
 
 
+NARROW = {
+    "depthwise": (144, C * 6, {}),
+    "depthwise, strides": (144, C * 6, {"strides": [2, 1]}),
+    "depthwise, strides and dilations": (144, C * 6, {"strides": [3, 2], "dilations": [2, 3], "pads": [4, 0, 1, 3]}),
+    "depthwise, SAME_LOWER": (144, C * 6, {"auto_pad": "SAME_LOWER", "strides": [1, 2]}),
+    "several outputs": (72, 360, {"pads": [1] * 4}),
+    "several of both": (16, 48, {"pads": [0, 2, 1, 0]}),
+    "15 outputs": (8, 120, {"pads": [1] * 4}),
+}
+
+
+@pytest.mark.parametrize(("group", "n", "attributes"), NARROW.values(), ids=NARROW)
+@pytest.mark.parametrize(("x_type", "w_type"), [(np.uint8, np.int8), (np.uint8, np.uint8), (np.int8, np.int8)])
+@pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
+def test_groups_of_few_outputs(
+    group: int, n: int, attributes: dict[str, object], x_type: type, w_type: type, scaled: bool
+) -> None:
+    channels = group if group > C else C * 2
+    constants = {
+        "w": integers(w_type, (n, channels // group, 3, 3), 1), "xz": integers(x_type, (), 2),
+        "wz": integers(w_type, (), 3),
+    }  # fmt: skip
+    nodes = [helper.make_node("ConvInteger", ["x", *constants], ["acc"], name="conv", group=group, **attributes)]
+    if scaled:
+        constants |= {"s": scales((1, n, 1, 1), 4), "b": floats((n, 1, 1), 5)}
+        nodes += [
+            helper.make_node("Cast", ["acc"], ["f"], to=onnx.TensorProto.FLOAT),
+            helper.make_node("Mul", ["f", "s"], ["m"]),
+            helper.make_node("Add", ["m", "b"], ["y"]),
+        ]
+    else:
+        nodes[0].output[0] = "y"
+    y_type = np.float32 if scaled else np.int32
+    x = {"x": (x_type, ("b", channels, *IMAGES[2]))}
+    model = make_model(nodes, x, {"y": (y_type, ("b", n, None, None))}, constants)
+    lowered = assert_exact(model, {"x": integers(x_type, (2, channels, *IMAGES[2]), 9)})
+    assert [code for _, code in lowered.outcome] == [None]
+    assert lowered.op_types[0] == "ConvCompressDequant"
+
+
+@pytest.mark.parametrize("rank", [1, 3])
+def test_depthwise_in_other_dimensions(rank: int) -> None:
+    constants = {"w": integers(np.int8, (C * 9, 1, *KERNELS[rank]), 1), "xz": np.array(99, np.uint8)}
+    node = helper.make_node("ConvInteger", ["x", *constants], ["y"], name="conv", group=C * 9, pads=[1] * 2 * rank)
+    x = {"x": (np.uint8, ("b", C * 9, *IMAGES[rank]))}
+    model = make_model([node], x, {"y": (np.int32, ("b", C * 9, *(None,) * rank))}, constants)
+    lowered = assert_exact(model, {"x": integers(np.uint8, (2, C * 9, *IMAGES[rank]), 9)})
+    assert lowered.op_types == ["ConvCompressDequant"]
+
+
 @pytest.mark.parametrize("size", [(), (96,)], ids=["per_tensor", "per_channel"])
 def test_groups_with_scales_and_bias(size: tuple[int, ...]) -> None:
     constants = {

@@ -667,7 +667,8 @@ def convolution(b: Builder) -> None:
     if b.rank != 3:
         return
     x, n = b.draw(), int(b.pick([8, 16, 32, 33]))
-    group = 2 if x.width % 2 == 0 and n == 32 and b.chance(0.3) else 1
+    common = [group for group in range(2, n + 1) if x.width % group == 0 and n % group == 0]
+    group = b.pick(common) if common and b.chance(0.3) else 1
     size = int(b.pick([1, 3, 5]))
     x_type = b.pick([np.uint8, np.uint8, np.int8])
     w_type = b.pick([np.int8, np.int8, x_type])  # onnxruntime has no kernel for int8 images and uint8 kernels

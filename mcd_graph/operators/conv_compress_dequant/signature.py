@@ -24,7 +24,8 @@ kernel_shape, strides, dilations, pads and group are those of ONNX's Conv; same 
 SAME_LOWER. Of group groups, each n / group output channels see their own channels / group input channels.
 
 On x86 processors without VNNI, products of uint8 x1 and int8 w saturate in pairs where y is requantised, unless each
-group has one channel of either side: as those of onnxruntime's QLinearConv do (MatmulCompressDequant says more).
+group has one channel of either side: as those of onnxruntime's QLinearConv do (MatmulCompressDequant says more). There,
+and with channels_last = 1, the output channels of each of several groups must fill the tiles of compress_info.
 
 With channels_last = 1, x1 is (batch, pixels ..., channels) and y (batch, pixels ..., n).
 

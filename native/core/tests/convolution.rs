@@ -122,6 +122,29 @@ fn cases() -> Vec<Case> {
     ]
 }
 
+/// Cases whose groups have output channels that are no whole panels.
+fn cases_of_narrow_groups() -> Vec<Case> {
+    let of = Case::new;
+    let groups = |groups: usize, case: Case| Case { groups, ..case };
+    vec![
+        groups(40, of(2, (40, 40), &[13, 11], &[3, 3])),
+        // Several outputs for each channel, several channels for each output, and more groups than a panel has columns.
+        groups(20, of(1, (20, 60), &[6, 40], &[5, 5])),
+        groups(5, of(1, (15, 20), &[9, 8], &[3, 4])),
+        groups(2, of(2, (6, 40), &[7, 30], &[3, 1])),
+        groups(70, Case { strides: vec![2, 1], ..of(1, (70, 70), &[12, 33], &[5, 5]) }),
+        groups(9, Case { strides: vec![2, 3], dilations: vec![3, 2], ..of(1, (9, 9), &[17, 16], &[3, 3]) }),
+        groups(4, Case { strides: vec![4, 4], pads: (vec![0, 0], vec![0, 0]), ..of(2, (4, 12), &[11, 15], &[2, 2]) }),
+        groups(33, Case { pads: (vec![7, 7], vec![9, 9]), ..of(1, (33, 33), &[3, 4], &[2, 3]) }),
+        groups(17, of(3, (17, 17), &[37], &[7])),
+        groups(3, Case { dilations: vec![70], pads: (vec![200], vec![200]), ..of(1, (3, 6), &[9], &[5]) }),
+        groups(3, Case { strides: vec![40], pads: (vec![3], vec![0]), ..of(1, (3, 6), &[90], &[5]) }),
+        groups(6, Case { strides: vec![1, 2, 2], ..of(1, (12, 18), &[5, 6, 7], &[3, 2, 3]) }),
+        groups(4, of(1, (4, 4), &[1, 1], &[1, 1])),
+        groups(8, of(1, (160, 8), &[40, 30], &[3, 3])),
+    ]
+}
+
 /// The tiling of a weight whose groups have so many columns: each has whole strips.
 fn tiling(columns: usize) -> Tiling {
     let panels = columns / 16;
@@ -151,8 +174,9 @@ fn turned<T: Copy>(values: &[T], channels: usize, pixels: usize) -> Vec<T> {
 
 #[test]
 fn every_kernel_computes_the_definition() {
-    for (number, case) in cases().into_iter().enumerate() {
+    for (number, case) in cases().into_iter().chain(cases_of_narrow_groups()).enumerate() {
         let (k, n, window) = (case.k(), case.n, case.window());
+        let narrow = case.groups > 1 && !(n / case.groups).is_multiple_of(16);
         let x = bytes(case.batch * case.channels * window.pixels(), number as u64);
         let w: Vec<u8> = bytes(n * k, 99 + number as u64).iter().map(|byte| byte & 63).collect();
         let signed = number % 2 == 1;
@@ -179,10 +203,10 @@ fn every_kernel_computes_the_definition() {
                     WeightType::U8,
                     kernel,
                     residency,
-                    if case.groups == 1 { Tiling::default() } else { tiling(n / case.groups) },
+                    if case.groups == 1 || narrow { Tiling::default() } else { tiling(n / case.groups) },
                 );
                 let weight = weight.bind(&x2).unwrap();
-                for (order, x) in images {
+                for (order, x) in images.into_iter().take(if narrow { 1 } else { 2 }) {
                     let operands = Operands {
                         x_zero_point,
                         x_scale: None,
@@ -286,6 +310,28 @@ fn uint8_images_are_multiplied_where_they_lie() {
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn narrow_groups_take_neither_channels_last_nor_products_that_saturate() {
+    let case = Case { groups: 8, ..Case::new(1, (8, 16), &[5, 5], &[3, 3]) };
+    let x = bytes(200, 2);
+    for (kernel, order, accepted) in [
+        (Kernel::best(), Order::ChannelsFirst, true),
+        (Kernel::best(), Order::ChannelsLast, false),
+        (Kernel::by_name("scalar").unwrap().saturating().unwrap(), Order::ChannelsFirst, false),
+    ] {
+        let (weight, x2) =
+            packed(&bytes(16 * 9, 1), (16, 9), WeightType::I8, kernel, Residency::Compressed, Tiling::default());
+        let (x, window, operands) = (Image::U8(&x), case.window(), Operands::default());
+        let call = ConvCall { x, order, batch: 1, channels: 8, groups: 8, window, operands };
+        let mut sums = vec![0_i32; 400];
+        let result = weight.bind(&x2).unwrap().convolve(&call, Output::new(&mut sums[..], Epilogue::Sums), &Serial);
+        match result {
+            Ok(()) => assert!(accepted),
+            Err(error) => assert!(!accepted && matches!(error, Error::Convolution(_)), "{error:?}"),
         }
     }
 }

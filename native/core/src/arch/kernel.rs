@@ -2,7 +2,7 @@
 
 use super::operands::{Accumulators, ByteRows, Coded, Extent, PanelSteps, Rows, Symbols};
 use super::output::Output;
-use super::rows::{self, ActivationRow, Panels, Terms};
+use super::rows::{self, ActivationRow, Panels, Terms, WeightedRuns};
 use super::workspace::Scratch;
 use crate::codec::WeightType;
 use crate::codec::decode::Undecoded;
@@ -244,6 +244,14 @@ pub trait RowKernel: Sync {
         rows::column_terms(sums, factor, base, terms);
     }
 
+    /// Sums of runs, as [`rows::weighted_sums`].
+    ///
+    /// # Panics
+    /// As there.
+    fn weighted_sums(&self, base: i32, runs: WeightedRuns<'_>, sums: &mut [i32]) {
+        rows::weighted_sums(base, runs, sums);
+    }
+
     /// Bytes of an activation as it is multiplied.
     fn width(&self) -> usize {
         1
@@ -331,6 +339,12 @@ macro_rules! row_operations {
         fn column_terms(&self, sums: &[i32], factor: i32, base: i32, terms: &mut [i32]) {
             // SAFETY: `self` proves the features.
             unsafe { $function(sums, factor, base, terms) }
+        }
+    };
+    (@weighted_sums $function:path) => {
+        fn weighted_sums(&self, base: i32, runs: $crate::arch::rows::WeightedRuns<'_>, sums: &mut [i32]) {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(base, runs, sums) }
         }
     };
     (@finish $function:path) => {

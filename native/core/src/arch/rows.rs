@@ -71,6 +71,46 @@ pub fn column_terms(sums: &[i32], factor: i32, base: i32, terms: &mut [i32]) {
     }
 }
 
+/// Runs of numbers, each with a factor.
+#[derive(Debug, Clone, Copy)]
+pub struct WeightedRuns<'a> {
+    /// 255 at the most, of either sign, as factors are: what processors add up of two products fits 32 bits.
+    pub values: &'a [i16],
+    /// Where runs begin.
+    pub starts: &'a [usize],
+    pub factors: &'a [i16],
+}
+
+impl WeightedRuns<'_> {
+    /// Whether all of them are so long, and each has a factor.
+    pub fn covers(&self, len: usize) -> bool {
+        let room = self.values.len().checked_sub(len);
+        let within = |&start: &usize| room.is_some_and(|room| start <= room);
+        self.starts.len() == self.factors.len() && self.starts.iter().all(within)
+    }
+}
+
+/// Sums that are made together.
+const SUMS: usize = 32;
+
+/// `base` and all runs, each times its factor; sums wrap.
+///
+/// # Panics
+/// If a run is shorter than the sums.
+#[inline(always)]
+pub fn weighted_sums(base: i32, runs: WeightedRuns<'_>, sums: &mut [i32]) {
+    assert!(runs.covers(sums.len()));
+    for (block, sums) in sums.chunks_mut(SUMS).enumerate() {
+        sums.fill(base);
+        for (start, factor) in runs.starts.iter().zip(runs.factors) {
+            let run = &runs.values[start + block * SUMS..][..sums.len()];
+            for (sum, value) in sums.iter_mut().zip(run) {
+                *sum = sum.wrapping_add(i32::from(*value) * i32::from(*factor));
+            }
+        }
+    }
+}
+
 /// Rounds to fp16 (bits), half to even; lengths are the same.
 ///
 /// In software, for what the crate `half` does otherwise depends on the processor and not on the kernel.

@@ -96,6 +96,34 @@ fn terms_of_columns_are_alike() {
     }
 }
 
+#[test]
+fn weighted_sums_are_alike() {
+    let mut rng = Rng::new(0x0dd5_0f11);
+    for len in (0..70).chain([95, 96, 97, 300]) {
+        for runs in [0, 1, 2, 3, 9, 26] {
+            let values: Vec<i16> = (0..len + 40).map(|_| (rng.next() % 511) as i16 - 255).collect();
+            // The last run ends where the values do.
+            let starts: Vec<usize> =
+                (0..runs).map(|run| if run == 1 { 40 } else { rng.next() as usize % 41 }).collect();
+            let factors: Vec<i16> =
+                (0..runs).map(|run| [(rng.next() % 511) as i16 - 255, -255, 255][run % 3]).collect();
+            let runs = rows::WeightedRuns { values: &values, starts: &starts, factors: &factors };
+            for base in [-7, i32::MAX] {
+                let sum = |i: usize| {
+                    let products = starts.iter().zip(&factors).map(|(start, factor)| (values[start + i], *factor));
+                    products.fold(base, |sum, (value, factor)| sum.wrapping_add(i32::from(value) * i32::from(factor)))
+                };
+                let expected: Vec<i32> = (0..len).map(sum).collect();
+                for kernel in Kernel::available() {
+                    let mut found = vec![77; len];
+                    kernel.tile().rows().weighted_sums(base, runs, &mut found);
+                    assert_eq!(found, expected, "{kernel:?}, {len}, {starts:?}");
+                }
+            }
+        }
+    }
+}
+
 /// Whatever the reference accepts must decode to the same symbols; the rest must do no harm.
 #[test]
 fn damaged_tiles() {

@@ -17,6 +17,19 @@ pub struct Workspace {
     pub sums: Aligned<i32>,
     /// What the kernel needs by itself.
     pub scratch: Scratch,
+    pub direct: DirectMemory,
+}
+
+/// What a thread needs for its part of a direct convolution.
+#[derive(Debug, Default)]
+pub struct DirectMemory {
+    /// Of the image.
+    pub channels: Aligned<i16>,
+    /// The weights of an output channel, and its sums.
+    pub factors: Vec<i16>,
+    pub sums: Aligned<i32>,
+    /// As many as positions.
+    pub zeros: Vec<i32>,
 }
 
 /// What all threads of a multiplication share.
@@ -56,6 +69,10 @@ pub struct Staging {
     /// Of each pixel's channels.
     pub sums: Vec<i32>,
     pub results: Aligned<u32>,
+    /// Of a direct convolution: all weights, row by row, where their runs begin, and where lines of an image do.
+    pub weights: Aligned<u8>,
+    pub starts: Vec<usize>,
+    pub lines: Vec<usize>,
 }
 
 /// A place of a thread for memory, by a pointer: it is taken out and put back at every call.

@@ -4,7 +4,9 @@
 //! each gets them last ([`image`]), so that [`patches`] are few runs of bytes; the results of a strip, positions × channels, get
 //! theirs first again on their way out. Images with channels last are read, and results written, where they are. Strips bound the
 //! memory: it is that of one image and of one strip; of all images where they get the pixels beside them first ([`padded`]).
+//! Groups of few output channels are convolved without patches ([`direct`]).
 
+mod direct;
 mod image;
 mod padded;
 mod patches;
@@ -54,7 +56,8 @@ pub struct ConvCall<'a> {
     pub batch: usize,
     /// Channels of an image.
     pub channels: usize,
-    /// Groups of channels, each of which its own output channels see; of several, each has whole strips of tiles.
+    /// Groups of channels, each of which its own output channels see. Where there are several, and those of a group are no whole
+    /// strips of tiles, images have their channels first, and no products saturate.
     pub groups: usize,
     /// How the kernel goes over each.
     pub window: Window,
@@ -96,6 +99,9 @@ impl Bound<'_, PreparedWeight> {
     /// weight's bytes are by now, and gives an error where they do not decode.
     pub fn convolve(&self, call: &ConvCall<'_>, output: Output<'_>, pool: &dyn Parallel) -> Result<(), Error> {
         call.validate((self.k(), self.n()), &output)?;
+        if call.groups > 1 && !self.has_whole_strips(self.n() / call.groups) {
+            return self.convolve_directly(call, &output, pool);
+        }
         match call.order {
             Order::ChannelsFirst => self.convolve_first(call, &output, pool),
             Order::ChannelsLast => self.convolve_last(call, &output, pool),
@@ -184,7 +190,7 @@ impl Bound<'_, PreparedWeight> {
     /// Convolves images with channels first.
     fn convolve_first(&self, call: &ConvCall<'_>, output: &Output<'_>, pool: &dyn Parallel) -> Result<(), Error> {
         Workspace::with_staging(|staging| {
-            let Staging { pixels, padded, sums, results } = staging;
+            let Staging { pixels, padded, sums, results, .. } = staging;
             let shape = (call.window.pixels(), call.channels / call.groups);
             let bytes = self.multiplies_bytes(call.x.shift(), call.operands.w_zero_point);
             let form = (call.operands.x_zero_point, bytes);

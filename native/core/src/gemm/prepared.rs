@@ -4,7 +4,7 @@ use super::activation::{Packed, SHIFT};
 use super::call::ZeroPoint;
 use crate::aligned::Aligned;
 use crate::arch::{
-    Accumulators, Coded, Extent, PIECE_K, PanelSteps, Scratch, Symbols, TileCode, TileKernel, Workspace,
+    Accumulators, ByteRows, Coded, Extent, PIECE_K, PanelSteps, Scratch, Symbols, TileCode, TileKernel, Workspace,
 };
 use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
@@ -12,7 +12,7 @@ use crate::container::{CompressedWeight, Tile};
 use crate::decoder::{Bound, Decoder, Tiles};
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
-use crate::geometry::{FRACTAL, Geometry, PANEL, TileShape};
+use crate::geometry::{FRACTAL, FRACTAL_K, Geometry, PANEL, TileShape};
 use crate::parallel::{Parallel, Scoped};
 use std::sync::{Mutex, PoisonError};
 
@@ -159,6 +159,11 @@ impl PreparedWeight {
         found.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether so many columns are whole strips of tiles.
+    pub(crate) fn has_whole_strips(&self, columns: usize) -> bool {
+        columns.is_multiple_of(self.geometry().tile_columns())
+    }
+
     /// Whether it stays decoded.
     pub(crate) fn is_decoded(&self) -> bool {
         self.decoded.is_some()
@@ -236,6 +241,37 @@ impl PreparedWeight {
 impl<'a> Bound<'a, PreparedWeight> {
     pub(super) fn tiles(&self) -> Tiles<'a> {
         self.weight.decoder.tiles(self.x2)
+    }
+
+    /// Writes all weights, of whichever type they are, row by row; gives the distance of rows. Rows and their elements are whole
+    /// fractals: what stands for no weight is there as well.
+    pub(crate) fn write_rows(&self, out: &mut Aligned<u8>) -> Result<usize, Error> {
+        let (geometry, tiles, kernel) = (self.geometry(), self.tiles(), self.kernel().tile().rows());
+        let stride = geometry.padded_k();
+        out.reset(geometry.padded_n().saturating_mul(stride), "the weights of a convolution")?;
+        let flip = self.weight_type().flip();
+        let mut write = |symbols: &[u8], panel: usize, fractal: usize, flip| {
+            let rows = &mut out[panel * PANEL * stride..][..PANEL * stride];
+            let at = rows[fractal * FRACTAL_K..].as_mut_ptr();
+            assert!(fractal * FRACTAL_K + symbols.len() / PANEL <= stride, "inside of the row");
+            // SAFETY: a panel has 16 rows, which have room for so many fractals behind the first.
+            unsafe { kernel.write_rows(symbols, ByteRows::nearby(at, stride, flip)) };
+        };
+        if let Some(decoded) = &self.weight.decoded {
+            let flip = if self.signed.is_some() { flip ^ SIGN } else { flip };
+            decoded.chunks_exact(stride * PANEL).enumerate().for_each(|(p, symbols)| write(symbols, p, 0, flip));
+            return Ok(stride);
+        }
+        Workspace::with(|workspace| {
+            (0..geometry.tiles()).try_for_each(|t| {
+                let (shape, panel) = (geometry.tile(t), tiles.extent(t).panel());
+                tiles.with_symbols(t, workspace, |symbols| {
+                    let panels = symbols.chunks_exact(panel).enumerate();
+                    panels.for_each(|(p, symbols)| write(symbols, shape.panel + p, shape.fractal, flip));
+                })
+            })
+        })?;
+        Ok(stride)
     }
 
     /// Has the processor fetch what a multiplication begins with, while the caller still prepares it. Decoded symbols are

@@ -232,6 +232,7 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> RowKernel for 
         dequantize: rows::dequantize,
         pack: rows::pack,
         column_terms: rows::column_terms,
+        weighted_sums: rows::weighted_sums,
         finish: rows::finish::<SATURATES>,
         epilogue: rows::epilogue,
     }

@@ -3,7 +3,7 @@
 use super::vectors::{LANES, load};
 use crate::arch::operands::ByteRows;
 use crate::arch::output::Output;
-use crate::arch::rows::{self, ActivationRow, Panels, Terms};
+use crate::arch::rows::{self, ActivationRow, Panels, Terms, WeightedRuns};
 use crate::codec::WeightType;
 use crate::dequantize::Channels;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
@@ -14,6 +14,9 @@ use std::mem::MaybeUninit;
 
 /// Rows and columns that are transposed in registers.
 const PIECE: usize = 8;
+
+/// Numbers of 16 bits in a vector.
+const LANES_16: usize = LANES / 2;
 
 /// As [`rows::pack`]: bytes are added up as unsigned ones, eight by one instruction.
 #[target_feature(enable = "avx2")]
@@ -50,6 +53,49 @@ pub(super) fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
 #[target_feature(enable = "avx2")]
 pub(in crate::arch::x86_64) fn column_terms(sums: &[i32], factor: i32, base: i32, terms: &mut [i32]) {
     rows::column_terms(sums, factor, base, terms);
+}
+
+/// As [`rows::weighted_sums`]: the products of two runs are added by the instruction that multiplies them.
+#[target_feature(enable = "avx2")]
+pub(in crate::arch::x86_64) fn weighted_sums(base: i32, runs: WeightedRuns<'_>, sums: &mut [i32]) {
+    assert!(runs.covers(sums.len()));
+    let WeightedRuns { values, starts, factors } = runs;
+    let (starts, starts_rest) = starts.as_chunks::<2>();
+    let (factors, factors_rest) = factors.as_chunks::<2>();
+    // The last one by itself has a companion that counts for nothing.
+    let rest = starts_rest.iter().zip(factors_rest).map(|(&start, &factor)| ([start; 2], [factor, 0]));
+    let pairs = starts.iter().copied().zip(factors.iter().copied()).chain(rest);
+    let (blocks, sums_rest) = sums.as_chunks_mut::<{ 2 * LANES_16 }>();
+    for (block, sums) in blocks.iter_mut().enumerate() {
+        let mut acc = [_mm256_setzero_si256(); 4];
+        for (starts, [even, odd]) in pairs.clone() {
+            let factor = i32::from(even) & 0xffff | i32::from(odd) << 16;
+            let factor = _mm256_set1_epi32(factor);
+            for half in 0..2 {
+                let at = block * 2 * LANES_16 + half * LANES_16;
+                // SAFETY: runs cover all sums, as was just checked; these 16 are among them.
+                let [a, b] =
+                    starts.map(|start| unsafe { _mm256_loadu_si256(values.as_ptr().add(start + at).cast()) });
+                let (low, high) = (_mm256_unpacklo_epi16(a, b), _mm256_unpackhi_epi16(a, b));
+                acc[2 * half] = _mm256_add_epi32(acc[2 * half], _mm256_madd_epi16(low, factor));
+                acc[2 * half + 1] = _mm256_add_epi32(acc[2 * half + 1], _mm256_madd_epi16(high, factor));
+            }
+        }
+        let base = _mm256_set1_epi32(base);
+        for half in 0..2 {
+            let (low, high) = (acc[2 * half], acc[2 * half + 1]);
+            let in_order =
+                [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)];
+            let to = sums[half * LANES_16..].as_mut_ptr().cast::<__m256i>();
+            for (i, eight) in in_order.into_iter().enumerate() {
+                // SAFETY: 16 sums.
+                unsafe { _mm256_storeu_si256(to.add(i), _mm256_add_epi32(eight, base)) };
+            }
+        }
+    }
+    let done = blocks.len() * 2 * LANES_16;
+    let runs = WeightedRuns { values: &values[done.min(values.len())..], ..runs };
+    rows::weighted_sums(base, runs, sums_rest);
 }
 
 /// As [`RowKernel::finish`](crate::arch::RowKernel::finish).

@@ -182,6 +182,7 @@ impl RowKernel for Avx512 {
         dequantize: avx2::dequantize,
         pack: rows::pack,
         column_terms: avx2::column_terms,
+        weighted_sums: avx2::weighted_sums,
         epilogue: rows::epilogue,
     }
 }
