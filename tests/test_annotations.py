@@ -25,10 +25,10 @@ def test_without_the_library_error_and_file_together_say_what_to_do(model: Path,
     props = {entry.key: entry.value for entry in proto.metadata_props}
     assert proto.producer_name == "mcd-graph"
     assert proto.producer_version == props["mcd.version"]
-    assert props["mcd.format_version"] == "4"
+    assert props["mcd.format_version"] == "5"
     assert props["mcd.operators"] == "mcd::MatmulCompressDequant (version 1 of domain mcd)"
     assert props["mcd.profile"] == "balanced"
-    for needed in ("mcd::MatmulCompressDequant", "format 4", props["mcd.how_to_open"], "mcd_graph.enable()", "restore"):
+    for needed in ("mcd::MatmulCompressDequant", "format 5", props["mcd.how_to_open"], "mcd_graph.enable()", "restore"):
         assert needed in proto.doc_string
     for node in proto.graph.node:
         assert ("[mcd-graph]" in node.doc_string) == (node.domain == "mcd")
@@ -82,9 +82,9 @@ def test_annotating_twice_says_it_once(tmp_path: Path, out: Path) -> None:
     mcd_graph.compress_model(write(rich_model(), tmp_path / "rich.onnx"), out / "m.onnx")
     model = load_model(out / "m.onnx")
     first = (model.doc_string, dict(model.metadata_props), [node.doc_string for node in model.graph])
-    annotate(model, Stated("balanced", "4"))
+    annotate(model, Stated("balanced", "5"))
     assert (model.doc_string, dict(model.metadata_props), [node.doc_string for node in model.graph]) == first
-    assert remove_annotations(model) == Stated("balanced", "4")
+    assert remove_annotations(model) == Stated("balanced", "5")
     assert not set(KEYS) & set(model.metadata_props)
     assert remove_annotations(model) is None
     assert (model.producer_name, model.doc_string) == (rich_model().producer_name, rich_model().doc_string)

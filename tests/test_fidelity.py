@@ -123,7 +123,7 @@ def test_compressing_touches_nothing_else(rich: Path, tmp_path: Path) -> None:
     compressed = plain(tmp_path / "small.onnx")
     assert compressed.doc_string.startswith(f"{rich_model().doc_string}\n\n[mcd-graph] ")
     model = load_model(compressed)
-    assert remove_annotations(model) == Stated("balanced", "4")
+    assert remove_annotations(model) == Stated("balanced", "5")
     assert_untouched(rich_model(), to_proto(model))
 
 

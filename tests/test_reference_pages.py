@@ -64,7 +64,7 @@ def test_the_page_of_versions_names_the_present_ones() -> None:
     oldest, newest = (pack_weight(weight, packed=packed).stats.format_version for packed in (False, True))
     formats = f"{oldest} and {newest}"
     assert versions == [formats, *map(str, (DOMAIN_VERSION, data.SCHEMA_VERSION, bench.SCHEMA_VERSION))]
-    assert f"this build reads versions {oldest} to {newest}" in " ".join(page.split())
+    assert f"this build reads versions {oldest} and {newest}" in " ".join(page.split())
     format_page = (ROOT / "docs" / "reference" / "format.md").read_text()
     assert f"format **version {newest}**, and version {oldest}" in format_page
 

@@ -72,7 +72,7 @@ class Header:
     def __init__(self, x2: bytes, compress_index: bytes, info: Sequence[int]) -> None:
         require(len(x2) >= 64, "there is a header")
         require(x2[:4] == b"MCDW", "magic")
-        require(x2[4] in (3, 4), "version")
+        require(x2[4] in (3, 5), "version")
         require(zlib.crc32(x2[:44] + bytes(4) + x2[48 : self.header_size(x2)]) == self.number(x2, 44, 4), "checksum")
         require(x2[5] <= 1, "weight type")
         require(x2[6] <= 2, "profile")
@@ -121,11 +121,14 @@ class Header:
     def header_size(x2: bytes) -> int:
         return 64 + (x2[10] + 63) // 64 * 64
 
-    def stored_of_fractal(self, panel: int, fractal: int) -> tuple[int, int]:
-        """Return how many lanes and groups of a fractal have root fields in x2."""
+    def stored_of_fractal(self, panel: int, fractal: int) -> list[tuple[list[int], range]]:
+        """Return the lanes and groups of a fractal with root fields in x2, in the parts that they are stored in."""
         if not self.edges_are_cut:
-            return 64, 8
-        return 4 * min(16, self.n - 16 * panel), -(-min(32, self.k - 32 * fractal) // 4)
+            return [(list(range(64)), range(8))]
+        columns, depth = min(16, self.n - 16 * panel), min(32, self.k - 32 * fractal)
+        whole, rest = divmod(depth, 4)
+        behind = [lane for lane in range(4 * columns) if lane % 4 < rest]
+        return [(list(range(4 * columns)), range(whole)), (behind, range(whole, whole + 1 if rest else whole))]
 
     def groups_of_tile(self, number: int) -> Iterator[tuple[int, int, int]]:
         """Yield (panel, fractal, group) in kernel order."""
@@ -165,15 +168,15 @@ def decode_tile(header: Header, body: bytes, places: list[tuple[int, int, int]],
     # In kernel order.
     fields = []
     for panel, fractal, _ in places[::8]:
-        lanes, groups = header.stored_of_fractal(panel, fractal)
         numbers = [0] * 64
-        shift = 0
-        for width in widths(groups * root_bits):
-            row = take((lanes * width + 7) // 8)
-            for lane in range(lanes):
-                at, number = lane % len(row), lane // len(row)
-                numbers[lane] |= (row[at] >> number * width & (1 << width) - 1) << shift
-            shift += width
+        for lanes, groups in header.stored_of_fractal(panel, fractal):
+            shift = groups.start * root_bits
+            for width in widths(len(groups) * root_bits):
+                row = take((len(lanes) * width + 7) // 8)
+                for index, lane in enumerate(lanes):
+                    at, number = index % len(row), index // len(row)
+                    numbers[lane] |= (row[at] >> number * width & (1 << width) - 1) << shift
+                shift += width
         for group in range(8):
             fields += [number >> group * root_bits & (1 << root_bits) - 1 for number in numbers]
     if header.ranks is None:

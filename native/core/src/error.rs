@@ -36,13 +36,13 @@ pub enum Error {
     #[error("x2 is not an mcd stream: it begins with {0:02x?} instead of \"MCDW\"")]
     Magic([u8; 4]),
     /// The stream was written by another version of the format.
-    #[error("x2 has format version {found}; this build reads versions {oldest} to {newest}")]
+    #[error("x2 has format version {found}; this build reads versions {oldest} and {newest}")]
     Version {
         /// As stored.
         found: u8,
-        /// The first that can be read.
+        /// The older of the two that can be read.
         oldest: u8,
-        /// The last.
+        /// The newer.
         newest: u8,
     },
     /// A header field has a value that no encoder writes.

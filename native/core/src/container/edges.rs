@@ -1,16 +1,26 @@
-//! Fractals at the edges of a weight, stored without the lanes and groups that lie outside of it.
+//! Fractals at the edges of a weight, stored without what lies outside of it: first the groups that are inside with all four of
+//! their places along k, then what is inside of the group behind them.
 //!
 //! A decoder reads whole fractals: [`restore`] puts zeros where nothing is stored, which are the root fields of rank 0.
 
-use crate::geometry::{FRACTAL_K, GROUP, Geometry, PANEL, TileShape};
+use crate::geometry::{FRACTAL_K, GROUP, GROUP_K, Geometry, PANEL, TileShape};
 use std::ops::Range;
 
 /// What of a fractal is inside of the weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Inside {
-    /// Lanes, the first of each group.
+    columns: usize,
+    /// Whole groups along k.
+    groups: usize,
+    /// Places along k in the group behind them.
+    rest: usize,
+    root_bits: usize,
+}
+
+/// Lanes with so many bits of root fields each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Lanes {
     lanes: usize,
-    /// Bits of root fields that each of these lanes has.
     bits: usize,
 }
 
@@ -35,9 +45,58 @@ type Rows = [Option<Row>; MOST_ROWS];
 
 impl Inside {
     fn of(columns: usize, depth: usize, root_bits: usize) -> Self {
-        Self { lanes: 4 * columns, bits: depth.div_ceil(4) * root_bits }
+        Self { columns, groups: depth / GROUP_K, rest: depth % GROUP_K, root_bits }
     }
 
+    /// The whole groups.
+    fn whole(self) -> Lanes {
+        Lanes { lanes: GROUP_K * self.columns, bits: self.groups * self.root_bits }
+    }
+
+    /// The group behind them: those of its lanes that are inside, one behind the other.
+    fn behind(self) -> Lanes {
+        Lanes { lanes: self.rest * self.columns, bits: if self.rest == 0 { 0 } else { self.root_bits } }
+    }
+
+    /// Bytes that it is stored in.
+    fn bytes(self) -> usize {
+        self.whole().bytes() + self.behind().bytes()
+    }
+
+    /// Where the lanes of the group behind are among all lanes, and the byte and bit where their root fields begin.
+    fn places(self) -> (impl Iterator<Item = usize>, usize, usize) {
+        let lanes = (0..self.columns).flat_map(move |column| (0..self.rest).map(move |at| column * GROUP_K + at));
+        let bit = self.groups * self.root_bits;
+        (lanes, bit / 8, bit % 8)
+    }
+
+    /// The root fields of the group behind, a byte each; what follows the last is not specified.
+    fn taken(self, rows: &[u8]) -> [u8; GROUP] {
+        let mut fields = [0; GROUP];
+        let (lanes, byte, bit) = self.places();
+        for (field, lane) in fields.iter_mut().zip(lanes) {
+            let low = u16::from(rows[byte * GROUP + lane]);
+            // There is no further byte where the field ends in this one.
+            let high = rows.get((byte + 1) * GROUP + lane).map_or(0, |&high| u16::from(high));
+            *field = ((low | high << 8) >> bit) as u8 & (0xff >> (8 - self.root_bits));
+        }
+        fields
+    }
+
+    /// The inverse of [`Self::taken`]: puts the fields into rows that hold zeros there.
+    fn put(self, fields: &[u8; GROUP], rows: &mut [u8]) {
+        let (lanes, byte, bit) = self.places();
+        for (field, lane) in fields.iter().zip(lanes) {
+            let field = u16::from(*field) << bit;
+            rows[byte * GROUP + lane] |= field as u8;
+            if bit + self.root_bits > 8 {
+                rows[(byte + 1) * GROUP + lane] |= (field >> 8) as u8;
+            }
+        }
+    }
+}
+
+impl Lanes {
     /// Whole bytes first, then four bits, two and one of what is left.
     fn rows(self) -> impl Iterator<Item = Row> {
         let (whole, rest) = (self.bits / 8, self.bits % 8);
@@ -61,9 +120,23 @@ impl Inside {
         layout
     }
 
-    /// Bytes that it is stored in.
+    /// Bytes that they are stored in.
     fn bytes(self) -> usize {
         self.rows().map(|row| row.stored.len()).sum()
+    }
+
+    /// Appends theirs of some rows of root fields.
+    fn cut(self, rows: &[u8], out: &mut Vec<u8>) {
+        for Row { byte, from, width, stored } in self.rows() {
+            let (start, bytes, mask) = (out.len(), stored.len(), 0xff >> (8 - width));
+            out.resize(start + bytes, 0);
+            let lanes = &rows[byte * GROUP..][..self.lanes];
+            for (i, lanes) in lanes.chunks(bytes).enumerate() {
+                for (to, lane) in out[start..].iter_mut().zip(lanes) {
+                    *to |= (lane >> from & mask) << (i * width);
+                }
+            }
+        }
     }
 }
 
@@ -98,16 +171,8 @@ pub fn stored_len(geometry: &Geometry, shape: &TileShape, root_bits: usize) -> u
 pub fn cut(roots: &[u8], geometry: &Geometry, shape: &TileShape, root_bits: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(roots.len());
     for (rows, inside) in roots.chunks_exact(root_bits * GROUP).zip(fractals(geometry, shape, root_bits)) {
-        for Row { byte, from, width, stored } in inside.rows() {
-            let (start, bytes, mask) = (out.len(), stored.len(), 0xff >> (8 - width));
-            out.resize(start + bytes, 0);
-            let lanes = &rows[byte * GROUP..][..inside.lanes];
-            for (i, lanes) in lanes.chunks(bytes).enumerate() {
-                for (to, lane) in out[start..].iter_mut().zip(lanes) {
-                    *to |= (lane >> from & mask) << (i * width);
-                }
-            }
-        }
+        inside.whole().cut(rows, &mut out);
+        inside.behind().cut(&inside.taken(rows), &mut out);
     }
     out
 }
@@ -117,7 +182,7 @@ pub fn restore(stored: &[u8], geometry: &Geometry, shape: &TileShape, root_bits:
     let (end, row) = (shape.fractal + shape.fractals, root_bits * GROUP);
     let mut rest = stored;
     // Of the fractals that are cut, most are cut alike.
-    let mut cut: Option<(Inside, Rows)> = None;
+    let mut cut: Option<(Inside, [Rows; 2])> = None;
     for panel in shape.panel..shape.panel + shape.panels {
         let columns = PANEL.min(geometry.n() - panel * PANEL);
         let first_cut = if columns == PANEL { geometry.k() / FRACTAL_K } else { 0 }.clamp(shape.fractal, end);
@@ -127,18 +192,23 @@ pub fn restore(stored: &[u8], geometry: &Geometry, shape: &TileShape, root_bits:
         for fractal in first_cut..end {
             let inside = Inside::of(columns, FRACTAL_K.min(geometry.k() - fractal * FRACTAL_K), root_bits);
             if cut.as_ref().is_none_or(|(other, _)| *other != inside) {
-                cut = Some((inside, inside.layout()));
+                cut = Some((inside, [inside.whole().layout(), inside.behind().layout()]));
             }
-            let (_, rows) = cut.as_ref().expect("just made");
+            let (_, [whole, behind]) = cut.as_ref().expect("just made");
             let start = out.len();
             out.resize(start + row, 0);
-            rest = restore_fractal(rest, inside.lanes, rows, &mut out[start..]);
+            rest = restore_lanes(rest, inside.whole().lanes, whole, &mut out[start..]);
+            if inside.rest > 0 {
+                let mut fields = [0; GROUP];
+                rest = restore_lanes(rest, inside.behind().lanes, behind, &mut fields);
+                inside.put(&fields, &mut out[start..]);
+            }
         }
     }
 }
 
-/// Puts the rows of a fractal that is cut, which `stored` begins with, into `out`, which holds zeros; what follows them.
-fn restore_fractal<'a>(stored: &'a [u8], lanes: usize, rows: &Rows, out: &mut [u8]) -> &'a [u8] {
+/// Puts rows of lanes, which `stored` begins with, into `out`, which holds zeros; what follows them.
+fn restore_lanes<'a>(stored: &'a [u8], lanes: usize, rows: &Rows, out: &mut [u8]) -> &'a [u8] {
     let mut end = 0;
     for &Row { byte, from, width, stored: ref at } in rows.iter().flatten() {
         end = at.end;
@@ -181,13 +251,14 @@ mod tests {
     fn roots(geometry: &Geometry, shape: &TileShape, root_bits: usize) -> Vec<u8> {
         let mut state = 1u32;
         let mut roots = Vec::new();
-        for inside in fractals(geometry, shape, root_bits) {
+        for Inside { columns, groups, rest, .. } in fractals(geometry, shape, root_bits) {
             for byte in 0..root_bits {
-                let bits = inside.bits.saturating_sub(8 * byte).min(8);
                 roots.extend((0..GROUP).map(|lane| {
                     state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    let mask = if lane < inside.lanes { (1u32 << bits) - 1 } else { 0 };
-                    (state >> 24 & mask) as u8
+                    let groups = groups + usize::from(lane % GROUP_K < rest);
+                    let groups = if lane / GROUP_K < columns { groups } else { 0 };
+                    let bits = (groups * root_bits).saturating_sub(8 * byte).min(8);
+                    (state >> 24 & ((1 << bits) - 1)) as u8
                 }));
             }
         }
@@ -212,23 +283,30 @@ mod tests {
 
     #[test]
     fn whole_bytes_come_first_then_four_bits_two_and_one() {
-        let rows: Vec<_> = Inside { lanes: 20, bits: 31 }.rows().collect();
+        let rows: Vec<_> = Lanes { lanes: 20, bits: 31 }.rows().collect();
         let rows: Vec<_> = rows.into_iter().map(|row| (row.byte, row.from, row.width, row.stored)).collect();
         let whole = [(0, 0, 8, 0..20), (1, 0, 8, 20..40), (2, 0, 8, 40..60)];
         let parts = [(3, 0, 4, 60..70), (3, 4, 2, 70..75), (3, 6, 1, 75..78)];
         assert_eq!(rows, [whole, parts].concat());
-        assert_eq!(Inside { lanes: 20, bits: 31 }.bytes(), 78);
-        assert_eq!(Inside::of(5, 9, 6), Inside { lanes: 20, bits: 18 });
+        assert_eq!(Lanes { lanes: 20, bits: 31 }.bytes(), 78);
+        let inside = Inside::of(5, 9, 6);
+        assert_eq!((inside.whole(), inside.behind()), (Lanes { lanes: 20, bits: 12 }, Lanes { lanes: 5, bits: 6 }));
+        assert_eq!(Inside::of(5, 8, 6).behind().bytes(), 0);
     }
 
     #[test]
     fn lanes_lie_side_by_side_in_a_byte() {
-        // One weight of three bits in each of four lanes, of which the last two are padding along k.
-        let geometry = Geometry::new(2, 1, Tiling::default()).unwrap();
+        // One weight of three bits in each of four lanes.
+        let geometry = Geometry::new(4, 1, Tiling::default()).unwrap();
         let mut roots = vec![0; 3 * GROUP];
         roots[..4].copy_from_slice(&[0b101, 0b010, 0b111, 0b011]);
         // Bits 0 and 1 of all lanes, then bit 2.
         assert_eq!(cut(&roots, &geometry, &geometry.tile(0), 3), [0b11_11_10_01, 0b0101]);
+        // Of six weights in two columns, two of each are whole groups; those behind lie side by side.
+        let geometry = Geometry::new(6, 2, Tiling::default()).unwrap();
+        roots[..8].copy_from_slice(&[0b101_001, 0b010_010, 0b011, 0b100, 0b111_101, 0b110_110, 0b111, 0b000]);
+        let stored = cut(&roots, &geometry, &geometry.tile(0), 3);
+        assert_eq!((stored.len(), &stored[3..]), (5, &[0b10_11_10_01, 0b1101][..]));
         // Twelve lanes of four bits: lane i is in byte i mod 6, above those that came before.
         let geometry = Geometry::new(4, 3, Tiling::default()).unwrap();
         let mut roots = vec![0; 4 * GROUP];
@@ -260,5 +338,8 @@ mod tests {
     fn a_fractal_of_six_groups_takes_thirty_bits_a_lane() {
         let geometry = Geometry::new(24, 16, Tiling::default()).unwrap();
         assert_eq!(stored_len(&geometry, &geometry.tile(0), 5), 3 * 64 + 32 + 16);
+        // And of one weight more in each of 16 columns: 16 fields of five bits.
+        let geometry = Geometry::new(25, 16, Tiling::default()).unwrap();
+        assert_eq!(stored_len(&geometry, &geometry.tile(0), 5), 3 * 64 + 32 + 16 + 10);
     }
 }

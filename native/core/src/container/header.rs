@@ -6,16 +6,16 @@ use crate::error::Error;
 use crate::geometry::{Geometry, Tiling};
 use std::ops::Range;
 
-/// The newest version of the format: what it can leave out, older ones store.
-pub const VERSION: u8 = 4;
-/// The oldest version that is read; what leaves out nothing is still written as this.
+/// The newest version of the format: what it can leave out, the other stores.
+pub const VERSION: u8 = 5;
+/// The other version that is read; what leaves out nothing is still written as this.
 pub const OLDEST_VERSION: u8 = 3;
 const MAGIC: [u8; 4] = *b"MCDW";
 /// Fixed fields; the rank table follows, then zeros up to the first multiple of 64.
 const FIXED: usize = 64;
 /// Where its own checksum is.
 const CHECKSUM: Range<usize> = 44..48;
-/// Where it says what is left out, from version 4 on.
+/// Where the newest version says what is left out.
 const OMISSIONS: usize = 48;
 
 /// What the header declares, checked against itself.
@@ -138,7 +138,7 @@ fn checked_bytes(x2: &[u8]) -> Result<&[u8], Error> {
         return Err(Error::Magic(magic));
     }
     let fixed: &[u8; FIXED] = first(FIXED)?.try_into().expect("64 bytes");
-    if !(OLDEST_VERSION..=VERSION).contains(&fixed[4]) {
+    if ![OLDEST_VERSION, VERSION].contains(&fixed[4]) {
         return Err(Error::Version { found: fixed[4], oldest: OLDEST_VERSION, newest: VERSION });
     }
     let bytes = first((FIXED + usize::from(fixed[10])).next_multiple_of(ALIGN))?;

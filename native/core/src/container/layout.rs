@@ -5,7 +5,7 @@ pub const ALIGN: usize = 64;
 /// Zero bytes behind the last tile, so that a 64-byte load of its last byte stays inside.
 pub const TAIL: usize = 64;
 
-/// What version 4 of the format leaves out; the version before leaves out nothing.
+/// What version 5 of the format leaves out; version 3 leaves out nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Omissions {
     /// Root fields outside of the weight: see [`edges`](super::edges).
