@@ -115,7 +115,7 @@ def build(
     attributes: dict[str, Any] = {"compress_info": [int(number) for number in compress_info], **fused.attributes()}
     node = ir.node(
         spec.op_type, inputs, attributes, domain=DOMAIN, outputs=[ir.Value()],
-        name=anchor.name, doc_string=anchor.doc_string, metadata_props=_input_names(spec, len(inputs)) | stamp | told,
+        name=anchor.name, doc_string=anchor.doc_string, metadata_props=_input_names(spec, inputs) | stamp | told,
     )  # fmt: skip
     last.prepend(node)
     final: ir.Value | None = node.outputs[0]
@@ -155,15 +155,16 @@ def _of_known_sizes(value: ir.Value) -> ir.Shape | None:
     return None if shape is None else ir.Shape([size if isinstance(size, int) else None for size in shape])
 
 
-def _input_names(spec: OperatorSpec, count: int) -> dict[str, str]:
-    return {_INPUT_NAMES_KEY: str(list(spec.input_names[:count]))}
+def _input_names(spec: OperatorSpec, inputs: Sequence[ir.Value | None]) -> dict[str, str]:
+    """Return the metadata that names inputs for viewers; those that are absent need no name."""
+    names = [name if value is not None else "" for name, value in zip(spec.input_names, inputs, strict=False)]
+    return {_INPUT_NAMES_KEY: str(names)}
 
 
 def _has_our_names(node: ir.Node, spec: OperatorSpec | None) -> bool:
-    """Tell whether the names of a node's inputs are ours, not the original's; older models have those of all inputs."""
+    """Tell whether the names of a node's inputs are ours, not the original's."""
     found = node.metadata_props.get(_INPUT_NAMES_KEY)
-    counts = () if spec is None else range(1, len(spec.input_names) + 1)
-    return spec is not None and any(_input_names(spec, count)[_INPUT_NAMES_KEY] == found for count in counts)
+    return spec is not None and _input_names(spec, node.inputs)[_INPUT_NAMES_KEY] == found
 
 
 def metadata_beside_names(node: ir.Node) -> dict[str, str]:
@@ -183,7 +184,7 @@ def set_input(node: ir.Node, position: int, value: ir.Value | None) -> None:
         count -= 1
     node.resize_inputs(count)
     if spec is not None and ours:
-        node.metadata_props.update(_input_names(spec, count))
+        node.metadata_props.update(_input_names(spec, node.inputs))
 
 
 def take_over(old: ir.Value, new: ir.Value) -> None:
