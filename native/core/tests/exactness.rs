@@ -371,7 +371,8 @@ fn every_content_in_every_profile() {
 #[test]
 fn products_that_saturate() {
     let mut rng = Rng::new(0x5a7);
-    let shapes = [(1, 1), (5, 2), (16, 31), (17, 33), (33, 300), (130, 257), (96, 1000)];
+    let shapes =
+        [(1, 1), (5, 2), (16, 31), (17, 33), (33, 300), (130, 257), (96, 1000), (40, 64), (133, 96), (7, 1024)];
     for (content, (n, k)) in
         [Content::Noise, Content::Constant, Content::ExtremeRows, Content::Bell(60), Content::Bell(17)]
             .into_iter()

@@ -343,7 +343,7 @@ fn quantize(
 }
 
 /// Elements that are written anew.
-fn uninit(elements: &mut [u8]) -> &mut [MaybeUninit<u8>] {
+pub(super) fn uninit(elements: &mut [u8]) -> &mut [MaybeUninit<u8>] {
     // SAFETY: the layout is the same; [`RowKernel::quantize`], which alone is given them, writes bytes to all of them.
     unsafe { &mut *(std::ptr::from_mut(elements) as *mut [MaybeUninit<u8>]) }
 }

@@ -1,11 +1,14 @@
 //! From integer sums to the output: zero points, bias, scale, addend, gate, residual, rounding.
 
-use super::call::{Heads, Operands, ZeroPoint};
+use super::call::{Heads, MatmulCall, Operands, ZeroPoint};
+use super::columns::Columns;
+use super::prepared::PreparedWeight;
 use super::ranges::pieces;
-use crate::arch::RowKernel;
 use crate::arch::output::{Output, ScalarOrPerColumn};
 use crate::arch::rows::{Terms, WeightTerm};
+use crate::arch::{RowKernel, TermMemory, TileKernel};
 use crate::error::{Error, refill, resize};
+use crate::quantize::Quantizer;
 use std::ops::Range;
 
 /// An output that several threads write, each its own blocks.
@@ -31,6 +34,11 @@ impl<'a> SharedOutput<'a> {
             Some(heads) => heads.columns,
         };
         Self { output, n, piece, stride }
+    }
+
+    /// What sums are multiplied with, of all columns.
+    pub fn scale(&self) -> ScalarOrPerColumn<'a> {
+        self.output.epilogue.scale()
     }
 
     /// Rows cut where an element of the batch ends.
@@ -72,20 +80,20 @@ impl<'a> SharedOutput<'a> {
 }
 
 /// What a kernel's sums are made of.
-pub(super) struct Factors<'a> {
+struct Factors<'a> {
     /// Length of the products.
-    pub k: usize,
+    k: usize,
     /// Σₖ of symbols.
-    pub column_sums: &'a [i32],
+    column_sums: &'a [i32],
     /// What symbols exceed weights by.
-    pub offset: i32,
+    offset: i32,
     /// x₀, in the activation's own type.
-    pub x_zero: i32,
+    x_zero: i32,
     /// What packed activations fall short of the real ones by.
-    pub shift: i32,
+    shift: i32,
     /// Whether the sums are of weights and activations as they are, Σ w·x, and not of symbols and packed activations,
     /// Σ (w + offset)(x − shift).
-    pub plain: bool,
+    plain: bool,
 }
 
 /// Turns a kernel's sums into Σ (x − x₀)(w − w₀) + bias.
@@ -99,7 +107,7 @@ pub(super) struct Correction<'a> {
 
 impl<'a> Correction<'a> {
     /// What it holds is in `columns` and `weights`.
-    pub fn new(
+    fn new(
         kernel: &dyn RowKernel,
         (columns, weights): (&'a mut Vec<i32>, &'a mut Vec<i32>),
         factors: &Factors<'_>,
@@ -150,5 +158,58 @@ impl<'a> Correction<'a> {
             WeightTerm::PerColumn(a) => WeightTerm::PerColumn(&a[columns.clone()]),
         };
         Terms { columns: &self.columns[columns], weight, row_sums }
+    }
+}
+
+/// What is known once the activations are quantised.
+pub(super) fn corrections<'a>(
+    kernel: &dyn TileKernel,
+    TermMemory { columns: of_columns, weights, scales }: &'a mut TermMemory,
+    weight: &PreparedWeight,
+    columns: Columns,
+    call: &MatmulCall<'_>,
+    scale: ScalarOrPerColumn<'_>,
+    quantizer: Option<Quantizer>,
+) -> Result<(Correction<'a>, Scales<'a>), Error> {
+    let operands = &call.operands;
+    let x_zero = quantizer.map_or(operands.x_zero_point, |by| i32::from(by.zero_point));
+    let factors = Factors {
+        k: weight.k(),
+        column_sums: &weight.column_sums[columns.range()],
+        offset: weight.weight_type().offset(),
+        x_zero,
+        shift: call.x.shift(),
+        plain: weight.products(call.x.shift()).saturates(),
+    };
+    let correction = Correction::new(kernel.rows(), (of_columns, weights), &factors, operands)?;
+    Ok((correction, Scales::new(scales, scale, quantizer.map(|by| by.scale).or(operands.x_scale))?))
+}
+
+/// The output's scales, multiplied with that of the activations if they have one.
+pub(super) enum Scales<'m> {
+    AsTheyAre,
+    All(f32),
+    PerColumn(&'m [f32]),
+}
+
+impl<'m> Scales<'m> {
+    fn new(memory: &'m mut Vec<f32>, scale: ScalarOrPerColumn<'_>, factor: Option<f32>) -> Result<Self, Error> {
+        Ok(match (scale, factor) {
+            (_, None) => Self::AsTheyAre,
+            (ScalarOrPerColumn::Scalar(scale), Some(factor)) => Self::All(factor * scale),
+            (ScalarOrPerColumn::PerColumn(scales), Some(factor)) => {
+                refill(memory, scales.iter().map(|scale| factor * scale), "scales of columns")?;
+                Self::PerColumn(memory)
+            }
+        })
+    }
+
+    /// These, or the output's own if they are as they are.
+    pub fn or<'a>(&'a self, own: ScalarOrPerColumn<'a>) -> ScalarOrPerColumn<'a> {
+        match self {
+            Self::AsTheyAre => own,
+            Self::All(scale) => ScalarOrPerColumn::Scalar(*scale),
+            Self::PerColumn(scales) => ScalarOrPerColumn::PerColumn(scales),
+        }
     }
 }

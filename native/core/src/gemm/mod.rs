@@ -5,6 +5,7 @@
 //! row sums, column sums and constants.
 
 mod activation;
+mod at_once;
 mod blocked;
 mod call;
 mod columns;

@@ -1,19 +1,19 @@
 //! One multiplication: activations are packed, then a fused path decodes and multiplies at once, or a blocked one decodes strips first.
+//! A small one by a decoded weight is done [`at_once`].
 
 use super::activation::{Form, Memory, Packing};
 use super::call::MatmulCall;
 use super::columns::Columns;
-use super::epilogue::{Correction, Factors, SharedOutput};
+use super::epilogue::{SharedOutput, corrections};
 use super::job::Job;
 use super::prepared::PreparedWeight;
 use super::validate::validate;
-use super::{blocked, fused};
-use crate::arch::output::{Output, ScalarOrPerColumn};
-use crate::arch::{CallMemory, TermMemory, TileKernel, Workspace};
+use super::{at_once, blocked, fused};
+use crate::arch::output::Output;
+use crate::arch::{CallMemory, TileKernel, Workspace};
 use crate::decoder::Bound;
-use crate::error::{Error, refill};
+use crate::error::Error;
 use crate::parallel::{Barrier, Parallel};
-use crate::quantize::Quantizer;
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -51,11 +51,19 @@ fn run(
     call: &MatmulCall<'_>,
     output: Output<'_>,
     pool: &dyn Parallel,
-    CallMemory { packed, row_sums, places, runs, terms }: &mut CallMemory,
+    memory: &mut CallMemory,
 ) -> Result<(), Error> {
     let (m, k, n) = (call.m, weight.k(), columns.count);
     let kernel = weight.products(call.x.shift());
     let threads = pool.threads().min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
+    let output = SharedOutput::new(output, (m, n), call.heads);
+    if threads == 1
+        && at_once::fits(&weight, kernel, call)
+        && at_once::run(weight, kernel, columns, call, &output, memory)?
+    {
+        return Ok(());
+    }
+    let CallMemory { packed, row_sums, places, runs, terms } = memory;
     let fused = !weight.is_decoded() && m <= kernel.fused_rows();
     let form = if weight.multiplies_bytes(call.x.shift(), call.operands.w_zero_point) {
         Form::Bytes { in_pieces: !fused }
@@ -63,8 +71,7 @@ fn run(
         Form::Packed { pad: padding(kernel), width: kernel.rows().width() }
     };
     let packing = Packing::new(Memory { data: packed, sums: row_sums, places }, call.x, (m, k), form)?;
-    let scale = output.epilogue.scale();
-    let output = SharedOutput::new(output, (m, n), call.heads);
+    let scale = output.scale();
     let plan = if fused {
         Plan::Fused(fused::Work::new(&weight, columns, threads, runs)?)
     } else {
@@ -95,30 +102,6 @@ fn padding(kernel: &dyn TileKernel) -> i8 {
     if kernel.saturates() { i8::MIN } else { 0 }
 }
 
-/// What is known once the activations are quantised.
-fn corrections<'a>(
-    kernel: &dyn TileKernel,
-    TermMemory { columns: of_columns, weights, scales }: &'a mut TermMemory,
-    weight: &PreparedWeight,
-    columns: Columns,
-    call: &MatmulCall<'_>,
-    scale: ScalarOrPerColumn<'_>,
-    quantizer: Option<Quantizer>,
-) -> Result<(Correction<'a>, Scales<'a>), Error> {
-    let operands = &call.operands;
-    let x_zero = quantizer.map_or(operands.x_zero_point, |by| i32::from(by.zero_point));
-    let factors = Factors {
-        k: weight.k(),
-        column_sums: &weight.column_sums[columns.range()],
-        offset: weight.weight_type().offset(),
-        x_zero,
-        shift: call.x.shift(),
-        plain: weight.products(call.x.shift()).saturates(),
-    };
-    let correction = Correction::new(kernel.rows(), (of_columns, weights), &factors, operands)?;
-    Ok((correction, Scales::new(scales, scale, quantizer.map(|by| by.scale).or(operands.x_scale))?))
-}
-
 /// How the products are come by.
 enum Plan<'a> {
     Fused(fused::Work<'a>),
@@ -130,35 +113,6 @@ impl Plan<'_> {
         match self {
             Self::Fused(work) => work.threads(),
             Self::Blocked(work) => work.threads(),
-        }
-    }
-}
-
-/// The output's scales, multiplied with that of the activations if they have one.
-enum Scales<'m> {
-    AsTheyAre,
-    All(f32),
-    PerColumn(&'m [f32]),
-}
-
-impl<'m> Scales<'m> {
-    fn new(memory: &'m mut Vec<f32>, scale: ScalarOrPerColumn<'_>, factor: Option<f32>) -> Result<Self, Error> {
-        Ok(match (scale, factor) {
-            (_, None) => Self::AsTheyAre,
-            (ScalarOrPerColumn::Scalar(scale), Some(factor)) => Self::All(factor * scale),
-            (ScalarOrPerColumn::PerColumn(scales), Some(factor)) => {
-                refill(memory, scales.iter().map(|scale| factor * scale), "scales of columns")?;
-                Self::PerColumn(memory)
-            }
-        })
-    }
-
-    /// These, or the output's own if they are as they are.
-    fn or<'a>(&'a self, own: ScalarOrPerColumn<'a>) -> ScalarOrPerColumn<'a> {
-        match self {
-            Self::AsTheyAre => own,
-            Self::All(scale) => ScalarOrPerColumn::Scalar(*scale),
-            Self::PerColumn(scales) => ScalarOrPerColumn::PerColumn(scales),
         }
     }
 }
