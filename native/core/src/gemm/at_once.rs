@@ -14,6 +14,9 @@ use crate::error::{Error, resize};
 use crate::geometry::{FRACTAL_K, PANEL};
 use crate::quantize::Quantizer;
 
+/// Multiply-adds up to which one thread is as fast as two, of which one has to be woken.
+pub(super) const WORK: usize = 1 << 19;
+
 /// Activations that stay in the first cache beside a panel.
 const MOST: usize = 1 << 14;
 

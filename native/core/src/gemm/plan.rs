@@ -55,9 +55,10 @@ fn run(
 ) -> Result<(), Error> {
     let (m, k, n) = (call.m, weight.k(), columns.count);
     let kernel = weight.products(call.x.shift());
-    let threads = pool.threads().min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
+    let work = m.saturating_mul(k * n);
+    let threads = pool.threads().min((work / WORK_PER_THREAD).max(1));
     let output = SharedOutput::new(output, (m, n), call.heads);
-    if threads == 1
+    if (threads == 1 || work <= at_once::WORK)
         && at_once::fits(&weight, kernel, call)
         && at_once::run(weight, kernel, columns, call, &output, memory)?
     {
