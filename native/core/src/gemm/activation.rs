@@ -58,7 +58,12 @@ pub struct SplitHeads {
 
 impl<'a> Activation<'a> {
     /// Where rows of k uint8 activations lie, if they need not be packed.
-    fn in_place(&self, k: usize, in_pieces: bool, places: &'a mut Places) -> Result<Option<InPlace<'a>>, Error> {
+    pub(super) fn in_place(
+        &self,
+        k: usize,
+        in_pieces: bool,
+        places: &'a mut Places,
+    ) -> Result<Option<InPlace<'a>>, Error> {
         Ok(match *self {
             Self::U8(x) if k.is_multiple_of(FRACTAL_K) => Some(InPlace { bytes: x, stride: k, pieces: None }),
             Self::Rows(x) if in_pieces => x.in_pieces(places)?.map(|bytes| {
@@ -104,11 +109,20 @@ pub(super) struct Memory<'a> {
 
 /// uint8 activations that are multiplied where they are.
 #[derive(Debug, Clone, Copy)]
-struct InPlace<'a> {
-    bytes: &'a [u8],
+pub(super) struct InPlace<'a> {
+    pub bytes: &'a [u8],
     /// From row to row, unless they are in pieces.
-    stride: usize,
-    pieces: Option<Pieces<'a>>,
+    pub stride: usize,
+    pub pieces: Option<Pieces<'a>>,
+}
+
+impl<'a> InPlace<'a> {
+    /// As rows that are multiplied; nobody asks for their sums.
+    pub fn packed(self, sums: &'a [i32]) -> Packed<'a> {
+        // SAFETY: the layout is the same.
+        let data = unsafe { &*(std::ptr::from_ref(self.bytes) as *const [i8]) };
+        Packed { data, sums, stride: self.stride, width: 1, pieces: self.pieces }
+    }
 }
 
 /// Rows of activations as they are multiplied.
@@ -263,11 +277,7 @@ impl<'a> Packing<'a> {
         let sums = unsafe { std::slice::from_raw_parts(self.sums, self.m) };
         let width = self.form.width();
         let packed = match self.in_place {
-            Some(InPlace { bytes, stride, pieces }) => {
-                // SAFETY: the layout is the same.
-                let data = unsafe { &*(std::ptr::from_ref(bytes) as *const [i8]) };
-                Packed { data, sums, stride, width, pieces }
-            }
+            Some(in_place) => in_place.packed(sums),
             None => {
                 // SAFETY: as above.
                 let data = unsafe { std::slice::from_raw_parts(self.data, self.m * self.stride) };

@@ -1,14 +1,14 @@
-//! A small multiplication that one thread does in three steps: it quantises all rows, corrects the columns, and has the kernel
-//! multiply all panels and write the outputs.
+//! A small multiplication that one thread does in three steps: it quantises all rows, unless they are multiplied where they are,
+//! corrects the columns, and has the kernel multiply all panels and write the outputs.
 //!
 //! What other paths need to share work among threads takes as long as the products of a few rows by a weight in the first cache.
 
-use super::activation::{Activation, SHIFT, uninit};
+use super::activation::{Activation, InPlace, uninit};
 use super::call::MatmulCall;
 use super::columns::Columns;
 use super::epilogue::{SharedOutput, corrections};
 use super::prepared::PreparedWeight;
-use crate::arch::{CallMemory, Extent, Rows, TileKernel};
+use crate::arch::{CallMemory, Extent, TileKernel};
 use crate::decoder::Bound;
 use crate::error::{Error, resize};
 use crate::geometry::{FRACTAL_K, PANEL};
@@ -17,54 +17,60 @@ use crate::quantize::Quantizer;
 /// Multiply-adds up to which one thread is as fast as two, of which one has to be woken.
 pub(super) const WORK: usize = 1 << 19;
 
-/// Activations that stay in the first cache beside a panel.
-const MOST: usize = 1 << 14;
+/// Activations that stay in the first cache beside a panel, where they are quantised; others are multiplied where they are.
+const QUANTISED: usize = 1 << 14;
+const IN_PLACE: usize = 1 << 17;
 
-/// Whether a multiplication is done like this, if one thread does it.
+/// Whether a multiplication is done like this, if one thread does it, and its activations can be multiplied where they are.
 pub(super) fn fits(weight: &PreparedWeight, kernel: &dyn TileKernel, call: &MatmulCall<'_>) -> bool {
+    let most = match call.x {
+        Activation::F32(_, None) if weight.k().is_multiple_of(FRACTAL_K) => QUANTISED,
+        Activation::U8(_) | Activation::Rows(_) => IN_PLACE,
+        _ => return false,
+    };
     weight.is_decoded()
         && kernel.epilogue_of_any_width()
-        && matches!(call.x, Activation::U8(_) | Activation::F32(_, None))
-        && call.x.len() <= MOST
-        && weight.k().is_multiple_of(FRACTAL_K)
+        && call.x.len() <= most
         && call.heads.is_none()
-        && weight.multiplies_bytes(SHIFT, call.operands.w_zero_point)
+        && weight.multiplies_bytes(call.x.shift(), call.operands.w_zero_point)
 }
 
-/// Multiplies. Where the kernel has no way to do so for this output, nothing is done and the answer is `false`.
+/// Multiplies. Where activations cannot be multiplied where they are, or the kernel has no way to make such an output, nothing is
+/// done and the answer is `false`.
 pub(super) fn run(
     weight: Bound<'_, PreparedWeight>,
     kernel: &'static dyn TileKernel,
     columns: Columns,
     call: &MatmulCall<'_>,
     output: &SharedOutput<'_>,
-    CallMemory { packed, row_sums, terms, .. }: &mut CallMemory,
+    CallMemory { packed, row_sums, places, terms, .. }: &mut CallMemory,
 ) -> Result<bool, Error> {
     let (m, k) = (call.m, weight.k());
-    let (bytes, quantizer) = match call.x {
+    resize(row_sums, m, "sums of rows")?;
+    let (rows, quantizer) = match call.x {
         Activation::F32(values, None) => {
             packed.reset(values.len(), "quantised activations")?;
             // SAFETY: the layout is the same.
             let bytes = unsafe { &mut *(std::ptr::from_mut(&mut packed[..]) as *mut [u8]) };
             let quantizer = Quantizer::from(kernel.rows().range(values));
-            (&*kernel.rows().quantize(quantizer, values, uninit(bytes)), Some(quantizer))
+            let bytes = &*kernel.rows().quantize(quantizer, values, uninit(bytes));
+            (InPlace { bytes, stride: k, pieces: None }.packed(row_sums), Some(quantizer))
         }
-        Activation::U8(x) => (x, None),
-        _ => return Ok(false),
+        x => match x.in_place(k, true, places)? {
+            Some(in_place) => (in_place.packed(row_sums), None),
+            None => return Ok(false),
+        },
     };
-    // SAFETY: the layout is the same.
-    let data = unsafe { &*(std::ptr::from_ref(bytes) as *const [i8]) };
-    resize(row_sums, m, "sums of rows")?;
     let (correction, scales) = corrections(kernel, terms, &weight, columns, call, output.scale(), quantizer)?;
     let symbols = weight.decoded(&weight.geometry().tile(columns.strip * weight.geometry().tiles_k()));
     let Some(symbols) = symbols else { return Ok(false) };
-    let extent = Extent::new(columns.count.div_ceil(PANEL), k / FRACTAL_K);
-    let terms = correction.terms(0..columns.count, &row_sums[..m]);
+    let extent = Extent::new(columns.count.div_ceil(PANEL), k.div_ceil(FRACTAL_K));
+    let terms = correction.terms(0..columns.count, &rows.sums[..m]);
     // SAFETY: this call has the output, of these rows and columns, to itself.
     let mut out = unsafe { output.block(0..m, 0..columns.count, scales.or(output.scale())) };
     let mut done = false;
     kernel.within(&mut || {
-        done = kernel.multiply_epilogue(symbols, extent, Rows::new(data, k, m, k), &terms, &mut out);
+        done = kernel.multiply_epilogue(symbols, extent, rows.rows(0..m, 0, extent), &terms, &mut out);
     });
     Ok(done)
 }
