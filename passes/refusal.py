@@ -247,7 +247,8 @@ class ReasonCode(enum.StrEnum):
     CONVOLUTION_GROUPS = (
         "convolution-groups",
         "The convolution has groups whose output channels are no multiple of 16, as a depthwise QLinearConv, or a "
-        "ConvInteger with more than 16 in each: onnxruntime is faster with them.",
+        "ConvInteger with more than 16 in each: onnxruntime is faster with them. Or they have fewer, and the kernel "
+        "sees tens of thousands of pixels beside the image.",
         "`--at-open`, which restores its kernel when a session is created; such kernels hold few bytes.",
     )
     CONVOLUTION_SMALL = (

@@ -68,6 +68,9 @@ _PANEL = 16
 #: Panels of a tile at the most, and fractals.
 _MOST_PANELS, _MOST_FRACTALS = 8, 64
 
+#: Pixels beside the image that groups of few outputs take: the operator has memory for them, each thread its own.
+_MOST_BESIDE = 1 << 15
+
 #: Columns of a fractal.
 _FRACTAL_K = 32
 
@@ -260,6 +263,14 @@ def _takes_groups(group: int, n: int, *, narrow: bool) -> bool:
     return group > 0 and n % group == 0 and (n // group % _PANEL == 0 or (narrow and n // group < _PANEL))
 
 
+def _beside(window: conv_compress_dequant.Window) -> int:
+    """Return how many pixels a channel has at the most that are none of the image's, were that a single one."""
+    rank = len(window.kernel)
+    pads = window.pads or (0,) * (2 * rank)
+    sizes = zip(window.kernel, window.dilations, pads[:rank], pads[rank:], strict=True)
+    return math.prod(max((size - 1) * dilation, begin + end) + 1 for size, dilation, begin, end in sizes)
+
+
 def window_of(
     node: ir.Node, kernel: Kernel, x: ir.Value | None, *, narrow_groups: bool = False
 ) -> conv_compress_dequant.Window:
@@ -296,6 +307,9 @@ def window_of(
         )
     except ValueError as error:
         raise Refusal(ReasonCode.CONVOLUTION_ATTRIBUTE, f"its {error}") from None
+    if group != 1 and kernel.n // group < _PANEL and _beside(window) > _MOST_BESIDE:
+        text = f"its kernel sees {_beside(window)} pixels beside the image, and groups of few outputs {_MOST_BESIDE}"
+        raise Refusal(ReasonCode.CONVOLUTION_GROUPS, text)
     shape = known_shape(x)
     if shape is not None and (len(shape) != len(size) + 2 or shape[1] not in (channels * group, None)):
         raise Refusal(ReasonCode.SHAPE_MISMATCH, f"its input has {shape[1:2]} channels, its kernel {channels * group}")

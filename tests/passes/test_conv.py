@@ -199,6 +199,19 @@ def test_groups_of_few_outputs(
     assert lowered.op_types[0] == "ConvCompressDequant"
 
 
+@pytest.mark.parametrize(("reach", "code"), [((1 << 15) - 1, None), (1 << 15, ReasonCode.CONVOLUTION_GROUPS)])
+def test_depthwise_that_sees_far_beside_the_image_stays(reach: int, code: ReasonCode | None) -> None:
+    channels = C * 36
+    constants = {"w": integers(np.int8, (channels, 1, 2), 1), "xz": np.array(99, np.uint8)}
+    node = helper.make_node(
+        "ConvInteger", ["x", *constants], ["y"], name="conv", group=channels, dilations=[reach], pads=[reach, 0]
+    )
+    x = {"x": (np.uint8, ("b", channels, 5))}
+    model = make_model([node], x, {"y": (np.int32, ("b", channels, None))}, constants)
+    lowered = assert_exact(model, {"x": integers(np.uint8, (1, channels, 5), 9)})
+    assert lowered.outcome == [("ConvInteger", code)]
+
+
 @pytest.mark.parametrize("rank", [1, 3])
 def test_depthwise_in_other_dimensions(rank: int) -> None:
     constants = {"w": integers(np.int8, (C * 9, 1, *KERNELS[rank]), 1), "xz": np.array(99, np.uint8)}

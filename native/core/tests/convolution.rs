@@ -337,6 +337,28 @@ fn narrow_groups_take_neither_channels_last_nor_products_that_saturate() {
 }
 
 #[test]
+fn narrow_groups_do_not_take_memory_for_what_is_far_beside_an_image() {
+    let far = 1 << 30;
+    let case =
+        Case { groups: 8, dilations: vec![far], pads: (vec![far], vec![far]), ..Case::new(1, (8, 16), &[25], &[3]) };
+    let (weight, x2) =
+        packed(&bytes(16 * 3, 1), (16, 3), WeightType::I8, Kernel::best(), Residency::Compressed, Tiling::default());
+    let (x, window, operands) = (bytes(200, 2), case.window(), Operands::default());
+    let call = ConvCall {
+        x: Image::U8(&x),
+        order: Order::ChannelsFirst,
+        batch: 1,
+        channels: 8,
+        groups: 8,
+        window,
+        operands,
+    };
+    let mut sums = vec![0_i32; 16 * window.positions()];
+    let result = weight.bind(&x2).unwrap().convolve(&call, Output::new(&mut sums[..], Epilogue::Sums), &Serial);
+    assert!(matches!(result, Err(Error::Convolution(_))), "{result:?}");
+}
+
+#[test]
 fn lengths_that_contradict_each_other_are_refused() {
     let case = Case::new(1, (8, 16), &[5, 5], &[3, 3]);
     let (weight, x2) = packed(

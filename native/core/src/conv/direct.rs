@@ -26,6 +26,10 @@ const TASK: usize = 1 << 18;
 /// Tasks for each thread at the most.
 const TASKS_PER_THREAD: usize = 4;
 
+/// Pixels that a channel may have with what is beside it: so many, or so many times its own.
+const FEW: usize = 1 << 22;
+const TIMES: usize = 16;
+
 /// Sums are made so many at a time, whether all of them are wanted or not.
 const SUMS: usize = 32;
 
@@ -73,7 +77,13 @@ impl Phases {
         let size = std::array::from_fn(|d| seen[d].div_ceil(window.strides[d]));
         let count = std::array::from_fn(|d| seen[d].min(window.strides[d]));
         let all = size.iter().chain(&count).try_fold(1_usize, |all, &each| all.checked_mul(each));
-        let channel = all.ok_or(Error::Memory { what: CHANNELS, bytes: usize::MAX })?;
+        let most = window.pixels().saturating_mul(TIMES).max(FEW);
+        let channel = all.filter(|&all| all <= most).ok_or_else(|| {
+            let [pixels, most] = [window.pixels(), most];
+            Error::Convolution(format!(
+                "groups of few output channels whose kernel sees more than {most} pixels beside {pixels}"
+            ))
+        })?;
         Ok(Self { size, count, channel })
     }
 
@@ -115,7 +125,7 @@ fn write<T: Copy + Into<i16>>(window: &Window, lines: &[usize], pixels: &[T], ze
     let (width, stride) = (window.image[2].max(1), window.strides[2]);
     for (line, places) in pixels.chunks_exact(width).zip(lines.chunks_exact(stride.min(width))) {
         for (first, &at) in places.iter().enumerate() {
-            let less = |(to, from): (&mut i16, &T)| *to = (*from).into() - zero_point;
+            let less = |(to, from): (&mut i16, &T)| *to = (*from).into().wrapping_sub(zero_point);
             match stride {
                 1 => to[at..].iter_mut().zip(line).for_each(less),
                 _ => to[at..].iter_mut().zip(line[first..].iter().step_by(stride)).for_each(less),
@@ -253,8 +263,8 @@ impl Direct<'_> {
         } as i16;
         let weights = &self.weights[j * self.stride..][..self.starts.len()];
         let weights = weights.iter().map(|&weight| match self.weight.weight_type() {
-            WeightType::U8 => i16::from(weight) - zero_point,
-            WeightType::I8 => i16::from(weight.cast_signed()) - zero_point,
+            WeightType::U8 => i16::from(weight).wrapping_sub(zero_point),
+            WeightType::I8 => i16::from(weight.cast_signed()).wrapping_sub(zero_point),
         });
         refill(factors, weights, "weights of an output channel")
     }
