@@ -18,14 +18,14 @@ from mcd_graph.passes.engine.settle import settle
 from mcd_graph.passes.engine.stand_in import StandIn, make_small, zeros
 from mcd_graph.passes.engine.surroundings import sites_to_blame
 from mcd_graph.passes.fusions.registry import FUSIONS
-from mcd_graph.passes.plan.channels_last import changes_layouts, settle_layout, small_unless_turned
+from mcd_graph.passes.plan.channels_last import settle_layout, small_unless_turned
 from mcd_graph.passes.plan.integers import keep_where_onnxruntime_does_otherwise
 from mcd_graph.passes.plan.lowering import LoweringPlan
 from mcd_graph.passes.plan.shapes import infer_shapes_where_needed
 from mcd_graph.passes.plan.site import Candidate, Site
 from mcd_graph.passes.plan.weights import weights_of
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.convolution import channels_last
+from mcd_graph.passes.rules.convolution import Convolution, channels_last
 
 if TYPE_CHECKING:
     import os
@@ -50,8 +50,9 @@ def agree_with_onnxruntime(
 ) -> list[Candidate]:
     """Return the sites that can be lowered so that the installed onnxruntime, when it optimises, does all as before.
 
-    onnxruntime puts functions in place of their calls. Within those, forms that are in integers anyway are not asked
-    about: onnxruntime takes their names away when it fuses them. Convolutions that requantise are, for their layout.
+    onnxruntime puts functions in place of their calls. Within those, multiplications that are in integers anyway are
+    not asked about: onnxruntime takes their names away when it fuses them. Convolutions are: for their layout, and
+    because onnxruntime does not learn how many dimensions the result of ours has, where an image has unnamed sizes.
 
     Args:
         model: the model.
@@ -75,7 +76,7 @@ def agree_with_onnxruntime(
 
 
 def _is_asked(candidate: Candidate) -> bool:
-    return candidate.function is None or candidate.match.optimized or changes_layouts(candidate)
+    return candidate.function is None or candidate.match.optimized or isinstance(candidate.match.fused, Convolution)
 
 
 def _settle_all(

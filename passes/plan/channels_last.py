@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mcd_graph.passes.engine.optimized import Optimized
     from mcd_graph.passes.plan.site import Candidate
 
-__all__ = ["changes_layouts", "settle_layout", "small_unless_turned"]
+__all__ = ["settle_layout", "small_unless_turned"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def settle_layout(
         ask: tells what onnxruntime makes of a model when it brings channels last.
     """
     requantising = [
-        number for number, candidate in enumerate(candidates) if _is_lowered(candidate) and changes_layouts(candidate)
+        number for number, candidate in enumerate(candidates) if _is_lowered(candidate) and _changes_layouts(candidate)
     ]
     theirs = ask(original) if requantising else ""
     if isinstance(theirs, str):
@@ -108,7 +108,7 @@ def _turned_where_transposes_cancel(
     return chosen, turned
 
 
-def changes_layouts(candidate: Candidate) -> bool:
+def _changes_layouts(candidate: Candidate) -> bool:
     """Tell whether a site is one of those convolutions that onnxruntime computes with channels last."""
     fused = candidate.match.fused
     return isinstance(fused, Convolution) and fused.y_zero_point is not None

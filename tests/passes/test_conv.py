@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import random_graphs
 from lowering import assert_exact, floats, integers, lower, make_model, scales
 from onnx import helper
 
@@ -220,6 +221,35 @@ def test_depthwise_in_other_dimensions(rank: int) -> None:
     model = make_model([node], x, {"y": (np.int32, ("b", C * 9, *(None,) * rank))}, constants)
     lowered = assert_exact(model, {"x": integers(np.uint8, (2, C * 9, *IMAGES[rank]), 9)})
     assert lowered.op_types == ["ConvCompressDequant"]
+
+
+def test_in_a_function_it_stays_if_a_scale_behind_it_would_go_elsewhere() -> None:
+    """onnxruntime makes a factor of a product of a scale, if it knows that what is scaled has dimensions enough."""
+    made = onnx.numpy_helper.from_array
+    body = [
+        helper.make_node("Constant", [], ["w"], value=made(integers(np.uint8, (16, 4, 5), 1))),
+        helper.make_node("Constant", [], ["s"], value=made(np.float32(0.00046))),
+        helper.make_node("Constant", [], ["xs"], value=made(np.float32(0.02))),
+        helper.make_node("Transpose", ["x"], ["second"], perm=[0, 2, 1]),
+        helper.make_node("QuantizeLinear", ["second", "xs"], ["q"]),
+        helper.make_node("ConvInteger", ["q", "w"], ["acc"], name="conv", group=4, pads=[2, 2]),
+        helper.make_node("Cast", ["acc"], ["f"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["scaled"]),
+        helper.make_node("Transpose", ["scaled"], ["y"], perm=[0, 2, 1]),
+    ]
+    function = helper.make_function("local", "Scaled", ["x"], ["y"], body, [helper.make_opsetid("", 13)])
+    nodes = [
+        helper.make_node("Scaled", ["x"], ["scaled"], domain="local"),
+        helper.make_node("DequantizeLinear", ["m", "ms"], ["floats"]),
+        helper.make_node("FusedMatMul", ["scaled", "floats"], ["y"], domain="com.microsoft", transB=1),
+    ]
+    constants = {"m": integers(np.int8, (33, 16), 2), "ms": np.float32(0.0147)}
+    x, y = {"x": (np.float32, ("b", "m", 16))}, {"y": (np.float32, ("b", "m", 33))}
+    model = make_model(nodes, x, y, constants, opset=13, functions=[function])
+    case = random_graphs.Case(model, [{"x": floats((2, 3, 16), 3)}], [])
+    expected = random_graphs.expect(case)
+    assert expected is not None
+    random_graphs.check(case, expected)
 
 
 @pytest.mark.parametrize("size", [(), (96,)], ids=["per_tensor", "per_channel"])
