@@ -92,7 +92,7 @@ TABLE: tuple[Row, ...] = (
     Row(
         "ConvInteger",
         Way.RUN,
-        "is computed from the compressed kernel, in groups of up to 16, 32, … output channels",
+        "is computed from the compressed kernel, in groups of fewer than 16 output channels, or of 16, 32, …",
         "1.01 to 1.12 to decode it in front",
     ),
     Row(f"{_MS}::DynamicQuantizeLSTM", Way.OPEN, "packs its weights when the session is created", "2.2 to 4.3"),
