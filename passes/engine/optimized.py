@@ -25,6 +25,7 @@ from onnx import numpy_helper
 from mcd_graph.isolation import death_of
 from mcd_graph.model import walk
 from mcd_graph.options import quiet_options
+from mcd_graph.passes.engine.inlined import RETURNED, returning
 
 if TYPE_CHECKING:
     import os
@@ -142,13 +143,14 @@ def emptied_copy(model: ir.Model, sites: Sequence[ir.Node]) -> Iterator[Path | s
 
     Args:
         model: the model; it is as before afterwards.
-        sites: the nodes that are called ``SITE`` and their number in the copy.
+        sites: the nodes that are called ``SITE`` and their number in the copy; others that compute what a
+            function returns are called ``RETURNED`` and theirs.
     """
     with tempfile.TemporaryDirectory(prefix="mcd-") as folder:
         path = Path(folder) / "model.onnx"
         answer: Path | str = path
         try:
-            with _named(sites), _emptied(model, path.with_name("zeros.bin")):
+            with _named(returning(model), RETURNED), _named(sites, SITE), _emptied(model, path.with_name("zeros.bin")):
                 content = ir.to_proto(model).SerializeToString()
             path.write_bytes(content)
         except Exception as error:  # noqa: BLE001 - onnx_ir's and protobuf's exceptions have no common base
@@ -157,7 +159,11 @@ def emptied_copy(model: ir.Model, sites: Sequence[ir.Node]) -> Iterator[Path | s
 
 
 def optimize(
-    path: Path, *, custom_ops: Sequence[str | os.PathLike[str]] = (), channels_last: bool = False
+    path: Path,
+    *,
+    custom_ops: Sequence[str | os.PathLike[str]] = (),
+    channels_last: bool = False,
+    inline_only: bool = False,
 ) -> Optimized | str:
     """Return what onnxruntime makes of a model file at its default settings, or why it cannot be asked.
 
@@ -167,6 +173,7 @@ def optimize(
         path: the model.
         custom_ops: libraries of other operators that the model needs.
         channels_last: let it bring the channels of its own convolutions last, as it does at the end.
+        inline_only: let it put functions in place of their calls, and not optimise.
     """
     destination = path.with_name("optimized.onnx")
     complaint = path.with_name("complaint.txt")
@@ -175,7 +182,10 @@ def optimize(
 
     def ask() -> None:
         try:
-            _optimize(path, destination, custom_ops, () if channels_last else ("NhwcTransformer",))
+            options = quiet_options(threads=1, custom_ops=custom_ops)
+            if inline_only:
+                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            _optimize(path, destination, options, () if channels_last else ("NhwcTransformer",))
         except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common base
             complaint.write_text(_first_line(error), encoding="utf-8", errors="replace")
 
@@ -249,16 +259,16 @@ def _folded(
 
 
 @contextlib.contextmanager
-def _named(sites: Sequence[ir.Node]) -> Iterator[None]:
-    """Give nodes names by which they are found again, for a while."""
-    names = [site.name for site in sites]
+def _named(nodes: Sequence[ir.Node], prefix: str) -> Iterator[None]:
+    """Give nodes names by which they are found again, for a while: the prefix and their number."""
+    names = [node.name for node in nodes]
     try:
-        for number, site in enumerate(sites):
-            site.name = f"{SITE}{number}"
+        for number, node in enumerate(nodes):
+            node.name = f"{prefix}{number}"
         yield
     finally:
-        for name, site in zip(names, sites, strict=True):
-            site.name = name
+        for name, node in zip(names, nodes, strict=True):
+            node.name = name
 
 
 @contextlib.contextmanager
@@ -290,10 +300,7 @@ def _emptied(model: ir.Model, zeros: Path) -> Iterator[None]:
             value.const_value = tensor
 
 
-def _optimize(
-    source: Path, destination: Path, custom_ops: Sequence[str | os.PathLike[str]], disabled: Sequence[str]
-) -> None:
-    options = quiet_options(threads=1, custom_ops=custom_ops)
+def _optimize(source: Path, destination: Path, options: ort.SessionOptions, disabled: Sequence[str]) -> None:
     options.optimized_model_filepath = str(destination)
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "optimized.bin")
     options.add_session_config_entry(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from collections.abc import Set as AbstractSet
 
-    from mcd_graph.passes.engine.optimized import Optimized
+    from mcd_graph.passes.engine.optimized import Instance, Optimized
 
 __all__ = ["sites_to_blame"]
 
@@ -135,7 +135,7 @@ def _rounds(node: onnx.NodeProto, view: View, values: Mapping[str, str]) -> str 
 def sites_to_blame(
     original: Optimized,
     lowered: Optimized,
-    outputs: Sequence[str],
+    outputs: Mapping[Instance, str],
     within: AbstractSet[str] = frozenset(),
     quantized: AbstractSet[int] = frozenset(),
 ) -> set[int] | None:
@@ -146,7 +146,7 @@ def sites_to_blame(
     Args:
         original: the optimised original.
         lowered: the optimised lowered model, in which the names of the lowered nodes hold their numbers.
-        outputs: by number, the name of the value that is computed in another way.
+        outputs: for each lowered node, the name of the value that is computed in another way.
         within: names of values that are computed within integer multiplications of any form, and so the same in all.
         quantized: numbers of the lowered nodes that multiply what the original multiplies, quantised already.
     """
@@ -289,19 +289,20 @@ def _taken_apart(others: Sequence[onnx.NodeProto], theirs: View, ours: View) -> 
     return found
 
 
-def _renamed(original: Optimized, theirs: View, ours: View, outputs: Sequence[str]) -> dict[str, str]:
+def _renamed(original: Optimized, theirs: View, ours: View, outputs: Mapping[Instance, str]) -> dict[str, str]:
     """Return the results of lowered nodes that have another name in the original, with that."""
     results = {node.instance: node.outputs[0] for node in original.integer_nodes}
     # In a function, a Cast stands behind what takes the place of a DequantizeLinear.
     results |= {instance_of(node): node.output[0] for node in theirs.nodes if node.op_type == "DequantizeLinear"}
     renamed = {}
     for node in ours.nodes:
-        number = site_of(node)
-        if number is None or number < 0 or node.output[0] in theirs.producers:
+        instance = instance_of(node)
+        if site_of(node) is None or instance is None or node.output[0] in theirs.producers:
             continue
+        output = outputs[instance]
         # A float16 result, which onnxruntime computes in float; an int8 one that became uint8; or one whose name
         # onnxruntime left to what is rounded.
-        names = (f"InsertedPrecisionFreeCast_{outputs[number]}", results.get(instance_of(node)), outputs[number])
+        names = (f"InsertedPrecisionFreeCast_{output}", results.get(instance), output)
         for name in names:
             if name in theirs.producers:
                 renamed[node.output[0]] = str(name)

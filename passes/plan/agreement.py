@@ -12,8 +12,9 @@ import onnxruntime as ort
 
 from mcd_graph.passes.engine.extent import Extent
 from mcd_graph.passes.engine.facts import all_nodes, calls_of
+from mcd_graph.passes.engine.inlined import RETURNED, Names, returning
 from mcd_graph.passes.engine.match import Fused
-from mcd_graph.passes.engine.optimized import SITE, Optimized, emptied_copy, optimize
+from mcd_graph.passes.engine.optimized import SITE, Optimized, emptied_copy, instance_of, nodes_of, optimize
 from mcd_graph.passes.engine.settle import settle
 from mcd_graph.passes.engine.stand_in import StandIn, make_small, zeros
 from mcd_graph.passes.engine.surroundings import sites_to_blame
@@ -25,7 +26,7 @@ from mcd_graph.passes.plan.shapes import infer_shapes_where_needed
 from mcd_graph.passes.plan.site import Candidate, Site
 from mcd_graph.passes.plan.weights import weights_of
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.convolution import Convolution, channels_last
+from mcd_graph.passes.rules.convolution import channels_last
 
 if TYPE_CHECKING:
     import os
@@ -50,43 +51,45 @@ def agree_with_onnxruntime(
 ) -> list[Candidate]:
     """Return the sites that can be lowered so that the installed onnxruntime, when it optimises, does all as before.
 
-    onnxruntime puts functions in place of their calls. Within those, multiplications that are in integers anyway are
-    not asked about: onnxruntime takes their names away when it fuses them. Convolutions are: for their layout, and
-    because onnxruntime does not learn how many dimensions the result of ours has, where an image has unnamed sizes.
-
     Args:
         model: the model.
         candidates: what could be lowered.
-        keep: keeps those of which onnxruntime makes something else than is expected; all of them are asked about then.
+        keep: keeps those of which onnxruntime makes something else than is expected.
         custom_ops: libraries of other operators that the model needs.
     """
-    asked = [candidate for candidate in candidates if keep is not None or _is_asked(candidate)]
-    if not asked:
-        return list(candidates)
-    ask = functools.partial(optimize, custom_ops=custom_ops)
-    with emptied_copy(model, [candidate.match.nodes[0] for candidate in asked]) as copy:
+    if not candidates:
+        return []
+    ask, sites = functools.partial(optimize, custom_ops=custom_ops), [each.match.nodes[0] for each in candidates]
+    with emptied_copy(model, sites) as copy:
         answer = copy if isinstance(copy, str) else ask(copy)
-        (keep or keep_where_onnxruntime_does_otherwise)(asked, answer, calls_of(model))
+        (keep or keep_where_onnxruntime_does_otherwise)(candidates, answer, calls_of(model))
         if not isinstance(answer, str) and not isinstance(copy, str):
-            asked = _settle_all(asked, answer, copy, ask)
-    for number, refusal in small_unless_turned(asked).items():
-        asked[number].site.keep(refusal)  # onnxruntime was not asked for its layout, or did not tell
-    others = [candidate for candidate in candidates if keep is None and not _is_asked(candidate)]
-    return [candidate for candidate in (*asked, *others) if candidate.site.status == "lowered"]
+            names = _names(model, sites, ask(copy, inline_only=True) if model.functions else answer)
+            candidates = _settle_all(candidates, answer, names, copy, ask)
+    for number, refusal in small_unless_turned(candidates).items():
+        candidates[number].site.keep(refusal)  # onnxruntime was not asked for its layout, or did not tell
+    return [candidate for candidate in candidates if candidate.site.status == "lowered"]
 
 
-def _is_asked(candidate: Candidate) -> bool:
-    return candidate.function is None or candidate.match.optimized or isinstance(candidate.match.fused, Convolution)
+def _names(model: ir.Model, sites: Sequence[ir.Node], inlined: Optimized | str) -> Names:
+    """Return what values are called where onnxruntime puts the functions of a copy in place of their calls."""
+    marks = {node: f"{RETURNED}{number}" for number, node in enumerate(returning(model))}
+    marks |= {node: f"{SITE}{number}" for number, node in enumerate(sites)}
+    return Names(marks, () if isinstance(inlined, str) else nodes_of(inlined))
 
 
 def _settle_all(
-    candidates: Sequence[Candidate], original: Optimized, copy: Path, ask: Callable[..., Optimized | str]
+    candidates: Sequence[Candidate],
+    original: Optimized,
+    names: Names,
+    copy: Path,
+    ask: Callable[..., Optimized | str],
 ) -> list[Candidate]:
     """Return the sites with what leaves onnxruntime's fusions, and the layouts it chooses, what they are."""
     lower = functools.partial(_lower_settled, copy)
     ask_of_layout = functools.partial(ask, channels_last=True)
     while True:
-        settled, to_keep = settle_layout(_settle(candidates, original, copy, ask), copy, lower, ask_of_layout)
+        settled, to_keep = settle_layout(_settle(candidates, original, names, copy, ask), copy, lower, ask_of_layout)
         for number, refusal in to_keep.items():
             candidates[number].site.keep(refusal)
         if not to_keep:
@@ -94,13 +97,18 @@ def _settle_all(
 
 
 def _settle(
-    candidates: Sequence[Candidate], original: Optimized, copy: Path, ask: Callable[[Path], Optimized | str]
+    candidates: Sequence[Candidate],
+    original: Optimized,
+    names: Names,
+    copy: Path,
+    ask: Callable[[Path], Optimized | str],
 ) -> list[Candidate]:
     """Return the sites with as much taken in as leaves onnxruntime's fusions around them what they are.
 
     Args:
         candidates: sites in the order of their numbers.
         original: what onnxruntime makes of the original.
+        names: what it calls the values of functions.
         copy: a copy of the model without large tensors, with the numbers in the names of the sites.
         ask: tells what onnxruntime makes of a model.
     """
@@ -121,13 +129,18 @@ def _settle(
         return path
 
     extents = [Extent.ALL if each.site.status == "lowered" else Extent.NONE for each in candidates]
-    outputs = [candidate.match.output.name or "" for candidate in candidates]
-    parts = [node for each in candidates if not each.match.optimized for node in each.match.nodes]
-    within = frozenset(output.name or "" for node in parts for output in node.outputs)
-
     quantized = frozenset(number for number, candidate in enumerate(candidates) if candidate.match.optimized)
 
     def blame(lowered: Optimized) -> set[int] | None:
+        placed = [(at, candidates[at.site].match) for at in map(instance_of, nodes_of(lowered)) if at is not None]
+        outputs = {at: names.name_of(match.output, at.prefix) for at, match in placed}
+        within = frozenset(
+            names.name_of(value, at.prefix)
+            for at, match in placed
+            if not match.optimized
+            for node in match.nodes
+            for value in node.outputs
+        )
         return sites_to_blame(original, lowered, outputs, within, quantized)
 
     settled_extents = settle(blame, extents, lower, narrower, ask)

@@ -151,7 +151,7 @@ def test_names_that_onnxruntime_makes_up_name_others_in_another_model() -> None:
 
     product = node("QLinearMatMul", "xq", "xs", "xz", "w", "ws", "wz", "ys", "yz", output="token_1")
     lowered = helper.make_node("MatmulCompressDequant", ["xq", "x2", "index"], ["r"], name=f"{SITE}0", domain="mcd")
-    assert sites_to_blame(optimized(product, "token_2"), optimized(lowered, "token_1"), ["r"]) == set()
+    assert sites_to_blame(optimized(product, "token_2"), optimized(lowered, "token_1"), {Instance("", 0): "r"}) == set()
 
 
 def gelu(x: str) -> Nodes:
