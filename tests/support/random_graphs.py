@@ -421,13 +421,14 @@ def outlined(b: Builder) -> None:
     """What another step makes, in a local function that is called once or twice; constants are in it or given to it."""
     nodes, values, weights = len(b.nodes), len(b.values), len(b.weights)
     before, scales = set(b.constants), {key: list(names) for key, names in b.scales.items()}
-    step = convolution if b.rank == 3 and b.chance(0.4) else qdq
-    step(b)
+    others = (qdq, dynamic, static_integer, qlinear, contrib, look_up, weight_only)
+    (convolution if b.rank == 3 and b.chance(0.3) else b.pick(others))(b)
     del b.weights[weights:]  # nobody else sees them
     b.scales = scales
     made, results = b.nodes[nodes:], [value.name for value in b.values[values:]]
     computed = {name for node in made for name in node.output}
     results = list(dict.fromkeys(name for name in results if name in computed))
+    b.outputs = {name: what for name, what in b.outputs.items() if name in results or name not in computed}
     if not results:
         return
     del b.nodes[nodes:]
@@ -439,8 +440,11 @@ def outlined(b: Builder) -> None:
     ]
     given = [name for name in read if name not in inside]
     label = f"Outlined{len(b.functions)}"
-    opsets = [helper.make_opsetid("", b.opset), helper.make_opsetid("fn", 1)]
-    b.functions.append(helper.make_function("fn", label, given, results, [*constants, *made], opsets))
+    opsets = [helper.make_opsetid(domain, version) for domain, version in (("", b.opset), ("fn", 1), (MS_DOMAIN, 1))]
+    parameters, returned, body = given, results, [*constants, *made]
+    if b.chance(0.5):
+        parameters, returned, body = named_as_in_the_graph(b, given, results, body)
+    b.functions.append(helper.make_function("fn", label, parameters, returned, body, opsets))
     b.nodes.append(helper.make_node(label, given, results, domain="fn"))
     if b.chance(0.3):
         widths = {value.name: value.width for value in b.values}
@@ -448,6 +452,24 @@ def outlined(b: Builder) -> None:
         b.nodes.append(helper.make_node(label, given, again, domain="fn"))
         for name, result in zip(again, results, strict=True):
             b.add(name, widths[result])
+
+
+def named_as_in_the_graph(
+    b: Builder, given: list[str], results: list[str], body: list[onnx.NodeProto]
+) -> tuple[list[str], list[str], list[onnx.NodeProto]]:
+    """Give the values of a function names that others have in the graph."""
+    inside = list(dict.fromkeys([*given, *(name for node in body for name in (*node.input, *node.output) if name)]))
+    drawn = (f"v{number + 1}" for number in b.rng.permutation(max(b.count, len(inside))))
+    names = {"": "", **dict(zip(inside, drawn, strict=False))}
+    renamed = []
+    for node in body:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        del copy.input[:], copy.output[:]
+        copy.input.extend(names[name] for name in node.input)
+        copy.output.extend(names[name] for name in node.output)
+        renamed.append(copy)
+    return [names[name] for name in given], [names[name] for name in results], renamed
 
 
 def branch(b: Builder) -> None:
@@ -609,6 +631,13 @@ def weight_only(b: Builder) -> None:
     b.add(b.edge(b.node("MatMul", b.edge(x.name, x.width), f), n), n)
 
 
+def scaled_product(b: Builder) -> None:
+    """A product of floats, of a value that is scaled or turned first: onnxruntime takes that in."""
+    x, n = b.draw(), width(b)
+    y = b.node("Mul", x.name, b.constant(np.float32(0.37))) if b.chance(0.5) else x.name
+    b.add(b.node("MatMul", y, b.floats((x.width, n), 0.2)), n)
+
+
 def residual(b: Builder) -> None:
     x = b.draw()
     other = b.pick([each for each in b.values if each.width == x.width])
@@ -722,7 +751,21 @@ MULTIPLICATIONS = (
     weight_only,
     convolution,
 )
-BEHIND = (gelu, gelu, swish, norm, norm, residual, residual, activation, activation, bias, quantized, heads)
+BEHIND = (
+    gelu,
+    gelu,
+    swish,
+    norm,
+    norm,
+    residual,
+    residual,
+    activation,
+    activation,
+    bias,
+    quantized,
+    heads,
+    scaled_product,
+)
 
 
 def generate(seed: int) -> Case:
