@@ -172,6 +172,10 @@ impl PanelSteps {
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
+    /// Whether so many blocks go group by group that the others may as well.
+    pub fn seldom_at_once(&self) -> bool {
+        4 * self.ones().len() > 3 * self.blocks()
+    }
     /// Blocks whose four groups go at once.
     pub fn fours(&self) -> &[u16] {
         &self.order[..self.fours]

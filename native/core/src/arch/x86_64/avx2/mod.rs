@@ -18,6 +18,7 @@ mod products;
 pub(super) mod rows;
 mod steps;
 mod symbols;
+mod tall;
 mod tiles;
 mod vectors;
 

@@ -3,6 +3,7 @@
 use super::blocks::{self, FourRows, ROWS};
 use super::products::Products;
 use super::steps::BLOCK;
+use super::tall::{self, SixRows};
 use super::vectors::{LANES, Sums};
 use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Pieces, Rows, Symbols};
 use crate::geometry::{GROUP, PANEL};
@@ -45,6 +46,9 @@ impl Destination for Accumulate {
 
 /// How far ahead symbols are fetched while they meet several rows, in bytes: one row takes them faster than this gains.
 const AHEAD: usize = 4 << 10;
+
+/// Rows that have the next panel fetched, if a panel is multiplied in steps.
+const FETCHING: usize = 16;
 
 /// Where activations lie.
 trait Activations: Copy {
@@ -178,10 +182,17 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
     unsafe {
         for panel in 0..panels {
             let steps = steps.get(panel).filter(|steps| !steps.is_empty());
-            for row in (0..m - rest).step_by(4) {
-                // The first rows have a panel fetched for the others.
+            let tall = steps.filter(|steps| steps.seldom_at_once()).map_or(0, |_| tall_tiles(m - rest) * tall::ROWS);
+            for row in (0..tall).step_by(tall::ROWS) {
+                tall_tile(operands, (row, panel), to);
+            }
+            for row in (tall..m - rest).step_by(4) {
                 match (steps, row) {
-                    (Some(steps), _) => tile_in_steps::<X, D>(operands, (row, panel), steps, to),
+                    // The last rows have the next panel fetched, and the first their own.
+                    (Some(steps), _) if row + FETCHING + rest >= m => {
+                        tile_in_steps::<X, true, D>(operands, (row, panel), steps, to)
+                    }
+                    (Some(steps), _) => tile_in_steps::<X, false, D>(operands, (row, panel), steps, to),
                     (None, 0) => _ = tile::<P, X, 4, 1, true, D>(operands, (row, panel), to),
                     (None, _) => _ = tile::<P, X, 4, 1, false, D>(operands, (row, panel), to),
                 }
@@ -301,7 +312,7 @@ unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool
 /// As for [`tile`]; the steps are of as many blocks as the panel has.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile_in_steps<X: Activations, D: Destination>(
+unsafe fn tile_in_steps<X: Activations, const FETCH: bool, D: Destination>(
     Operands { symbols, extent, x, .. }: Operands<X>,
     (row, panel): (usize, usize),
     steps: &PanelSteps,
@@ -311,10 +322,36 @@ unsafe fn tile_in_steps<X: Activations, D: Destination>(
     // SAFETY: the caller's contract; `PanelSteps` names blocks that there are.
     unsafe {
         let w = symbols.add(panel * extent.panel());
-        let x = FourRows { rows: rows_from(x, row), blocks: x.blocks() };
-        blocks::add::<4>(&mut sums, w, x, steps.fours());
-        blocks::add::<2>(&mut sums, w, x, steps.twos());
-        blocks::add::<1>(&mut sums, w, x, steps.ones());
+        let x = FourRows { rows: rows_from(x, row), blocks: x.blocks(), next: extent.panel() };
+        blocks::add::<4, FETCH>(&mut sums, w, x, steps.fours());
+        blocks::add::<2, FETCH>(&mut sums, w, x, steps.twos());
+        blocks::add::<1, FETCH>(&mut sums, w, x, steps.ones());
         to.store(row, panel, &sums);
     }
+}
+
+/// One register tile of a single panel and six rows, group by group, of int8 with products that saturate.
+///
+/// # Safety
+/// As for [`tile`].
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn tall_tile<X: Activations, D: Destination>(
+    Operands { symbols, extent, blocks, x }: Operands<X>,
+    (row, panel): (usize, usize),
+    to: &D,
+) {
+    let mut sums: Sums<{ tall::ROWS }, 1> = [[[_mm256_setzero_si256(); 2]; 1]; tall::ROWS];
+    // SAFETY: the caller's contract.
+    unsafe {
+        let w = symbols.add(panel * extent.panel());
+        tall::add(&mut sums, w, SixRows { rows: rows_from(x, row), blocks: x.blocks() }, blocks);
+        to.store(row, panel, &sums);
+    }
+}
+
+/// Tiles of six rows that leave tiles of four of so many rows, a multiple of four.
+fn tall_tiles(rows: usize) -> usize {
+    // Where two remain, a six and they make two fours.
+    (rows / tall::ROWS).saturating_sub(usize::from(rows % tall::ROWS == 2))
 }
