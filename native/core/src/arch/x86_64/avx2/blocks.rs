@@ -155,7 +155,7 @@ macro_rules! place {
     };
 }
 
-/// Has the same block of the next panel fetched.
+/// Has the same block of the next panel fetched; `{w}` is as before then.
 macro_rules! fetch {
     () => {
         concat!(

@@ -47,7 +47,7 @@ impl Destination for Accumulate {
 /// How far ahead symbols are fetched while they meet several rows, in bytes: one row takes them faster than this gains.
 const AHEAD: usize = 4 << 10;
 
-/// Rows that have the next panel fetched, if a panel is multiplied in steps.
+/// The last rows, which have the next panel fetched, if a panel is multiplied in steps.
 const FETCHING: usize = 16;
 
 /// Where activations lie.
@@ -182,13 +182,16 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
     unsafe {
         for panel in 0..panels {
             let steps = steps.get(panel).filter(|steps| !steps.is_empty());
-            let tall = steps.filter(|steps| steps.seldom_at_once()).map_or(0, |_| tall_tiles(m - rest) * tall::ROWS);
-            for row in (0..tall).step_by(tall::ROWS) {
-                tall_tile(operands, (row, panel), to);
+            let mut first = 0;
+            if let Some(steps) = steps.filter(|steps| steps.seldom_at_once()) {
+                first = tall_tiles(m - rest) * tall::ROWS;
+                for row in (0..first).step_by(tall::ROWS) {
+                    tall_tile(operands, (row, panel), steps.blocks(), to);
+                }
             }
-            for row in (tall..m - rest).step_by(4) {
+            for row in (first..m - rest).step_by(4) {
                 match (steps, row) {
-                    // The last rows have the next panel fetched, and the first their own.
+                    // Before, it would leave the first cache again.
                     (Some(steps), _) if row + FETCHING + rest >= m => {
                         tile_in_steps::<X, true, D>(operands, (row, panel), steps, to)
                     }
@@ -330,15 +333,16 @@ unsafe fn tile_in_steps<X: Activations, const FETCH: bool, D: Destination>(
     }
 }
 
-/// One register tile of a single panel and six rows, group by group, of int8 with products that saturate.
+/// One register tile of so many blocks of a single panel and six rows, group by group, of int8 with products that saturate.
 ///
 /// # Safety
-/// As for [`tile`].
+/// As for [`tile`]; there are so many blocks.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn tall_tile<X: Activations, D: Destination>(
-    Operands { symbols, extent, blocks, x }: Operands<X>,
+    Operands { symbols, extent, x, .. }: Operands<X>,
     (row, panel): (usize, usize),
+    blocks: usize,
     to: &D,
 ) {
     let mut sums: Sums<{ tall::ROWS }, 1> = [[[_mm256_setzero_si256(); 2]; 1]; tall::ROWS];
