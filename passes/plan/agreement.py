@@ -64,15 +64,15 @@ def agree_with_onnxruntime(
         answer = copy if isinstance(copy, str) else ask(copy)
         (keep or keep_where_onnxruntime_does_otherwise)(candidates, answer, calls_of(model))
         if not isinstance(answer, str) and not isinstance(copy, str):
-            names = _names(model, sites, ask(copy, inline_only=True) if model.functions else answer)
-            candidates = _settle_all(candidates, answer, names, copy, ask)
+            inlined = ask(copy, inline_only=True) if model.functions else answer
+            candidates = _settle_all(candidates, answer, _names(model, sites, inlined), copy, ask)
     for number, refusal in small_unless_turned(candidates).items():
         candidates[number].site.keep(refusal)  # onnxruntime was not asked for its layout, or did not tell
     return [candidate for candidate in candidates if candidate.site.status == "lowered"]
 
 
 def _names(model: ir.Model, sites: Sequence[ir.Node], inlined: Optimized | str) -> Names:
-    """Return what values are called where onnxruntime puts the functions of a copy in place of their calls."""
+    """Return what values are called in a copy of a model, given its nodes with functions in place of their calls."""
     marks = {node: f"{RETURNED}{number}" for number, node in enumerate(returning(model))}
     marks |= {node: f"{SITE}{number}" for number, node in enumerate(sites)}
     return Names(marks, () if isinstance(inlined, str) else nodes_of(inlined))
