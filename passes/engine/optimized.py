@@ -25,11 +25,12 @@ from onnx import numpy_helper
 from mcd_graph.isolation import death_of
 from mcd_graph.model import walk
 from mcd_graph.options import quiet_options
+from mcd_graph.passes.engine.facts import all_nodes
 from mcd_graph.passes.engine.inlined import RETURNED, returning
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = [
     "SITE",
@@ -150,7 +151,12 @@ def emptied_copy(model: ir.Model, sites: Sequence[ir.Node]) -> Iterator[Path | s
         path = Path(folder) / "model.onnx"
         answer: Path | str = path
         try:
-            with _named(returning(model), RETURNED), _named(sites, SITE), _emptied(model, path.with_name("zeros.bin")):
+            with (
+                _named((node, "") for node in _already_marked(model)),
+                _named((node, f"{RETURNED}{number}") for number, node in enumerate(returning(model))),
+                _named((node, f"{SITE}{number}") for number, node in enumerate(sites)),
+                _emptied(model, path.with_name("zeros.bin")),
+            ):
                 content = ir.to_proto(model).SerializeToString()
             path.write_bytes(content)
         except Exception as error:  # noqa: BLE001 - onnx_ir's and protobuf's exceptions have no common base
@@ -258,17 +264,23 @@ def _folded(
         return np.asarray(folded if y_scale is None or not requantizes else folded / y_scale.reshape(()), np.float32)
 
 
+def _already_marked(model: ir.Model) -> list[ir.Node]:
+    """Return the nodes whose own names look like those of nodes that are asked about."""
+    return [node for node, _ in all_nodes(model) if SITE in (node.name or "") or RETURNED in (node.name or "")]
+
+
 @contextlib.contextmanager
-def _named(nodes: Sequence[ir.Node], prefix: str) -> Iterator[None]:
-    """Give nodes names by which they are found again, for a while: the prefix and their number."""
-    names = [node.name for node in nodes]
+def _named(names: Iterable[tuple[ir.Node, str]]) -> Iterator[None]:
+    """Give nodes other names for a while."""
+    before: list[tuple[ir.Node, str | None]] = []
     try:
-        for number, node in enumerate(nodes):
-            node.name = f"{prefix}{number}"
+        for node, name in names:
+            before.append((node, node.name))
+            node.name = name
         yield
     finally:
-        for name, node in zip(names, nodes, strict=True):
-            node.name = name
+        for node, original in reversed(before):
+            node.name = original
 
 
 @contextlib.contextmanager

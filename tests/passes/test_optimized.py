@@ -12,6 +12,7 @@ from onnx import helper
 from random_graphs import every_size
 
 from mcd_graph.passes import ReasonCode
+from mcd_graph.passes.engine.inlined import RETURNED
 from mcd_graph.passes.engine.optimized import SITE, Instance, IntegerNode, Optimized
 from mcd_graph.passes.engine.surroundings import sites_to_blame
 from mcd_graph.passes.plan.lowering import ONNXRUNTIME_KEY
@@ -631,3 +632,13 @@ def test_a_model_that_onnxruntime_takes_and_does_not_run() -> None:
     model = make_model(nodes, {"x": (np.float32, (33, "m"))}, {"y": (np.float32, None)}, constants, opset=17)
     with every_size():
         lower(model)
+
+
+@pytest.mark.parametrize("name", ["{site}100{i}", "behind {site}{i}", "{returned}{i}", "{i}"])
+def test_names_that_look_like_those_it_gives(name: str) -> None:
+    nodes = [*ACTIVATION, *WEIGHT, node("MatMul", "xd", "wd", output="r"), *REQUANTIZED]
+    for i, each in enumerate(nodes):
+        each.name = name.format(site=SITE, returned=RETURNED, i=i)
+    lowered = exact(nodes)
+    assert [site.status for site in lowered.plan.sites] == ["lowered"]
+    assert nodes[0].name in {each.name for each in lowered.proto.graph.node}
