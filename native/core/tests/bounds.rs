@@ -2,33 +2,41 @@
 //! before a byte of it is set aside, and an error where it cannot be had.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
 
 use mcd_core::container::{Decoded, memory_needed};
 use mcd_core::{Error, Kernel, PrepareOptions, PreparedWeight, Residency, Serial, unpack};
 use mcd_testkit::forge::{Fields, Forged, Tile, forge, seal_header};
 
-/// Counts what is live, remembers the peak, and refuses single requests above a limit.
+/// Counts what each thread holds, remembers the peak, and refuses single requests above a limit.
 struct Counting;
 
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    // What one thread sets free may have been another's.
+    static LIVE: Cell<isize> = const { Cell::new(0) };
+    static PEAK: Cell<isize> = const { Cell::new(0) };
+}
 const LIMIT: usize = 1 << 33;
 
+/// Adds to what this thread holds.
+fn count(bytes: isize) {
+    LIVE.set(LIVE.get() + bytes);
+    PEAK.set(PEAK.get().max(LIVE.get()));
+}
+
 // SAFETY: every call goes on to the system's allocator with the caller's own arguments, or is refused with null, which
-// the trait allows; the counters are atomic.
+// the trait allows; counting does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if layout.size() > LIMIT {
             return std::ptr::null_mut();
         }
-        PEAK.fetch_max(LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size(), Ordering::Relaxed);
+        count(layout.size().cast_signed());
         // SAFETY: the caller's contract.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        count(-layout.size().cast_signed());
         // SAFETY: the caller's contract.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -37,15 +45,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The tests count one after the other.
-static TURN: Mutex<()> = Mutex::new(());
-
-/// Bytes at the peak above what was live before.
+/// Bytes at the peak above what this thread held before.
 fn peak<R>(run: impl FnOnce() -> R) -> (R, usize) {
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = LIVE.get();
+    PEAK.set(before);
     let result = run();
-    (result, PEAK.load(Ordering::Relaxed) - before)
+    (result, (PEAK.get() - before).cast_unsigned())
 }
 
 /// A weight of `entries` constant tiles, all checksums right.
@@ -59,7 +64,6 @@ fn options(residency: Residency) -> PrepareOptions {
 
 #[test]
 fn a_shape_without_its_index_costs_nothing() {
-    let _turn = TURN.lock().unwrap();
     let huge = (1 << 31) - 1;
     for (k, n) in [(1 << 20, 1 << 20), (huge, 1), (1, huge), (huge, huge), (usize::MAX, usize::MAX), (1 << 40, 1)] {
         for tiling in [[8, 8], [1, 1], [127, 1], [u16::MAX, u16::MAX]] {
@@ -73,7 +77,6 @@ fn a_shape_without_its_index_costs_nothing() {
 
 #[test]
 fn any_length_that_a_header_declares_is_compared_before_it_is_used() {
-    let _turn = TURN.lock().unwrap();
     for total in [0_u64, 1, 127, 129, 1 << 40, u64::MAX] {
         let mut weight = forged([8, 8], 256, 128, 1);
         weight.x2[32..40].copy_from_slice(&total.to_le_bytes());
@@ -87,7 +90,6 @@ fn any_length_that_a_header_declares_is_compared_before_it_is_used() {
 /// The densest file there is: tiles of 127 fractals, all constant, 8 bytes for 65024 weights.
 #[test]
 fn loading_needs_memory_for_the_table_one_row_and_one_column() {
-    let _turn = TURN.lock().unwrap();
     for (tiling, k, n) in [([127, 1], 1_usize << 26, 1_usize), ([1, 127], 1, 1 << 22), ([12, 10], 1 << 15, 1 << 15)] {
         let tiles = k.div_ceil(32 * usize::from(tiling[0])) * n.div_ceil(16 * usize::from(tiling[1]));
         let Forged { x2, index, info } = forged(tiling, k, n, tiles);
@@ -102,7 +104,6 @@ fn loading_needs_memory_for_the_table_one_row_and_one_column() {
 /// Shapes of one column or one row take 16 and 32 times as much for kernels as their elements.
 #[test]
 fn decoding_needs_memory_for_whole_fractals() {
-    let _turn = TURN.lock().unwrap();
     for (tiling, k, n) in [([127, 1], 1_usize << 21, 1_usize), ([1, 127], 1, 1 << 20), ([12, 10], 1 << 11, 1 << 11)] {
         let tiles = k.div_ceil(32 * usize::from(tiling[0])) * n.div_ceil(16 * usize::from(tiling[1]));
         let weight = forged(tiling, k, n, tiles);
@@ -125,7 +126,6 @@ fn decoding_needs_memory_for_whole_fractals() {
 
 #[test]
 fn what_cannot_be_had_is_an_error_and_not_the_end() {
-    let _turn = TURN.lock().unwrap();
     // 16 GiB of weights in 2 MB of index: above the allocator's limit.
     let (k, n) = (1_usize << 17, 1_usize << 17);
     let weight = forged([12, 10], k, n, k.div_ceil(32 * 12) * n.div_ceil(160));
