@@ -272,7 +272,9 @@ fn cases_in_pieces() -> Vec<Case> {
 
 #[test]
 fn uint8_images_are_multiplied_where_they_lie() {
-    let portable = Kernel::by_name("scalar").unwrap().saturating().unwrap();
+    let portable = Kernel::by_name("scalar").unwrap();
+    let saturating = || Kernel::available().into_iter().filter_map(Kernel::saturating);
+    let ways = [(portable, Kernel::available()), (portable.saturating().unwrap(), saturating().collect())];
     for (number, case) in cases_in_pieces().into_iter().enumerate() {
         let (k, n, window) = (case.k(), case.n, case.window());
         let x = bytes(case.batch * case.channels * window.pixels(), number as u64);
@@ -300,9 +302,11 @@ fn uint8_images_are_multiplied_where_they_lie() {
                 (sums, unsigned, signed)
             };
             for (order, x) in [(Order::ChannelsFirst, &x[..]), (Order::ChannelsLast, &last[..])] {
-                let expected = results(portable, Residency::Compressed, (order, x), &Serial);
-                for kernel in Kernel::available().into_iter().filter_map(Kernel::saturating) {
-                    for residency in [Residency::Compressed, Residency::Decoded] {
+                for (portable, kernels) in &ways {
+                    let expected = results(*portable, Residency::Compressed, (order, x), &Serial);
+                    let residencies = [Residency::Compressed, Residency::Decoded];
+                    let ways = kernels.iter().flat_map(|kernel| residencies.map(|residency| (*kernel, residency)));
+                    for (kernel, residency) in ways {
                         for pool in [&Serial as &dyn Parallel, &Scoped(3)] {
                             let found = results(kernel, residency, (order, x), pool);
                             assert!(found == expected, "{case:?} {width} {kernel:?} {residency:?} {order:?}");

@@ -145,15 +145,27 @@ pub trait TileKernel: Sync {
         None
     }
 
-    /// Whether products saturate, as those of `vpmaddubsw` do: then what is summed up is not symbol · packed activation, but
-    /// sat16(x₀w₀ + x₁w₁) over all pairs of neighbours along k, of activations x = packed + 128 and weights w = symbol − 128.
+    /// Whether products saturate, as those of `vpmaddubsw` do: then what is summed up is sat16(x₀w₀ + x₁w₁) over all pairs of
+    /// neighbours along k, of [bytes](Self::sums_bytes).
     fn saturates(&self) -> bool {
         false
+    }
+
+    /// Whether what is summed up is not symbol · packed activation but w · x, of weights w = symbol − 128 and activations
+    /// x = packed + 128: where products saturate, and where bytes are multiplied as they are.
+    fn sums_bytes(&self) -> bool {
+        self.saturates() || self.rows().multiplies_bytes()
     }
 
     /// The same kernel for symbols with their sign bits turned over, int8 as int8 weights are, if it multiplies by them sooner.
     /// They are for [`Self::multiply`] and [`Self::multiply_epilogue`]; what is decoded is as ever.
     fn of_signed(&self) -> Option<&'static dyn TileKernel> {
+        None
+    }
+
+    /// The kernel with exact products of bytes, for symbols as those of [`Self::of_signed`], which it has as well then: sooner
+    /// than that where few [steps](Self::steps) are wide.
+    fn of_narrow(&self) -> Option<&'static dyn TileKernel> {
         None
     }
 

@@ -144,24 +144,26 @@ pub struct PanelSteps {
     order: Vec<u16>,
     fours: usize,
     twos: usize,
+    ones: usize,
 }
 
 impl PanelSteps {
     /// Groups of a block.
     pub const BLOCK: usize = 4;
 
-    /// Those of blocks of which each has so many groups that go at once: 4, 2 or 1. None of more blocks than can be named.
+    /// Those of blocks of which each has so many groups that go at once: 4, 2, 1, or 0 where products of one group do not fit
+    /// either. None of more blocks than can be named.
     pub fn new(blocks: &[u8]) -> Result<Self, Error> {
         let mut order = with_room(blocks.len(), "steps of a panel")?;
-        let mut counts = [0; 2];
+        let mut counts = [0; 3];
         if u16::try_from(blocks.len()).is_ok() {
-            for (at_once, count) in [4, 2, 1].into_iter().zip([0, 1, 2]) {
+            for (at_once, count) in [4, 2, 1, 0].into_iter().zip(0..) {
                 let of = blocks.iter().zip(0..).filter(|(block, _)| **block == at_once);
                 order.extend(of.map(|(_, at)| at));
                 counts[count..].iter_mut().for_each(|count| *count = order.len());
             }
         }
-        Ok(Self { order, fours: counts[0], twos: counts[1] })
+        Ok(Self { order, fours: counts[0], twos: counts[1], ones: counts[2] })
     }
 
     /// Blocks.
@@ -184,9 +186,21 @@ impl PanelSteps {
     pub fn twos(&self) -> &[u16] {
         &self.order[self.fours..self.twos]
     }
-    /// Blocks whose groups go one by one.
+    /// Blocks whose groups go one by one, whether their products fit 16 bits or not.
     pub fn ones(&self) -> &[u16] {
         &self.order[self.twos..]
+    }
+    /// Blocks whose products fit 16 bits, whatever the activations.
+    pub fn fitting(&self) -> &[u16] {
+        &self.order[..self.ones]
+    }
+    /// Those of them whose groups go one by one.
+    pub fn ones_that_fit(&self) -> &[u16] {
+        &self.order[self.twos..self.ones]
+    }
+    /// Blocks whose products may not fit.
+    pub fn wide(&self) -> &[u16] {
+        &self.order[self.ones..]
     }
 }
 

@@ -229,8 +229,12 @@ fn symbols_in_memory_multiply_alike() {
             let x: Vec<i8> = (0..m * extent.k()).map(|_| rng.next() as i8).collect();
             let subject = InMemory { extent, symbols, x, m };
             let (exact, saturating) = (subject.sums(&Portable::<false>), subject.sums(&Portable::<true>));
+            let of_bytes = subject.sums_of_bytes();
             for kernel in Kernel::available() {
                 subject.check(kernel.tile(), &exact);
+                if let Some(kernel) = kernel.tile().of_narrow() {
+                    subject.check_signed(kernel, &of_bytes);
+                }
                 if let Some(kernel) = kernel.saturating() {
                     subject.check(kernel.products(), &saturating);
                 }
@@ -271,12 +275,30 @@ impl InMemory {
         let added: Vec<i32> = expected.iter().zip(0..).map(|(sum, before)| sum.wrapping_add(before)).collect();
         assert!(self.sums_of(kernel, self.symbols[..].into(), false) == added, "{} added", about());
         if let Some(kernel) = kernel.of_signed() {
-            let signed: Vec<u8> = self.symbols.iter().map(|symbol| symbol ^ 0x80).collect();
-            let steps = |panel| kernel.steps(panel).expect("there is memory");
-            let steps: Vec<PanelSteps> = signed.chunks(self.extent.panel()).map(steps).collect();
-            assert!(self.sums_of(kernel, signed[..].into(), true) == expected, "{} signed", about());
-            let symbols = Symbols { bytes: &signed, steps: &steps };
-            assert!(self.sums_of(kernel, symbols, false) == added, "{} in steps", about());
+            self.check_signed(kernel, expected);
         }
+    }
+
+    /// A kernel of symbols with their sign bits turned over, with steps and without.
+    fn check_signed(&self, kernel: &dyn TileKernel, expected: &[i32]) {
+        let signed: Vec<u8> = self.symbols.iter().map(|symbol| symbol ^ 0x80).collect();
+        let steps = |panel| kernel.steps(panel).expect("there is memory");
+        let steps: Vec<PanelSteps> = signed.chunks(self.extent.panel()).map(steps).collect();
+        let about = || format!("{kernel:?} {:?} m={}", self.extent, self.m);
+        assert!(self.sums_of(kernel, signed[..].into(), true) == expected, "{} signed", about());
+        let added: Vec<i32> = expected.iter().zip(0..).map(|(sum, before)| sum.wrapping_add(before)).collect();
+        let symbols = Symbols { bytes: &signed, steps: &steps };
+        assert!(self.sums_of(kernel, symbols, false) == added, "{} in steps", about());
+    }
+
+    /// Exact sums of uint8 activations and int8 weights, by the definition of kernel order.
+    fn sums_of_bytes(&self) -> Vec<i32> {
+        let (k, panel) = (self.extent.k(), self.extent.panel());
+        let sum = |i: usize, j: usize| {
+            let weight =
+                |at: usize| i32::from(self.symbols[j / 16 * panel + at / 4 * 64 + j % 16 * 4 + at % 4]) - 128;
+            (0..k).map(|at| (i32::from(self.x[i * k + at]) + 128) * weight(at)).sum()
+        };
+        (0..self.m).flat_map(|i| (0..self.extent.columns()).map(move |j| sum(i, j))).collect()
     }
 }

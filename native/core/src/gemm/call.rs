@@ -16,12 +16,12 @@ pub enum ZeroPoint<'a> {
 }
 
 impl ZeroPoint<'_> {
-    /// Whether all are 0.
-    pub(crate) fn is_zero(&self) -> bool {
+    /// Whether all are this one.
+    pub(crate) fn is(&self, value: i32) -> bool {
         match self {
-            Self::None => true,
-            Self::Scalar(zero_point) => *zero_point == 0,
-            Self::PerColumn(each) => each.iter().all(|zero_point| *zero_point == 0),
+            Self::None => value == 0,
+            Self::Scalar(zero_point) => *zero_point == value,
+            Self::PerColumn(each) => each.iter().all(|zero_point| *zero_point == value),
         }
     }
 

@@ -1,5 +1,6 @@
 //! From integer sums to the output: zero points, bias, scale, addend, gate, residual, rounding.
 
+use super::activation::SHIFT;
 use super::call::{Heads, MatmulCall, Operands, ZeroPoint};
 use super::columns::Columns;
 use super::prepared::PreparedWeight;
@@ -91,17 +92,17 @@ struct Factors<'a> {
     x_zero: i32,
     /// What packed activations fall short of the real ones by.
     shift: i32,
-    /// Whether the sums are of weights and activations as they are, Σ w·x, and not of symbols and packed activations,
-    /// Σ (w + offset)(x − shift).
-    plain: bool,
+    /// Whether the sums are of bytes, Σ (w + offset − 128)(x − shift + 128), and not of symbols and packed activations,
+    /// Σ (w + offset)(x − shift). Those of int8 weights and uint8 activations are Σ w·x.
+    bytes: bool,
 }
 
 /// Turns a kernel's sums into Σ (x − x₀)(w − w₀) + bias.
 pub(super) struct Correction<'a> {
     /// Per column: bias and all that does not depend on the row.
     columns: &'a [i32],
-    /// What the sum of a row's packed activations is multiplied by: w₀ and, unless the sums are plain, the offset; for all
-    /// columns or one a column.
+    /// What the sum of a row's packed activations is multiplied by: w₀ and what is added to weights in the sums; for all columns
+    /// or one a column.
     weight: WeightTerm<'a>,
 }
 
@@ -114,11 +115,12 @@ impl<'a> Correction<'a> {
         operands: &Operands<'_>,
     ) -> Result<Self, Error> {
         const WHAT: &str = "corrections of columns";
-        let &Factors { k, column_sums, offset, x_zero, shift, plain } = factors;
+        let &Factors { k, column_sums, offset, x_zero, shift, bytes } = factors;
         let k = k as i32;
-        // Of plain sums, those of the columns are Σ w and meet x₀; of others Σ (w + offset), which meet x₀ − shift.
-        let (w_offset, excess, x_zero_of_sums) =
-            if plain { (0, offset.wrapping_mul(k), x_zero) } else { (offset, 0, x_zero.wrapping_sub(shift)) };
+        // Sums are Σ (w + a)(x + b); those of columns, Σ (w + offset), are made Σ (w + a), which meet x₀ + b.
+        let middle = if bytes { SHIFT } else { 0 };
+        let (w_offset, excess) = (offset.wrapping_sub(middle), middle.wrapping_mul(k));
+        let x_zero_of_sums = x_zero.wrapping_sub(shift).wrapping_add(middle);
         let weight = match operands.w_zero_point {
             ZeroPoint::None => WeightTerm::Scalar(w_offset),
             ZeroPoint::Scalar(z) => WeightTerm::Scalar(w_offset.wrapping_add(z)),
@@ -179,7 +181,7 @@ pub(super) fn corrections<'a>(
         offset: weight.weight_type().offset(),
         x_zero,
         shift: call.x.shift(),
-        plain: weight.products(call.x.shift()).saturates(),
+        bytes: weight.products(call.x.shift()).sums_bytes(),
     };
     let correction = Correction::new(kernel.rows(), (of_columns, weights), &factors, operands)?;
     Ok((correction, Scales::new(scales, scale, quantizer.map(|by| by.scale).or(operands.x_scale))?))

@@ -97,10 +97,10 @@ fn run(
     })
 }
 
-/// The packed activation that adds nothing to the products, whatever the padding's symbols are: where they saturate, it
+/// The packed activation that adds nothing to the products, whatever the padding's symbols are: where bytes are summed up, it
 /// stands for 0, else it is 0.
 fn padding(kernel: &dyn TileKernel) -> i8 {
-    if kernel.saturates() { i8::MIN } else { 0 }
+    if kernel.sums_bytes() { i8::MIN } else { 0 }
 }
 
 /// How the products are come by.

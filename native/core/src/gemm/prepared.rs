@@ -51,10 +51,12 @@ pub struct PreparedWeight {
     pub(super) column_sums: Vec<i32>,
     /// Symbols in panels that reach over all of k, in each in kernel order.
     decoded: Option<Aligned<u8>>,
-    /// The kernel that multiplies those by uint8 activations, if it has them signed.
-    signed: Option<&'static dyn TileKernel>,
-    /// How it does that for each panel, if there is something to say.
+    /// Whether their sign bits are turned over.
+    signed: bool,
+    /// How the kernel multiplies each panel of those, if there is something to say.
     steps: Vec<PanelSteps>,
+    /// Whether that says of most that products of bytes are exact.
+    narrow: bool,
 }
 
 /// Bytes that are fetched before a multiplication: the first tile, about.
@@ -71,20 +73,34 @@ fn pool(geometry: &Geometry, threads: usize) -> Scoped {
 /// The sign bit of a symbol.
 const SIGN: u8 = 0x80;
 
-/// The kernel for a weight that stays decoded, if it has that signed: products that saturate are of int8 weights as they are.
-fn signed(weight_type: WeightType, options: PrepareOptions) -> Option<&'static dyn TileKernel> {
-    let products = options.kernel.products();
-    let fits = weight_type == WeightType::I8 && products.saturates() && options.residency == Residency::Decoded;
-    if fits { products.of_signed() } else { None }
+/// Of a weight that is multiplied as bytes, the blocks that cannot be are less than one in so many: they take twice as long, the
+/// others three quarters of the time.
+const WIDE: usize = 4;
+
+/// Whether less than one in [`WIDE`] blocks is wide, and each panel says which.
+fn is_narrow(steps: &[PanelSteps]) -> bool {
+    let blocks: usize = steps.iter().map(PanelSteps::blocks).sum();
+    let wide: usize = steps.iter().map(|steps| steps.wide().len()).sum();
+    steps.iter().all(|steps| !steps.is_empty()) && WIDE * wide < blocks
+}
+
+/// Whether products with uint8 activations saturate.
+fn saturates(weight_type: WeightType, kernel: Kernel) -> bool {
+    weight_type == WeightType::I8 && kernel.saturates()
 }
 
 impl PreparedWeight {
     /// Checks all three tensors, every checksum and every code word, and sums the columns.
     pub fn new(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, Error> {
         let decoder = Decoder::new(CompressedWeight::parse(x2, index, info)?, options.kernel);
-        let signed = signed(decoder.weight().weight_type(), options);
-        let mut prepared = Self { decoder, column_sums: Vec::new(), decoded: None, signed, steps: Vec::new() };
+        let signed = options.residency == Residency::Decoded && options.kernel.tile().of_narrow().is_some();
+        let mut prepared =
+            Self { decoder, column_sums: Vec::new(), decoded: None, signed, steps: Vec::new(), narrow: false };
         prepared.check(x2, options)?;
+        prepared.narrow = prepared.signed && is_narrow(&prepared.steps);
+        if prepared.signed && !prepared.narrow && !saturates(prepared.weight_type(), options.kernel) {
+            prepared.turn_over_again();
+        }
         Ok(prepared)
     }
 
@@ -107,16 +123,24 @@ impl PreparedWeight {
     /// What multiplies activations that are packed with this shift.
     pub(super) fn products(&self, shift: i32) -> &'static dyn TileKernel {
         let kernel = self.kernel();
-        match (shift == SHIFT && self.weight_type() == WeightType::I8, self.signed) {
-            (true, Some(signed)) => signed,
-            (true, None) => kernel.products(),
-            (false, None) => kernel.tile(),
-            (false, Some(_)) => kernel.tile().of_signed().expect("a kernel has both or none"),
+        let saturates = shift == SHIFT && saturates(self.weight_type(), kernel);
+        let products = if saturates { kernel.products() } else { kernel.tile() };
+        match (self.signed, self.narrow && !saturates) {
+            (true, true) => products.of_narrow().expect("as it was prepared for"),
+            (true, false) => products.of_signed().expect("as the others"),
+            (false, _) => products,
         }
     }
     /// Whether activations that are packed with this shift are multiplied as the uint8 that they are, and nobody needs their sums.
     pub(crate) fn multiplies_bytes(&self, shift: i32, w_zero_point: ZeroPoint<'_>) -> bool {
-        self.products(shift).rows().multiplies_bytes() && w_zero_point.is_zero()
+        let middle = SHIFT - self.weight_type().offset();
+        shift == SHIFT && self.products(shift).rows().multiplies_bytes() && w_zero_point.is(middle)
+    }
+
+    /// Takes back that sign bits are turned over.
+    fn turn_over_again(&mut self) {
+        self.decoded.iter_mut().for_each(|symbols| symbols.iter_mut().for_each(|symbol| *symbol ^= SIGN));
+        (self.signed, self.steps) = (false, Vec::new());
     }
     pub(super) fn geometry(&self) -> &Geometry {
         self.decoder.geometry()
@@ -134,7 +158,7 @@ impl PreparedWeight {
             return Ok(false);
         }
         let (geometry, tiles) = (self.geometry(), decoder.tiles(x2));
-        let sign = if self.signed.is_some() { SIGN } else { 0 };
+        let sign = if self.signed { SIGN } else { 0 };
         let same = |t: usize| -> Result<bool, Error> {
             tiles.verify(t)?;
             let (shape, panel) = (geometry.tile(t), tiles.extent(t).panel());
@@ -219,7 +243,7 @@ impl PreparedWeight {
         });
         let len = geometry.tiles().saturating_mul(self.decoder.weight().counts_of_a_tile());
         let mut counts = with_room(len, "counts of tiles")?;
-        let panels = if self.signed.is_some() { geometry.padded_n() / PANEL } else { 0 };
+        let panels = if self.signed { geometry.padded_n() / PANEL } else { 0 };
         let mut steps = with_room(panels, "steps of panels")?;
         for strip in strips {
             let found = strip.into_inner().expect("no panics above").1?;
@@ -258,7 +282,7 @@ impl<'a> Bound<'a, PreparedWeight> {
             unsafe { kernel.write_rows(symbols, ByteRows::nearby(at, stride, flip)) };
         };
         if let Some(decoded) = &self.weight.decoded {
-            let flip = if self.signed.is_some() { flip ^ SIGN } else { flip };
+            let flip = if self.signed { flip ^ SIGN } else { flip };
             decoded.chunks_exact(stride * PANEL).enumerate().for_each(|(p, symbols)| write(symbols, p, 0, flip));
             return Ok(stride);
         }
@@ -289,8 +313,8 @@ struct Check<'a> {
     tiles: Tiles<'a>,
     /// A row of activations: one where k is real.
     ones: Packed<'a>,
-    /// The kernel of symbols that stay decoded, if it has them signed.
-    signed: Option<&'static dyn TileKernel>,
+    /// Whether sign bits of symbols that stay decoded are turned over.
+    signed: bool,
 }
 
 /// What is known of a strip once it is checked.
@@ -326,7 +350,8 @@ impl Check<'_> {
             let mut acc = Accumulators::new(&mut sums, geometry.tile_columns(), 1, extent.columns());
             let decoded: &[u8] = symbols;
             self.decoder.kernel().tile().multiply(decoded.into(), extent, rows, &mut acc, scratch)?;
-            if let Some(kernel) = self.signed {
+            if self.signed {
+                let kernel = self.decoder.kernel().tile().of_narrow().expect("a kernel of signed symbols has it");
                 symbols.iter_mut().for_each(|symbol| *symbol ^= SIGN);
                 steps = with_room(extent.panels(), "steps of a strip")?;
                 // Blocks that are padding as a whole are left out: no activation stands for anything there.

@@ -33,36 +33,36 @@ use crate::error::{Error, with_room};
 use crate::geometry::PANEL;
 use decode::decode_panels;
 use epilogue::{Dequantized, Requantized, Summed};
-use products::{Exact, Products, Saturating};
-use tiles::{Accumulate, Destination};
+use products::{Exact, ExactBytes, Products, Saturating};
+use std::marker::PhantomData;
+use tiles::Accumulate;
 
 /// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
 
-/// Proof that the processor has the instructions; with PDEP or without, with exact products or such that saturate, of symbols as
-/// they are decoded or with their sign bits turned over.
+/// Proof that the processor has the instructions; with PDEP or without, and how it multiplies.
 #[derive(Debug)]
-pub struct Avx2<const PDEP: bool, const SATURATES: bool = false, const SIGNED: bool = false>(());
+pub struct Avx2<const PDEP: bool, P: Products = Exact<false>>(PhantomData<P>);
 
 impl Avx2<true> {
     /// What makes this way the better one.
     pub const FAST: &[Feature] = &[Feature::FastDeposits];
 }
 
-impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> Avx2<PDEP, SATURATES, SIGNED> {
+impl<const PDEP: bool, P: Products> Avx2<PDEP, P> {
     /// What it needs.
     pub const NEEDS: &[Feature] = &[Feature::Avx2, Feature::Bmi1, Feature::Bmi2, Feature::Popcnt, Feature::F16c];
 
     /// # Safety
     /// The processor has all of [`Self::NEEDS`].
     pub const unsafe fn assume() -> Self {
-        Self(())
+        Self(PhantomData)
     }
 }
 
-impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for Avx2<PDEP, SATURATES, SIGNED> {
+impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
     fn name(&self) -> &'static str {
-        match (PDEP, SATURATES) {
+        match (PDEP, P::SATURATES) {
             (true, false) => "x86_64-u8i8i32-avx2",
             (false, false) => "x86_64-u8i8i32-avx2-nopdep",
             (true, true) => "x86_64-u8i8i16-avx2",
@@ -76,15 +76,15 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for
 
     fn saturating(&self) -> Option<&'static dyn TileKernel> {
         // Proven by `self`.
-        Some(&Avx2::<PDEP, true>(()))
+        Some(&Avx2::<PDEP, Saturating<false>>(PhantomData))
     }
 
     fn saturates(&self) -> bool {
-        SATURATES
+        P::SATURATES
     }
 
     fn steps(&self, panel: &[u8]) -> Result<PanelSteps, Error> {
-        if !(SATURATES && SIGNED) {
+        if !P::IN_STEPS {
             return Ok(PanelSteps::default());
         }
         let mut blocks = with_room(panel.len() / steps::BLOCK, "steps of a panel")?;
@@ -95,7 +95,16 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for
 
     fn of_signed(&self) -> Option<&'static dyn TileKernel> {
         // Proven by `self`.
-        Some(&Avx2::<PDEP, SATURATES, true>(()))
+        if P::SATURATES {
+            Some(&Avx2::<PDEP, Saturating<true>>(PhantomData))
+        } else {
+            Some(&Avx2::<PDEP, Exact<true>>(PhantomData))
+        }
+    }
+
+    fn of_narrow(&self) -> Option<&'static dyn TileKernel> {
+        // Proven by `self`.
+        Some(&Avx2::<PDEP, ExactBytes>(PhantomData))
     }
 
     fn fused_rows(&self) -> usize {
@@ -131,7 +140,7 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for
         unsafe {
             decode_panels::<PDEP>(coded, scratch.of(), |p, symbols| {
                 let to = Accumulate { at: acc.add(p * PANEL), stride, overwrite };
-                multiply::<SATURATES, false>(symbols.into(), panel, &rows, &to);
+                tiles::multiply::<P, _>(symbols.into(), panel, &rows, &to);
             })
         }
     }
@@ -148,7 +157,7 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for
         let (stride, (acc, overwrite)) = (acc.stride(), acc.data_or_overwrite());
         let to = Accumulate { at: acc.as_mut_ptr(), stride, overwrite };
         // SAFETY: `self` proves the features; the accumulators cover the extent, as was just checked.
-        unsafe { multiply::<SATURATES, SIGNED>(symbols, extent, &rows, &to) };
+        unsafe { tiles::multiply::<P, _>(symbols, extent, &rows, &to) };
         Ok(())
     }
 
@@ -164,11 +173,11 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for
         // SAFETY: `self` proves the features; the outputs have the rows, and leave out columns that they do not have.
         unsafe {
             if let Some(outputs) = Summed::outputs(terms, out) {
-                multiply::<SATURATES, SIGNED>(symbols, extent, &rows, &outputs);
+                tiles::multiply::<P, _>(symbols, extent, &rows, &outputs);
             } else if let Some(outputs) = Dequantized::outputs(terms, out) {
-                multiply::<SATURATES, SIGNED>(symbols, extent, &rows, &outputs);
+                tiles::multiply::<P, _>(symbols, extent, &rows, &outputs);
             } else if let Some(outputs) = Requantized::outputs(terms, out) {
-                multiply::<SATURATES, SIGNED>(symbols, extent, &rows, &outputs);
+                tiles::multiply::<P, _>(symbols, extent, &rows, &outputs);
             } else {
                 return false;
             }
@@ -183,9 +192,10 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for
     /// Of activations that are bytes or of 16 bits, as [`rows::finish`] makes them.
     fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
         let pairs = row.as_chunks::<2>().0.iter();
-        if SATURATES {
+        if P::BYTES {
+            let most = if P::SATURATES { i16::MIN.into()..=i16::MAX.into() } else { i32::MIN..=i32::MAX };
             let product = |x: i8| i32::from(x.cast_unsigned()) * (i32::from(symbol) - 128);
-            let pairs = pairs.map(|x| (product(x[0]) + product(x[1])).clamp(i16::MIN.into(), i16::MAX.into()));
+            let pairs = pairs.map(|x| (product(x[0]) + product(x[1])).clamp(*most.start(), *most.end()));
             return pairs.fold(0, i32::wrapping_add);
         }
         let wide =
@@ -198,32 +208,7 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> TileKernel for
     }
 }
 
-/// Multiplies the kernel's way.
-///
-/// # Safety
-/// AVX2; what the sums go to covers the extent, with all rows.
-///
-/// # Panics
-/// If symbols or rows do not cover it.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn multiply<const SATURATES: bool, const SIGNED: bool>(
-    symbols: Symbols<'_>,
-    extent: Extent,
-    rows: &Rows<'_>,
-    to: &impl Destination,
-) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        if SATURATES {
-            tiles::multiply::<Saturating<SIGNED>, _>(symbols, extent, rows, to);
-        } else {
-            tiles::multiply::<Exact<SIGNED>, _>(symbols, extent, rows, to);
-        }
-    }
-}
-
-impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> RowKernel for Avx2<PDEP, SATURATES, SIGNED> {
+impl<const PDEP: bool, P: Products> RowKernel for Avx2<PDEP, P> {
     row_operations! {
         range: rows::range,
         quantize: rows::quantize,
@@ -234,15 +219,15 @@ impl<const PDEP: bool, const SATURATES: bool, const SIGNED: bool> RowKernel for 
         pack: rows::pack,
         column_terms: rows::column_terms,
         weighted_sums: rows::weighted_sums,
-        finish: rows::finish::<SATURATES>,
+        finish: rows::finish::<P>,
         epilogue: rows::epilogue,
     }
 
     fn multiplies_bytes(&self) -> bool {
-        SATURATES
+        P::BYTES
     }
 
     fn width(&self) -> usize {
-        if SATURATES { Saturating::<SIGNED>::WIDTH } else { Exact::<SIGNED>::WIDTH }
+        P::WIDTH
     }
 }

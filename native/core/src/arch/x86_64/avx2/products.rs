@@ -1,16 +1,24 @@
 //! How symbols and activations are multiplied.
 //!
 //! `vpmaddubsw` multiplies bytes, and adds each two products with saturation. Exact ones are of wider operands: symbols are
-//! widened to 16 bits, those of even and those of odd k apart, and multiplied by `vpmaddwd`.
+//! widened to 16 bits, those of even and those of odd k apart, and multiplied by `vpmaddwd`. Where it is known of most blocks
+//! that no sum of two products saturates ([`steps`](super::steps)), bytes are multiplied there and wider operands elsewhere.
 
 use std::arch::x86_64::*;
+use std::fmt::Debug;
 
 /// How symbols are multiplied with activations.
-pub(super) trait Products {
+pub trait Products: Debug + Send + Sync + 'static {
     /// Bytes of an activation.
     const WIDTH: usize;
+    /// Whether they saturate in pairs.
+    const SATURATES: bool = false;
+    /// Whether the sign bits of symbols are turned over.
+    const SIGNED: bool;
+    /// Whether they are of activations as they are in the model, uint8.
+    const BYTES: bool;
     /// Whether those of several groups can be added at once ([`blocks`](super::blocks)).
-    const IN_STEPS: bool = false;
+    const IN_STEPS: bool = Self::BYTES && Self::SIGNED;
     /// Half of a group's symbols, as they are multiplied.
     type Symbols: Copy;
     /// Four activations in each lane of 32 bits, as they are multiplied.
@@ -43,11 +51,14 @@ unsafe fn load<const SIGNED: bool, const WANTED: bool>(at: *const u8) -> __m256i
 }
 
 /// Products that saturate in pairs, of activations as they are in the model, uint8; [`finish`](super::rows::finish) makes them.
-pub(super) struct Saturating<const SIGNED: bool>;
+#[derive(Debug)]
+pub struct Saturating<const SIGNED: bool>;
 
 impl<const SIGNED: bool> Products for Saturating<SIGNED> {
     const WIDTH: usize = 1;
-    const IN_STEPS: bool = SIGNED;
+    const SATURATES: bool = true;
+    const SIGNED: bool = SIGNED;
+    const BYTES: bool = true;
     type Symbols = __m256i;
     type Activations = __m256i;
 
@@ -72,10 +83,13 @@ impl<const SIGNED: bool> Products for Saturating<SIGNED> {
 }
 
 /// Exact products, of activations that are widened to 16 bits: of each group, the even ones in a word and the odd ones in the next.
-pub(super) struct Exact<const SIGNED: bool>;
+#[derive(Debug)]
+pub struct Exact<const SIGNED: bool>;
 
 impl<const SIGNED: bool> Products for Exact<SIGNED> {
     const WIDTH: usize = 2;
+    const SIGNED: bool = SIGNED;
+    const BYTES: bool = false;
     type Symbols = [__m256i; 2];
     type Activations = [__m256i; 2];
 
@@ -102,5 +116,41 @@ impl<const SIGNED: bool> Products for Exact<SIGNED> {
             let fours = _mm256_add_epi32(_mm256_madd_epi16(even, x[0]), _mm256_madd_epi16(odd, x[1]));
             _mm256_add_epi32(sum, fours)
         }
+    }
+}
+
+/// Exact products, of activations as they are in the model, uint8, and symbols with their sign bits turned over, all of which are
+/// widened here: for blocks whose products may not fit 16 bits.
+#[derive(Debug)]
+pub struct ExactBytes;
+
+impl Products for ExactBytes {
+    const WIDTH: usize = 1;
+    const SIGNED: bool = true;
+    const BYTES: bool = true;
+    type Symbols = [__m256i; 2];
+    type Activations = [__m256i; 2];
+
+    #[inline(always)]
+    unsafe fn symbols(at: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let symbols = load::<true, true>(at);
+            let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(symbols));
+            [even, _mm256_srai_epi16::<8>(symbols)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn activations(at: *const u8) -> [__m256i; 2] {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let four = _mm256_set1_epi32(at.cast::<i32>().read_unaligned());
+            [_mm256_and_si256(four, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(four)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn add(sum: __m256i, symbols: [__m256i; 2], x: [__m256i; 2]) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe { Exact::<true>::add(sum, symbols, x) }
     }
 }

@@ -1,5 +1,6 @@
 //! Work on whole rows, by this kernel's instructions.
 
+use super::products::Products;
 use super::vectors::{LANES, load};
 use crate::arch::operands::ByteRows;
 use crate::arch::output::Output;
@@ -100,8 +101,8 @@ pub(in crate::arch::x86_64) fn weighted_sums(base: i32, runs: WeightedRuns<'_>, 
 
 /// As [`RowKernel::finish`](crate::arch::RowKernel::finish).
 #[target_feature(enable = "avx2")]
-pub(super) fn finish<const SATURATES: bool>(row: &mut [i8]) {
-    if SATURATES {
+pub(super) fn finish<P: Products>(row: &mut [i8]) {
+    if P::BYTES {
         row.iter_mut().for_each(|x| *x ^= i8::MIN);
     } else {
         widen(row);

@@ -15,13 +15,14 @@ pub(super) const BLOCK: usize = PanelSteps::BLOCK * GROUP;
 /// What the weights of one sign may come to.
 const LIMIT: i16 = 128;
 
-/// Groups of a block of int8 weights that go at once: all four, each two, or one.
+/// Groups of a block of int8 weights that go at once: all four, each two, or one; none where pairs may saturate.
 #[target_feature(enable = "avx2")]
 pub(super) fn at_once(block: &[u8; BLOCK]) -> u8 {
     let (halves, _) = block.as_chunks::<LANES>();
-    let (mut four, mut two) = (true, true);
+    let (mut four, mut two, mut one) = (true, true, true);
     for half in 0..2 {
         let pairs = [0, 1].map(|pair| (sums(&halves[4 * pair + half]), sums(&halves[4 * pair + 2 + half])));
+        one &= pairs.iter().all(|(a, b)| fit(*a) && fit(*b));
         let twos = pairs.map(|(a, b)| added(a, b));
         two &= twos.iter().all(|sums| fit(*sums));
         four &= fit(added(twos[0], twos[1]));
@@ -31,7 +32,7 @@ pub(super) fn at_once(block: &[u8; BLOCK]) -> u8 {
     } else if two {
         2
     } else {
-        1
+        u8::from(one)
     }
 }
 
@@ -85,7 +86,7 @@ mod tests {
                 })
             })
         };
-        [4, 2].into_iter().find(|groups| fits(*groups)).unwrap_or(1) as u8
+        [4, 2, 1].into_iter().find(|groups| fits(*groups)).unwrap_or(0) as u8
     }
 
     #[test]
@@ -113,6 +114,6 @@ mod tests {
             assert_eq!(found, expected(&block), "{block:?}");
             seen[usize::from(found)] += 1;
         }
-        assert!(seen[1] > 100 && seen[2] > 100 && seen[4] > 100, "{seen:?}");
+        assert!([0, 1, 2, 4].iter().all(|at_once| seen[*at_once] > 100), "{seen:?}");
     }
 }

@@ -1,7 +1,7 @@
 //! Multiplications by symbols in memory, in register tiles: four rows by one panel, two by two, or one by four.
 
 use super::blocks::{self, FourRows, ROWS};
-use super::products::Products;
+use super::products::{Products, Saturating};
 use super::steps::BLOCK;
 use super::tall::{self, SixRows};
 use super::vectors::{LANES, Sums};
@@ -183,7 +183,8 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
         for panel in 0..panels {
             let steps = steps.get(panel).filter(|steps| !steps.is_empty());
             let mut first = 0;
-            if let Some(steps) = steps.filter(|steps| steps.seldom_at_once()) {
+            let fit = |steps: &PanelSteps| P::SATURATES || steps.wide().is_empty();
+            if let Some(steps) = steps.filter(|steps| steps.seldom_at_once() && fit(steps)) {
                 first = tall_tiles(m - rest) * tall::ROWS;
                 for row in (0..first).step_by(tall::ROWS) {
                     tall_tile(operands, (row, panel), steps.blocks(), to);
@@ -193,9 +194,9 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
                 match (steps, row) {
                     // Before, it would leave the first cache again.
                     (Some(steps), _) if row + FETCHING + rest >= m => {
-                        tile_in_steps::<X, true, D>(operands, (row, panel), steps, to)
+                        tile_in_steps::<P, X, true, D>(operands, (row, panel), steps, to)
                     }
-                    (Some(steps), _) => tile_in_steps::<X, false, D>(operands, (row, panel), steps, to),
+                    (Some(steps), _) => tile_in_steps::<P, X, false, D>(operands, (row, panel), steps, to),
                     (None, 0) => _ = tile::<P, X, 4, 1, true, D>(operands, (row, panel), to),
                     (None, _) => _ = tile::<P, X, 4, 1, false, D>(operands, (row, panel), to),
                 }
@@ -204,13 +205,17 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
         let (mut panel, row) = (0, m - rest);
         while panel < panels && rest > 0 {
             let at = (row, panel);
-            panel += match (rest, panels - panel) {
-                (1, 4..) => tile::<P, X, 1, 4, false, D>(operands, at, to),
-                (1, 2..) => tile::<P, X, 1, 2, false, D>(operands, at, to),
-                (1, _) => tile::<P, X, 1, 1, false, D>(operands, at, to),
-                (2, 2..) => tile::<P, X, 2, 2, true, D>(operands, at, to),
-                (2, _) => tile::<P, X, 2, 1, true, D>(operands, at, to),
-                _ => tile::<P, X, 3, 1, true, D>(operands, at, to),
+            let steps = steps.get(panel).filter(|steps| !P::SATURATES && !steps.is_empty());
+            panel += match (rest, steps, panels - panel) {
+                (1, Some(steps), _) => few_in_steps::<P, X, 1, D>(operands, at, steps, to),
+                (2, Some(steps), _) => few_in_steps::<P, X, 2, D>(operands, at, steps, to),
+                (_, Some(steps), _) => few_in_steps::<P, X, 3, D>(operands, at, steps, to),
+                (1, None, 4..) => tile::<P, X, 1, 4, false, D>(operands, at, to),
+                (1, None, 2..) => tile::<P, X, 1, 2, false, D>(operands, at, to),
+                (1, None, _) => tile::<P, X, 1, 1, false, D>(operands, at, to),
+                (2, None, 2..) => tile::<P, X, 2, 2, true, D>(operands, at, to),
+                (2, None, _) => tile::<P, X, 2, 1, true, D>(operands, at, to),
+                (_, None, _) => tile::<P, X, 3, 1, true, D>(operands, at, to),
             };
         }
     }
@@ -315,8 +320,8 @@ unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool
 /// As for [`tile`]; the steps are of as many blocks as the panel has.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile_in_steps<X: Activations, const FETCH: bool, D: Destination>(
-    Operands { symbols, extent, x, .. }: Operands<X>,
+unsafe fn tile_in_steps<P: Products, X: Activations, const FETCH: bool, D: Destination>(
+    Operands { symbols, extent, x: activations, .. }: Operands<X>,
     (row, panel): (usize, usize),
     steps: &PanelSteps,
     to: &D,
@@ -325,11 +330,57 @@ unsafe fn tile_in_steps<X: Activations, const FETCH: bool, D: Destination>(
     // SAFETY: the caller's contract; `PanelSteps` names blocks that there are.
     unsafe {
         let w = symbols.add(panel * extent.panel());
-        let x = FourRows { rows: rows_from(x, row), blocks: x.blocks(), next: extent.panel() };
+        let x = FourRows { rows: rows_from(activations, row), blocks: activations.blocks(), next: extent.panel() };
         blocks::add::<4, FETCH>(&mut sums, w, x, steps.fours());
         blocks::add::<2, FETCH>(&mut sums, w, x, steps.twos());
-        blocks::add::<1, FETCH>(&mut sums, w, x, steps.ones());
+        if P::SATURATES {
+            blocks::add::<1, FETCH>(&mut sums, w, x, steps.ones());
+        } else {
+            blocks::add::<1, FETCH>(&mut sums, w, x, steps.ones_that_fit());
+            listed_blocks::<P, X, ROWS>(&mut sums, (w, extent), (activations, &x.rows), steps.wide());
+        }
         to.store(row, panel, &sums);
+    }
+}
+
+/// One register tile of a single panel and less than four rows: only what may saturate is multiplied by exact products.
+///
+/// # Safety
+/// As for [`tile_in_steps`].
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn few_in_steps<P: Products, X: Activations, const MR: usize, D: Destination>(
+    Operands { symbols, extent, x, .. }: Operands<X>,
+    (row, panel): (usize, usize),
+    steps: &PanelSteps,
+    to: &D,
+) -> usize {
+    let mut sums: Sums<MR, 1> = [[[_mm256_setzero_si256(); 2]; 1]; MR];
+    // SAFETY: the caller's contract.
+    unsafe {
+        let (w, rows) = (symbols.add(panel * extent.panel()), rows_from(x, row));
+        listed_blocks::<Saturating<true>, X, MR>(&mut sums, (w, extent), (x, &rows), steps.fitting());
+        listed_blocks::<P, X, MR>(&mut sums, (w, extent), (x, &rows), steps.wide());
+        to.store(row, panel, &sums);
+    }
+    1
+}
+
+/// Adds the products of those blocks of the panel at `w` that a list has.
+///
+/// # Safety
+/// As for [`tile_in_steps`].
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn listed_blocks<P: Products, X: Activations, const MR: usize>(
+    sums: &mut Sums<MR, 1>,
+    (w, extent): (*const u8, Extent),
+    (x, rows): (X, &[*const u8; MR]),
+    blocks: &[u16],
+) {
+    for at in blocks.iter().map(|at| usize::from(*at)) {
+        // SAFETY: the caller's contract.
+        unsafe { block::<P, MR, 1, false>(sums, (w.add(at * BLOCK), extent.panel()), (rows, x.block::<P>(at))) };
     }
 }
 
