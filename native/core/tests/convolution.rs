@@ -281,14 +281,15 @@ fn uint8_images_are_multiplied_where_they_lie() {
         let last = turned(&x, case.channels, window.pixels());
         let bias: Vec<i32> = (0..n as i32).map(|j| j * 1000 - 7).collect();
         let scales: Vec<f32> = (1..=n).map(|j| 0.004 / j as f32).collect();
-        // Of all of int8, so that pairs saturate; some of them; and such of which several are added in 16 bits.
+        // Of all of int8, so that pairs saturate; some of them, with a zero point; and such of which several are added in 16 bits.
         for width in [255, 80, 12] {
             let small = |byte: &u8| (i32::from(*byte) % (width + 1) - width / 2) as i8 as u8;
             let w: Vec<u8> = bytes(n * k, 7 + number as u64).iter().map(small).collect();
             let tiling = if case.groups == 1 { Tiling::default() } else { tiling(n / case.groups) };
             let results = |kernel: Kernel, residency, (order, x): (Order, &[u8]), pool: &dyn Parallel| {
                 let (weight, x2) = packed(&w, (n, k), WeightType::I8, kernel, residency, tiling);
-                let operands = Operands { x_zero_point: 131, bias: Some(&bias), ..Operands::default() };
+                let w_zero_point = if width == 80 { ZeroPoint::Scalar(3) } else { ZeroPoint::None };
+                let operands = Operands { x_zero_point: 131, w_zero_point, bias: Some(&bias), ..Operands::default() };
                 let Case { batch, channels, groups, .. } = case;
                 let call = ConvCall { x: Image::U8(x), order, batch, channels, groups, window, operands };
                 let weight = weight.bind(&x2).unwrap();

@@ -251,6 +251,14 @@ pub trait RowKernel: Sync {
         rows::pack(from, to)
     }
 
+    /// Sums of rows of uint8 activations where they lie, as [`rows::sums`].
+    ///
+    /// # Panics
+    /// If rows have fewer than k; or pieces, of which k is not a multiple.
+    fn sums(&self, rows: Rows<'_>, k: usize, sums: &mut [i32]) {
+        rows::sums(rows, k, sums);
+    }
+
     /// What does not depend on the row, as [`rows::column_terms`].
     fn column_terms(&self, sums: &[i32], factor: i32, base: i32, terms: &mut [i32]) {
         rows::column_terms(sums, factor, base, terms);
@@ -345,6 +353,12 @@ macro_rules! row_operations {
         fn pack(&self, from: $crate::arch::rows::ActivationRow<'_>, to: &mut [i8]) -> i32 {
             // SAFETY: `self` proves the features.
             unsafe { $function(from, to) }
+        }
+    };
+    (@sums $function:path) => {
+        fn sums(&self, rows: $crate::arch::operands::Rows<'_>, k: usize, sums: &mut [i32]) {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(rows, k, sums) }
         }
     };
     (@column_terms $function:path) => {

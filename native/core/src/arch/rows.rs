@@ -4,7 +4,7 @@
 //! operation is one IEEE-754 fp32 operation, rounded to nearest even; none are fused, for the graph that was lowered did
 //! them one by one.
 
-use super::operands::ByteRows;
+use super::operands::{ByteRows, PIECE_K, Pieces, Rows};
 use super::output::{Destination, Elementwise, Epilogue, Output};
 use crate::geometry::{GROUP, PANEL};
 use half::f16;
@@ -41,6 +41,25 @@ pub enum WeightTerm<'a> {
 
 /// Columns of a step of the epilogue.
 const CHUNK: usize = 64;
+
+/// Σ (x − 128) of the first k uint8 activations of each row, where they lie; they wrap, like the products.
+#[inline(always)]
+pub fn sums(rows: Rows<'_>, k: usize, sums: &mut [i32]) {
+    let of = |bytes: &[i8]| bytes.iter().map(|x| u32::from(x.cast_unsigned())).fold(0, u32::wrapping_add);
+    let middle = (k as u32).wrapping_mul(128);
+    assert!(sums.len() == rows.m() && rows.covers(k));
+    for (i, sum) in sums.iter_mut().enumerate() {
+        let all = match rows.pieces() {
+            None => of(&rows.row(i)[..k]),
+            Some(Pieces { rows: places, blocks }) => {
+                let row = &rows.data()[places[i] as usize..];
+                let pieces = blocks[..k / PIECE_K].iter().map(|at| of(&row[*at as usize..][..PIECE_K]));
+                pieces.fold(0, u32::wrapping_add)
+            }
+        };
+        *sum = all.wrapping_sub(middle).cast_signed();
+    }
+}
 
 /// Packs a row for the kernels; its sum.
 #[inline(always)]

@@ -124,9 +124,9 @@ impl Bound<'_, PreparedWeight> {
         memory: &'a mut Aligned<i8>,
         pool: &dyn Parallel,
     ) -> Result<Option<Padded<'a>>, Error> {
-        let Operands { x_zero_point, w_zero_point, .. } = call.operands;
+        let x_zero_point = call.operands.x_zero_point;
         match images {
-            Image::U8(images) if self.is_decoded() && self.multiplies_bytes(call.x.shift(), w_zero_point) => {
+            Image::U8(images) if self.is_decoded() && self.multiplies_bytes(call.x.shift()) => {
                 Padded::new(images, (batch, apart), &call.window, x_zero_point as u8, memory, pool)
             }
             _ => Ok(None),
@@ -192,7 +192,7 @@ impl Bound<'_, PreparedWeight> {
         Workspace::with_staging(|staging| {
             let Staging { pixels, padded, sums, results, .. } = staging;
             let shape = (call.window.pixels(), call.channels / call.groups);
-            let bytes = self.multiplies_bytes(call.x.shift(), call.operands.w_zero_point);
+            let bytes = self.multiplies_bytes(call.x.shift());
             let form = (call.operands.x_zero_point, bytes);
             for part in 0..call.batch * call.groups {
                 let image = (call.x, part * shape.0 * shape.1);

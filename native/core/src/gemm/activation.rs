@@ -117,7 +117,7 @@ pub(super) struct InPlace<'a> {
 }
 
 impl<'a> InPlace<'a> {
-    /// As rows that are multiplied; nobody asks for their sums.
+    /// As rows that are multiplied, which have these sums unless nobody asks for them.
     pub fn packed(self, sums: &'a [i32]) -> Packed<'a> {
         // SAFETY: the layout is the same.
         let data = unsafe { &*(std::ptr::from_ref(self.bytes) as *const [i8]) };
@@ -165,9 +165,9 @@ fn apart(len: usize) -> usize {
 /// What activations become.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Form {
-    /// uint8 as they are, in rows that are filled up with 0 and have no sums, or where they are in the first place; `in_pieces`: in
-    /// pieces as well.
-    Bytes { in_pieces: bool },
+    /// uint8 as they are, in rows that are filled up with 0, or where they are in the first place; `in_pieces`: in pieces as well;
+    /// `sums`: and the sums of rows, which else nobody asks for.
+    Bytes { in_pieces: bool, sums: bool },
     /// int8, in rows that are filled up with `pad`, and then what a kernel makes of them, of `width` bytes each.
     Packed { pad: i8, width: usize },
 }
@@ -202,7 +202,7 @@ impl<'a> Packing<'a> {
     pub fn new(memory: Memory<'a>, x: Activation<'a>, (m, k): (usize, usize), form: Form) -> Result<Self, Error> {
         assert_eq!(m.checked_mul(k), Some(x.len()));
         let in_place = match form {
-            Form::Bytes { in_pieces } => x.in_place(k, in_pieces, memory.places)?,
+            Form::Bytes { in_pieces, .. } => x.in_place(k, in_pieces, memory.places)?,
             _ => None,
         };
         let stride = apart(k.next_multiple_of(FRACTAL_K).saturating_mul(form.width()));
@@ -212,7 +212,8 @@ impl<'a> Packing<'a> {
         }
         resize(memory.sums, m, "sums of rows")?;
         let rows = (UNIT / k).clamp(1, m.max(1));
-        let units = if in_place.is_none() { m.div_ceil(rows) } else { 0 };
+        let untouched = in_place.is_some() && !matches!(form, Form::Bytes { sums: true, .. });
+        let units = if untouched { 0 } else { m.div_ceil(rows) };
         let values = if let Activation::F32(values, _) = x { values.len() } else { 0 };
         Ok(Self {
             x,
@@ -249,6 +250,12 @@ impl<'a> Packing<'a> {
         };
         self.packing.share(|unit| {
             let rows = unit * self.rows..self.m.min((unit + 1) * self.rows);
+            if let Some(in_place) = self.in_place {
+                // SAFETY: as below.
+                let sums = unsafe { std::slice::from_raw_parts_mut(self.sums.add(rows.start), rows.len()) };
+                let extent = Extent::new(1, self.k.div_ceil(FRACTAL_K));
+                return kernel.sums(in_place.packed(&[]).rows(rows, 0, extent), self.k, sums);
+            }
             // SAFETY: these rows, of m, are in this unit alone; the memory has m rows and m sums, and outlives this.
             let (to, sums) = unsafe {
                 let to = self.data.add(rows.start * self.stride);
@@ -259,7 +266,12 @@ impl<'a> Packing<'a> {
                 )
             };
             match self.form {
-                Form::Bytes { .. } => self.copy(kernel, rows, quantizer, to),
+                Form::Bytes { sums: wanted, .. } => {
+                    self.copy(kernel, rows, quantizer, to);
+                    if wanted {
+                        kernel.sums(Rows::new(to, self.stride, sums.len(), self.k), self.k, sums);
+                    }
+                }
                 Form::Packed { pad, width } => {
                     for ((i, to), sum) in rows.zip(to.chunks_exact_mut(self.stride)).zip(sums) {
                         // What is behind whole fractals is never read; to clear it would cost as much as packing the row.

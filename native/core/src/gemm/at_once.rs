@@ -32,7 +32,7 @@ pub(super) fn fits(weight: &PreparedWeight, kernel: &dyn TileKernel, call: &Matm
         && kernel.epilogue_of_any_width()
         && call.x.len() <= most
         && call.heads.is_none()
-        && weight.multiplies_bytes(call.x.shift(), call.operands.w_zero_point)
+        && weight.multiplies_bytes(call.x.shift())
 }
 
 /// Multiplies. Where activations cannot be multiplied where they are, or the kernel has no way to make such an output, nothing is
@@ -47,24 +47,28 @@ pub(super) fn run(
 ) -> Result<bool, Error> {
     let (m, k) = (call.m, weight.k());
     resize(row_sums, m, "sums of rows")?;
-    let (rows, quantizer) = match call.x {
+    let (in_place, quantizer) = match call.x {
         Activation::F32(values, None) => {
             packed.reset(values.len(), "quantised activations")?;
             // SAFETY: the layout is the same.
             let bytes = unsafe { &mut *(std::ptr::from_mut(&mut packed[..]) as *mut [u8]) };
             let quantizer = Quantizer::from(kernel.rows().range(values));
             let bytes = &*kernel.rows().quantize(quantizer, values, uninit(bytes));
-            (InPlace { bytes, stride: k, pieces: None }.packed(row_sums), Some(quantizer))
+            (InPlace { bytes, stride: k, pieces: None }, Some(quantizer))
         }
         x => match x.in_place(k, true, places)? {
-            Some(in_place) => (in_place.packed(row_sums), None),
+            Some(in_place) => (in_place, None),
             None => return Ok(false),
         },
     };
+    let extent = Extent::new(columns.count.div_ceil(PANEL), k.div_ceil(FRACTAL_K));
+    if weight.needs_sums(call.operands.w_zero_point) {
+        kernel.rows().sums(in_place.packed(&[]).rows(0..m, 0, extent), k, row_sums);
+    }
+    let rows = in_place.packed(row_sums);
     let (correction, scales) = corrections(kernel, terms, &weight, columns, call, output.scale(), quantizer)?;
     let symbols = weight.decoded(&weight.geometry().tile(columns.strip * weight.geometry().tiles_k()));
     let Some(symbols) = symbols else { return Ok(false) };
-    let extent = Extent::new(columns.count.div_ceil(PANEL), k.div_ceil(FRACTAL_K));
     let terms = correction.terms(0..columns.count, &rows.sums[..m]);
     // SAFETY: this call has the output, of these rows and columns, to itself.
     let mut out = unsafe { output.block(0..m, 0..columns.count, scales.or(output.scale())) };

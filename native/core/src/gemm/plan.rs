@@ -66,8 +66,8 @@ fn run(
     }
     let CallMemory { packed, row_sums, places, runs, terms } = memory;
     let fused = !weight.is_decoded() && m <= kernel.fused_rows();
-    let form = if weight.multiplies_bytes(call.x.shift(), call.operands.w_zero_point) {
-        Form::Bytes { in_pieces: !fused }
+    let form = if weight.multiplies_bytes(call.x.shift()) {
+        Form::Bytes { in_pieces: !fused, sums: weight.needs_sums(call.operands.w_zero_point) }
     } else {
         Form::Packed { pad: padding(kernel), width: kernel.rows().width() }
     };

@@ -131,10 +131,13 @@ impl PreparedWeight {
             (false, _) => products,
         }
     }
-    /// Whether activations that are packed with this shift are multiplied as the uint8 that they are, and nobody needs their sums.
-    pub(crate) fn multiplies_bytes(&self, shift: i32, w_zero_point: ZeroPoint<'_>) -> bool {
-        let middle = SHIFT - self.weight_type().offset();
-        shift == SHIFT && self.products(shift).rows().multiplies_bytes() && w_zero_point.is(middle)
+    /// Whether activations that are packed with this shift are multiplied as the uint8 that they are.
+    pub(crate) fn multiplies_bytes(&self, shift: i32) -> bool {
+        shift == SHIFT && self.products(shift).rows().multiplies_bytes()
+    }
+    /// Whether the sums of rows that are multiplied so are needed: unless the zero point is where the sign of a byte changes.
+    pub(super) fn needs_sums(&self, w_zero_point: ZeroPoint<'_>) -> bool {
+        !w_zero_point.is(SHIFT - self.weight_type().offset())
     }
 
     /// Takes back that sign bits are turned over.

@@ -217,6 +217,7 @@ impl<const PDEP: bool, P: Products> RowKernel for Avx2<PDEP, P> {
         write_columns: rows::write_columns,
         dequantize: rows::dequantize,
         pack: rows::pack,
+        sums: rows::sums,
         column_terms: rows::column_terms,
         weighted_sums: rows::weighted_sums,
         finish: rows::finish::<P>,

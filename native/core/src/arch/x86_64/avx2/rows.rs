@@ -2,7 +2,7 @@
 
 use super::products::Products;
 use super::vectors::{LANES, load};
-use crate::arch::operands::ByteRows;
+use crate::arch::operands::{ByteRows, Rows};
 use crate::arch::output::Output;
 use crate::arch::rows::{self, ActivationRow, Panels, Terms, WeightedRuns};
 use crate::codec::WeightType;
@@ -48,6 +48,12 @@ pub(super) fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
         ActivationRow::I8(from) => ActivationRow::I8(&from[len - rest.len()..len]),
     };
     sum.wrapping_add(rows::pack(rest, packed_rest))
+}
+
+/// As [`rows::sums`].
+#[target_feature(enable = "avx2")]
+pub(super) fn sums(of: Rows<'_>, k: usize, sums: &mut [i32]) {
+    rows::sums(of, k, sums);
 }
 
 /// As [`rows::column_terms`].
