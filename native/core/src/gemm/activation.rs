@@ -251,10 +251,7 @@ impl<'a> Packing<'a> {
         self.packing.share(|unit| {
             let rows = unit * self.rows..self.m.min((unit + 1) * self.rows);
             if let Some(in_place) = self.in_place {
-                // SAFETY: as below.
-                let sums = unsafe { std::slice::from_raw_parts_mut(self.sums.add(rows.start), rows.len()) };
-                let extent = Extent::new(1, self.k.div_ceil(FRACTAL_K));
-                return kernel.sums(in_place.packed(&[]).rows(rows, 0, extent), self.k, sums);
+                return self.add_up(kernel, in_place, rows);
             }
             // SAFETY: these rows, of m, are in this unit alone; the memory has m rows and m sums, and outlives this.
             let (to, sums) = unsafe {
@@ -266,11 +263,10 @@ impl<'a> Packing<'a> {
                 )
             };
             match self.form {
-                Form::Bytes { sums: wanted, .. } => {
+                Form::Bytes { sums: false, .. } => self.copy(kernel, rows, quantizer, to),
+                Form::Bytes { sums: true, .. } => {
                     self.copy(kernel, rows, quantizer, to);
-                    if wanted {
-                        kernel.sums(Rows::new(to, self.stride, sums.len(), self.k), self.k, sums);
-                    }
+                    kernel.sums(Rows::new(to, self.stride, sums.len(), self.k), self.k, sums);
                 }
                 Form::Packed { pad, width } => {
                     for ((i, to), sum) in rows.zip(to.chunks_exact_mut(self.stride)).zip(sums) {
@@ -297,6 +293,14 @@ impl<'a> Packing<'a> {
             }
         };
         Ok((packed, quantizer))
+    }
+
+    /// Makes the sums of rows of a unit that stay where they are.
+    fn add_up(&self, kernel: &dyn RowKernel, in_place: InPlace<'_>, rows: Range<usize>) {
+        // SAFETY: these rows, of m, are in this unit alone; the memory has m sums, and outlives this.
+        let sums = unsafe { std::slice::from_raw_parts_mut(self.sums.add(rows.start), rows.len()) };
+        let extent = Extent::new(1, self.k.div_ceil(FRACTAL_K));
+        kernel.sums(in_place.packed(&[]).rows(rows, 0, extent), self.k, sums);
     }
 
     /// Writes rows of uint8 activations as they are, those of floats quantised, and fills them up.
