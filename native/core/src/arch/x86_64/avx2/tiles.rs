@@ -314,7 +314,8 @@ unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool
     }
 }
 
-/// One register tile of a single panel, in the steps that are known for it, of int8 with products that saturate.
+/// One register tile of a single panel, in the steps that are known for it, of bytes: products that saturate, or exact ones, for
+/// which blocks that may saturate are widened.
 ///
 /// # Safety
 /// As for [`tile`]; the steps are of as many blocks as the panel has.
