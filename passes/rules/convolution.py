@@ -103,6 +103,7 @@ class Convolution(NewCompressed):
     bias: Operand = None
     x1_zero_point: Operand = None
     w_zero_point: Operand = None
+    addend: Operand = None
     y_zero_point: Operand = None
     x1_scale: Operand = None
     window: conv_compress_dequant.Window | None = None

@@ -1,10 +1,6 @@
-"""Convolutions with a constant int8 or uint8 kernel: ConvInteger, and QLinearConv.
+"""QLinearConv with a constant int8 or uint8 kernel.
 
 ::
-
-    y = ConvInteger(x, W, x_zp, w_zp)
-    ->
-    y = ConvCompressDequant(x, W', x_zp, w_zp)
 
     y = QLinearConv(x, x_scale, x_zp, W, w_scale, w_zp, y_scale, y_zp, b)
     ->
@@ -13,57 +9,36 @@
 ==============================  ======================================================================================
 accepted                        one to three dimensions; strides, dilations, pads, auto_pad; int8 or uint8 activations,
                                 kernels and results; scales and zero points for the whole kernel or per channel
-kept, with the reason           kernels that are not constant; ConvInteger of int8 with a uint8 kernel; QLinearConv of
-                                uint8 with kernels below 16 KiB where channels come last, else below 32 KiB, or with
-                                less than 200 multiply-adds for each byte of image that goes in or comes out, 300 in a
-                                graph with depthwise convolutions; groups whose output channels are no multiple of 16,
-                                as in depthwise convolutions, but for those of ConvInteger with fewer; scales and zero
+kept, with the reason           kernels that are not constant; those of uint8 images below 16 KiB where channels come
+                                last, else below 32 KiB, or with less than 200 multiply-adds for each byte of image
+                                that goes in or comes out, 300 in a graph with depthwise convolutions; groups whose
+                                output channels are no multiple of 16, as in depthwise convolutions; scales and zero
                                 points of other shapes
 ==============================  ======================================================================================
 
 onnxruntime folds the three scales in float32, multiplies the int32 sum with the result, clamps, rounds half to even
 and adds the zero point; the operator does the same. Pixels beside the image are the activation's zero point.
-
-ConvInteger has the kernel as its first operand. So on x86 processors without VNNI its products are exact where those of
-other operators saturate, and those of a uint8 kernel and an int8 image saturate, in pairs of neighbours that the
-operator does not have.
 """
 
 from __future__ import annotations
 
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from mcd_graph.operators import conv_compress_dequant
-from mcd_graph.passes.engine.facts import get_input, known_dtype
+from mcd_graph.passes.engine.facts import get_input
 from mcd_graph.passes.engine.match import Family, Match, Rule
-from mcd_graph.passes.engine.operands import quantization_column, quantization_vector
+from mcd_graph.passes.engine.operands import quantization_column
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.convolution import Convolution, find_kernel, large_enough, requantized, scaled, window_of
-from mcd_graph.passes.rules.scales import fold_scales, require_one_value
+from mcd_graph.passes.rules.scales import fold_scales
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["FAMILY"]
 
 
-def _match_conv_integer(node: ir.Node) -> Match | None:
-    x, w, x_zero_point, w_zero_point = (get_input(node, index) for index in range(4))
-    kernel = find_kernel(node, w)
-    if kernel is None:
-        return None
-    if kernel.tensor.dtype == ir.DataType.UINT8 and known_dtype(x) != ir.DataType.UINT8:
-        text = "its kernel is uint8 and its image is not: onnxruntime's products may saturate, the operator's do not"
-        raise Refusal(ReasonCode.CONVOLUTION_TYPES, text)
-    convolution = Convolution(
-        x,
-        x1_zero_point=x_zero_point,
-        w_zero_point=quantization_vector(w_zero_point, kernel.n),
-        window=window_of(node, kernel, x, narrow_groups=True),
-        output_type=ir.DataType.INT32,
-    )
-    require_one_value(x_zero_point, "zero point")
-    return Match("ConvInteger", kernel, convolution, node.outputs[0], (node,))
-
-
-def _match_qlinear_conv(node: ir.Node) -> Match | None:
+def _match(node: ir.Node) -> Match | None:
     x, x_scale, x_zero_point, w, w_scale, w_zero_point, y_scale, y_zero_point, b = (
         get_input(node, index) for index in range(9)
     )
@@ -79,13 +54,12 @@ def _match_qlinear_conv(node: ir.Node) -> Match | None:
     return Match("QLinearConv", kernel, convolution, node.outputs[0], (node,))
 
 
-conv_integer_rule = Rule("conv_integer_rule", "", "ConvInteger", _match_conv_integer, spec=conv_compress_dequant.SPEC)
-qlinear_conv_rule = Rule("qlinear_conv_rule", "", "QLinearConv", _match_qlinear_conv, spec=conv_compress_dequant.SPEC)
+qlinear_conv_rule = Rule("qlinear_conv_rule", "", "QLinearConv", _match, spec=conv_compress_dequant.SPEC)
 
 FAMILY = Family(
-    "Conv",
-    "ConvInteger and QLinearConv",
-    "`ConvInteger`, `QLinearConv`",
+    "QLinearConv",
+    "QLinearConv",
+    "`QLinearConv`",
     "a `ConvCompressDequant`, with the requantisation",
-    (conv_integer_rule, qlinear_conv_rule),
+    (qlinear_conv_rule,),
 )

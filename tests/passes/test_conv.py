@@ -160,6 +160,78 @@ def test_groups(group: int, batch: int) -> None:
     assert (panels, k, columns) == (3, 9 * C // group, n)
 
 
+DEQUANTIZED = {
+    "one scale": ({"s": scales((), 4)}, {}, "ConvInteger+Cast+Mul"),
+    "a scale per channel": ({"s": scales((1, N, 1, 1), 4)}, {}, "ConvInteger+Cast+Mul"),
+    "a scale per column": ({"s": scales((IMAGES[2][1],), 4)}, {}, "ConvInteger"),
+    "a bias": ({"s": scales((1,), 4)}, {"b": floats((1, N, 1, 1), 5)}, "ConvInteger+Cast+Mul+Add"),
+    "one addend": ({"s": scales((1, 1, 1, 1), 4)}, {"b": floats((1, 1), 5)}, "ConvInteger+Cast+Mul+Add"),
+    "a bias of few dimensions": ({"s": scales((N, 1, 1), 4)}, {"b": floats((N, 1, 1), 5)}, "ConvInteger+Cast+Mul+Add"),
+    "an addend per line": ({"s": scales((), 4)}, {"b": floats((IMAGES[2][0], 1), 5)}, "ConvInteger+Cast+Mul"),
+    "more dimensions": ({"s": scales((), 4)}, {"b": floats((1, 1, 1, 1, 1), 5)}, "ConvInteger+Cast+Mul"),
+}
+
+
+@pytest.mark.parametrize(("scale", "addend", "pattern"), DEQUANTIZED.values(), ids=DEQUANTIZED)
+@pytest.mark.parametrize("swapped", [False, True], ids=["", "swapped"])
+def test_what_follows_conv_integer(
+    scale: dict[str, np.ndarray], addend: dict[str, np.ndarray], pattern: str, swapped: bool
+) -> None:
+    constants = {"w": integers(np.uint8, (N, C, 3, 3), 1), "xz": np.uint8(120), "wz": np.uint8(131), **scale, **addend}
+    sides = [["f", "s"], ["m", "b"]]
+    nodes = [
+        helper.make_node("ConvInteger", ["x", "w", "xz", "wz"], ["acc"], name="conv", pads=[1] * 4),
+        helper.make_node("Cast", ["acc"], ["f"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", sides[0][::-1] if swapped else sides[0], ["m"]),
+    ]
+    if addend:
+        nodes.append(helper.make_node("Add", sides[1][::-1] if swapped else sides[1], ["a"]))
+    nodes[-1].output[0] = "y"
+    rank = max([4, *(value.ndim for value in addend.values())])
+    y = {"y": (np.float32, (None,) * rank)}
+    model = make_model(nodes, {"x": (np.uint8, ("b", C, *IMAGES[2]))}, y, constants)
+    lowered = assert_exact(model, feed(2, np.uint8))
+    assert [site.pattern for site in lowered.plan.sites] == [pattern]
+    assert len(lowered.op_types) == len(nodes) - pattern.count("+")
+
+
+def test_conv_integer_as_it_is_quantized_dynamically() -> None:
+    constants = {
+        "w": integers(np.uint8, (N, C, 3, 3), 1), "wz": np.uint8(131), "ws": scales((), 4), "b": floats((N,), 5),
+        "shape": np.array([1, -1, 1, 1]),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "xs", "xz"]),
+        helper.make_node("ConvInteger", ["q", "w", "xz", "wz"], ["acc"], name="conv", pads=[1] * 4),
+        helper.make_node("Cast", ["acc"], ["f"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["xs", "ws"], ["s"]),
+        helper.make_node("Mul", ["f", "s"], ["m"]),
+        helper.make_node("Reshape", ["b", "shape"], ["bs"]),
+        helper.make_node("Add", ["m", "bs"], ["y"]),
+    ]
+    model = make_model(
+        nodes, {"x": (np.float32, ("b", C, *IMAGES[2]))}, {"y": (np.float32, ("b", N, None, None))}, constants
+    )
+    lowered = assert_exact(model, {"x": floats((2, C, *IMAGES[2]), 9)})
+    assert lowered.op_types == ["DynamicQuantizeLinear", "ConvCompressDequant"]
+    assert next(iter(lowered.model.graph)).outputs[1] in list(lowered.model.graph)[1].inputs, "the scale of the image"
+
+
+def test_results_that_others_read_stay() -> None:
+    constants = {"w": integers(np.int8, (N, C, 3, 3), 1), "s": scales((), 4), "b": floats((N, 1, 1), 5)}
+    nodes = [
+        helper.make_node("ConvInteger", ["x", "w"], ["acc"], name="conv"),
+        helper.make_node("Cast", ["acc"], ["f"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["m"]),
+        helper.make_node("Add", ["m", "b"], ["y"]),
+    ]
+    for read, pattern in (("m", "ConvInteger+Cast+Mul"), ("f", "ConvInteger"), ("acc", "ConvInteger")):
+        read_type = np.int32 if read == "acc" else np.float32
+        outputs = {name: (dtype, ("b", N, None, None)) for name, dtype in (("y", np.float32), (read, read_type))}
+        model = make_model(nodes, {"x": (np.uint8, ("b", C, *IMAGES[2]))}, outputs, constants)
+        assert [site.pattern for site in assert_exact(model, feed(2, np.uint8)).plan.sites] == [pattern]
+
+
 NARROW = {
     "depthwise": (144, C * 6, {}),
     "depthwise, strides": (144, C * 6, {"strides": [2, 1]}),
@@ -445,5 +517,5 @@ def test_how_many_dimensions_a_result_has_stays_known() -> None:
     )
     lowered = assert_exact(model, feed(2, np.uint8), optimized=True, alone=False)
     assert [code for _, code in lowered.outcome] == [None, None]
-    (shape,) = (value.type.tensor_type.shape for value in lowered.proto.graph.value_info if value.name == "i")
+    (shape,) = (value.type.tensor_type.shape for value in lowered.proto.graph.value_info if value.name == "m")
     assert [dim.dim_value for dim in shape.dim] == [0, N, 0, 0]

@@ -100,18 +100,21 @@ def _channels_second(node: CompressedNode, x1: Operand, weight: ir.Value, window
     result = NewOutput(NewNode("ConvInteger", (x1, weight, *zero_points), attributes))
     columns = NewConstant(np.array([1, -1, *(1,) * len(window.kernel)], np.int64), "columns")
 
-    def along_channels(values: Operand) -> Operand:
-        """Return one value for each channel in the place of the result's channels."""
+    def along_channels(values: Operand, given: ir.Value) -> Operand:
+        """Return one value for each channel in the place of the result's channels; as many as are ``given``."""
+        shape = given.shape
+        if shape is not None and all(size == 1 for size in shape):
+            return values
         return NewOutput(NewNode("Reshape", (values, columns)))
 
     if (bias := node.input("bias")) is not None:
-        result = NewOutput(NewNode("Add", (result, along_channels(bias))))
+        result = NewOutput(NewNode("Add", (result, along_channels(bias, bias))))
     if scale is None:
         return result
     result = NewOutput(NewNode("Cast", (result,), {"to": int(TensorProto.FLOAT)}))
-    result = NewOutput(NewNode("Mul", (result, along_channels(factor))))
+    result = NewOutput(NewNode("Mul", (result, along_channels(factor, scale))))
     addend = node.input("addend")
-    return result if addend is None else NewOutput(NewNode("Add", (result, along_channels(addend))))
+    return result if addend is None else NewOutput(NewNode("Add", (result, along_channels(addend, addend))))
 
 
 def _qlinear_conv(
