@@ -10,6 +10,7 @@ mod direct;
 mod image;
 mod padded;
 mod patches;
+mod phases;
 mod window;
 
 pub use image::Image;

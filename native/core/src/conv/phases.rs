@@ -1,6 +1,6 @@
 //! A channel of an image as runs: with what is beside it, and one *phase* behind the other, of the pixels that a stride goes over.
 
-use crate::conv::window::{DIMS, Window};
+use super::window::{DIMS, Window};
 use crate::error::Error;
 
 /// Pixels that a channel may have with what is beside it: so many, or so many times its own.
@@ -9,7 +9,7 @@ const TIMES: usize = 16;
 
 /// How the pixels of a channel lie.
 #[derive(Clone, Copy)]
-pub(super) struct Phases {
+pub struct Phases {
     /// Pixels of a phase.
     pub size: [usize; DIMS],
     /// How many there are in each dimension.
@@ -67,13 +67,7 @@ impl Phases {
 }
 
 /// Writes a channel of an image, less its zero point, where its lines belong.
-pub(super) fn write<T: Copy + Into<i16>>(
-    window: &Window,
-    lines: &[usize],
-    pixels: &[T],
-    zero_point: i16,
-    to: &mut [i16],
-) {
+pub fn write<T: Copy + Into<i16>>(window: &Window, lines: &[usize], pixels: &[T], zero_point: i16, to: &mut [i16]) {
     to.fill(0);
     let (width, stride) = (window.image[2].max(1), window.strides[2]);
     for (line, places) in pixels.chunks_exact(width).zip(lines.chunks_exact(stride.min(width))) {

@@ -5,9 +5,8 @@
 //! strides s, pixel p is in phase p mod s. So what a tap meets from position to position lies in one run, and an output channel is
 //! the sum of as many runs as there are weights, each times one of them.
 
-mod phases;
-
 use super::image::Image;
+use super::phases::{Phases, write};
 use super::{ConvCall, Order};
 use crate::arch::output::ScalarOrPerColumn::{self, Scalar};
 use crate::arch::output::{Destination, Elementwise, Epilogue, Output};
@@ -18,7 +17,6 @@ use crate::decoder::Bound;
 use crate::error::{Error, refill, resize};
 use crate::gemm::{PreparedWeight, ZeroPoint};
 use crate::parallel::Parallel;
-use phases::{Phases, write};
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
