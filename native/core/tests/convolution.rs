@@ -2,9 +2,9 @@
 
 use mcd_core::parallel::Scoped;
 use mcd_core::{
-    ConvCall, Epilogue, Error, Image, Kernel, Operands, Order, Output, Padding, Parallel, PrepareOptions,
-    PreparedWeight, Profile, Residency, ScalarOrPerColumn, Serial, Tiling, WeightType, WeightView, Window, ZeroPoint,
-    encode,
+    ConvCall, Elementwise, Epilogue, Error, Image, Kernel, Operands, Order, Output, Padding, Parallel,
+    PrepareOptions, PreparedWeight, Profile, Residency, ScalarOrPerColumn, Serial, Tiling, WeightType, WeightView,
+    Window, ZeroPoint, encode,
 };
 
 /// A convolution: sizes and how the kernel goes over an image.
@@ -119,6 +119,14 @@ fn cases() -> Vec<Case> {
         // Several strips of positions.
         of(1, (4, 5), &[70, 40], &[3, 3]),
         of(1, (600, 24), &[40, 9], &[3, 3]),
+        // Channels that stay first with some kernels: as images have them, or with pixels beside them, one weight by itself.
+        of(2, (40, 23), &[6, 100], &[1, 1]),
+        of(1, (3, 7), &[21, 70], &[3, 3]),
+        Case { strides: vec![2, 2], ..of(2, (8, 14), &[30, 97], &[3, 3]) },
+        Case { strides: vec![2, 3], pads: (vec![0, 0], vec![0, 0]), ..of(1, (20, 6), &[9, 50], &[1, 1]) },
+        Case { groups: 2, ..of(2, (10, 64), &[300], &[5]) },
+        Case { dilations: vec![1, 2, 2], ..of(1, (5, 19), &[4, 5, 60], &[2, 3, 3]) },
+        of(1, (7, 1), &[1300], &[3]),
     ]
 }
 
@@ -224,14 +232,34 @@ fn every_kernel_computes_the_definition() {
                         let mut sums = vec![0_i32; expected.len()];
                         weight.convolve(&call, Output::new(&mut sums[..], Epilogue::Sums), pool).unwrap();
                         assert!(sums == *expected, "{what}");
-                        let mut bytes = vec![0_u8; expected.len()];
-                        let scale = ScalarOrPerColumn::PerColumn(&scales);
-                        let epilogue = Epilogue::Requantize { scale, zero_point: 3 };
-                        weight.convolve(&call, Output::new(&mut bytes[..], epilogue), pool).unwrap();
                         let column = |at: usize| match order {
                             Order::ChannelsFirst => at / window.positions() % n,
                             Order::ChannelsLast => at % n,
                         };
+                        let scale = ScalarOrPerColumn::PerColumn(&scales);
+                        for addend in
+                            [None, Some(ScalarOrPerColumn::PerColumn(&scales)), Some(ScalarOrPerColumn::Scalar(0.7))]
+                        {
+                            let mut floats = vec![0_f32; expected.len()];
+                            let epilogue =
+                                Epilogue::Dequantize { scale, addend, elementwise: Elementwise::default() };
+                            weight.convolve(&call, Output::new(&mut floats[..], epilogue), pool).unwrap();
+                            let dequantized = |(at, &sum): (usize, &i32)| {
+                                let scaled = sum as f32 * scales[column(at)];
+                                match addend {
+                                    None => scaled,
+                                    Some(ScalarOrPerColumn::Scalar(addend)) => scaled + addend,
+                                    Some(ScalarOrPerColumn::PerColumn(addends)) => scaled + addends[column(at)],
+                                }
+                            };
+                            assert!(
+                                floats == expected.iter().enumerate().map(dequantized).collect::<Vec<_>>(),
+                                "{what}"
+                            );
+                        }
+                        let mut bytes = vec![0_u8; expected.len()];
+                        let epilogue = Epilogue::Requantize { scale, zero_point: 3 };
+                        weight.convolve(&call, Output::new(&mut bytes[..], epilogue), pool).unwrap();
                         let requantized = |(at, &sum): (usize, &i32)| {
                             let scaled = sum as f32 * scales[column(at)];
                             (scaled.clamp(-3.0, 252.0).round_ties_even() as i32 + 3) as u8

@@ -2,6 +2,7 @@
 
 use super::operands::{Accumulators, ByteRows, Coded, Extent, PanelSteps, Rows, Symbols};
 use super::output::Output;
+use super::pairs::{self, ByteRuns};
 use super::rows::{self, ActivationRow, Panels, Terms, WeightedRuns};
 use super::workspace::Scratch;
 use crate::codec::WeightType;
@@ -272,6 +273,35 @@ pub trait RowKernel: Sync {
         rows::weighted_sums(base, runs, sums);
     }
 
+    /// Whether products of 16-bit numbers in [pairs](pairs::pair_sums) are what exact ones of bytes are made of.
+    fn multiplies_pairs(&self) -> bool {
+        false
+    }
+
+    /// Runs of bytes as pairs of numbers, as [`pairs::pair`].
+    ///
+    /// # Panics
+    /// As there.
+    fn pair(&self, runs: ByteRuns<'_>, positions: std::ops::Range<usize>, to: &mut [i16]) {
+        pairs::pair(runs, positions, to);
+    }
+
+    /// Sums of pairs, as [`pairs::pair_sums`].
+    ///
+    /// # Panics
+    /// As there.
+    fn pair_sums(&self, of: &[i16], factors: &[i16], bases: &[i32], sums: &mut [i32]) {
+        pairs::pair_sums(of, factors, bases, sums);
+    }
+
+    /// Sums as floats, as [`rows::scaled`].
+    ///
+    /// # Panics
+    /// As there.
+    fn scaled(&self, sums: &[i32], scale: f32, addend: Option<f32>, to: &mut [MaybeUninit<f32>]) {
+        rows::scaled(sums, scale, addend, to);
+    }
+
     /// Bytes of an activation as it is multiplied.
     fn width(&self) -> usize {
         1
@@ -371,6 +401,24 @@ macro_rules! row_operations {
         fn weighted_sums(&self, base: i32, runs: $crate::arch::rows::WeightedRuns<'_>, sums: &mut [i32]) {
             // SAFETY: `self` proves the features.
             unsafe { $function(base, runs, sums) }
+        }
+    };
+    (@pair $function:path) => {
+        fn pair(&self, runs: $crate::arch::pairs::ByteRuns<'_>, positions: std::ops::Range<usize>, to: &mut [i16]) {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(runs, positions, to) }
+        }
+    };
+    (@pair_sums $function:path) => {
+        fn pair_sums(&self, of: &[i16], factors: &[i16], bases: &[i32], sums: &mut [i32]) {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(of, factors, bases, sums) }
+        }
+    };
+    (@scaled $function:path) => {
+        fn scaled(&self, sums: &[i32], scale: f32, addend: Option<f32>, to: &mut [std::mem::MaybeUninit<f32>]) {
+            // SAFETY: `self` proves the features.
+            unsafe { $function(sums, scale, addend, to) }
         }
     };
     (@finish $function:path) => {

@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod operands;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other kernels need less of it"))]
 pub mod output;
+pub mod pairs;
 pub mod portable;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "other kernels need less of it"))]
 pub mod rows;

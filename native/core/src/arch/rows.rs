@@ -130,6 +130,20 @@ pub fn weighted_sums(base: i32, runs: WeightedRuns<'_>, sums: &mut [i32]) {
     }
 }
 
+/// Sums as floats, times a scale; an addend is added behind that.
+///
+/// # Panics
+/// If the lengths differ.
+#[inline(always)]
+pub fn scaled(sums: &[i32], scale: f32, addend: Option<f32>, to: &mut [MaybeUninit<f32>]) {
+    assert_eq!(sums.len(), to.len(), "as many floats as sums");
+    let pairs = to.iter_mut().zip(sums);
+    match addend {
+        Some(addend) => pairs.for_each(|(to, &sum)| _ = to.write(sum as f32 * scale + addend)),
+        None => pairs.for_each(|(to, &sum)| _ = to.write(sum as f32 * scale)),
+    }
+}
+
 /// Rounds to fp16 (bits), half to even; lengths are the same.
 ///
 /// In software, for what the crate `half` does otherwise depends on the processor and not on the kernel.

@@ -2,6 +2,7 @@
 //! are compared in `tests/exactness.rs`.
 
 use super::output::{Elementwise, Epilogue, Output, ScalarOrPerColumn};
+use super::pairs;
 use super::portable::Portable;
 use super::rows::{self, ActivationRow, Terms, WeightTerm};
 use super::{Accumulators, Coded, Extent, PanelSteps, Rows, Scratch, Symbols, TileCode, TileKernel};
@@ -14,6 +15,7 @@ use crate::geometry::{FRACTAL, GROUP};
 use crate::{CompressedWeight, Profile, Tiling, WeightType, WeightView, encode};
 use half::f16;
 use mcd_testkit::Rng;
+use std::mem::MaybeUninit;
 
 #[test]
 fn every_code_decodes_alike() {
@@ -118,6 +120,74 @@ fn weighted_sums_are_alike() {
                     let mut found = vec![77; len];
                     kernel.tile().rows().weighted_sums(base, runs, &mut found);
                     assert_eq!(found, expected, "{kernel:?}, {len}, {starts:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn scaled_sums_are_alike() {
+    let mut rng = Rng::new(0x005c_a1ed);
+    for len in (0..40).chain([255, 1000]) {
+        let sums: Vec<i32> = (0..len).map(|_| rng.next() as i32).collect();
+        for (scale, addend) in
+            [(0.37e-3, None), (1.0, Some(-0.0)), (f32::MIN_POSITIVE, Some(3.7)), (-2e30, Some(1e38))]
+        {
+            let all = sums.iter().map(|&sum| addend.map_or(sum as f32 * scale, |addend| sum as f32 * scale + addend));
+            let expected: Vec<u32> = all.map(f32::to_bits).collect();
+            for kernel in Kernel::available() {
+                let mut found = vec![MaybeUninit::new(7.0); len];
+                kernel.tile().rows().scaled(&sums, scale, addend, &mut found);
+                // SAFETY: all of them were initialised.
+                let found: Vec<u32> =
+                    found.into_iter().map(|float| unsafe { float.assume_init() }.to_bits()).collect();
+                assert_eq!(found, expected, "{kernel:?}, {len}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pairs_are_alike() {
+    let mut rng = Rng::new(0x0009_a125);
+    for (runs, len, behind) in [(0, 5, 0), (1, 1, 0), (2, 15, 40), (3, 16, 0), (9, 17, 3), (26, 48, 16), (5, 100, 11)]
+    {
+        let bytes: Vec<u8> = (0..len + 40 + behind).map(|at| [rng.next() as u8, 255, 0][at % 3]).collect();
+        // A run may end where the bytes do, if nothing is behind.
+        let starts: Vec<usize> = (0..runs).map(|run| if run == 1 { 40 } else { rng.next() as usize % 41 }).collect();
+        for (signed, zero_point) in [(false, 0), (false, 255), (true, 127), (true, -128), (false, 7)] {
+            let runs = pairs::ByteRuns { bytes: &bytes, signed, zero_point, starts: &starts };
+            let first = if behind == 0 { 0 } else { 2 };
+            let positions = first..first + len;
+            let mut expected = vec![7; len.div_ceil(pairs::POSITIONS) * runs.block()];
+            pairs::pair(runs, positions.clone(), &mut expected);
+            for rows in 1..=pairs::ROWS {
+                let factors: Vec<i16> = (0..runs.block() / pairs::POSITIONS * rows)
+                    .map(|at| [(rng.next() % 511) as i16 - 255, -255, 255][at % 3])
+                    .collect();
+                let bases: Vec<i32> = (0..rows).map(|row| [-7, i32::MAX][row % 2]).collect();
+                let mut sums = vec![77; rows * len.next_multiple_of(pairs::POSITIONS)];
+                pairs::pair_sums(&expected, &factors, &bases, &mut sums);
+                for (row, base) in bases.iter().enumerate() {
+                    // By definition.
+                    let product = |(run, start): (usize, &usize), at: usize| {
+                        i32::from(runs.number(*start, at)) * i32::from(factors[row * (factors.len() / rows) + run])
+                    };
+                    let companion =
+                        starts.last().filter(|_| starts.len() % 2 == 1).map(|start| (starts.len(), start));
+                    for i in 0..len {
+                        let all = starts.iter().enumerate().chain(companion).map(|run| product(run, first + i));
+                        assert_eq!(sums[row * (sums.len() / rows) + i], all.fold(*base, i32::wrapping_add));
+                    }
+                }
+                for kernel in Kernel::available() {
+                    let mut found = vec![7; expected.len()];
+                    kernel.tile().rows().pair(runs, positions.clone(), &mut found);
+                    assert_eq!(found, expected, "{kernel:?}, {starts:?}");
+                    let mut found = vec![78; sums.len()];
+                    kernel.tile().rows().pair_sums(&expected, &factors, &bases, &mut found);
+                    assert_eq!(found, sums, "{kernel:?}, {starts:?}, {rows}");
                 }
             }
         }

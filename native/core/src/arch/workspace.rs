@@ -18,6 +18,18 @@ pub struct Workspace {
     /// What the kernel needs by itself.
     pub scratch: Scratch,
     pub direct: DirectMemory,
+    pub columns: ColumnMemory,
+}
+
+/// What a thread needs for its part of a convolution of channels that stay first.
+#[derive(Debug, Default)]
+pub struct ColumnMemory {
+    /// What weights meet, of a piece of the positions.
+    pub pairs: Aligned<i16>,
+    /// Of some output channels.
+    pub sums: Aligned<i32>,
+    /// As many as positions.
+    pub zeros: Vec<i32>,
 }
 
 /// What a thread needs for its part of a direct convolution.
@@ -25,8 +37,7 @@ pub struct Workspace {
 pub struct DirectMemory {
     /// Of the image.
     pub channels: Aligned<i16>,
-    /// The weights of an output channel, and its sums.
-    pub factors: Vec<i16>,
+    /// Of an output channel.
     pub sums: Aligned<i32>,
     /// As many as positions.
     pub zeros: Vec<i32>,
@@ -69,8 +80,10 @@ pub struct Staging {
     /// Of each pixel's channels.
     pub sums: Vec<i32>,
     pub results: Aligned<u32>,
-    /// Of a direct convolution: all weights, row by row, where their runs begin, and where lines of an image do.
+    /// Where there are no patches as rows: all weights, row by row, and less their zero points; where their runs begin, and where lines of an
+    /// image do.
     pub weights: Aligned<u8>,
+    pub factors: Vec<i16>,
     pub starts: Vec<usize>,
     pub lines: Vec<usize>,
 }

@@ -100,7 +100,7 @@ const PIECE: usize = 1 << 15;
 const PIXELS: usize = 16;
 
 /// Memory that threads write, each its own part.
-struct Shared<T>(*mut T);
+pub(super) struct Shared<T>(pub *mut T);
 
 // SAFETY: what is done with the pointer is unsafe by itself.
 unsafe impl<T> Sync for Shared<T> {}
@@ -111,7 +111,7 @@ impl<T> Shared<T> {
     /// # Safety
     /// There are so many, and nobody else has them meanwhile.
     #[expect(clippy::mut_from_ref, reason = "the caller answers for it")]
-    unsafe fn part(&self, at: usize, len: usize) -> &mut [T] {
+    pub unsafe fn part(&self, at: usize, len: usize) -> &mut [T] {
         // SAFETY: the caller's contract.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
     }

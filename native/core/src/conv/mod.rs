@@ -4,13 +4,17 @@
 //! each gets them last ([`image`]), so that [`patches`] are few runs of bytes; the results of a strip, positions × channels, get
 //! theirs first again on their way out. Images with channels last are read, and results written, where they are. Strips bound the
 //! memory: it is that of one image and of one strip; of all images where they get the pixels beside them first ([`padded`]).
-//! Groups of few output channels are convolved without patches ([`direct`]).
+//! Groups of few output channels are convolved without patches ([`direct`]); and where channels of images and results need no other
+//! order, as processors without dot products of bytes are as fast with, patches are [`columns`] instead of rows.
 
+mod columns;
 mod direct;
+mod factors;
 mod image;
 mod padded;
 mod patches;
 mod phases;
+mod pieces;
 mod window;
 
 pub use image::Image;
@@ -100,8 +104,14 @@ impl Bound<'_, PreparedWeight> {
     /// weight's bytes are by now, and gives an error where they do not decode.
     pub fn convolve(&self, call: &ConvCall<'_>, output: Output<'_>, pool: &dyn Parallel) -> Result<(), Error> {
         call.validate((self.k(), self.n()), &output)?;
+        if output.destination.is_empty() {
+            return Ok(());
+        }
         if call.groups > 1 && !self.has_whole_strips(self.n() / call.groups) {
             return self.convolve_directly(call, &output, pool);
+        }
+        if self.convolves_columns(call) {
+            return self.convolve_columns(call, &output, pool);
         }
         match call.order {
             Order::ChannelsFirst => self.convolve_first(call, &output, pool),

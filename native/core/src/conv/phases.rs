@@ -34,6 +34,11 @@ impl Phases {
         Ok(Self { size, count, channel })
     }
 
+    /// Whether a channel is as the image has it.
+    pub fn are_the_image(&self, window: &Window) -> bool {
+        self.count == [1; DIMS] && self.size == window.image && window.pads == [0; DIMS]
+    }
+
     /// Where a pixel lies; they are counted from the first that the kernel sees, beside the image or in it.
     fn place(&self, window: &Window, pixel: [usize; DIMS]) -> usize {
         let (mut phase, mut place) = (0, 0);
@@ -50,11 +55,6 @@ impl Phases {
         self.place(window, std::array::from_fn(|d| at[d] * window.dilations[d]))
     }
 
-    /// Numbers from the first position to the last, and what lies between lines.
-    pub fn sums(&self, window: &Window) -> usize {
-        window.output.iter().zip(&self.size).fold(0, |last, (output, size)| last * size + output - 1) + 1
-    }
-
     /// Where the pixels of an image's lines lie: the first of each phase that a line has.
     pub fn lines(&self, window: &Window) -> impl ExactSizeIterator<Item = usize> {
         let ([depth, lines, width], pads) = (window.image, window.pads);
@@ -66,16 +66,15 @@ impl Phases {
     }
 }
 
-/// Writes a channel of an image, less its zero point, where its lines belong.
-pub fn write<T: Copy + Into<i16>>(window: &Window, lines: &[usize], pixels: &[T], zero_point: i16, to: &mut [i16]) {
-    to.fill(0);
+/// Writes a channel of an image where its lines belong, as numbers that are `made` of its pixels. What is beside it stays.
+pub fn write<T: Copy, U>(window: &Window, lines: &[usize], pixels: &[T], made: impl Fn(T) -> U, to: &mut [U]) {
     let (width, stride) = (window.image[2].max(1), window.strides[2]);
     for (line, places) in pixels.chunks_exact(width).zip(lines.chunks_exact(stride.min(width))) {
         for (first, &at) in places.iter().enumerate() {
-            let less = |(to, from): (&mut i16, &T)| *to = (*from).into().wrapping_sub(zero_point);
+            let each = |(to, from): (&mut U, &T)| *to = made(*from);
             match stride {
-                1 => to[at..].iter_mut().zip(line).for_each(less),
-                _ => to[at..].iter_mut().zip(line[first..].iter().step_by(stride)).for_each(less),
+                1 => to[at..].iter_mut().zip(line).for_each(each),
+                _ => to[at..].iter_mut().zip(line[first..].iter().step_by(stride)).for_each(each),
             }
         }
     }

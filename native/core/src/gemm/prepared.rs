@@ -10,10 +10,12 @@ use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
 use crate::container::{CompressedWeight, Tile};
 use crate::decoder::{Bound, Decoder, Tiles};
+use crate::decompress::{Shared, each};
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
 use crate::geometry::{FRACTAL, FRACTAL_K, Geometry, PANEL, TileShape};
 use crate::parallel::{Parallel, Scoped};
+use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
 /// What a weight occupies while it is in use.
@@ -64,6 +66,9 @@ const PREFETCHED: usize = 24 << 10;
 
 /// Weights below this are checked by the calling thread alone.
 const PARALLEL_FROM: usize = 4 << 20;
+
+/// Bytes of rows of decoded weights that are worth a task.
+const ROWS_PER_TASK: usize = 1 << 18;
 
 /// Threads for what is done once with a weight of this size.
 fn pool(geometry: &Geometry, threads: usize) -> Scoped {
@@ -272,30 +277,36 @@ impl<'a> Bound<'a, PreparedWeight> {
 
     /// Writes all weights, of whichever type they are, row by row; gives the distance of rows. Rows and their elements are whole
     /// fractals: what stands for no weight is there as well.
-    pub(crate) fn write_rows(&self, out: &mut Aligned<u8>) -> Result<usize, Error> {
+    pub(crate) fn write_rows(&self, out: &mut Aligned<u8>, pool: &dyn Parallel) -> Result<usize, Error> {
         let (geometry, tiles, kernel) = (self.geometry(), self.tiles(), self.kernel().tile().rows());
         let stride = geometry.padded_k();
-        out.reset(geometry.padded_n().saturating_mul(stride), "the weights of a convolution")?;
+        let len = geometry.padded_n().saturating_mul(stride);
+        out.reset(len, "the weights of a convolution")?;
+        // SAFETY: the layout is the same, and what is written to it is initialised.
+        let out = Shared::new(unsafe { &mut *(std::ptr::from_mut(&mut out[..]) as *mut [MaybeUninit<u8>]) });
         let flip = self.weight_type().flip();
-        let mut write = |symbols: &[u8], panel: usize, fractal: usize, flip| {
-            let rows = &mut out[panel * PANEL * stride..][..PANEL * stride];
-            let at = rows[fractal * FRACTAL_K..].as_mut_ptr();
+        let write = |symbols: &[u8], panel: usize, fractal: usize, flip| {
+            let at = out.at(panel * PANEL * stride, PANEL * stride);
             assert!(fractal * FRACTAL_K + symbols.len() / PANEL <= stride, "inside of the row");
-            // SAFETY: a panel has 16 rows, which have room for so many fractals behind the first.
-            unsafe { kernel.write_rows(symbols, ByteRows::nearby(at, stride, flip)) };
+            // SAFETY: a panel has 16 rows, which have room for so many fractals behind the first, and nobody else writes these.
+            unsafe { kernel.write_rows(symbols, ByteRows::nearby(at.add(fractal * FRACTAL_K), stride, flip)) };
         };
         if let Some(decoded) = &self.weight.decoded {
             let flip = if self.signed { flip ^ SIGN } else { flip };
-            decoded.chunks_exact(stride * PANEL).enumerate().for_each(|(p, symbols)| write(symbols, p, 0, flip));
+            let panels = decoded.len() / (stride * PANEL);
+            let tasks = (len / ROWS_PER_TASK).clamp(1, pool.threads());
+            pool.run(tasks, &|task| {
+                for panel in panels * task / tasks..panels * (task + 1) / tasks {
+                    write(&decoded[panel * stride * PANEL..][..stride * PANEL], panel, 0, flip);
+                }
+            });
             return Ok(stride);
         }
-        Workspace::with(|workspace| {
-            (0..geometry.tiles()).try_for_each(|t| {
-                let (shape, panel) = (geometry.tile(t), tiles.extent(t).panel());
-                tiles.with_symbols(t, workspace, |symbols| {
-                    let panels = symbols.chunks_exact(panel).enumerate();
-                    panels.for_each(|(p, symbols)| write(symbols, shape.panel + p, shape.fractal, flip));
-                })
+        each(geometry, geometry.tiles(), pool, |t, workspace| {
+            let (shape, panel) = (geometry.tile(t), tiles.extent(t).panel());
+            tiles.with_symbols(t, workspace, |symbols| {
+                let panels = symbols.chunks_exact(panel).enumerate();
+                panels.for_each(|(p, symbols)| write(symbols, shape.panel + p, shape.fractal, flip));
             })
         })?;
         Ok(stride)

@@ -5,5 +5,6 @@ mod pool;
 mod queue;
 
 pub(crate) use barrier::Barrier;
+pub(crate) use pool::run_all;
 pub use pool::{Parallel, Scoped, Serial};
 pub(crate) use queue::WorkQueue;

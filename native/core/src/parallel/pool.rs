@@ -1,5 +1,8 @@
 //! Threads belong to the caller: a session's own pool, rayon, or none.
 
+use crate::error::Error;
+use std::sync::{Mutex, PoisonError};
+
 /// Runs tasks, maybe at the same time.
 pub trait Parallel: Sync {
     /// Tasks that can run at the same time, at least 1.
@@ -7,6 +10,24 @@ pub trait Parallel: Sync {
     /// Calls `task(0)` to `task(tasks − 1)`, each once, in any order, and returns when all have returned. A task may wait for
     /// what one that has begun on another thread has in hand: once begun, each must be left to run.
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
+}
+
+/// As [`Parallel::run`], of tasks that may fail: all of them are run; an error of one is returned.
+pub(crate) fn run_all(
+    pool: &dyn Parallel,
+    tasks: usize,
+    task: impl Fn(usize) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
+    if tasks == 1 {
+        return task(0);
+    }
+    let failure = Mutex::new(None);
+    pool.run(tasks, &|i| {
+        if let Err(error) = task(i) {
+            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        }
+    });
+    failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
 /// The calling thread alone.

@@ -13,6 +13,7 @@ mod decode;
 mod deposits;
 mod epilogue;
 mod group;
+mod pairs;
 mod planes;
 mod products;
 pub(super) mod rows;
@@ -220,12 +221,19 @@ impl<const PDEP: bool, P: Products> RowKernel for Avx2<PDEP, P> {
         sums: rows::sums,
         column_terms: rows::column_terms,
         weighted_sums: rows::weighted_sums,
+        scaled: rows::scaled,
+        pair: pairs::pair,
+        pair_sums: pairs::pair_sums,
         finish: rows::finish::<P>,
         epilogue: rows::epilogue,
     }
 
     fn multiplies_bytes(&self) -> bool {
         P::BYTES
+    }
+
+    fn multiplies_pairs(&self) -> bool {
+        true
     }
 
     fn width(&self) -> usize {

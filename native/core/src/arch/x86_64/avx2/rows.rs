@@ -62,6 +62,12 @@ pub(in crate::arch::x86_64) fn column_terms(sums: &[i32], factor: i32, base: i32
     rows::column_terms(sums, factor, base, terms);
 }
 
+/// As [`rows::scaled`].
+#[target_feature(enable = "avx2")]
+pub(in crate::arch::x86_64) fn scaled(sums: &[i32], scale: f32, addend: Option<f32>, to: &mut [MaybeUninit<f32>]) {
+    rows::scaled(sums, scale, addend, to);
+}
+
 /// As [`rows::weighted_sums`]: the products of two runs are added by the instruction that multiplies them.
 #[target_feature(enable = "avx2")]
 pub(in crate::arch::x86_64) fn weighted_sums(base: i32, runs: WeightedRuns<'_>, sums: &mut [i32]) {

@@ -183,6 +183,7 @@ impl RowKernel for Avx512 {
         pack: rows::pack,
         column_terms: avx2::column_terms,
         weighted_sums: avx2::weighted_sums,
+        scaled: avx2::scaled,
         epilogue: rows::epilogue,
     }
 }
