@@ -9,7 +9,7 @@ use super::phases::{Phases, write};
 use super::pieces::{Piece, Pieces, of_channel};
 use super::{ConvCall, Order};
 use crate::aligned::Aligned;
-use crate::arch::output::Output;
+use crate::arch::output::{Destination, Output};
 use crate::arch::pairs::{ByteRuns, POSITIONS, ROWS};
 use crate::arch::workspace::{ColumnMemory, Staging, Workspace};
 use crate::decoder::Bound;
@@ -20,6 +20,10 @@ use crate::parallel::{Parallel, run_all};
 /// Bytes of what weights meet of a piece, about, and its positions at the least and at the most.
 const PIECE: usize = 1 << 15;
 const PIECE_POSITIONS: (usize, usize) = (128, 512);
+
+/// Where there are threads: pieces for each of them, if none has fewer positions for that than so many.
+const PIECES_PER_THREAD: usize = 4;
+const LEAST_POSITIONS: usize = 64;
 
 /// Sums of a line are this share of its positions at the most, where products of bytes would not be exact.
 const WIDEST: (usize, usize) = (9, 8);
@@ -39,10 +43,12 @@ const BYTES: usize = 1 << 16;
 
 impl Bound<'_, PreparedWeight> {
     /// Whether [`Self::convolve_columns`] does a call, and sooner than patches are packed and multiplied: where exact products are
-    /// those of 16-bit numbers either way, or are few for each byte that would be transposed.
-    pub(super) fn convolves_columns(&self, call: &ConvCall<'_>) -> bool {
+    /// those of 16-bit numbers either way, or are few for each byte that would be transposed. Results of one byte are no reason.
+    pub(super) fn convolves_columns(&self, call: &ConvCall<'_>, output: &Output<'_>) -> bool {
         let saturates = self.kernel().saturates() && matches!(call.x, Image::U8(_));
-        if saturates || call.order == Order::ChannelsLast || !self.kernel().tile().rows().multiplies_pairs() {
+        let bytes = matches!(output.destination, Destination::U8(_) | Destination::I8(_));
+        if saturates || bytes || call.order == Order::ChannelsLast || !self.kernel().tile().rows().multiplies_pairs()
+        {
             return false;
         }
         let Ok(phases) = Phases::new(&call.window) else { return false };
@@ -68,11 +74,19 @@ impl Bound<'_, PreparedWeight> {
                 (0..self.k()).map(|at| phases.tap(&call.window, at / channels) + at % channels * phases.channel);
             refill(starts, places, "places of taps")?;
             refill(lines, phases.lines(&call.window), "places of lines")?;
-            let positions = (PIECE / (2 * self.k())).clamp(PIECE_POSITIONS.0, PIECE_POSITIONS.1);
-            let pieces = Pieces::new(&call.window, phases.size, positions);
+            let pieces = Pieces::new(&call.window, phases.size, self.positions_of_a_piece(call, pool.threads()));
             let columns = Columns { weight: self, call, output, phases, pieces, factors, starts, lines };
             (0..call.batch * call.groups).try_for_each(|part| columns.part(part, padded, pool))
         })
+    }
+
+    /// As many as stay in the cache, and less where threads would have too few pieces to share.
+    fn positions_of_a_piece(&self, call: &ConvCall<'_>, threads: usize) -> usize {
+        let cached = (PIECE / (2 * self.k())).clamp(PIECE_POSITIONS.0, PIECE_POSITIONS.1);
+        match threads {
+            1 => cached,
+            _ => cached.min(call.window.positions().div_ceil(threads * PIECES_PER_THREAD).max(LEAST_POSITIONS)),
+        }
     }
 }
 

@@ -110,7 +110,7 @@ impl Bound<'_, PreparedWeight> {
         if call.groups > 1 && !self.has_whole_strips(self.n() / call.groups) {
             return self.convolve_directly(call, &output, pool);
         }
-        if self.convolves_columns(call) {
+        if self.convolves_columns(call, &output) {
             return self.convolve_columns(call, &output, pool);
         }
         match call.order {

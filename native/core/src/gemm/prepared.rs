@@ -14,7 +14,7 @@ use crate::decompress::{Shared, each};
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
 use crate::geometry::{FRACTAL, FRACTAL_K, Geometry, PANEL, TileShape};
-use crate::parallel::{Parallel, Scoped};
+use crate::parallel::{Parallel, Scoped, run_all};
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
@@ -295,11 +295,12 @@ impl<'a> Bound<'a, PreparedWeight> {
             let flip = if self.signed { flip ^ SIGN } else { flip };
             let panels = decoded.len() / (stride * PANEL);
             let tasks = (len / ROWS_PER_TASK).clamp(1, pool.threads());
-            pool.run(tasks, &|task| {
+            run_all(pool, tasks, |task| {
                 for panel in panels * task / tasks..panels * (task + 1) / tasks {
                     write(&decoded[panel * stride * PANEL..][..stride * PANEL], panel, 0, flip);
                 }
-            });
+                Ok(())
+            })?;
             return Ok(stride);
         }
         each(geometry, geometry.tiles(), pool, |t, workspace| {
