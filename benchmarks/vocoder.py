@@ -3,49 +3,21 @@
 Two ConvTransposes make the signal eight times as long each; behind each stand residual convolutions, dilated.
 """
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from float_graph import FloatGraph
+from onnx import TensorProto, helper
 
 MELS, WIDTH, RATE, DILATIONS = 80, 256, 8, (1, 3)
 
 
-class _Graph:
-    """Nodes and constants as they are added."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        self._rng = np.random.default_rng(7)
-        self._count = itertools.count()
-
-    def _constant(self, name: str, array: npt.NDArray[np.floating]) -> str:
-        self.constants.append(numpy_helper.from_array(array.astype(np.float32), name))
-        return name
-
-    def add(self, operator: str, *inputs: str, **attributes: object) -> str:
-        name = f"{operator.lower()}_{next(self._count)}"
-        self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
-        return name
-
-    def convolve(self, x: str, shape: tuple[int, int, int], operator: str = "Conv", **attributes: object) -> str:
-        name = f"{operator.lower()}_{next(self._count)}"
-        channels = shape[1] if operator == "Conv" else shape[0]
-        n = shape[0] if operator == "Conv" else shape[1]
-        # Columns of unequal width, with tails as those of trained weights.
-        width = np.exp(self._rng.normal(0, 0.3, shape[:1])).reshape(-1, 1, 1) / np.sqrt(channels * shape[2])
-        weight = self._constant(f"{name}.weight", self._rng.standard_t(5, shape) * width)
-        return self.add(operator, x, weight, self._constant(f"{name}.bias", self._rng.normal(0, 0.1, n)), **attributes)
-
-
 def vocoder_model(path: Path) -> None:
     """Write the model: input (1, 80, frames), output (1, 1, 64 frames)."""
-    graph = _Graph()
+    graph = FloatGraph(seed=7)
     x = graph.convolve("mel", (WIDTH, MELS, 7), pads=[3, 3])
     width = WIDTH
     while width > WIDTH // 4:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from detector import SIZE, detector_model, image_feeds, mobilenet_model
 from encoder import encoder_feeds, encoder_model
 from fused_encoder import fused_encoder_feeds, fused_encoder_model
 from matmul import gaussian_weights, layers_model
@@ -211,6 +212,11 @@ WORKLOADS = {
         *(_seeded("minilm-l6-like", form, encoder_model, encoder_feeds) for form in ("dynamic, all", "qdq, all")),
         _seeded("fused-encoder", "dynamic, all", fused_encoder_model, fused_encoder_feeds),
         _seeded("vocoder", "qdq, all", vocoder_model, vocoder_feeds, axes=[[32]]),
+        *(
+            _seeded(name, form, model, image_feeds, axes=[[SIZE, SIZE]])
+            for name, model in (("detector", detector_model), ("mobilenet", mobilenet_model))
+            for form in ("dynamic, all", "qdq, all", "qoperator, all")
+        ),
         *(_recipe("paraphrase-minilm-l3", form, _lengths(1, 16, 64)) for form in ("dynamic", "qdq")),
         *(_recipe("rxnmap", form, _lengths(1, 16, 64)) for form in ("dynamic", "qdq")),
         *(_recipe("pp-ocrv4-rec", form, _lines) for form in ("dynamic, all", "qdq, all")),

