@@ -25,6 +25,9 @@ const PIECE_POSITIONS: (usize, usize) = (128, 512);
 const PIECES_PER_THREAD: usize = 4;
 const LEAST_POSITIONS: usize = 64;
 
+/// Pixels with what is beside them are so many times those of the image at the most.
+const LARGEST: usize = 2;
+
 /// Sums of a line are this share of its positions at the most, where products of bytes would not be exact.
 const WIDEST: (usize, usize) = (9, 8);
 
@@ -52,6 +55,9 @@ impl Bound<'_, PreparedWeight> {
             return false;
         }
         let Ok(phases) = Phases::new(&call.window) else { return false };
+        if phases.channel > LARGEST * call.window.pixels() {
+            return false;
+        }
         let (n, k, channels) = (self.n() / call.groups, self.k(), call.channels / call.groups);
         if self.is_decoded() && self.multiplies_bytes(call.x.shift()) {
             return (2 * n).saturating_mul(k) < WORK * (4 * n + channels);
