@@ -80,8 +80,8 @@ pub struct Staging {
     /// Of each pixel's channels.
     pub sums: Vec<i32>,
     pub results: Aligned<u32>,
-    /// Where there are no patches as rows: all weights, row by row, and less their zero points; where their runs begin, and where lines of an
-    /// image do.
+    /// Where patches are no rows: all weights, row by row, and less their zero points; where their runs begin, and where lines
+    /// of an image do.
     pub weights: Aligned<u8>,
     pub factors: Vec<i16>,
     pub starts: Vec<usize>,

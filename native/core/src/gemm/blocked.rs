@@ -25,12 +25,25 @@ const CACHED_BYTES: usize = 384 << 10;
 const CACHED_ROWS: (usize, usize) = (96, 264);
 /// Rows that are worth decoding a strip for once more.
 const GROUP_ROWS: usize = 32;
+/// Rows and products that are worth a group where threads share decoded panels, and rows that are multiplied together.
+const SHARED_ROWS: usize = 24;
+const SHARED_WORK: usize = 1 << 20;
+const TALL: usize = 6;
 /// Bytes of a strip that are decoded at a time; they share the second cache with activations and outputs.
 const CHUNK_BYTES: usize = 512 << 10;
 
 /// Rows that meet the panels of a strip one after the other.
 fn cached_rows(k: usize) -> usize {
     (CACHED_BYTES / k).clamp(CACHED_ROWS.0, CACHED_ROWS.1)
+}
+
+/// Groups of rows that threads share where blocks of panels alone are too few, or would not come out even.
+fn groups_to_share((m, weights): (usize, usize), blocks: usize, threads: usize) -> usize {
+    if threads == 1 {
+        return 1;
+    }
+    let worth = m.saturating_mul(weights) / SHARED_WORK / blocks;
+    (threads * UNITS_PER_THREAD / blocks).min(m / SHARED_ROWS).min(worth)
 }
 
 /// The work in units: cut by strips, by rows and, where strips are not cut into chunks, by blocks of panels, in this order from the
@@ -68,13 +81,20 @@ impl<'a> Work<'a> {
         let (strips, blocks, panels, groups) = if let Some(all) = one_strip {
             let panels = if threads == 1 { all } else { all / (threads * UNITS_PER_THREAD) };
             let panels = panels.next_multiple_of(BLOCK_PANELS).max(BLOCK_PANELS);
-            (1, all.div_ceil(panels), panels, groups_that_stay)
+            let blocks = all.div_ceil(panels);
+            (
+                1,
+                blocks,
+                panels,
+                groups_that_stay.max(groups_to_share((m, geometry.padded_k() * columns.count), blocks, threads)),
+            )
         } else if weight.is_decoded() || chunk == tiles_k {
             (strips, tiling.n.div_ceil(BLOCK_PANELS), BLOCK_PANELS, groups_that_stay)
         } else {
             (strips, 1, tiling.n, threads.div_ceil(strips).min(m / GROUP_ROWS).max(1))
         };
-        let rows = m.div_ceil(groups).next_multiple_of(weight.kernel().tile().block_rows());
+        let together = if one_strip.is_some() { TALL } else { kernel.block_rows() };
+        let rows = m.div_ceil(groups).next_multiple_of(together);
         let groups = m.div_ceil(rows);
         let units = strips * groups * blocks;
         let queue = WorkQueue::new(runs, units, threads.min(units))?;
