@@ -50,7 +50,7 @@ from mcd_graph.passes.engine.match import Family, Match, NewConstant, Operand, R
 from mcd_graph.passes.engine.operands import quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 from mcd_graph.passes.rules.convolution import Convolution, Kernel, find_kernel, window_of
-from mcd_graph.passes.rules.scales import Scale, require_one_value, split_product
+from mcd_graph.passes.rules.scales import Scale, other_side, require_one_value, split_product
 
 __all__ = ["FAMILY"]
 
@@ -82,28 +82,19 @@ def _match(node: ir.Node) -> Match | None:
     if cast is None or not is_op(cast, "Cast") or int_attribute(cast, "to", 0) != ir.DataType.FLOAT:
         return match
     mul = only_consumer(cast.outputs[0], node.graph)
-    scale = _scale(_other_side(mul, "Mul", cast.outputs[0]), match.weight)
+    scale = _scale(other_side(mul, "Mul", cast.outputs[0]), match.weight)
     if mul is None or scale is None:
         return match
     scaled = dataclasses.replace(
         match.fused, deq_scale=scale.deq_scale, x1_scale=scale.x1_scale, output_type=ir.DataType.FLOAT
     )
     add = only_consumer(mul.outputs[0], node.graph)
-    addend = _along_channels(_other_side(add, "Add", mul.outputs[0]), match.weight)
+    addend = _along_channels(other_side(add, "Add", mul.outputs[0]), match.weight)
     nodes = (node, cast, mul)
     if add is None or addend is None:
         return Match("ConvInteger+Cast+Mul", match.weight, scaled, mul.outputs[0], nodes)
     added = dataclasses.replace(scaled, addend=addend)
     return Match("ConvInteger+Cast+Mul+Add", match.weight, added, add.outputs[0], (*nodes, add))
-
-
-def _other_side(node: ir.Node | None, op_type: str, value: ir.Value) -> ir.Value | None:
-    """Return the side of a two-sided ``op_type`` node that is not ``value``."""
-    if node is None or not is_op(node, op_type) or len(node.inputs) != 2:
-        return None
-    left, right = node.inputs
-    other = right if left is value else left
-    return None if other is value else other
 
 
 def _scale(value: ir.Value | None, kernel: Kernel) -> Scale | None:

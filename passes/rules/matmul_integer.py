@@ -42,7 +42,7 @@ from mcd_graph.passes.engine.facts import (
 from mcd_graph.passes.engine.match import Family, Fused, Match, NewConstant, NewNode, NewOutput, Operand, Result, Rule
 from mcd_graph.passes.engine.operands import find_weight, quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
-from mcd_graph.passes.rules.scales import Scale, require_matrix, split_product
+from mcd_graph.passes.rules.scales import Scale, other_side, require_matrix, split_product
 
 __all__ = ["FAMILY"]
 
@@ -114,14 +114,8 @@ def _widened(operand: Operand) -> Operand:
 
 def _other_vector(node: ir.Node | None, op_type: str, value: ir.Value, n: int, rank: int | None) -> Operand:
     """Return the side of a two-sided ``op_type`` node that is not ``value``, if it is a vector over the columns."""
-    if node is None or not is_op(node, op_type) or len(node.inputs) != 2:
-        return None
-    left, right = node.inputs
-    other = right if left is value else left
-    if other is None or other is value:
-        return None
     try:
-        return quantization_vector(other, n, rank)
+        return quantization_vector(other_side(node, op_type, value), n, rank)
     except Refusal:
         return None
 

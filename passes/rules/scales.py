@@ -24,7 +24,16 @@ from mcd_graph.passes.engine.match import Fused, NewConstant, NewNode, NewOutput
 from mcd_graph.passes.engine.operands import quantization_vector
 from mcd_graph.passes.refusal import ReasonCode, Refusal
 
-__all__ = ["FoldedScale", "Scale", "fold_scales", "fuse", "require_matrix", "require_one_value", "split_product"]
+__all__ = [
+    "FoldedScale",
+    "Scale",
+    "fold_scales",
+    "fuse",
+    "other_side",
+    "require_matrix",
+    "require_one_value",
+    "split_product",
+]
 
 _QUANTIZED = (ir.DataType.INT8, ir.DataType.UINT8)
 
@@ -131,6 +140,15 @@ def _product(one: Operand, other: Operand) -> NewOutput:
 
 def _divided(product: NewOutput, y_scale: ir.Value | None) -> NewOutput:
     return product if y_scale is None else NewOutput(NewNode("Div", (product, y_scale)))
+
+
+def other_side(node: ir.Node | None, op_type: str, value: ir.Value) -> ir.Value | None:
+    """Return the side of a two-sided ``op_type`` node that is not ``value``; ``None`` if it is no such node."""
+    if node is None or not is_op(node, op_type) or len(node.inputs) != 2:
+        return None
+    left, right = node.inputs
+    other = right if left is value else left
+    return None if other is value else other
 
 
 def split_product(value: ir.Value, n: int, rank: int | None) -> Scale | None:
