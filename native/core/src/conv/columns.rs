@@ -13,7 +13,7 @@ use crate::arch::output::{Destination, Output};
 use crate::arch::pairs::{ByteRuns, POSITIONS, ROWS};
 use crate::arch::workspace::{ColumnMemory, Staging, Workspace};
 use crate::decoder::Bound;
-use crate::error::{Error, refill, resize};
+use crate::error::{Error, resize};
 use crate::gemm::PreparedWeight;
 use crate::parallel::{Parallel, run_all};
 
@@ -74,12 +74,8 @@ impl Bound<'_, PreparedWeight> {
     ) -> Result<(), Error> {
         Workspace::with_staging(|Staging { weights, factors, starts, lines, padded, .. }| {
             self.factors(call.operands.w_zero_point, weights, factors, pool)?;
-            let (phases, channels) = (Phases::new(&call.window)?, call.channels / call.groups);
-            // In the order of the weights: the channels of a tap beside each other.
-            let places =
-                (0..self.k()).map(|at| phases.tap(&call.window, at / channels) + at % channels * phases.channel);
-            refill(starts, places, "places of taps")?;
-            refill(lines, phases.lines(&call.window), "places of lines")?;
+            let phases = Phases::new(&call.window)?;
+            phases.runs(&call.window, call.channels / call.groups, starts, lines)?;
             let pieces = Pieces::new(&call.window, phases.size, self.positions_of_a_piece(call, pool.threads()));
             let columns = Columns { weight: self, call, output, phases, pieces, factors, starts, lines };
             (0..call.batch * call.groups).try_for_each(|part| columns.part(part, padded, pool))

@@ -13,7 +13,7 @@ use crate::arch::output::Output;
 use crate::arch::rows::WeightedRuns;
 use crate::arch::workspace::{DirectMemory, Staging, Workspace};
 use crate::decoder::Bound;
-use crate::error::{Error, refill, resize};
+use crate::error::{Error, resize};
 use crate::gemm::PreparedWeight;
 use crate::parallel::{Parallel, run_all};
 
@@ -42,12 +42,8 @@ impl Bound<'_, PreparedWeight> {
         }
         Workspace::with_staging(|Staging { weights, factors, starts, lines, .. }| {
             self.factors(call.operands.w_zero_point, weights, factors, pool)?;
-            let (phases, channels) = (Phases::new(&call.window)?, call.channels / call.groups);
-            // In the order of the weights: the channels of a tap beside each other.
-            let places =
-                (0..self.k()).map(|at| phases.tap(&call.window, at / channels) + at % channels * phases.channel);
-            refill(starts, places, "places of taps")?;
-            refill(lines, phases.lines(&call.window), "places of lines")?;
+            let phases = Phases::new(&call.window)?;
+            phases.runs(&call.window, call.channels / call.groups, starts, lines)?;
             Direct { weight: self, call, output, phases, factors, starts, lines }.run(pool)
         })
     }

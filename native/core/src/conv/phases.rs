@@ -1,7 +1,7 @@
 //! A channel of an image as runs: with what is beside it, and one *phase* behind the other, of the pixels that a stride goes over.
 
 use super::window::{DIMS, Window};
-use crate::error::Error;
+use crate::error::{Error, refill};
 
 /// Pixels that a channel may have with what is beside it: so many, or so many times its own.
 const FEW: usize = 1 << 22;
@@ -49,14 +49,29 @@ impl Phases {
         phase * self.size.iter().product::<usize>() + place
     }
 
+    /// Where the runs of all weights of an output channel begin, the channels of a tap beside each other; and where those of an
+    /// image's lines do.
+    pub fn runs(
+        &self,
+        window: &Window,
+        channels: usize,
+        starts: &mut Vec<usize>,
+        lines: &mut Vec<usize>,
+    ) -> Result<(), Error> {
+        let weights = 0..window.taps() * channels;
+        let places = weights.map(|at| self.tap(window, at / channels) + at % channels * self.channel);
+        refill(starts, places, "places of taps")?;
+        refill(lines, self.lines(window), "places of lines")
+    }
+
     /// Where the pixel lies that a tap meets at the first position.
-    pub fn tap(&self, window: &Window, tap: usize) -> usize {
+    fn tap(&self, window: &Window, tap: usize) -> usize {
         let at = Window::place(tap, window.kernel);
         self.place(window, std::array::from_fn(|d| at[d] * window.dilations[d]))
     }
 
     /// Where the pixels of an image's lines lie: the first of each phase that a line has.
-    pub fn lines(&self, window: &Window) -> impl ExactSizeIterator<Item = usize> {
+    fn lines(&self, window: &Window) -> impl ExactSizeIterator<Item = usize> {
         let ([depth, lines, width], pads) = (window.image, window.pads);
         let of_a_line = window.strides[2].min(width);
         (0..depth * lines * of_a_line).map(move |at| {

@@ -13,7 +13,7 @@ use crate::arch::output::Output;
 use crate::arch::{CallMemory, TileKernel, Workspace};
 use crate::decoder::Bound;
 use crate::error::Error;
-use crate::parallel::{Barrier, Parallel};
+use crate::parallel::{Barrier, Parallel, run_all};
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -126,18 +126,9 @@ fn visit(
     pool: &dyn Parallel,
     part: impl Fn(usize, &mut Workspace) -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
-    let error = Mutex::new(None);
-    let run = |thread| {
-        kernel.within(&mut || {
-            if let Err(found) = Workspace::with(|workspace| part(thread, workspace)) {
-                error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(found);
-            }
-        });
-    };
-    if threads == 1 {
-        run(0);
-    } else {
-        pool.run(threads, &run);
-    }
-    error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    run_all(pool, threads, |thread| {
+        let mut done = Ok(());
+        kernel.within(&mut || done = Workspace::with(|workspace| part(thread, workspace)));
+        done
+    })
 }
