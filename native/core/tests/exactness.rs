@@ -167,10 +167,15 @@ impl Subject<'_> {
     /// Requantised outputs.
     fn check_bytes(&self, call: &MatmulCall<'_>, sums: &[i32]) {
         let n = self.prepared.n();
-        // So that many results lie on either side of the limits, and a few columns give NaN.
+        // So that many results lie on either side of the limits, and a few columns give NaN, or more than 32 bits hold.
         let spread = sums.iter().map(|sum| sum.unsigned_abs()).max().unwrap_or(1).max(1) as f32;
-        let scales: Vec<f32> =
-            (0..n).map(|j| if j % 7 == 6 { f32::NAN } else { (100 + j % 300) as f32 / spread }).collect();
+        let scale = |j: usize| match j % 14 {
+            5 => f32::MAX,
+            6 | 13 => f32::NAN,
+            12 => f32::INFINITY,
+            _ => (100 + j % 300) as f32 / spread,
+        };
+        let scales: Vec<f32> = (0..n).map(scale).collect();
         for (scale, zero_point) in
             [(ScalarOrPerColumn::PerColumn(&scales), 3), (ScalarOrPerColumn::Scalar(190.5 / spread), 120)]
         {

@@ -39,6 +39,24 @@ pub(super) trait Results {
             self.write(row, column + EIGHT, sums[1], by[1], All);
         }
     }
+    /// The same of two panels beside each other.
+    ///
+    /// # Safety
+    /// As there, of both.
+    #[inline(always)]
+    unsafe fn write_panels(
+        &self,
+        row: usize,
+        column: usize,
+        sums: [[__m256i; 2]; 2],
+        by: &[[Self::PerColumn; 2]; 2],
+    ) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            self.write_panel(row, column, sums[0], &by[0]);
+            self.write_panel(row, column + PANEL, sums[1], &by[1]);
+        }
+    }
 }
 
 /// A block of outputs, with what makes them of its sums.
@@ -75,48 +93,147 @@ impl<'a, R: Results> Outputs<'a, R> {
         }
     }
 
-    /// Makes outputs of the sums of a panel; `ROWS`: they are corrected by row as well.
+    /// The same of both halves of a panel.
+    ///
+    /// # Safety
+    /// As there, of all lanes.
+    #[inline(always)]
+    unsafe fn halves(&self, column: usize) -> ([__m256i; 2], [R::PerColumn; 2]) {
+        // SAFETY: the caller's contract.
+        let (low, high) = unsafe { (self.columns(column, All), self.columns(column + EIGHT, All)) };
+        ([low.0, high.0], [low.1, high.1])
+    }
+
+    /// Makes outputs of the sums of a tile, panel by panel; `ROWS`: they are corrected by row as well.
     ///
     /// # Safety
     /// As for [`Destination::store`].
     #[inline(always)]
-    unsafe fn panel<const MR: usize, const NR: usize, const ROWS: bool>(
+    unsafe fn tile<const MR: usize, const NR: usize, const ROWS: bool>(
         &self,
         (row, panel): (usize, usize),
+        sums: &Sums<MR, NR>,
+        row_terms: &[__m256i; MR],
+    ) {
+        let mut p = 0;
+        // SAFETY: the caller's contract; columns in the padding are left out.
+        unsafe {
+            while p < NR {
+                let column = (panel + p) * PANEL;
+                let count = self.columns.len().saturating_sub(column);
+                if count >= 2 * PANEL && p + 1 < NR {
+                    self.panels::<MR, NR, ROWS>((row, column), (sums, p), row_terms);
+                    p += 2;
+                    continue;
+                }
+                if count >= PANEL {
+                    self.panel::<MR, NR, ROWS>((row, column), (sums, p), row_terms);
+                } else {
+                    // Of copies, for what is handed on by reference could not stay in registers before.
+                    let mut copy = ([[_mm256_setzero_si256(); 2]; MR], [_mm256_setzero_si256(); MR]);
+                    for i in 0..MR {
+                        (copy.0[i], copy.1[i]) = (sums[i][p], row_terms[i]);
+                    }
+                    self.last_panel::<MR, ROWS>((row, column), &copy.0, &copy.1);
+                }
+                p += 1;
+            }
+        }
+    }
+
+    /// As [`Self::tile`], of the panels `p` and `p + 1` alone, from `column` on, all of whose columns the output has.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn panels<const MR: usize, const NR: usize, const ROWS: bool>(
+        &self,
+        (row, column): (usize, usize),
         (sums, p): (&Sums<MR, NR>, usize),
         row_terms: &[__m256i; MR],
     ) {
-        let corrected = |sums: __m256i, columns: __m256i, row_term: __m256i| {
-            // SAFETY: AVX2.
-            unsafe {
-                let sums = _mm256_add_epi32(sums, columns);
-                if ROWS { _mm256_sub_epi32(sums, row_term) } else { sums }
+        // SAFETY: the caller's contract.
+        unsafe {
+            let [first, second] = [self.halves(column), self.halves(column + PANEL)];
+            let by = [first.1, second.1];
+            for (i, (sums, row_term)) in sums.iter().zip(row_terms).enumerate() {
+                let first = corrected::<ROWS>(sums[p], first.0, *row_term);
+                let second = corrected::<ROWS>(sums[p + 1], second.0, *row_term);
+                self.results.write_panels(row + i, column, [first, second], &by);
             }
-        };
-        let column = (panel + p) * PANEL;
+        }
+    }
+
+    /// As [`Self::panels`], of one panel.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn panel<const MR: usize, const NR: usize, const ROWS: bool>(
+        &self,
+        (row, column): (usize, usize),
+        (sums, p): (&Sums<MR, NR>, usize),
+        row_terms: &[__m256i; MR],
+    ) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let (terms, by) = self.halves(column);
+            for (i, (sums, row_term)) in sums.iter().zip(row_terms).enumerate() {
+                let sums = corrected::<ROWS>(sums[p], terms, *row_term);
+                self.results.write_panel(row + i, column, sums, &by);
+            }
+        }
+    }
+
+    /// As [`Self::panel`], where the output ends inside of the panel.
+    ///
+    /// # Safety
+    /// As there.
+    #[cold]
+    #[inline(never)]
+    #[target_feature(enable = "avx2")]
+    unsafe fn last_panel<const MR: usize, const ROWS: bool>(
+        &self,
+        (row, column): (usize, usize),
+        sums: &[[__m256i; 2]; MR],
+        row_terms: &[__m256i; MR],
+    ) {
         let count = self.columns.len().saturating_sub(column);
         // SAFETY: the caller's contract; columns in the padding are left out.
         unsafe {
-            if count >= PANEL {
-                let (low, high) = (self.columns(column, All), self.columns(column + EIGHT, All));
-                let by = [low.1, high.1];
-                for (i, (sums, row_term)) in sums.iter().zip(row_terms).enumerate() {
-                    let [first, second] = sums[p];
-                    let both = [corrected(first, low.0, *row_term), corrected(second, high.0, *row_term)];
-                    self.results.write_panel(row + i, column, both, &by);
-                }
-                return;
-            }
             for half in 0..count.div_ceil(EIGHT) {
                 let column = column + half * EIGHT;
                 let lanes = First::new((count - half * EIGHT).min(EIGHT));
                 let (columns, by) = self.columns(column, lanes);
                 for (i, (sums, row_term)) in sums.iter().zip(row_terms).enumerate() {
-                    self.results.write(row + i, column, corrected(sums[p][half], columns, *row_term), by, lanes);
+                    let [sums, _] = corrected::<ROWS>([sums[half]; 2], [columns; 2], *row_term);
+                    self.results.write(row + i, column, sums, by, lanes);
                 }
             }
         }
     }
+}
+
+/// The sums with what is added for their columns and, with `ROWS`, taken off for their row.
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn corrected<const ROWS: bool>(
+    mut sums: [__m256i; 2],
+    columns: [__m256i; 2],
+    row_term: __m256i,
+) -> [__m256i; 2] {
+    for (sums, columns) in sums.iter_mut().zip(columns) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            *sums = _mm256_add_epi32(*sums, columns);
+            if ROWS {
+                *sums = _mm256_sub_epi32(*sums, row_term);
+            }
+        }
+    }
+    sums
 }
 
 impl<R: Results> Destination for Outputs<'_, R> {
@@ -126,18 +243,14 @@ impl<R: Results> Destination for Outputs<'_, R> {
         unsafe {
             let mut row_terms = [_mm256_setzero_si256(); MR];
             if self.weight == 0 {
-                for p in 0..NR {
-                    self.panel::<MR, NR, false>((row, panel), (sums, p), &row_terms);
-                }
+                self.tile::<MR, NR, false>((row, panel), sums, &row_terms);
                 return;
             }
             for (i, row_term) in row_terms.iter_mut().enumerate() {
                 let row_sum = *self.row_sums.get_unchecked(row + i);
                 *row_term = _mm256_set1_epi32(self.weight.wrapping_mul(row_sum));
             }
-            for p in 0..NR {
-                self.panel::<MR, NR, true>((row, panel), (sums, p), &row_terms);
-            }
+            self.tile::<MR, NR, true>((row, panel), sums, &row_terms);
         }
     }
 }
@@ -250,9 +363,8 @@ pub(super) struct Requantized<'a> {
     scale: ScalarOrPerColumn<'a>,
     /// Whether the output is int8.
     signed: bool,
-    /// Of the output type, and what its limits are less the zero point.
+    /// Of the output type, and what its upper limit is less the zero point.
     zero_point: i32,
-    lowest: f32,
     highest: f32,
 }
 
@@ -269,10 +381,9 @@ impl<'a> Requantized<'a> {
             _ => return None,
         };
         assert!(fits(scale, shape.1));
-        let lowest = (lowest_of_type - zero_point) as f32;
         let highest = (lowest_of_type + 255 - zero_point) as f32;
         let signed = lowest_of_type < 0;
-        Outputs::new(shape, terms, Self { out, stride, scale, signed, zero_point, lowest, highest })
+        Outputs::new(shape, terms, Self { out, stride, scale, signed, zero_point, highest })
     }
 }
 
@@ -289,11 +400,9 @@ impl Results for Requantized<'_> {
     unsafe fn write<L: Lanes>(&self, row: usize, column: usize, sums: __m256i, scale: __m256, lanes: L) {
         // SAFETY: the caller's contract.
         unsafe {
-            let values = _mm256_add_epi32(self.rounded(sums, scale), _mm256_set1_epi32(self.zero_point));
-            // The lowest byte of each lane of 32 bits, those of each half of the register beside each other.
-            let order = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
-            let fours = _mm256_shuffle_epi8(values, _mm256_broadcastsi128_si256(order));
-            let (low, high) = (_mm256_castsi256_si128(fours), _mm256_extracti128_si256::<1>(fours));
+            let words = self.words([sums; 2], &[scale; 2]);
+            let bytes = self.bytes(words, words);
+            let (low, high) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
             lanes.store_bytes(self.out.add(row * self.stride + column), _mm_unpacklo_epi32(low, high));
         }
     }
@@ -302,19 +411,27 @@ impl Results for Requantized<'_> {
     unsafe fn write_panel(&self, row: usize, column: usize, sums: [__m256i; 2], scale: &[__m256; 2]) {
         // SAFETY: the caller's contract.
         unsafe {
-            let (low, high) = (self.rounded(sums[0], scale[0]), self.rounded(sums[1], scale[1]));
-            // Less the zero point they are 255 at most, on either side, and within the limits with it: no packing saturates.
-            let words = _mm256_add_epi16(_mm256_packs_epi32(low, high), _mm256_set1_epi16(self.zero_point as i16));
-            let bytes =
-                if self.signed { _mm256_packs_epi16(words, words) } else { _mm256_packus_epi16(words, words) };
+            let words = self.words(sums, scale);
+            let bytes = self.bytes(words, words);
             let (even, odd) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
             _mm_storeu_si128(self.out.add(row * self.stride + column).cast(), _mm_unpacklo_epi32(even, odd));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn write_panels(&self, row: usize, column: usize, sums: [[__m256i; 2]; 2], scale: &[[__m256; 2]; 2]) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let bytes = self.bytes(self.words(sums[0], &scale[0]), self.words(sums[1], &scale[1]));
+            // Each half of the register has the fours of bytes of every other four columns.
+            let bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+            _mm256_storeu_si256(self.out.add(row * self.stride + column).cast(), bytes);
         }
     }
 }
 
 impl Requantized<'_> {
-    /// Scaled, clamped to what the output's limits are less the zero point, and rounded.
+    /// Scaled and rounded; too large ones are what the output's upper limit is less the zero point, NaN is the lowest number.
     ///
     /// # Safety
     /// AVX2.
@@ -323,10 +440,33 @@ impl Requantized<'_> {
         // SAFETY: the caller's contract.
         unsafe {
             let values = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale);
-            // Of a NaN and a number, the instruction gives the second operand.
-            let values = _mm256_max_ps(values, _mm256_set1_ps(self.lowest));
-            _mm256_cvtps_epi32(_mm256_min_ps(values, _mm256_set1_ps(self.highest)))
+            // Of a NaN and a number, the instruction gives the second operand. What is too small for 32 bits is rounded to the
+            // lowest number, as NaN is, so that limits on this side are those of saturating instructions.
+            _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(self.highest), values))
         }
+    }
+
+    /// Those of a panel, with the zero point: columns 0 to 3, 8 to 11 and 4 to 7, 12 to 15.
+    ///
+    /// # Safety
+    /// AVX2.
+    #[inline(always)]
+    unsafe fn words(&self, sums: [__m256i; 2], scale: &[__m256; 2]) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let words = _mm256_packs_epi32(self.rounded(sums[0], scale[0]), self.rounded(sums[1], scale[1]));
+            _mm256_adds_epi16(words, _mm256_set1_epi16(self.zero_point as i16))
+        }
+    }
+
+    /// Bytes of the output's type: of each half of the registers, the first's and then the second's.
+    ///
+    /// # Safety
+    /// AVX2.
+    #[inline(always)]
+    unsafe fn bytes(&self, first: __m256i, second: __m256i) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe { if self.signed { _mm256_packs_epi16(first, second) } else { _mm256_packus_epi16(first, second) } }
     }
 }
 

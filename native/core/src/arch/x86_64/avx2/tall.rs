@@ -1,7 +1,7 @@
-//! The loop over all blocks of one panel that meet six rows, group by group, with products that saturate, in assembly.
+//! The loop over all blocks of two panels that meet three rows, group by group, with products that saturate, in assembly.
 //!
-//! It has fewer instructions beside those that multiply than the loops for four rows ([`blocks`](super::blocks)), which counts where
-//! another process computes on the same core. Six rows leave no registers for products of several groups, so it is for panels of
+//! What a row's activations are broadcast to meets four registers of weights, so that there are fewer instructions for each product
+//! than where more rows meet one panel. That leaves no registers for products of several groups at once, so it is for panels of
 //! which most blocks go group by group anyway.
 
 use super::vectors::Sums;
@@ -10,67 +10,88 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 
 /// Rows of a tile.
-pub(super) const ROWS: usize = 6;
+pub(super) const ROWS: usize = 3;
+/// Panels of a tile, one behind the other.
+pub(super) const PANELS: usize = 2;
 
-/// Six rows of uint8 activations, and where their blocks lie.
+/// Three rows of uint8 activations, and where their blocks lie.
 #[derive(Clone, Copy)]
-pub(super) struct SixRows {
+pub(super) struct ThreeRows {
     pub rows: [*const u8; ROWS],
     /// Of each block, in bytes behind each row; one behind the other where this is null.
     pub blocks: *const u32,
 }
 
-/// One row and one group, whose halves are at `$w` and `$v`.
-macro_rules! row {
-    ($row:literal, $low:literal, $high:literal, $x:literal, $w:literal, $v:literal) => {
+/// The products of the weights at an address, added to `$sum`; `{$t}` is overwritten.
+macro_rules! product {
+    ($t:literal, $w:literal, $at:literal, $sum:literal) => {
         concat!(
-            "vpbroadcastd {t0}, [{",
+            "vpmaddubsw {",
+            $t,
+            "}, {a}, [{",
+            $w,
+            "} + ",
+            $at,
+            "]\n",
+            "vpmaddwd {",
+            $t,
+            "}, {",
+            $t,
+            "}, {ones}\n",
+            "vpaddd {",
+            $sum,
+            "}, {",
+            $sum,
+            "}, {",
+            $t,
+            "}\n",
+        )
+    };
+}
+
+/// One row and one group, whose halves are at `$at` and `$half` of each panel.
+macro_rules! row {
+    ($row:literal, [$s0:literal, $s1:literal, $s2:literal, $s3:literal], $x:literal, $at:literal, $half:literal) => {
+        concat!(
+            "vpbroadcastd {a}, [{",
             $row,
             "} + {x} + ",
             $x,
             "]\n",
-            "vpmaddubsw {t1}, {t0}, [{w} + ",
-            $w,
-            "]\n",
-            "vpmaddubsw {t0}, {t0}, [{w} + ",
-            $v,
-            "]\n",
-            "vpmaddwd {t1}, {t1}, {ones}\n",
-            "vpaddd {",
-            $low,
-            "}, {",
-            $low,
-            "}, {t1}\n",
-            "vpmaddwd {t0}, {t0}, {ones}\n",
-            "vpaddd {",
-            $high,
-            "}, {",
-            $high,
-            "}, {t0}\n",
+            product!("t", "w", $at, $s0),
+            product!("u", "w", $half, $s1),
+            product!("t", "v", $at, $s2),
+            product!("a", "v", $half, $s3),
         )
     };
 }
 
 /// All rows and one group.
 macro_rules! group {
-    ($x:literal, $w:literal, $v:literal) => {
+    ($x:literal, $at:literal, $half:literal) => {
         concat!(
-            row!("r0", "s0", "s1", $x, $w, $v),
-            row!("r1", "s2", "s3", $x, $w, $v),
-            row!("r2", "s4", "s5", $x, $w, $v),
-            row!("r3", "s6", "s7", $x, $w, $v),
-            row!("r4", "s8", "s9", $x, $w, $v),
-            row!("r5", "s10", "s11", $x, $w, $v),
+            row!("r0", ["s0", "s1", "s2", "s3"], $x, $at, $half),
+            row!("r1", ["s4", "s5", "s6", "s7"], $x, $at, $half),
+            row!("r2", ["s8", "s9", "s10", "s11"], $x, $at, $half),
         )
+    };
+}
+
+/// Registers that are zero.
+macro_rules! zeros {
+    ($($sum:literal),*) => {
+        concat!($("vpxor {", $sum, ":x}, {", $sum, ":x}, {", $sum, ":x}\n",)*)
     };
 }
 
 /// The loop; `$before` and `$after` each block, what finds the next activations.
 macro_rules! all_blocks {
-    ($before:literal, $after:literal, $sums:ident, $w:ident, $x:ident, $count:ident) => {{
-        let [[[s0, s1]], [[s2, s3]], [[s4, s5]], [[s6, s7]], [[s8, s9]], [[s10, s11]]] = $sums;
+    ($before:literal, $after:literal, $w:ident, $x:ident, $count:ident) => {{
+        let (w, panel) = $w;
+        let (s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11);
         asm!(
             "/* {blocks}, which not every way needs */",
+            zeros!("s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11"),
             "2:",
             $before,
             group!("0", "0", "32"),
@@ -79,41 +100,43 @@ macro_rules! all_blocks {
             group!("12", "192", "224"),
             $after,
             "add {w}, 256",
+            "add {v}, 256",
             "sub {count}, 1",
             "jnz 2b",
             count = inout(reg) $count => _,
-            w = inout(reg) $w => _,
+            w = inout(reg) w => _,
+            v = inout(reg) w.add(panel) => _,
             blocks = inout(reg) $x.blocks => _,
             x = inout(reg) 0usize => _,
             r0 = in(reg) $x.rows[0], r1 = in(reg) $x.rows[1], r2 = in(reg) $x.rows[2],
-            r3 = in(reg) $x.rows[3], r4 = in(reg) $x.rows[4], r5 = in(reg) $x.rows[5],
-            s0 = inout(ymm_reg) *s0, s1 = inout(ymm_reg) *s1, s2 = inout(ymm_reg) *s2, s3 = inout(ymm_reg) *s3,
-            s4 = inout(ymm_reg) *s4, s5 = inout(ymm_reg) *s5, s6 = inout(ymm_reg) *s6, s7 = inout(ymm_reg) *s7,
-            s8 = inout(ymm_reg) *s8, s9 = inout(ymm_reg) *s9, s10 = inout(ymm_reg) *s10, s11 = inout(ymm_reg) *s11,
+            s0 = out(ymm_reg) s0, s1 = out(ymm_reg) s1, s2 = out(ymm_reg) s2, s3 = out(ymm_reg) s3,
+            s4 = out(ymm_reg) s4, s5 = out(ymm_reg) s5, s6 = out(ymm_reg) s6, s7 = out(ymm_reg) s7,
+            s8 = out(ymm_reg) s8, s9 = out(ymm_reg) s9, s10 = out(ymm_reg) s10, s11 = out(ymm_reg) s11,
             ones = in(ymm_reg) _mm256_set1_epi16(1),
-            t0 = out(ymm_reg) _, t1 = out(ymm_reg) _,
+            a = out(ymm_reg) _, t = out(ymm_reg) _, u = out(ymm_reg) _,
             options(nostack, readonly),
         );
+        [[[s0, s1], [s2, s3]], [[s4, s5], [s6, s7]], [[s8, s9], [s10, s11]]]
     }};
 }
 
-/// Adds the products of the first `count` blocks of the panel at `w`.
+/// The products of the first `count` blocks of the panel at `w` and of that behind it, which is `panel` bytes on.
 ///
 /// # Safety
-/// AVX2; the panel, of int8, and the rows have all of these blocks.
+/// AVX2; the panels, of int8, and the rows have all of these blocks.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn add(sums: &mut Sums<ROWS, 1>, w: *const u8, x: SixRows, count: usize) {
+pub(super) unsafe fn sums(w: (*const u8, usize), x: ThreeRows, count: usize) -> Sums<ROWS, PANELS> {
     const { assert!(GROUP == 64) };
     if count == 0 {
-        return;
+        return [[[_mm256_setzero_si256(); 2]; PANELS]; ROWS];
     }
     // SAFETY: the caller's contract; memory is only read.
     unsafe {
         if x.blocks.is_null() {
-            all_blocks!("", "add {x}, 16", sums, w, x, count);
+            all_blocks!("", "add {x}, 16", w, x, count)
         } else {
-            all_blocks!("mov {x:e}, dword ptr [{blocks}]\nadd {blocks}, 4", "", sums, w, x, count);
+            all_blocks!("mov {x:e}, dword ptr [{blocks}]\nadd {blocks}, 4", "", w, x, count)
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Multiplications by symbols in memory, in register tiles: four rows by one panel, two by two, or one by four.
+//! Multiplications by symbols in memory, in register tiles: four rows by one panel, two by two, one by four, or three by two
+//! ([`tall`]).
 
 use super::blocks::{self, FourRows, ROWS};
 use super::products::{Products, Saturating};
 use super::steps::BLOCK;
-use super::tall::{self, SixRows};
+use super::tall::{self, ThreeRows};
 use super::vectors::{LANES, Sums};
 use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Pieces, Rows, Symbols};
 use crate::geometry::{GROUP, PANEL};
@@ -46,6 +47,9 @@ impl Destination for Accumulate {
 
 /// How far ahead symbols are fetched while they meet several rows, in bytes: one row takes them faster than this gains.
 const AHEAD: usize = 4 << 10;
+
+/// Bytes of a line of a cache.
+const LINE: usize = 64;
 
 /// The last rows, which have the next panel fetched, if a panel is multiplied in steps.
 const FETCHING: usize = 16;
@@ -177,23 +181,83 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
     m: usize,
     to: &D,
 ) {
-    let (panels, rest) = (operands.extent.panels(), m % 4);
+    let (panels, mut panel) = (operands.extent.panels(), 0);
+    // Two panels from there on go by tall tiles.
+    let tall = |panel: usize| {
+        let fit = |steps: &PanelSteps| P::SATURATES || steps.wide().is_empty();
+        let two = steps.get(panel..panel + tall::PANELS);
+        m >= 2 * tall::ROWS && two.is_some_and(|two| two.iter().all(|steps| steps.seldom_at_once() && fit(steps)))
+    };
+    while panel < panels {
+        let first = panel;
+        // SAFETY: panels that there are, and the caller's contract.
+        unsafe {
+            if tall(panel) {
+                tall_tiles(operands, panel, m, to);
+                panel += tall::PANELS;
+                continue;
+            }
+            while panel < panels && !tall(panel) {
+                panel += 1;
+            }
+            fours::<P, X, D>(operands, (first, panel), steps, m, to);
+            last_rows::<P, X, D>(operands, (first, panel), steps, m, to);
+        }
+    }
+}
+
+/// The rows of two panels, by tiles of [`tall`], of int8 with products that saturate.
+///
+/// # Safety
+/// As for [`multiply`]; there are the two panels from `panel` on.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn tall_tiles<X: Activations, D: Destination>(operands: Operands<X>, panel: usize, m: usize, to: &D) {
+    let Operands { symbols, extent, blocks, x } = operands;
+    let (count, two) = (m / tall::ROWS, tall::PANELS * extent.panel());
     // SAFETY: tiles of rows and panels that there are.
     unsafe {
-        for panel in 0..panels {
-            let steps = steps.get(panel).filter(|steps| !steps.is_empty());
-            let mut first = 0;
-            let fit = |steps: &PanelSteps| P::SATURATES || steps.wide().is_empty();
-            if let Some(steps) = steps.filter(|steps| steps.seldom_at_once() && fit(steps)) {
-                first = tall_tiles(m - rest) * tall::ROWS;
-                for row in (0..first).step_by(tall::ROWS) {
-                    tall_tile(operands, (row, panel), steps.blocks(), to);
-                }
+        let w = symbols.add(panel * extent.panel());
+        // Each tile has its share of the next two panels fetched.
+        let share = two.div_ceil(LINE).div_ceil(count) * LINE;
+        for i in 0..count {
+            for at in (i * share..(i + 1) * share).step_by(LINE) {
+                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(two + at).cast());
             }
-            for row in (first..m - rest).step_by(4) {
+            let row = i * tall::ROWS;
+            let rows = ThreeRows { rows: rows_from(x, row), blocks: x.blocks() };
+            to.store(row, panel, &tall::sums((w, extent.panel()), rows, blocks));
+        }
+        let last = count * tall::ROWS;
+        match m - last {
+            0 => {}
+            1 => _ = tile::<Saturating<true>, X, 1, { tall::PANELS }, false, D>(operands, (last, panel), to),
+            _ => _ = tile::<Saturating<true>, X, 2, { tall::PANELS }, false, D>(operands, (last, panel), to),
+        }
+    }
+}
+
+/// All rows of some panels but for the last ones that are fewer than four, four at a time.
+///
+/// # Safety
+/// As for [`multiply`]; there are the panels.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn fours<P: Products, X: Activations, D: Destination>(
+    operands: Operands<X>,
+    (first, end): (usize, usize),
+    steps: &[PanelSteps],
+    m: usize,
+    to: &D,
+) {
+    for panel in first..end {
+        let steps = steps.get(panel).filter(|steps| !steps.is_empty());
+        for row in (0..m / 4 * 4).step_by(4) {
+            // SAFETY: tiles of rows and panels that there are.
+            unsafe {
                 match (steps, row) {
                     // Before, it would leave the first cache again.
-                    (Some(steps), _) if row + FETCHING + rest >= m => {
+                    (Some(steps), _) if row + FETCHING + m % 4 >= m => {
                         tile_in_steps::<P, X, true, D>(operands, (row, panel), steps, to)
                     }
                     (Some(steps), _) => tile_in_steps::<P, X, false, D>(operands, (row, panel), steps, to),
@@ -202,11 +266,29 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
                 }
             }
         }
-        let (mut panel, row) = (0, m - rest);
-        while panel < panels && rest > 0 {
-            let at = (row, panel);
-            let steps = steps.get(panel).filter(|steps| !P::SATURATES && !steps.is_empty());
-            panel += match (rest, steps, panels - panel) {
+    }
+}
+
+/// The rows that [`fours`] leaves.
+///
+/// # Safety
+/// As there.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn last_rows<P: Products, X: Activations, D: Destination>(
+    operands: Operands<X>,
+    (first, end): (usize, usize),
+    steps: &[PanelSteps],
+    m: usize,
+    to: &D,
+) {
+    let (mut panel, rest) = (first, m % 4);
+    while panel < end && rest > 0 {
+        let at = (m - rest, panel);
+        let steps = steps.get(panel).filter(|steps| !P::SATURATES && !steps.is_empty());
+        // SAFETY: tiles of rows and panels that there are.
+        unsafe {
+            panel += match (rest, steps, end - panel) {
                 (1, Some(steps), _) => few_in_steps::<P, X, 1, D>(operands, at, steps, to),
                 (2, Some(steps), _) => few_in_steps::<P, X, 2, D>(operands, at, steps, to),
                 (_, Some(steps), _) => few_in_steps::<P, X, 3, D>(operands, at, steps, to),
@@ -383,31 +465,4 @@ unsafe fn listed_blocks<P: Products, X: Activations, const MR: usize>(
         // SAFETY: the caller's contract.
         unsafe { block::<P, MR, 1, false>(sums, (w.add(at * BLOCK), extent.panel()), (rows, x.block::<P>(at))) };
     }
-}
-
-/// One register tile of so many blocks of a single panel and six rows, group by group, of int8 with products that saturate.
-///
-/// # Safety
-/// As for [`tile`]; there are so many blocks.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn tall_tile<X: Activations, D: Destination>(
-    Operands { symbols, extent, x, .. }: Operands<X>,
-    (row, panel): (usize, usize),
-    blocks: usize,
-    to: &D,
-) {
-    let mut sums: Sums<{ tall::ROWS }, 1> = [[[_mm256_setzero_si256(); 2]; 1]; tall::ROWS];
-    // SAFETY: the caller's contract.
-    unsafe {
-        let w = symbols.add(panel * extent.panel());
-        tall::add(&mut sums, w, SixRows { rows: rows_from(x, row), blocks: x.blocks() }, blocks);
-        to.store(row, panel, &sums);
-    }
-}
-
-/// Tiles of six rows that leave tiles of four of so many rows, a multiple of four.
-fn tall_tiles(rows: usize) -> usize {
-    // Where two remain, a six and they make two fours.
-    (rows / tall::ROWS).saturating_sub(usize::from(rows % tall::ROWS == 2))
 }
