@@ -174,9 +174,10 @@ impl PanelSteps {
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
-    /// Whether so many blocks go group by group that the others may as well.
+    /// Whether so many blocks go group by group that the others may as well: what two or four groups at once save, finding the
+    /// blocks costs again, but for four where it is most of them.
     pub fn seldom_at_once(&self) -> bool {
-        4 * self.ones().len() > 3 * self.blocks()
+        self.ones().len() > self.fours().len()
     }
     /// Blocks whose four groups go at once.
     pub fn fours(&self) -> &[u16] {

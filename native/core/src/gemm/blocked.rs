@@ -28,7 +28,7 @@ const GROUP_ROWS: usize = 32;
 /// Rows and products that are worth a group where threads share decoded panels, and rows that are multiplied together.
 const SHARED_ROWS: usize = 24;
 const SHARED_WORK: usize = 1 << 20;
-const TALL: usize = 6;
+const TOGETHER: usize = 3;
 /// Bytes of a strip that are decoded at a time; they share the second cache with activations and outputs.
 const CHUNK_BYTES: usize = 512 << 10;
 
@@ -93,7 +93,7 @@ impl<'a> Work<'a> {
         } else {
             (strips, 1, tiling.n, threads.div_ceil(strips).min(m / GROUP_ROWS).max(1))
         };
-        let together = if one_strip.is_some() { TALL } else { kernel.block_rows() };
+        let together = if one_strip.is_some() { TOGETHER } else { kernel.block_rows() };
         let rows = m.div_ceil(groups).next_multiple_of(together);
         let groups = m.div_ceil(rows);
         let units = strips * groups * blocks;

@@ -19,8 +19,8 @@ mod products;
 pub(super) mod rows;
 mod steps;
 mod symbols;
-mod tall;
 mod tiles;
+mod two_panels;
 mod vectors;
 
 use crate::arch::feature::Feature;

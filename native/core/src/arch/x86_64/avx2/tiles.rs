@@ -1,10 +1,10 @@
 //! Multiplications by symbols in memory, in register tiles: four rows by one panel, two by two, one by four, or three by two
-//! ([`tall`]).
+//! ([`two_panels`]).
 
 use super::blocks::{self, FourRows, ROWS};
 use super::products::{Products, Saturating};
 use super::steps::BLOCK;
-use super::tall::{self, ThreeRows};
+use super::two_panels::{self, ThreeRows};
 use super::vectors::{LANES, Sums};
 use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Pieces, Rows, Symbols};
 use crate::geometry::{GROUP, PANEL};
@@ -146,8 +146,9 @@ pub(super) unsafe fn multiply<P: Products, D: Destination>(
     assert!(bytes.len() >= extent.weights() && rows.covers(extent.k() * P::WIDTH));
     let all = extent.k() / PIECE_K;
     let blocks = rows.pieces().map_or(all, |pieces| pieces.blocks.len().min(all));
-    let steps = if P::IN_STEPS { steps } else { &[] };
-    assert!(steps.iter().take(extent.panels()).all(|steps| steps.blocks() <= blocks));
+    // Those of panels behind the extent would have them multiplied.
+    let steps = if P::IN_STEPS { &steps[..steps.len().min(extent.panels())] } else { &[] };
+    assert!(steps.iter().all(|steps| steps.blocks() <= blocks));
     let (at, symbols) = (rows.data().as_ptr().cast(), bytes.as_ptr());
     // SAFETY: as was just checked, and the caller's contract.
     unsafe {
@@ -182,22 +183,23 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
     to: &D,
 ) {
     let (panels, mut panel) = (operands.extent.panels(), 0);
-    // Two panels from there on go by tall tiles.
-    let tall = |panel: usize| {
+    // Two panels from there on meet three rows.
+    let by_two = |panel: usize| {
         let fit = |steps: &PanelSteps| P::SATURATES || steps.wide().is_empty();
-        let two = steps.get(panel..panel + tall::PANELS);
-        m >= 2 * tall::ROWS && two.is_some_and(|two| two.iter().all(|steps| steps.seldom_at_once() && fit(steps)))
+        let two = steps.get(panel..panel + two_panels::PANELS);
+        m >= 2 * two_panels::ROWS
+            && two.is_some_and(|two| two.iter().all(|steps| steps.seldom_at_once() && fit(steps)))
     };
     while panel < panels {
         let first = panel;
         // SAFETY: panels that there are, and the caller's contract.
         unsafe {
-            if tall(panel) {
-                tall_tiles(operands, panel, m, to);
-                panel += tall::PANELS;
+            if by_two(panel) {
+                tiles_of_two(operands, panel, m, to);
+                panel += two_panels::PANELS;
                 continue;
             }
-            while panel < panels && !tall(panel) {
+            while panel < panels && !by_two(panel) {
                 panel += 1;
             }
             fours::<P, X, D>(operands, (first, panel), steps, m, to);
@@ -206,15 +208,15 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
     }
 }
 
-/// The rows of two panels, by tiles of [`tall`], of int8 with products that saturate.
+/// The rows of two panels, by tiles of [`two_panels`], of int8 with products that saturate.
 ///
 /// # Safety
 /// As for [`multiply`]; there are the two panels from `panel` on.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tall_tiles<X: Activations, D: Destination>(operands: Operands<X>, panel: usize, m: usize, to: &D) {
+unsafe fn tiles_of_two<X: Activations, D: Destination>(operands: Operands<X>, panel: usize, m: usize, to: &D) {
     let Operands { symbols, extent, blocks, x } = operands;
-    let (count, two) = (m / tall::ROWS, tall::PANELS * extent.panel());
+    let (count, two) = (m / two_panels::ROWS, two_panels::PANELS * extent.panel());
     // SAFETY: tiles of rows and panels that there are.
     unsafe {
         let w = symbols.add(panel * extent.panel());
@@ -224,15 +226,15 @@ unsafe fn tall_tiles<X: Activations, D: Destination>(operands: Operands<X>, pane
             for at in (i * share..(i + 1) * share).step_by(LINE) {
                 _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(two + at).cast());
             }
-            let row = i * tall::ROWS;
+            let row = i * two_panels::ROWS;
             let rows = ThreeRows { rows: rows_from(x, row), blocks: x.blocks() };
-            to.store(row, panel, &tall::sums((w, extent.panel()), rows, blocks));
+            to.store(row, panel, &two_panels::sums((w, extent.panel()), rows, blocks));
         }
-        let last = count * tall::ROWS;
+        let last = count * two_panels::ROWS;
         match m - last {
             0 => {}
-            1 => _ = tile::<Saturating<true>, X, 1, { tall::PANELS }, false, D>(operands, (last, panel), to),
-            _ => _ = tile::<Saturating<true>, X, 2, { tall::PANELS }, false, D>(operands, (last, panel), to),
+            1 => _ = tile::<Saturating<true>, X, 1, { two_panels::PANELS }, false, D>(operands, (last, panel), to),
+            _ => _ = tile::<Saturating<true>, X, 2, { two_panels::PANELS }, false, D>(operands, (last, panel), to),
         }
     }
 }
