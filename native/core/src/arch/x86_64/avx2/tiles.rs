@@ -51,8 +51,8 @@ const AHEAD: usize = 4 << 10;
 /// Bytes of a line of a cache.
 const LINE: usize = 64;
 
-/// The last rows, which have the next panel fetched, if a panel is multiplied in steps.
-const FETCHING: usize = 16;
+/// The last tiles of a panel that is multiplied in steps, which have the next panel fetched.
+const FETCHING: usize = 4;
 
 /// Where activations lie.
 trait Activations: Copy {
@@ -220,12 +220,8 @@ unsafe fn tiles_of_two<X: Activations, D: Destination>(operands: Operands<X>, pa
     // SAFETY: tiles of rows and panels that there are.
     unsafe {
         let w = symbols.add(panel * extent.panel());
-        // Each tile has its share of the next two panels fetched.
-        let share = two.div_ceil(LINE).div_ceil(count) * LINE;
         for i in 0..count {
-            for at in (i * share..(i + 1) * share).step_by(LINE) {
-                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(two + at).cast());
-            }
+            fetch_share(w.wrapping_add(two), two, (i, count));
             let row = i * two_panels::ROWS;
             let rows = ThreeRows { rows: rows_from(x, row), blocks: x.blocks() };
             to.store(row, panel, &two_panels::sums((w, extent.panel()), rows, blocks));
@@ -236,6 +232,16 @@ unsafe fn tiles_of_two<X: Activations, D: Destination>(operands: Operands<X>, pa
             1 => _ = tile::<Saturating<true>, X, 1, { two_panels::PANELS }, false, D>(operands, (last, panel), to),
             _ => _ = tile::<Saturating<true>, X, 2, { two_panels::PANELS }, false, D>(operands, (last, panel), to),
         }
+    }
+}
+
+/// Has a share of some bytes fetched: that of tile `i` of `count`. They need not be there.
+#[inline(always)]
+fn fetch_share(from: *const u8, bytes: usize, (i, count): (usize, usize)) {
+    let share = bytes.div_ceil(LINE).div_ceil(count) * LINE;
+    for at in (i * share..(i + 1) * share).step_by(LINE) {
+        // SAFETY: a hint, which accepts any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(at).cast()) };
     }
 }
 
@@ -252,19 +258,24 @@ unsafe fn fours<P: Products, X: Activations, D: Destination>(
     m: usize,
     to: &D,
 ) {
+    let (count, bytes) = (m / 4, operands.extent.panel());
+    // What is fetched before would leave the first cache again.
+    let fetching = count.min(FETCHING);
     for panel in first..end {
         let steps = steps.get(panel).filter(|steps| !steps.is_empty());
-        for row in (0..m / 4 * 4).step_by(4) {
+        let next = operands.symbols.wrapping_add((panel + 1) * bytes);
+        for i in 0..count {
             // SAFETY: tiles of rows and panels that there are.
             unsafe {
-                match (steps, row) {
-                    // Before, it would leave the first cache again.
-                    (Some(steps), _) if row + FETCHING + m % 4 >= m => {
-                        tile_in_steps::<P, X, true, D>(operands, (row, panel), steps, to)
+                match (steps, i) {
+                    (Some(steps), _) => {
+                        if let Some(i) = (i + fetching).checked_sub(count) {
+                            fetch_share(next, bytes, (i, fetching));
+                        }
+                        tile_in_steps::<P, X, D>(operands, (4 * i, panel), steps, to)
                     }
-                    (Some(steps), _) => tile_in_steps::<P, X, false, D>(operands, (row, panel), steps, to),
-                    (None, 0) => _ = tile::<P, X, 4, 1, true, D>(operands, (row, panel), to),
-                    (None, _) => _ = tile::<P, X, 4, 1, false, D>(operands, (row, panel), to),
+                    (None, 0) => _ = tile::<P, X, 4, 1, true, D>(operands, (0, panel), to),
+                    (None, _) => _ = tile::<P, X, 4, 1, false, D>(operands, (4 * i, panel), to),
                 }
             }
         }
@@ -405,7 +416,7 @@ unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool
 /// As for [`tile`]; the steps are of as many blocks as the panel has.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile_in_steps<P: Products, X: Activations, const FETCH: bool, D: Destination>(
+unsafe fn tile_in_steps<P: Products, X: Activations, D: Destination>(
     Operands { symbols, extent, x: activations, .. }: Operands<X>,
     (row, panel): (usize, usize),
     steps: &PanelSteps,
@@ -415,13 +426,13 @@ unsafe fn tile_in_steps<P: Products, X: Activations, const FETCH: bool, D: Desti
     // SAFETY: the caller's contract; `PanelSteps` names blocks that there are.
     unsafe {
         let w = symbols.add(panel * extent.panel());
-        let x = FourRows { rows: rows_from(activations, row), blocks: activations.blocks(), next: extent.panel() };
-        blocks::add::<4, FETCH>(&mut sums, w, x, steps.fours());
-        blocks::add::<2, FETCH>(&mut sums, w, x, steps.twos());
+        let x = FourRows { rows: rows_from(activations, row), blocks: activations.blocks() };
+        blocks::add::<4>(&mut sums, w, x, steps.fours());
+        blocks::add::<2>(&mut sums, w, x, steps.twos());
         if P::SATURATES {
-            blocks::add::<1, FETCH>(&mut sums, w, x, steps.ones());
+            blocks::add::<1>(&mut sums, w, x, steps.ones());
         } else {
-            blocks::add::<1, FETCH>(&mut sums, w, x, steps.ones_that_fit());
+            blocks::add::<1>(&mut sums, w, x, steps.ones_that_fit());
             listed_blocks::<P, X, ROWS>(&mut sums, (w, extent), (activations, &x.rows), steps.wide());
         }
         to.store(row, panel, &sums);
