@@ -15,6 +15,8 @@ pub(super) struct FourRows {
     pub rows: [*const u8; ROWS],
     /// Of each block, in bytes behind each row; one behind the other where this is null.
     pub blocks: *const u32,
+    /// Bytes from a panel to the next, which is fetched.
+    pub next: usize,
 }
 
 /// Widens products, two for each column, to 32 bits and adds them to a sum.
@@ -153,13 +155,27 @@ macro_rules! place {
     };
 }
 
+/// Has the same block of the next panel fetched; `{w}` is as before then.
+macro_rules! fetch {
+    () => {
+        concat!(
+            "add {w}, {next}\n",
+            "prefetcht0 [{w}]\n",
+            "prefetcht0 [{w} + 64]\n",
+            "prefetcht0 [{w} + 128]\n",
+            "prefetcht0 [{w} + 192]\n",
+            "sub {w}, {next}\n",
+        )
+    };
+}
+
 /// The loop over the blocks of a panel, at `$w`, whose numbers a list has.
 macro_rules! all_blocks {
-    ($groups:tt, $place:expr, $sums:ident, $w:ident, $x:ident, $blocks:ident) => {{
+    ($groups:tt, $place:expr, $fetch:expr, $sums:ident, $w:ident, $x:ident, $blocks:ident) => {{
         let [[s0, s1], [s2, s3], [s4, s5], [s6, s7]] = $sums;
         let numbers = $blocks.as_ptr_range();
         asm!(
-            "/* {t0} {t1} {t2} {t3} {t4} {t5} {t6} {blocks}, of which not every way needs all */",
+            "/* {t0} {t1} {t2} {t3} {t4} {t5} {t6} {blocks} {next}, of which not every way needs all */",
             "cmp {number}, {end}",
             "je 4f",
             "2:",
@@ -169,6 +185,7 @@ macro_rules! all_blocks {
             "shl {w}, 8",
             "add {w}, {panel}",
             $place,
+            $fetch,
             block!($groups),
             "cmp {number}, {end}",
             "jne 2b",
@@ -177,6 +194,7 @@ macro_rules! all_blocks {
             end = in(reg) numbers.end,
             panel = in(reg) $w,
             blocks = in(reg) $x.blocks,
+            next = in(reg) $x.next,
             w = out(reg) _,
             x = out(reg) _,
             r0 = in(reg) $x.rows[0],
@@ -193,33 +211,40 @@ macro_rules! all_blocks {
     }};
 }
 
-/// Each way to find activations.
+/// Each way to find activations, with what comes later fetched or not.
 macro_rules! all_ways {
-    ($groups:tt, $sums:ident, $w:ident, $x:ident, $blocks:ident) => {
-        if $x.blocks.is_null() {
-            all_blocks!($groups, "shl {x}, 4", $sums, $w, $x, $blocks)
-        } else {
-            all_blocks!($groups, place!(), $sums, $w, $x, $blocks)
+    ($groups:tt, $fetch:ident, $sums:ident, $w:ident, $x:ident, $blocks:ident) => {
+        match ($x.blocks.is_null(), $fetch) {
+            (true, true) => all_blocks!($groups, "shl {x}, 4", fetch!(), $sums, $w, $x, $blocks),
+            (true, false) => all_blocks!($groups, "shl {x}, 4", "", $sums, $w, $x, $blocks),
+            (false, true) => all_blocks!($groups, place!(), fetch!(), $sums, $w, $x, $blocks),
+            (false, false) => all_blocks!($groups, place!(), "", $sums, $w, $x, $blocks),
         }
     };
 }
 
-/// Adds the products of those blocks of the panel at `w` of which G groups go at once: 4, 2 or 1.
+/// Adds the products of those blocks of the panel at `w` of which G groups go at once: 4, 2 or 1. `FETCH`: and has what comes
+/// later fetched.
 ///
 /// # Safety
 /// AVX2; the panel, of int8, and the rows have all of the blocks.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn add<const G: usize>(sums: &mut Sums<ROWS, 1>, w: *const u8, x: FourRows, blocks: &[u16]) {
+pub(super) unsafe fn add<const G: usize, const FETCH: bool>(
+    sums: &mut Sums<ROWS, 1>,
+    w: *const u8,
+    x: FourRows,
+    blocks: &[u16],
+) {
     const { assert!(GROUP == 64 && (G == 4 || G == 2 || G == 1)) };
     let [[row0], [row1], [row2], [row3]] = sums;
     let sums = [row0, row1, row2, row3];
     // SAFETY: the caller's contract; memory is only read.
     unsafe {
         match G {
-            4 => all_ways!(4, sums, w, x, blocks),
-            2 => all_ways!(2, sums, w, x, blocks),
-            _ => all_ways!(1, sums, w, x, blocks),
+            4 => all_ways!(4, FETCH, sums, w, x, blocks),
+            2 => all_ways!(2, FETCH, sums, w, x, blocks),
+            _ => all_ways!(1, FETCH, sums, w, x, blocks),
         }
     }
 }

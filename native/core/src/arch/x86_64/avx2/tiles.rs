@@ -4,7 +4,7 @@
 use super::blocks::{self, FourRows, ROWS};
 use super::products::{Products, Saturating};
 use super::steps::BLOCK;
-use super::two_panels::{self, ThreeRows};
+use super::two_panels::{self, ThreeRows, Weights};
 use super::vectors::{LANES, Sums};
 use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Pieces, Rows, Symbols};
 use crate::geometry::{GROUP, PANEL};
@@ -48,11 +48,8 @@ impl Destination for Accumulate {
 /// How far ahead symbols are fetched while they meet several rows, in bytes: one row takes them faster than this gains.
 const AHEAD: usize = 4 << 10;
 
-/// Bytes of a line of a cache.
-const LINE: usize = 64;
-
-/// The last tiles of a panel that is multiplied in steps, which have the next panel fetched.
-const FETCHING: usize = 4;
+/// The last rows, which have the next panel fetched, if a panel is multiplied in steps.
+const FETCHING: usize = 16;
 
 /// Where activations lie.
 trait Activations: Copy {
@@ -211,20 +208,23 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
 /// The rows of two panels, by tiles of [`two_panels`], of int8 with products that saturate.
 ///
 /// # Safety
-/// As for [`multiply`]; there are the two panels from `panel` on.
+/// As for [`multiply`]; there are the two panels from `panel` on, and two tiles.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn tiles_of_two<X: Activations, D: Destination>(operands: Operands<X>, panel: usize, m: usize, to: &D) {
-    let Operands { symbols, extent, blocks, x } = operands;
-    let (count, two) = (m / two_panels::ROWS, two_panels::PANELS * extent.panel());
+    let (count, bytes) = (m / two_panels::ROWS, operands.extent.panel());
     // SAFETY: tiles of rows and panels that there are.
     unsafe {
-        let w = symbols.add(panel * extent.panel());
-        for i in 0..count {
-            fetch_share(w.wrapping_add(two), two, (i, count));
-            let row = i * two_panels::ROWS;
-            let rows = ThreeRows { rows: rows_from(x, row), blocks: x.blocks() };
-            to.store(row, panel, &two_panels::sums((w, extent.panel()), rows, blocks));
+        let weights = Weights { at: operands.symbols.add(panel * bytes), panel: bytes, ahead: 0 };
+        // The last two tiles have the next two panels fetched: before, they would leave the first cache again.
+        let first = count - two_panels::PANELS;
+        for i in 0..first {
+            tile_of_two::<false, _, _>(operands, (i * two_panels::ROWS, panel), weights, to);
+        }
+        for i in first..count {
+            let ahead = (two_panels::PANELS + i - first) * bytes;
+            let weights = Weights { ahead, ..weights };
+            tile_of_two::<true, _, _>(operands, (i * two_panels::ROWS, panel), weights, to);
         }
         let last = count * two_panels::ROWS;
         match m - last {
@@ -235,13 +235,22 @@ unsafe fn tiles_of_two<X: Activations, D: Destination>(operands: Operands<X>, pa
     }
 }
 
-/// Has a share of some bytes fetched: that of tile `i` of `count`. They need not be there.
-#[inline(always)]
-fn fetch_share(from: *const u8, bytes: usize, (i, count): (usize, usize)) {
-    let share = bytes.div_ceil(LINE).div_ceil(count) * LINE;
-    for at in (i * share..(i + 1) * share).step_by(LINE) {
-        // SAFETY: a hint, which accepts any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.wrapping_add(at).cast()) };
+/// One tile of [`two_panels`].
+///
+/// # Safety
+/// As for [`tiles_of_two`]; these are the panels' weights, and there are the rows.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn tile_of_two<const FETCH: bool, X: Activations, D: Destination>(
+    Operands { blocks, x, .. }: Operands<X>,
+    (row, panel): (usize, usize),
+    weights: Weights,
+    to: &D,
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let rows = ThreeRows { rows: rows_from(x, row), blocks: x.blocks() };
+        to.store(row, panel, &two_panels::sums::<FETCH>(weights, rows, blocks));
     }
 }
 
@@ -258,24 +267,19 @@ unsafe fn fours<P: Products, X: Activations, D: Destination>(
     m: usize,
     to: &D,
 ) {
-    let (count, bytes) = (m / 4, operands.extent.panel());
-    // What is fetched before would leave the first cache again.
-    let fetching = count.min(FETCHING);
     for panel in first..end {
         let steps = steps.get(panel).filter(|steps| !steps.is_empty());
-        let next = operands.symbols.wrapping_add((panel + 1) * bytes);
-        for i in 0..count {
+        for row in (0..m / 4 * 4).step_by(4) {
             // SAFETY: tiles of rows and panels that there are.
             unsafe {
-                match (steps, i) {
-                    (Some(steps), _) => {
-                        if let Some(i) = (i + fetching).checked_sub(count) {
-                            fetch_share(next, bytes, (i, fetching));
-                        }
-                        tile_in_steps::<P, X, D>(operands, (4 * i, panel), steps, to)
+                match (steps, row) {
+                    // Before, it would leave the first cache again.
+                    (Some(steps), _) if row + FETCHING + m % 4 >= m => {
+                        tile_in_steps::<P, X, true, D>(operands, (row, panel), steps, to)
                     }
-                    (None, 0) => _ = tile::<P, X, 4, 1, true, D>(operands, (0, panel), to),
-                    (None, _) => _ = tile::<P, X, 4, 1, false, D>(operands, (4 * i, panel), to),
+                    (Some(steps), _) => tile_in_steps::<P, X, false, D>(operands, (row, panel), steps, to),
+                    (None, 0) => _ = tile::<P, X, 4, 1, true, D>(operands, (row, panel), to),
+                    (None, _) => _ = tile::<P, X, 4, 1, false, D>(operands, (row, panel), to),
                 }
             }
         }
@@ -416,7 +420,7 @@ unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool
 /// As for [`tile`]; the steps are of as many blocks as the panel has.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile_in_steps<P: Products, X: Activations, D: Destination>(
+unsafe fn tile_in_steps<P: Products, X: Activations, const FETCH: bool, D: Destination>(
     Operands { symbols, extent, x: activations, .. }: Operands<X>,
     (row, panel): (usize, usize),
     steps: &PanelSteps,
@@ -426,13 +430,13 @@ unsafe fn tile_in_steps<P: Products, X: Activations, D: Destination>(
     // SAFETY: the caller's contract; `PanelSteps` names blocks that there are.
     unsafe {
         let w = symbols.add(panel * extent.panel());
-        let x = FourRows { rows: rows_from(activations, row), blocks: activations.blocks() };
-        blocks::add::<4>(&mut sums, w, x, steps.fours());
-        blocks::add::<2>(&mut sums, w, x, steps.twos());
+        let x = FourRows { rows: rows_from(activations, row), blocks: activations.blocks(), next: extent.panel() };
+        blocks::add::<4, FETCH>(&mut sums, w, x, steps.fours());
+        blocks::add::<2, FETCH>(&mut sums, w, x, steps.twos());
         if P::SATURATES {
-            blocks::add::<1>(&mut sums, w, x, steps.ones());
+            blocks::add::<1, FETCH>(&mut sums, w, x, steps.ones());
         } else {
-            blocks::add::<1>(&mut sums, w, x, steps.ones_that_fit());
+            blocks::add::<1, FETCH>(&mut sums, w, x, steps.ones_that_fit());
             listed_blocks::<P, X, ROWS>(&mut sums, (w, extent), (activations, &x.rows), steps.wide());
         }
         to.store(row, panel, &sums);

@@ -22,6 +22,17 @@ pub(super) struct ThreeRows {
     pub blocks: *const u32,
 }
 
+/// Where the weights are, of int8.
+#[derive(Clone, Copy)]
+pub(super) struct Weights {
+    /// Of the first panel.
+    pub at: *const u8,
+    /// Bytes from there to the second.
+    pub panel: usize,
+    /// Bytes from each block of the first to what is fetched.
+    pub ahead: usize,
+}
+
 /// The products of the weights at an address, added to `$sum`; `{$t}` is overwritten.
 macro_rules! product {
     ($t:literal, $w:literal, $at:literal, $sum:literal) => {
@@ -84,16 +95,36 @@ macro_rules! zeros {
     };
 }
 
-/// The loop; `$before` and `$after` each block, what finds the next activations.
+/// Where activations begin whose blocks are not beside each other.
+macro_rules! place {
+    () => {
+        "mov {x:e}, dword ptr [{blocks}]\nadd {blocks}, 4"
+    };
+}
+
+/// Has the block that is so many bytes on fetched.
+macro_rules! fetch {
+    () => {
+        concat!(
+            "prefetcht0 [{w} + {ahead}]\n",
+            "prefetcht0 [{w} + {ahead} + 64]\n",
+            "prefetcht0 [{w} + {ahead} + 128]\n",
+            "prefetcht0 [{w} + {ahead} + 192]\n",
+        )
+    };
+}
+
+/// The loop; `$before` and `$after` each block, what finds the next activations, and what fetches weights.
 macro_rules! all_blocks {
-    ($before:literal, $after:literal, $w:ident, $x:ident, $count:ident) => {{
-        let (w, panel) = $w;
+    ($before:expr, $after:literal, $fetch:expr, $w:ident, $x:ident, $count:ident) => {{
+        let Weights { at, panel, ahead } = $w;
         let (s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11);
         asm!(
-            "/* {blocks}, which not every way needs */",
+            "/* {blocks} and {ahead}, which not every way needs */",
             zeros!("s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9", "s10", "s11"),
             "2:",
             $before,
+            $fetch,
             group!("0", "0", "32"),
             group!("4", "64", "96"),
             group!("8", "128", "160"),
@@ -104,8 +135,9 @@ macro_rules! all_blocks {
             "sub {count}, 1",
             "jnz 2b",
             count = inout(reg) $count => _,
-            w = inout(reg) w => _,
-            v = inout(reg) w.add(panel) => _,
+            w = inout(reg) at => _,
+            v = inout(reg) at.add(panel) => _,
+            ahead = in(reg) ahead,
             blocks = inout(reg) $x.blocks => _,
             x = inout(reg) 0usize => _,
             r0 = in(reg) $x.rows[0], r1 = in(reg) $x.rows[1], r2 = in(reg) $x.rows[2],
@@ -120,23 +152,24 @@ macro_rules! all_blocks {
     }};
 }
 
-/// The products of the first `count` blocks of the panel at `w` and of that behind it, which is `panel` bytes on.
+/// The products of the first `count` blocks of two panels; `FETCH`: and has what is ahead of the first one fetched.
 ///
 /// # Safety
 /// AVX2; the panels, of int8, and the rows have all of these blocks.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn sums(w: (*const u8, usize), x: ThreeRows, count: usize) -> Sums<ROWS, PANELS> {
+pub(super) unsafe fn sums<const FETCH: bool>(w: Weights, x: ThreeRows, count: usize) -> Sums<ROWS, PANELS> {
     const { assert!(GROUP == 64) };
     if count == 0 {
         return [[[_mm256_setzero_si256(); 2]; PANELS]; ROWS];
     }
     // SAFETY: the caller's contract; memory is only read.
     unsafe {
-        if x.blocks.is_null() {
-            all_blocks!("", "add {x}, 16", w, x, count)
-        } else {
-            all_blocks!("mov {x:e}, dword ptr [{blocks}]\nadd {blocks}, 4", "", w, x, count)
+        match (x.blocks.is_null(), FETCH) {
+            (true, false) => all_blocks!("", "add {x}, 16", "", w, x, count),
+            (true, true) => all_blocks!("", "add {x}, 16", fetch!(), w, x, count),
+            (false, false) => all_blocks!(place!(), "", "", w, x, count),
+            (false, true) => all_blocks!(place!(), "", fetch!(), w, x, count),
         }
     }
 }
