@@ -2,7 +2,7 @@
 //!
 //! What a row's activations are broadcast to meets four registers of weights, so that there are fewer instructions for each product
 //! than where more rows meet one panel. That leaves no registers for products of several groups at once, so it is for panels of
-//! which most blocks go group by group anyway.
+//! which few blocks could go by fours.
 
 use super::vectors::Sums;
 use crate::geometry::GROUP;
@@ -114,7 +114,7 @@ macro_rules! fetch {
     };
 }
 
-/// The loop; `$before` and `$after` each block, what finds the next activations, and what fetches weights.
+/// The loop; `$before` and `$after` each block, what finds the next activations; `$fetch`, what fetches weights.
 macro_rules! all_blocks {
     ($before:expr, $after:literal, $fetch:expr, $w:ident, $x:ident, $count:ident) => {{
         let Weights { at, panel, ahead } = $w;
