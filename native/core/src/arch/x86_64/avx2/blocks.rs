@@ -39,6 +39,8 @@ macro_rules! added {
     };
 }
 
+pub(super) use added;
+
 /// Adds the products of one row and half a panel to a sum: those of four groups in 16 bits first, of two, or of one.
 macro_rules! half {
     (4, $sum:literal, $w:literal) => {

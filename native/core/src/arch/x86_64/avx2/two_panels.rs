@@ -4,6 +4,7 @@
 //! than where more rows meet one panel. That leaves no registers for products of several groups at once, so it is for panels of
 //! which few blocks could go by fours.
 
+use super::blocks::added;
 use super::vectors::Sums;
 use crate::geometry::GROUP;
 use std::arch::asm;
@@ -36,27 +37,7 @@ pub(super) struct Weights {
 /// The products of the weights at an address, added to `$sum`; `{$t}` is overwritten.
 macro_rules! product {
     ($t:literal, $w:literal, $at:literal, $sum:literal) => {
-        concat!(
-            "vpmaddubsw {",
-            $t,
-            "}, {a}, [{",
-            $w,
-            "} + ",
-            $at,
-            "]\n",
-            "vpmaddwd {",
-            $t,
-            "}, {",
-            $t,
-            "}, {ones}\n",
-            "vpaddd {",
-            $sum,
-            "}, {",
-            $sum,
-            "}, {",
-            $t,
-            "}\n",
-        )
+        concat!("vpmaddubsw {", $t, "}, {a}, [{", $w, "} + ", $at, "]\n", added!($sum, $t),)
     };
 }
 
