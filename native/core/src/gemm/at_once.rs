@@ -1,27 +1,47 @@
-//! A small multiplication that one thread does in three steps: it quantises all rows, unless they are multiplied where they are,
-//! corrects the columns, and has the kernel multiply all panels and write the outputs.
+//! A multiplication of few activations by a decoded weight: one thread quantises all rows, unless they are multiplied where they
+//! are, and corrects the columns; then the kernel multiplies all panels and writes the outputs, each task some of them.
 //!
-//! What other paths need to share work among threads takes as long as the products of a few rows by a weight in the first cache.
+//! No thread waits for another before the end: what other paths need for that takes as long as the products of a few rows.
 
 use super::activation::{Activation, InPlace, uninit};
 use super::call::MatmulCall;
 use super::columns::Columns;
 use super::epilogue::{SharedOutput, corrections};
+use super::job::Job;
 use super::prepared::PreparedWeight;
-use crate::arch::{CallMemory, Extent, TileKernel};
+use crate::arch::{CallMemory, Extent, Symbols, TileKernel};
 use crate::decoder::Bound;
 use crate::error::{Error, resize};
 use crate::geometry::{FRACTAL_K, PANEL};
+use crate::parallel::{Parallel, run_all};
 use crate::quantize::Quantizer;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Multiply-adds up to which one thread is as fast as two, of which one has to be woken.
-pub(super) const WORK: usize = 1 << 19;
-
+const WORK: usize = 1 << 19;
+/// Multiply-adds that make one more thread worth waking.
+const WORK_PER_THREAD: usize = 1 << 16;
+/// Rows up to which several threads do it like this; of more, other paths share out rows as well.
+const SHARED_ROWS: usize = 32;
+/// Tasks for each thread, so that one that wakes up late does fewer.
+const TASKS_PER_THREAD: usize = 4;
+/// Panels of each task, a multiple of those that are multiplied together.
+const LEAST_PANELS: usize = 4;
+const TOGETHER: usize = 2;
 /// Activations that stay in the first cache beside a panel, where they are quantised; others are multiplied where they are.
 const QUANTISED: usize = 1 << 14;
 const IN_PLACE: usize = 1 << 17;
 
-/// Whether a multiplication is done like this, if one thread does it, and its activations can be multiplied where they are.
+/// Tasks of a multiplication by so many weights on so many threads, if it is worth doing like this.
+pub(super) fn tasks(m: usize, weights: usize, threads: usize) -> Option<usize> {
+    let work = m.saturating_mul(weights);
+    if threads == 1 || work <= WORK {
+        return Some(1);
+    }
+    (m <= SHARED_ROWS).then(|| TASKS_PER_THREAD * threads.min(work / WORK_PER_THREAD))
+}
+
+/// Whether a multiplication can be done like this, if its activations can be multiplied where they are.
 pub(super) fn fits(weight: &PreparedWeight, kernel: &dyn TileKernel, call: &MatmulCall<'_>) -> bool {
     let most = match call.x {
         Activation::F32(_, None) if weight.k().is_multiple_of(FRACTAL_K) => QUANTISED,
@@ -44,6 +64,7 @@ pub(super) fn run(
     call: &MatmulCall<'_>,
     output: &SharedOutput<'_>,
     CallMemory { packed, row_sums, places, terms, .. }: &mut CallMemory,
+    (tasks, pool): (usize, &dyn Parallel),
 ) -> Result<bool, Error> {
     let (m, k) = (call.m, weight.k());
     resize(row_sums, m, "sums of rows")?;
@@ -65,16 +86,45 @@ pub(super) fn run(
     if weight.needs_sums(call.operands.w_zero_point) {
         kernel.rows().sums(in_place.packed(&[]).rows(0..m, 0, extent), k, row_sums);
     }
-    let rows = in_place.packed(row_sums);
     let (correction, scales) = corrections(kernel, terms, &weight, columns, call, output.scale(), quantizer)?;
-    let symbols = weight.decoded(&weight.geometry().tile(columns.strip * weight.geometry().tiles_k()));
-    let Some(symbols) = symbols else { return Ok(false) };
-    let terms = correction.terms(0..columns.count, &rows.sums[..m]);
-    // SAFETY: this call has the output, of these rows and columns, to itself.
-    let mut out = unsafe { output.block(0..m, 0..columns.count, scales.or(output.scale())) };
-    let mut done = false;
-    kernel.within(&mut || {
-        done = kernel.multiply_epilogue(symbols, extent, rows.rows(0..m, 0, extent), &terms, &mut out);
-    });
-    Ok(done)
+    let packed = in_place.packed(row_sums);
+    let job =
+        Job { weight, kernel, columns, m, packed, correction: &correction, scale: scales.or(output.scale()), output };
+    job.all_panels(extent, tasks, pool)
+}
+
+impl Job<'_> {
+    /// Multiplies all columns in so many tasks at the most, if the kernel has a way to make such an output.
+    fn all_panels(&self, extent: Extent, tasks: usize, pool: &dyn Parallel) -> Result<bool, Error> {
+        let geometry = self.weight.geometry();
+        let Some(symbols) = self.weight.decoded(&geometry.tile(self.columns.strip * geometry.tiles_k())) else {
+            return Ok(false);
+        };
+        if tasks == 1 {
+            return Ok(self.some_panels(symbols, extent, 0));
+        }
+        let (panels, fractals) = (extent.panels(), extent.k() / FRACTAL_K);
+        let each = panels.div_ceil(tasks).max(LEAST_PANELS).next_multiple_of(TOGETHER);
+        let done = AtomicBool::new(true);
+        run_all(pool, panels.div_ceil(each), |task| {
+            let first = task * each;
+            let part = Extent::new(each.min(panels - first), fractals);
+            if !self.some_panels(symbols.panels_from(first, part.panel()), part, first) {
+                done.store(false, Ordering::Relaxed);
+            }
+            Ok(())
+        })?;
+        Ok(done.into_inner())
+    }
+
+    /// Multiplies the panels of an extent, the first of which is panel `first`; whether the kernel has a way to make such an output.
+    /// They are one task's alone.
+    fn some_panels(&self, symbols: Symbols<'_>, extent: Extent, first: usize) -> bool {
+        let rows = self.packed.rows(0..self.m, 0, extent);
+        // SAFETY: no other task has these columns.
+        let (terms, mut out) = unsafe { self.block(0..self.m, first * PANEL..first * PANEL + extent.columns()) };
+        let mut done = false;
+        self.kernel.within(&mut || done = self.kernel.multiply_epilogue(symbols, extent, rows, &terms, &mut out));
+        done
+    }
 }

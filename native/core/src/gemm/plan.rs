@@ -55,15 +55,15 @@ fn run(
 ) -> Result<(), Error> {
     let (m, k, n) = (call.m, weight.k(), columns.count);
     let kernel = weight.products(call.x.shift());
-    let work = m.saturating_mul(k * n);
-    let threads = pool.threads().min((work / WORK_PER_THREAD).max(1));
+    let threads = pool.threads();
     let output = SharedOutput::new(output, (m, n), call.heads);
-    if (threads == 1 || work <= at_once::WORK)
-        && at_once::fits(&weight, kernel, call)
-        && at_once::run(weight, kernel, columns, call, &output, memory)?
+    if at_once::fits(&weight, kernel, call)
+        && let Some(tasks) = at_once::tasks(m, k * n, threads)
+        && at_once::run(weight, kernel, columns, call, &output, memory, (tasks, pool))?
     {
         return Ok(());
     }
+    let threads = threads.min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
     let CallMemory { packed, row_sums, places, runs, terms } = memory;
     let fused = !weight.is_decoded() && m <= kernel.fused_rows();
     let form = if weight.multiplies_bytes(call.x.shift()) {
