@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,17 @@ def test_sessions_and_memory_fill_one_record_and_go_on(
     assert "| small | 1x3 | 1 | " in printed
     assert f"| small | 1x3 | {len(os.sched_getaffinity(0))} processes of 1 | " in printed
     assert "| small | auto | " in printed
+
+
+def test_builds_are_compared_on_the_threads_of_a_process() -> None:
+    command = [sys.executable, ROOT / "benchmarks" / "builds.py", "installed", "--workloads", "chain-16"]
+    command += ["--threads", "2", "--seconds", "0.01"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [row[:2] for row in rows] == [["chain-16", "1"], ["chain-16", "16"]]
+    assert all(float(row[4]) > 0 for row in rows)
+    assert "OTHER BYTES" not in done.stdout
+    assert "EP Error" not in done.stdout + done.stderr  # what onnxruntime says before it takes other threads
 
 
 @pytest.mark.usefixtures("benchmarks")
