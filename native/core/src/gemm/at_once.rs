@@ -4,6 +4,7 @@
 //! No thread waits for another before the end: what other paths need for that takes as long as the products of a few rows.
 
 use super::activation::{Activation, InPlace, uninit};
+use super::blocked::PANELS_TOGETHER;
 use super::call::MatmulCall;
 use super::columns::Columns;
 use super::epilogue::{SharedOutput, corrections};
@@ -25,9 +26,8 @@ const WORK_PER_THREAD: usize = 1 << 16;
 const SHARED_ROWS: usize = 32;
 /// Tasks for each thread, so that one that wakes up late does fewer.
 const TASKS_PER_THREAD: usize = 4;
-/// Panels of each task, a multiple of those that are multiplied together.
+/// Panels of each task, at least.
 const LEAST_PANELS: usize = 4;
-const TOGETHER: usize = 2;
 /// Activations that stay in the first cache beside a panel, where they are quantised; others are multiplied where they are.
 const QUANTISED: usize = 1 << 14;
 const IN_PLACE: usize = 1 << 17;
@@ -104,7 +104,7 @@ impl Job<'_> {
             return Ok(self.some_panels(symbols, extent, 0));
         }
         let (panels, fractals) = (extent.panels(), extent.k() / FRACTAL_K);
-        let each = panels.div_ceil(tasks).max(LEAST_PANELS).next_multiple_of(TOGETHER);
+        let each = panels.div_ceil(tasks).max(LEAST_PANELS).next_multiple_of(PANELS_TOGETHER);
         let done = AtomicBool::new(true);
         run_all(pool, panels.div_ceil(each), |task| {
             let first = task * each;

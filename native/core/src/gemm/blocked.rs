@@ -25,10 +25,12 @@ const CACHED_BYTES: usize = 384 << 10;
 const CACHED_ROWS: (usize, usize) = (96, 264);
 /// Rows that are worth decoding a strip for once more.
 const GROUP_ROWS: usize = 32;
-/// Rows and products that are worth a group where threads share decoded panels, and rows and panels that are multiplied together.
+/// Rows and products that are worth a group where threads share decoded panels.
 const SHARED_ROWS: usize = 24;
 const SHARED_WORK: usize = 1 << 20;
-const TOGETHER: (usize, usize) = (3, 2);
+/// Rows and decoded panels that are multiplied together.
+const ROWS_TOGETHER: usize = 3;
+pub(super) const PANELS_TOGETHER: usize = 2;
 /// Bytes of a strip that are decoded at a time; they share the second cache with activations and outputs.
 const CHUNK_BYTES: usize = 512 << 10;
 
@@ -80,7 +82,7 @@ impl<'a> Work<'a> {
             (weight.is_decoded() && kernel.epilogue_of_any_width()).then(|| columns.count.div_ceil(PANEL));
         let (strips, blocks, panels, groups) = if let Some(all) = one_strip {
             let panels = if threads == 1 { all } else { all / (threads * UNITS_PER_THREAD) };
-            let panels = panels.next_multiple_of(TOGETHER.1).max(TOGETHER.1);
+            let panels = panels.next_multiple_of(PANELS_TOGETHER).max(PANELS_TOGETHER);
             let blocks = all.div_ceil(panels);
             (
                 1,
@@ -93,7 +95,7 @@ impl<'a> Work<'a> {
         } else {
             (strips, 1, tiling.n, threads.div_ceil(strips).min(m / GROUP_ROWS).max(1))
         };
-        let together = if one_strip.is_some() { TOGETHER.0 } else { kernel.block_rows() };
+        let together = if one_strip.is_some() { ROWS_TOGETHER } else { kernel.block_rows() };
         let rows = m.div_ceil(groups).next_multiple_of(together);
         let groups = m.div_ceil(rows);
         let units = strips * groups * blocks;
