@@ -15,8 +15,9 @@ from mcd_graph.contestants import Contestant, Setup
 
 BASE = "onnxruntime"
 OPENVINO = "openvino"
-RESIDENCIES = ("auto", "compressed", "decoded")
-CONTESTANTS = (*RESIDENCIES, *ALTERNATIVES, OPENVINO)
+SHARED = "shared"
+COMPRESSED = ("auto", SHARED, "compressed", "decoded")
+CONTESTANTS = (*COMPRESSED, *ALTERNATIVES, OPENVINO)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Entry:
     @functools.cache  # noqa: B019 - as many entries as workloads
     def model(self, name: str) -> Path:
         """The model that a contestant opens, made when it is first asked for."""
-        if name in RESIDENCIES:
+        if name in COMPRESSED:
             compressed = self.folder / "compressed.mcd.onnx"
             if not compressed.exists():
                 # The smallest chains would stay as they are; what is timed is their nodes.
@@ -46,8 +47,13 @@ class Entry:
         if name == OPENVINO:
             script = Path(__file__).with_name("openvino_contestant.py")
             return Contestant([sys.executable, str(script), model, str(threads)], name)
-        config = {"mcd.residency": name} if name in RESIDENCIES else CONFIG.get(name, {})
-        return Contestant(Setup(model, config, threads, library=name in RESIDENCIES).command(), name)
+        return Contestant(Setup(model, self._config(name), threads, library=name in COMPRESSED).command(), name)
+
+    def _config(self, name: str) -> dict[str, str]:
+        """The session config entries of a contestant."""
+        if name == SHARED:
+            return {"mcd.residency": "auto", "mcd.decoded_folder": str(self.folder / "decoded")}
+        return {"mcd.residency": name} if name in COMPRESSED else CONFIG.get(name, {})
 
 
 def read(path: Path | None) -> list[dict[str, Any]]:

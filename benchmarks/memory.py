@@ -1,7 +1,7 @@
 """Memory of one, four and sixteen processes on one model, and the time to open it, cold and warm.
 
     python benchmarks/memory.py [--workloads layers-16x4096,t5-encoder] [--processes 1,4,16] [--turns 5]
-                                [--contestants onnxruntime,unpacked,saved,auto,compressed,decoded]
+                                [--contestants onnxruntime,unpacked,saved,auto,shared,compressed,decoded]
                                 [--json RECORD [--resume]] [--cache DIR]
     python benchmarks/memory.py --table RECORD
 

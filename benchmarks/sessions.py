@@ -1,7 +1,7 @@
 """Sessions as people open them: a process of its own for each contestant, default settings, all sorts of models.
 
     python benchmarks/sessions.py [--quick] [--json RECORD [--resume]] [--workloads chain-64,t5-encoder,…]
-                                  [--contestants auto,compressed,decoded,unpacked,saved,openvino]
+                                  [--contestants auto,shared,compressed,decoded,unpacked,saved,openvino]
                                   [--threads 0,1] [--seconds 4] [--cache DIR]
     python benchmarks/sessions.py --table RECORD
 
@@ -9,6 +9,7 @@ Each contestant is a process that holds one session:
 
 - onnxruntime, on the original model with default settings: what all others are compared with;
 - auto, compressed, decoded: the compressed model, with `mcd.residency` set to that;
+- shared: auto, with decoded weights in a folder for all processes (`mcd.decoded_folder`);
 - unpacked: onnxruntime with weights in external data and pre-packing off, so that processes share them;
 - saved: onnxruntime on the model that it saved with its pre-packed weights, which processes share as well;
 - openvino: on the original, computing in float32 (left out where it is not installed).

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,11 +17,17 @@ __all__ = ["disable", "enable"]
 _lock = threading.Lock()
 _original: Callable[..., None] | None = None
 _ours: Callable[..., None] | None = None
-_settings: tuple[Residency | None, str | None, int | None] | None = None
-"""Of the sessions that follow; ``None`` while it is not enabled."""
+_settings: dict[str, Any] | None = None
+"""Of the sessions that follow, as :func:`enable` takes them; ``None`` while it is not enabled."""
 
 
-def enable(*, residency: Residency | None = None, device: str | None = None, memory_limit: int | None = None) -> None:
+def enable(
+    *,
+    residency: Residency | None = None,
+    device: str | None = None,
+    memory_limit: int | None = None,
+    decoded_folder: str | os.PathLike[str] | None = None,
+) -> None:
     """Let every ``onnxruntime.InferenceSession`` of this process know the operators of compressed models.
 
     For libraries that create their sessions themselves. It holds for sessions that are created from now on, also where
@@ -31,6 +38,7 @@ def enable(*, residency: Residency | None = None, device: str | None = None, mem
         residency: as :class:`InferenceSession` takes it, for all these sessions.
         device: as :func:`session_options` takes it.
         memory_limit: as :class:`InferenceSession` takes it, for each of these sessions.
+        decoded_folder: as :class:`InferenceSession` takes it.
 
     Raises:
         ValueError: ``residency`` is none of its values.
@@ -45,7 +53,12 @@ def enable(*, residency: Residency | None = None, device: str | None = None, mem
     check_residency(residency)
     global _original, _ours, _settings  # noqa: PLW0603 - the class that is changed is the process's own, too
     with _lock:
-        _settings = (residency, device, memory_limit)
+        _settings = {
+            "residency": residency,
+            "device": device,
+            "memory_limit": memory_limit,
+            "decoded_folder": decoded_folder,
+        }
         if _original is not None:
             return
         original: Callable[..., None] = ort.InferenceSession.__init__
@@ -54,8 +67,8 @@ def enable(*, residency: Residency | None = None, device: str | None = None, mem
         def init(self: Any, path_or_bytes: Any, sess_options: Any = None, *args: Any, **kwargs: Any) -> None:
             settings = _settings  # which another thread may change
             if settings is not None and not isinstance(self, InferenceSession):  # which has seen to it itself
-                path_or_bytes, sess_options = opened_with(path_or_bytes, sess_options, *settings)
-            ours = settings is not None and settings[0] != "plain"
+                path_or_bytes, sess_options = opened_with(path_or_bytes, sess_options, **settings)
+            ours = settings is not None and settings["residency"] != "plain"
             with dropping_pages() if ours else contextlib.nullcontext():
                 original(self, path_or_bytes, sess_options, *args, **kwargs)
 

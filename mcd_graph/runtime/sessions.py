@@ -25,6 +25,7 @@ def session_options(
     residency: Residency | None = None,
     device: str | None = None,
     memory_limit: int | None = None,
+    decoded_folder: str | os.PathLike[str] | None = None,
 ) -> ort.SessionOptions:
     """Return session options that open compressed models as well as plain ones.
 
@@ -39,11 +40,13 @@ def session_options(
         device: where compressed multiplications run, ``cpu`` or ``ascend:N``. ``mcd.device``.
         memory_limit: bytes of memory that the compressed weights of a session may take, for untrusted models; a model
             that needs more is refused. ``mcd.memory_limit``.
+        decoded_folder: a folder for the weights that are decoded, which processes that name the same one then have in
+            memory once. It is made if its parent is there; on Linux and macOS. ``mcd.decoded_folder``.
 
     Raises:
         FileNotFoundError: the package was installed without the library.
         RuntimeError: onnxruntime cannot load the library, the options were given here before with other settings, or
-            with another model, or the model's constants are damaged.
+            with another model, the model's constants are damaged, or ``decoded_folder`` cannot be used.
         ValueError: ``residency`` is none of its values; or it is ``plain``: options alone cannot restore a model.
 
     Examples:
@@ -64,6 +67,7 @@ def session_options(
         "mcd.residency": residency,
         "mcd.device": device,
         "mcd.memory_limit": None if memory_limit is None else str(memory_limit),
+        "mcd.decoded_folder": decoded_folder,
     }
     for key, value in entries.items():
         if value is not None and _entry(options, key) != os.fspath(value):
@@ -89,15 +93,22 @@ def _entry(options: ort.SessionOptions, key: str) -> str | None:
 def opened_with(
     model: str | bytes | os.PathLike[str],
     options: ort.SessionOptions | None,
+    *,
     residency: Residency | None,
     device: str | None,
     memory_limit: int | None = None,
+    decoded_folder: str | os.PathLike[str] | None = None,
 ) -> tuple[str | bytes | os.PathLike[str], ort.SessionOptions | None]:
     """Return the model and the options to give to onnxruntime for a session with these settings."""
     if residency != "plain":
         with _path_of(model, options) as path:
             return model, session_options(
-                options, model=path, residency=residency, device=device, memory_limit=memory_limit
+                options,
+                model=path,
+                residency=residency,
+                device=device,
+                memory_limit=memory_limit,
+                decoded_folder=decoded_folder,
             )
     try:
         from mcd_graph.restore import restored_bytes  # noqa: PLC0415 - takes onnx, which no other session needs
@@ -132,6 +143,7 @@ class InferenceSession(ort.InferenceSession):  # type: ignore[misc] # onnxruntim
             and onnxruntime opens that, without any custom operator. So only the files are smaller.
         device: as :func:`session_options` takes it.
         memory_limit: as :func:`session_options` takes it; with ``plain``, of all restored weights.
+        decoded_folder: as :func:`session_options` takes it; with ``plain`` nothing is put there.
         **kwargs: whatever else onnxruntime takes.
 
     Examples:
@@ -153,8 +165,16 @@ class InferenceSession(ort.InferenceSession):  # type: ignore[misc] # onnxruntim
         residency: Residency | None = None,
         device: str | None = None,
         memory_limit: int | None = None,
+        decoded_folder: str | os.PathLike[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        model, options = opened_with(path_or_bytes, sess_options, residency, device, memory_limit)
+        model, options = opened_with(
+            path_or_bytes,
+            sess_options,
+            residency=residency,
+            device=device,
+            memory_limit=memory_limit,
+            decoded_folder=decoded_folder,
+        )
         with contextlib.nullcontext() if residency == "plain" else dropping_pages():
             super().__init__(model, options, providers, provider_options, **kwargs)

@@ -33,7 +33,7 @@ pub use error::Error;
 pub use gather::RowPart;
 pub use gemm::{
     Activation, Destination, Elementwise, Epilogue, Heads, MatmulCall, Operands, Output, PrepareOptions,
-    PreparedWeight, Residency, RowSource, ScalarOrPerColumn, SplitHeads, ZeroPoint,
+    PreparedWeight, Residency, Room, RowSource, ScalarOrPerColumn, SplitHeads, ZeroPoint,
 };
 pub use geometry::Tiling;
 pub use parallel::{Parallel, Serial};

@@ -13,6 +13,7 @@
 //! - [`ascend`]: nodes on an Ascend device
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
 //! - [`residency`]: which weights are decoded once
+//! - [`decoded_folder`]: decoded weights that processes share
 //! - [`ahead`]: which bytes of a file are read next
 //! - [`memory`]: what the weights of a session may take
 //! - [`sharing`]: what the sessions of a process share
@@ -23,6 +24,7 @@ mod ahead;
 mod ascend;
 mod at_open;
 mod backend;
+mod decoded_folder;
 mod ffi;
 mod guard;
 mod memory;

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use mcd_core::dispatch::saturates_pairs;
 use ort_sys::OrtSessionOptions;
 
+use crate::decoded_folder::Folder;
 use crate::ffi::{Api, Error, KernelInfo};
 use crate::residency::Policy;
 
@@ -12,6 +13,8 @@ use crate::residency::Policy;
 const RESIDENCY: &CStr = c"mcd.residency";
 /// Bytes that may be decoded; no limit by default.
 const DECODED_LIMIT: &CStr = c"mcd.decoded_limit";
+/// A folder for decoded weights, which processes share; none by default.
+const DECODED_FOLDER: &CStr = c"mcd.decoded_folder";
 /// Bytes of memory that what is compressed may take in a session; no limit by default.
 pub const MEMORY_LIMIT: &CStr = c"mcd.memory_limit";
 /// When the tiles of weights are verified: `use` (default): at the first run of a node, before its result; or `load`.
@@ -26,7 +29,8 @@ const PRODUCTS: &CStr = c"mcd.products";
 /// onnxruntime's own: `1` makes its products exact there.
 const PRECISION: &CStr = c"session.x64quantprecision";
 /// All entries.
-const KEYS: [&CStr; 8] = [RESIDENCY, DECODED_LIMIT, VERIFY, DEVICE, MAX_ROWS, MEMORY_LIMIT, PRODUCTS, PRECISION];
+const KEYS: [&CStr; 9] =
+    [RESIDENCY, DECODED_LIMIT, DECODED_FOLDER, VERIFY, DEVICE, MAX_ROWS, MEMORY_LIMIT, PRODUCTS, PRECISION];
 /// Without that entry.
 const DEFAULT_ROWS: usize = 256;
 
@@ -129,6 +133,8 @@ impl Verify {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     pub residency: Policy,
+    /// Where decoded weights go, if not into memory of the process alone.
+    pub decoded_folder: Option<&'static Folder>,
     pub verify: Verify,
     pub device: Device,
     /// Rows of one call on the device.
@@ -164,9 +170,10 @@ impl Options {
 
     /// Of the values of [`KEYS`].
     fn parse(texts: [Option<&str>; KEYS.len()]) -> Result<Self, Error> {
-        let [text, limit, verify, device, rows, memory, products, precision] = texts;
+        let [text, limit, folder, verify, device, rows, memory, products, precision] = texts;
         Ok(Self {
             residency: residency(text, limit)?,
+            decoded_folder: folder.map(Folder::named).transpose()?,
             verify: Verify::parse(verify)?,
             device: Device::parse(device)?,
             max_rows: max_rows(rows)?,

@@ -15,10 +15,12 @@ mod job;
 mod plan;
 mod prepared;
 mod ranges;
+mod room;
 mod validate;
 
 pub use crate::arch::output::{Destination, Elementwise, Epilogue, Output, ScalarOrPerColumn};
 pub use activation::{Activation, RowSource, SplitHeads};
 pub use call::{Heads, MatmulCall, Operands, ZeroPoint};
 pub use prepared::{PrepareOptions, PreparedWeight, Residency};
+pub use room::Room;
 pub(crate) use validate::{check_columns, check_length};

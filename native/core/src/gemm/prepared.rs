@@ -2,6 +2,7 @@
 
 use super::activation::{Packed, SHIFT};
 use super::call::ZeroPoint;
+use super::room::{DecodedBytes, Room};
 use crate::aligned::Aligned;
 use crate::arch::{
     Accumulators, ByteRows, Coded, Extent, PIECE_K, PanelSteps, Scratch, Symbols, TileCode, TileKernel, Workspace,
@@ -52,7 +53,7 @@ pub struct PreparedWeight {
     decoder: Decoder,
     pub(super) column_sums: Vec<i32>,
     /// Symbols in panels that reach over all of k, in each in kernel order.
-    decoded: Option<Aligned<u8>>,
+    decoded: Option<DecodedBytes>,
     /// Whether their sign bits are turned over.
     signed: bool,
     /// How the kernel multiplies each panel of those, if there is something to say.
@@ -97,14 +98,28 @@ fn saturates(weight_type: WeightType, kernel: Kernel) -> bool {
 impl PreparedWeight {
     /// Checks all three tensors, every checksum and every code word, and sums the columns.
     pub fn new(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, Error> {
+        Self::new_in(x2, index, info, options, &|_| None)
+    }
+
+    /// As [`Self::new`]; what is decoded is where `room` gives room for so many bytes, if it does.
+    pub fn new_in(
+        x2: &[u8],
+        index: &[u8],
+        info: &[i64],
+        options: PrepareOptions,
+        room: &dyn Fn(usize) -> Option<Box<dyn Room>>,
+    ) -> Result<Self, Error> {
         let decoder = Decoder::new(CompressedWeight::parse(x2, index, info)?, options.kernel);
         let signed = options.residency == Residency::Decoded && options.kernel.tile().of_narrow().is_some();
         let mut prepared =
             Self { decoder, column_sums: Vec::new(), decoded: None, signed, steps: Vec::new(), narrow: false };
-        prepared.check(x2, options)?;
+        prepared.check(x2, options, room)?;
         prepared.narrow = prepared.signed && is_narrow(&prepared.steps);
         if prepared.signed && !prepared.narrow && !saturates(prepared.weight_type(), options.kernel) {
             prepared.turn_over_again();
+        }
+        if let Some(decoded) = &mut prepared.decoded {
+            decoded.settle();
         }
         Ok(prepared)
     }
@@ -221,7 +236,12 @@ impl PreparedWeight {
     }
 
     /// Verifies every tile; fills column sums and, if asked for, the decoded symbols.
-    fn check(&mut self, x2: &[u8], options: PrepareOptions) -> Result<(), Error> {
+    fn check(
+        &mut self,
+        x2: &[u8],
+        options: PrepareOptions,
+        room: &dyn Fn(usize) -> Option<Box<dyn Room>>,
+    ) -> Result<(), Error> {
         let geometry = *self.decoder.geometry();
         // One where k is real, zero in the padding: a product with it is the column sum.
         let kernel = self.decoder.kernel().tile().rows();
@@ -233,8 +253,8 @@ impl PreparedWeight {
         let ones = Packed { data: &ones, sums: &[], stride: ones.len(), width, pieces: None };
         let mut column_sums = with_room(geometry.tiles_n().saturating_mul(geometry.tile_columns()), "column sums")?;
         let mut decoded = match options.residency {
-            Residency::Decoded => Aligned::zeroed(geometry.padded_n() * geometry.padded_k(), "a decoded weight")?,
-            Residency::Compressed => Aligned::default(),
+            Residency::Decoded => DecodedBytes::new(geometry.padded_n() * geometry.padded_k(), room)?,
+            Residency::Compressed => DecodedBytes::default(),
         };
         let check = Check { decoder: &self.decoder, tiles: self.decoder.tiles(x2), ones, signed: self.signed };
         // The decoded symbols of each strip, or nothing.

@@ -1,6 +1,6 @@
 //! One call of a kernel, and the threads that it may use.
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::marker::PhantomData;
 use std::ptr;
 
@@ -8,6 +8,7 @@ use ort_sys::{OrtKernelContext, OrtValue};
 
 use super::api::{Api, call};
 use super::error::Error;
+use super::log;
 use super::value::Value;
 
 /// One call of a kernel.
@@ -52,6 +53,16 @@ impl<'a> KernelContext<'a> {
             call!(self.api, GetTensorMutableData(value, &mut data))?;
         }
         Ok(data)
+    }
+
+    /// Tells the session's log of something that its user may not expect.
+    pub fn warn(&self, operator: &CStr, message: &str) -> Result<(), Error> {
+        let mut logger = ptr::null();
+        // SAFETY: `raw` is live and keeps the logger.
+        unsafe {
+            call!(self.api, KernelContext_GetLogger(self.raw, &mut logger))?;
+            log::warn(self.api, logger, operator, message)
+        }
     }
 
     /// The session's intra-op threads.

@@ -1,14 +1,15 @@
 //! A node, while its kernel is created.
 
-use std::ffi::{CStr, CString, c_int};
+use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 use std::ptr;
 
-use ort_sys::{OrtKernelInfo, OrtLoggingLevel, OrtTensorTypeAndShapeInfo, OrtTypeInfo, OrtValue, os_char};
+use ort_sys::{OrtKernelInfo, OrtTensorTypeAndShapeInfo, OrtTypeInfo, OrtValue};
 
 use super::api::{Api, call, read_string};
 use super::element::{ElementType, MAX_RANK};
 use super::error::Error;
+use super::log;
 use super::value::Value;
 
 /// A node, while its kernel is created.
@@ -145,16 +146,8 @@ impl<'a> KernelInfo<'a> {
 
     /// Tells the session's log of something that its user may not expect.
     pub fn warn(&self, operator: &CStr, message: &str) -> Result<(), Error> {
-        let message = CString::new(message.replace('\0', "")).unwrap_or_default();
-        // A path, whose characters are wider on Windows: written so that it is the same text in either.
-        const FILE: [os_char; 4] = [b'm' as os_char, b'c' as os_char, b'd' as os_char, 0];
-        let level = OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING;
-        let logger = ptr::with_exposed_provenance(self.logger()?);
-        // SAFETY: `raw` is live and keeps the logger; the texts are zero-terminated and copied.
-        unsafe {
-            let (message, file, function) = (message.as_ptr(), FILE.as_ptr(), operator.as_ptr());
-            call!(self.api, Logger_LogMessage(logger, level, message, file, 0, function))
-        }
+        // SAFETY: `raw` is live and keeps the logger.
+        unsafe { log::warn(self.api, ptr::with_exposed_provenance(self.logger()?), operator, message) }
     }
 
     /// A session config entry as it is when the session is created. The outer option is None when the running

@@ -12,6 +12,7 @@
 //! - [`tensor`]: tensors that this library gives to onnxruntime
 //! - [`kernel_info`]: a node, while its kernel is created
 //! - [`kernel_context`]: one call of a kernel
+//! - [`log`]: the log of a session
 //! - [`shape_context`]: a node, while the shape of its output is inferred
 
 mod api;
@@ -19,6 +20,7 @@ mod element;
 mod error;
 mod kernel_context;
 mod kernel_info;
+mod log;
 mod shape_context;
 mod tensor;
 mod value;

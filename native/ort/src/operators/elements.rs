@@ -1,15 +1,18 @@
 //! The elements of a weight that is looked up or made floats of: compressed, or decoded once.
 
 use std::cell::Cell;
+use std::hash::Hash;
 use std::mem::MaybeUninit;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use mcd_core::container::Decoded;
 use mcd_core::{
-    Bound, Channels, Kernel, Layout, Parallel, PrepareOptions, Residency, RowPart, Serial, VerifiedWeight,
+    Bound, Channels, Kernel, Layout, Parallel, PrepareOptions, Residency, Room, RowPart, Serial, VerifiedWeight,
 };
 
-use crate::operators::weight::Prepared;
+use crate::decoded_folder::Folder;
+use crate::operators::weight::{Prepared, first_bytes};
 use crate::sharing::Shared;
 
 /// Bytes of a weight up to which it may be decoded with the residency `auto`. In a model with a larger one the multiplications take
@@ -22,13 +25,49 @@ const SMALL: u64 = 4 << 20;
 const SHARED: u64 = 256 << 10;
 
 /// Decoded weights that sessions have.
-static DECODED: Shared<Vec<i64>, Vec<u8>> = Shared::new();
+static DECODED: Shared<Vec<i64>, Bytes> = Shared::new();
+
+/// All bytes of a weight, row by row.
+enum Bytes {
+    Own(Vec<u8>),
+    Elsewhere(Box<dyn Room>),
+}
+
+impl Bytes {
+    /// The same bytes where the folder has them, if there is one.
+    fn in_folder(self, folder: Option<&'static Folder>, key: impl Hash) -> Self {
+        match folder.and_then(|folder| folder.room(key, self.len())) {
+            Some(mut room) => {
+                room.bytes_mut().copy_from_slice(&self);
+                room.settle();
+                Self::Elsewhere(room)
+            }
+            None => self,
+        }
+    }
+}
+
+impl Default for Bytes {
+    fn default() -> Self {
+        Self::Own(Vec::new())
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Elsewhere(room) => room.bytes(),
+        }
+    }
+}
 
 /// A weight that was verified.
 pub struct Elements {
     weight: VerifiedWeight,
     /// All of it, row by row, where it is decoded once.
-    decoded: Option<Arc<Vec<u8>>>,
+    decoded: Option<Arc<Bytes>>,
 }
 
 /// A table, of which rows are looked up.
@@ -84,19 +123,26 @@ impl BoundElements<'_> {
 }
 
 impl Elements {
-    fn new(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error> {
+    fn new(
+        x2: &[u8],
+        index: &[u8],
+        info: &[i64],
+        options: PrepareOptions,
+        folder: Option<&'static Folder>,
+    ) -> Result<Self, mcd_core::Error> {
         let weight = VerifiedWeight::prepare(x2, index, info, options)?;
         let decoded = match options.residency {
             Residency::Compressed => None,
             Residency::Decoded => {
-                let made = Cell::new(weight.bind(x2)?.decompressed(&Serial)?);
-                let is_same = |other: &Vec<u8>| {
+                let made = Cell::new(Bytes::Own(weight.bind(x2)?.decompressed(&Serial)?));
+                let is_same = |other: &Bytes| {
                     let own = made.take();
-                    let same = *other == own;
+                    let same = **other == *own;
                     made.set(own);
                     Ok::<_, mcd_core::Error>(same)
                 };
-                Some(DECODED.get_or_make(info.to_vec(), is_same, || Ok(made.take()))?)
+                let make = || Ok(made.take().in_folder(folder, (first_bytes(x2), info)));
+                Some(DECODED.get_or_make(info.to_vec(), is_same, make)?)
             }
         };
         Ok(Self { weight, decoded })
@@ -111,7 +157,7 @@ macro_rules! prepared {
 
             fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<BoundElements<'a>, mcd_core::Error> {
                 let Elements { weight, decoded } = &self.0;
-                Ok(BoundElements { weight: weight.bind(x2)?, decoded: decoded.as_deref().map(Vec::as_slice) })
+                Ok(BoundElements { weight: weight.bind(x2)?, decoded: decoded.as_deref().map(Deref::deref) })
             }
 
             fn prepare(
@@ -120,7 +166,17 @@ macro_rules! prepared {
                 info: &[i64],
                 options: PrepareOptions,
             ) -> Result<Self, mcd_core::Error> {
-                Elements::new(x2, index, info, options).map(Self)
+                Elements::new(x2, index, info, options, None).map(Self)
+            }
+
+            fn decode(
+                x2: &[u8],
+                index: &[u8],
+                info: &[i64],
+                options: PrepareOptions,
+                folder: Option<&'static Folder>,
+            ) -> Result<Arc<Self>, mcd_core::Error> {
+                Elements::new(x2, index, info, options, folder).map(Self).map(Arc::new)
             }
 
             fn has_choice(bytes: u64) -> bool {

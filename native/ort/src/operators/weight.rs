@@ -11,6 +11,7 @@ use mcd_core::{
 use ort_sys::ONNXTensorElementDataType as Type;
 
 use crate::ahead;
+use crate::decoded_folder::Folder;
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value};
 use crate::memory::Account;
 use crate::operator::Input;
@@ -33,6 +34,9 @@ pub fn not_five_numbers(list: &[i64]) -> Error {
 
 /// Bytes at the beginning of `x2` that hold the checksums of all others.
 const FINGERPRINT: usize = 64;
+
+/// What messages in a session's log are from.
+const LOG: &CStr = c"mcd";
 
 /// Bytes at the beginning of `x2` that have room for every header, and those at its end that are looked at with it.
 const HEADER: usize = 4 << 10;
@@ -57,8 +61,15 @@ pub trait Prepared: Sized {
     fn bind<'a>(&'a self, x2: &'a [u8]) -> Result<Self::Bound<'a>, mcd_core::Error>;
     /// Checks all three tensors, every checksum and every code word.
     fn prepare(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Self, mcd_core::Error>;
-    /// As [`Self::prepare`], and decoded where that is a choice; shared with all that are made of the same bytes.
-    fn decode(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Arc<Self>, mcd_core::Error> {
+    /// As [`Self::prepare`], and decoded where that is a choice, into a file of `folder` if there is one; shared with all that are
+    /// made of the same bytes.
+    fn decode(
+        x2: &[u8],
+        index: &[u8],
+        info: &[i64],
+        options: PrepareOptions,
+        _folder: Option<&'static Folder>,
+    ) -> Result<Arc<Self>, mcd_core::Error> {
         Self::prepare(x2, index, info, options).map(Arc::new)
     }
     /// Of a weight that has so many bytes when it is decoded: whether it may be decided at the first run to decode it.
@@ -77,6 +88,11 @@ pub trait Prepared: Sized {
 /// multiplied.
 type Key = (Vec<u8>, Vec<i64>, (&'static str, bool));
 
+/// The first bytes of a weight.
+pub fn first_bytes(x2: &[u8]) -> Vec<u8> {
+    x2[..x2.len().min(FINGERPRINT)].to_vec()
+}
+
 /// Decoded weights that sessions have.
 static DECODED: Shared<Key, PreparedWeight> = Shared::new();
 
@@ -91,14 +107,20 @@ impl Prepared for PreparedWeight {
         Self::new(x2, index, info, options)
     }
 
-    fn decode(x2: &[u8], index: &[u8], info: &[i64], options: PrepareOptions) -> Result<Arc<Self>, mcd_core::Error> {
+    fn decode(
+        x2: &[u8],
+        index: &[u8],
+        info: &[i64],
+        options: PrepareOptions,
+        folder: Option<&'static Folder>,
+    ) -> Result<Arc<Self>, mcd_core::Error> {
         let kernel = options.kernel;
-        let first = x2[..x2.len().min(FINGERPRINT)].to_vec();
-        let key = (first, info.to_vec(), (kernel.short_name(), kernel.saturates()));
+        let key = (first_bytes(x2), info.to_vec(), (kernel.short_name(), kernel.saturates()));
+        let room = |len| folder?.room(&key, len);
         DECODED.get_or_make(
-            key,
+            key.clone(),
             |other| other.is_of(x2, index, info, options.threads),
-            || Self::new(x2, index, info, PrepareOptions { residency: Residency::Decoded, ..options }),
+            || Self::new_in(x2, index, info, PrepareOptions { residency: Residency::Decoded, ..options }, &room),
         )
     }
 
@@ -130,6 +152,8 @@ pub struct Weight<P = PreparedWeight> {
     name: String,
     info: Vec<i64>,
     policy: Policy,
+    /// Where it goes if it is decoded; none: into memory of the process.
+    folder: Option<&'static Folder>,
     /// Whether its products with uint8 activations saturate, if it is one of int8.
     saturates: bool,
     /// What the type must be, where the node tells.
@@ -212,6 +236,7 @@ impl<P: Prepared> Weight<P> {
             info: info.ints(COMPRESS_INFO)?,
             name,
             policy: options.residency,
+            folder: options.decoded_folder,
             saturates: options.saturates,
             expected,
             account: Account::of_session(info, options.memory_limit)?,
@@ -222,6 +247,7 @@ impl<P: Prepared> Weight<P> {
             (Some(x2), Some(index)) => {
                 let constant = weight.constant(&x2, &index, options.verify)?;
                 weight.state = State::Constant(constant);
+                weight.tell(|why| info.warn(LOG, why))?;
             }
             _ if api.hides_outer_constants() => {}
             (x2, _) => {
@@ -324,7 +350,9 @@ impl<P: Prepared> Weight<P> {
             (Residency::Compressed, Some(verified)) => Arc::clone(verified),
             _ => {
                 let (x2, index) = (context.input(self.inputs.x2)?, context.input(self.inputs.index)?);
-                self.verify(&x2, &index, processors(), residency)?
+                let made = self.verify(&x2, &index, processors(), residency)?;
+                self.tell(|why| context.warn(LOG, why))?;
+                made
             }
         };
         *verified = None;
@@ -351,6 +379,12 @@ impl<P: Prepared> Weight<P> {
         let fingerprint = fingerprint.ok_or_else(|| Error::internal("a weight without a header"))?;
         taken.keep();
         Ok(deferred.made.get_or_init(|| Verified { weight, len: bytes.len(), fingerprint }))
+    }
+
+    /// Tells `log` why a decoded weight is not where it should be.
+    fn tell(&self, log: impl FnOnce(&str) -> Result<(), Error>) -> Result<(), Error> {
+        let why = self.folder.and_then(Folder::take_failure);
+        why.map_or(Ok(()), |why| log(&format!("weight {:?}: {why}", self.name)))
     }
 
     /// Whether the weight is decoded where there is a choice: as the rule has it, and the session's memory allows.
@@ -391,7 +425,7 @@ impl<P: Prepared> Weight<P> {
     /// What is likely to differ from that of another weight.
     fn key(&self, x2: &[u8]) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (&x2[..x2.len().min(FINGERPRINT)], &self.info).hash(&mut hasher);
+        (first_bytes(x2), &self.info).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -432,7 +466,7 @@ impl<P: Prepared> Weight<P> {
             let options = PrepareOptions { residency, threads, ..self.prepare_options()? };
             match residency {
                 Residency::Compressed => P::prepare(x2, index, &self.info, options).map(Arc::new),
-                Residency::Decoded => P::decode(x2, index, &self.info, options),
+                Residency::Decoded => P::decode(x2, index, &self.info, options, self.folder),
             }
         })
     }
