@@ -9,6 +9,7 @@ use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUP_K, Geometry, PANEL, TileShape};
 use crate::parallel::{Parallel, Scoped, Serial};
+use crate::shared::Shared;
 use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
@@ -181,17 +182,22 @@ struct Writer<'a> {
     decoder: &'a Decoder,
     layout: Layout,
     stores: Stores,
-    out: Shared,
+    out: Shared<'a>,
 }
 
 impl<'a> Writer<'a> {
     /// Fails unless the output has the size of the weight.
-    fn new(decoder: &'a Decoder, layout: Layout, stores: Stores, out: &mut [MaybeUninit<u8>]) -> Result<Self, Error> {
+    fn new(
+        decoder: &'a Decoder,
+        layout: Layout,
+        stores: Stores,
+        out: &'a mut [MaybeUninit<u8>],
+    ) -> Result<Self, Error> {
         let expected = decoder.geometry().n() * decoder.geometry().k();
         if out.len() != expected {
             return Err(Error::Argument { what: "the decoded weight", expected, found: out.len() });
         }
-        Ok(Self { decoder, layout, stores, out: Shared::new(out) })
+        Ok(Self { decoder, layout, stores, out: Shared::unwritten(out) })
     }
 
     /// Writes what is inside of the matrix of a tile's symbols.
@@ -309,31 +315,6 @@ pub(crate) fn each(
         });
     });
     failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |(_, error)| Err(error))
-}
-
-/// Memory that several threads write to, each to other elements of it.
-pub(crate) struct Shared<T = u8> {
-    data: *mut T,
-    len: usize,
-}
-
-// SAFETY: a pointer to memory that whoever made it has borrowed for as long; writing through it is unsafe by itself.
-unsafe impl<T> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    pub(crate) fn new(out: &mut [MaybeUninit<T>]) -> Self {
-        Self { data: out.as_mut_ptr().cast(), len: out.len() }
-    }
-
-    /// The address of element `at`, from where on there are `len` more.
-    ///
-    /// # Panics
-    /// If there are not.
-    pub(crate) fn at(&self, at: usize, len: usize) -> *mut T {
-        assert!(at.checked_add(len).is_some_and(|end| end <= self.len), "inside of the output");
-        // SAFETY: the assertion says that this is inside of the memory.
-        unsafe { self.data.add(at) }
-    }
 }
 
 #[cfg(test)]

@@ -4,11 +4,12 @@
 use crate::arch::ByteRows;
 use crate::arch::rows::Panels;
 use crate::decoder::Bound;
-use crate::decompress::{Layout, Shared, VerifiedWeight, each};
+use crate::decompress::{Layout, VerifiedWeight, each};
 use crate::dequantize::{Along, Channels};
 use crate::error::{Error, with_room};
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUPS, PANEL};
 use crate::parallel::Parallel;
+use crate::shared::Shared;
 use std::iter;
 use std::mem::MaybeUninit;
 
@@ -44,7 +45,7 @@ impl Bound<'_, VerifiedWeight> {
         }
         let (mut scales, mut zero_points) = (Vec::new(), Vec::new());
         let channels = written_out(channels, out.len(), &mut scales, &mut zero_points)?;
-        let writer = Writer { weight: self, layout, channels, out: Shared::new(out) };
+        let writer = Writer { weight: self, layout, channels, out: Shared::unwritten(out) };
         each(geometry, geometry.tiles(), pool, |t, workspace| {
             let shape = geometry.tile(t);
             tiles.with_symbols(t, workspace, |symbols| {
@@ -75,7 +76,7 @@ impl Bound<'_, VerifiedWeight> {
         }
         let (mut scales, mut zero_points) = (Vec::new(), Vec::new());
         let channels = written_out(channels, out.len(), &mut scales, &mut zero_points)?;
-        let writer = Writer { weight: self, layout: Layout::Nk, channels, out: Shared::new(out) };
+        let writer = Writer { weight: self, layout: Layout::Nk, channels, out: Shared::unwritten(out) };
         let run = |piece: usize| {
             let at = piece * PIECE;
             writer.write_row(at, &decoded[at..decoded.len().min(at + PIECE)]);
@@ -115,7 +116,7 @@ struct Writer<'a> {
     weight: &'a Bound<'a, VerifiedWeight>,
     layout: Layout,
     channels: Channels<'a>,
-    out: Shared<f32>,
+    out: Shared<'a, f32>,
 }
 
 impl Writer<'_> {

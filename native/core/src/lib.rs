@@ -20,6 +20,7 @@ pub mod gemm;
 pub mod geometry;
 pub mod parallel;
 pub mod quantize;
+mod shared;
 mod transpose;
 
 pub use codec::{Histogram, Profile, WeightType};

@@ -4,7 +4,7 @@
 //! their zero point: processors add up the products of such pairs. Neither images nor results are transposed, and no patch is
 //! gathered; that is worth more than faster products where they are few for each byte of an image.
 
-use super::image::{Image, Shared};
+use super::image::Image;
 use super::phases::{Phases, write};
 use super::pieces::{Piece, Pieces, of_channel};
 use super::{ConvCall, Order};
@@ -16,6 +16,7 @@ use crate::decoder::Bound;
 use crate::error::{Error, resize};
 use crate::gemm::PreparedWeight;
 use crate::parallel::{Parallel, run_all};
+use crate::shared::Shared;
 
 /// Bytes of what weights meet of a piece, about, and its positions at the least and at the most.
 const PIECE: usize = 1 << 15;
@@ -141,7 +142,7 @@ impl Columns<'_> {
         memory.reset(channels.saturating_mul(len), "channels with what is beside them")?;
         let zero_point = self.call.operands.x_zero_point as i8;
         let together = (BYTES / len.max(1)).max(1);
-        let to = Shared(memory.as_mut_ptr());
+        let to = Shared::new(&mut memory[..]);
         run_all(pool, channels.div_ceil(together), |task| {
             for c in task * together..channels.min((task + 1) * together) {
                 // SAFETY: there are so many channels, and this one is this task's.

@@ -1,12 +1,12 @@
 //! Weights as 16-bit numbers, less their zero points.
 
-use super::image::Shared;
 use crate::aligned::Aligned;
 use crate::codec::WeightType;
 use crate::decoder::Bound;
 use crate::error::{Error, resize};
 use crate::gemm::{PreparedWeight, ZeroPoint};
 use crate::parallel::{Parallel, run_all};
+use crate::shared::Shared;
 
 /// Weights that are worth a task.
 const TASK: usize = 1 << 18;
@@ -28,7 +28,7 @@ impl Bound<'_, PreparedWeight> {
         let (k, n, stride) = (self.k(), self.n(), self.write_rows(rows, pool)?);
         let of_a_row = k.next_multiple_of(2);
         resize(factors, n.saturating_mul(of_a_row), "weights less their zero points")?;
-        let (rows, to) = (&rows[..], Shared(factors.as_mut_ptr()));
+        let (rows, to) = (&rows[..], Shared::new(factors));
         let tasks = (n * k / TASK).clamp(1, pool.threads());
         run_all(pool, tasks, |task| {
             for j in n * task / tasks..n * (task + 1) / tasks {

@@ -5,6 +5,7 @@ use crate::arch::rows::ActivationRow;
 use crate::arch::transposition::{Strided, transpose_bytes};
 use crate::error::{Error, resize};
 use crate::parallel::Parallel;
+use crate::shared::Shared;
 
 /// Images of bytes, (batch, channels, pixels) or (batch, pixels, channels).
 #[derive(Debug, Clone, Copy)]
@@ -99,24 +100,6 @@ const PIECE: usize = 1 << 15;
 /// Pixels of a piece at the least: those that are transposed in registers.
 const PIXELS: usize = 16;
 
-/// Memory that threads write, each its own part.
-pub(super) struct Shared<T>(pub *mut T);
-
-// SAFETY: what is done with the pointer is unsafe by itself.
-unsafe impl<T> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    /// Elements from `at` on.
-    ///
-    /// # Safety
-    /// There are so many, and nobody else has them meanwhile.
-    #[expect(clippy::mut_from_ref, reason = "the caller answers for it")]
-    pub unsafe fn part(&self, at: usize, len: usize) -> &mut [T] {
-        // SAFETY: the caller's contract.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
-    }
-}
-
 /// Brings the channels of `pixels` pixels, the elements from `at` on, to their last place. `bytes`: the pixels, which are uint8,
 /// stay as they are; else they become the kernels' operand, with sums.
 pub(super) fn channels_last<'a>(
@@ -132,7 +115,7 @@ pub(super) fn channels_last<'a>(
     let (from, flip) = image.part(at, len);
     let flip = if bytes { 0 } else { flip };
     let piece = (PIECE / channels.max(1)).next_multiple_of(PIXELS);
-    let (to, sums_to) = (Shared(data.as_mut_ptr()), Shared(sums.as_mut_ptr()));
+    let (to, sums_to) = (Shared::new(&mut data[..len]), Shared::new(&mut sums[..pixels]));
     let run = |task: usize| {
         let (first, count) = (task * piece, piece.min(pixels - task * piece));
         // SAFETY: the pixels of this task, which no other has; both have as many as the image.

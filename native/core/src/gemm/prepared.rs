@@ -11,12 +11,12 @@ use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
 use crate::container::{CompressedWeight, Tile};
 use crate::decoder::{Bound, Decoder, Tiles};
-use crate::decompress::{Shared, each};
+use crate::decompress::each;
 use crate::dispatch::Kernel;
 use crate::error::{Error, with_room};
 use crate::geometry::{FRACTAL, FRACTAL_K, Geometry, PANEL, TileShape};
 use crate::parallel::{Parallel, Scoped, run_all};
-use std::mem::MaybeUninit;
+use crate::shared::Shared;
 use std::sync::{Mutex, PoisonError};
 
 /// What a weight occupies while it is in use.
@@ -302,8 +302,7 @@ impl<'a> Bound<'a, PreparedWeight> {
         let stride = geometry.padded_k();
         let len = geometry.padded_n().saturating_mul(stride);
         out.reset(len, "the weights of a convolution")?;
-        // SAFETY: the layout is the same, and what is written to it is initialised.
-        let out = Shared::new(unsafe { &mut *(std::ptr::from_mut(&mut out[..]) as *mut [MaybeUninit<u8>]) });
+        let out = Shared::new(&mut out[..]);
         let flip = self.weight_type().flip();
         let write = |symbols: &[u8], panel: usize, fractal: usize, flip| {
             let at = out.at(panel * PANEL * stride, PANEL * stride);
