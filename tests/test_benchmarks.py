@@ -53,6 +53,7 @@ def run(monkeypatch: pytest.MonkeyPatch, name: str, *arguments: object) -> None:
 
 
 @pytest.mark.usefixtures("benchmarks")
+@pytest.mark.slow
 def test_sessions_and_memory_fill_one_record_and_go_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -121,6 +121,7 @@ def test_verify_with_given_inputs(model: Path, out: Path, capsys: pytest.Capture
     assert message.endswith("objects.npz is not an .npz file of plain arrays")
 
 
+@pytest.mark.slow
 def test_bench_as_json(model: Path) -> None:
     result = json.loads(mcd("bench", model, "--m", "1,3", "--threads", "1", "--repeats", "2", "--json").stdout)
     assert result["schema"] == "mcd-bench"
@@ -292,6 +293,7 @@ def on_terminal(cwd: Path, seconds: float, *arguments: object) -> str:
     return written.decode()
 
 
+@pytest.mark.slow
 def test_progress_bars(model: Path, out: Path) -> None:
     compress = ["compress", model, out / "m.onnx", "--force"]
     shown = on_terminal(out, 0, *compress)
@@ -457,6 +459,7 @@ def test_a_name_that_is_not_utf8(model: Path, out: Path) -> None:
     assert result.stderr == b"mcd: \\xfe: No such file or directory\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [60])
 def test_nothing_is_wider_than_the_terminal(model: Path, out: Path, columns: int) -> None:
     """Not tables, not sentences."""

@@ -89,7 +89,7 @@ def test_both_decoders_give_the_weight_back(w: np.ndarray, profile: str, tiling:
 
 @pytest.mark.slow
 @given(weights(200), PROFILES, TILINGS, st.booleans())
-@settings(max_examples=4000, deadline=None)
+@settings(max_examples=1500, deadline=None)
 def test_both_decoders_give_the_weight_back_at_length(
     w: np.ndarray, profile: str, tiling: tuple[int, int], packed: bool
 ) -> None:

@@ -301,6 +301,7 @@ def test_dark_mode_screenshot_and_paper(
     assert (tmp_path / "p.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_compress_and_bench_write_pages(model: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compress", str(model), str(out / "m.onnx"), "--html", str(out / "c.html")]) == 0
     assert headings((out / "c.html").read_text()) == ["Histogram of the weights", "Saving per layer"]

@@ -1,5 +1,6 @@
 """The T5-small title model, end to end: everything lowered, every byte the same, damage noticed."""
 
+import functools
 import hashlib
 import itertools
 import re
@@ -12,6 +13,7 @@ from lowering import assert_same_bytes
 from samples import real_model, recipe
 
 import mcd_graph
+from mcd_graph.bench import bench_models
 from mcd_graph.demo import run_demo
 from mcd_graph.inputs import bind_dimensions, input_specs, random_inputs
 from mcd_graph.inspection import inspect_model
@@ -25,7 +27,10 @@ SHAPES = [(1, 1), (1, 23), (2, 16), (5, 3), (3, 40)]
 """Batch sizes and lengths."""
 
 
-@pytest.fixture(scope="module", params=FILES)
+@pytest.fixture(
+    scope="module",
+    params=["t5-small-title-encoder", pytest.param("t5-small-title-decoder", marks=pytest.mark.slow)],
+)
 def compressed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """Name of a real model, and its compressed form."""
     path = tmp_path_factory.mktemp(request.param) / "model.mcd.onnx"
@@ -136,6 +141,7 @@ def test_plain_onnxruntime_opens_it(compressed: tuple[str, Path]) -> None:
 @pytest.mark.slow
 def test_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcd_graph.bench.can_measure", lambda: False)  # twelve processes; test_bench has two
+    monkeypatch.setattr("mcd_graph.demo.bench_models", functools.partial(bench_models, repeats=2))
     seen: list[tuple[str, int, int]] = []
     (tmp_path / "encoder.mcd.onnx").write_text("an earlier demonstration's, which is replaced")
     result = run_demo(tmp_path, progress=lambda *step: seen.append(step))

@@ -28,7 +28,8 @@ def walk(page: str, folder: Path, strict: str) -> str:
     return printed
 
 
-@pytest.mark.parametrize("strict", ["1", pytest.param("", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strict", ["1", ""])
 def test_the_walk(tmp_path: Path, strict: str) -> None:
     (tmp_path / "tests").symlink_to(ROOT / "tests")
     printed = walk("ascend.md", tmp_path, strict)

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 #: The same graphs every time, so that a run says something about the change at hand. To hunt, take ``derandomize``
 #: away.
 SETTINGS = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-COUNTS = [60, pytest.param(150, marks=pytest.mark.slow)]
+COUNTS = [30, pytest.param(150, marks=pytest.mark.slow)]
 
 
 @dataclasses.dataclass

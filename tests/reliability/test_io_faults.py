@@ -82,7 +82,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("step", [11, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "every"])
+@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "every"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("command", ["compress", "restore"])
 def test_a_call_that_fails(
