@@ -14,6 +14,7 @@
 //! - [`pool`]: the core's parallelism on onnxruntime's threads
 //! - [`residency`]: which weights are decoded once
 //! - [`decoded_folder`]: decoded weights that processes share
+//! - [`large_pages`]: memory for large decoded weights
 //! - [`ahead`]: which bytes of a file are read next
 //! - [`memory`]: what the weights of a session may take
 //! - [`sharing`]: what the sessions of a process share
@@ -27,6 +28,7 @@ mod backend;
 mod decoded_folder;
 mod ffi;
 mod guard;
+mod large_pages;
 mod memory;
 mod operator;
 mod operators;

@@ -13,6 +13,7 @@ use ort_sys::ONNXTensorElementDataType as Type;
 use crate::ahead;
 use crate::decoded_folder::Folder;
 use crate::ffi::{Api, Dims, ElementType, Error, KernelContext, KernelInfo, Value};
+use crate::large_pages;
 use crate::memory::Account;
 use crate::operator::Input;
 use crate::options::{Options, Verify};
@@ -116,7 +117,10 @@ impl Prepared for PreparedWeight {
     ) -> Result<Arc<Self>, mcd_core::Error> {
         let kernel = options.kernel;
         let key = (first_bytes(x2), info.to_vec(), (kernel.short_name(), kernel.saturates()));
-        let room = |len| folder?.room(&key, len);
+        let room = |len| match folder {
+            Some(folder) => folder.room(&key, len),
+            None => large_pages::room(len),
+        };
         DECODED.get_or_make(
             key.clone(),
             |other| other.is_of(x2, index, info, options.threads),
