@@ -1,13 +1,16 @@
-//! Memory of large pages for large decoded weights: they are read from one end to the other, and with pages of 4 KiB the processor
+//! Memory of large pages for decoded weights: they are read from one end to the other, and with pages of 4 KiB the processor
 //! begins anew at each of them to fetch ahead.
+//!
+//! A weight that has whole large pages (2 MiB) gets them when it is written. Smaller ones lie beside each other, for the system
+//! maps one below the other, and it makes large pages of them while the process runs (khugepaged). No page is more than weights.
 
 use mcd_core::Room;
 
-/// Weights of fewer bytes have no large page of their own.
-const LARGE: usize = 2 << 20;
+/// Weights of fewer bytes stay where the allocator has small things.
+const LARGE: usize = 64 << 10;
 
-/// Room for the `len` bytes of a decoded weight, in large pages as far as the system has them; none where it has no such pages, or
-/// for few bytes.
+/// Room for the `len` bytes of a decoded weight, in large pages as far as the system has them; none for few bytes, or on a system
+/// that is not asked for them.
 pub fn room(len: usize) -> Option<Box<dyn Room>> {
     (len >= LARGE).then(|| system::room(len)).flatten()
 }
@@ -55,8 +58,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_weights_get_zeros_that_can_be_written() {
-        let len = 2 * LARGE + 5;
+    fn weights_get_zeros_that_can_be_written() {
+        let len = (4 << 20) + 5;
         let mut room = room(len).unwrap();
         assert!(room.bytes().len() == len && room.bytes().iter().all(|&byte| byte == 0));
         room.bytes_mut().fill(7);
@@ -65,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn others_and_what_cannot_be_had_get_none() {
+    fn few_bytes_and_what_cannot_be_had_get_none() {
         assert!(room(LARGE - 1).is_none());
         assert!(room(usize::MAX / 2).is_none());
     }
