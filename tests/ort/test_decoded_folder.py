@@ -1,5 +1,6 @@
 """Decoded weights in a folder, for all processes that name it (`mcd.decoded_folder`)."""
 
+import contextlib
 import gc
 import os
 import shutil
@@ -90,18 +91,22 @@ def test_results_are_the_same_and_files_go_with_the_session(
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="asks Linux what a process has mapped")
 def test_processes_share_files_and_what_a_killed_one_leaves_is_removed(models: tuple[Path, Path], folder: Path) -> None:
-    command = [sys.executable, "-c", CHILD, str(models[1]), str(folder)]
-    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    lines = [child.stdout.readline() for child in children if child.stdout]
-    assert lines[0].count("mcd-decoded") == 2
-    assert lines == [lines[0]] * 3
-    there = files(folder)
-    assert len(there) == 2
-    children[0].communicate("")
-    assert files(folder) == there
-    for child in children[1:]:
-        child.kill()
-        child.communicate()
+    command = [sys.executable, "-P", "-c", CHILD, str(models[1]), str(folder)]
+    with contextlib.ExitStack() as stack:
+        children = [
+            stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+            for _ in range(3)
+        ]
+        lines = [child.stdout.readline() for child in children if child.stdout]
+        assert lines[0].count("mcd-decoded") == 2
+        assert lines == [lines[0]] * 3
+        there = files(folder)
+        assert len(there) == 2
+        children[0].communicate("")
+        assert files(folder) == there
+        for child in children[1:]:
+            child.kill()
+            child.wait()
     assert files(folder) == there
     session = mcd_graph.InferenceSession(models[1], residency="decoded", decoded_folder=folder)
     assert files(folder) == []
