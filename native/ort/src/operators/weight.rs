@@ -90,8 +90,8 @@ pub trait Prepared: Sized {
 type Key = (Vec<u8>, Vec<i64>, (&'static str, bool));
 
 /// The first bytes of a weight.
-pub fn first_bytes(x2: &[u8]) -> Vec<u8> {
-    x2[..x2.len().min(FINGERPRINT)].to_vec()
+pub fn first_bytes(x2: &[u8]) -> &[u8] {
+    &x2[..x2.len().min(FINGERPRINT)]
 }
 
 /// Decoded weights that sessions have.
@@ -116,7 +116,7 @@ impl Prepared for PreparedWeight {
         folder: Option<&'static Folder>,
     ) -> Result<Arc<Self>, mcd_core::Error> {
         let kernel = options.kernel;
-        let key = (first_bytes(x2), info.to_vec(), (kernel.short_name(), kernel.saturates()));
+        let key = (first_bytes(x2).to_vec(), info.to_vec(), (kernel.short_name(), kernel.saturates()));
         let room = |len| match folder {
             Some(folder) => folder.room(&key, len),
             None => large_pages::room(len),
