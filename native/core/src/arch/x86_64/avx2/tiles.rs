@@ -6,7 +6,8 @@ use super::products::{Products, Saturating};
 use super::steps::BLOCK;
 use super::two_panels::{self, ThreeRows, Weights};
 use super::vectors::{LANES, Sums};
-use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Pieces, Rows, Symbols};
+use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Rows, Symbols};
+use crate::arch::x86_64::activations::{Activations, Apart, InPieces, rows_from};
 use crate::geometry::{GROUP, PANEL};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -50,81 +51,6 @@ const AHEAD: usize = 4 << 10;
 
 /// The last rows, which have the next panel fetched, if a panel is multiplied in steps.
 const FETCHING: usize = 16;
-
-/// Where activations lie.
-trait Activations: Copy {
-    /// Row `i`.
-    ///
-    /// # Safety
-    /// There is such a row.
-    unsafe fn row(self, i: usize) -> *const u8;
-    /// Where block `at` of a row begins, in bytes behind the row.
-    ///
-    /// # Safety
-    /// There is such a block.
-    unsafe fn block<P: Products>(self, at: usize) -> usize;
-    /// Where blocks begin, if not one behind the other; else null.
-    fn blocks(self) -> *const u32;
-}
-
-/// Rows one behind the other, so many bytes apart.
-#[derive(Clone, Copy)]
-struct Apart {
-    at: *const u8,
-    stride: usize,
-}
-
-impl Activations for Apart {
-    #[inline(always)]
-    unsafe fn row(self, i: usize) -> *const u8 {
-        // SAFETY: the caller's contract.
-        unsafe { self.at.add(i * self.stride) }
-    }
-    #[inline(always)]
-    unsafe fn block<P: Products>(self, at: usize) -> usize {
-        at * PIECE_K * P::WIDTH
-    }
-    fn blocks(self) -> *const u32 {
-        std::ptr::null()
-    }
-}
-
-/// Rows in pieces.
-#[derive(Clone, Copy)]
-struct InPieces<'a> {
-    at: *const u8,
-    pieces: Pieces<'a>,
-}
-
-impl Activations for InPieces<'_> {
-    #[inline(always)]
-    unsafe fn row(self, i: usize) -> *const u8 {
-        // SAFETY: the caller's contract.
-        unsafe { self.at.add(*self.pieces.rows.get_unchecked(i) as usize) }
-    }
-    #[inline(always)]
-    unsafe fn block<P: Products>(self, at: usize) -> usize {
-        // SAFETY: the caller's contract. A check would be a branch in a loop whose sums the compiler then spills.
-        unsafe { *self.pieces.blocks.get_unchecked(at) as usize }
-    }
-    fn blocks(self) -> *const u32 {
-        self.pieces.blocks.as_ptr()
-    }
-}
-
-/// MR rows from `first` on.
-///
-/// # Safety
-/// There are so many.
-#[inline(always)]
-unsafe fn rows_from<const MR: usize>(x: impl Activations, first: usize) -> [*const u8; MR] {
-    let mut rows = [std::ptr::null(); MR];
-    for (i, row) in rows.iter_mut().enumerate() {
-        // SAFETY: the caller's contract.
-        *row = unsafe { x.row(first + i) };
-    }
-    rows
-}
 
 /// Multiplies panels that lie one behind the other by all rows.
 ///
@@ -346,7 +272,7 @@ unsafe fn tile<P: Products, X: Activations, const MR: usize, const NR: usize, co
     unsafe {
         let (w, rows) = (symbols.add(panel * extent.panel()), rows_from(x, row));
         for at in 0..blocks {
-            block::<P, MR, NR, FETCH>(&mut sums, (w.add(at * BLOCK), extent.panel()), (&rows, x.block::<P>(at)));
+            block::<P, MR, NR, FETCH>(&mut sums, (w.add(at * BLOCK), extent.panel()), (&rows, x.block(at, P::WIDTH)));
         }
         to.store(row, panel, &sums);
     }
@@ -480,6 +406,6 @@ unsafe fn listed_blocks<P: Products, X: Activations, const MR: usize>(
 ) {
     for at in blocks.iter().map(|at| usize::from(*at)) {
         // SAFETY: the caller's contract.
-        unsafe { block::<P, MR, 1, false>(sums, (w.add(at * BLOCK), extent.panel()), (rows, x.block::<P>(at))) };
+        unsafe { block::<P, MR, 1, false>(sums, (w.add(at * BLOCK), extent.panel()), (rows, x.block(at, P::WIDTH))) };
     }
 }
