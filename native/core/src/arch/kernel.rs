@@ -130,9 +130,9 @@ pub trait TileKernel: Sync {
         false
     }
 
-    /// Whether [`Self::multiply_epilogue`] takes any number of panels, and not four alone.
-    fn epilogue_of_any_width(&self) -> bool {
-        false
+    /// Rows and panels that [`Self::multiply_epilogue`] multiplies together, where it takes any number of panels, and not four alone.
+    fn epilogue_tile(&self) -> Option<(usize, usize)> {
+        None
     }
 
     /// Whether it multiplies by a compressed weight sooner than memory gives the plain one: a few gigabytes a second are not
@@ -164,10 +164,15 @@ pub trait TileKernel: Sync {
         None
     }
 
-    /// The kernel with exact products of bytes, for symbols as those of [`Self::of_signed`], which it has as well then: sooner
-    /// than that where few [steps](Self::steps) are wide.
-    fn of_narrow(&self) -> Option<&'static dyn TileKernel> {
+    /// The kernel with exact products of bytes, uint8 activations as they are and symbols with their sign bits turned over, if there
+    /// is one: sooner where the weight [suits](Self::suits) it, else [`Self::of_signed`] is.
+    fn of_bytes(&self) -> Option<&'static dyn TileKernel> {
         None
+    }
+
+    /// Whether a weight whose panels have these [steps](Self::steps) suits a kernel that is another's [`Self::of_bytes`].
+    fn suits(&self, _steps: &[PanelSteps]) -> bool {
+        false
     }
 
     /// How a panel of symbols that it is [the kernel of](Self::of_signed) is multiplied soonest.

@@ -302,7 +302,7 @@ fn symbols_in_memory_multiply_alike() {
             let of_bytes = subject.sums_of_bytes();
             for kernel in Kernel::available() {
                 subject.check(kernel.tile(), &exact);
-                if let Some(kernel) = kernel.tile().of_narrow() {
+                if let Some(kernel) = kernel.tile().of_bytes() {
                     subject.check_signed(kernel, &of_bytes);
                 }
                 if let Some(kernel) = kernel.saturating() {

@@ -4,7 +4,6 @@
 //! No thread waits for another before the end: what other paths need for that takes as long as the products of a few rows.
 
 use super::activation::{Activation, InPlace, uninit};
-use super::blocked::PANELS_TOGETHER;
 use super::call::MatmulCall;
 use super::columns::Columns;
 use super::epilogue::{SharedOutput, corrections};
@@ -49,7 +48,7 @@ pub(super) fn fits(weight: &PreparedWeight, kernel: &dyn TileKernel, call: &Matm
         _ => return false,
     };
     weight.is_decoded()
-        && kernel.epilogue_of_any_width()
+        && kernel.epilogue_tile().is_some()
         && call.x.len() <= most
         && call.heads.is_none()
         && weight.multiplies_bytes(call.x.shift())
@@ -104,7 +103,8 @@ impl Job<'_> {
             return Ok(self.some_panels(symbols, extent, 0));
         }
         let (panels, fractals) = (extent.panels(), extent.k() / FRACTAL_K);
-        let each = panels.div_ceil(tasks).max(LEAST_PANELS).next_multiple_of(PANELS_TOGETHER);
+        let together = self.kernel.epilogue_tile().map_or(1, |(_, panels)| panels);
+        let each = panels.div_ceil(tasks).max(LEAST_PANELS).next_multiple_of(together);
         let done = AtomicBool::new(true);
         run_all(pool, panels.div_ceil(each), |task| {
             let first = task * each;

@@ -28,9 +28,6 @@ const GROUP_ROWS: usize = 32;
 /// Rows and products that are worth a group where threads share decoded panels.
 const SHARED_ROWS: usize = 24;
 const SHARED_WORK: usize = 1 << 20;
-/// Rows and decoded panels that are multiplied together.
-const ROWS_TOGETHER: usize = 3;
-pub(super) const PANELS_TOGETHER: usize = 2;
 /// Bytes of a strip that are decoded at a time; they share the second cache with activations and outputs.
 const CHUNK_BYTES: usize = 512 << 10;
 
@@ -78,11 +75,11 @@ impl<'a> Work<'a> {
         let (strips, tiles_k) = (columns.strips, geometry.tiles_k());
         let chunk = (CHUNK_BYTES / (tiling.n * tiling.k * FRACTAL)).clamp(1, tiles_k);
         let groups_that_stay = m.div_ceil(cached_rows(geometry.padded_k()));
-        let one_strip =
-            (weight.is_decoded() && kernel.epilogue_of_any_width()).then(|| columns.count.div_ceil(PANEL));
-        let (strips, blocks, panels, groups) = if let Some(all) = one_strip {
+        let tile = kernel.epilogue_tile().filter(|_| weight.is_decoded());
+        let one_strip = tile.map(|_| columns.count.div_ceil(PANEL));
+        let (strips, blocks, panels, groups) = if let Some(((_, together), all)) = tile.zip(one_strip) {
             let panels = if threads == 1 { all } else { all / (threads * UNITS_PER_THREAD) };
-            let panels = panels.next_multiple_of(PANELS_TOGETHER).max(PANELS_TOGETHER);
+            let panels = panels.next_multiple_of(together).max(together);
             let blocks = all.div_ceil(panels);
             (
                 1,
@@ -95,7 +92,7 @@ impl<'a> Work<'a> {
         } else {
             (strips, 1, tiling.n, threads.div_ceil(strips).min(m / GROUP_ROWS).max(1))
         };
-        let together = if one_strip.is_some() { ROWS_TOGETHER } else { kernel.block_rows() };
+        let together = tile.map_or(kernel.block_rows(), |(rows, _)| rows);
         let rows = m.div_ceil(groups).next_multiple_of(together);
         let groups = m.div_ceil(rows);
         let units = strips * groups * blocks;
@@ -200,7 +197,9 @@ impl Job<'_> {
         let cached = if whole { rows.len() } else { cached_rows(strip.fractals * FRACTAL_K) };
         for group in rows.clone().step_by(cached) {
             let group = group..rows.end.min(group + cached);
-            if whole && self.kernel.epilogue_of_any_width() && self.pieces_in_registers(symbols, strip, group.clone())
+            if whole
+                && self.kernel.epilogue_tile().is_some()
+                && self.pieces_in_registers(symbols, strip, group.clone())
             {
                 continue;
             }

@@ -79,17 +79,6 @@ fn pool(geometry: &Geometry, threads: usize) -> Scoped {
 /// The sign bit of a symbol.
 const SIGN: u8 = 0x80;
 
-/// Of a weight that is multiplied as bytes, the blocks that cannot be are less than one in so many: they take twice as long, the
-/// others three quarters of the time.
-const WIDE: usize = 4;
-
-/// Whether less than one in [`WIDE`] blocks is wide, and each panel says which.
-fn is_narrow(steps: &[PanelSteps]) -> bool {
-    let blocks: usize = steps.iter().map(PanelSteps::blocks).sum();
-    let wide: usize = steps.iter().map(|steps| steps.wide().len()).sum();
-    steps.iter().all(|steps| !steps.is_empty()) && WIDE * wide < blocks
-}
-
 /// Whether products with uint8 activations saturate.
 fn saturates(weight_type: WeightType, kernel: Kernel) -> bool {
     weight_type == WeightType::I8 && kernel.saturates()
@@ -110,11 +99,12 @@ impl PreparedWeight {
         room: &dyn Fn(usize) -> Option<Box<dyn Room>>,
     ) -> Result<Self, Error> {
         let decoder = Decoder::new(CompressedWeight::parse(x2, index, info)?, options.kernel);
-        let signed = options.residency == Residency::Decoded && options.kernel.tile().of_narrow().is_some();
+        let signed = options.residency == Residency::Decoded && options.kernel.tile().of_bytes().is_some();
         let mut prepared =
             Self { decoder, column_sums: Vec::new(), decoded: None, signed, steps: Vec::new(), narrow: false };
         prepared.check(x2, options, room)?;
-        prepared.narrow = prepared.signed && is_narrow(&prepared.steps);
+        prepared.narrow =
+            options.kernel.tile().of_bytes().is_some_and(|kernel| signed && kernel.suits(&prepared.steps));
         if prepared.signed && !prepared.narrow && !saturates(prepared.weight_type(), options.kernel) {
             prepared.turn_over_again();
         }
@@ -146,7 +136,7 @@ impl PreparedWeight {
         let saturates = shift == SHIFT && saturates(self.weight_type(), kernel);
         let products = if saturates { kernel.products() } else { kernel.tile() };
         match (self.signed, self.narrow && !saturates) {
-            (true, true) => products.of_narrow().expect("as it was prepared for"),
+            (true, true) => products.of_bytes().expect("as it was prepared for"),
             (true, false) => products.of_signed().expect("as the others"),
             (false, _) => products,
         }
@@ -279,7 +269,9 @@ impl PreparedWeight {
             counts.extend(found.counts);
             steps.extend(found.steps);
         }
-        self.steps = steps;
+        if !steps.iter().all(PanelSteps::is_empty) {
+            self.steps = steps;
+        }
         column_sums.truncate(geometry.n());
         self.column_sums = column_sums;
         if options.residency == Residency::Compressed {
@@ -385,7 +377,7 @@ impl Check<'_> {
             let decoded: &[u8] = symbols;
             self.decoder.kernel().tile().multiply(decoded.into(), extent, rows, &mut acc, scratch)?;
             if self.signed {
-                let kernel = self.decoder.kernel().tile().of_narrow().expect("a kernel of signed symbols has it");
+                let kernel = self.decoder.kernel().tile().of_bytes().expect("a kernel of signed symbols has it");
                 symbols.iter_mut().for_each(|symbol| *symbol ^= SIGN);
                 steps = with_room(extent.panels(), "steps of a strip")?;
                 // Blocks that are padding as a whole are left out: no activation stands for anything there.

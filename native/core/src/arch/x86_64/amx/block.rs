@@ -15,8 +15,8 @@
 
 use super::registers::{HEIGHT, Heights, STEP, WIDTH, configure};
 use crate::arch::operands::{Extent, Rows};
-use crate::arch::x86_64::avx512::block::{self as avx512, Accumulate};
-use crate::arch::x86_64::avx512::epilogue::{Columns, DequantizedColumns, epilogue_of_rows};
+use crate::arch::x86_64::avx512::block::{self as avx512, Accumulate, OfSymbols};
+use crate::arch::x86_64::avx512::epilogue::{Outputs, Results};
 use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use std::arch::asm;
 use std::mem::MaybeUninit;
@@ -24,7 +24,7 @@ use std::mem::MaybeUninit;
 /// Rows of a chunk.
 pub const CHUNK: usize = 2 * HEIGHT;
 /// Panels that are multiplied at a time by up to 16 rows, at most.
-const QUAD: usize = 4;
+pub const QUAD: usize = 4;
 /// Steps after which a tile is stored.
 const AWAKE_STEPS: usize = 12;
 
@@ -137,19 +137,19 @@ pub unsafe fn last_fractal(symbols: *const u8, extent: Extent, rows: &Rows<'_>, 
         let rest = Extent::new(extent.panels(), extent.fractals() - done);
         let x = Rows::new(&rows.data()[done * FRACTAL_K..], rows.stride(), rows.m(), rest.k());
         // SAFETY: the last fractal of each panel, in what the caller promises.
-        unsafe { avx512::multiply(symbols.add(done * FRACTAL), extent.panel(), rest, &x, to) };
+        unsafe { avx512::multiply::<OfSymbols, _>(symbols.add(done * FRACTAL), extent.panel(), rest, &x, &to) };
     }
 }
 
 /// Multiplies four panels that reach over all of k, and does the epilogue chunk by chunk in the first cache.
 ///
 /// # Safety
-/// As for [`multiply`]; the extent has an even number of fractals, and `columns` was made for it and these rows.
-pub unsafe fn multiply_epilogue(
+/// As for [`multiply`]; the extent has an even number of fractals, and the outputs have these rows and no more columns.
+pub unsafe fn multiply_epilogue<R: Results>(
     symbols: *const u8,
     extent: Extent,
     rows: &Rows<'_>,
-    columns: &DequantizedColumns<'_>,
+    outputs: &Outputs<'_, R>,
 ) {
     /// Sums of a chunk.
     #[repr(align(64))]
@@ -162,7 +162,7 @@ pub unsafe fn multiply_epilogue(
         // SAFETY: the buffer has room for a chunk of four panels; the rest is the caller's contract.
         unsafe {
             multiply(symbols, extent, &x, to);
-            epilogue_of_rows(columns.first_row(), row..row + height, sums.0.as_ptr(), stride);
+            outputs.rows(row..row + height, sums.0.as_ptr(), stride);
         }
     }
 }

@@ -17,7 +17,7 @@ mod registers;
 
 use super::avx512::block::Accumulate;
 use super::avx512::decode::{Memory, decode_tile};
-use super::avx512::epilogue::DequantizedColumns;
+use super::avx512::epilogue::Dequantized;
 use super::avx512::{Avx512, check_operands};
 use crate::arch::feature::Feature;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel};
@@ -141,12 +141,13 @@ impl TileKernel for Amx {
             return self.0.multiply_epilogue(symbols, extent, rows, terms, out);
         }
         assert!(symbols.bytes.len() >= extent.weights() && rows.covers(extent.k()));
-        if !extent.fractals().is_multiple_of(STEP) {
+        let whole = extent.panels() == block::QUAD && terms.columns.len() == extent.columns();
+        if !whole || terms.row_sums.len() != rows.m() || !extent.fractals().is_multiple_of(STEP) {
             return false;
         }
-        let Some(columns) = DequantizedColumns::new(extent.columns(), rows.m(), terms, out) else { return false };
-        // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
-        self.within(&mut || unsafe { block::multiply_epilogue(symbols.bytes.as_ptr(), extent, &rows, &columns) });
+        let Some(to) = Dequantized::outputs(terms, out) else { return false };
+        // SAFETY: `self` proves the features; the checks above cover symbols and rows, and the outputs are of this extent.
+        self.within(&mut || unsafe { block::multiply_epilogue(symbols.bytes.as_ptr(), extent, &rows, &to) });
         true
     }
 

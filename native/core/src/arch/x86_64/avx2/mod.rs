@@ -103,9 +103,13 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
         }
     }
 
-    fn of_narrow(&self) -> Option<&'static dyn TileKernel> {
+    fn of_bytes(&self) -> Option<&'static dyn TileKernel> {
         // Proven by `self`.
         Some(&Avx2::<PDEP, ExactBytes>(PhantomData))
+    }
+
+    fn suits(&self, steps: &[PanelSteps]) -> bool {
+        P::BYTES && steps::are_narrow(steps)
     }
 
     fn fused_rows(&self) -> usize {
@@ -186,8 +190,8 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
         true
     }
 
-    fn epilogue_of_any_width(&self) -> bool {
-        true
+    fn epilogue_tile(&self) -> Option<(usize, usize)> {
+        Some((two_panels::ROWS, two_panels::PANELS))
     }
 
     /// Of activations that are bytes or of 16 bits, as [`rows::finish`] makes them.

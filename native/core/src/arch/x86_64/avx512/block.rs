@@ -4,30 +4,60 @@
 //! they leave the registers. Outputs are seldom in the first cache: their lines are fetched for writing one by one while
 //! the tile is multiplied, for all at once at its end would fill the store queue and stop the products behind it.
 
-use crate::arch::operands::{Extent, Rows};
-use crate::geometry::{GROUP, GROUPS, PANEL};
+use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Rows};
+use crate::arch::x86_64::activations::{Activations, Apart, InPieces, rows_from};
+use crate::geometry::{GROUP, PANEL};
 use std::arch::x86_64::*;
 
-/// Panels that a register tile spans.
+/// Rows and panels of a register tile.
+pub(super) const TILE_ROWS: usize = 6;
 pub(super) const TILE_PANELS: usize = 4;
+/// Weights of a block of a panel.
+const BLOCK: usize = PanelSteps::BLOCK * GROUP;
 
-/// Where the sums of register tiles go. Addresses are those of the first row and column of the first tile.
-pub(in crate::arch::x86_64) trait Destination: Copy {
-    /// For the tile `row` rows and `panel` panels on.
+/// What is multiplied: the instruction takes uint8 and int8.
+pub(in crate::arch::x86_64) trait Products {
+    /// Adds the products of four activations and those weights of 16 columns that meet them.
     ///
     /// # Safety
-    /// That tile exists.
-    unsafe fn at(self, row: usize, panel: usize) -> Self;
-    /// Fetches some of the tile's MR · NR vectors for writing.
+    /// AVX-512 with VNNI.
+    unsafe fn add(sum: __m512i, weights: __m512i, x4: __m512i) -> __m512i;
+}
+
+/// Symbols, uint8, by packed activations, int8.
+pub(in crate::arch::x86_64) struct OfSymbols;
+
+impl Products for OfSymbols {
+    #[inline(always)]
+    unsafe fn add(sum: __m512i, weights: __m512i, x4: __m512i) -> __m512i {
+        // SAFETY: the caller's contract.
+        unsafe { _mm512_dpbusd_epi32(sum, weights, x4) }
+    }
+}
+
+/// Symbols with their sign bits turned over, int8, by activations as they are in the model, uint8.
+pub(in crate::arch::x86_64) struct OfBytes;
+
+impl Products for OfBytes {
+    #[inline(always)]
+    unsafe fn add(sum: __m512i, weights: __m512i, x4: __m512i) -> __m512i {
+        // SAFETY: the caller's contract.
+        unsafe { _mm512_dpbusd_epi32(sum, x4, weights) }
+    }
+}
+
+/// Where the sums of register tiles go.
+pub(in crate::arch::x86_64) trait Destination {
+    /// Fetches some of the MR · NR vectors of the tile that begins with row `row` and panel `panel` for writing.
     ///
     /// # Safety
     /// As for [`Self::store`].
-    unsafe fn prefetch<const MR: usize, const NR: usize>(self, part: usize, parts: usize);
-    /// Takes a tile's sums.
+    unsafe fn prefetch<const MR: usize, const NR: usize>(&self, row: usize, panel: usize, part: usize, parts: usize);
+    /// Takes the sums of that tile.
     ///
     /// # Safety
-    /// AVX-512; MR rows of 16 · NR columns from here on belong to this destination.
-    unsafe fn store<const MR: usize, const NR: usize>(self, sums: &[[__m512i; NR]; MR]);
+    /// AVX-512; this destination has MR rows from there on, and the first column of each of NR panels.
+    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, panel: usize, sums: &[[__m512i; NR]; MR]);
 }
 
 /// Sums are added to accumulators in memory.
@@ -42,19 +72,14 @@ pub(in crate::arch::x86_64) struct Accumulate {
 
 impl Destination for Accumulate {
     #[inline(always)]
-    unsafe fn at(self, row: usize, panel: usize) -> Self {
-        // SAFETY: the caller's contract.
-        Self { at: unsafe { self.at.add(row * self.stride + panel * PANEL) }, ..self }
-    }
+    unsafe fn prefetch<const MR: usize, const NR: usize>(&self, _: usize, _: usize, _: usize, _: usize) {}
     #[inline(always)]
-    unsafe fn prefetch<const MR: usize, const NR: usize>(self, _: usize, _: usize) {}
-    #[inline(always)]
-    unsafe fn store<const MR: usize, const NR: usize>(self, sums: &[[__m512i; NR]; MR]) {
-        for (i, row) in sums.iter().enumerate() {
-            for (j, sum) in row.iter().enumerate() {
-                // SAFETY: i < MR, j < NR.
+    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, panel: usize, sums: &[[__m512i; NR]; MR]) {
+        for (i, sums) in sums.iter().enumerate() {
+            for (j, sum) in sums.iter().enumerate() {
+                // SAFETY: the caller's contract, with all columns of the panels.
                 unsafe {
-                    let at = self.at.add(i * self.stride + j * PANEL).cast();
+                    let at = self.at.add((row + i) * self.stride + (panel + j) * PANEL).cast();
                     let before = if self.overwrite { _mm512_setzero_si512() } else { _mm512_loadu_si512(at) };
                     _mm512_storeu_si512(at, _mm512_add_epi32(before, *sum));
                 }
@@ -68,39 +93,80 @@ impl Destination for Accumulate {
 /// # Safety
 /// All features of the kernel; symbols and rows cover the extent, and so does what the sums go to.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(in crate::arch::x86_64) unsafe fn multiply<D: Destination>(
+pub(in crate::arch::x86_64) unsafe fn multiply<P: Products, D: Destination>(
     symbols: *const u8,
     panel_bytes: usize,
     extent: Extent,
     rows: &Rows<'_>,
-    to: D,
+    to: &D,
 ) {
-    let xs = rows.stride();
-    let steps = extent.fractals();
+    let x = Apart { at: rows.data().as_ptr().cast(), stride: rows.stride() };
+    let operands = Operands { symbols, panel_bytes, blocks: extent.k() / PIECE_K, x };
+    // SAFETY: the caller's contract.
+    unsafe { panels::<P, _, D>(operands, extent.panels(), rows.m(), to) };
+}
+
+/// As [`multiply`], of activations as they are in the model, which may lie in pieces, and panels one behind the other.
+///
+/// # Safety
+/// As there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+pub(super) unsafe fn multiply_bytes<D: Destination>(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: &D) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let Some(pieces) = rows.pieces() else {
+            return multiply::<OfBytes, D>(symbols, extent.panel(), extent, rows, to);
+        };
+        let blocks = pieces.blocks.len().min(extent.k() / PIECE_K);
+        let x = InPieces { at: rows.data().as_ptr().cast(), pieces };
+        let operands = Operands { symbols, panel_bytes: extent.panel(), blocks, x };
+        panels::<OfBytes, _, D>(operands, extent.panels(), rows.m(), to);
+    }
+}
+
+/// What is multiplied.
+#[derive(Clone, Copy)]
+struct Operands<X> {
+    symbols: *const u8,
+    panel_bytes: usize,
+    /// Of a panel, those that are not padding as a whole.
+    blocks: usize,
+    x: X,
+}
+
+/// Some panels by m rows, tile by tile.
+///
+/// # Safety
+/// As for [`multiply`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+unsafe fn panels<P: Products, X: Activations, D: Destination>(
+    operands: Operands<X>,
+    panels: usize,
+    m: usize,
+    to: &D,
+) {
     let mut panel = 0;
-    while panel < extent.panels() {
-        let wide = if extent.panels() - panel >= TILE_PANELS { TILE_PANELS } else { 1 };
+    while panel < panels {
+        let wide = if panels - panel >= TILE_PANELS { TILE_PANELS } else { 1 };
         let mut row = 0;
-        while row < rows.m() {
-            let high = (rows.m() - row).min(6);
+        while row < m {
+            let (high, at) = ((m - row).min(TILE_ROWS), (row, panel));
             // SAFETY: the tile lies inside of what the caller promises.
             unsafe {
-                let w = symbols.add(panel * panel_bytes);
-                let x = rows.data().as_ptr().add(row * xs);
-                let to = to.at(row, panel);
                 match (high, wide) {
-                    (6, 4) => tile::<6, 4, D>(w, panel_bytes, steps, x, xs, to),
-                    (5, 4) => tile::<5, 4, D>(w, panel_bytes, steps, x, xs, to),
-                    (4, 4) => tile::<4, 4, D>(w, panel_bytes, steps, x, xs, to),
-                    (3, 4) => tile::<3, 4, D>(w, panel_bytes, steps, x, xs, to),
-                    (2, 4) => tile::<2, 4, D>(w, panel_bytes, steps, x, xs, to),
-                    (1, 4) => tile::<1, 4, D>(w, panel_bytes, steps, x, xs, to),
-                    (6, _) => tile::<6, 1, D>(w, panel_bytes, steps, x, xs, to),
-                    (5, _) => tile::<5, 1, D>(w, panel_bytes, steps, x, xs, to),
-                    (4, _) => tile::<4, 1, D>(w, panel_bytes, steps, x, xs, to),
-                    (3, _) => tile::<3, 1, D>(w, panel_bytes, steps, x, xs, to),
-                    (2, _) => tile::<2, 1, D>(w, panel_bytes, steps, x, xs, to),
-                    _ => tile::<1, 1, D>(w, panel_bytes, steps, x, xs, to),
+                    (6, TILE_PANELS) => tile::<P, X, 6, TILE_PANELS, D>(operands, at, to),
+                    (5, TILE_PANELS) => tile::<P, X, 5, TILE_PANELS, D>(operands, at, to),
+                    (4, TILE_PANELS) => tile::<P, X, 4, TILE_PANELS, D>(operands, at, to),
+                    (3, TILE_PANELS) => tile::<P, X, 3, TILE_PANELS, D>(operands, at, to),
+                    (2, TILE_PANELS) => tile::<P, X, 2, TILE_PANELS, D>(operands, at, to),
+                    (1, TILE_PANELS) => tile::<P, X, 1, TILE_PANELS, D>(operands, at, to),
+                    (6, _) => tile::<P, X, 6, 1, D>(operands, at, to),
+                    (5, _) => tile::<P, X, 5, 1, D>(operands, at, to),
+                    (4, _) => tile::<P, X, 4, 1, D>(operands, at, to),
+                    (3, _) => tile::<P, X, 3, 1, D>(operands, at, to),
+                    (2, _) => tile::<P, X, 2, 1, D>(operands, at, to),
+                    _ => tile::<P, X, 1, 1, D>(operands, at, to),
                 }
             }
             row += high;
@@ -109,40 +175,37 @@ pub(in crate::arch::x86_64) unsafe fn multiply<D: Destination>(
     }
 }
 
-/// One register tile.
+/// One register tile, from `row` and `panel` on.
 ///
 /// # Safety
-/// AVX-512 with VNNI; `w` points to NR panels of `fractals` fractals, `panel_bytes` apart, `x` to MR rows as long, `to` has MR rows of 16 · NR
-/// columns.
+/// As for [`multiply`]; there are MR rows and NR panels from there on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn tile<const MR: usize, const NR: usize, D: Destination>(
-    w: *const u8,
-    panel_bytes: usize,
-    fractals: usize,
-    x: *const i8,
-    x_stride: usize,
-    to: D,
+unsafe fn tile<P: Products, X: Activations, const MR: usize, const NR: usize, D: Destination>(
+    Operands { symbols, panel_bytes, blocks, x }: Operands<X>,
+    (row, panel): (usize, usize),
+    to: &D,
 ) {
     let mut sums = [[_mm512_setzero_si512(); NR]; MR];
-    for fractal in 0..fractals {
-        // SAFETY: as promised by the caller.
-        unsafe { to.prefetch::<MR, NR>(fractal, fractals) };
-        for s in fractal * GROUPS..(fractal + 1) * GROUPS {
-            let mut weights = [_mm512_setzero_si512(); NR];
-            for (j, weight) in weights.iter_mut().enumerate() {
-                // SAFETY: j < NR, s is a group of the panel.
-                *weight = unsafe { _mm512_loadu_si512(w.add(j * panel_bytes + s * GROUP).cast()) };
-            }
-            for (i, row) in sums.iter_mut().enumerate() {
-                // SAFETY: i < MR, s is four elements of the row.
-                let x4 = _mm512_set1_epi32(unsafe { x.add(i * x_stride).cast::<i32>().add(s).read_unaligned() });
-                for (sum, weight) in row.iter_mut().zip(&weights) {
-                    *sum = _mm512_dpbusd_epi32(*sum, *weight, x4);
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let (w, rows) = (symbols.add(panel * panel_bytes), rows_from::<MR>(x, row));
+        for at in 0..blocks {
+            to.prefetch::<MR, NR>(row, panel, at, blocks);
+            let (w, from) = (w.add(at * BLOCK), x.block(at, 1));
+            for g in 0..PanelSteps::BLOCK {
+                let mut weights = [_mm512_setzero_si512(); NR];
+                for (j, weights) in weights.iter_mut().enumerate() {
+                    *weights = _mm512_loadu_si512(w.add(j * panel_bytes + g * GROUP).cast());
+                }
+                for (sums, row) in sums.iter_mut().zip(&rows) {
+                    let x4 = _mm512_set1_epi32(row.add(from + 4 * g).cast::<i32>().read_unaligned());
+                    for (sum, weights) in sums.iter_mut().zip(&weights) {
+                        *sum = P::add(*sum, *weights, x4);
+                    }
                 }
             }
         }
+        to.store(row, panel, &sums);
     }
-    // SAFETY: as promised by the caller.
-    unsafe { to.store(&sums) };
 }

@@ -1,358 +1,434 @@
-//! From the sums of a register tile to outputs, 64 columns at a time or what is left of them: floats, or bytes that are requantised.
+//! From the sums of a register tile to outputs: integers, floats, or bytes that are requantised.
 //!
-//! Both begin with `fp32(sum + column − weight · row sum) · scale`; every step is an operation of its own.
+//! All begin with `sum + column − weight · row sum`, and the last two go on with `fp32(…) · scale`; every step is an operation of
+//! its own.
 
-use super::block::{Destination, TILE_PANELS};
+use super::block::Destination;
 use crate::arch::output::{Destination as Memory, Elementwise, Epilogue, Output, ScalarOrPerColumn};
 use crate::arch::rows::{Terms, WeightTerm};
 use crate::geometry::PANEL;
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-/// Columns that a register tile spans.
-const TILE_COLUMNS: usize = TILE_PANELS * PANEL;
-
-/// Makes the outputs of some rows whose sums are in memory, `stride` apart.
-///
-/// # Safety
-/// AVX-512; the rows are among those of the block that `to` begins, and there are sums for them.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(in crate::arch::x86_64) unsafe fn epilogue_of_rows<D: Destination>(
-    to: D,
-    rows: Range<usize>,
-    sums: *const i32,
-    stride: usize,
-) {
-    for (i, row) in rows.enumerate() {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let at = sums.add(i * stride);
-            let sums = [0, 1, 2, 3].map(|j| _mm512_loadu_si512(at.add(j * PANEL).cast()));
-            to.at(row, 0).store::<1, TILE_PANELS>(&[sums]);
-        }
-    }
+/// What becomes of the corrected sums of a panel, or of the first lanes of it.
+pub(in crate::arch::x86_64) trait Results {
+    /// What it takes for some columns, whatever the row.
+    type PerColumn: Copy;
+    /// That of the columns from `column` on.
+    ///
+    /// # Safety
+    /// AVX-512, here and below; the output has those columns that are `lanes`.
+    unsafe fn per_column<L: Lanes>(&self, column: usize, lanes: L) -> Self::PerColumn;
+    /// Writes what is made of the sums of a row.
+    ///
+    /// # Safety
+    /// The output has the row, and those columns that are `lanes` from `column` on.
+    unsafe fn write<L: Lanes>(&self, row: usize, column: usize, sums: __m512i, by: Self::PerColumn, lanes: L);
+    /// Fetches the line of a row in which the results of the columns from `column` on begin, for writing.
+    fn prefetch(&self, row: usize, column: usize);
+    /// Panels whose results of a row are in a line.
+    const PANELS_OF_A_LINE: usize;
 }
 
-/// As [`epilogue_of_rows`], of a block that is narrower than a tile.
-///
-/// # Safety
-/// AVX-512; `to` has those rows and `columns` columns, and there are sums for them.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni,bmi2")]
-pub(in crate::arch::x86_64) unsafe fn epilogue_of_narrow_rows<C: Columns>(
-    to: &C,
-    (rows, columns): (usize, usize),
-    sums: *const i32,
-    stride: usize,
-) {
-    for i in 0..rows {
-        for j in 0..columns.div_ceil(PANEL) {
-            let mask = _bzhi_u32(0xffff, (columns - j * PANEL).min(PANEL) as u32) as __mmask16;
-            // SAFETY: the mask keeps the access inside of the row's sums; the rest is the caller's contract.
+/// A block of outputs, with what makes them of its sums.
+pub(in crate::arch::x86_64) struct Outputs<'a, R> {
+    /// What does not depend on the row.
+    columns: &'a [i32],
+    /// What the kernels' weights exceed the true ones by.
+    weight: i32,
+    row_sums: &'a [i32],
+    results: R,
+}
+
+impl<'a, R: Results> Outputs<'a, R> {
+    /// If there is one zero point for all columns of the weight.
+    ///
+    /// # Panics
+    /// If the terms are of other rows or columns than the output, of `shape`.
+    fn new(shape: (usize, usize), terms: &'a Terms<'_>, results: R) -> Option<Self> {
+        let WeightTerm::Scalar(weight) = terms.weight else { return None };
+        assert!(shape == (terms.row_sums.len(), terms.columns.len()));
+        Some(Self { columns: terms.columns, weight, row_sums: terms.row_sums, results })
+    }
+
+    /// What is taken off the sums of a row.
+    ///
+    /// # Safety
+    /// The row exists.
+    #[inline(always)]
+    unsafe fn row_term(&self, row: usize) -> i32 {
+        // SAFETY: the caller's contract; there is a sum for each row.
+        unsafe { self.weight.wrapping_mul(*self.row_sums.get_unchecked(row)) }
+    }
+
+    /// Makes outputs of the sums of some rows, from `column` on.
+    ///
+    /// # Safety
+    /// AVX-512; the output has the rows, and those columns that are `lanes`.
+    #[inline(always)]
+    unsafe fn panel<L: Lanes, const MR: usize>(
+        &self,
+        (row, column): (usize, usize),
+        sums: [__m512i; MR],
+        row_terms: &[i32; MR],
+        lanes: L,
+    ) {
+        // SAFETY: the caller's contract; columns are as many as the output's.
+        unsafe {
+            let terms = lanes.load_words(self.columns.as_ptr().add(column));
+            let by = self.results.per_column(column, lanes);
+            for (i, (sums, row_term)) in sums.into_iter().zip(row_terms).enumerate() {
+                let sums = _mm512_sub_epi32(_mm512_add_epi32(sums, terms), _mm512_set1_epi32(*row_term));
+                self.results.write(row + i, column, sums, by, lanes);
+            }
+        }
+    }
+
+    /// As [`Self::panel`], where the output ends inside of the panel.
+    ///
+    /// # Safety
+    /// As there; there is such a column.
+    #[cold]
+    #[inline(never)]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2")]
+    unsafe fn last_panel<const MR: usize>(&self, at: (usize, usize), sums: [__m512i; MR], row_terms: &[i32; MR]) {
+        let lanes = First::new(self.columns.len() - at.1);
+        // SAFETY: the caller's contract; columns in the padding are left out.
+        unsafe { self.panel(at, sums, row_terms, lanes) };
+    }
+
+    /// Makes outputs of some rows whose sums are in memory, `stride` apart.
+    ///
+    /// # Safety
+    /// AVX-512; the output has those rows, and there are sums for all columns of them.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2")]
+    pub unsafe fn rows(&self, rows: Range<usize>, sums: *const i32, stride: usize) {
+        let whole = self.columns.len() / PANEL * PANEL;
+        for (i, row) in rows.enumerate() {
+            // SAFETY: the caller's contract; the mask keeps the last access inside of the row's sums.
             unsafe {
-                let sums = _mm512_maskz_loadu_epi32(mask, sums.add(i * stride + j * PANEL));
-                to.store_some(i, j, mask, sums);
+                let (sums, row_term) = (sums.add(i * stride), [self.row_term(row)]);
+                for column in (0..whole).step_by(PANEL) {
+                    let sums = All.load_words(sums.add(column));
+                    self.panel((row, column), [sums], &row_term, All);
+                }
+                if whole < self.columns.len() {
+                    let lanes = First::new(self.columns.len() - whole);
+                    let sums = lanes.load_words(sums.add(whole));
+                    self.panel((row, whole), [sums], &row_term, lanes);
+                }
             }
         }
     }
 }
 
-/// Columns of a block that is one tile wide, or less, whose sums become outputs.
-pub(in crate::arch::x86_64) trait Columns: Sized {
-    /// Fetches some of the vectors of a tile that begins at `row`, as [`Destination::prefetch`] says.
-    ///
-    /// # Safety
-    /// As for [`Self::store`].
-    unsafe fn prefetch<const MR: usize, const NR: usize>(&self, row: usize, part: usize, parts: usize);
-    /// Takes the sums of a tile that begins at `row`.
-    ///
-    /// # Safety
-    /// AVX-512; the block has those rows.
-    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, sums: &[[__m512i; NR]; MR]);
-    /// Takes some of the sums of panel `j` of a row.
-    ///
-    /// # Safety
-    /// AVX-512; the block has the row, and those columns of it.
-    unsafe fn store_some(&self, row: usize, j: usize, some: __mmask16, sums: __m512i);
-    /// The destination of the first tile.
-    fn first_row(&self) -> TileOf<'_, Self> {
-        TileOf { columns: self, row: 0 }
-    }
-}
-
-/// A tile of such columns.
-pub(in crate::arch::x86_64) struct TileOf<'a, C> {
-    columns: &'a C,
-    row: usize,
-}
-
-// Derived, it would ask for columns that are `Copy`.
-impl<C> Clone for TileOf<'_, C> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<C> Copy for TileOf<'_, C> {}
-
-impl<C: Columns> Destination for TileOf<'_, C> {
+impl<R: Results> Destination for Outputs<'_, R> {
     #[inline(always)]
-    unsafe fn at(self, row: usize, panel: usize) -> Self {
-        debug_assert!(panel == 0, "a block is one tile wide");
-        Self { row: self.row + row, ..self }
+    unsafe fn prefetch<const MR: usize, const NR: usize>(&self, row: usize, panel: usize, part: usize, parts: usize) {
+        let of_a_row = NR.div_ceil(R::PANELS_OF_A_LINE);
+        let count = (MR * of_a_row).div_ceil(parts);
+        for line in part * count..((part + 1) * count).min(MR * of_a_row) {
+            let column = (panel + line % of_a_row * R::PANELS_OF_A_LINE) * PANEL;
+            self.results.prefetch(row + line / of_a_row, column);
+        }
     }
     #[inline(always)]
-    unsafe fn prefetch<const MR: usize, const NR: usize>(self, part: usize, parts: usize) {
-        // SAFETY: the caller's contract.
-        unsafe { self.columns.prefetch::<MR, NR>(self.row, part, parts) };
-    }
-    #[inline(always)]
-    unsafe fn store<const MR: usize, const NR: usize>(self, sums: &[[__m512i; NR]; MR]) {
-        // SAFETY: the caller's contract.
-        unsafe { self.columns.store(self.row, sums) };
-    }
-}
-
-/// What turns the sums of one tile's columns into floats.
-struct Scaling<'a> {
-    /// What does not depend on the row.
-    columns: [i32; TILE_COLUMNS],
-    scales: [f32; TILE_COLUMNS],
-    /// What the kernels' weights exceed the true ones by.
-    weight: i32,
-    row_sums: &'a [i32],
-}
-
-impl<'a> Scaling<'a> {
-    /// If there is one tile of columns at the most, and one zero point for all columns of the weight.
-    fn new(terms: &Terms<'a>, scale: &ScalarOrPerColumn<'_>) -> Option<Self> {
-        let WeightTerm::Scalar(weight) = terms.weight else { return None };
-        let mut columns = [0; TILE_COLUMNS];
-        columns.get_mut(..terms.columns.len())?.copy_from_slice(terms.columns);
-        Some(Self { columns, scales: copied(scale, terms.columns.len()), weight, row_sums: terms.row_sums })
-    }
-
-    /// What is subtracted from the sums of a row.
-    ///
-    /// # Safety
-    /// AVX-512; the row exists.
-    #[inline(always)]
-    unsafe fn row_term(&self, row: usize) -> __m512i {
-        // SAFETY: the caller's contract.
-        unsafe { _mm512_set1_epi32(self.weight.wrapping_mul(*self.row_sums.get_unchecked(row))) }
-    }
-
-    /// Some sums of panel `j`, scaled.
-    ///
-    /// # Safety
-    /// AVX-512; j < 4.
-    #[inline(always)]
-    unsafe fn scaled(&self, sum: __m512i, row_term: __m512i, j: usize) -> __m512 {
-        // SAFETY: arrays of 64 hold four vectors.
-        unsafe {
-            let column = _mm512_loadu_si512(self.columns.as_ptr().add(j * PANEL).cast());
-            let sum = _mm512_add_epi32(sum, _mm512_sub_epi32(column, row_term));
-            _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_loadu_ps(self.scales.as_ptr().add(j * PANEL)))
+    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, panel: usize, sums: &[[__m512i; NR]; MR]) {
+        let mut row_terms = [0; MR];
+        for (i, row_term) in row_terms.iter_mut().enumerate() {
+            // SAFETY: the caller's contract.
+            *row_term = unsafe { self.row_term(row + i) };
+        }
+        for j in 0..NR {
+            let column = (panel + j) * PANEL;
+            // A copy, for what is handed on by reference could not stay in registers before.
+            // SAFETY: setting a register to zero needs nothing but the feature, which the caller has.
+            let mut of_panel = unsafe { [_mm512_setzero_si512(); MR] };
+            for (to, sums) in of_panel.iter_mut().zip(sums) {
+                *to = sums[j];
+            }
+            // SAFETY: the caller's contract; columns in the padding are left out.
+            unsafe {
+                match self.columns.len().saturating_sub(column) {
+                    PANEL.. => self.panel((row, column), of_panel, &row_terms, All),
+                    0 => {}
+                    _ => self.last_panel((row, column), of_panel, &row_terms),
+                }
+            }
         }
     }
 }
 
-fn copied(values: &ScalarOrPerColumn<'_>, columns: usize) -> [f32; TILE_COLUMNS] {
-    let mut copy = [0.0; TILE_COLUMNS];
-    values.copy_to(0, &mut copy[..columns]);
-    copy
-}
-
-/// Columns of float outputs.
-pub(in crate::arch::x86_64) struct DequantizedColumns<'a> {
-    scaling: Scaling<'a>,
-    out: *mut f32,
+/// Sums are the results.
+pub(in crate::arch::x86_64) struct Summed {
+    out: *mut i32,
     stride: usize,
-    addends: Option<[f32; TILE_COLUMNS]>,
-    /// For all rows, in lines as those of the output.
-    elementwise: Elementwise<'a>,
 }
 
-impl<'a> DequantizedColumns<'a> {
-    /// If the block is of this kind, and a whole tile wide.
+impl Summed {
+    /// If the outputs are of this kind.
     ///
     /// # Panics
-    /// If the output or the terms have other rows or columns than the block.
-    pub fn new<'b: 'a>(columns: usize, m: usize, terms: &Terms<'a>, out: &mut Output<'b>) -> Option<Self> {
-        if columns == TILE_COLUMNS && terms.columns.len() == columns { Self::narrow(m, terms, out) } else { None }
+    /// If the terms are of other rows or columns than the output.
+    pub fn outputs<'a>(terms: &'a Terms<'_>, out: &'a mut Output<'_>) -> Option<Outputs<'a, Self>> {
+        let (Memory::I32(to), Epilogue::Sums) = (&mut out.destination, &out.epilogue) else { return None };
+        let (shape, stride) = ((to.rows(), to.columns()), to.stride());
+        Outputs::new(shape, terms, Self { out: to.as_mut_ptr(), stride })
     }
+}
 
-    /// If the block is of this kind, and not wider than a tile.
-    ///
-    /// # Panics
-    /// If the output or the terms have other rows or columns than the block.
-    pub fn narrow<'b: 'a>(m: usize, terms: &Terms<'a>, out: &mut Output<'b>) -> Option<Self> {
-        let Output { destination: Memory::F32(out), epilogue: Epilogue::Dequantize { scale, addend, elementwise } } =
-            out
-        else {
-            return None;
-        };
-        let (scaling, columns) = (Scaling::new(terms, scale)?, terms.columns.len());
-        assert!(out.rows() == m && out.columns() == columns && terms.row_sums.len() == m);
-        assert!(elementwise.covers(m, columns, out.stride()));
-        let (addends, elementwise) = (addend.as_ref().map(|addend| copied(addend, columns)), *elementwise);
-        Some(Self { scaling, out: out.as_mut_ptr(), stride: out.stride(), addends, elementwise })
+impl Results for Summed {
+    type PerColumn = ();
+    const PANELS_OF_A_LINE: usize = 1;
+
+    #[inline(always)]
+    unsafe fn per_column<L: Lanes>(&self, _: usize, _: L) {}
+    #[inline(always)]
+    unsafe fn write<L: Lanes>(&self, row: usize, column: usize, sums: __m512i, (): (), lanes: L) {
+        // SAFETY: the caller's contract.
+        unsafe { lanes.store_words(self.out.add(row * self.stride + column), sums) }
+    }
+    #[inline(always)]
+    fn prefetch(&self, row: usize, column: usize) {
+        for_writing(self.out.wrapping_add(row * self.stride + column).cast());
     }
 }
 
 /// Sums become floats: `scaled (+ addend) (· gate) (+ residual)`.
-impl Columns for DequantizedColumns<'_> {
-    #[inline(always)]
-    unsafe fn prefetch<const MR: usize, const NR: usize>(&self, row: usize, part: usize, parts: usize) {
-        let count = (MR * NR).div_ceil(parts);
-        for line in part * count..((part + 1) * count).min(MR * NR) {
-            let at = (row + line / NR) * self.stride + line % NR * PANEL;
-            // SAFETY: a hint, which accepts any address.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.out.wrapping_add(at).cast()) };
-            for of in [self.elementwise.gate, self.elementwise.residual].into_iter().flatten() {
-                // SAFETY: as above.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(of.as_ptr().wrapping_add(at).cast()) };
-            }
-        }
+pub(in crate::arch::x86_64) struct Dequantized<'a> {
+    out: *mut f32,
+    stride: usize,
+    scale: ScalarOrPerColumn<'a>,
+    addend: Option<ScalarOrPerColumn<'a>>,
+    /// For all rows, in lines as those of the output.
+    elementwise: Elementwise<'a>,
+}
+
+impl<'a> Dequantized<'a> {
+    /// If the outputs are of this kind.
+    ///
+    /// # Panics
+    /// If the terms, scales or anything else are of other rows or columns than the output.
+    pub fn outputs(terms: &'a Terms<'_>, out: &'a mut Output<'_>) -> Option<Outputs<'a, Self>> {
+        let (Memory::F32(to), Epilogue::Dequantize { scale, addend, elementwise }) =
+            (&mut out.destination, out.epilogue)
+        else {
+            return None;
+        };
+        let (rows, columns, stride) = (to.rows(), to.columns(), to.stride());
+        assert!(elementwise.covers(rows, columns, stride));
+        assert!([Some(scale), addend].into_iter().flatten().all(|values| fits(values, columns)));
+        let results = Self { out: to.as_mut_ptr(), stride, scale, addend, elementwise };
+        Outputs::new((rows, columns), terms, results)
     }
+}
+
+impl Results for Dequantized<'_> {
+    /// Scale and addend.
+    type PerColumn = (__m512, Option<__m512>);
+    const PANELS_OF_A_LINE: usize = 1;
+
     #[inline(always)]
-    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, sums: &[[__m512i; NR]; MR]) {
-        for (i, sums) in sums.iter().enumerate() {
-            // SAFETY: `new` has checked that there is a sum for each row, and that gate and residual cover the output;
-            // arrays of 64 hold NR vectors; the caller promises the outputs.
-            unsafe {
-                let row_term = self.scaling.row_term(row + i);
-                let mut values = [_mm512_setzero_ps(); NR];
-                for (j, (value, sum)) in values.iter_mut().zip(sums).enumerate() {
-                    *value = self.scaling.scaled(*sum, row_term, j);
-                    if let Some(addends) = &self.addends {
-                        *value = _mm512_add_ps(*value, _mm512_loadu_ps(addends.as_ptr().add(j * PANEL)));
-                    }
-                }
-                let at = (row + i) * self.stride;
-                if let Some(gate) = self.elementwise.gate {
-                    for (j, value) in values.iter_mut().enumerate() {
-                        *value = _mm512_mul_ps(*value, _mm512_loadu_ps(gate.as_ptr().add(at + j * PANEL)));
-                    }
-                }
-                if let Some(residual) = self.elementwise.residual {
-                    for (j, value) in values.iter_mut().enumerate() {
-                        *value = _mm512_add_ps(*value, _mm512_loadu_ps(residual.as_ptr().add(at + j * PANEL)));
-                    }
-                }
-                for (j, value) in values.iter().enumerate() {
-                    _mm512_storeu_ps(self.out.add(at + j * PANEL), *value);
-                }
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn store_some(&self, row: usize, j: usize, some: __mmask16, sums: __m512i) {
-        let at = row * self.stride + j * PANEL;
-        // SAFETY: as in `store`; the mask keeps the accesses inside of the row.
+    unsafe fn per_column<L: Lanes>(&self, column: usize, lanes: L) -> Self::PerColumn {
+        // SAFETY: the caller's contract; `outputs` has checked that there are as many as columns.
         unsafe {
-            let mut value = self.scaling.scaled(sums, self.scaling.row_term(row), j);
-            if let Some(addends) = &self.addends {
-                value = _mm512_add_ps(value, _mm512_loadu_ps(addends.as_ptr().add(j * PANEL)));
+            #[expect(clippy::manual_map, reason = "a closure that `map` calls has not the features of AVX-512")]
+            let addend = match &self.addend {
+                Some(addend) => Some(lanes.of(addend, column)),
+                None => None,
+            };
+            (lanes.of(&self.scale, column), addend)
+        }
+    }
+    #[inline(always)]
+    unsafe fn write<L: Lanes>(
+        &self,
+        row: usize,
+        column: usize,
+        sums: __m512i,
+        (scale, addend): Self::PerColumn,
+        lanes: L,
+    ) {
+        let at = row * self.stride + column;
+        // SAFETY: the caller's contract; `outputs` has checked that gate and residual cover the output.
+        unsafe {
+            let mut values = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
+            if let Some(addend) = addend {
+                values = _mm512_add_ps(values, addend);
             }
             if let Some(gate) = self.elementwise.gate {
-                value = _mm512_mul_ps(value, _mm512_maskz_loadu_ps(some, gate.as_ptr().add(at)));
+                values = _mm512_mul_ps(values, lanes.load(gate.as_ptr().add(at)));
             }
             if let Some(residual) = self.elementwise.residual {
-                value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(some, residual.as_ptr().add(at)));
+                values = _mm512_add_ps(values, lanes.load(residual.as_ptr().add(at)));
             }
-            _mm512_mask_storeu_ps(self.out.add(at), some, value);
+            lanes.store_words(self.out.add(at).cast(), _mm512_castps_si512(values));
+        }
+    }
+    #[inline(always)]
+    fn prefetch(&self, row: usize, column: usize) {
+        let at = row * self.stride + column;
+        for_writing(self.out.wrapping_add(at).cast());
+        for of in [self.elementwise.gate, self.elementwise.residual].into_iter().flatten() {
+            // SAFETY: a hint, which accepts any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(of.as_ptr().wrapping_add(at).cast()) };
         }
     }
 }
 
-/// Columns of outputs that are bytes.
-pub(in crate::arch::x86_64) struct RequantizedColumns<'a> {
-    scaling: Scaling<'a>,
+/// Sums become bytes: scaled, clamped, rounded half to even, and the zero point added. NaN becomes the lowest value.
+pub(in crate::arch::x86_64) struct Requantized<'a> {
     out: *mut u8,
     stride: usize,
-    /// Of the output type, and what they are less the zero point.
+    scale: ScalarOrPerColumn<'a>,
+    /// Of the output type, and what its limits are less the zero point.
     zero_point: i32,
     lowest: f32,
     highest: f32,
 }
 
-impl<'a> RequantizedColumns<'a> {
-    /// If the block is of this kind, and a whole tile wide.
+impl<'a> Requantized<'a> {
+    /// If the outputs are of this kind.
     ///
     /// # Panics
-    /// If the output or the terms have other rows or columns than the block.
-    pub fn new(columns: usize, m: usize, terms: &Terms<'a>, out: &mut Output<'_>) -> Option<Self> {
-        if columns == TILE_COLUMNS && terms.columns.len() == columns { Self::narrow(m, terms, out) } else { None }
-    }
-
-    /// If the block is of this kind, and not wider than a tile.
-    ///
-    /// # Panics
-    /// If the output or the terms have other rows or columns than the block.
-    pub fn narrow(m: usize, terms: &Terms<'a>, out: &mut Output<'_>) -> Option<Self> {
-        let Epilogue::Requantize { scale, zero_point } = &out.epilogue else { return None };
+    /// If the terms or scales are of other rows or columns than the output.
+    pub fn outputs(terms: &'a Terms<'_>, out: &'a mut Output<'_>) -> Option<Outputs<'a, Self>> {
+        let Epilogue::Requantize { scale, zero_point } = out.epilogue else { return None };
         let (out, stride, shape, lowest) = match &mut out.destination {
             Memory::U8(out) => (out.as_mut_ptr(), out.stride(), (out.rows(), out.columns()), 0),
             Memory::I8(out) => (out.as_mut_ptr().cast(), out.stride(), (out.rows(), out.columns()), -128),
             _ => return None,
         };
-        let zero_point = *zero_point;
-        let scaling = Scaling::new(terms, scale)?;
-        assert!(shape == (m, terms.columns.len()) && terms.row_sums.len() == m);
+        assert!(fits(scale, shape.1));
         let (lowest, highest) = ((lowest - zero_point) as f32, (lowest + 255 - zero_point) as f32);
-        Some(Self { scaling, out, stride, zero_point, lowest, highest })
+        Outputs::new(shape, terms, Self { out, stride, scale, zero_point, lowest, highest })
     }
 }
 
-/// Sums become bytes: scaled, clamped, rounded half to even, and the zero point added. NaN becomes the lowest value.
-impl Columns for RequantizedColumns<'_> {
-    #[inline(always)]
-    unsafe fn prefetch<const MR: usize, const NR: usize>(&self, row: usize, part: usize, parts: usize) {
-        // A row is a line, or parts of two.
-        let count = MR.div_ceil(parts);
-        for i in part * count..((part + 1) * count).min(MR) {
-            let at = self.out.wrapping_add((row + i) * self.stride);
-            // SAFETY: a hint, which accepts any address.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(at.cast()) };
-        }
-    }
-    #[inline(always)]
-    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, sums: &[[__m512i; NR]; MR]) {
-        for (i, sums) in sums.iter().enumerate() {
-            // SAFETY: `new` has checked that there is a sum for each row; the caller promises the outputs, and the features.
-            unsafe {
-                let row_term = self.scaling.row_term(row + i);
-                for (j, sum) in sums.iter().enumerate() {
-                    let bytes = _mm512_cvtepi32_epi8(self.requantized(*sum, row_term, j));
-                    _mm_storeu_si128(self.out.add((row + i) * self.stride + j * PANEL).cast(), bytes);
-                }
-            }
-        }
-    }
-    #[inline(always)]
-    unsafe fn store_some(&self, row: usize, j: usize, some: __mmask16, sums: __m512i) {
-        // SAFETY: as in `store`; the mask keeps the access inside of the row.
-        unsafe {
-            let values = self.requantized(sums, self.scaling.row_term(row), j);
-            _mm512_mask_cvtepi32_storeu_epi8(self.out.add(row * self.stride + j * PANEL).cast(), some, values);
-        }
-    }
-}
+impl Results for Requantized<'_> {
+    /// The scale.
+    type PerColumn = __m512;
+    const PANELS_OF_A_LINE: usize = 4;
 
-impl RequantizedColumns<'_> {
-    /// Some sums of panel `j`, as values of the output.
-    ///
-    /// # Safety
-    /// AVX-512; j < 4.
     #[inline(always)]
-    unsafe fn requantized(&self, sums: __m512i, row_term: __m512i, j: usize) -> __m512i {
+    unsafe fn per_column<L: Lanes>(&self, column: usize, lanes: L) -> __m512 {
+        // SAFETY: the caller's contract; `outputs` has checked that there are as many as columns.
+        unsafe { lanes.of(&self.scale, column) }
+    }
+    #[inline(always)]
+    unsafe fn write<L: Lanes>(&self, row: usize, column: usize, sums: __m512i, scale: __m512, lanes: L) {
         // SAFETY: the caller's contract.
         unsafe {
-            let value = self.scaling.scaled(sums, row_term, j);
+            let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
             // Of a NaN and a number, the instruction gives the second operand.
             let value = _mm512_max_ps(value, _mm512_set1_ps(self.lowest));
             let value = _mm512_min_ps(value, _mm512_set1_ps(self.highest));
-            _mm512_add_epi32(_mm512_cvtps_epi32(value), _mm512_set1_epi32(self.zero_point))
+            let value = _mm512_add_epi32(_mm512_cvtps_epi32(value), _mm512_set1_epi32(self.zero_point));
+            lanes.store_bytes(self.out.add(row * self.stride + column), value);
         }
+    }
+    #[inline(always)]
+    fn prefetch(&self, row: usize, column: usize) {
+        for_writing(self.out.wrapping_add(row * self.stride + column));
+    }
+}
+
+/// Fetches a line that will be written.
+#[inline(always)]
+fn for_writing(line: *const u8) {
+    // SAFETY: a hint, which accepts any address.
+    unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) };
+}
+
+/// Whether there is a value for each column.
+fn fits(values: ScalarOrPerColumn<'_>, columns: usize) -> bool {
+    values.per_column().is_none_or(|each| each == columns)
+}
+
+/// Lanes of a vector that are columns of the output.
+pub(in crate::arch::x86_64) trait Lanes: Copy {
+    /// # Safety
+    /// AVX-512, here and below; so many can be read.
+    unsafe fn load_words(self, from: *const i32) -> __m512i;
+    /// # Safety
+    /// So many can be written.
+    unsafe fn store_words(self, to: *mut i32, values: __m512i);
+    /// Their low bytes.
+    ///
+    /// # Safety
+    /// So many bytes can be written.
+    unsafe fn store_bytes(self, to: *mut u8, values: __m512i);
+    /// # Safety
+    /// So many floats can be read.
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m512 {
+        // SAFETY: the caller's contract.
+        unsafe { _mm512_castsi512_ps(self.load_words(from.cast())) }
+    }
+    /// What there is for the columns from `column` on.
+    ///
+    /// # Safety
+    /// It has those columns.
+    #[inline(always)]
+    unsafe fn of(self, values: &ScalarOrPerColumn<'_>, column: usize) -> __m512 {
+        // SAFETY: the caller's contract.
+        unsafe {
+            match values {
+                ScalarOrPerColumn::Scalar(value) => _mm512_set1_ps(*value),
+                ScalarOrPerColumn::PerColumn(values) => self.load(values.as_ptr().add(column)),
+            }
+        }
+    }
+}
+
+/// All of them.
+#[derive(Clone, Copy)]
+struct All;
+
+impl Lanes for All {
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const i32) -> __m512i {
+        // SAFETY: the caller's contract, here and below.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store_words(self, to: *mut i32, values: __m512i) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_si512(to.cast(), values) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, values: __m512i) {
+        // SAFETY: as above.
+        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(values)) }
+    }
+}
+
+/// The first ones, where the last columns of the output are fewer.
+#[derive(Clone, Copy)]
+struct First(__mmask16);
+
+impl First {
+    #[inline]
+    #[target_feature(enable = "bmi2")]
+    fn new(count: usize) -> Self {
+        Self(_bzhi_u32(0xffff, count.min(PANEL) as u32) as __mmask16)
+    }
+}
+
+impl Lanes for First {
+    #[inline(always)]
+    unsafe fn load_words(self, from: *const i32) -> __m512i {
+        // SAFETY: the caller's contract, here and below; the mask keeps accesses inside of it.
+        unsafe { _mm512_maskz_loadu_epi32(self.0, from) }
+    }
+    #[inline(always)]
+    unsafe fn store_words(self, to: *mut i32, values: __m512i) {
+        // SAFETY: as above.
+        unsafe { _mm512_mask_storeu_epi32(to, self.0, values) }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(self, to: *mut u8, values: __m512i) {
+        // SAFETY: as above.
+        unsafe { _mm512_mask_cvtepi32_storeu_epi8(to.cast(), self.0, values) }
     }
 }

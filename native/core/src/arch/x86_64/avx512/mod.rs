@@ -3,6 +3,7 @@
 
 mod ahead;
 pub(super) mod block;
+mod bytes;
 pub(super) mod decode;
 pub(super) mod epilogue;
 mod group;
@@ -21,9 +22,10 @@ use crate::arch::workspace::Scratch;
 use crate::arch::x86_64::avx2::rows as avx2;
 use crate::arch::x86_64::prefetch;
 use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
-use block::{Accumulate, multiply};
+use block::{Accumulate, OfSymbols, multiply};
+use bytes::Avx512Bytes;
 use decode::{Memory, decode_tile};
-use epilogue::{Columns, DequantizedColumns, RequantizedColumns};
+use epilogue::{Dequantized, Requantized, Summed};
 use sink::Sink;
 use std::arch::x86_64::*;
 use unroll::{each_group, unrolled};
@@ -140,7 +142,7 @@ impl TileKernel for Avx512 {
         let (data, overwrite) = acc.data_or_overwrite();
         let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
         // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
-        unsafe { multiply(symbols.bytes.as_ptr(), extent.panel(), extent, &rows, to) };
+        unsafe { multiply::<OfSymbols, _>(symbols.bytes.as_ptr(), extent.panel(), extent, &rows, &to) };
         Ok(())
     }
 
@@ -153,18 +155,31 @@ impl TileKernel for Avx512 {
         out: &mut Output<'_>,
     ) -> bool {
         assert!(symbols.bytes.len() >= extent.weights() && rows.covers(extent.k()));
-        let (columns, m, panel) = (extent.columns(), rows.m(), extent.panel());
-        // SAFETY: `self` proves the features; the checks above cover symbols and rows, `new` has checked the rest.
+        assert!(terms.row_sums.len() == rows.m() && terms.columns.len() <= extent.columns());
+        let (symbols, panel) = (symbols.bytes.as_ptr(), extent.panel());
+        // SAFETY: `self` proves the features; the checks above cover symbols and rows, and the outputs have the rows and leave out
+        // columns that they do not have.
         unsafe {
-            if let Some(columns) = DequantizedColumns::new(columns, m, terms, out) {
-                multiply(symbols.bytes.as_ptr(), panel, extent, &rows, columns.first_row());
-            } else if let Some(columns) = RequantizedColumns::new(columns, m, terms, out) {
-                multiply(symbols.bytes.as_ptr(), panel, extent, &rows, columns.first_row());
+            if let Some(to) = Dequantized::outputs(terms, out) {
+                multiply::<OfSymbols, _>(symbols, panel, extent, &rows, &to);
+            } else if let Some(to) = Requantized::outputs(terms, out) {
+                multiply::<OfSymbols, _>(symbols, panel, extent, &rows, &to);
+            } else if let Some(to) = Summed::outputs(terms, out) {
+                multiply::<OfSymbols, _>(symbols, panel, extent, &rows, &to);
             } else {
                 return false;
             }
         }
         true
+    }
+
+    fn epilogue_tile(&self) -> Option<(usize, usize)> {
+        Some((block::TILE_ROWS, block::TILE_PANELS))
+    }
+
+    fn of_bytes(&self) -> Option<&'static dyn TileKernel> {
+        // Proven by `self`.
+        Some(&Avx512Bytes(Avx512(())))
     }
 
     fn rows(&self) -> &dyn RowKernel {

@@ -1,10 +1,9 @@
 //! Work on whole rows, by this kernel's instructions.
 
-use super::epilogue::{Columns, DequantizedColumns, RequantizedColumns, epilogue_of_narrow_rows, epilogue_of_rows};
+use super::epilogue::{Dequantized, Requantized, Summed};
 use super::lines::{self, store_four};
 use super::unroll::unrolled;
-use crate::arch::operands::ByteRows;
-use crate::arch::operands::reach;
+use crate::arch::operands::{ByteRows, Rows, reach};
 use crate::arch::output::Output;
 use crate::arch::rows::{self, ActivationRow, Panels, Terms};
 use crate::arch::x86_64::avx2::rows as avx2;
@@ -226,6 +225,26 @@ pub(super) fn pack(from: ActivationRow<'_>, to: &mut [i8]) -> i32 {
     _mm512_reduce_add_epi32(sum)
 }
 
+/// As [`rows::sums`]: 64 bytes are summed by a product with ones.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni,bmi2")]
+pub(super) fn sums(of: Rows<'_>, k: usize, sums: &mut [i32]) {
+    if of.pieces().is_some() {
+        return rows::sums(of, k, sums);
+    }
+    assert!(sums.len() == of.m() && of.covers(k));
+    let (ones, middle) = (_mm512_set1_epi8(1), (k as i32).wrapping_mul(128));
+    for (i, to) in sums.iter_mut().enumerate() {
+        let row = of.row(i).as_ptr();
+        let mut sum = _mm512_setzero_si512();
+        for at in (0..k).step_by(64) {
+            let mask = _bzhi_u64(u64::MAX, (k - at).min(64) as u32);
+            // SAFETY: the mask keeps the access inside of the row, which has k bytes.
+            sum = _mm512_dpbusd_epi32(sum, unsafe { _mm512_maskz_loadu_epi8(mask, row.add(at)) }, ones);
+        }
+        *to = _mm512_reduce_add_epi32(sum).wrapping_sub(middle);
+    }
+}
+
 #[target_feature(enable = "avx512f")]
 pub(super) fn range(x: &[f32]) -> Range {
     Range::of(x)
@@ -236,30 +255,31 @@ pub(super) fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u
     by.quantize(x, out)
 }
 
-/// Outputs that their columns' way makes, a row at a time; others as the plain loop does.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,f16c")]
+/// Outputs by whole vectors, where one zero point is that of all columns; others as the plain loop does.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,bmi2,f16c")]
 pub(super) fn epilogue(sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: Output<'_>) {
     let m = terms.row_sums.len();
-    let columns = terms.columns.len();
-    let has_sums = || assert!(reach(m, stride, columns).is_some_and(|reach| reach <= sums.len()));
-    // SAFETY: the features are this function's; `new` has checked the block, and `has_sums` the sums.
+    let has_sums = || assert!(reach(m, stride, terms.columns.len()).is_some_and(|reach| reach <= sums.len()));
+    // SAFETY: the features are this function's; the outputs have the rows, and `has_sums` has seen that the sums do.
     unsafe {
-        if let Some(columns) = DequantizedColumns::new(columns, m, terms, &mut out) {
+        if let Some(to) = Dequantized::outputs(terms, &mut out) {
             has_sums();
-            return epilogue_of_rows(columns.first_row(), 0..m, sums.as_ptr(), stride);
+            return to.rows(0..m, sums.as_ptr(), stride);
         }
-        if let Some(columns) = RequantizedColumns::new(columns, m, terms, &mut out) {
+        if let Some(to) = Requantized::outputs(terms, &mut out) {
             has_sums();
-            return epilogue_of_rows(columns.first_row(), 0..m, sums.as_ptr(), stride);
+            return to.rows(0..m, sums.as_ptr(), stride);
         }
-        if let Some(to) = DequantizedColumns::narrow(m, terms, &mut out) {
+        if let Some(to) = Summed::outputs(terms, &mut out) {
             has_sums();
-            return epilogue_of_narrow_rows(&to, (m, columns), sums.as_ptr(), stride);
-        }
-        if let Some(to) = RequantizedColumns::narrow(m, terms, &mut out) {
-            has_sums();
-            return epilogue_of_narrow_rows(&to, (m, columns), sums.as_ptr(), stride);
+            return to.rows(0..m, sums.as_ptr(), stride);
         }
     }
     rows::epilogue(sums, stride, terms, out, |floats, halves| avx2::to_halves(floats, halves));
+}
+
+/// Makes a packed row what bytes are multiplied as: the uint8 activations that it stands for.
+#[target_feature(enable = "avx512f,avx512bw,bmi2")]
+pub(super) fn finish(row: &mut [i8]) {
+    row.iter_mut().for_each(|x| *x ^= i8::MIN);
 }

@@ -1,0 +1,131 @@
+//! Products of activations as they are in the model, uint8, by weights that are decoded and int8: their symbols with the sign bits
+//! turned over. No row has to be packed, and where the weight is symmetric nobody asks for the sums of rows.
+
+use super::block::{Accumulate, TILE_PANELS, TILE_ROWS, multiply_bytes};
+use super::epilogue::{Dequantized, Requantized, Summed};
+use super::{Avx512, check_operands, rows};
+use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
+use crate::arch::operands::{Accumulators, Coded, Extent, PanelSteps, Rows, Symbols};
+use crate::arch::output::Output;
+use crate::arch::rows::Terms;
+use crate::arch::workspace::Scratch;
+use crate::arch::x86_64::avx2::rows as avx2;
+
+/// The AVX-512 kernel, of such weights.
+#[derive(Debug)]
+pub struct Avx512Bytes(pub(super) Avx512);
+
+impl TileKernel for Avx512Bytes {
+    fn name(&self) -> &'static str {
+        "x86_64-u8i8i32-avx512vnni-bytes"
+    }
+
+    fn fused_rows(&self) -> usize {
+        0
+    }
+
+    fn prefetch(&self, bytes: &[u8]) {
+        self.0.prefetch(bytes);
+    }
+
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
+        self.0.decode(coded, out, stride, scratch)
+    }
+
+    /// # Panics
+    /// Always: a tile that is just being decoded is multiplied by the other kernel.
+    fn multiply_coded(
+        &self,
+        _: Coded<'_>,
+        _: Rows<'_>,
+        _: &mut Accumulators<'_>,
+        _: &mut Scratch,
+    ) -> Result<(), Refused> {
+        unreachable!("weights that are decoded have no coded tiles")
+    }
+
+    fn multiply(
+        &self,
+        symbols: Symbols<'_>,
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        _: &mut Scratch,
+    ) -> Result<(), NoMemory> {
+        assert!(symbols.bytes.len() >= extent.weights());
+        check_operands(extent, &rows, acc);
+        let stride = acc.stride();
+        let (data, overwrite) = acc.data_or_overwrite();
+        let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
+        // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
+        unsafe { multiply_bytes(symbols.bytes.as_ptr(), extent, &rows, &to) };
+        Ok(())
+    }
+
+    fn multiply_epilogue(
+        &self,
+        symbols: Symbols<'_>,
+        extent: Extent,
+        rows: Rows<'_>,
+        terms: &Terms<'_>,
+        out: &mut Output<'_>,
+    ) -> bool {
+        assert!(symbols.bytes.len() >= extent.weights() && rows.covers(extent.k()));
+        assert!(terms.row_sums.len() == rows.m() && terms.columns.len() <= extent.columns());
+        let symbols = symbols.bytes.as_ptr();
+        // SAFETY: `self` proves the features; the checks above cover symbols and rows, and the outputs have the rows and leave out
+        // columns that they do not have.
+        unsafe {
+            if let Some(to) = Dequantized::outputs(terms, out) {
+                multiply_bytes(symbols, extent, &rows, &to);
+            } else if let Some(to) = Requantized::outputs(terms, out) {
+                multiply_bytes(symbols, extent, &rows, &to);
+            } else if let Some(to) = Summed::outputs(terms, out) {
+                multiply_bytes(symbols, extent, &rows, &to);
+            } else {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn epilogue_tile(&self) -> Option<(usize, usize)> {
+        Some((TILE_ROWS, TILE_PANELS))
+    }
+
+    fn suits(&self, _: &[PanelSteps]) -> bool {
+        true
+    }
+
+    /// Of activations that are bytes, as [`rows::finish`] makes them.
+    fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
+        let sum = row.iter().map(|x| i32::from(x.cast_unsigned())).fold(0, i32::wrapping_add);
+        sum.wrapping_mul(i32::from(symbol) - 128)
+    }
+
+    fn rows(&self) -> &dyn RowKernel {
+        self
+    }
+}
+
+impl RowKernel for Avx512Bytes {
+    row_operations! {
+        range: rows::range,
+        quantize: rows::quantize,
+        transpose_words: avx2::transpose_words,
+        write_rows: rows::write_rows,
+        write_columns: rows::write_columns,
+        dequantize: avx2::dequantize,
+        pack: rows::pack,
+        sums: rows::sums,
+        column_terms: avx2::column_terms,
+        weighted_sums: avx2::weighted_sums,
+        scaled: avx2::scaled,
+        finish: rows::finish,
+        epilogue: rows::epilogue,
+    }
+
+    fn multiplies_bytes(&self) -> bool {
+        true
+    }
+}
