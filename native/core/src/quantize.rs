@@ -7,12 +7,16 @@
 //! differ: it is left out here, while onnxruntime's answer depends on where it stands and on the number of threads.
 
 use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 
 /// Values that are compared side by side; enough for four vectors of the widest kind.
 const LANES: usize = 64;
 
 /// 1.5 · 2²³: a sum with it has no room for fractions, so that it is rounded to even, and its low byte is 0.
 const ROUND: f32 = 12_582_912.0;
+
+/// Scales whose reciprocal is a normal number, as is the product with it of each value that is not next to nothing.
+const PLAIN_SCALES: RangeInclusive<f32> = 1e-30..=1e30;
 
 /// The lowest and the highest of a number of values, and zero.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,6 +28,12 @@ pub struct Range {
 impl Range {
     /// No values.
     pub const EMPTY: Self = Self { min: 0.0, max: 0.0 };
+
+    /// That of values the lowest and highest of which are these, or zero; neither is NaN, or a zero with a sign.
+    pub fn new(min: f32, max: f32) -> Self {
+        debug_assert!(min <= 0.0 && max >= 0.0);
+        Self { min, max }
+    }
 
     /// The range of `x`: a plain loop, written so that the compiler makes vectors of it, of the width that the caller's
     /// features have.
@@ -68,6 +78,21 @@ impl From<Range> for Quantizer {
 }
 
 impl Quantizer {
+    /// What values may be multiplied with instead of being divided by the scale, where that says which bytes they become; `None` for
+    /// scales that are next to nothing or beyond everything.
+    ///
+    /// Product and quotient are less than 2⁻¹⁴ apart where the quotient is 256 at most, for three roundings of 2⁻²⁴ lie between them:
+    /// they are rounded to the same number unless the product is [nearly halfway](Self::HALFWAY) between two. Beyond, both are
+    /// saturated.
+    pub fn reciprocal(&self) -> Option<f32> {
+        PLAIN_SCALES.contains(&self.scale).then(|| 1.0 / self.scale)
+    }
+
+    /// From how far on a product may be rounded to another number than the quotient.
+    pub const HALFWAY: f32 = 0.5 - 1.0 / 16_384.0;
+    /// Products that are larger count as this, which stands for the highest byte whatever the zero point.
+    pub const LARGE: f32 = 1024.0;
+
     /// Quantises `x`; as [`Range::of`], for the compiler to make vectors of.
     ///
     /// # Panics
@@ -144,6 +169,30 @@ mod tests {
         assert_eq!((scale, zero_point), (1.0, 128));
         let mut out = [MaybeUninit::uninit(); 4];
         assert_eq!(Quantizer { scale, zero_point }.quantize(&[0.5, 1.5, -0.5, -1.5], &mut out), [128, 130, 128, 126]);
+    }
+
+    /// Quotients that are halfway between two numbers or as near to it as floats get, at all numbers, for scales whose reciprocals are
+    /// rounded either way; and what is far beyond the range, with NaN beside it.
+    #[test]
+    fn halves_and_their_neighbours_become_what_the_quotient_does() {
+        let mut rng = Rng::new(7);
+        for step in 0..60 {
+            let scale = f32::from_bits(0x3f80_0000 | rng.next() as u32 >> 9) * 2.0_f32.powi(step - 30);
+            let quantizer = Quantizer { scale, zero_point: (step * 5 % 256) as u8 };
+            let near = |half: i32| {
+                let value = (half as f32 / 2.0 * scale).to_bits();
+                (value - 6..=value + 6).map(f32::from_bits)
+            };
+            let mut x: Vec<f32> = (1..=520).flat_map(near).collect();
+            x.extend([f32::NAN, 1e38, -1e38, f32::INFINITY, f32::NEG_INFINITY].into_iter().cycle().take(64));
+            x.extend(x.clone().into_iter().map(|x| -x));
+            let mut expected = vec![MaybeUninit::new(77); x.len()];
+            let expected = quantizer.quantize(&x, &mut expected);
+            for kernel in Kernel::available() {
+                let mut out = vec![MaybeUninit::new(78); x.len()];
+                assert_eq!(kernel.tile().rows().quantize(quantizer, &x, &mut out), expected, "{kernel:?} {scale}");
+            }
+        }
     }
 
     #[test]

@@ -19,13 +19,15 @@ pub(in crate::arch::x86_64) trait Results {
     /// # Safety
     /// AVX-512, here and below; the output has those columns that are `lanes`.
     unsafe fn per_column<L: Lanes>(&self, column: usize, lanes: L) -> Self::PerColumn;
-    /// Writes what is made of the sums of a row.
+    /// Writes what is made of the sums of a row, from element `at` of the output on.
     ///
     /// # Safety
-    /// The output has the row, and those columns that are `lanes` from `column` on.
-    unsafe fn write<L: Lanes>(&self, row: usize, column: usize, sums: __m512i, by: Self::PerColumn, lanes: L);
-    /// Fetches the line of a row in which the results of the columns from `column` on begin, for writing.
-    fn prefetch(&self, row: usize, column: usize);
+    /// The output has the row, and those columns that are `lanes` from there on.
+    unsafe fn write<L: Lanes>(&self, at: usize, sums: __m512i, by: Self::PerColumn, lanes: L);
+    /// Elements of the output from row to row.
+    fn stride(&self) -> usize;
+    /// Fetches the line in which element `at` of the output is, for writing.
+    fn prefetch(&self, at: usize);
     /// Panels whose results of a row are in a line.
     const PANELS_OF_A_LINE: usize;
 }
@@ -61,15 +63,15 @@ impl<'a, R: Results> Outputs<'a, R> {
         unsafe { self.weight.wrapping_mul(*self.row_sums.get_unchecked(row)) }
     }
 
-    /// Makes outputs of the sums of some rows, from `column` on.
+    /// Makes outputs of the sums of panel `j` of a tile, which begins at `column`.
     ///
     /// # Safety
     /// AVX-512; the output has the rows, and those columns that are `lanes`.
     #[inline(always)]
-    unsafe fn panel<L: Lanes, const MR: usize>(
+    unsafe fn panel<L: Lanes, const MR: usize, const NR: usize>(
         &self,
         (row, column): (usize, usize),
-        sums: [__m512i; MR],
+        (sums, j): (&[[__m512i; NR]; MR], usize),
         row_terms: &[i32; MR],
         lanes: L,
     ) {
@@ -77,9 +79,11 @@ impl<'a, R: Results> Outputs<'a, R> {
         unsafe {
             let terms = lanes.load_words(self.columns.as_ptr().add(column));
             let by = self.results.per_column(column, lanes);
-            for (i, (sums, row_term)) in sums.into_iter().zip(row_terms).enumerate() {
-                let sums = _mm512_sub_epi32(_mm512_add_epi32(sums, terms), _mm512_set1_epi32(*row_term));
-                self.results.write(row + i, column, sums, by, lanes);
+            let mut at = row * self.results.stride() + column;
+            for (sums, row_term) in sums.iter().zip(row_terms) {
+                let sums = _mm512_sub_epi32(_mm512_add_epi32(sums[j], terms), _mm512_set1_epi32(*row_term));
+                self.results.write(at, sums, by, lanes);
+                at += self.results.stride();
             }
         }
     }
@@ -91,10 +95,15 @@ impl<'a, R: Results> Outputs<'a, R> {
     #[cold]
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2")]
-    unsafe fn last_panel<const MR: usize>(&self, at: (usize, usize), sums: [__m512i; MR], row_terms: &[i32; MR]) {
+    unsafe fn last_panel<const MR: usize>(
+        &self,
+        at: (usize, usize),
+        sums: &[[__m512i; 1]; MR],
+        row_terms: &[i32; MR],
+    ) {
         let lanes = First::new(self.columns.len() - at.1);
         // SAFETY: the caller's contract; columns in the padding are left out.
-        unsafe { self.panel(at, sums, row_terms, lanes) };
+        unsafe { self.panel(at, (sums, 0), row_terms, lanes) };
     }
 
     /// Makes outputs of some rows whose sums are in memory, `stride` apart.
@@ -109,13 +118,13 @@ impl<'a, R: Results> Outputs<'a, R> {
             unsafe {
                 let (sums, row_term) = (sums.add(i * stride), [self.row_term(row)]);
                 for column in (0..whole).step_by(PANEL) {
-                    let sums = All.load_words(sums.add(column));
-                    self.panel((row, column), [sums], &row_term, All);
+                    let sums = [[All.load_words(sums.add(column))]];
+                    self.panel((row, column), (&sums, 0), &row_term, All);
                 }
                 if whole < self.columns.len() {
                     let lanes = First::new(self.columns.len() - whole);
-                    let sums = lanes.load_words(sums.add(whole));
-                    self.panel((row, whole), [sums], &row_term, lanes);
+                    let sums = [[lanes.load_words(sums.add(whole))]];
+                    self.panel((row, whole), (&sums, 0), &row_term, lanes);
                 }
             }
         }
@@ -128,8 +137,8 @@ impl<R: Results> Destination for Outputs<'_, R> {
         let of_a_row = NR.div_ceil(R::PANELS_OF_A_LINE);
         let count = (MR * of_a_row).div_ceil(parts);
         for line in part * count..((part + 1) * count).min(MR * of_a_row) {
-            let column = (panel + line % of_a_row * R::PANELS_OF_A_LINE) * PANEL;
-            self.results.prefetch(row + line / of_a_row, column);
+            let (row, column) = (row + line / of_a_row, (panel + line % of_a_row * R::PANELS_OF_A_LINE) * PANEL);
+            self.results.prefetch(row * self.results.stride() + column);
         }
     }
     #[inline(always)]
@@ -141,18 +150,19 @@ impl<R: Results> Destination for Outputs<'_, R> {
         }
         for j in 0..NR {
             let column = (panel + j) * PANEL;
-            // A copy, for what is handed on by reference could not stay in registers before.
-            // SAFETY: setting a register to zero needs nothing but the feature, which the caller has.
-            let mut of_panel = unsafe { [_mm512_setzero_si512(); MR] };
-            for (to, sums) in of_panel.iter_mut().zip(sums) {
-                *to = sums[j];
-            }
             // SAFETY: the caller's contract; columns in the padding are left out.
             unsafe {
                 match self.columns.len().saturating_sub(column) {
-                    PANEL.. => self.panel((row, column), of_panel, &row_terms, All),
+                    PANEL.. => self.panel((row, column), (sums, j), &row_terms, All),
                     0 => {}
-                    _ => self.last_panel((row, column), of_panel, &row_terms),
+                    _ => {
+                        // Of copies, for what is handed on by reference could not stay in registers before.
+                        let (mut copy, terms) = ([[_mm512_setzero_si512()]; MR], row_terms);
+                        for (copy, sums) in copy.iter_mut().zip(sums) {
+                            copy[0] = sums[j];
+                        }
+                        self.last_panel((row, column), &copy, &terms);
+                    }
                 }
             }
         }
@@ -184,13 +194,17 @@ impl Results for Summed {
     #[inline(always)]
     unsafe fn per_column<L: Lanes>(&self, _: usize, _: L) {}
     #[inline(always)]
-    unsafe fn write<L: Lanes>(&self, row: usize, column: usize, sums: __m512i, (): (), lanes: L) {
+    unsafe fn write<L: Lanes>(&self, at: usize, sums: __m512i, (): (), lanes: L) {
         // SAFETY: the caller's contract.
-        unsafe { lanes.store_words(self.out.add(row * self.stride + column), sums) }
+        unsafe { lanes.store_words(self.out.add(at), sums) }
     }
     #[inline(always)]
-    fn prefetch(&self, row: usize, column: usize) {
-        for_writing(self.out.wrapping_add(row * self.stride + column).cast());
+    fn stride(&self) -> usize {
+        self.stride
+    }
+    #[inline(always)]
+    fn prefetch(&self, at: usize) {
+        for_writing(self.out.wrapping_add(at).cast());
     }
 }
 
@@ -241,15 +255,7 @@ impl Results for Dequantized<'_> {
         }
     }
     #[inline(always)]
-    unsafe fn write<L: Lanes>(
-        &self,
-        row: usize,
-        column: usize,
-        sums: __m512i,
-        (scale, addend): Self::PerColumn,
-        lanes: L,
-    ) {
-        let at = row * self.stride + column;
+    unsafe fn write<L: Lanes>(&self, at: usize, sums: __m512i, (scale, addend): Self::PerColumn, lanes: L) {
         // SAFETY: the caller's contract; `outputs` has checked that gate and residual cover the output.
         unsafe {
             let mut values = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
@@ -266,8 +272,11 @@ impl Results for Dequantized<'_> {
         }
     }
     #[inline(always)]
-    fn prefetch(&self, row: usize, column: usize) {
-        let at = row * self.stride + column;
+    fn stride(&self) -> usize {
+        self.stride
+    }
+    #[inline(always)]
+    fn prefetch(&self, at: usize) {
         for_writing(self.out.wrapping_add(at).cast());
         for of in [self.elementwise.gate, self.elementwise.residual].into_iter().flatten() {
             // SAFETY: a hint, which accepts any address.
@@ -316,7 +325,7 @@ impl Results for Requantized<'_> {
         unsafe { lanes.of(&self.scale, column) }
     }
     #[inline(always)]
-    unsafe fn write<L: Lanes>(&self, row: usize, column: usize, sums: __m512i, scale: __m512, lanes: L) {
+    unsafe fn write<L: Lanes>(&self, at: usize, sums: __m512i, scale: __m512, lanes: L) {
         // SAFETY: the caller's contract.
         unsafe {
             let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
@@ -324,12 +333,16 @@ impl Results for Requantized<'_> {
             let value = _mm512_max_ps(value, _mm512_set1_ps(self.lowest));
             let value = _mm512_min_ps(value, _mm512_set1_ps(self.highest));
             let value = _mm512_add_epi32(_mm512_cvtps_epi32(value), _mm512_set1_epi32(self.zero_point));
-            lanes.store_bytes(self.out.add(row * self.stride + column), value);
+            lanes.store_bytes(self.out.add(at), value);
         }
     }
     #[inline(always)]
-    fn prefetch(&self, row: usize, column: usize) {
-        for_writing(self.out.wrapping_add(row * self.stride + column));
+    fn stride(&self) -> usize {
+        self.stride
+    }
+    #[inline(always)]
+    fn prefetch(&self, at: usize) {
+        for_writing(self.out.wrapping_add(at));
     }
 }
 
