@@ -1,4 +1,5 @@
-//! AVX-512 with VNNI: products of symbols in memory, in register tiles of 6 rows × 4 panels.
+//! AVX-512 with VNNI: products of symbols in memory, in register tiles of up to 6 rows × 4 panels. Few rows meet one panel at a time,
+//! for memory and the caches give sooner what lies together.
 //!
 //! The sums of a register tile are added to accumulators or, where the panels reach over all of k, become outputs before
 //! they leave the registers. Outputs are seldom in the first cache: their lines are fetched for writing one by one while
@@ -12,6 +13,8 @@ use std::arch::x86_64::*;
 /// Rows and panels of a register tile.
 pub(super) const TILE_ROWS: usize = 6;
 pub(super) const TILE_PANELS: usize = 4;
+/// Rows up to which one panel at a time is multiplied. docs/experiments/2026-11-30-zen4.md.
+const FEW_ROWS: usize = 18;
 /// Weights of a block of a panel.
 const BLOCK: usize = PanelSteps::BLOCK * GROUP;
 
@@ -146,27 +149,24 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
     m: usize,
     to: &D,
 ) {
-    let mut panel = 0;
+    let (heights, mut panel) = (Heights::of(m), 0);
     while panel < panels {
-        let wide = if panels - panel >= TILE_PANELS { TILE_PANELS } else { 1 };
+        let wide = if m > FEW_ROWS && panels - panel >= TILE_PANELS { TILE_PANELS } else { 1 };
         let mut row = 0;
         while row < m {
-            let (high, at) = ((m - row).min(TILE_ROWS), (row, panel));
+            let (high, at) = (heights.from(row), (row, panel));
             // SAFETY: the tile lies inside of what the caller promises.
             unsafe {
                 match (high, wide) {
-                    (6, TILE_PANELS) => tile::<P, X, 6, TILE_PANELS, D>(operands, at, to),
-                    (5, TILE_PANELS) => tile::<P, X, 5, TILE_PANELS, D>(operands, at, to),
-                    (4, TILE_PANELS) => tile::<P, X, 4, TILE_PANELS, D>(operands, at, to),
-                    (3, TILE_PANELS) => tile::<P, X, 3, TILE_PANELS, D>(operands, at, to),
-                    (2, TILE_PANELS) => tile::<P, X, 2, TILE_PANELS, D>(operands, at, to),
-                    (1, TILE_PANELS) => tile::<P, X, 1, TILE_PANELS, D>(operands, at, to),
-                    (6, _) => tile::<P, X, 6, 1, D>(operands, at, to),
-                    (5, _) => tile::<P, X, 5, 1, D>(operands, at, to),
-                    (4, _) => tile::<P, X, 4, 1, D>(operands, at, to),
-                    (3, _) => tile::<P, X, 3, 1, D>(operands, at, to),
-                    (2, _) => tile::<P, X, 2, 1, D>(operands, at, to),
-                    _ => tile::<P, X, 1, 1, D>(operands, at, to),
+                    (6, TILE_PANELS) => tile::<P, X, 6, TILE_PANELS, 1, D>(operands, at, to),
+                    (5, TILE_PANELS) => tile::<P, X, 5, TILE_PANELS, 1, D>(operands, at, to),
+                    (4, TILE_PANELS) => tile::<P, X, 4, TILE_PANELS, 1, D>(operands, at, to),
+                    (6, _) => tile::<P, X, 6, 1, 1, D>(operands, at, to),
+                    (5, _) => tile::<P, X, 5, 1, 2, D>(operands, at, to),
+                    (4, _) => tile::<P, X, 4, 1, 2, D>(operands, at, to),
+                    (3, _) => tile::<P, X, 3, 1, 2, D>(operands, at, to),
+                    (2, _) => tile::<P, X, 2, 1, 4, D>(operands, at, to),
+                    _ => tile::<P, X, 1, 1, 4, D>(operands, at, to),
                 }
             }
             row += high;
@@ -175,18 +175,41 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
     }
 }
 
-/// One register tile, from `row` and `panel` on.
+/// How rows are cut into tiles: as few as there can be, whose heights differ by 1 at the most. Of more than
+/// [`FEW_ROWS`], none is lower than 4.
+#[derive(Clone, Copy)]
+struct Heights {
+    /// Rows of the lower tiles.
+    low: usize,
+    /// Rows in tiles that are one row higher, which come first.
+    higher: usize,
+}
+
+impl Heights {
+    fn of(m: usize) -> Self {
+        let tiles = m.div_ceil(TILE_ROWS);
+        let (low, higher) = (m / tiles, m % tiles);
+        Self { low, higher: higher * (low + 1) }
+    }
+
+    /// That of the tile that begins with a row.
+    fn from(self, row: usize) -> usize {
+        self.low + usize::from(row < self.higher)
+    }
+}
+
+/// One register tile, from `row` and `panel` on; groups along k are added up in `ACC` turns, for sums to wait less for each other.
 ///
 /// # Safety
 /// As for [`multiply`]; there are MR rows and NR panels from there on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-unsafe fn tile<P: Products, X: Activations, const MR: usize, const NR: usize, D: Destination>(
+unsafe fn tile<P: Products, X: Activations, const MR: usize, const NR: usize, const ACC: usize, D: Destination>(
     Operands { symbols, panel_bytes, blocks, x }: Operands<X>,
     (row, panel): (usize, usize),
     to: &D,
 ) {
-    let mut sums = [[_mm512_setzero_si512(); NR]; MR];
+    let mut turns = [[[_mm512_setzero_si512(); NR]; MR]; ACC];
     // SAFETY: as promised by the caller.
     unsafe {
         let (w, rows) = (symbols.add(panel * panel_bytes), rows_from::<MR>(x, row));
@@ -198,11 +221,19 @@ unsafe fn tile<P: Products, X: Activations, const MR: usize, const NR: usize, D:
                 for (j, weights) in weights.iter_mut().enumerate() {
                     *weights = _mm512_loadu_si512(w.add(j * panel_bytes + g * GROUP).cast());
                 }
-                for (sums, row) in sums.iter_mut().zip(&rows) {
+                for (sums, row) in turns[g % ACC].iter_mut().zip(&rows) {
                     let x4 = _mm512_set1_epi32(row.add(from + 4 * g).cast::<i32>().read_unaligned());
                     for (sum, weights) in sums.iter_mut().zip(&weights) {
                         *sum = P::add(*sum, *weights, x4);
                     }
+                }
+            }
+        }
+        let mut sums = turns[0];
+        for turn in &turns[1..] {
+            for (sums, turn) in sums.iter_mut().zip(turn) {
+                for (sum, turn) in sums.iter_mut().zip(turn) {
+                    *sum = _mm512_add_epi32(*sum, *turn);
                 }
             }
         }
