@@ -4,6 +4,7 @@
 //! No thread waits for another before the end: what other paths need for that takes as long as the products of a few rows.
 
 use super::activation::{Activation, InPlace, uninit};
+use super::blocked::Strip;
 use super::call::MatmulCall;
 use super::columns::Columns;
 use super::epilogue::{SharedOutput, corrections};
@@ -50,7 +51,7 @@ pub(super) fn fits(weight: &PreparedWeight, kernel: &dyn TileKernel, call: &Matm
     weight.is_decoded()
         && kernel.epilogue_tile().is_some()
         && call.x.len() <= most
-        && call.heads.is_none()
+        && call.heads.is_none_or(|heads| heads.columns.is_multiple_of(PANEL))
         && weight.multiplies_bytes(call.x.shift())
 }
 
@@ -99,17 +100,16 @@ impl Job<'_> {
         let Some(symbols) = self.weight.decoded(&geometry.tile(self.columns.strip * geometry.tiles_k())) else {
             return Ok(false);
         };
-        if tasks == 1 {
-            return Ok(self.some_panels(symbols, extent, 0));
-        }
         let (panels, fractals) = (extent.panels(), extent.k() / FRACTAL_K);
+        let some = |panels| self.some_panels(symbols, &Strip::whole(0, panels, fractals));
+        if tasks == 1 {
+            return Ok(some(0..panels));
+        }
         let together = self.kernel.epilogue_tile().map_or(1, |(_, panels)| panels);
         let each = panels.div_ceil(tasks).max(LEAST_PANELS).next_multiple_of(together);
         let done = AtomicBool::new(true);
         run_all(pool, panels.div_ceil(each), |task| {
-            let first = task * each;
-            let part = Extent::new(each.min(panels - first), fractals);
-            if !self.some_panels(symbols.panels_from(first, part.panel()), part, first) {
+            if !some(task * each..panels.min((task + 1) * each)) {
                 done.store(false, Ordering::Relaxed);
             }
             Ok(())
@@ -117,14 +117,10 @@ impl Job<'_> {
         Ok(done.into_inner())
     }
 
-    /// Multiplies the panels of an extent, the first of which is panel `first`; whether the kernel has a way to make such an output.
-    /// They are one task's alone.
-    fn some_panels(&self, symbols: Symbols<'_>, extent: Extent, first: usize) -> bool {
-        let rows = self.packed.rows(0..self.m, 0, extent);
-        // SAFETY: no other task has these columns.
-        let (terms, mut out) = unsafe { self.block(0..self.m, first * PANEL..first * PANEL + extent.columns()) };
+    /// Multiplies some panels, which are one task's alone; whether the kernel has a way to make such an output.
+    fn some_panels(&self, symbols: Symbols<'_>, strip: &Strip) -> bool {
         let mut done = false;
-        self.kernel.within(&mut || done = self.kernel.multiply_epilogue(symbols, extent, rows, &terms, &mut out));
+        self.kernel.within(&mut || done = self.pieces_in_registers(symbols, strip, 0..self.m));
         done
     }
 }

@@ -142,8 +142,7 @@ impl Job<'_> {
         let panel = shape.panel - self.columns.start / PANEL;
         if let Some(decoded) = self.weight.decoded(&shape) {
             let fractals = geometry.padded_k() / FRACTAL_K;
-            let strip = Strip { panel, panels, fractal: 0, fractals, first: true, last: true };
-            return self.blocks(decoded, &strip, rows, sums, scratch);
+            return self.blocks(decoded, &Strip::whole(panel, panels, fractals), rows, sums, scratch);
         }
         for start in (0..tiles_k).step_by(work.chunk) {
             let tiles = start..(start + work.chunk).min(tiles_k);
@@ -221,7 +220,7 @@ impl Job<'_> {
     }
 
     /// Multiplies panels as [`Self::epilogue_in_registers`] does, those of each head by themselves, where heads end with panels.
-    fn pieces_in_registers(&self, symbols: Symbols<'_>, strip: &Strip, rows: Range<usize>) -> bool {
+    pub fn pieces_in_registers(&self, symbols: Symbols<'_>, strip: &Strip, rows: Range<usize>) -> bool {
         let columns = strip.columns(&strip.panels);
         let real = columns.start..columns.end.min(self.columns.count);
         let mut pieces = self.output.column_pieces(real).map(|piece| {
@@ -294,7 +293,7 @@ struct Sums<'a> {
 }
 
 /// Panels in memory.
-struct Strip {
+pub(super) struct Strip {
     /// First panel of the strip.
     panel: usize,
     /// Those that are multiplied, counted from there.
@@ -310,6 +309,11 @@ struct Strip {
 }
 
 impl Strip {
+    /// Some panels of a strip that reaches over all of k.
+    pub fn whole(panel: usize, panels: Range<usize>, fractals: usize) -> Self {
+        Self { panel, panels, fractal: 0, fractals, first: true, last: true }
+    }
+
     /// Columns of some of its panels.
     fn columns(&self, panels: &Range<usize>) -> Range<usize> {
         (self.panel + panels.start) * PANEL..(self.panel + panels.end) * PANEL

@@ -71,6 +71,17 @@ pub struct MatmulCall<'a> {
     pub heads: Option<Heads>,
 }
 
+impl MatmulCall<'_> {
+    /// The same: heads of one row each are in the order of the matrix.
+    pub(super) fn without_heads_of_one_row(&self) -> Self {
+        let x = match self.x {
+            Activation::F32(x, Some(split)) if split.rows == 1 => Activation::F32(x, None),
+            x => x,
+        };
+        Self { x, heads: self.heads.filter(|heads| heads.rows != 1), ..*self }
+    }
+}
+
 /// The output as attention wants it: (m / rows, n / columns, rows, columns) instead of (m, n).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heads {

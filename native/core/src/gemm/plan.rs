@@ -40,6 +40,7 @@ impl Bound<'_, PreparedWeight> {
         if call.m == 0 {
             return Ok(());
         }
+        let call = &call.without_heads_of_one_row();
         // Taken out, not borrowed: a pool may run its first task on this thread.
         Workspace::with_call(|memory| run(*self, columns, call, output, pool, memory))
     }
