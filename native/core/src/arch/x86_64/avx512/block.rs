@@ -2,8 +2,8 @@
 //! for memory and the caches give sooner what lies together.
 //!
 //! The sums of a register tile are added to accumulators or, where the panels reach over all of k, become outputs before
-//! they leave the registers. Outputs are seldom in the first cache: their lines are fetched for writing one by one while
-//! the tile is multiplied, for all at once at its end would fill the store queue and stop the products behind it.
+//! they leave the registers. Those of many rows are seldom in the first cache: their lines are fetched for writing one by one
+//! while the tile is multiplied, for all at once at its end would fill the store queue and stop the products behind it.
 
 use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Rows};
 use crate::arch::x86_64::activations::{Activations, Apart, InPieces, rows_from};
@@ -214,7 +214,9 @@ unsafe fn tile<P: Products, X: Activations, const MR: usize, const NR: usize, co
     unsafe {
         let (w, rows) = (symbols.add(panel * panel_bytes), rows_from::<MR>(x, row));
         for at in 0..blocks {
-            to.prefetch::<MR, NR>(row, panel, at, blocks);
+            if NR == TILE_PANELS {
+                to.prefetch::<MR, NR>(row, panel, at, blocks);
+            }
             let (w, from) = (w.add(at * BLOCK), x.block(at, 1));
             for g in 0..PanelSteps::BLOCK {
                 let mut weights = [_mm512_setzero_si512(); NR];

@@ -24,6 +24,17 @@ pub(in crate::arch::x86_64) trait Results {
     /// # Safety
     /// The output has the row, and those columns that are `lanes` from there on.
     unsafe fn write<L: Lanes>(&self, at: usize, sums: __m512i, by: Self::PerColumn, lanes: L);
+    /// Writes what is made of the sums of a row, of four whole panels beside each other.
+    ///
+    /// # Safety
+    /// As there, of all.
+    #[inline(always)]
+    unsafe fn write_four(&self, at: usize, sums: [__m512i; 4], by: [Self::PerColumn; 4]) {
+        for (j, (sums, by)) in sums.into_iter().zip(by).enumerate() {
+            // SAFETY: the caller's contract.
+            unsafe { self.write(at + j * PANEL, sums, by, All) };
+        }
+    }
     /// Elements of the output from row to row.
     fn stride(&self) -> usize;
     /// Fetches the line in which element `at` of the output is, for writing.
@@ -63,12 +74,12 @@ impl<'a, R: Results> Outputs<'a, R> {
         unsafe { self.weight.wrapping_mul(*self.row_sums.get_unchecked(row)) }
     }
 
-    /// Makes outputs of the sums of panel `j` of a tile, which begins at `column`.
+    /// Makes outputs of the sums of panel `j` of a tile, which begins at `column`; `ROWS`: they are corrected by row as well.
     ///
     /// # Safety
     /// AVX-512; the output has the rows, and those columns that are `lanes`.
     #[inline(always)]
-    unsafe fn panel<L: Lanes, const MR: usize, const NR: usize>(
+    unsafe fn panel<L: Lanes, const MR: usize, const NR: usize, const ROWS: bool>(
         &self,
         (row, column): (usize, usize),
         (sums, j): (&[[__m512i; NR]; MR], usize),
@@ -81,10 +92,81 @@ impl<'a, R: Results> Outputs<'a, R> {
             let by = self.results.per_column(column, lanes);
             let mut at = row * self.results.stride() + column;
             for (sums, row_term) in sums.iter().zip(row_terms) {
-                let sums = _mm512_sub_epi32(_mm512_add_epi32(sums[j], terms), _mm512_set1_epi32(*row_term));
-                self.results.write(at, sums, by, lanes);
+                self.results.write(at, corrected::<ROWS>(sums[j], terms, *row_term), by, lanes);
                 at += self.results.stride();
             }
+        }
+    }
+
+    /// As [`Self::panel`], of four whole panels beside each other, from panel `j` on.
+    ///
+    /// # Safety
+    /// As there, of all.
+    #[inline(always)]
+    unsafe fn four_panels<const MR: usize, const NR: usize, const ROWS: bool>(
+        &self,
+        (row, column): (usize, usize),
+        (sums, j): (&[[__m512i; NR]; MR], usize),
+        row_terms: &[i32; MR],
+    ) {
+        // SAFETY: the caller's contract; columns are as many as the output's.
+        unsafe {
+            let terms = four_at(self.columns.as_ptr().add(column));
+            // Closures that the standard library calls would not be inlined here.
+            let by = [
+                self.results.per_column(column, All),
+                self.results.per_column(column + PANEL, All),
+                self.results.per_column(column + 2 * PANEL, All),
+                self.results.per_column(column + 3 * PANEL, All),
+            ];
+            let mut at = row * self.results.stride() + column;
+            for (sums, row_term) in sums.iter().zip(row_terms) {
+                let sums = [
+                    corrected::<ROWS>(sums[j], terms[0], *row_term),
+                    corrected::<ROWS>(sums[j + 1], terms[1], *row_term),
+                    corrected::<ROWS>(sums[j + 2], terms[2], *row_term),
+                    corrected::<ROWS>(sums[j + 3], terms[3], *row_term),
+                ];
+                self.results.write_four(at, sums, by);
+                at += self.results.stride();
+            }
+        }
+    }
+
+    /// Makes outputs of the sums of a tile.
+    ///
+    /// # Safety
+    /// As for [`Destination::store`].
+    #[inline(always)]
+    unsafe fn tile<const MR: usize, const NR: usize, const ROWS: bool>(
+        &self,
+        (row, panel): (usize, usize),
+        sums: &[[__m512i; NR]; MR],
+        row_terms: &[i32; MR],
+    ) {
+        let mut j = 0;
+        while j < NR {
+            let column = (panel + j) * PANEL;
+            let (at, left) = ((row, column), self.columns.len().saturating_sub(column));
+            // SAFETY: the caller's contract; columns in the padding are left out.
+            unsafe {
+                if NR - j >= 4 && left >= 4 * PANEL {
+                    self.four_panels::<MR, NR, ROWS>(at, (sums, j), row_terms);
+                    j += 4;
+                    continue;
+                }
+                if left >= PANEL {
+                    self.panel::<_, MR, NR, ROWS>(at, (sums, j), row_terms, All);
+                } else if left > 0 {
+                    // Of copies, for what is handed on by reference could not stay in registers before.
+                    let (mut copy, terms) = ([[_mm512_setzero_si512()]; MR], *row_terms);
+                    for (copy, sums) in copy.iter_mut().zip(sums) {
+                        copy[0] = sums[j];
+                    }
+                    self.last_panel::<MR, ROWS>(at, &copy, &terms);
+                }
+            }
+            j += 1;
         }
     }
 
@@ -95,7 +177,7 @@ impl<'a, R: Results> Outputs<'a, R> {
     #[cold]
     #[inline(never)]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2")]
-    unsafe fn last_panel<const MR: usize>(
+    unsafe fn last_panel<const MR: usize, const ROWS: bool>(
         &self,
         at: (usize, usize),
         sums: &[[__m512i; 1]; MR],
@@ -103,7 +185,7 @@ impl<'a, R: Results> Outputs<'a, R> {
     ) {
         let lanes = First::new(self.columns.len() - at.1);
         // SAFETY: the caller's contract; columns in the padding are left out.
-        unsafe { self.panel(at, (sums, 0), row_terms, lanes) };
+        unsafe { self.panel::<_, MR, 1, ROWS>(at, (sums, 0), row_terms, lanes) };
     }
 
     /// Makes outputs of some rows whose sums are in memory, `stride` apart.
@@ -112,22 +194,56 @@ impl<'a, R: Results> Outputs<'a, R> {
     /// AVX-512; the output has those rows, and there are sums for all columns of them.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2")]
     pub unsafe fn rows(&self, rows: Range<usize>, sums: *const i32, stride: usize) {
-        let whole = self.columns.len() / PANEL * PANEL;
+        let (fours, whole) = (self.columns.len() / (4 * PANEL) * (4 * PANEL), self.columns.len() / PANEL * PANEL);
         for (i, row) in rows.enumerate() {
             // SAFETY: the caller's contract; the mask keeps the last access inside of the row's sums.
             unsafe {
                 let (sums, row_term) = (sums.add(i * stride), [self.row_term(row)]);
-                for column in (0..whole).step_by(PANEL) {
+                for column in (0..fours).step_by(4 * PANEL) {
+                    let sums = [four_at(sums.add(column))];
+                    self.four_panels::<1, 4, true>((row, column), (&sums, 0), &row_term);
+                }
+                for column in (fours..whole).step_by(PANEL) {
                     let sums = [[All.load_words(sums.add(column))]];
-                    self.panel((row, column), (&sums, 0), &row_term, All);
+                    self.panel::<_, 1, 1, true>((row, column), (&sums, 0), &row_term, All);
                 }
                 if whole < self.columns.len() {
                     let lanes = First::new(self.columns.len() - whole);
                     let sums = [[lanes.load_words(sums.add(whole))]];
-                    self.panel((row, whole), (&sums, 0), &row_term, lanes);
+                    self.panel::<_, 1, 1, true>((row, whole), (&sums, 0), &row_term, lanes);
                 }
             }
         }
+    }
+}
+
+/// Four panels' numbers.
+///
+/// # Safety
+/// AVX-512; there are so many.
+#[inline(always)]
+unsafe fn four_at(from: *const i32) -> [__m512i; 4] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        [
+            All.load_words(from),
+            All.load_words(from.add(PANEL)),
+            All.load_words(from.add(2 * PANEL)),
+            All.load_words(from.add(3 * PANEL)),
+        ]
+    }
+}
+
+/// The sums with what is added for their columns and, with `ROWS`, taken off for their row.
+///
+/// # Safety
+/// AVX-512.
+#[inline(always)]
+unsafe fn corrected<const ROWS: bool>(sums: __m512i, terms: __m512i, row_term: i32) -> __m512i {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let sums = _mm512_add_epi32(sums, terms);
+        if ROWS { _mm512_sub_epi32(sums, _mm512_set1_epi32(row_term)) } else { sums }
     }
 }
 
@@ -144,27 +260,15 @@ impl<R: Results> Destination for Outputs<'_, R> {
     #[inline(always)]
     unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, panel: usize, sums: &[[__m512i; NR]; MR]) {
         let mut row_terms = [0; MR];
-        for (i, row_term) in row_terms.iter_mut().enumerate() {
-            // SAFETY: the caller's contract.
-            *row_term = unsafe { self.row_term(row + i) };
-        }
-        for j in 0..NR {
-            let column = (panel + j) * PANEL;
-            // SAFETY: the caller's contract; columns in the padding are left out.
-            unsafe {
-                match self.columns.len().saturating_sub(column) {
-                    PANEL.. => self.panel((row, column), (sums, j), &row_terms, All),
-                    0 => {}
-                    _ => {
-                        // Of copies, for what is handed on by reference could not stay in registers before.
-                        let (mut copy, terms) = ([[_mm512_setzero_si512()]; MR], row_terms);
-                        for (copy, sums) in copy.iter_mut().zip(sums) {
-                            copy[0] = sums[j];
-                        }
-                        self.last_panel((row, column), &copy, &terms);
-                    }
-                }
+        // SAFETY: the caller's contract, and there is a sum for each row.
+        unsafe {
+            if self.weight == 0 {
+                return self.tile::<MR, NR, false>((row, panel), sums, &row_terms);
             }
+            for (i, row_term) in row_terms.iter_mut().enumerate() {
+                *row_term = self.row_term(row + i);
+            }
+            self.tile::<MR, NR, true>((row, panel), sums, &row_terms);
         }
     }
 }
@@ -290,9 +394,10 @@ pub(in crate::arch::x86_64) struct Requantized<'a> {
     out: *mut u8,
     stride: usize,
     scale: ScalarOrPerColumn<'a>,
-    /// Of the output type, and what its limits are less the zero point.
+    /// Whether the output is int8.
+    signed: bool,
+    /// Of the output type, and what its upper limit is less the zero point.
     zero_point: i32,
-    lowest: f32,
     highest: f32,
 }
 
@@ -309,8 +414,43 @@ impl<'a> Requantized<'a> {
             _ => return None,
         };
         assert!(fits(scale, shape.1));
-        let (lowest, highest) = ((lowest - zero_point) as f32, (lowest + 255 - zero_point) as f32);
-        Outputs::new(shape, terms, Self { out, stride, scale, zero_point, lowest, highest })
+        let (signed, highest) = (lowest < 0, (lowest + 255 - zero_point) as f32);
+        Outputs::new(shape, terms, Self { out, stride, scale, signed, zero_point, highest })
+    }
+
+    /// Scaled and rounded; too large ones are what the output's upper limit is less the zero point, NaN is the lowest number.
+    ///
+    /// # Safety
+    /// AVX-512.
+    #[inline(always)]
+    unsafe fn rounded(&self, sums: __m512i, scale: __m512) -> __m512i {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let values = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
+            // Of a NaN and a number, the instruction gives the second operand. What is too small for 32 bits is rounded to the
+            // lowest number, as NaN is, so that limits on this side are those of saturating instructions.
+            _mm512_cvtps_epi32(_mm512_min_ps(_mm512_set1_ps(self.highest), values))
+        }
+    }
+
+    /// 32 numbers with the zero point, as words: of each quarter of the registers, the first's and then the second's.
+    ///
+    /// # Safety
+    /// AVX-512.
+    #[inline(always)]
+    unsafe fn words(&self, first: __m512i, second: __m512i) -> __m512i {
+        // SAFETY: the caller's contract.
+        unsafe { _mm512_adds_epi16(_mm512_packs_epi32(first, second), _mm512_set1_epi16(self.zero_point as i16)) }
+    }
+
+    /// Bytes of the output's type, in the same order.
+    ///
+    /// # Safety
+    /// AVX-512.
+    #[inline(always)]
+    unsafe fn bytes(&self, first: __m512i, second: __m512i) -> __m512i {
+        // SAFETY: the caller's contract.
+        unsafe { if self.signed { _mm512_packs_epi16(first, second) } else { _mm512_packus_epi16(first, second) } }
     }
 }
 
@@ -328,12 +468,20 @@ impl Results for Requantized<'_> {
     unsafe fn write<L: Lanes>(&self, at: usize, sums: __m512i, scale: __m512, lanes: L) {
         // SAFETY: the caller's contract.
         unsafe {
-            let value = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
-            // Of a NaN and a number, the instruction gives the second operand.
-            let value = _mm512_max_ps(value, _mm512_set1_ps(self.lowest));
-            let value = _mm512_min_ps(value, _mm512_set1_ps(self.highest));
-            let value = _mm512_add_epi32(_mm512_cvtps_epi32(value), _mm512_set1_epi32(self.zero_point));
-            lanes.store_bytes(self.out.add(at), value);
+            let rounded = self.rounded(sums, scale);
+            let words = self.words(rounded, rounded);
+            let bytes = in_order(self.bytes(words, words));
+            lanes.store_bytes(self.out.add(at), _mm512_castsi512_si128(bytes));
+        }
+    }
+    #[inline(always)]
+    unsafe fn write_four(&self, at: usize, sums: [__m512i; 4], scale: [__m512; 4]) {
+        // SAFETY: the caller's contract.
+        unsafe {
+            let low = self.words(self.rounded(sums[0], scale[0]), self.rounded(sums[1], scale[1]));
+            let high = self.words(self.rounded(sums[2], scale[2]), self.rounded(sums[3], scale[3]));
+            let bytes = in_order(self.bytes(low, high));
+            _mm512_storeu_si512(self.out.add(at).cast(), bytes);
         }
     }
     #[inline(always)]
@@ -343,6 +491,18 @@ impl Results for Requantized<'_> {
     #[inline(always)]
     fn prefetch(&self, at: usize) {
         for_writing(self.out.wrapping_add(at));
+    }
+}
+
+/// Bytes of four vectors, one behind the other, of which packing has left every four in a quarter of its own.
+///
+/// # Safety
+/// AVX-512.
+#[inline(always)]
+unsafe fn in_order(bytes: __m512i) -> __m512i {
+    // SAFETY: the caller's contract.
+    unsafe {
+        _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes)
     }
 }
 
@@ -366,11 +526,9 @@ pub(in crate::arch::x86_64) trait Lanes: Copy {
     /// # Safety
     /// So many can be written.
     unsafe fn store_words(self, to: *mut i32, values: __m512i);
-    /// Their low bytes.
-    ///
     /// # Safety
     /// So many bytes can be written.
-    unsafe fn store_bytes(self, to: *mut u8, values: __m512i);
+    unsafe fn store_bytes(self, to: *mut u8, bytes: __m128i);
     /// # Safety
     /// So many floats can be read.
     #[inline(always)]
@@ -410,9 +568,9 @@ impl Lanes for All {
         unsafe { _mm512_storeu_si512(to.cast(), values) }
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8, values: __m512i) {
+    unsafe fn store_bytes(self, to: *mut u8, bytes: __m128i) {
         // SAFETY: as above.
-        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(values)) }
+        unsafe { _mm_storeu_si128(to.cast(), bytes) }
     }
 }
 
@@ -440,8 +598,8 @@ impl Lanes for First {
         unsafe { _mm512_mask_storeu_epi32(to, self.0, values) }
     }
     #[inline(always)]
-    unsafe fn store_bytes(self, to: *mut u8, values: __m512i) {
+    unsafe fn store_bytes(self, to: *mut u8, bytes: __m128i) {
         // SAFETY: as above.
-        unsafe { _mm512_mask_cvtepi32_storeu_epi8(to.cast(), self.0, values) }
+        unsafe { _mm_mask_storeu_epi8(to.cast(), self.0, bytes) }
     }
 }
