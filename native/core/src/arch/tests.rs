@@ -291,8 +291,8 @@ fn finished(kernel: &dyn TileKernel, packed: &[i8], k: usize) -> Vec<i8> {
 fn symbols_in_memory_multiply_alike() {
     let mut rng = Rng::new(0x5eed_cafe_0123_4567);
     let widths = [256, 20, 64, 100];
-    for (fractals, width) in [8, 10, 12, 15, 20, 22, 24, 26, 27, 32].into_iter().zip(widths.into_iter().cycle()) {
-        for (panels, m) in [(1, 16), (2, 9), (3, 16), (4, 16), (5, 12), (6, 33), (7, 10)] {
+    for (fractals, width) in [8, 10, 12, 15, 20, 22, 24, 26, 27, 32, 80].into_iter().zip(widths.into_iter().cycle()) {
+        for (panels, m) in [(1, 16), (2, 9), (3, 16), (4, 16), (5, 12), (6, 33), (7, 10), (5, 7), (9, 3), (5, 19)] {
             let extent = Extent::new(panels, fractals);
             let symbol = |_| (128 - width / 2 + rng.next() % width) as u8;
             let symbols: Vec<u8> = (0..extent.weights()).map(symbol).collect();

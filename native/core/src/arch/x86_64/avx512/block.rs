@@ -13,8 +13,17 @@ use std::arch::x86_64::*;
 /// Rows and panels of a register tile.
 pub(super) const TILE_ROWS: usize = 6;
 pub(super) const TILE_PANELS: usize = 4;
-/// Rows up to which one panel at a time is multiplied. docs/experiments/2026-11-30-zen4.md.
-const FEW_ROWS: usize = 18;
+/// Whether one panel at a time is multiplied, by m rows of k: as long as the rows stay in the first cache beside it, and are visited
+/// so seldom that it counts how soon weights come. docs/experiments/2026-11-30-zen4.md.
+fn by_one_panel(m: usize, k: usize) -> bool {
+    let most = match m {
+        ..=3 => usize::MAX,
+        4..=8 => 1 << 14,
+        9..=18 => 1 << 13,
+        _ => 0,
+    };
+    m.saturating_mul(k) <= most
+}
 /// Weights of a block of a panel.
 const BLOCK: usize = PanelSteps::BLOCK * GROUP;
 
@@ -149,9 +158,10 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
     m: usize,
     to: &D,
 ) {
+    let one = by_one_panel(m, operands.blocks * PIECE_K);
     let (heights, mut panel) = (Heights::of(m), 0);
     while panel < panels {
-        let wide = if m > FEW_ROWS && panels - panel >= TILE_PANELS { TILE_PANELS } else { 1 };
+        let wide = if !one && panels - panel >= TILE_PANELS { TILE_PANELS } else { 1 };
         let mut row = 0;
         while row < m {
             let (high, at) = (heights.from(row), (row, panel));
@@ -161,10 +171,11 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
                     (6, TILE_PANELS) => tile::<P, X, 6, TILE_PANELS, 1, D>(operands, at, to),
                     (5, TILE_PANELS) => tile::<P, X, 5, TILE_PANELS, 1, D>(operands, at, to),
                     (4, TILE_PANELS) => tile::<P, X, 4, TILE_PANELS, 1, D>(operands, at, to),
-                    (6, _) => tile::<P, X, 6, 1, 1, D>(operands, at, to),
+                    (3, TILE_PANELS) => tile::<P, X, 3, TILE_PANELS, 1, D>(operands, at, to),
+                    (6, _) => tile::<P, X, 6, 1, 2, D>(operands, at, to),
                     (5, _) => tile::<P, X, 5, 1, 2, D>(operands, at, to),
-                    (4, _) => tile::<P, X, 4, 1, 2, D>(operands, at, to),
-                    (3, _) => tile::<P, X, 3, 1, 2, D>(operands, at, to),
+                    (4, _) => tile::<P, X, 4, 1, 4, D>(operands, at, to),
+                    (3, _) => tile::<P, X, 3, 1, 4, D>(operands, at, to),
                     (2, _) => tile::<P, X, 2, 1, 4, D>(operands, at, to),
                     _ => tile::<P, X, 1, 1, 4, D>(operands, at, to),
                 }
@@ -176,7 +187,7 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
 }
 
 /// How rows are cut into tiles: as few as there can be, whose heights differ by 1 at the most. Of more than
-/// [`FEW_ROWS`], none is lower than 4.
+/// 3 rows, none is lower than 3.
 #[derive(Clone, Copy)]
 struct Heights {
     /// Rows of the lower tiles.
