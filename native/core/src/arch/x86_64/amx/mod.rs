@@ -15,10 +15,11 @@ mod block;
 mod fused;
 mod registers;
 
-use super::avx512::block::Accumulate;
+use super::avx512::Avx512;
+use super::avx512::block::{Accumulate, check_operands};
 use super::avx512::decode::{Memory, decode_tile};
 use super::avx512::epilogue::Dequantized;
-use super::avx512::{Avx512, check_operands};
+
 use crate::arch::feature::Feature;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel};
 use crate::arch::operands::{Accumulators, ByteRows, Coded, Extent, Rows, Symbols};

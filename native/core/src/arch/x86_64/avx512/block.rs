@@ -5,7 +5,7 @@
 //! they leave the registers. Those of many rows are seldom in the first cache: their lines are fetched for writing one by one
 //! while the tile is multiplied, for all at once at its end would fill the store queue and stop the products behind it.
 
-use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Rows};
+use crate::arch::operands::{Accumulators, Extent, PIECE_K, PanelSteps, Rows};
 use crate::arch::x86_64::activations::{Activations, Apart, InPieces, rows_from};
 use crate::geometry::{GROUP, PANEL};
 use std::arch::x86_64::*;
@@ -56,6 +56,13 @@ impl Products for OfBytes {
         // SAFETY: the caller's contract.
         unsafe { _mm512_dpbusd_epi32(sum, x4, weights) }
     }
+}
+
+/// # Panics
+/// If the rows or accumulators do not cover the tile.
+pub(in crate::arch::x86_64) fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &Accumulators<'_>) {
+    assert!(rows.covers(extent.k()));
+    assert!(acc.covers(rows.m(), extent.columns()));
 }
 
 /// Where the sums of register tiles go.

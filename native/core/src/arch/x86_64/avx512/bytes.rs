@@ -1,19 +1,29 @@
 //! Products of activations as they are in the model, uint8, by weights that are decoded and int8: their symbols with the sign bits
 //! turned over. No row has to be packed, and where the weight is symmetric nobody asks for the sums of rows.
 
-use super::block::{Accumulate, TILE_PANELS, TILE_ROWS, multiply_bytes};
+use super::block::{Accumulate, TILE_PANELS, TILE_ROWS, check_operands, multiply_bytes};
+use super::decode::decode;
 use super::epilogue::{Dequantized, Requantized, Summed};
-use super::{Avx512, check_operands, rows};
+use super::rows;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
 use crate::arch::operands::{Accumulators, Coded, Extent, PanelSteps, Rows, Symbols};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
 use crate::arch::x86_64::avx2::rows as avx2;
+use crate::arch::x86_64::prefetch;
 
-/// The AVX-512 kernel, of such weights.
+/// Proof that the processor has what the AVX-512 kernel [needs](super::Avx512::NEEDS).
 #[derive(Debug)]
-pub struct Avx512Bytes(pub(super) Avx512);
+pub struct Avx512Bytes(());
+
+impl Avx512Bytes {
+    /// # Safety
+    /// The processor has all of that.
+    pub(super) const unsafe fn assume() -> Self {
+        Self(())
+    }
+}
 
 impl TileKernel for Avx512Bytes {
     fn name(&self) -> &'static str {
@@ -25,11 +35,12 @@ impl TileKernel for Avx512Bytes {
     }
 
     fn prefetch(&self, bytes: &[u8]) {
-        self.0.prefetch(bytes);
+        prefetch(bytes);
     }
 
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
-        self.0.decode(coded, out, stride, scratch)
+        // SAFETY: `self` proves the features.
+        unsafe { decode(coded, out, stride, scratch) }
     }
 
     /// # Panics

@@ -16,12 +16,13 @@
 use super::ahead::{Ahead, Paced};
 use super::group::Zmm;
 use super::roots::root_fields;
-use super::sink::Sink;
+use super::sink::{Sink, Store};
 use super::unroll::{each_group, unrolled};
 use crate::aligned::LINE;
 use crate::arch::generic::{ByDistance, Expand, Interleaved, LookedUp, Ranks, continuations, with_root_bits};
 use crate::arch::kernel::{NoMemory, Refused, resize};
 use crate::arch::operands::{Coded, Extent, TileCode};
+use crate::arch::workspace::Scratch;
 use crate::codec::Order;
 use crate::codec::decode::CodedTile;
 use crate::geometry::{FRACTAL, GROUP, GROUPS};
@@ -74,6 +75,25 @@ impl Levels {
         let first = self.0.room_for(second + weights + BEHIND)?;
         Ok([first, first.wrapping_add(second)])
     }
+}
+
+/// Decodes a tile into kernel order, as [`TileKernel::decode`](crate::arch::TileKernel::decode).
+///
+/// # Safety
+/// The processor must have the features of [`Avx512`](super::Avx512).
+///
+/// # Panics
+/// If the tile does not fit.
+pub(super) unsafe fn decode(
+    coded: Coded<'_>,
+    out: &mut [u8],
+    stride: usize,
+    scratch: &mut Scratch,
+) -> Result<(), Refused> {
+    assert!(out.len() >= coded.extent.span(stride));
+    let mut sink = Store { out: out.as_mut_ptr(), stride };
+    // SAFETY: the caller's contract, and the check above covers what the sink writes.
+    unsafe { decode_tile(coded, &mut scratch.of::<Memory>().levels, &mut sink) }
 }
 
 /// Decodes all of a tile into `sink`.

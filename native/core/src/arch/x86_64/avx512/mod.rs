@@ -21,8 +21,8 @@ use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
 use crate::arch::x86_64::avx2::rows as avx2;
 use crate::arch::x86_64::prefetch;
-use crate::geometry::{FRACTAL, FRACTAL_K, GROUP, GROUPS, PANEL};
-use block::{Accumulate, OfSymbols, multiply};
+use crate::geometry::{FRACTAL_K, GROUPS, PANEL};
+use block::{Accumulate, OfSymbols, check_operands, multiply};
 use bytes::Avx512Bytes;
 use decode::{Memory, decode_tile};
 use epilogue::{Dequantized, Requantized, Summed};
@@ -77,10 +77,8 @@ impl TileKernel for Avx512 {
     }
 
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
-        assert!(out.len() >= coded.extent.span(stride));
-        let mut sink = Store { out: out.as_mut_ptr(), stride };
-        // SAFETY: `self` proves the features, and the check above covers what the sink writes.
-        unsafe { decode_tile(coded, &mut scratch.of::<Memory>().levels, &mut sink) }
+        // SAFETY: `self` proves the features.
+        unsafe { decode::decode(coded, out, stride, scratch) }
     }
 
     unsafe fn decode_rows(
@@ -178,8 +176,8 @@ impl TileKernel for Avx512 {
     }
 
     fn of_bytes(&self) -> Option<&'static dyn TileKernel> {
-        // Proven by `self`.
-        Some(&Avx512Bytes(Avx512(())))
+        // SAFETY: `self` proves the features.
+        Some(const { &unsafe { Avx512Bytes::assume() } })
     }
 
     fn rows(&self) -> &dyn RowKernel {
@@ -201,13 +199,6 @@ impl RowKernel for Avx512 {
         scaled: avx2::scaled,
         epilogue: rows::epilogue,
     }
-}
-
-/// # Panics
-/// If the rows or accumulators do not cover the tile.
-pub(super) fn check_operands(extent: Extent, rows: &Rows<'_>, acc: &Accumulators<'_>) {
-    assert!(rows.covers(extent.k()));
-    assert!(acc.covers(rows.m(), extent.columns()));
 }
 
 /// Writes the symbols as rows: lines of two fractals, of which the first waits for the second.
@@ -240,25 +231,6 @@ impl Sink for StoreRows {
                 self.waiting = *symbols;
             }
         }
-    }
-    #[inline(always)]
-    unsafe fn panel_end(&mut self, _: usize) {}
-}
-
-/// Writes the symbols in kernel order, panels `stride` apart.
-struct Store {
-    out: *mut u8,
-    stride: usize,
-}
-
-impl Sink for Store {
-    #[inline(always)]
-    unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
-        let at = panel * self.stride + fractal * FRACTAL;
-        each_group!(G => {
-            // SAFETY: `out` covers the extent, as the caller of this sink promises.
-            unsafe { _mm512_storeu_si512(self.out.add(at + G * GROUP).cast(), symbols[G]) };
-        });
     }
     #[inline(always)]
     unsafe fn panel_end(&mut self, _: usize) {}
