@@ -13,6 +13,9 @@ use std::arch::x86_64::*;
 /// Rows and panels of a register tile.
 pub(super) const TILE_ROWS: usize = 6;
 pub(super) const TILE_PANELS: usize = 4;
+/// Weights of a block of a panel.
+const BLOCK: usize = PanelSteps::BLOCK * GROUP;
+
 /// Whether one panel at a time is multiplied, by m rows of k: as long as the rows stay in the first cache beside it, and are visited
 /// so seldom that it counts how soon weights come. docs/experiments/2026-11-30-zen4.md.
 fn by_one_panel(m: usize, k: usize) -> bool {
@@ -24,8 +27,6 @@ fn by_one_panel(m: usize, k: usize) -> bool {
     };
     m.saturating_mul(k) <= most
 }
-/// Weights of a block of a panel.
-const BLOCK: usize = PanelSteps::BLOCK * GROUP;
 
 /// What is multiplied: the instruction takes uint8 and int8.
 pub(in crate::arch::x86_64) trait Products {
