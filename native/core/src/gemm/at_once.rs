@@ -120,7 +120,14 @@ impl Job<'_> {
     /// Multiplies some panels, which are one task's alone; whether the kernel has a way to make such an output.
     fn some_panels(&self, symbols: Symbols<'_>, strip: &Strip) -> bool {
         let mut done = false;
-        self.kernel.within(&mut || done = self.pieces_in_registers(symbols, strip, 0..self.m));
+        self.kernel.within(&mut || {
+            // Without heads, what cuts rows and columns into pieces would take a tenth of the shortest calls.
+            done = if self.output.is_one_piece() {
+                self.block_in_registers(symbols, strip, strip.panels.clone(), 0..self.m)
+            } else {
+                self.pieces_in_registers(symbols, strip, 0..self.m)
+            };
+        });
         done
     }
 }

@@ -242,13 +242,22 @@ impl Job<'_> {
         rows: Range<usize>,
     ) -> bool {
         let columns = strip.columns(&panels);
-        let Some(mut runs) = self.runs_of_rows(rows, columns.clone()) else { return false };
-        runs.all(|rows| {
-            let (symbols, extent, x) = self.operands(symbols, strip, &panels, &rows);
-            // SAFETY: every block of columns and rows is in one unit, and its outputs are written by the thread that has that alone.
-            let (terms, mut out) = unsafe { self.block(rows, columns.clone()) };
-            self.kernel.multiply_epilogue(symbols, extent, x, &terms, &mut out)
-        })
+        let Some(mut runs) = self.runs_of_rows(rows, columns) else { return false };
+        runs.all(|rows| self.block_in_registers(symbols, strip, panels.clone(), rows))
+    }
+
+    /// As [`Self::epilogue_in_registers`], of rows and columns of one head.
+    pub fn block_in_registers(
+        &self,
+        symbols: Symbols<'_>,
+        strip: &Strip,
+        panels: Range<usize>,
+        rows: Range<usize>,
+    ) -> bool {
+        let (symbols, extent, x) = self.operands(symbols, strip, &panels, &rows);
+        // SAFETY: every block of columns and rows is in one unit, and its outputs are written by the thread that has that alone.
+        let (terms, mut out) = unsafe { self.block(rows, strip.columns(&panels)) };
+        self.kernel.multiply_epilogue(symbols, extent, x, &terms, &mut out)
     }
 
     /// Adds the products of a block to its sums, and does the epilogue if they are complete.
@@ -297,7 +306,7 @@ pub(super) struct Strip {
     /// First panel of the strip.
     panel: usize,
     /// Those that are multiplied, counted from there.
-    panels: Range<usize>,
+    pub panels: Range<usize>,
     /// Where they begin along k.
     fractal: usize,
     /// Their length.

@@ -15,6 +15,7 @@ use std::ops::Range;
 /// An output that several threads write, each its own blocks.
 pub(super) struct SharedOutput<'a> {
     output: Output<'a>,
+    rows: usize,
     n: usize,
     /// What is together: rows of one element of the batch, columns of one head; all of them where there are no heads.
     piece: Heads,
@@ -34,12 +35,17 @@ impl<'a> SharedOutput<'a> {
             None => output.destination.row_stride(n),
             Some(heads) => heads.columns,
         };
-        Self { output, n, piece, stride }
+        Self { output, rows: m, n, piece, stride }
     }
 
     /// What sums are multiplied with, of all columns.
     pub fn scale(&self) -> ScalarOrPerColumn<'a> {
         self.output.epilogue.scale()
+    }
+
+    /// Whether there are no heads.
+    pub fn is_one_piece(&self) -> bool {
+        self.piece.columns == self.n && self.rows == self.piece.rows
     }
 
     /// Rows cut where an element of the batch ends.
