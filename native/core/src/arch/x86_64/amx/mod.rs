@@ -19,7 +19,6 @@ use super::avx512::Avx512;
 use super::avx512::block::{Accumulate, check_operands};
 use super::avx512::decode::{Memory, decode_tile};
 use super::avx512::epilogue::Dequantized;
-
 use crate::arch::feature::Feature;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel};
 use crate::arch::operands::{Accumulators, ByteRows, Coded, Extent, Rows, Symbols};

@@ -499,7 +499,7 @@ impl Results for Requantized<'_> {
 /// # Safety
 /// AVX-512.
 #[inline(always)]
-unsafe fn in_order(bytes: __m512i) -> __m512i {
+pub(super) unsafe fn in_order(bytes: __m512i) -> __m512i {
     // SAFETY: the caller's contract.
     unsafe {
         _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), bytes)

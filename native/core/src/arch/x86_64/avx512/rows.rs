@@ -1,6 +1,6 @@
 //! Work on whole rows, by this kernel's instructions.
 
-use super::epilogue::{Dequantized, Requantized, Summed};
+use super::epilogue::{Dequantized, Requantized, Summed, in_order};
 use super::lines::{self, store_four};
 use super::unroll::unrolled;
 use crate::arch::operands::{ByteRows, Rows, reach};
@@ -278,8 +278,6 @@ const LEAST_VALUES: usize = 1 << 10;
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
 pub(super) fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u8>]) -> &'a mut [u8] {
     const LANES: usize = 16;
-    /// Fours of bytes as they come out of the two packings: those of each vector are in every fourth.
-    const IN_ORDER: [i32; 16] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
     let Some(reciprocal) = by.reciprocal().filter(|_| x.len() >= LEAST_VALUES) else { return by.quantize(x, out) };
     assert_eq!(x.len(), out.len(), "a byte for each value");
     let (blocks, rest) = x.as_chunks::<{ 4 * LANES }>();
@@ -287,8 +285,6 @@ pub(super) fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u
     by.quantize(rest, to_rest);
     let (reciprocal, large) = (_mm512_set1_ps(reciprocal), _mm512_set1_ps(Quantizer::LARGE));
     let zero_point = _mm512_set1_epi16(by.zero_point.into());
-    // SAFETY: 16 numbers.
-    let in_order = unsafe { _mm512_loadu_si512(IN_ORDER.as_ptr().cast()) };
     for (block, to) in blocks.iter().zip(to) {
         let mut off = _mm512_setzero_ps();
         let mut rounded = [_mm512_setzero_si512(); 4];
@@ -307,7 +303,8 @@ pub(super) fn quantize<'a>(by: Quantizer, x: &[f32], out: &'a mut [MaybeUninit<u
         let [a, b, c, d] = rounded;
         let (low, high) = (_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
         let (low, high) = (_mm512_adds_epi16(low, zero_point), _mm512_adds_epi16(high, zero_point));
-        let bytes = _mm512_permutexvar_epi32(in_order, _mm512_packus_epi16(low, high));
+        // SAFETY: the features are this function's.
+        let bytes = unsafe { in_order(_mm512_packus_epi16(low, high)) };
         // By quarters, from which loads of four bytes that come soon are forwarded.
         // SAFETY: as many bytes as the block has values.
         unsafe {
@@ -346,7 +343,7 @@ pub(super) fn epilogue(sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: 
 }
 
 /// Makes a packed row what bytes are multiplied as: the uint8 activations that it stands for.
-#[target_feature(enable = "avx512f,avx512bw,bmi2")]
+#[target_feature(enable = "avx512f,avx512bw")]
 pub(super) fn finish(row: &mut [i8]) {
     row.iter_mut().for_each(|x| *x ^= i8::MIN);
 }
