@@ -141,16 +141,53 @@ unsafe fn open<K: Ranks<Zmm>, const R: usize>(rows: *const u8, ranks: &K, taken:
     Opened { fields, lanes, sums }
 }
 
+/// What is done while a fractal is closed, in eight steps.
+trait Beside {
+    /// # Safety
+    /// All features of [`Avx512`](super::Avx512).
+    unsafe fn step<const G: usize>(&mut self);
+}
+
+/// Nothing.
+impl Beside for () {
+    #[inline(always)]
+    unsafe fn step<const G: usize>(&mut self) {}
+}
+
+/// The sink's work with the fractal in front of it.
+struct Before<'a, S> {
+    sink: &'a mut S,
+    panel: usize,
+    fractal: usize,
+    symbols: [__m512i; GROUPS],
+}
+
+impl<S: Sink> Beside for Before<'_, S> {
+    #[inline(always)]
+    unsafe fn step<const G: usize>(&mut self) {
+        // SAFETY: who makes this answers for the sink, and the caller for the features.
+        unsafe { self.sink.beside::<G>(self.panel, self.fractal, &self.symbols) };
+    }
+}
+
 /// The symbols of a fractal.
 ///
 /// # Safety
 /// All features of [`Avx512`](super::Avx512); all sums of the fractal, and 64 bytes more, are readable from `sums` on.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vbmi2,gfni")]
-unsafe fn close<K: Ranks<Zmm>>(opened: &Opened, ranks: &K, sums: *const u8, ahead: &mut Paced) -> [__m512i; GROUPS] {
-    let mut symbols = [_mm512_setzero_si512(); GROUPS];
+#[inline(always)]
+unsafe fn close<K: Ranks<Zmm>>(
+    opened: &Opened,
+    ranks: &K,
+    sums: *const u8,
+    ahead: &mut Paced,
+    beside: &mut impl Beside,
+) -> [__m512i; GROUPS] {
+    // SAFETY: the caller's contract.
+    let mut symbols = [unsafe { _mm512_setzero_si512() }; GROUPS];
     each_group!(G => {
         ahead.fetch::<G>();
+        // SAFETY: the caller's contract.
+        unsafe { beside.step::<G>() };
         // SAFETY: the caller's contract.
         symbols[G] = unsafe {
             ranks.symbols(opened.fields[G], Zmm::expand(opened.lanes[G], sums.add(opened.sums[G]))).0
@@ -264,7 +301,7 @@ unsafe fn fractals<S: Sink, K: Ranks<Zmm>, const R: usize>(
     // SAFETY: the caller's roots have one fractal at least.
     let first = unsafe { open::<K, R>(rows, ranks, &mut taken) };
     // SAFETY: as for the others, below.
-    let mut symbols = unsafe { close(&first, ranks, sums, &mut ahead) };
+    let mut symbols = unsafe { close(&first, ranks, sums, &mut ahead, &mut ()) };
     let mut all = taken;
     for panel in 0..extent.panels() {
         for fractal in 0..extent.fractals() {
@@ -276,7 +313,7 @@ unsafe fn fractals<S: Sink, K: Ranks<Zmm>, const R: usize>(
             symbols = unsafe {
                 let next = open::<K, R>(rows, ranks, &mut taken);
                 sink.fractal(panel, fractal, &symbols);
-                close(&next, ranks, sums, &mut ahead)
+                close(&next, ranks, sums, &mut ahead, &mut Before { sink, panel, fractal, symbols })
             };
         }
         // SAFETY: the caller's sink covers the extent.

@@ -33,6 +33,8 @@ use unroll::{each_group, unrolled};
 /// Rows up to which each visits the groups while they are in registers, so that products fill the gaps of decoding; more are
 /// multiplied from decoded strips, for their sums of a tile's columns would leave the first cache.
 const FUSED_ROWS: usize = 64;
+/// Rows up to which all visit a fractal at once, whose products are few enough for the processor to look past them.
+const ROWS_AT_ONCE: usize = 4;
 
 /// Proof that the processor has the instructions.
 #[derive(Debug)]
@@ -112,17 +114,22 @@ impl TileKernel for Avx512 {
         check_operands(coded.extent, &rows, acc);
         let stride = acc.stride();
         let data = acc.data().as_mut_ptr();
+        let levels = &mut scratch.of::<Memory>().levels;
         if rows.m() == 1 {
             // SAFETY: setting a register to zero needs nothing but the feature, which `self` proves.
             let sums = unsafe { [_mm512_setzero_si512(); 2] };
             let mut sink = DotOne { x: rows.data().as_ptr(), acc: data, sums };
             // SAFETY: `self` proves the features, and the check above covers the sink's row and sums.
-            unsafe { decode_tile(coded, &mut scratch.of::<Memory>().levels, &mut sink) }
-        } else {
-            let mut sink =
-                DotMany { x: rows.data().as_ptr(), x_stride: rows.stride(), m: rows.m(), acc: data, stride };
-            // SAFETY: `self` proves the features, and the check above covers the sink's rows and sums.
-            unsafe { decode_tile(coded, &mut scratch.of::<Memory>().levels, &mut sink) }
+            return unsafe { decode_tile(coded, levels, &mut sink) };
+        }
+        let visits = Visits { x: rows.data().as_ptr(), x_stride: rows.stride(), acc: data, stride };
+        // SAFETY: `self` proves the features, and the check above covers the sink's rows and sums.
+        unsafe {
+            if rows.m() <= ROWS_AT_ONCE {
+                decode_tile(coded, levels, &mut DotFew { visits, m: rows.m() })
+            } else {
+                decode_tile(coded, levels, &mut DotMany::new(visits, rows.m()))
+            }
         }
     }
 
@@ -232,8 +239,6 @@ impl Sink for StoreRows {
             }
         }
     }
-    #[inline(always)]
-    unsafe fn panel_end(&mut self, _: usize) {}
 }
 
 /// One row: the sums stay in registers for a panel.
@@ -267,23 +272,26 @@ impl Sink for DotOne {
     }
 }
 
-/// A few rows: each visits the eight groups while they are in registers.
-struct DotMany {
+/// Rows that visit the eight groups of a fractal while they are in registers.
+struct Visits {
     x: *const i8,
     x_stride: usize,
-    m: usize,
     acc: *mut i32,
     stride: usize,
 }
 
-impl Sink for DotMany {
+impl Visits {
+    /// Adds the products of `count` rows, from `row` on, with a fractal.
+    ///
+    /// # Safety
+    /// The features of [`Avx512`]; these are rows, and both they and their accumulators cover the fractal.
     #[inline(always)]
-    unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
-        // SAFETY: rows and accumulators cover the extent, as the caller of this sink promises; features as well.
+    unsafe fn rows(&self, (row, count): (usize, usize), panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
+        // SAFETY: the caller's contract.
         unsafe {
-            let mut x = self.x.add(fractal * FRACTAL_K);
-            let mut acc = self.acc.add(panel * PANEL);
-            for _ in 0..self.m {
+            let mut x = self.x.add(fractal * FRACTAL_K + row * self.x_stride);
+            let mut acc = self.acc.add(panel * PANEL + row * self.stride);
+            for _ in 0..count {
                 let x4 = x.cast::<i32>();
                 let mut sums = [_mm512_loadu_si512(acc.cast()), _mm512_setzero_si512()];
                 each_group!(G => {
@@ -296,6 +304,40 @@ impl Sink for DotMany {
             }
         }
     }
+}
+
+/// Few rows, all at once.
+struct DotFew {
+    visits: Visits,
+    m: usize,
+}
+
+impl Sink for DotFew {
     #[inline(always)]
-    unsafe fn panel_end(&mut self, _: usize) {}
+    unsafe fn fractal(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
+        // SAFETY: rows and accumulators cover the extent, as the caller of this sink promises; features as well.
+        unsafe { self.visits.rows((0, self.m), panel, fractal, symbols) };
+    }
+}
+
+/// More rows: an eighth of them beside each group of the next fractal.
+struct DotMany {
+    visits: Visits,
+    /// Where the rows of each group begin, and where the last end.
+    starts: [usize; GROUPS + 1],
+}
+
+impl DotMany {
+    fn new(visits: Visits, m: usize) -> Self {
+        Self { visits, starts: std::array::from_fn(|group| group * m / GROUPS) }
+    }
+}
+
+impl Sink for DotMany {
+    #[inline(always)]
+    unsafe fn beside<const G: usize>(&mut self, panel: usize, fractal: usize, symbols: &[__m512i; GROUPS]) {
+        let (row, end) = (self.starts[G], self.starts[G + 1]);
+        // SAFETY: rows and accumulators cover the extent, as the caller of this sink promises; features as well.
+        unsafe { self.visits.rows((row, end - row), panel, fractal, symbols) };
+    }
 }
