@@ -130,7 +130,8 @@ pub trait TileKernel: Sync {
         false
     }
 
-    /// Rows and panels that [`Self::multiply_epilogue`] multiplies together, where it takes any number of panels, and not four alone.
+    /// Rows and panels of which it is best to give [`Self::multiply_epilogue`] multiples, where it takes any number of panels, and not
+    /// four alone.
     fn epilogue_tile(&self) -> Option<(usize, usize)> {
         None
     }

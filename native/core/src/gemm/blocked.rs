@@ -26,8 +26,8 @@ const CACHED_ROWS: (usize, usize) = (96, 264);
 /// Rows that are worth decoding a strip for once more.
 const GROUP_ROWS: usize = 32;
 /// Rows and products that are worth a group where threads share decoded panels.
-const SHARED_ROWS: usize = 24;
-const SHARED_WORK: usize = 1 << 20;
+const SHARED_ROWS: usize = 12;
+const SHARED_WORK: usize = 1 << 19;
 /// Bytes of a strip that are decoded at a time; they share the second cache with activations and outputs.
 const CHUNK_BYTES: usize = 512 << 10;
 
@@ -52,8 +52,9 @@ pub(super) struct Work<'a> {
     /// Tiles that are decoded at a time.
     chunk: usize,
     groups: usize,
-    /// Rows of each group but the last.
-    rows: usize,
+    /// Rows of each but the last of what groups are made of, and how many there are of these.
+    together: usize,
+    tiles: usize,
     blocks: usize,
     /// Panels of each block but the last of a strip.
     panels: usize,
@@ -93,11 +94,17 @@ impl<'a> Work<'a> {
             (strips, 1, tiling.n, threads.div_ceil(strips).min(m / GROUP_ROWS).max(1))
         };
         let together = tile.map_or(kernel.block_rows(), |(rows, _)| rows);
-        let rows = m.div_ceil(groups).next_multiple_of(together);
-        let groups = m.div_ceil(rows);
+        let tiles = m.div_ceil(together);
+        let groups = groups.min(tiles);
         let units = strips * groups * blocks;
         let queue = WorkQueue::new(runs, units, threads.min(units))?;
-        Ok(Self { queue, chunk, groups, rows, blocks, panels, one_strip })
+        Ok(Self { queue, chunk, groups, together, tiles, blocks, panels, one_strip })
+    }
+
+    /// The rows, of m, of a group: as many as those of the others or, but for the last, `together` more.
+    fn rows(&self, group: usize, m: usize) -> Range<usize> {
+        let start = |group: usize| (group * self.tiles / self.groups * self.together).min(m);
+        start(group)..start(group + 1)
     }
 
     pub fn threads(&self) -> usize {
@@ -133,7 +140,7 @@ impl Job<'_> {
             unit % work.blocks,
         );
         let shape = geometry.tile(strip * tiles_k);
-        let rows = group * work.rows..self.m.min((group + 1) * work.rows);
+        let rows = work.rows(group, self.m);
         let panels = block * work.panels..((block + 1) * work.panels).min(work.one_strip.unwrap_or(shape.panels));
         if panels.is_empty() {
             return Ok(()); // The last strip has fewer.

@@ -1,7 +1,7 @@
 //! Products of activations as they are in the model, uint8, by weights that are decoded and int8: their symbols with the sign bits
 //! turned over. No row has to be packed, and where the weight is symmetric nobody asks for the sums of rows.
 
-use super::block::{Accumulate, TILE_PANELS, TILE_ROWS, check_operands, multiply_bytes};
+use super::block::{Accumulate, TILE_PANELS, check_operands, multiply_bytes};
 use super::decode::decode;
 use super::epilogue::{Dequantized, Requantized, Summed};
 use super::rows;
@@ -101,7 +101,7 @@ impl TileKernel for Avx512Bytes {
     }
 
     fn epilogue_tile(&self) -> Option<(usize, usize)> {
-        Some((TILE_ROWS, TILE_PANELS))
+        Some((1, TILE_PANELS))
     }
 
     fn suits(&self, _: &[PanelSteps]) -> bool {

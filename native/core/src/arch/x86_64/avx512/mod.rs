@@ -179,7 +179,7 @@ impl TileKernel for Avx512 {
     }
 
     fn epilogue_tile(&self) -> Option<(usize, usize)> {
-        Some((block::TILE_ROWS, block::TILE_PANELS))
+        Some((1, block::TILE_PANELS))
     }
 
     fn of_bytes(&self) -> Option<&'static dyn TileKernel> {
