@@ -281,6 +281,8 @@ fn cases_in_pieces() -> Vec<Case> {
         of(2, (48, 33), &[9, 8], &[3, 5]),
         of(1, (240, 64), &[5, 7], &[1, 1]),
         of(1, (16, 17), &[6, 6], &[1, 1]),
+        of(2, (36, 40), &[6, 7], &[1, 1]),
+        Case { strides: vec![2, 2], ..of(1, (32, 16), &[9, 8], &[1, 1]) },
         Case { strides: vec![2, 3], ..of(2, (16, 48), &[17, 16], &[3, 3]) },
         Case { dilations: vec![2, 3], pads: (vec![2, 0], vec![1, 4]), ..of(1, (64, 16), &[12, 14], &[3, 3]) },
         // The kernel does not see the end of the image.

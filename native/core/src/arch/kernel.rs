@@ -9,6 +9,7 @@ use crate::codec::WeightType;
 use crate::codec::decode::Undecoded;
 use crate::dequantize::{Channels, dequantize};
 use crate::error::Error;
+use crate::geometry::FRACTAL_K;
 use crate::quantize::{Quantizer, Range};
 use crate::transpose::{Matrix, transpose};
 use std::mem::MaybeUninit;
@@ -316,6 +317,11 @@ pub trait RowKernel: Sync {
     /// Whether uint8 activations are multiplied as they are: rows of them need not be packed where nobody asks for their sums.
     fn multiplies_bytes(&self) -> bool {
         false
+    }
+
+    /// What the length of rows of uint8 activations has to be a multiple of, for them to be multiplied where they are.
+    fn bytes_multiple(&self) -> usize {
+        FRACTAL_K
     }
 
     /// Makes a packed row of whole fractals, which is in the last bytes of `row`, what is multiplied; its bytes are as many as

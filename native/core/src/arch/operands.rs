@@ -41,8 +41,11 @@ pub fn reach(rows: usize, stride: usize, len: usize) -> Option<usize> {
     }
 }
 
+/// Activations of a row that meet a group.
+pub const GROUP_K: usize = 4;
+
 /// Activations of a row that lie together where rows lie in pieces: those of a block of groups.
-pub const PIECE_K: usize = 4 * PanelSteps::BLOCK;
+pub const PIECE_K: usize = GROUP_K * PanelSteps::BLOCK;
 
 /// Where rows of activations lie whose blocks are not beside each other: block b of row i begins at `rows[i] + blocks[b]`.
 #[derive(Debug, Clone, Copy)]
@@ -59,12 +62,13 @@ impl Pieces<'_> {
     }
 }
 
-/// Rows of activations against one tile: (m, fractals · 32) of int8.
+/// Rows of activations against one tile: (m, k) of int8, where k is fractals · 32, or less where a kernel knows of that.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
     data: &'a [i8],
     stride: usize,
     m: usize,
+    k: usize,
     pieces: Option<Pieces<'a>>,
 }
 
@@ -75,7 +79,7 @@ impl<'a> Rows<'a> {
     /// If the last row ends behind `data`.
     pub fn new(data: &'a [i8], stride: usize, m: usize, k: usize) -> Self {
         assert!(m > 0 && reach(m, stride, k).is_some_and(|reach| reach <= data.len()));
-        Self { data, stride, m, pieces: None }
+        Self { data, stride, m, k, pieces: None }
     }
     /// Rows in pieces, all of which are inside `data`; for kernels that know of them
     /// ([`RowKernel::multiplies_bytes`](super::RowKernel::multiplies_bytes)).
@@ -83,7 +87,7 @@ impl<'a> Rows<'a> {
     /// # Safety
     /// `data` has all that [`Pieces::reach`] says.
     pub unsafe fn in_pieces(data: &'a [i8], pieces: Pieces<'a>) -> Self {
-        Self { data, stride: 0, m: pieces.rows.len(), pieces: Some(pieces) }
+        Self { data, stride: 0, m: pieces.rows.len(), k: pieces.blocks.len() * PIECE_K, pieces: Some(pieces) }
     }
     /// Where they lie, if not one behind the other.
     pub fn pieces(&self) -> Option<Pieces<'a>> {
@@ -96,6 +100,14 @@ impl<'a> Rows<'a> {
             return k.saturating_sub(FRACTAL_K) < pieces.blocks.len() * PIECE_K;
         }
         reach(self.m, self.stride, k).is_some_and(|reach| reach <= self.data.len())
+    }
+    /// Whether every row has whole groups, and all of `k` elements that are not padding.
+    pub fn covers_groups(&self, k: usize) -> bool {
+        self.k.is_multiple_of(GROUP_K) && k.saturating_sub(FRACTAL_K) < self.k
+    }
+    /// Elements of a row.
+    pub fn k(&self) -> usize {
+        self.k
     }
     /// Number of rows.
     pub fn m(&self) -> usize {

@@ -2,8 +2,9 @@
 //!
 //! The weight is (n, k) with k = taps · channels, the channels of a tap beside each other. Where images have their channels first,
 //! each gets them last ([`image`]), so that [`patches`] are few runs of bytes; the results of a strip, positions × channels, get
-//! theirs first again on their way out. Images with channels last are read, and results written, where they are. Strips bound the
-//! memory: it is that of one image and of one strip; of all images where they get the pixels beside them first ([`padded`]).
+//! theirs first again on their way out. Images with channels last are read, and results written, where they are; a kernel that
+//! sees one pixel multiplies all of them at once. Strips bound the memory: it is that of one image and of one strip; of all images
+//! where they get the pixels beside them first ([`padded`]).
 //! Groups of few output channels are convolved without patches ([`direct`]); and where channels of images and results need no other
 //! order, as processors without dot products of bytes are as fast with, patches are [`columns`] instead of rows.
 
@@ -110,6 +111,9 @@ impl Bound<'_, PreparedWeight> {
         if call.groups > 1 && !self.has_whole_strips(self.n() / call.groups) {
             return self.convolve_directly(call, &output, pool);
         }
+        if let Some(rows) = self.as_multiplication(call) {
+            return self.run(&rows, output, pool);
+        }
         if self.convolves_columns(call, &output) {
             return self.convolve_columns(call, &output, pool);
         }
@@ -117,6 +121,18 @@ impl Bound<'_, PreparedWeight> {
             Order::ChannelsFirst => self.convolve_first(call, &output, pool),
             Order::ChannelsLast => self.convolve_last(call, &output, pool),
         }
+    }
+
+    /// The multiplication that a convolution is whose kernel sees one pixel, where pixels are multiplied where they are.
+    fn as_multiplication<'a>(&self, call: &ConvCall<'a>) -> Option<MatmulCall<'a>> {
+        let Image::U8(pixels) = call.x else { return None };
+        let one = call.order == Order::ChannelsLast && call.groups == 1 && call.window.sees_one_pixel();
+        (one && self.multiplies_in_place(call.x.shift())).then(|| MatmulCall {
+            x: Activation::U8(pixels),
+            m: call.batch * call.window.positions(),
+            operands: call.operands,
+            heads: None,
+        })
     }
 
     /// Convolves images with channels last: all of them are rows of one multiplication for each group.

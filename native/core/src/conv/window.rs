@@ -87,6 +87,11 @@ impl Window {
         })
     }
 
+    /// Whether all positions are the image's pixels, in their order, and the kernel sees nothing else of it.
+    pub(super) fn sees_one_pixel(&self) -> bool {
+        self.taps() == 1 && self.pads == [0; DIMS] && self.output == self.image
+    }
+
     /// Pixels under the kernel.
     pub fn taps(&self) -> usize {
         self.kernel.iter().product()

@@ -57,19 +57,19 @@ pub struct SplitHeads {
 }
 
 impl<'a> Activation<'a> {
-    /// Where rows of k uint8 activations lie, if they need not be packed.
+    /// Where rows of k uint8 activations lie, if they need not be packed: `multiple` is what a kernel wants their length to be one of.
     pub(super) fn in_place(
         &self,
-        k: usize,
+        (k, multiple): (usize, usize),
         in_pieces: bool,
         places: &'a mut Places,
     ) -> Result<Option<InPlace<'a>>, Error> {
         Ok(match *self {
-            Self::U8(x) if k.is_multiple_of(FRACTAL_K) => Some(InPlace { bytes: x, stride: k, pieces: None }),
+            Self::U8(x) if k.is_multiple_of(multiple) => Some(InPlace { bytes: x, k, pieces: None }),
             Self::Rows(x) if in_pieces => x.in_pieces(places)?.map(|bytes| {
                 let pieces = Pieces { rows: &places.rows, blocks: &places.blocks };
                 assert!(pieces.reach() <= bytes.len(), "pieces inside of the bytes");
-                InPlace { bytes, stride: 0, pieces: Some(pieces) }
+                InPlace { bytes, k, pieces: Some(pieces) }
             }),
             _ => None,
         })
@@ -111,8 +111,8 @@ pub(super) struct Memory<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct InPlace<'a> {
     pub bytes: &'a [u8],
-    /// From row to row, unless they are in pieces.
-    pub stride: usize,
+    /// Of a row, which the next one follows unless they are in pieces.
+    pub k: usize,
     pub pieces: Option<Pieces<'a>>,
 }
 
@@ -121,7 +121,7 @@ impl<'a> InPlace<'a> {
     pub fn packed(self, sums: &'a [i32]) -> Packed<'a> {
         // SAFETY: the layout is the same.
         let data = unsafe { &*(std::ptr::from_ref(self.bytes) as *const [i8]) };
-        Packed { data, sums, stride: self.stride, width: 1, pieces: self.pieces }
+        Packed { data, sums, stride: self.k, k: self.k, width: 1, pieces: self.pieces }
     }
 }
 
@@ -134,6 +134,8 @@ pub(super) struct Packed<'a> {
     pub sums: &'a [i32],
     /// Distance of rows.
     pub stride: usize,
+    /// Activations of a row, with what it is filled up with.
+    pub k: usize,
     /// Bytes of an activation.
     pub width: usize,
     /// Where rows lie, if not one behind the other.
@@ -149,7 +151,8 @@ impl<'a> Packed<'a> {
             return unsafe { Rows::in_pieces(self.data, pieces) };
         }
         let data = &self.data[rows.start * self.stride + fractal * FRACTAL_K * self.width..];
-        Rows::new(data, self.stride, rows.len(), extent.k() * self.width)
+        let k = extent.k().min(self.k - fractal * FRACTAL_K);
+        Rows::new(data, self.stride, rows.len(), k * self.width)
     }
 }
 
@@ -165,9 +168,9 @@ fn apart(len: usize) -> usize {
 /// What activations become.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Form {
-    /// uint8 as they are, in rows that are filled up with 0, or where they are in the first place; `in_pieces`: in pieces as well;
-    /// `sums`: and the sums of rows, which else nobody asks for.
-    Bytes { in_pieces: bool, sums: bool },
+    /// uint8 as they are, in rows that are filled up with 0, or where they are in the first place if their length is such a
+    /// multiple; `in_pieces`: in pieces as well; `sums`: and the sums of rows, which else nobody asks for.
+    Bytes { multiple: usize, in_pieces: bool, sums: bool },
     /// int8, in rows that are filled up with `pad`, and then what a kernel makes of them, of `width` bytes each.
     Packed { pad: i8, width: usize },
 }
@@ -202,7 +205,7 @@ impl<'a> Packing<'a> {
     pub fn new(memory: Memory<'a>, x: Activation<'a>, (m, k): (usize, usize), form: Form) -> Result<Self, Error> {
         assert_eq!(m.checked_mul(k), Some(x.len()));
         let in_place = match form {
-            Form::Bytes { in_pieces, .. } => x.in_place(k, in_pieces, memory.places)?,
+            Form::Bytes { multiple, in_pieces, .. } => x.in_place((k, multiple), in_pieces, memory.places)?,
             _ => None,
         };
         let stride = apart(k.next_multiple_of(FRACTAL_K).saturating_mul(form.width()));
@@ -289,7 +292,7 @@ impl<'a> Packing<'a> {
             None => {
                 // SAFETY: as above.
                 let data = unsafe { std::slice::from_raw_parts(self.data, self.m * self.stride) };
-                Packed { data, sums, stride: self.stride, width, pieces: None }
+                Packed { data, sums, stride: self.stride, k: self.k.next_multiple_of(FRACTAL_K), width, pieces: None }
             }
         };
         Ok((packed, quantizer))

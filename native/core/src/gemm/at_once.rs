@@ -44,7 +44,7 @@ pub(super) fn tasks(m: usize, weights: usize, threads: usize) -> Option<usize> {
 /// Whether a multiplication can be done like this, if its activations can be multiplied where they are.
 pub(super) fn fits(weight: &PreparedWeight, kernel: &dyn TileKernel, call: &MatmulCall<'_>) -> bool {
     let most = match call.x {
-        Activation::F32(_, None) if weight.k().is_multiple_of(FRACTAL_K) => QUANTISED,
+        Activation::F32(_, None) if weight.k().is_multiple_of(kernel.rows().bytes_multiple()) => QUANTISED,
         Activation::U8(_) | Activation::Rows(_) => IN_PLACE,
         _ => return false,
     };
@@ -75,9 +75,9 @@ pub(super) fn run(
             let bytes = unsafe { &mut *(std::ptr::from_mut(&mut packed[..]) as *mut [u8]) };
             let quantizer = Quantizer::from(kernel.rows().range(values));
             let bytes = &*kernel.rows().quantize(quantizer, values, uninit(bytes));
-            (InPlace { bytes, stride: k, pieces: None }, Some(quantizer))
+            (InPlace { bytes, k, pieces: None }, Some(quantizer))
         }
-        x => match x.in_place(k, true, places)? {
+        x => match x.in_place((k, kernel.rows().bytes_multiple()), true, places)? {
             Some(in_place) => (in_place, None),
             None => return Ok(false),
         },

@@ -68,7 +68,8 @@ fn run(
     let CallMemory { packed, row_sums, places, runs, terms } = memory;
     let fused = !weight.is_decoded() && m <= kernel.fused_rows();
     let form = if weight.multiplies_bytes(call.x.shift()) {
-        Form::Bytes { in_pieces: !fused, sums: weight.needs_sums(call.operands.w_zero_point) }
+        let (multiple, sums) = (kernel.rows().bytes_multiple(), weight.needs_sums(call.operands.w_zero_point));
+        Form::Bytes { multiple, in_pieces: !fused, sums }
     } else {
         Form::Packed { pad: padding(kernel), width: kernel.rows().width() }
     };

@@ -145,6 +145,12 @@ impl PreparedWeight {
     pub(crate) fn multiplies_bytes(&self, shift: i32) -> bool {
         shift == SHIFT && self.products(shift).rows().multiplies_bytes()
     }
+    /// Whether rows of such activations are multiplied where they are.
+    pub(crate) fn multiplies_in_place(&self, shift: i32) -> bool {
+        self.is_decoded()
+            && self.multiplies_bytes(shift)
+            && self.k().is_multiple_of(self.products(shift).rows().bytes_multiple())
+    }
     /// Whether the sums of rows that are multiplied so are needed: unless the zero point is where the sign of a byte changes.
     pub(super) fn needs_sums(&self, w_zero_point: ZeroPoint<'_>) -> bool {
         !w_zero_point.is(SHIFT - self.weight_type().offset())
@@ -240,7 +246,7 @@ impl PreparedWeight {
         ones.resize(len * width, 1i8);
         ones[len * (width - 1) + geometry.k()..].fill(0);
         kernel.finish(&mut ones);
-        let ones = Packed { data: &ones, sums: &[], stride: ones.len(), width, pieces: None };
+        let ones = Packed { data: &ones, sums: &[], stride: ones.len(), k: ones.len() / width, width, pieces: None };
         let mut column_sums = with_room(geometry.tiles_n().saturating_mul(geometry.tile_columns()), "column sums")?;
         let mut decoded = match options.residency {
             Residency::Decoded => DecodedBytes::new(geometry.padded_n() * geometry.padded_k(), room)?,

@@ -5,7 +5,7 @@
 //! they leave the registers. Those of many rows are seldom in the first cache: their lines are fetched for writing one by one
 //! while the tile is multiplied, for all at once at its end would fill the store queue and stop the products behind it.
 
-use crate::arch::operands::{Accumulators, Extent, PIECE_K, PanelSteps, Rows};
+use crate::arch::operands::{Accumulators, Extent, GROUP_K, PIECE_K, PanelSteps, Rows};
 use crate::arch::x86_64::activations::{Activations, Apart, InPieces, rows_from};
 use crate::geometry::{GROUP, PANEL};
 use std::arch::x86_64::*;
@@ -121,25 +121,28 @@ pub(in crate::arch::x86_64) unsafe fn multiply<P: Products, D: Destination>(
     to: &D,
 ) {
     let x = Apart { at: rows.data().as_ptr().cast(), stride: rows.stride() };
-    let operands = Operands { symbols, panel_bytes, blocks: extent.k() / PIECE_K, x };
+    let operands = Operands { symbols, panel_bytes, blocks: extent.k() / PIECE_K, rest: 0, x };
     // SAFETY: the caller's contract.
     unsafe { panels::<P, _, D>(operands, extent.panels(), rows.m(), to) };
 }
 
-/// As [`multiply`], of activations as they are in the model, which may lie in pieces, and panels one behind the other.
+/// As [`multiply`], of activations as they are in the model, which may lie in pieces, and panels one behind the other. Rows may end
+/// with any group.
 ///
 /// # Safety
-/// As there.
+/// As there, but for rows, which cover the extent's groups.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) unsafe fn multiply_bytes<D: Destination>(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: &D) {
     // SAFETY: the caller's contract.
     unsafe {
+        let (k, at, panel_bytes) = (rows.k().min(extent.k()), rows.data().as_ptr().cast(), extent.panel());
+        let (blocks, rest) = (k / PIECE_K, k % PIECE_K / GROUP_K);
         let Some(pieces) = rows.pieces() else {
-            return multiply::<OfBytes, D>(symbols, extent.panel(), extent, rows, to);
+            let x = Apart { at, stride: rows.stride() };
+            let operands = Operands { symbols, panel_bytes, blocks, rest, x };
+            return panels::<OfBytes, _, D>(operands, extent.panels(), rows.m(), to);
         };
-        let blocks = pieces.blocks.len().min(extent.k() / PIECE_K);
-        let x = InPieces { at: rows.data().as_ptr().cast(), pieces };
-        let operands = Operands { symbols, panel_bytes: extent.panel(), blocks, x };
+        let operands = Operands { symbols, panel_bytes, blocks, rest: 0, x: InPieces { at, pieces } };
         panels::<OfBytes, _, D>(operands, extent.panels(), rows.m(), to);
     }
 }
@@ -149,8 +152,10 @@ pub(super) unsafe fn multiply_bytes<D: Destination>(symbols: *const u8, extent: 
 struct Operands<X> {
     symbols: *const u8,
     panel_bytes: usize,
-    /// Of a panel, those that are not padding as a whole.
+    /// Of a panel, those that are no padding.
     blocks: usize,
+    /// Groups behind them that are none.
+    rest: usize,
     x: X,
 }
 
@@ -224,7 +229,7 @@ impl Heights {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn tile<P: Products, X: Activations, const MR: usize, const NR: usize, const ACC: usize, D: Destination>(
-    Operands { symbols, panel_bytes, blocks, x }: Operands<X>,
+    Operands { symbols, panel_bytes, blocks, rest, x }: Operands<X>,
     (row, panel): (usize, usize),
     to: &D,
 ) {
@@ -238,17 +243,14 @@ unsafe fn tile<P: Products, X: Activations, const MR: usize, const NR: usize, co
             }
             let (w, from) = (w.add(at * BLOCK), x.block(at, 1));
             for g in 0..PanelSteps::BLOCK {
-                let mut weights = [_mm512_setzero_si512(); NR];
-                for (j, weights) in weights.iter_mut().enumerate() {
-                    *weights = _mm512_loadu_si512(w.add(j * panel_bytes + g * GROUP).cast());
-                }
-                for (sums, row) in turns[g % ACC].iter_mut().zip(&rows) {
-                    let x4 = _mm512_set1_epi32(row.add(from + 4 * g).cast::<i32>().read_unaligned());
-                    for (sum, weights) in sums.iter_mut().zip(&weights) {
-                        *sum = P::add(*sum, *weights, x4);
-                    }
-                }
+                let w = w.add(g * GROUP);
+                add_group::<P, MR, NR>(&mut turns[g % ACC], (w, panel_bytes), (&rows, from + g * GROUP_K));
             }
+        }
+        let (w, from) = (w.add(blocks * BLOCK), blocks * PIECE_K);
+        for g in 0..rest {
+            let w = w.add(g * GROUP);
+            add_group::<P, MR, NR>(&mut turns[0], (w, panel_bytes), (&rows, from + g * GROUP_K));
         }
         let mut sums = turns[0];
         for turn in &turns[1..] {
@@ -259,5 +261,30 @@ unsafe fn tile<P: Products, X: Activations, const MR: usize, const NR: usize, co
             }
         }
         to.store(row, panel, &sums);
+    }
+}
+
+/// Adds the products of a group of each panel to the sums.
+///
+/// # Safety
+/// As for [`multiply`]; the panels have the group, and rows the activations that it meets.
+#[inline(always)]
+unsafe fn add_group<P: Products, const MR: usize, const NR: usize>(
+    sums: &mut [[__m512i; NR]; MR],
+    (w, panel_bytes): (*const u8, usize),
+    (rows, at): (&[*const u8; MR], usize),
+) {
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let mut weights = [_mm512_setzero_si512(); NR];
+        for (j, weights) in weights.iter_mut().enumerate() {
+            *weights = _mm512_loadu_si512(w.add(j * panel_bytes).cast());
+        }
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            let x4 = _mm512_set1_epi32(row.add(at).cast::<i32>().read_unaligned());
+            for (sum, weights) in sums.iter_mut().zip(&weights) {
+                *sum = P::add(*sum, *weights, x4);
+            }
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! Products of activations as they are in the model, uint8, by weights that are decoded and int8: their symbols with the sign bits
 //! turned over. No row has to be packed, and where the weight is symmetric nobody asks for the sums of rows.
 
-use super::block::{Accumulate, TILE_PANELS, check_operands, multiply_bytes};
+use super::block::{Accumulate, TILE_PANELS, multiply_bytes};
 use super::decode::decode;
 use super::epilogue::{Dequantized, Requantized, Summed};
 use super::rows;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
-use crate::arch::operands::{Accumulators, Coded, Extent, PanelSteps, Rows, Symbols};
+use crate::arch::operands::{Accumulators, Coded, Extent, GROUP_K, PanelSteps, Rows, Symbols};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
@@ -64,7 +64,7 @@ impl TileKernel for Avx512Bytes {
         _: &mut Scratch,
     ) -> Result<(), NoMemory> {
         assert!(symbols.bytes.len() >= extent.weights());
-        check_operands(extent, &rows, acc);
+        assert!(rows.covers_groups(extent.k()) && acc.covers(rows.m(), extent.columns()));
         let stride = acc.stride();
         let (data, overwrite) = acc.data_or_overwrite();
         let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
@@ -81,7 +81,7 @@ impl TileKernel for Avx512Bytes {
         terms: &Terms<'_>,
         out: &mut Output<'_>,
     ) -> bool {
-        assert!(symbols.bytes.len() >= extent.weights() && rows.covers(extent.k()));
+        assert!(symbols.bytes.len() >= extent.weights() && rows.covers_groups(extent.k()));
         assert!(terms.row_sums.len() == rows.m() && terms.columns.len() <= extent.columns());
         let symbols = symbols.bytes.as_ptr();
         // SAFETY: `self` proves the features; the checks above cover symbols and rows, and the outputs have the rows and leave out
@@ -138,5 +138,9 @@ impl RowKernel for Avx512Bytes {
 
     fn multiplies_bytes(&self) -> bool {
         true
+    }
+
+    fn bytes_multiple(&self) -> usize {
+        GROUP_K
     }
 }
