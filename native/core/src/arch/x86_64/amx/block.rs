@@ -15,7 +15,7 @@
 
 use super::registers::{HEIGHT, Heights, STEP, WIDTH, configure};
 use crate::arch::operands::{Extent, Rows};
-use crate::arch::x86_64::avx512::block::{self as avx512, Accumulate, OfSymbols};
+use crate::arch::x86_64::avx512::block::{self as avx512, Accumulate};
 use crate::arch::x86_64::avx512::epilogue::{Outputs, Results};
 use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use std::arch::asm;
@@ -137,7 +137,7 @@ pub unsafe fn last_fractal(symbols: *const u8, extent: Extent, rows: &Rows<'_>, 
         let rest = Extent::new(extent.panels(), extent.fractals() - done);
         let x = Rows::new(&rows.data()[done * FRACTAL_K..], rows.stride(), rows.m(), rest.k());
         // SAFETY: the last fractal of each panel, in what the caller promises.
-        unsafe { avx512::multiply::<OfSymbols, _>(symbols.add(done * FRACTAL), extent.panel(), rest, &x, &to) };
+        unsafe { avx512::multiply(symbols.add(done * FRACTAL), extent.panel(), rest, &x, &to) };
     }
 }
 

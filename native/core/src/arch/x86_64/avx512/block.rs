@@ -29,7 +29,14 @@ fn by_one_panel(m: usize, k: usize) -> bool {
 }
 
 /// What is multiplied: the instruction takes uint8 and int8.
-pub(in crate::arch::x86_64) trait Products {
+pub(in crate::arch::x86_64) trait Products: Sized {
+    /// Whether rows have all that an extent's weights are multiplied with.
+    fn are_covered(extent: Extent, rows: &Rows<'_>) -> bool;
+    /// Multiplies panels that lie one behind the other.
+    ///
+    /// # Safety
+    /// All features of the kernel; symbols and what the sums go to cover the extent, and it [covers](Self::are_covered) rows.
+    unsafe fn multiply<D: Destination>(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: &D);
     /// Adds the products of four activations and those weights of 16 columns that meet them.
     ///
     /// # Safety
@@ -41,6 +48,13 @@ pub(in crate::arch::x86_64) trait Products {
 pub(in crate::arch::x86_64) struct OfSymbols;
 
 impl Products for OfSymbols {
+    fn are_covered(extent: Extent, rows: &Rows<'_>) -> bool {
+        rows.covers(extent.k())
+    }
+    unsafe fn multiply<D: Destination>(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: &D) {
+        // SAFETY: the caller's contract.
+        unsafe { multiply(symbols, extent.panel(), extent, rows, to) };
+    }
     #[inline(always)]
     unsafe fn add(sum: __m512i, weights: __m512i, x4: __m512i) -> __m512i {
         // SAFETY: the caller's contract.
@@ -52,6 +66,13 @@ impl Products for OfSymbols {
 pub(in crate::arch::x86_64) struct OfBytes;
 
 impl Products for OfBytes {
+    fn are_covered(extent: Extent, rows: &Rows<'_>) -> bool {
+        rows.covers_groups(extent.k())
+    }
+    unsafe fn multiply<D: Destination>(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: &D) {
+        // SAFETY: the caller's contract.
+        unsafe { multiply_bytes(symbols, extent, rows, to) };
+    }
     #[inline(always)]
     unsafe fn add(sum: __m512i, weights: __m512i, x4: __m512i) -> __m512i {
         // SAFETY: the caller's contract.
@@ -108,12 +129,12 @@ impl Destination for Accumulate {
     }
 }
 
-/// Multiplies panels that begin `panel_bytes` apart.
+/// Multiplies symbols in panels that begin `panel_bytes` apart.
 ///
 /// # Safety
 /// All features of the kernel; symbols and rows cover the extent, and so does what the sums go to.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(in crate::arch::x86_64) unsafe fn multiply<P: Products, D: Destination>(
+pub(in crate::arch::x86_64) unsafe fn multiply<D: Destination>(
     symbols: *const u8,
     panel_bytes: usize,
     extent: Extent,
@@ -123,7 +144,7 @@ pub(in crate::arch::x86_64) unsafe fn multiply<P: Products, D: Destination>(
     let x = Apart { at: rows.data().as_ptr().cast(), stride: rows.stride() };
     let operands = Operands { symbols, panel_bytes, blocks: extent.k() / PIECE_K, rest: 0, x };
     // SAFETY: the caller's contract.
-    unsafe { panels::<P, _, D>(operands, extent.panels(), rows.m(), to) };
+    unsafe { panels::<OfSymbols, _, D>(operands, extent.panels(), rows.m(), to) };
 }
 
 /// As [`multiply`], of activations as they are in the model, which may lie in pieces, and panels one behind the other. Rows may end
@@ -132,7 +153,7 @@ pub(in crate::arch::x86_64) unsafe fn multiply<P: Products, D: Destination>(
 /// # Safety
 /// As there, but for rows, which cover the extent's groups.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn multiply_bytes<D: Destination>(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: &D) {
+unsafe fn multiply_bytes<D: Destination>(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: &D) {
     // SAFETY: the caller's contract.
     unsafe {
         let (k, at, panel_bytes) = (rows.k().min(extent.k()), rows.data().as_ptr().cast(), extent.panel());

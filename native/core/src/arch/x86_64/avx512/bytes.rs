@@ -1,10 +1,9 @@
 //! Products of activations as they are in the model, uint8, by weights that are decoded and int8: their symbols with the sign bits
 //! turned over. No row has to be packed, and where the weight is symmetric nobody asks for the sums of rows.
 
-use super::block::{Accumulate, TILE_PANELS, multiply_bytes};
+use super::block::{OfBytes, TILE_PANELS};
 use super::decode::decode;
-use super::epilogue::{Dequantized, Requantized, Summed};
-use super::rows;
+use super::{in_memory, rows};
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
 use crate::arch::operands::{Accumulators, Coded, Extent, GROUP_K, PanelSteps, Rows, Symbols};
 use crate::arch::output::Output;
@@ -63,13 +62,8 @@ impl TileKernel for Avx512Bytes {
         acc: &mut Accumulators<'_>,
         _: &mut Scratch,
     ) -> Result<(), NoMemory> {
-        assert!(symbols.bytes.len() >= extent.weights());
-        assert!(rows.covers_groups(extent.k()) && acc.covers(rows.m(), extent.columns()));
-        let stride = acc.stride();
-        let (data, overwrite) = acc.data_or_overwrite();
-        let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
-        // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
-        unsafe { multiply_bytes(symbols.bytes.as_ptr(), extent, &rows, &to) };
+        // SAFETY: `self` proves the features.
+        unsafe { in_memory::to_sums::<OfBytes>(symbols, extent, &rows, acc) };
         Ok(())
     }
 
@@ -81,23 +75,8 @@ impl TileKernel for Avx512Bytes {
         terms: &Terms<'_>,
         out: &mut Output<'_>,
     ) -> bool {
-        assert!(symbols.bytes.len() >= extent.weights() && rows.covers_groups(extent.k()));
-        assert!(terms.row_sums.len() == rows.m() && terms.columns.len() <= extent.columns());
-        let symbols = symbols.bytes.as_ptr();
-        // SAFETY: `self` proves the features; the checks above cover symbols and rows, and the outputs have the rows and leave out
-        // columns that they do not have.
-        unsafe {
-            if let Some(to) = Dequantized::outputs(terms, out) {
-                multiply_bytes(symbols, extent, &rows, &to);
-            } else if let Some(to) = Requantized::outputs(terms, out) {
-                multiply_bytes(symbols, extent, &rows, &to);
-            } else if let Some(to) = Summed::outputs(terms, out) {
-                multiply_bytes(symbols, extent, &rows, &to);
-            } else {
-                return false;
-            }
-        }
-        true
+        // SAFETY: `self` proves the features.
+        unsafe { in_memory::to_outputs::<OfBytes>(symbols, extent, &rows, terms, out) }
     }
 
     fn epilogue_tile(&self) -> Option<(usize, usize)> {

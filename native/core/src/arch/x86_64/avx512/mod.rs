@@ -7,6 +7,7 @@ mod bytes;
 pub(super) mod decode;
 pub(super) mod epilogue;
 mod group;
+mod in_memory;
 mod lines;
 mod roots;
 mod rows;
@@ -22,10 +23,9 @@ use crate::arch::workspace::Scratch;
 use crate::arch::x86_64::avx2::rows as avx2;
 use crate::arch::x86_64::prefetch;
 use crate::geometry::{FRACTAL_K, GROUPS, PANEL};
-use block::{Accumulate, OfSymbols, check_operands, multiply};
+use block::{OfSymbols, check_operands};
 use bytes::Avx512Bytes;
 use decode::{Memory, decode_tile};
-use epilogue::{Dequantized, Requantized, Summed};
 use sink::Sink;
 use std::arch::x86_64::*;
 use unroll::{each_group, unrolled};
@@ -141,13 +141,8 @@ impl TileKernel for Avx512 {
         acc: &mut Accumulators<'_>,
         _: &mut Scratch,
     ) -> Result<(), NoMemory> {
-        assert!(symbols.bytes.len() >= extent.weights());
-        check_operands(extent, &rows, acc);
-        let stride = acc.stride();
-        let (data, overwrite) = acc.data_or_overwrite();
-        let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
-        // SAFETY: `self` proves the features; the two checks above cover every address that the loops form.
-        unsafe { multiply::<OfSymbols, _>(symbols.bytes.as_ptr(), extent.panel(), extent, &rows, &to) };
+        // SAFETY: `self` proves the features.
+        unsafe { in_memory::to_sums::<OfSymbols>(symbols, extent, &rows, acc) };
         Ok(())
     }
 
@@ -159,23 +154,8 @@ impl TileKernel for Avx512 {
         terms: &Terms<'_>,
         out: &mut Output<'_>,
     ) -> bool {
-        assert!(symbols.bytes.len() >= extent.weights() && rows.covers(extent.k()));
-        assert!(terms.row_sums.len() == rows.m() && terms.columns.len() <= extent.columns());
-        let (symbols, panel) = (symbols.bytes.as_ptr(), extent.panel());
-        // SAFETY: `self` proves the features; the checks above cover symbols and rows, and the outputs have the rows and leave out
-        // columns that they do not have.
-        unsafe {
-            if let Some(to) = Dequantized::outputs(terms, out) {
-                multiply::<OfSymbols, _>(symbols, panel, extent, &rows, &to);
-            } else if let Some(to) = Requantized::outputs(terms, out) {
-                multiply::<OfSymbols, _>(symbols, panel, extent, &rows, &to);
-            } else if let Some(to) = Summed::outputs(terms, out) {
-                multiply::<OfSymbols, _>(symbols, panel, extent, &rows, &to);
-            } else {
-                return false;
-            }
-        }
-        true
+        // SAFETY: `self` proves the features.
+        unsafe { in_memory::to_outputs::<OfSymbols>(symbols, extent, &rows, terms, out) }
     }
 
     fn epilogue_tile(&self) -> Option<(usize, usize)> {

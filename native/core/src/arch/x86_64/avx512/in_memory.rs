@@ -1,0 +1,56 @@
+//! What kernels are asked for with symbols in memory: sums, or the outputs that are made of them.
+
+use super::block::{Accumulate, Products};
+use super::epilogue::{Dequantized, Requantized, Summed};
+use crate::arch::operands::{Accumulators, Extent, Rows, Symbols};
+use crate::arch::output::Output;
+use crate::arch::rows::Terms;
+
+/// As [`TileKernel::multiply`](crate::arch::TileKernel::multiply).
+///
+/// # Safety
+/// The features of [`Avx512`](super::Avx512).
+pub(super) unsafe fn to_sums<P: Products>(
+    symbols: Symbols<'_>,
+    extent: Extent,
+    rows: &Rows<'_>,
+    acc: &mut Accumulators<'_>,
+) {
+    assert!(symbols.bytes.len() >= extent.weights() && P::are_covered(extent, rows));
+    assert!(acc.covers(rows.m(), extent.columns()));
+    let stride = acc.stride();
+    let (data, overwrite) = acc.data_or_overwrite();
+    let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
+    // SAFETY: the caller answers for the features; the checks above cover every address that the loops form.
+    unsafe { P::multiply(symbols.bytes.as_ptr(), extent, rows, &to) };
+}
+
+/// As [`TileKernel::multiply_epilogue`](crate::arch::TileKernel::multiply_epilogue).
+///
+/// # Safety
+/// The features of [`Avx512`](super::Avx512).
+pub(super) unsafe fn to_outputs<P: Products>(
+    symbols: Symbols<'_>,
+    extent: Extent,
+    rows: &Rows<'_>,
+    terms: &Terms<'_>,
+    out: &mut Output<'_>,
+) -> bool {
+    assert!(symbols.bytes.len() >= extent.weights() && P::are_covered(extent, rows));
+    assert!(terms.row_sums.len() == rows.m() && terms.columns.len() <= extent.columns());
+    let symbols = symbols.bytes.as_ptr();
+    // SAFETY: the caller answers for the features; the checks above cover symbols and rows, and the outputs have the rows and leave
+    // out columns that they do not have.
+    unsafe {
+        if let Some(to) = Dequantized::outputs(terms, out) {
+            P::multiply(symbols, extent, rows, &to);
+        } else if let Some(to) = Requantized::outputs(terms, out) {
+            P::multiply(symbols, extent, rows, &to);
+        } else if let Some(to) = Summed::outputs(terms, out) {
+            P::multiply(symbols, extent, rows, &to);
+        } else {
+            return false;
+        }
+    }
+    true
+}
