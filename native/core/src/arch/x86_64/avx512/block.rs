@@ -11,7 +11,7 @@ use crate::geometry::{GROUP, PANEL};
 use std::arch::x86_64::*;
 
 /// Rows and panels of a register tile.
-pub(super) const TILE_ROWS: usize = 6;
+const TILE_ROWS: usize = 6;
 pub(super) const TILE_PANELS: usize = 4;
 /// Weights of a block of a panel.
 const BLOCK: usize = PanelSteps::BLOCK * GROUP;
