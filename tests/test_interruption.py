@@ -28,7 +28,7 @@ from mcd_graph.model.temporaries import MARK, remove_temporaries, temporary_file
 # Everything is imported once, and each run is a fork of that: so the moments fall into the work, not into the imports.
 # (argv: source, destination, signal, seed, runs; prints one line a run: status, then what was written to stderr.)
 RUNS = """
-import os, signal, sys, tempfile, time
+import os, signal, sys, tempfile, time, traceback
 import numpy as np
 from mcd_graph import cli, compress
 from mcd_graph.codec import packing
@@ -59,6 +59,9 @@ def run(delay):
             signal.signal(signal.SIGINT, interrupt)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
             status = cli.main(["compress", source, destination, "--force"])
+        except BaseException:
+            with os.fdopen(os.dup(2), "w") as file:
+                traceback.print_exc(file=file)
         finally:
             os._exit(status)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -366,3 +369,26 @@ except KeyboardInterrupt:
 """
     ended = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True, timeout=25)
     assert (ended.stdout, ended.stderr) == ("interrupted\n", "")
+
+
+@pytest.mark.parametrize("chained", [True, False])
+def test_what_ctrl_c_becomes_in_an_extension_module(
+    model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *, chained: bool
+) -> None:
+    """It ends the command as Ctrl-C does; other errors of the same type are raised."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt if chained else ZeroDivisionError
+        except BaseException as error:
+            raise SystemError("a result with an exception set") from error
+
+    monkeypatch.setattr("mcd_graph.compress.compress_model", interrupted)
+    arguments = ["compress", str(model), str(out / "m.onnx")]
+    if chained:
+        assert main(arguments) == 130
+        assert capsys.readouterr().err == "mcd: interrupted; no file was left half-written\n"
+    else:
+        with pytest.raises(SystemError):
+            main(arguments)
+    assert digests(out) == {}

@@ -19,7 +19,7 @@ from mcd_graph.cli.bench import bench
 from mcd_graph.cli.compress import compress
 from mcd_graph.cli.demo import demo
 from mcd_graph.cli.inspect import inspect
-from mcd_graph.cli.interruption import no_interruption_lost
+from mcd_graph.cli.interruption import came_of_interruption, no_interruption_lost
 from mcd_graph.cli.last_word import with_last_word
 from mcd_graph.cli.output import err, out, say
 from mcd_graph.cli.restore import restore
@@ -79,6 +79,10 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
         return _interrupted()
     except SystemExit:  # how typer and rich end when the reader of the output went away, as `head` does
         return 128 + _SIGPIPE
+    except Exception as error:
+        if came_of_interruption(error):
+            return _interrupted()
+        raise
     if status == 128 + signal.SIGINT:  # what typer makes of KeyboardInterrupt
         return _interrupted()
     return status if isinstance(status, int) else 0

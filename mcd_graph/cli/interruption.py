@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["no_interruption_lost"]
+__all__ = ["came_of_interruption", "no_interruption_lost"]
 
 _PAUSE = 0.005
 """Seconds until it is tried again: what loses it, such as the callback of a weak reference, takes less."""
@@ -40,3 +40,15 @@ def no_interruption_lost() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+
+
+def came_of_interruption(error: BaseException) -> bool:
+    """Whether it is what Ctrl-C became: a module in C or C++ may raise something else in KeyboardInterrupt's place."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, KeyboardInterrupt):
+            return True
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return False
