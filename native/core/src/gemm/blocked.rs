@@ -52,9 +52,8 @@ pub(super) struct Work<'a> {
     /// Tiles that are decoded at a time.
     chunk: usize,
     groups: usize,
-    /// Rows of each but the last of what groups are made of, and how many there are of these.
+    /// Rows that are best multiplied together: groups are multiples of them, but for the last.
     together: usize,
-    tiles: usize,
     blocks: usize,
     /// Panels of each block but the last of a strip.
     panels: usize,
@@ -94,16 +93,16 @@ impl<'a> Work<'a> {
             (strips, 1, tiling.n, threads.div_ceil(strips).min(m / GROUP_ROWS).max(1))
         };
         let together = tile.map_or(kernel.block_rows(), |(rows, _)| rows);
-        let tiles = m.div_ceil(together);
-        let groups = groups.min(tiles);
+        let groups = groups.min(m.div_ceil(together));
         let units = strips * groups * blocks;
         let queue = WorkQueue::new(runs, units, threads.min(units))?;
-        Ok(Self { queue, chunk, groups, together, tiles, blocks, panels, one_strip })
+        Ok(Self { queue, chunk, groups, together, blocks, panels, one_strip })
     }
 
     /// The rows, of m, of a group: as many as those of the others or, but for the last, `together` more.
     fn rows(&self, group: usize, m: usize) -> Range<usize> {
-        let start = |group: usize| (group * self.tiles / self.groups * self.together).min(m);
+        let tiles = m.div_ceil(self.together);
+        let start = |group: usize| (group * tiles / self.groups * self.together).min(m);
         start(group)..start(group + 1)
     }
 
