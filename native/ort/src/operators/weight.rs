@@ -468,6 +468,7 @@ impl<P: Prepared> Weight<P> {
     ) -> Result<Arc<P>, Error> {
         self.checked(x2, index, |x2, index| {
             let options = PrepareOptions { residency, threads, ..self.prepare_options()? };
+            ahead::will_read_all(x2);
             match residency {
                 Residency::Compressed => P::prepare(x2, index, &self.info, options).map(Arc::new),
                 Residency::Decoded => P::decode(x2, index, &self.info, options, self.folder),

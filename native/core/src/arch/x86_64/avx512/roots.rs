@@ -41,6 +41,22 @@ pub(super) const fn spread_top(mask: u8) -> i64 {
     m as i64
 }
 
+/// Bytes moved down to where the field of a group begins, with bits of others above.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn shifted<const R: usize, const G: usize>(row: __m512i) -> __m512i {
+    match G * R % 8 {
+        1 => _mm512_srli_epi16::<1>(row),
+        2 => _mm512_srli_epi16::<2>(row),
+        3 => _mm512_srli_epi16::<3>(row),
+        4 => _mm512_srli_epi16::<4>(row),
+        5 => _mm512_srli_epi16::<5>(row),
+        6 => _mm512_srli_epi16::<6>(row),
+        7 => _mm512_srli_epi16::<7>(row),
+        _ => row,
+    }
+}
+
 /// The eight root fields of every lane, as [`Ranks::OFFSETS`](crate::arch::generic::Ranks::OFFSETS) says.
 ///
 /// # Safety
@@ -66,9 +82,11 @@ pub(super) unsafe fn root_fields<const R: usize, const OFFSETS: bool>(rows: *con
             last_bits(row(byte), shift, 0, R)
         } else {
             let first = 8 - shift;
-            let low = _mm512_set1_epi64(move_bits(shift, 0, first));
-            let low = _mm512_gf2p8affine_epi64_epi8::<0>(row(byte), low);
-            _mm512_or_si512(low, last_bits(row(byte + 1), 0, first, R - first))
+            // What comes in from the next byte is masked away below. A shift goes to other units than an affine transform.
+            let low = shifted::<R, G>(row(byte));
+            let mask = _mm512_set1_epi8((1i8 << first) - 1);
+            // (low & mask) | last
+            _mm512_ternarylogic_epi32::<0xf8>(last_bits(row(byte + 1), 0, first, R - first), low, mask)
         };
     });
     fields
