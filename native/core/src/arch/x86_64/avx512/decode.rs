@@ -14,7 +14,7 @@
 //! Counts of ones are all that leads from one step to the next, so the processor overlaps them freely.
 
 use super::ahead::{Ahead, Paced};
-use super::group::Zmm;
+use super::group::{Zmm, settled};
 use super::roots::root_fields;
 use super::sink::{Sink, Store};
 use super::unroll::{each_group, unrolled};
@@ -130,7 +130,7 @@ struct Opened {
 unsafe fn open<K: Ranks<Zmm>, const R: usize>(rows: *const u8, ranks: &K, taken: &mut usize) -> Opened {
     // SAFETY: the caller's contract.
     let fields = unsafe { if K::OFFSETS { root_fields::<R, true>(rows) } else { root_fields::<R, false>(rows) } };
-    let fields = fields.map(Zmm);
+    let fields = settled(fields).map(Zmm);
     let (mut lanes, mut sums) = ([0; GROUPS], [0; GROUPS]);
     each_group!(G => {
         // SAFETY: as above.
@@ -193,7 +193,8 @@ unsafe fn close<K: Ranks<Zmm>>(
             ranks.symbols(opened.fields[G], Zmm::expand(opened.lanes[G], sums.add(opened.sums[G]))).0
         };
     });
-    symbols
+    // SAFETY: the caller's contract.
+    unsafe { settled(symbols) }
 }
 
 /// # Safety

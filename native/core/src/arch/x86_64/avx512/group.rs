@@ -2,6 +2,7 @@
 
 use super::roots::spread_top;
 use crate::arch::generic::{Expand, Group, LookUp};
+use crate::geometry::GROUPS;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -68,6 +69,30 @@ fn expand_bytes(bits: u64, from: __m512i) -> __m512i {
         );
     }
     bytes
+}
+
+/// The values of a fractal's groups, which the compiler has in registers before it goes on: what is in front of this in the source
+/// is in front of it in the instructions. A processor looks some 100 of them ahead, so their order tells which wait for which.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub fn settled(mut of: [__m512i; GROUPS]) -> [__m512i; GROUPS] {
+    let [a, b, c, d, e, f, g, h] = &mut of;
+    // SAFETY: there is no instruction.
+    unsafe {
+        asm!(
+            "/* {} {} {} {} {} {} {} {} */",
+            inout(zmm_reg) * a,
+            inout(zmm_reg) * b,
+            inout(zmm_reg) * c,
+            inout(zmm_reg) * d,
+            inout(zmm_reg) * e,
+            inout(zmm_reg) * f,
+            inout(zmm_reg) * g,
+            inout(zmm_reg) * h,
+            options(nomem, nostack, preserves_flags),
+        );
+    }
+    of
 }
 
 impl LookUp for Zmm {
