@@ -4,7 +4,8 @@
 //! [`generic`](crate::arch::generic) says:
 //!
 //! ```text
-//! root fields of every lane                     one or two GF(2) affine transforms of the rows, offsets with their sign extended
+//! root fields of every lane                     a GF(2) affine transform of the rows, offsets with their sign extended;
+//!                                               where a field spans two bytes, a shift of the first as well
 //! which are open                                compare into a mask
 //! sums in the lanes of those                    byte expand
 //! look-up in a table                            two-register byte permute
