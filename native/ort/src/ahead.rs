@@ -6,11 +6,18 @@
 /// Smaller weights hold no large page, or hardly.
 const LARGE: usize = 4 << 20;
 
+/// What the system is told. Neither changes more than when memory is read, and by what pages.
+#[derive(Clone, Copy)]
+enum Advice {
+    WillNeed,
+    HugePage,
+}
+
 /// Has the system fetch just the pages that hold these bytes, and does not wait for them. A hint: where the bytes come from no
 /// file, or the system is not asked, nothing happens.
 pub fn fetch(parts: &[&[u8]]) {
     for part in parts {
-        system::advise(part, system::WILL_NEED);
+        system::advise(part, Advice::WillNeed);
     }
 }
 
@@ -19,12 +26,13 @@ pub fn fetch(parts: &[&[u8]]) {
 /// beyond 4 KiB. The memory is the file's as before, one for all processes. A hint, as above.
 pub fn will_read_all(weight: &[u8]) {
     if weight.len() >= LARGE {
-        system::advise(weight, system::HUGE_PAGE);
+        system::advise(weight, Advice::HugePage);
     }
 }
 
 #[cfg(unix)]
 mod system {
+    use super::Advice;
     use std::ffi::{c_int, c_void};
 
     unsafe extern "C" {
@@ -32,19 +40,24 @@ mod system {
         fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int;
     }
 
-    /// The same number on Linux, macOS and the BSDs.
-    pub const WILL_NEED: Option<c_int> = Some(3);
-    pub const HUGE_PAGE: Option<c_int> = if cfg!(target_os = "linux") { Some(14) } else { None };
+    /// What it is called in the C library, if it has it.
+    fn number(advice: Advice) -> Option<c_int> {
+        match advice {
+            // The same number on Linux, macOS and the BSDs.
+            Advice::WillNeed => Some(3),
+            Advice::HugePage => cfg!(target_os = "linux").then_some(14),
+        }
+    }
 
-    /// Advises on the pages that hold a part. The advice may not change more than when and by what pages memory is read.
-    pub fn advise(part: &[u8], advice: Option<c_int>) {
-        let (Some(advice), Ok(page)) = (advice, usize::try_from(getpagesize())) else { return };
+    /// Advises on the pages that hold a part.
+    pub fn advise(part: &[u8], advice: Advice) {
+        let (Some(advice), Ok(page)) = (number(advice), usize::try_from(getpagesize())) else { return };
         if part.is_empty() {
             return;
         }
         let before = part.as_ptr().addr() % page.max(1);
         let first = part.as_ptr().wrapping_sub(before);
-        // SAFETY: of the two above, neither changes more than that; the range is that of the pages of the part.
+        // SAFETY: no advice changes what memory holds; the range is that of the pages of the part.
         _ = unsafe { madvise(first.cast_mut().cast(), part.len() + before, advice) };
     }
 }
@@ -52,10 +65,7 @@ mod system {
 /// Where there is no such call.
 #[cfg(not(unix))]
 mod system {
-    pub const WILL_NEED: () = ();
-    pub const HUGE_PAGE: () = ();
-
-    pub fn advise(_: &[u8], (): ()) {}
+    pub fn advise(_: &[u8], _: super::Advice) {}
 }
 
 #[cfg(test)]
