@@ -15,7 +15,7 @@
 //! - [`residency`]: which weights are decoded once
 //! - [`decoded_folder`]: decoded weights that processes share
 //! - [`large_pages`]: memory for large decoded weights
-//! - [`ahead`]: which bytes of a file are read next
+//! - [`ahead`]: which bytes of a file are read next, and by what pages
 //! - [`memory`]: what the weights of a session may take
 //! - [`sharing`]: what the sessions of a process share
 //! - [`scratch`]: memory that a thread keeps from call to call
