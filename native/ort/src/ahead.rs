@@ -17,7 +17,7 @@ enum Advice {
 /// file, or the system is not asked, nothing happens.
 pub fn fetch(parts: &[&[u8]]) {
     for part in parts {
-        system::advise(part, Advice::WillNeed);
+        advise(part, Advice::WillNeed);
     }
 }
 
@@ -26,47 +26,38 @@ pub fn fetch(parts: &[&[u8]]) {
 /// beyond 4 KiB. The memory is the file's as before, one for all processes. A hint, as above.
 pub fn will_read_all(weight: &[u8]) {
     if weight.len() >= LARGE {
-        system::advise(weight, Advice::HugePage);
+        advise(weight, Advice::HugePage);
     }
 }
 
+/// Advises on the pages that hold a part.
 #[cfg(unix)]
-mod system {
-    use super::Advice;
+fn advise(part: &[u8], advice: Advice) {
     use std::ffi::{c_int, c_void};
 
     unsafe extern "C" {
         safe fn getpagesize() -> c_int;
         fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int;
     }
-
-    /// What it is called in the C library, if it has it.
-    fn number(advice: Advice) -> Option<c_int> {
-        match advice {
-            // The same number on Linux, macOS and the BSDs.
-            Advice::WillNeed => Some(3),
-            Advice::HugePage => cfg!(target_os = "linux").then_some(14),
-        }
+    let number = match advice {
+        // The same number on Linux, macOS and the BSDs.
+        Advice::WillNeed => 3,
+        Advice::HugePage if cfg!(target_os = "linux") => 14,
+        Advice::HugePage => return,
+    };
+    let Ok(page) = usize::try_from(getpagesize()) else { return };
+    if part.is_empty() {
+        return;
     }
-
-    /// Advises on the pages that hold a part.
-    pub fn advise(part: &[u8], advice: Advice) {
-        let (Some(advice), Ok(page)) = (number(advice), usize::try_from(getpagesize())) else { return };
-        if part.is_empty() {
-            return;
-        }
-        let before = part.as_ptr().addr() % page.max(1);
-        let first = part.as_ptr().wrapping_sub(before);
-        // SAFETY: no advice changes what memory holds; the range is that of the pages of the part.
-        _ = unsafe { madvise(first.cast_mut().cast(), part.len() + before, advice) };
-    }
+    let before = part.as_ptr().addr() % page.max(1);
+    let first = part.as_ptr().wrapping_sub(before);
+    // SAFETY: no advice changes what memory holds; the range is that of the pages of the part.
+    _ = unsafe { madvise(first.cast_mut().cast(), part.len() + before, number) };
 }
 
 /// Where there is no such call.
 #[cfg(not(unix))]
-mod system {
-    pub fn advise(_: &[u8], _: super::Advice) {}
-}
+fn advise(_: &[u8], _: Advice) {}
 
 #[cfg(test)]
 mod tests {
