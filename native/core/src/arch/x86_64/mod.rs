@@ -4,6 +4,7 @@ mod activations;
 pub mod amx;
 pub mod avx2;
 pub mod avx512;
+mod heights;
 
 use crate::aligned::LINE;
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};

@@ -7,11 +7,11 @@
 
 use crate::arch::operands::{Accumulators, Extent, GROUP_K, PIECE_K, PanelSteps, Rows};
 use crate::arch::x86_64::activations::{Activations, Apart, InPieces, rows_from};
+use crate::arch::x86_64::heights::Heights;
 use crate::geometry::{GROUP, PANEL};
 use std::arch::x86_64::*;
 
-/// Rows and panels of a register tile.
-const TILE_ROWS: usize = 6;
+/// Panels of a register tile.
 pub(super) const TILE_PANELS: usize = 4;
 /// Weights of a block of a panel.
 const BLOCK: usize = PanelSteps::BLOCK * GROUP;
@@ -217,29 +217,6 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
             row += high;
         }
         panel += wide;
-    }
-}
-
-/// How rows are cut into tiles: as few as there can be, whose heights differ by 1 at the most. Of more than
-/// 3 rows, none is lower than 3.
-#[derive(Clone, Copy)]
-struct Heights {
-    /// Rows of the lower tiles.
-    low: usize,
-    /// Rows in tiles that are one row higher, which come first.
-    higher: usize,
-}
-
-impl Heights {
-    fn of(m: usize) -> Self {
-        let tiles = m.div_ceil(TILE_ROWS);
-        let (low, higher) = (m / tiles, m % tiles);
-        Self { low, higher: higher * (low + 1) }
-    }
-
-    /// That of the tile that begins with a row.
-    fn from(self, row: usize) -> usize {
-        self.low + usize::from(row < self.higher)
     }
 }
 
