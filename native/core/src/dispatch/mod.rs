@@ -6,7 +6,11 @@ mod detect;
 use crate::arch::aarch64::neon::Neon;
 use crate::arch::portable::Portable;
 #[cfg(target_arch = "x86_64")]
-use crate::arch::x86_64::{amx::Amx, avx2::Avx2, avx512::Avx512};
+use crate::arch::x86_64::{
+    amx::Amx,
+    avx2::{Avx2, Dots},
+    avx512::{Avx512, Avx512Vnni},
+};
 use crate::arch::{Feature, TileKernel};
 use crate::codec::WeightType;
 use crate::dequantize::Channels;
@@ -42,6 +46,14 @@ const CANDIDATES: &[Candidate] = &[
     Candidate { short: "amx", needs: &[Avx512::NEEDS, Amx::NEEDS], tile: assumed!(Amx, assume) },
     #[cfg(target_arch = "x86_64")]
     Candidate { short: "avx512", needs: &[Avx512::NEEDS], tile: assumed!(Avx512, assume) },
+    #[cfg(target_arch = "x86_64")]
+    Candidate { short: "avx512-vnni", needs: &[Avx512Vnni::NEEDS], tile: assumed!(Avx512Vnni, assume) },
+    #[cfg(target_arch = "x86_64")]
+    Candidate {
+        short: "avx-vnni",
+        needs: &[Avx2::<true>::NEEDS, Avx2::FAST, Dots::NEEDS],
+        tile: assumed!(Avx2<true, Dots<false>>, assume),
+    },
     #[cfg(target_arch = "x86_64")]
     Candidate { short: "avx2", needs: &[Avx2::<true>::NEEDS, Avx2::FAST], tile: assumed!(Avx2<true>, assume) },
     #[cfg(target_arch = "x86_64")]
@@ -91,7 +103,7 @@ impl Kernel {
         Self::available()[0]
     }
 
-    /// The one called `name`: scalar, avx2-nopdep, avx2, avx512 or amx; on ARM scalar, neon, neon-dot or neon-i8mm.
+    /// The one called `name`: scalar, avx2-nopdep, avx2, avx-vnni, avx512-vnni, avx512 or amx; on ARM scalar, neon, neon-dot or neon-i8mm.
     pub fn by_name(name: &str) -> Result<Self, Error> {
         let available = Self::available();
         available.iter().copied().find(|k| k.short == name).ok_or_else(|| {
@@ -201,37 +213,49 @@ mod tests {
         use Feature::*;
         let zen_2 = [Avx2, Bmi1, Bmi2, Popcnt, F16c];
         let haswell = [&zen_2[..], &[FastDeposits]].concat();
+        let alder_lake = [&haswell[..], &[Gfni, AvxVnni]].concat();
         let skylake = [&haswell[..], &[Avx512f, Avx512bw, Avx512vl, Avx512dq]].concat();
         let cascade_lake = [&skylake[..], &[Avx512vnni]].concat();
         // Zen 4 has these as well, and neither has tile registers.
         let ice_lake = [&cascade_lake[..], &[Avx512vbmi, Avx512vbmi2, Gfni]].concat();
-        let sapphire_rapids = [&ice_lake[..], &[AmxInt8, AmxPermission]].concat();
+        let zen_5 = [&ice_lake[..], &[AvxVnni]].concat();
+        let sapphire_rapids = [&zen_5[..], &[AmxInt8, AmxPermission]].concat();
         let without = |of: &[Feature], feature| of.iter().copied().filter(|f| *f != feature).collect::<Vec<_>>();
         let table: &[(&str, Vec<Feature>, &[&str])] = &[
-            ("none", Vec::new(), &["scalar"]),
-            ("Sandy Bridge", vec![Popcnt], &["scalar"]),
-            ("Zen 1 and 2", zen_2.to_vec(), &["avx2-nopdep", "scalar"]),
-            ("Haswell and Zen 3", haswell.clone(), &["avx2", "avx2-nopdep", "scalar"]),
-            ("a hypervisor that hides BMI2", without(&haswell, Bmi2), &["scalar"]),
-            ("Skylake", skylake, &["avx2", "avx2-nopdep", "scalar"]),
-            ("Cascade Lake", cascade_lake, &["avx2", "avx2-nopdep", "scalar"]),
-            ("Ice Lake", ice_lake.clone(), &["avx512", "avx2", "avx2-nopdep", "scalar"]),
-            ("Sapphire Rapids", sapphire_rapids.clone(), &["amx", "avx512", "avx2", "avx2-nopdep", "scalar"]),
-            ("no permission", without(&sapphire_rapids, AmxPermission), &["avx512", "avx2", "avx2-nopdep", "scalar"]),
+            ("none", Vec::new(), &[]),
+            ("Sandy Bridge", vec![Popcnt], &[]),
+            ("Zen 1 and 2", zen_2.to_vec(), &["avx2-nopdep"]),
+            ("Haswell and Zen 3", haswell.clone(), &["avx2", "avx2-nopdep"]),
+            ("a hypervisor that hides BMI2", without(&haswell, Bmi2), &[]),
+            ("Alder Lake", alder_lake, &["avx-vnni", "avx2", "avx2-nopdep"]),
+            ("Skylake", skylake, &["avx2", "avx2-nopdep"]),
+            ("Cascade Lake", cascade_lake, &["avx512-vnni", "avx2", "avx2-nopdep"]),
+            ("Ice Lake", ice_lake.clone(), &["avx512", "avx512-vnni", "avx2", "avx2-nopdep"]),
+            ("Zen 5", zen_5.clone(), &["avx512", "avx512-vnni", "avx-vnni", "avx2", "avx2-nopdep"]),
+            (
+                "Sapphire Rapids",
+                sapphire_rapids.clone(),
+                &["amx", "avx512", "avx512-vnni", "avx-vnni", "avx2", "avx2-nopdep"],
+            ),
+            (
+                "no permission",
+                without(&sapphire_rapids, AmxPermission),
+                &["avx512", "avx512-vnni", "avx-vnni", "avx2", "avx2-nopdep"],
+            ),
             (
                 "a system that saves no tiles",
                 without(&sapphire_rapids, AmxInt8),
-                &["avx512", "avx2", "avx2-nopdep", "scalar"],
+                &["avx512", "avx512-vnni", "avx-vnni", "avx2", "avx2-nopdep"],
             ),
-            ("a hypervisor that hides GFNI", without(&sapphire_rapids, Gfni), &["avx2", "avx2-nopdep", "scalar"]),
             (
-                "tiles, but no AVX-512",
-                [&haswell[..], &[AmxInt8, AmxPermission]].concat(),
-                &["avx2", "avx2-nopdep", "scalar"],
+                "a hypervisor that hides GFNI",
+                without(&sapphire_rapids, Gfni),
+                &["avx512-vnni", "avx-vnni", "avx2", "avx2-nopdep"],
             ),
+            ("tiles, but no AVX-512", [&haswell[..], &[AmxInt8, AmxPermission]].concat(), &["avx2", "avx2-nopdep"]),
         ];
         for (processor, features, expected) in table {
-            assert_eq!(names(features), *expected, "{processor}");
+            assert_eq!(names(features), [*expected, &["scalar"]].concat(), "{processor}");
         }
     }
 

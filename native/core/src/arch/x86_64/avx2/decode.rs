@@ -18,13 +18,14 @@ use super::symbols::{deltas, look_up, look_up_all, root_fields};
 use crate::arch::generic::{ByDistance, ToBeLookedUp, with_root_bits};
 use crate::arch::kernel::{Refused, resize};
 use crate::arch::operands::{Coded, TileCode};
+use crate::arch::workspace::Scratch;
 use crate::codec::Order;
 use crate::geometry::{FRACTAL, GROUP};
 use std::arch::x86_64::__m256i;
 
 /// Memory that a thread keeps from tile to tile, some kilobytes for the largest one.
 #[derive(Default)]
-pub(super) struct Memory {
+pub(in crate::arch::x86_64) struct Memory {
     /// Planes of the level that is being built, and of the one below it.
     planes: [Vec<[u64; PLANE]>; 2],
     /// Root fields of a panel.
@@ -37,9 +38,25 @@ pub(super) struct Memory {
     escapes: Vec<u16>,
 }
 
+/// As [`TileKernel::decode`](crate::arch::TileKernel::decode).
+///
+/// # Panics
+/// As there.
+#[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+pub(in crate::arch::x86_64) fn decode<const PDEP: bool>(
+    coded: Coded<'_>,
+    out: &mut [u8],
+    stride: usize,
+    scratch: &mut Scratch,
+) -> Result<(), Refused> {
+    decode_panels::<PDEP>(coded, scratch.of(), |p, symbols| {
+        out[p * stride..][..symbols.len()].copy_from_slice(symbols);
+    })
+}
+
 /// Decodes all panels of a tile, one after the other, and hands each to `sink`.
 #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
-pub(super) fn decode_panels<const PDEP: bool>(
+pub(in crate::arch::x86_64) fn decode_panels<const PDEP: bool>(
     Coded { code, tile, extent }: Coded<'_>,
     memory: &mut Memory,
     mut sink: impl FnMut(usize, &[u8]),

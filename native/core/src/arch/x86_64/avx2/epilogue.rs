@@ -3,7 +3,7 @@
 //! All begin with `sum + column − weight · row sum`, and the last two go on with `fp32(…) · scale`; every step is an operation of
 //! its own.
 
-use super::tiles::Destination;
+use super::operands::Destination;
 use super::vectors::Sums;
 use crate::arch::output::{Destination as Memory, Elementwise, Epilogue, Output, ScalarOrPerColumn};
 use crate::arch::rows::{Terms, WeightTerm};

@@ -1,18 +1,20 @@
-//! AVX2 with BMI1, BMI2 and POPCNT (Haswell and later, Zen and later).
+//! AVX2 with BMI1, BMI2 and POPCNT (Haswell and later, Zen and later), and the same with AVX-VNNI (Alder Lake and later).
 //!
 //! AVX2 can neither expand bytes by a mask nor look bytes up across 16 of them, so the work is cut differently from
 //! the AVX-512 kernel's: what a continued weight gains is not a byte but a number in *bit planes*, for bits are what
 //! BMI2 expands, 64 at a time. Where its instruction for that is slow (before Zen 3), shifts and masks do the same.
 //!
-//! `deposits` has the two ways to expand bits, `planes` those of a tile's continued weights, `symbols` what becomes of root fields, `decode` the passes over a panel,
-//! `products` how both operands are multiplied, `tiles` the multiplications, `steps` what can be added in 16 bits in them,
-//! `epilogue` what becomes of their sums.
+//! `deposits` has the two ways to expand bits, `planes` those of a tile's continued weights, `symbols` what becomes of root
+//! fields, `decode` the passes over a panel, `products` how both operands are multiplied, `tiles` the multiplications, `dots`
+//! those with AVX-VNNI, `steps` what can be added in 16 bits in them, `epilogue` what becomes of their sums.
 
 mod blocks;
-mod decode;
+pub(super) mod decode;
 mod deposits;
+mod dots;
 mod epilogue;
 mod group;
+mod operands;
 mod pairs;
 mod planes;
 mod products;
@@ -34,9 +36,11 @@ use crate::error::{Error, with_room};
 use crate::geometry::PANEL;
 use decode::decode_panels;
 use epilogue::{Dequantized, Requantized, Summed};
+use operands::Accumulate;
 use products::{Exact, ExactBytes, Products, Saturating};
+
+pub use products::Dots;
 use std::marker::PhantomData;
-use tiles::Accumulate;
 
 /// Rows up to which a panel is multiplied as soon as it is decoded; more are multiplied from decoded strips.
 const FUSED_ROWS: usize = 12;
@@ -63,11 +67,12 @@ impl<const PDEP: bool, P: Products> Avx2<PDEP, P> {
 
 impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
     fn name(&self) -> &'static str {
-        match (PDEP, P::SATURATES) {
-            (true, false) => "x86_64-u8i8i32-avx2",
-            (false, false) => "x86_64-u8i8i32-avx2-nopdep",
-            (true, true) => "x86_64-u8i8i16-avx2",
-            (false, true) => "x86_64-u8i8i16-avx2-nopdep",
+        match (PDEP, P::SATURATES, P::VNNI) {
+            (_, _, true) => "x86_64-u8i8i32-avxvnni",
+            (true, false, _) => "x86_64-u8i8i32-avx2",
+            (false, false, _) => "x86_64-u8i8i32-avx2-nopdep",
+            (true, true, _) => "x86_64-u8i8i16-avx2",
+            (false, true, _) => "x86_64-u8i8i16-avx2-nopdep",
         }
     }
 
@@ -76,8 +81,8 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
     }
 
     fn saturating(&self) -> Option<&'static dyn TileKernel> {
-        // Proven by `self`.
-        Some(&Avx2::<PDEP, Saturating<false>>(PhantomData))
+        // Proven by `self`. Processors with VNNI have no use for it.
+        (!P::VNNI).then_some(&Avx2::<PDEP, Saturating<false>>(PhantomData))
     }
 
     fn saturates(&self) -> bool {
@@ -98,6 +103,8 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
         // Proven by `self`.
         if P::SATURATES {
             Some(&Avx2::<PDEP, Saturating<true>>(PhantomData))
+        } else if P::VNNI {
+            None
         } else {
             Some(&Avx2::<PDEP, Exact<true>>(PhantomData))
         }
@@ -105,11 +112,15 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
 
     fn of_bytes(&self) -> Option<&'static dyn TileKernel> {
         // Proven by `self`.
-        Some(&Avx2::<PDEP, ExactBytes>(PhantomData))
+        if P::VNNI {
+            Some(&Avx2::<PDEP, Dots<true>>(PhantomData))
+        } else {
+            Some(&Avx2::<PDEP, ExactBytes>(PhantomData))
+        }
     }
 
     fn suits(&self, steps: &[PanelSteps]) -> bool {
-        P::BYTES && steps::are_narrow(steps)
+        P::VNNI || P::BYTES && steps::are_narrow(steps)
     }
 
     fn fused_rows(&self) -> usize {
@@ -122,11 +133,7 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
 
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
         // SAFETY: `self` proves the features.
-        unsafe {
-            decode_panels::<PDEP>(coded, scratch.of(), |p, symbols| {
-                out[p * stride..][..symbols.len()].copy_from_slice(symbols);
-            })
-        }
+        unsafe { decode::decode::<PDEP>(coded, out, stride, scratch) }
     }
 
     fn multiply_coded(
@@ -191,7 +198,7 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
     }
 
     fn epilogue_tile(&self) -> Option<(usize, usize)> {
-        Some((two_panels::ROWS, two_panels::PANELS))
+        Some(if P::VNNI { (1, 1) } else { (two_panels::ROWS, two_panels::PANELS) })
     }
 
     /// Of activations that are bytes or of 16 bits, as [`rows::finish`] makes them.
@@ -202,6 +209,10 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
             let product = |x: i8| i32::from(x.cast_unsigned()) * (i32::from(symbol) - 128);
             let pairs = pairs.map(|x| (product(x[0]) + product(x[1])).clamp(*most.start(), *most.end()));
             return pairs.fold(0, i32::wrapping_add);
+        }
+        if P::WIDTH == 1 {
+            let sum = row.iter().map(|&x| i32::from(x)).fold(0, i32::wrapping_add);
+            return sum.wrapping_mul(symbol.into());
         }
         let wide =
             pairs.map(|&[low, high]| i32::from(i16::from_ne_bytes([low.cast_unsigned(), high.cast_unsigned()])));
@@ -237,7 +248,7 @@ impl<const PDEP: bool, P: Products> RowKernel for Avx2<PDEP, P> {
     }
 
     fn multiplies_pairs(&self) -> bool {
-        true
+        !P::VNNI
     }
 
     fn width(&self) -> usize {

@@ -3,7 +3,9 @@
 //! `vpmaddubsw` multiplies bytes, and adds each two products with saturation. Exact ones are of wider operands: symbols are
 //! widened to 16 bits, those of even and those of odd k apart, and multiplied by `vpmaddwd`. Where it is known of most blocks
 //! that no sum of two products saturates ([`steps`](super::steps)), bytes are multiplied there and wider operands elsewhere.
+//! With AVX-VNNI, `vpdpbusd` multiplies four bytes by four others, exactly.
 
+use crate::arch::feature::Feature;
 use std::arch::x86_64::*;
 use std::fmt::Debug;
 
@@ -13,6 +15,8 @@ pub trait Products: Debug + Send + Sync + 'static {
     const WIDTH: usize;
     /// Whether they saturate in pairs.
     const SATURATES: bool = false;
+    /// Whether they need AVX-VNNI: then functions here need it as well, and [`dots`](super::dots) has the loops.
+    const VNNI: bool = false;
     /// Whether the sign bits of symbols are turned over.
     const SIGNED: bool;
     /// Whether they are of activations as they are in the model, uint8.
@@ -152,5 +156,43 @@ impl Products for ExactBytes {
     unsafe fn add(sum: __m256i, symbols: [__m256i; 2], x: [__m256i; 2]) -> __m256i {
         // SAFETY: the caller's contract.
         unsafe { Exact::<true>::add(sum, symbols, x) }
+    }
+}
+
+/// Exact products of AVX-VNNI: of symbols as they are decoded and packed activations, int8; or, `SIGNED`, of symbols with their sign
+/// bits turned over and activations as they are in the model, uint8.
+#[derive(Debug)]
+pub struct Dots<const SIGNED: bool>;
+
+impl Dots<false> {
+    /// What they need beside AVX2.
+    pub const NEEDS: &[Feature] = &[Feature::AvxVnni];
+}
+
+impl<const SIGNED: bool> Products for Dots<SIGNED> {
+    const WIDTH: usize = 1;
+    const VNNI: bool = true;
+    const SIGNED: bool = SIGNED;
+    const BYTES: bool = SIGNED;
+    const IN_STEPS: bool = false;
+    type Symbols = __m256i;
+    type Activations = __m256i;
+
+    #[inline(always)]
+    unsafe fn symbols(at: *const u8) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe { load::<SIGNED, SIGNED>(at) }
+    }
+    #[inline(always)]
+    unsafe fn activations(at: *const u8) -> __m256i {
+        // SAFETY: the caller's contract.
+        unsafe { _mm256_set1_epi32(at.cast::<i32>().read_unaligned()) }
+    }
+    #[inline(always)]
+    unsafe fn add(sum: __m256i, symbols: __m256i, x: __m256i) -> __m256i {
+        // The instruction takes uint8 and int8.
+        let (unsigned, signed) = if SIGNED { (x, symbols) } else { (symbols, x) };
+        // SAFETY: the caller's contract.
+        unsafe { _mm256_dpbusd_avx_epi32(sum, unsigned, signed) }
     }
 }

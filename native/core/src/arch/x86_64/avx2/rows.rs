@@ -116,7 +116,7 @@ pub(in crate::arch::x86_64) fn weighted_sums(base: i32, runs: WeightedRuns<'_>, 
 pub(super) fn finish<P: Products>(row: &mut [i8]) {
     if P::BYTES {
         row.iter_mut().for_each(|x| *x ^= i8::MIN);
-    } else {
+    } else if P::WIDTH == 2 {
         widen(row);
     }
 }
@@ -251,7 +251,10 @@ pub(in crate::arch::x86_64) unsafe fn write_rows(panel: &[u8], ByteRows { at: ou
 /// # Safety
 /// As there; and the processor has AVX2.
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn write_columns(panels: Panels<'_>, ByteRows { at: out, stride, flip, .. }: ByteRows) {
+pub(in crate::arch::x86_64) unsafe fn write_columns(
+    panels: Panels<'_>,
+    ByteRows { at: out, stride, flip, .. }: ByteRows,
+) {
     let flip = _mm_set1_epi8(flip.cast_signed());
     // The weights of four columns, by their place along k.
     let by_k = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);

@@ -2,49 +2,17 @@
 //! ([`two_panels`]).
 
 use super::blocks::{self, FourRows, ROWS};
+use super::dots;
+use super::operands::{Destination, Operands};
 use super::products::{Products, Saturating};
 use super::steps::BLOCK;
 use super::two_panels::{self, ThreeRows, Weights};
 use super::vectors::{LANES, Sums};
 use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Rows, Symbols};
 use crate::arch::x86_64::activations::{Activations, Apart, InPieces, rows_from};
-use crate::geometry::{GROUP, PANEL};
+use crate::geometry::GROUP;
 use std::arch::asm;
 use std::arch::x86_64::*;
-
-/// Where the sums of register tiles go.
-pub(super) trait Destination {
-    /// Takes the sums of the tile that begins with row `row` and panel `panel`.
-    ///
-    /// # Safety
-    /// AVX2; this destination has MR rows from there on, and the first column of each of NR panels.
-    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, panel: usize, sums: &Sums<MR, NR>);
-}
-
-/// Sums are added to accumulators in memory.
-pub(super) struct Accumulate {
-    pub at: *mut i32,
-    /// Distance of rows.
-    pub stride: usize,
-    /// Overwrite instead of adding.
-    pub overwrite: bool,
-}
-
-impl Destination for Accumulate {
-    #[inline(always)]
-    unsafe fn store<const MR: usize, const NR: usize>(&self, row: usize, panel: usize, sums: &Sums<MR, NR>) {
-        for (i, row_of_sums) in sums.iter().enumerate() {
-            for (half, sum) in row_of_sums.as_flattened().iter().enumerate() {
-                // SAFETY: the caller's contract, with all columns of the panels.
-                unsafe {
-                    let at = self.at.add((row + i) * self.stride + panel * PANEL + half * PANEL / 2).cast();
-                    let sum = if self.overwrite { *sum } else { _mm256_add_epi32(_mm256_loadu_si256(at), *sum) };
-                    _mm256_storeu_si256(at, sum);
-                }
-            }
-        }
-    }
-}
 
 /// How far ahead symbols are fetched while they meet several rows, in bytes: one row takes them faster than this gains.
 const AHEAD: usize = 4 << 10;
@@ -55,7 +23,7 @@ const FETCHING: usize = 16;
 /// Multiplies panels that lie one behind the other by all rows.
 ///
 /// # Safety
-/// AVX2; what the sums go to covers the extent, with all rows.
+/// AVX2, and what the products need; what the sums go to covers the extent, with all rows.
 ///
 /// # Panics
 /// If symbols or rows do not cover it, or steps are those of other panels.
@@ -105,6 +73,10 @@ unsafe fn panels<P: Products, X: Activations, D: Destination>(
     m: usize,
     to: &D,
 ) {
+    if P::VNNI {
+        // SAFETY: the caller's contract, which is that of these products as well.
+        return unsafe { dots::panels::<P, X, D>(operands, m, to) };
+    }
     let (panels, mut panel) = (operands.extent.panels(), 0);
     // Two panels from there on meet three rows.
     let by_two = |panel: usize| {
@@ -244,16 +216,6 @@ unsafe fn last_rows<P: Products, X: Activations, D: Destination>(
             };
         }
     }
-}
-
-/// What is multiplied.
-#[derive(Clone, Copy)]
-struct Operands<X> {
-    symbols: *const u8,
-    extent: Extent,
-    /// Of a panel, those that are not padding as a whole.
-    blocks: usize,
-    x: X,
 }
 
 /// One register tile, from `row` and `panel` on; its panels.

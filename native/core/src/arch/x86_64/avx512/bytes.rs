@@ -2,17 +2,17 @@
 //! turned over. No row has to be packed, and where the weight is symmetric nobody asks for the sums of rows.
 
 use super::block::{OfBytes, TILE_PANELS};
-use super::decode::decode;
 use super::{in_memory, rows};
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
 use crate::arch::operands::{Accumulators, Coded, Extent, GROUP_K, PanelSteps, Rows, Symbols};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
+use crate::arch::x86_64::avx2::decode::decode;
 use crate::arch::x86_64::avx2::rows as avx2;
 use crate::arch::x86_64::prefetch;
 
-/// Proof that the processor has what the AVX-512 kernel [needs](super::Avx512::NEEDS).
+/// Proof that the processor has what [`Avx512Vnni`](super::Avx512Vnni) needs; the AVX-512 kernel needs more.
 #[derive(Debug)]
 pub struct Avx512Bytes(());
 
@@ -39,7 +39,7 @@ impl TileKernel for Avx512Bytes {
 
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
         // SAFETY: `self` proves the features.
-        unsafe { decode(coded, out, stride, scratch) }
+        unsafe { decode::<true>(coded, out, stride, scratch) }
     }
 
     /// # Panics
@@ -104,7 +104,7 @@ impl RowKernel for Avx512Bytes {
         quantize: rows::quantize,
         transpose_words: avx2::transpose_words,
         write_rows: rows::write_rows,
-        write_columns: rows::write_columns,
+        write_columns: avx2::write_columns,
         dequantize: avx2::dequantize,
         pack: rows::pack,
         sums: rows::sums,

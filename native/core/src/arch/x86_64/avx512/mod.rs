@@ -13,6 +13,7 @@ mod roots;
 mod rows;
 pub(super) mod sink;
 pub(super) mod unroll;
+mod vnni;
 
 use crate::arch::feature::Feature;
 use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
@@ -29,6 +30,8 @@ use decode::{Memory, decode_tile};
 use sink::Sink;
 use std::arch::x86_64::*;
 use unroll::{each_group, unrolled};
+
+pub use vnni::Avx512Vnni;
 
 /// Rows up to which each visits the groups while they are in registers, so that products fill the gaps of decoding; more are
 /// multiplied from decoded strips, for their sums of a tile's columns would leave the first cache.
