@@ -20,7 +20,7 @@ from mcd_graph.model.constants import eight_bit_constants
 from mcd_graph.model.private import private_copy
 from mcd_graph.model.saving import ModelWriter, NotSmallerError
 from mcd_graph.model.source import ModelSource, Source, size_of
-from mcd_graph.options import check_libraries
+from mcd_graph.options import check_kernel, check_libraries
 from mcd_graph.passes.at_open import constants_at_open, restore_at_open
 from mcd_graph.progress import Progress
 from mcd_graph.proof import Prover
@@ -124,6 +124,7 @@ def compress_model(
     if jobs is not None and jobs < 1:
         raise InputError(f"jobs must be at least 1, not {jobs}")
     check_libraries(custom_ops)
+    check_kernel()
     request = Request(
         model_input=model_input, opened=model_input, model_output=model_output, profile=profile, jobs=jobs,
         executor=executor,

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from mcd_graph import _native
 from mcd_graph.errors import InputError
 from mcd_graph.library import get_library_path
 
-__all__ = ["check_libraries", "quiet_options"]
+__all__ = ["check_kernel", "check_libraries", "quiet_options"]
 
 _FATAL_ONLY = 4
 
@@ -44,6 +45,17 @@ def quiet_options(
     if threads is not None:
         options.intra_op_num_threads = threads
     return options
+
+
+def check_kernel() -> None:
+    """Refuse a kernel that this processor does not run, before no session of a compressed model opens because of it.
+
+    Raises:
+        InputError: ``MCD_KERNEL`` names such a one.
+    """
+    kernel, available = os.environ.get("MCD_KERNEL"), _native.kernels()
+    if kernel and kernel not in available:
+        raise InputError(f"MCD_KERNEL is {kernel!r}, which does not run here; these do: {', '.join(available)}")
 
 
 def check_libraries(libraries: Iterable[str | os.PathLike[str]]) -> None:

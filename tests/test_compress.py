@@ -437,6 +437,13 @@ def test_bad_arguments(model: Path, out: Path, options: dict[str, object], messa
     assert digests(out) == {}
 
 
+def test_a_kernel_that_does_not_run_here_is_named(model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MCD_KERNEL", "abacus")
+    with pytest.raises(InputError, match="MCD_KERNEL is 'abacus'"):
+        compress_model(model, out / "m.onnx")
+    assert digests(out) == {}
+
+
 def test_a_failing_job_leaves_nothing(model: Path, out: Path) -> None:
     class Broken(Executor):
         def submit(self, *_job: object, **_options: object) -> Future:
