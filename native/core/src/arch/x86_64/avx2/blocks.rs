@@ -15,7 +15,7 @@ pub(super) struct FourRows {
     pub rows: [*const u8; ROWS],
     /// Of each block, in bytes behind each row; one behind the other where this is null.
     pub blocks: *const u32,
-    /// Bytes from a panel to the next, which is fetched.
+    /// Bytes from each block to the first line that is fetched with it.
     pub next: usize,
 }
 
@@ -157,17 +157,16 @@ macro_rules! place {
     };
 }
 
-/// Has the same block of the next panel fetched; `{w}` is as before then.
+/// Has so many lines fetched.
 macro_rules! fetch {
-    () => {
-        concat!(
-            "add {w}, {next}\n",
-            "prefetcht0 [{w}]\n",
-            "prefetcht0 [{w} + 64]\n",
-            "prefetcht0 [{w} + 128]\n",
-            "prefetcht0 [{w} + 192]\n",
-            "sub {w}, {next}\n",
-        )
+    (1) => {
+        "prefetcht0 [{w} + {next}]\n"
+    };
+    (2) => {
+        concat!(fetch!(1), "prefetcht0 [{w} + {next} + 64]\n")
+    };
+    (4) => {
+        concat!(fetch!(2), "prefetcht0 [{w} + {next} + 128]\n", "prefetcht0 [{w} + {next} + 192]\n")
     };
 }
 
@@ -213,32 +212,36 @@ macro_rules! all_blocks {
     }};
 }
 
-/// Each way to find activations, with what comes later fetched or not.
+/// Each way to find activations, with so many lines fetched.
 macro_rules! all_ways {
     ($groups:tt, $fetch:ident, $sums:ident, $w:ident, $x:ident, $blocks:ident) => {
         match ($x.blocks.is_null(), $fetch) {
-            (true, true) => all_blocks!($groups, "shl {x}, 4", fetch!(), $sums, $w, $x, $blocks),
-            (true, false) => all_blocks!($groups, "shl {x}, 4", "", $sums, $w, $x, $blocks),
-            (false, true) => all_blocks!($groups, place!(), fetch!(), $sums, $w, $x, $blocks),
-            (false, false) => all_blocks!($groups, place!(), "", $sums, $w, $x, $blocks),
+            (true, 0) => all_blocks!($groups, "shl {x}, 4", "", $sums, $w, $x, $blocks),
+            (true, 1) => all_blocks!($groups, "shl {x}, 4", fetch!(1), $sums, $w, $x, $blocks),
+            (true, 2) => all_blocks!($groups, "shl {x}, 4", fetch!(2), $sums, $w, $x, $blocks),
+            (true, _) => all_blocks!($groups, "shl {x}, 4", fetch!(4), $sums, $w, $x, $blocks),
+            (false, 0) => all_blocks!($groups, place!(), "", $sums, $w, $x, $blocks),
+            (false, 1) => all_blocks!($groups, place!(), fetch!(1), $sums, $w, $x, $blocks),
+            (false, 2) => all_blocks!($groups, place!(), fetch!(2), $sums, $w, $x, $blocks),
+            (false, _) => all_blocks!($groups, place!(), fetch!(4), $sums, $w, $x, $blocks),
         }
     };
 }
 
-/// Adds the products of those blocks of the panel at `w` of which G groups go at once: 4, 2 or 1. `FETCH`: and has what comes
-/// later fetched.
+/// Adds the products of those blocks of the panel at `w` of which G groups go at once: 4, 2 or 1. With each, `FETCH` lines are
+/// fetched: none, 1, 2 or 4.
 ///
 /// # Safety
 /// AVX2; the panel, of int8, and the rows have all of the blocks.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn add<const G: usize, const FETCH: bool>(
+pub(super) unsafe fn add<const G: usize, const FETCH: usize>(
     sums: &mut Sums<ROWS, 1>,
     w: *const u8,
     x: FourRows,
     blocks: &[u16],
 ) {
-    const { assert!(GROUP == 64 && (G == 4 || G == 2 || G == 1)) };
+    const { assert!(GROUP == 64 && (G == 4 || G == 2 || G == 1) && matches!(FETCH, 0 | 1 | 2 | 4)) };
     let [[row0], [row1], [row2], [row3]] = sums;
     let sums = [row0, row1, row2, row3];
     // SAFETY: the caller's contract; memory is only read.

@@ -8,6 +8,7 @@ use super::products::{Products, Saturating};
 use super::steps::BLOCK;
 use super::two_panels::{self, ThreeRows, Weights};
 use super::vectors::{LANES, Sums};
+use crate::aligned::LINE;
 use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Rows, Symbols};
 use crate::arch::x86_64::activations::{Activations, Apart, InPieces, rows_from};
 use crate::geometry::GROUP;
@@ -17,8 +18,8 @@ use std::arch::x86_64::*;
 /// How far ahead symbols are fetched while they meet several rows, in bytes: one row takes them faster than this gains.
 const AHEAD: usize = 4 << 10;
 
-/// The last rows, which have the next panel fetched, if a panel is multiplied in steps.
-const FETCHING: usize = 16;
+/// Lines of memory in a block.
+const LINES: usize = BLOCK / LINE;
 
 /// Multiplies panels that lie one behind the other by all rows.
 ///
@@ -165,19 +166,23 @@ unsafe fn fours<P: Products, X: Activations, D: Destination>(
     m: usize,
     to: &D,
 ) {
+    // The last tiles have the next panel fetched: before, it would leave the first cache again. Each its share, if there are as
+    // many tiles as lines, for more at once has the products wait.
+    let tiles = m / ROWS;
     for panel in first..end {
         let steps = steps.get(panel).filter(|steps| !steps.is_empty());
-        for row in (0..m / 4 * 4).step_by(4) {
+        for i in 0..tiles {
+            let (at, next) = ((i * ROWS, panel), operands.extent.panel());
             // SAFETY: tiles of rows and panels that there are.
             unsafe {
-                match (steps, row) {
-                    // Before, it would leave the first cache again.
-                    (Some(steps), _) if row + FETCHING + m % 4 >= m => {
-                        tile_in_steps::<P, X, true, D>(operands, (row, panel), steps, to)
+                match (steps, (i + LINES).checked_sub(tiles)) {
+                    (Some(steps), None) => tile_in_steps::<P, X, 0, D>(operands, at, (steps, next), to),
+                    (Some(steps), Some(line)) if tiles >= LINES => {
+                        tile_in_steps::<P, X, 1, D>(operands, at, (steps, next + line * LINE), to)
                     }
-                    (Some(steps), _) => tile_in_steps::<P, X, false, D>(operands, (row, panel), steps, to),
-                    (None, 0) => _ = tile::<P, X, 4, 1, true, D>(operands, (row, panel), to),
-                    (None, _) => _ = tile::<P, X, 4, 1, false, D>(operands, (row, panel), to),
+                    (Some(steps), Some(_)) => tile_in_steps::<P, X, LINES, D>(operands, at, (steps, next), to),
+                    (None, _) if i == 0 => _ = tile::<P, X, ROWS, 1, true, D>(operands, at, to),
+                    (None, _) => _ = tile::<P, X, ROWS, 1, false, D>(operands, at, to),
                 }
             }
         }
@@ -302,23 +307,23 @@ unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool
 }
 
 /// One register tile of a single panel, in the steps that are known for it, of bytes: products that saturate, or exact ones, for
-/// which blocks that may saturate are widened.
+/// which blocks that may saturate are widened. With each block, `FETCH` lines `next` bytes behind it are fetched.
 ///
 /// # Safety
 /// As for [`tile`]; the steps are of as many blocks as the panel has.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn tile_in_steps<P: Products, X: Activations, const FETCH: bool, D: Destination>(
+unsafe fn tile_in_steps<P: Products, X: Activations, const FETCH: usize, D: Destination>(
     Operands { symbols, extent, x: activations, .. }: Operands<X>,
     (row, panel): (usize, usize),
-    steps: &PanelSteps,
+    (steps, next): (&PanelSteps, usize),
     to: &D,
 ) {
     let mut sums: Sums<ROWS, 1> = [[[_mm256_setzero_si256(); 2]; 1]; ROWS];
     // SAFETY: the caller's contract; `PanelSteps` names blocks that there are.
     unsafe {
         let w = symbols.add(panel * extent.panel());
-        let x = FourRows { rows: rows_from(activations, row), blocks: activations.blocks(), next: extent.panel() };
+        let x = FourRows { rows: rows_from(activations, row), blocks: activations.blocks(), next };
         blocks::add::<4, FETCH>(&mut sums, w, x, steps.fours());
         blocks::add::<2, FETCH>(&mut sums, w, x, steps.twos());
         if P::SATURATES {
