@@ -81,6 +81,14 @@ def test_work_that_takes_too_long_is_ended() -> None:
     assert time.monotonic() - begin < 30
 
 
+def test_what_onnxruntime_says_of_every_lowered_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no session of a lowered node opens, whatever the reason, the site has it."""
+    monkeypatch.setenv("MCD_KERNEL", "abacus")
+    (site,) = lower(model(qdq=False)).plan.sites
+    assert (site.status, site.code) == ("kept", ReasonCode.CANNOT_ASK)
+    assert "abacus" in (site.reason or "")
+
+
 def test_what_ends_the_process_that_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """What depends on the answer is kept, and the rest is lowered."""
     monkeypatch.setattr(optimized, "_optimize", die)

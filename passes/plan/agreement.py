@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import onnx_ir as ir
 import onnxruntime as ort
 
+from mcd_graph.passes.engine.answers import Answers
 from mcd_graph.passes.engine.extent import Extent
 from mcd_graph.passes.engine.facts import all_nodes, calls_of
 from mcd_graph.passes.engine.inlined import RETURNED, Names, returning
@@ -113,6 +114,7 @@ def _settle(
         ask: tells what onnxruntime makes of a model.
     """
     taken_in: dict[int, tuple[str, ...]] = {}
+    answers = Answers(ask)
 
     def narrower(number: int, extent: Extent) -> Extent:
         absorbed, match = taken_in.get(number, ()), candidates[number].match
@@ -126,6 +128,7 @@ def _settle(
         numbered = [dataclasses.replace(each, extent=extent) for each, extent in zip(candidates, extents, strict=True)]
         path, absorbed = _lower_copy(copy, numbered)
         taken_in.update(absorbed)
+        answers.begin(extents)
         return path
 
     extents = [Extent.ALL if each.site.status == "lowered" else Extent.NONE for each in candidates]
@@ -143,18 +146,26 @@ def _settle(
         )
         return sites_to_blame(original, lowered, outputs, within, quantized)
 
-    settled_extents = settle(blame, extents, lower, narrower, ask)
+    settled_extents = settle(blame, extents, lower, narrower, answers.ask)
     settled = []
-    for candidate, extent in zip(candidates, settled_extents, strict=True):
+    for number, (candidate, extent) in enumerate(zip(candidates, settled_extents, strict=True)):
         changed = dataclasses.replace(candidate, extent=extent)
         if extent == Extent.NONE and candidate.site.status == "lowered":
-            text = f"onnxruntime {ort.__version__} would fuse nodes beside it otherwise than in the original"
-            candidate.site.keep(Refusal(ReasonCode.FUSES_OTHERWISE, text))
+            candidate.site.keep(_why_not(answers.complaint(number)))
         elif extent == Extent.MULTIPLICATION and (match := _match(candidate.rule, candidate.match.nodes[0], extent)):
             changed = dataclasses.replace(changed, match=match)
             candidate.site.pattern = match.pattern
         settled.append(changed)
     return settled
+
+
+def _why_not(complaint: str | None) -> Refusal:
+    """Return why a site is not lowered, given what onnxruntime says of all models in which it is."""
+    if complaint is not None:
+        text = f"onnxruntime cannot be asked what it makes of the lowered node: {complaint}"
+        return Refusal(ReasonCode.CANNOT_ASK, text)
+    text = f"onnxruntime {ort.__version__} would fuse nodes beside it otherwise than in the original"
+    return Refusal(ReasonCode.FUSES_OTHERWISE, text)
 
 
 def _match(rule: Rule, node: ir.Node, extent: Extent) -> Match | None:
