@@ -21,7 +21,7 @@ from mcd_graph.operators import decompress_dequant, decompress_weight
 from mcd_graph.operators.registry import compressed_nodes, name_of
 from mcd_graph.operators.spec import DOMAIN
 from mcd_graph.operators.view import CompressedNode, check_memory
-from mcd_graph.options import check_libraries
+from mcd_graph.options import check_kernel, check_libraries
 from mcd_graph.passes import InlineWeightArgumentsPass, LoweringPlan, WeightJob, plan_lowering
 from mcd_graph.passes.plan import smallest_of_few
 from mcd_graph.passes.rules.registry import label_of
@@ -58,7 +58,7 @@ def inspect_model(
     Raises:
         FileNotFoundError: there is no such model.
         InputError: the file is not an ONNX model, or a compressed weight in it is damaged, or needs more memory than
-            ``memory_limit``.
+            ``memory_limit``; or ``MCD_KERNEL`` names a kernel that does not run here.
 
     Examples:
         >>> from mcd_graph.inspection import inspect_model
@@ -66,6 +66,7 @@ def inspect_model(
         ('/first/MatMul', 256, 128, 'lowerable')
     """
     check_libraries(custom_ops)
+    check_kernel()
     source = os.fspath(model_input)
     given = Source.read(source)
     model = load_model(given)

@@ -48,10 +48,10 @@ def quiet_options(
 
 
 def check_kernel() -> None:
-    """Refuse a kernel that this processor does not run, before no session of a compressed model opens because of it.
+    """Refuse a kernel that this processor does not run: no session of a compressed model would open.
 
     Raises:
-        InputError: ``MCD_KERNEL`` names such a one.
+        InputError: ``MCD_KERNEL`` names a kernel that does not run here.
     """
     kernel, available = os.environ.get("MCD_KERNEL"), _native.kernels()
     if kernel and kernel not in available:

@@ -225,8 +225,10 @@ class ReasonCode(enum.StrEnum):
     )
     CANNOT_ASK = (
         "cannot-ask",
-        "The installed onnxruntime could not be asked how it computes the multiplication.",
-        "Make the model load in this onnxruntime (the text has its message), for instance by --custom-ops.",
+        "The installed onnxruntime does not load the model, or the model with the lowered node, so that it cannot be "
+        "asked how it computes them.",
+        "Make the model load in this onnxruntime (the text has its message), for instance by --custom-ops; or install "
+        "an operator library of this version.",
     )
     DIFFERS = (
         "differs",

@@ -38,6 +38,7 @@ from mcd_graph import (
 )
 from mcd_graph.cli.compress import _print_kept
 from mcd_graph.codec.weights import Profile
+from mcd_graph.inspection import inspect_model
 from mcd_graph.model.annotations import remove_annotations
 from mcd_graph.model.data_files import DATA_FILE_KEY
 from mcd_graph.model.fidelity import to_proto
@@ -442,6 +443,8 @@ def test_a_kernel_that_does_not_run_here_is_named(model: Path, out: Path, monkey
     with pytest.raises(InputError, match="MCD_KERNEL is 'abacus'"):
         compress_model(model, out / "m.onnx")
     assert digests(out) == {}
+    with pytest.raises(InputError, match="MCD_KERNEL is 'abacus'"):
+        inspect_model(model)
 
 
 def test_a_failing_job_leaves_nothing(model: Path, out: Path) -> None:

@@ -114,7 +114,6 @@ def _settle(
         ask: tells what onnxruntime makes of a model.
     """
     taken_in: dict[int, tuple[str, ...]] = {}
-    answers = Answers(ask)
 
     def narrower(number: int, extent: Extent) -> Extent:
         absorbed, match = taken_in.get(number, ()), candidates[number].match
@@ -146,7 +145,8 @@ def _settle(
         )
         return sites_to_blame(original, lowered, outputs, within, quantized)
 
-    settled_extents = settle(blame, extents, lower, narrower, answers.ask)
+    answers = Answers(ask, blame)
+    settled_extents = settle(answers.blame, extents, lower, narrower, answers.ask)
     settled = []
     for number, (candidate, extent) in enumerate(zip(candidates, settled_extents, strict=True)):
         changed = dataclasses.replace(candidate, extent=extent)
@@ -160,7 +160,7 @@ def _settle(
 
 
 def _why_not(complaint: str | None) -> Refusal:
-    """Return why a site is not lowered, given what onnxruntime says of all models in which it is."""
+    """Return why a site is not lowered, given what onnxruntime says of models that are lowered there."""
     if complaint is not None:
         text = f"onnxruntime cannot be asked what it makes of the lowered node: {complaint}"
         return Refusal(ReasonCode.CANNOT_ASK, text)

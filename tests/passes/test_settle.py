@@ -9,18 +9,25 @@ import pytest
 from lowering import make_model
 from onnx import helper
 
+from mcd_graph.passes.engine.answers import Answers
 from mcd_graph.passes.engine.extent import Extent
 from mcd_graph.passes.engine.optimized import TOO_LONG, Optimized, optimize
 from mcd_graph.passes.engine.settle import settle
 
 
 def settled(
-    folder: Path, refused: Sequence[set[int]], ask: Callable[[Path], Optimized | str] = optimize
+    folder: Path,
+    refused: Sequence[set[int]],
+    ask: Callable[[Path], Optimized | str] = optimize,
+    answers: Answers | None = None,
 ) -> list[Extent]:
     """Settle three sites, of a model that onnxruntime refuses when all of one of ``refused`` are lowered."""
 
+    answers = answers or Answers(ask, lambda _: set())
+
     def lower(extents: Sequence[Extent]) -> Path:
         lowered = {number for number, extent in enumerate(extents) if extent != Extent.NONE}
+        answers.begin(extents)
         operator = "NoSuchOperator" if any(each <= lowered for each in refused) else "Relu"
         node = helper.make_node(operator, ["x"], ["y"])
         path = folder / "model.onnx"
@@ -28,13 +35,34 @@ def settled(
         path.write_bytes(model.SerializeToString())
         return path
 
-    return settle(lambda _: set(), [Extent.ALL] * 3, lower, lambda _, __: Extent.NONE, ask)
+    return settle(answers.blame, [Extent.ALL] * 3, lower, lambda _, __: Extent.NONE, answers.ask)
 
 
 def test_a_site_that_onnxruntime_refuses_stays(tmp_path: Path) -> None:
     assert settled(tmp_path, []) == [Extent.ALL] * 3
     assert settled(tmp_path, [{1}]) == [Extent.ALL, Extent.NONE, Extent.ALL]
     assert settled(tmp_path, [{0}, {2}]) == [Extent.NONE, Extent.ALL, Extent.NONE]
+
+
+@pytest.mark.parametrize("refused", [[{1}], [{0}, {2}], [{0, 2}], [{0, 1, 2}]])
+def test_what_onnxruntime_says_is_kept_of_sites_that_it_refuses(tmp_path: Path, refused: Sequence[set[int]]) -> None:
+    answers = Answers(optimize, lambda _: set())
+    extents = settled(tmp_path, refused, answers=answers)
+    assert Extent.NONE in extents
+    for number, extent in enumerate(extents):
+        if extent == Extent.NONE:
+            assert "NoSuchOperator" in (answers.complaint(number) or "")
+
+
+def test_a_site_that_differs_in_a_model_that_it_loads_has_no_complaint() -> None:
+    loaded = Optimized(onnx.GraphProto(), ())
+    answers = Answers(lambda path: loaded if path.name == "loaded" else "refused", lambda _: {1})
+    answers.begin([Extent.ALL] * 3)
+    assert answers.ask(Path("first")) == "refused"
+    answers.begin([Extent.NONE, Extent.MULTIPLICATION, Extent.ALL])
+    assert answers.ask(Path("loaded")) is loaded
+    assert answers.blame(loaded) == {1}
+    assert [answers.complaint(number) for number in range(3)] == ["refused", None, "refused"]
 
 
 def test_sites_that_onnxruntime_refuses_together_stay(tmp_path: Path) -> None:

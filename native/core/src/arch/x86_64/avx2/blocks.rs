@@ -162,11 +162,13 @@ macro_rules! fetch {
     (1) => {
         "prefetcht0 [{w} + {next}]\n"
     };
-    (2) => {
-        concat!(fetch!(1), "prefetcht0 [{w} + {next} + 64]\n")
-    };
     (4) => {
-        concat!(fetch!(2), "prefetcht0 [{w} + {next} + 128]\n", "prefetcht0 [{w} + {next} + 192]\n")
+        concat!(
+            fetch!(1),
+            "prefetcht0 [{w} + {next} + 64]\n",
+            "prefetcht0 [{w} + {next} + 128]\n",
+            "prefetcht0 [{w} + {next} + 192]\n",
+        )
     };
 }
 
@@ -218,18 +220,16 @@ macro_rules! all_ways {
         match ($x.blocks.is_null(), $fetch) {
             (true, 0) => all_blocks!($groups, "shl {x}, 4", "", $sums, $w, $x, $blocks),
             (true, 1) => all_blocks!($groups, "shl {x}, 4", fetch!(1), $sums, $w, $x, $blocks),
-            (true, 2) => all_blocks!($groups, "shl {x}, 4", fetch!(2), $sums, $w, $x, $blocks),
             (true, _) => all_blocks!($groups, "shl {x}, 4", fetch!(4), $sums, $w, $x, $blocks),
             (false, 0) => all_blocks!($groups, place!(), "", $sums, $w, $x, $blocks),
             (false, 1) => all_blocks!($groups, place!(), fetch!(1), $sums, $w, $x, $blocks),
-            (false, 2) => all_blocks!($groups, place!(), fetch!(2), $sums, $w, $x, $blocks),
             (false, _) => all_blocks!($groups, place!(), fetch!(4), $sums, $w, $x, $blocks),
         }
     };
 }
 
 /// Adds the products of those blocks of the panel at `w` of which G groups go at once: 4, 2 or 1. With each, `FETCH` lines are
-/// fetched: none, 1, 2 or 4.
+/// fetched: none, 1 or 4.
 ///
 /// # Safety
 /// AVX2; the panel, of int8, and the rows have all of the blocks.
@@ -241,7 +241,7 @@ pub(super) unsafe fn add<const G: usize, const FETCH: usize>(
     x: FourRows,
     blocks: &[u16],
 ) {
-    const { assert!(GROUP == 64 && (G == 4 || G == 2 || G == 1) && matches!(FETCH, 0 | 1 | 2 | 4)) };
+    const { assert!(GROUP == 64 && (G == 4 || G == 2 || G == 1) && matches!(FETCH, 0 | 1 | 4)) };
     let [[row0], [row1], [row2], [row3]] = sums;
     let sums = [row0, row1, row2, row3];
     // SAFETY: the caller's contract; memory is only read.

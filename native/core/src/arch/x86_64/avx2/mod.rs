@@ -59,7 +59,7 @@ impl<const PDEP: bool, P: Products> Avx2<PDEP, P> {
     pub const NEEDS: &[Feature] = &[Feature::Avx2, Feature::Bmi1, Feature::Bmi2, Feature::Popcnt, Feature::F16c];
 
     /// # Safety
-    /// The processor has all of [`Self::NEEDS`].
+    /// The processor has all of [`Self::NEEDS`] and, for products by VNNI, of [`Dots::NEEDS`].
     pub const unsafe fn assume() -> Self {
         Self(PhantomData)
     }

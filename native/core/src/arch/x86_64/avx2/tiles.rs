@@ -307,7 +307,7 @@ unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool
 }
 
 /// One register tile of a single panel, in the steps that are known for it, of bytes: products that saturate, or exact ones, for
-/// which blocks that may saturate are widened. With each block, `FETCH` lines `next` bytes behind it are fetched.
+/// which blocks that may saturate are widened. With each other block, `FETCH` lines `next` bytes behind it are fetched.
 ///
 /// # Safety
 /// As for [`tile`]; the steps are of as many blocks as the panel has.

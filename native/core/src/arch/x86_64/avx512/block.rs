@@ -35,7 +35,7 @@ pub(in crate::arch::x86_64) trait Products: Sized {
     /// Multiplies panels that lie one behind the other.
     ///
     /// # Safety
-    /// All features of the kernel; symbols and what the sums go to cover the extent, and it [covers](Self::are_covered) rows.
+    /// All features of [`Avx512Vnni`](super::Avx512Vnni); symbols and what the sums go to cover the extent, and it [covers](Self::are_covered) rows.
     unsafe fn multiply<D: Destination>(symbols: *const u8, extent: Extent, rows: &Rows<'_>, to: &D);
     /// Adds the products of four activations and those weights of 16 columns that meet them.
     ///
@@ -132,7 +132,7 @@ impl Destination for Accumulate {
 /// Multiplies symbols in panels that begin `panel_bytes` apart.
 ///
 /// # Safety
-/// All features of the kernel; symbols and rows cover the extent, and so does what the sums go to.
+/// All features of [`Avx512Vnni`](super::Avx512Vnni); symbols and rows cover the extent, and so does what the sums go to.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(in crate::arch::x86_64) unsafe fn multiply<D: Destination>(
     symbols: *const u8,

@@ -9,7 +9,7 @@ use crate::arch::rows::Terms;
 /// As [`TileKernel::multiply`](crate::arch::TileKernel::multiply).
 ///
 /// # Safety
-/// The features of [`Avx512`](super::Avx512).
+/// The features of [`Avx512Vnni`](super::Avx512Vnni), which all kernels of AVX-512 have.
 pub(super) unsafe fn to_sums<P: Products>(
     symbols: Symbols<'_>,
     extent: Extent,
@@ -28,7 +28,7 @@ pub(super) unsafe fn to_sums<P: Products>(
 /// As [`TileKernel::multiply_epilogue`](crate::arch::TileKernel::multiply_epilogue).
 ///
 /// # Safety
-/// The features of [`Avx512`](super::Avx512).
+/// The features of [`Avx512Vnni`](super::Avx512Vnni), which all kernels of AVX-512 have.
 pub(super) unsafe fn to_outputs<P: Products>(
     symbols: Symbols<'_>,
     extent: Extent,
