@@ -17,7 +17,6 @@ from mcd_graph.passes.engine.optimized import TOO_LONG
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from collections.abc import Set as AbstractSet
-    from pathlib import Path
 
     from mcd_graph.passes.engine.optimized import Optimized
 
@@ -30,21 +29,20 @@ _ROUNDS = 8
 
 
 def settle(
-    blame: Callable[[Optimized], set[int] | None],
+    ask: Callable[[Sequence[Extent]], Optimized | str],
+    blame: Callable[[Sequence[Extent], Optimized], set[int] | None],
     extents: Sequence[Extent],
-    lower: Callable[[Sequence[Extent]], Path],
     narrower: Callable[[int, Extent], Extent],
-    optimize: Callable[[Path], Optimized | str],
 ) -> list[Extent]:
     """Return how much each site may take in so that onnxruntime computes all the rest as in the original.
 
     Args:
-        blame: tells, of what onnxruntime makes of a lowered model, the sites beside which it differs from the original;
-            ``None`` if it differs beside none of them. They are searched for then.
+        ask: asks onnxruntime what it makes of the model that takes in so much at each site; returns why it does not
+            load it, if it does not.
+        blame: tells, of what it makes of that model, the sites beside which it differs from the original; ``None`` if
+            it differs beside none of them. They are searched for then.
         extents: what to begin with.
-        lower: writes the lowered copy with so much taken in at each site.
         narrower: tells the next extent of a site, by its number, at which it takes in less than it did.
-        optimize: asks onnxruntime what it makes of a model.
     """
     chosen = list(extents)
     steps: list[list[Extent]] = []
@@ -52,17 +50,18 @@ def settle(
     def blamed(tried: Sequence[Extent]) -> set[int]:
         if all(extent == Extent.NONE for extent in tried):
             return set()
-        lowered = optimize(lower(tried))
-        if isinstance(lowered, str):
-            logger.info("onnxruntime does not take the lowered model: %s", lowered)
-            return set() if lowered == TOO_LONG else searched(tried)
-        numbers = blame(lowered)
+        answer = ask(tried)
+        if isinstance(answer, str):
+            logger.info("onnxruntime does not take the lowered model: %s", answer)
+            return set() if answer == TOO_LONG else searched(tried)
+        numbers = blame(tried, answer)
         return searched(tried) if numbers is None else {each for each in numbers if tried[each] != Extent.NONE}
 
     def searched(tried: Sequence[Extent]) -> set[int]:
         def wrong(numbers: AbstractSet[int]) -> bool:
-            lowered = optimize(lower([extent if at in numbers else Extent.NONE for at, extent in enumerate(tried)]))
-            return lowered != TOO_LONG if isinstance(lowered, str) else blame(lowered) != set()
+            some = [extent if at in numbers else Extent.NONE for at, extent in enumerate(tried)]
+            answer = ask(some)
+            return answer != TOO_LONG if isinstance(answer, str) else blame(some, answer) != set()
 
         return culprits_in([number for number, extent in enumerate(tried) if extent != Extent.NONE], wrong)
 

@@ -123,12 +123,11 @@ def _settle(
         alone = extent < Extent.MULTIPLICATION and candidates[number].rule.alone is not None and len(match.nodes) > 1
         return Extent.MULTIPLICATION if alone else Extent.NONE
 
-    def lower(extents: Sequence[Extent]) -> Path:
+    def ask_of_lowered(extents: Sequence[Extent]) -> Optimized | str:
         numbered = [dataclasses.replace(each, extent=extent) for each, extent in zip(candidates, extents, strict=True)]
         path, absorbed = _lower_copy(copy, numbered)
         taken_in.update(absorbed)
-        answers.begin(extents)
-        return path
+        return ask(path)
 
     extents = [Extent.ALL if each.site.status == "lowered" else Extent.NONE for each in candidates]
     quantized = frozenset(number for number, candidate in enumerate(candidates) if candidate.match.optimized)
@@ -145,8 +144,8 @@ def _settle(
         )
         return sites_to_blame(original, lowered, outputs, within, quantized)
 
-    answers = Answers(ask, blame)
-    settled_extents = settle(answers.blame, extents, lower, narrower, answers.ask)
+    answers = Answers(ask_of_lowered, blame)
+    settled_extents = settle(answers.ask, answers.blame, extents, narrower)
     settled = []
     for number, (candidate, extent) in enumerate(zip(candidates, settled_extents, strict=True)):
         changed = dataclasses.replace(candidate, extent=extent)

@@ -15,39 +15,36 @@ from mcd_graph.passes.engine.optimized import TOO_LONG, Optimized, optimize
 from mcd_graph.passes.engine.settle import settle
 
 
-def settled(
-    folder: Path,
-    refused: Sequence[set[int]],
-    ask: Callable[[Path], Optimized | str] = optimize,
-    answers: Answers | None = None,
-) -> list[Extent]:
-    """Settle three sites, of a model that onnxruntime refuses when all of one of ``refused`` are lowered."""
+def answers_of(folder: Path, refused: Sequence[set[int]], ask: Callable[[Path], Optimized | str] = optimize) -> Answers:
+    """Answers about a model that onnxruntime refuses when all sites of one of ``refused`` are lowered."""
 
-    answers = answers or Answers(ask, lambda _: set())
-
-    def lower(extents: Sequence[Extent]) -> Path:
+    def ask_of_lowered(extents: Sequence[Extent]) -> Optimized | str:
         lowered = {number for number, extent in enumerate(extents) if extent != Extent.NONE}
-        answers.begin(extents)
         operator = "NoSuchOperator" if any(each <= lowered for each in refused) else "Relu"
         node = helper.make_node(operator, ["x"], ["y"])
         path = folder / "model.onnx"
         model = make_model([node], {"x": (np.float32, (2,))}, {"y": (np.float32, (2,))}, {})
         path.write_bytes(model.SerializeToString())
-        return path
+        return ask(path)
 
-    return settle(answers.blame, [Extent.ALL] * 3, lower, lambda _, __: Extent.NONE, answers.ask)
+    return Answers(ask_of_lowered, lambda _: set())
+
+
+def settled(answers: Answers) -> list[Extent]:
+    """Settle three sites."""
+    return settle(answers.ask, answers.blame, [Extent.ALL] * 3, lambda _, __: Extent.NONE)
 
 
 def test_a_site_that_onnxruntime_refuses_stays(tmp_path: Path) -> None:
-    assert settled(tmp_path, []) == [Extent.ALL] * 3
-    assert settled(tmp_path, [{1}]) == [Extent.ALL, Extent.NONE, Extent.ALL]
-    assert settled(tmp_path, [{0}, {2}]) == [Extent.NONE, Extent.ALL, Extent.NONE]
+    assert settled(answers_of(tmp_path, [])) == [Extent.ALL] * 3
+    assert settled(answers_of(tmp_path, [{1}])) == [Extent.ALL, Extent.NONE, Extent.ALL]
+    assert settled(answers_of(tmp_path, [{0}, {2}])) == [Extent.NONE, Extent.ALL, Extent.NONE]
 
 
 @pytest.mark.parametrize("refused", [[{1}], [{0}, {2}], [{0, 2}], [{0, 1, 2}]])
 def test_what_onnxruntime_says_is_kept_of_sites_that_it_refuses(tmp_path: Path, refused: Sequence[set[int]]) -> None:
-    answers = Answers(optimize, lambda _: set())
-    extents = settled(tmp_path, refused, answers=answers)
+    answers = answers_of(tmp_path, refused)
+    extents = settled(answers)
     assert Extent.NONE in extents
     for number, extent in enumerate(extents):
         if extent == Extent.NONE:
@@ -56,36 +53,29 @@ def test_what_onnxruntime_says_is_kept_of_sites_that_it_refuses(tmp_path: Path, 
 
 def test_a_site_that_differs_in_a_model_that_it_loads_has_no_complaint() -> None:
     loaded = Optimized(onnx.GraphProto(), ())
-    answers = Answers(lambda path: loaded if path.name == "loaded" else "refused", lambda _: {1})
-    answers.begin([Extent.ALL] * 3)
-    assert answers.ask(Path("first")) == "refused"
-    answers.begin([Extent.NONE, Extent.MULTIPLICATION, Extent.ALL])
-    assert answers.ask(Path("loaded")) is loaded
-    assert answers.blame(loaded) == {1}
+    everywhere, elsewhere = [Extent.ALL] * 3, [Extent.NONE, Extent.MULTIPLICATION, Extent.ALL]
+    answers = Answers(lambda extents: loaded if extents == elsewhere else "refused", lambda _: {1})
+    assert answers.ask(everywhere) == "refused"
+    assert answers.ask(elsewhere) is loaded
+    assert answers.blame(elsewhere, loaded) == {1}
     assert [answers.complaint(number) for number in range(3)] == ["refused", None, "refused"]
 
 
 def test_sites_that_onnxruntime_refuses_together_stay(tmp_path: Path) -> None:
-    assert settled(tmp_path, [{0, 2}]) == [Extent.NONE, Extent.ALL, Extent.NONE]
+    assert settled(answers_of(tmp_path, [{0, 2}])) == [Extent.NONE, Extent.ALL, Extent.NONE]
 
 
 def test_a_model_that_takes_too_long_is_taken_as_it_is(tmp_path: Path) -> None:
-    assert settled(tmp_path, [{1}], lambda _: TOO_LONG) == [Extent.ALL] * 3
+    assert settled(answers_of(tmp_path, [{1}], lambda _: TOO_LONG)) == [Extent.ALL] * 3
 
 
 @pytest.mark.parametrize("wrong", [[{1}], [{0}, {2}], [{0, 2}], [{0, 1, 2}]])
-def test_where_no_site_explains_a_difference_they_are_searched_for(tmp_path: Path, wrong: Sequence[set[int]]) -> None:
-    lowered: list[set[int]] = []
+def test_where_no_site_explains_a_difference_they_are_searched_for(wrong: Sequence[set[int]]) -> None:
+    def blame(extents: Sequence[Extent], _: Optimized) -> set[int] | None:
+        lowered = {number for number, extent in enumerate(extents) if extent != Extent.NONE}
+        return None if any(each <= lowered for each in wrong) else set()
 
-    def lower(extents: Sequence[Extent]) -> Path:
-        lowered.append({number for number, extent in enumerate(extents) if extent != Extent.NONE})
-        return tmp_path
-
-    def blame(_: Optimized) -> set[int] | None:
-        return None if any(each <= lowered[-1] for each in wrong) else set()
-
-    extents = settle(
-        blame, [Extent.ALL] * 3, lower, lambda _, __: Extent.NONE, lambda _: Optimized(onnx.GraphProto(), ())
-    )
+    loaded = Optimized(onnx.GraphProto(), ())
+    extents = settle(lambda _: loaded, blame, [Extent.ALL] * 3, lambda _, __: Extent.NONE)
     kept = set.union(*wrong)
     assert extents == [Extent.NONE if number in kept else Extent.ALL for number in range(3)]
