@@ -2,9 +2,9 @@
 //! tiles of up to six rows by one panel.
 
 use super::operands::{Destination, Operands};
-use super::products::Products;
+use super::products::{Products, group};
 use super::steps::BLOCK;
-use super::vectors::{LANES, Sums};
+use super::vectors::Sums;
 use crate::arch::operands::PanelSteps;
 use crate::arch::x86_64::activations::{Activations, rows_from};
 use crate::arch::x86_64::heights::Heights;
@@ -59,13 +59,8 @@ unsafe fn tile<P: Products, X: Activations, const MR: usize, const ACC: usize, D
         for at in 0..blocks {
             let (w, from) = (w.add(at * BLOCK), x.block(at, P::WIDTH));
             for g in 0..PanelSteps::BLOCK {
-                let w = w.add(g * GROUP);
-                let halves = [P::symbols(w), P::symbols(w.add(LANES))];
-                for (sums, row) in turns[g % ACC].iter_mut().zip(&rows) {
-                    let x4 = P::activations(row.add(from + g * GROUP_K * P::WIDTH));
-                    sums[0][0] = P::add(sums[0][0], halves[0], x4);
-                    sums[0][1] = P::add(sums[0][1], halves[1], x4);
-                }
+                let at = from + g * GROUP_K * P::WIDTH;
+                group::<P, MR, 1, false>(&mut turns[g % ACC], (w.add(g * GROUP), 0), (&rows, at));
             }
         }
         let mut sums = turns[0];

@@ -5,9 +5,13 @@
 //! that no sum of two products saturates ([`steps`](super::steps)), bytes are multiplied there and wider operands elsewhere.
 //! With AVX-VNNI, `vpdpbusd` multiplies four bytes by four others, exactly.
 
+use super::vectors::{LANES, Sums};
 use crate::arch::feature::Feature;
 use std::arch::x86_64::*;
 use std::fmt::Debug;
+
+/// How far ahead symbols are fetched while they meet several rows, in bytes: one row takes them faster than this gains.
+const AHEAD: usize = 4 << 10;
 
 /// How symbols are multiplied with activations.
 pub trait Products: Debug + Send + Sync + 'static {
@@ -39,6 +43,37 @@ pub trait Products: Debug + Send + Sync + 'static {
     /// # Safety
     /// AVX2.
     unsafe fn add(sum: __m256i, symbols: Self::Symbols, activations: Self::Activations) -> __m256i;
+}
+
+/// Adds the products of a group; `FETCH`: and has what comes later fetched.
+///
+/// # Safety
+/// What the products need; the group of each panel, of which the first begins at `w`, and the activations for it that each row has
+/// `at` bytes on can be read.
+#[inline(always)]
+pub(super) unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool>(
+    sums: &mut Sums<MR, NR>,
+    (w, panel): (*const u8, usize),
+    (rows, at): (&[*const u8; MR], usize),
+) {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let mut symbols = [[P::symbols(w); 2]; NR];
+        for (j, symbols) in symbols.iter_mut().enumerate() {
+            let w = w.add(j * panel);
+            *symbols = [P::symbols(w), P::symbols(w.add(LANES))];
+            if FETCH {
+                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
+            }
+        }
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            let x = P::activations(row.add(at));
+            for (sums, symbols) in sums.iter_mut().zip(&symbols) {
+                sums[0] = P::add(sums[0], symbols[0], x);
+                sums[1] = P::add(sums[1], symbols[1], x);
+            }
+        }
+    }
 }
 
 /// Loads half of a group, whose symbols are int8 or not, and makes them such as are wanted.

@@ -4,19 +4,16 @@
 use super::blocks::{self, FourRows, ROWS};
 use super::dots;
 use super::operands::{Destination, Operands};
-use super::products::{Products, Saturating};
+use super::products::{Products, Saturating, group};
 use super::steps::BLOCK;
 use super::two_panels::{self, ThreeRows, Weights};
-use super::vectors::{LANES, Sums};
+use super::vectors::Sums;
 use crate::aligned::LINE;
 use crate::arch::operands::{Extent, PIECE_K, PanelSteps, Rows, Symbols};
 use crate::arch::x86_64::activations::{Activations, Apart, InPieces, rows_from};
 use crate::geometry::GROUP;
 use std::arch::asm;
 use std::arch::x86_64::*;
-
-/// How far ahead symbols are fetched while they meet several rows, in bytes: one row takes them faster than this gains.
-const AHEAD: usize = 4 << 10;
 
 /// Lines of memory in a block.
 const LINES: usize = BLOCK / LINE;
@@ -274,36 +271,6 @@ fn settled(mut sum: __m256i) -> __m256i {
     // SAFETY: nothing is done.
     unsafe { asm!("/* {0} */", inout(ymm_reg) sum, options(pure, nomem, nostack, preserves_flags)) };
     sum
-}
-
-/// Adds the products of a group; `FETCH`: and has what comes later fetched.
-///
-/// # Safety
-/// As for [`tile`], of the group of each panel that begins at `w`, and of the activations for it that each row has `at` bytes on.
-#[inline(always)]
-unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool>(
-    sums: &mut Sums<MR, NR>,
-    (w, panel): (*const u8, usize),
-    (rows, at): (&[*const u8; MR], usize),
-) {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let mut symbols = [[P::symbols(w); 2]; NR];
-        for (j, symbols) in symbols.iter_mut().enumerate() {
-            let w = w.add(j * panel);
-            *symbols = [P::symbols(w), P::symbols(w.add(LANES))];
-            if FETCH {
-                _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
-            }
-        }
-        for (sums, row) in sums.iter_mut().zip(rows) {
-            let x = P::activations(row.add(at));
-            for (sums, symbols) in sums.iter_mut().zip(&symbols) {
-                sums[0] = P::add(sums[0], symbols[0], x);
-                sums[1] = P::add(sums[1], symbols[1], x);
-            }
-        }
-    }
 }
 
 /// One register tile of a single panel, in the steps that are known for it, of bytes: products that saturate, or exact ones, for
