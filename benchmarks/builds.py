@@ -22,7 +22,7 @@ import numpy as np
 import onnxruntime as ort
 import workloads
 from entries import BASE, Entry
-from sessions import summary
+from speedups import summary
 
 import mcd_graph
 

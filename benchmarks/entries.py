@@ -14,10 +14,11 @@ from mcd_graph.alternatives import ALTERNATIVES, CONFIG, written
 from mcd_graph.contestants import Contestant, Setup
 
 BASE = "onnxruntime"
+AGAIN = "again"
 OPENVINO = "openvino"
 SHARED = "shared"
 COMPRESSED = ("auto", SHARED, "compressed", "decoded")
-CONTESTANTS = (*COMPRESSED, *ALTERNATIVES, OPENVINO)
+CONTESTANTS = (*COMPRESSED, *ALTERNATIVES, AGAIN, OPENVINO)
 
 
 @dataclasses.dataclass(frozen=True)

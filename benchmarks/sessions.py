@@ -1,8 +1,8 @@
 """Sessions as people open them: a process of its own for each contestant, default settings, all sorts of models.
 
     python benchmarks/sessions.py [--quick] [--json RECORD [--resume]] [--workloads chain-64,t5-encoder,…]
-                                  [--contestants auto,shared,compressed,decoded,unpacked,saved,openvino]
-                                  [--threads 0,1] [--seconds 4] [--cache DIR]
+                                  [--contestants auto,shared,compressed,decoded,unpacked,saved,again,openvino]
+                                  [--threads 0,1] [--seconds 4] [--precision 0.01] [--cache DIR]
     python benchmarks/sessions.py --table RECORD
 
 Each contestant is a process that holds one session:
@@ -12,11 +12,14 @@ Each contestant is a process that holds one session:
 - shared: auto, with decoded weights in a folder for all processes (`mcd.decoded_folder`);
 - unpacked: onnxruntime with weights in external data and pre-packing off, so that processes share them;
 - saved: onnxruntime on the model that it saved with its pre-packed weights, which processes share as well;
+- again: onnxruntime a second time, which says how far figures of this machine are to be trusted;
 - openvino: on the original, computing in float32 (left out where it is not installed).
 
 They run in bursts, in turns with pauses, so that the spinning threads of one do not take the processors of the other,
 and the order alternates. A pair of bursts gives one ratio of medians; the figure is the median of these, a speed-up
-(above 1: the contestant is faster than onnxruntime), with the quartiles. The bytes of outputs are compared first.
+(above 1: the contestant is faster than onnxruntime), with the quartiles. With `--precision`, a row goes on until the
+interval that its median lies in (95 %) is as narrow as that, ten times as long at most. The bytes of outputs are
+compared first.
 Threads: 0 is onnxruntime's default, all processors and idle threads that spin.
 
 At the end, servers with a worker for each processor: as many processes with one thread each run at once, and the figure
@@ -42,18 +45,31 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
+import speedups
 import tables
 import workloads
 from entries import BASE, CONTESTANTS, OPENVINO, Entry, read
 from matmul import append, processor
+from speedups import summary
 
 from mcd_graph.contestants import PAUSE, Contestant, Ready, alternate, stored
 from mcd_graph.errors import InputError
 
-LEAST_TURNS = 5
+LEAST_TURNS = 6
+MOST = 10
+"""How many times as long as asked for a row takes at most, to be known precisely."""
 QUICK_SECONDS, SECONDS = 0.8, 4.0
 
 Rows = list[dict[str, Any]]
+Pairs = dict[str, list[tuple[float, float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Effort:
+    """For how long a row is measured: seconds for each contestant, or longer, until speed-ups are known precisely."""
+
+    seconds: float
+    precision: float | None
 
 
 @dataclasses.dataclass
@@ -100,7 +116,7 @@ def loaded(contestants: dict[str, Contestant], feed: Path) -> dict[str, Ready]:
     return ready
 
 
-def latency(entry: Entry, threads: int, names: Sequence[str], seconds: float, record: Record) -> Iterator[Rows]:
+def latency(entry: Entry, threads: int, names: Sequence[str], effort: Effort, record: Record) -> Iterator[Rows]:
     """Let contestants run in turns; for each shape, one row for each but onnxruntime."""
     of = {"benchmark": "sessions", "workload": entry.workload.name, "threads": threads}
     feeds = [(shape, feed) for shape, feed in entry.workload.feeds(entry.original)]
@@ -115,16 +131,27 @@ def latency(entry: Entry, threads: int, names: Sequence[str], seconds: float, re
             with stored(feed) as path:
                 ready = loaded(own, path)
             if len(ready) > 1:
-                own = {name: own[name] for name in ready}
-                turns = seconds * (len(own) - 1) * 1.5
-                pairs = alternate(own, ready, repeats=LEAST_TURNS, seconds=turns)
+                pairs = in_turns({name: own[name] for name in ready}, ready, effort)
                 rows = [of | {"shape": shape, **row} for row in compared(pairs, ready)]
                 for row in rows:
                     record.add(row)
                 yield rows
 
 
-def compared(pairs: dict[str, list[tuple[float, float]]], ready: dict[str, Ready]) -> Iterator[dict[str, Any]]:
+def in_turns(own: dict[str, Contestant], ready: dict[str, Ready], effort: Effort) -> Pairs:
+    """Pairs of bursts of onnxruntime and each contestant."""
+    seconds = effort.seconds * (len(own) - 1) * 1.5
+    end = time.perf_counter() + seconds * MOST
+    pairs = alternate(own, ready, repeats=LEAST_TURNS, seconds=seconds)
+    while effort.precision is not None and time.perf_counter() < end:
+        if all(speedups.precise([base / each for base, each in times], effort.precision) for times in pairs.values()):
+            break
+        for name, times in alternate(own, ready, repeats=2, seconds=seconds / 2).items():
+            pairs[name] += times
+    return pairs
+
+
+def compared(pairs: Pairs, ready: dict[str, Ready]) -> Iterator[dict[str, Any]]:
     """A row for each contestant."""
     for name, times in pairs.items():
         yield {
@@ -135,12 +162,6 @@ def compared(pairs: dict[str, list[tuple[float, float]]], ready: dict[str, Ready
             "identical": ready[name].digest == ready[BASE].digest,
             "raw_seconds": {BASE: [base for base, _ in times], name: [own for _, own in times]},
         }
-
-
-def summary(ratios: Sequence[float]) -> dict[str, Any]:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    return {"speedup": middle, "quartiles": [low, high]}
 
 
 def throughput(entry: Entry, names: Sequence[str], seconds: float, record: Record) -> Iterator[Rows]:
@@ -190,6 +211,7 @@ def rate_of(group: Sequence[Contestant], seconds: float = 0.3) -> float:
 
 def run(arguments: argparse.Namespace, record: Record, show: Callable[[Rows], None]) -> None:
     """All rows that are asked for."""
+    effort = Effort(arguments.seconds, arguments.precision)
     names = [name for name in arguments.contestants.split(",") if name != OPENVINO or importlib.util.find_spec(name)]
     for name in arguments.workloads.split(","):
         workload = workloads.WORKLOADS[name]
@@ -197,7 +219,7 @@ def run(arguments: argparse.Namespace, record: Record, show: Callable[[Rows], No
             folder = Path(text)
             entry = Entry(workload, workload.make(folder), arguments.profile, folder)
             for threads in map(int, arguments.threads.split(",")):
-                for rows in latency(entry, threads, names, arguments.seconds, record):
+                for rows in latency(entry, threads, names, effort, record):
                     show(rows)
             if name in workloads.AT_ONCE and not arguments.no_throughput:
                 for rows in throughput(entry, [each for each in names if each != OPENVINO], arguments.seconds, record):
@@ -213,6 +235,7 @@ def main() -> None:
     parser.add_argument("--threads", default="0,1")
     parser.add_argument("--profile", default="balanced", choices=["fast", "balanced", "small"])
     parser.add_argument("--seconds", type=float, help=f"for each contestant and row; {SECONDS:g}, or {QUICK_SECONDS:g}")
+    parser.add_argument("--precision", type=float, help="go on until speed-ups are known to such a part, such as 0.01")
     parser.add_argument("--quick", action="store_true", help="shorter, for every row in a quarter of an hour")
     parser.add_argument("--no-throughput", action="store_true", help="without processes that run at once")
     parser.add_argument("--cache", type=Path, default=workloads.CACHE, help="where models are kept")
@@ -221,7 +244,8 @@ def main() -> None:
     parser.add_argument("--table", type=Path, metavar="RECORD", help="print a record, and do nothing else")
     arguments = parser.parse_args()
     if arguments.table:
-        print("\n".join(tables.sessions(read(arguments.table))))
+        rows = read(arguments.table)
+        print("\n".join([*tables.sessions(rows), "", *speedups.verdict(rows)]))
         return
     workloads.CACHE = arguments.cache
     arguments.seconds = arguments.seconds or (QUICK_SECONDS if arguments.quick else SECONDS)
@@ -238,6 +262,7 @@ def main() -> None:
         print(f"{time.strftime('%H:%M:%S')} {head}  " + "  ".join(cells), flush=True)
 
     run(arguments, record, show)
+    print("\n".join(speedups.verdict(record.rows)))
 
 
 if __name__ == "__main__":

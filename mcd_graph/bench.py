@@ -42,9 +42,6 @@ RESIDENCIES = ("auto", "compressed", "decoded")
 _RESAMPLES = 1000
 _MEMORY_TURNS = 3
 
-_BURST = 0.05
-"""Seconds of a burst: people wait for this."""
-
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 Progress = Callable[[int, int], None]
 
@@ -250,7 +247,7 @@ def _timed(
             with stored(feed) as path:
                 ready = {name: process.load(path) for name, process in running.items()}
             step()
-            pairs = alternate(running, ready, repeats=repeats, burst=_BURST, step=step)
+            pairs = alternate(running, ready, repeats=repeats, step=step)
             for name, times in pairs.items():
                 row = _row(np.array(times).T * 1e3, rng, contestant=name, m=rows_m, dimensions=bound)
                 identical = ready[name].digest == ready["original"].digest

@@ -33,8 +33,9 @@ from mcd_graph.library import get_library_path
 
 __all__ = ["BURST", "PAUSE", "ROLLUP", "Contestant", "Ready", "Runner", "Setup", "alternate", "serve", "stored"]
 
-BURST = 0.15
-"""Seconds of a burst; a session gets at least five runs in it."""
+BURST = 0.05
+"""Seconds of a burst; a session gets at least three runs in it. What disturbs a machine lasts for parts of a second,
+and a pair of bursts should meet the same."""
 
 PAUSE = 0.02
 """Seconds between bursts, until threads that spin have gone to sleep."""
@@ -42,7 +43,7 @@ PAUSE = 0.02
 ROLLUP = Path("/proc/self/smaps_rollup")
 """Where Linux tells a process about its memory."""
 
-_LEAST_RUNS = 5
+_LEAST_RUNS = 3
 _PREFIX = "feed:"
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -202,7 +203,6 @@ def alternate(
     *,
     repeats: int,
     seconds: float = 0.0,
-    burst: float = BURST,
     step: Callable[[], None] = lambda: None,
 ) -> dict[str, list[tuple[float, float]]]:
     """Compare contestants with the first one, in bursts that take turns.
@@ -215,7 +215,6 @@ def alternate(
         ready: what each said of them.
         repeats: turns to take at least.
         seconds: take further ones until this time is up.
-        burst: seconds of a burst.
         step: called after each turn.
 
     Returns:
@@ -230,7 +229,7 @@ def alternate(
             order = [base, *others[at : at + 2]]
             times = {}
             for name in order if turn % 2 else reversed(order):
-                times[name] = statistics.median(contestants[name].burst(ready[name].runs(burst)))
+                times[name] = statistics.median(contestants[name].burst(ready[name].runs(BURST)))
                 time.sleep(PAUSE)
             for name in order[1:]:
                 pairs[name].append((times[base], times[name]))

@@ -41,7 +41,7 @@ class Spied(Contestant):
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[tuple[int, ...], ...]]]:
     """Record which contestant runs with which shapes."""
     monkeypatch.setattr("mcd_graph.bench.Process", Spied)
-    monkeypatch.setattr("mcd_graph.bench._BURST", 0.0)
+    monkeypatch.setattr("mcd_graph.contestants.BURST", 0.0)
     Spied.calls = []
     return Spied.calls
 
