@@ -56,11 +56,11 @@ pub fn resize<T: Clone>(memory: &mut Vec<T>, len: usize, value: T) -> Result<(),
     Ok(())
 }
 
-/// Decoding and multiplication of one tile. Symbols are unsigned, packed activations signed; sums are exact int32 and wrap, unless
-/// the kernel [saturates](TileKernel::saturates). Rows are given as the kernel's own [`RowKernel::finish`] leaves them.
+/// Products of activations and symbols in memory. Symbols are unsigned, packed activations signed; sums are exact int32 and wrap,
+/// unless the kernel [saturates](Multiplier::saturates). Rows are given as the kernel's own [`RowKernel::finish`] leaves them.
 ///
-/// Every method is safe to call with any bytes: where a tile is [`Refused`], the output is unspecified.
-pub trait TileKernel: Sync {
+/// Every method is safe to call with any bytes.
+pub trait Multiplier: Sync {
     /// Architecture, operand types, instruction set.
     fn name(&self) -> &'static str;
 
@@ -77,33 +77,6 @@ pub trait TileKernel: Sync {
     fn block_rows(&self) -> usize {
         24
     }
-
-    /// Rows up to which [`Self::multiply_coded`] is the better way; more are multiplied from decoded strips.
-    fn fused_rows(&self) -> usize;
-
-    /// Decodes a coded tile into kernel order, its panels `stride` bytes apart.
-    ///
-    /// # Panics
-    /// If the tile does not fit.
-    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused>;
-
-    /// Decodes a coded tile, and writes its symbols as [`RowKernel::write_rows`] does: panel p from row 16 p on. Where the kernel
-    /// has no such way, nothing is done and the answer is `None`.
-    ///
-    /// # Safety
-    /// 16 rows for each panel, of 32 bytes for each fractal, can be written.
-    unsafe fn decode_rows(&self, _: Coded<'_>, _: ByteRows, _: &mut Scratch) -> Option<Result<(), Refused>> {
-        None
-    }
-
-    /// Adds the products of a coded tile.
-    fn multiply_coded(
-        &self,
-        coded: Coded<'_>,
-        rows: Rows<'_>,
-        acc: &mut Accumulators<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Refused>;
 
     /// Adds the products of symbols in kernel order.
     fn multiply(
@@ -137,17 +110,6 @@ pub trait TileKernel: Sync {
         None
     }
 
-    /// Whether it multiplies by a compressed weight sooner than memory gives the plain one: a few gigabytes a second are not
-    /// enough for that.
-    fn outpaces_memory(&self) -> bool {
-        true
-    }
-
-    /// The same kernel with products that saturate, if it has them.
-    fn saturating(&self) -> Option<&'static dyn TileKernel> {
-        None
-    }
-
     /// Whether products saturate, as those of `vpmaddubsw` do: then what is summed up is sat16(x₀w₀ + x₁w₁) over all pairs of
     /// neighbours along k, of [bytes](Self::sums_bytes).
     fn saturates(&self) -> bool {
@@ -160,42 +122,96 @@ pub trait TileKernel: Sync {
         self.saturates() || self.rows().multiplies_bytes()
     }
 
-    /// The same kernel for symbols with their sign bits turned over, int8 as int8 weights are, if it multiplies by them sooner.
-    /// They are for [`Self::multiply`] and [`Self::multiply_epilogue`]; what is decoded is as ever.
-    fn of_signed(&self) -> Option<&'static dyn TileKernel> {
-        None
-    }
-
-    /// The kernel with exact products of bytes, uint8 activations as they are and symbols with their sign bits turned over, if there
-    /// is one: sooner where the weight [suits](Self::suits) it, else [`Self::of_signed`] is.
-    fn of_bytes(&self) -> Option<&'static dyn TileKernel> {
-        None
-    }
-
-    /// Whether a weight whose panels have these [steps](Self::steps) suits a kernel that is another's [`Self::of_bytes`].
+    /// Whether a weight whose panels have these [steps](Self::steps) suits a kernel that is another's [`of_bytes`](TileKernel::of_bytes).
     fn suits(&self, _steps: &[PanelSteps]) -> bool {
         false
     }
 
-    /// How a panel of symbols that it is [the kernel of](Self::of_signed) is multiplied soonest.
+    /// How a panel of symbols that it is [the kernel of](TileKernel::of_signed) is multiplied soonest.
     fn steps(&self, _panel: &[u8]) -> Result<PanelSteps, Error> {
         Ok(PanelSteps::default())
     }
 
     /// The product of a row of activations, as [`RowKernel::finish`] leaves it, and the same symbol all along it.
     fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
-        let sum = row.iter().map(|&v| i32::from(v)).fold(0, i32::wrapping_add);
-        sum.wrapping_mul(i32::from(symbol))
+        multiply_constant(row, symbol)
     }
 
     /// Its work on rows.
     fn rows(&self) -> &dyn RowKernel;
 }
 
+impl std::fmt::Debug for dyn Multiplier + '_ {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Decoding of one tile, and products of what is just being decoded; and what else it has for products of decoded symbols.
+///
+/// Every method is safe to call with any bytes: where a tile is [`Refused`], the output is unspecified.
+pub trait TileKernel: Multiplier {
+    /// Rows up to which [`Self::multiply_coded`] is the better way; more are multiplied from decoded strips.
+    fn fused_rows(&self) -> usize;
+
+    /// Decodes a coded tile into kernel order, its panels `stride` bytes apart.
+    ///
+    /// # Panics
+    /// If the tile does not fit.
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused>;
+
+    /// Decodes a coded tile, and writes its symbols as [`RowKernel::write_rows`] does: panel p from row 16 p on. Where the kernel
+    /// has no such way, nothing is done and the answer is `None`.
+    ///
+    /// # Safety
+    /// 16 rows for each panel, of 32 bytes for each fractal, can be written.
+    unsafe fn decode_rows(&self, _: Coded<'_>, _: ByteRows, _: &mut Scratch) -> Option<Result<(), Refused>> {
+        None
+    }
+
+    /// Adds the products of a coded tile.
+    fn multiply_coded(
+        &self,
+        coded: Coded<'_>,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Refused>;
+
+    /// Whether it multiplies by a compressed weight sooner than memory gives the plain one: a few gigabytes a second are not
+    /// enough for that.
+    fn outpaces_memory(&self) -> bool {
+        true
+    }
+
+    /// The same kernel with products that saturate, if it has them.
+    fn saturating(&self) -> Option<&'static dyn TileKernel> {
+        None
+    }
+
+    /// The same kernel for symbols with their sign bits turned over, int8 as int8 weights are, if it multiplies by them sooner.
+    /// What is decoded is as ever.
+    fn of_signed(&self) -> Option<&'static dyn Multiplier> {
+        None
+    }
+
+    /// The kernel with exact products of bytes, uint8 activations as they are and symbols with their sign bits turned over, if there
+    /// is one: sooner where the weight [suits](Multiplier::suits) it, else [`Self::of_signed`] is.
+    fn of_bytes(&self) -> Option<&'static dyn Multiplier> {
+        None
+    }
+}
+
 impl std::fmt::Debug for dyn TileKernel + '_ {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// The product of a packed row and the same symbol all along it.
+pub fn multiply_constant(row: &[i8], symbol: u8) -> i32 {
+    let sum = row.iter().map(|&x| i32::from(x)).fold(0, i32::wrapping_add);
+    sum.wrapping_mul(symbol.into())
 }
 
 /// Work on whole rows, around the products: plain loops, unless the kernel has its own.

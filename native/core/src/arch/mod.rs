@@ -22,7 +22,7 @@ pub mod workspace;
 pub mod x86_64;
 
 pub use feature::Feature;
-pub use kernel::{Refused, RowKernel, TileKernel};
+pub use kernel::{Multiplier, Refused, RowKernel, TileKernel};
 pub use operands::{
     Accumulators, ByteRows, Coded, Extent, PIECE_K, PanelSteps, Pieces, Rows, Stores, Symbols, TileCode,
 };

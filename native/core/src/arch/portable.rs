@@ -1,6 +1,6 @@
 //! The scalar kernel: what all others are compared with.
 
-use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, resize};
+use crate::arch::kernel::{Multiplier, NoMemory, Refused, RowKernel, TileKernel, resize};
 use crate::arch::operands::{Accumulators, Coded, Extent, Rows, Symbols};
 use crate::arch::workspace::Scratch;
 use crate::geometry::{GROUP, PANEL};
@@ -9,41 +9,13 @@ use crate::geometry::{GROUP, PANEL};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Portable<const SATURATES: bool = false>;
 
-impl<const SATURATES: bool> TileKernel for Portable<SATURATES> {
+impl<const SATURATES: bool> Multiplier for Portable<SATURATES> {
     fn name(&self) -> &'static str {
         if SATURATES { "portable-u8i8i16-scalar" } else { "portable-u8i8i32-scalar" }
     }
 
-    fn outpaces_memory(&self) -> bool {
-        false
-    }
-
-    fn saturating(&self) -> Option<&'static dyn TileKernel> {
-        Some(&Portable::<true>)
-    }
-
     fn saturates(&self) -> bool {
         SATURATES
-    }
-
-    fn fused_rows(&self) -> usize {
-        1
-    }
-
-    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
-        coded.extent.scatter(decoded(coded, scratch)?, out, stride);
-        Ok(())
-    }
-
-    fn multiply_coded(
-        &self,
-        coded: Coded<'_>,
-        rows: Rows<'_>,
-        acc: &mut Accumulators<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Refused> {
-        multiply::<SATURATES>(decoded(coded, scratch)?, coded.extent, rows, acc);
-        Ok(())
     }
 
     fn multiply(
@@ -65,6 +37,36 @@ impl<const SATURATES: bool> TileKernel for Portable<SATURATES> {
 
     fn rows(&self) -> &dyn RowKernel {
         self
+    }
+}
+
+impl<const SATURATES: bool> TileKernel for Portable<SATURATES> {
+    fn outpaces_memory(&self) -> bool {
+        false
+    }
+
+    fn saturating(&self) -> Option<&'static dyn TileKernel> {
+        Some(&Portable::<true>)
+    }
+
+    fn fused_rows(&self) -> usize {
+        1
+    }
+
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
+        coded.extent.scatter(decoded(coded, scratch)?, out, stride);
+        Ok(())
+    }
+
+    fn multiply_coded(
+        &self,
+        coded: Coded<'_>,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Refused> {
+        multiply::<SATURATES>(decoded(coded, scratch)?, coded.extent, rows, acc);
+        Ok(())
     }
 }
 

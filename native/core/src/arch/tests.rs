@@ -5,7 +5,7 @@ use super::output::{Elementwise, Epilogue, Output, ScalarOrPerColumn};
 use super::pairs;
 use super::portable::Portable;
 use super::rows::{self, ActivationRow, Terms, WeightTerm};
-use super::{Accumulators, Coded, Extent, PanelSteps, Rows, Scratch, Symbols, TileCode, TileKernel};
+use super::{Accumulators, Coded, Extent, Multiplier, PanelSteps, Rows, Scratch, Symbols, TileCode, TileKernel};
 use crate::codec::decode::CodedTile;
 use crate::codec::encode::EncodeTable;
 use crate::codec::{Code, Order, Stored};
@@ -275,7 +275,7 @@ fn every_kernel_rounds_to_the_same_halves() {
 }
 
 /// Packed rows of `k` activations as a kernel multiplies them.
-fn finished(kernel: &dyn TileKernel, packed: &[i8], k: usize) -> Vec<i8> {
+fn finished(kernel: &dyn Multiplier, packed: &[i8], k: usize) -> Vec<i8> {
     let width = kernel.rows().width();
     let row = |packed: &[i8]| {
         let mut row = [&vec![77; (width - 1) * k], packed].concat();
@@ -323,12 +323,12 @@ struct InMemory {
 
 impl InMemory {
     /// A kernel's sums.
-    fn sums(&self, kernel: &dyn TileKernel) -> Vec<i32> {
+    fn sums(&self, kernel: &dyn Multiplier) -> Vec<i32> {
         self.sums_of(kernel, self.symbols[..].into(), true)
     }
 
     /// Those of some form of the symbols, with or without what was in their place before, 0, 1, 2, …
-    fn sums_of(&self, kernel: &dyn TileKernel, symbols: Symbols<'_>, overwrite: bool) -> Vec<i32> {
+    fn sums_of(&self, kernel: &dyn Multiplier, symbols: Symbols<'_>, overwrite: bool) -> Vec<i32> {
         let (m, columns) = (self.m, self.extent.columns());
         let mut sums: Vec<i32> = (0..(m * columns) as i32).collect();
         let x = finished(kernel, &self.x, self.extent.k());
@@ -350,7 +350,7 @@ impl InMemory {
     }
 
     /// A kernel of symbols with their sign bits turned over, with steps and without.
-    fn check_signed(&self, kernel: &dyn TileKernel, expected: &[i32]) {
+    fn check_signed(&self, kernel: &dyn Multiplier, expected: &[i32]) {
         let signed: Vec<u8> = self.symbols.iter().map(|symbol| symbol ^ 0x80).collect();
         let steps = |panel| kernel.steps(panel).expect("there is memory");
         let steps: Vec<PanelSteps> = signed.chunks(self.extent.panel()).map(steps).collect();

@@ -1,7 +1,7 @@
 //! The positions of an image in pieces, what is made of their sums, and where it goes.
 
 use super::window::{DIMS, Window};
-use crate::arch::TileKernel;
+use crate::arch::Multiplier;
 use crate::arch::output::ScalarOrPerColumn::{self, Scalar};
 use crate::arch::output::{Destination, Elementwise, Epilogue, Output};
 use crate::arch::rows::{Terms, WeightTerm};
@@ -78,7 +78,7 @@ impl Piece {
     }
 
     /// Writes the results of an output channel; there are as many zeros as positions.
-    pub fn write(&self, kernel: &dyn TileKernel, sums: &mut [i32], zeros: &[i32], mut output: Output<'_>) {
+    pub fn write(&self, kernel: &dyn Multiplier, sums: &mut [i32], zeros: &[i32], mut output: Output<'_>) {
         match (&mut output.destination, output.epilogue) {
             (Destination::I32(to), Epilogue::Sums) => self.each(sums, to.row(0), |sums, to| {
                 to.iter_mut().zip(sums).for_each(|(to, sum)| _ = to.write(*sum));

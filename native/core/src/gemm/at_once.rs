@@ -10,7 +10,7 @@ use super::columns::Columns;
 use super::epilogue::{SharedOutput, corrections};
 use super::job::Job;
 use super::prepared::PreparedWeight;
-use crate::arch::{CallMemory, Extent, Symbols, TileKernel};
+use crate::arch::{CallMemory, Extent, Multiplier, Symbols};
 use crate::decoder::Bound;
 use crate::error::{Error, resize};
 use crate::geometry::{FRACTAL_K, PANEL};
@@ -42,7 +42,7 @@ pub(super) fn tasks(m: usize, weights: usize, threads: usize) -> Option<usize> {
 }
 
 /// Whether a multiplication can be done like this, if its activations can be multiplied where they are.
-pub(super) fn fits(weight: &PreparedWeight, kernel: &dyn TileKernel, call: &MatmulCall<'_>) -> bool {
+pub(super) fn fits(weight: &PreparedWeight, kernel: &dyn Multiplier, call: &MatmulCall<'_>) -> bool {
     let most = match call.x {
         Activation::F32(_, None) if weight.k().is_multiple_of(kernel.rows().bytes_multiple()) => QUANTISED,
         Activation::U8(_) | Activation::Rows(_) => IN_PLACE,
@@ -59,7 +59,7 @@ pub(super) fn fits(weight: &PreparedWeight, kernel: &dyn TileKernel, call: &Matm
 /// done and the answer is `false`.
 pub(super) fn run(
     weight: Bound<'_, PreparedWeight>,
-    kernel: &'static dyn TileKernel,
+    kernel: &'static dyn Multiplier,
     columns: Columns,
     call: &MatmulCall<'_>,
     output: &SharedOutput<'_>,

@@ -8,7 +8,7 @@ use super::columns::Columns;
 use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Extent, Rows, Scratch, Symbols, TileKernel, Workspace};
+use crate::arch::{Accumulators, Extent, Multiplier, Rows, Scratch, Symbols, Workspace};
 use crate::error::Error;
 use crate::geometry::{FRACTAL, FRACTAL_K, PANEL};
 use crate::parallel::WorkQueue;
@@ -64,7 +64,7 @@ pub(super) struct Work<'a> {
 impl<'a> Work<'a> {
     pub fn new(
         weight: &PreparedWeight,
-        kernel: &dyn TileKernel,
+        kernel: &dyn Multiplier,
         columns: Columns,
         m: usize,
         threads: usize,

@@ -7,7 +7,7 @@ use super::prepared::PreparedWeight;
 use super::ranges::pieces;
 use crate::arch::output::{Output, ScalarOrPerColumn};
 use crate::arch::rows::{Terms, WeightTerm};
-use crate::arch::{RowKernel, TermMemory, TileKernel};
+use crate::arch::{Multiplier, RowKernel, TermMemory};
 use crate::error::{Error, refill, resize};
 use crate::quantize::Quantizer;
 use std::ops::Range;
@@ -171,7 +171,7 @@ impl<'a> Correction<'a> {
 
 /// What is known once the activations are quantised.
 pub(super) fn corrections<'a>(
-    kernel: &dyn TileKernel,
+    kernel: &dyn Multiplier,
     TermMemory { columns: of_columns, weights, scales }: &'a mut TermMemory,
     weight: &PreparedWeight,
     columns: Columns,

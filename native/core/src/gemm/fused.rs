@@ -8,7 +8,7 @@ use super::columns::Columns;
 use super::job::{Job, changed};
 use super::prepared::PreparedWeight;
 use crate::aligned::Aligned;
-use crate::arch::{Accumulators, Coded, Scratch, Workspace};
+use crate::arch::{Accumulators, Coded, Scratch, TileKernel, Workspace};
 use crate::container::Tile;
 use crate::error::Error;
 use crate::parallel::WorkQueue;
@@ -24,6 +24,8 @@ struct Part {
 
 /// The tiles that are to be multiplied.
 pub(super) struct Work<'a> {
+    /// What decodes and multiplies them.
+    kernel: &'static dyn TileKernel,
     queue: WorkQueue<'a>,
     partial_sums: Mutex<Vec<Part>>,
 }
@@ -31,12 +33,14 @@ pub(super) struct Work<'a> {
 impl<'a> Work<'a> {
     pub fn new(
         weight: &PreparedWeight,
+        kernel: &'static dyn TileKernel,
         columns: Columns,
         threads: usize,
         runs: &'a mut Vec<AtomicU64>,
     ) -> Result<Self, Error> {
         let tiles = columns.strips * weight.geometry().tiles_k();
-        Ok(Self { queue: WorkQueue::new(runs, tiles, threads.min(tiles))?, partial_sums: Mutex::default() })
+        let queue = WorkQueue::new(runs, tiles, threads.min(tiles))?;
+        Ok(Self { kernel, queue, partial_sums: Mutex::default() })
     }
 
     pub fn threads(&self) -> usize {
@@ -58,7 +62,7 @@ impl Job<'_> {
                 part.strip = strip;
             }
             part.sums.reset(len, "sums of a strip")?;
-            self.tile(t, &mut part.sums, part.tiles == 0, &mut workspace.scratch)?;
+            self.tile(t, work.kernel, (&mut part.sums, part.tiles == 0), &mut workspace.scratch)?;
             part.tiles += 1;
         }
         self.end_part(&mut part, &work.partial_sums);
@@ -90,14 +94,19 @@ impl Job<'_> {
     }
 
     /// Adds the products of tile `t` to sums that count as zero if it is the first.
-    fn tile(&self, t: usize, sums: &mut [i32], first: bool, scratch: &mut Scratch) -> Result<(), Error> {
+    fn tile(
+        &self,
+        t: usize,
+        kernel: &dyn TileKernel,
+        (sums, first): (&mut [i32], bool),
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
         let (geometry, tiles) = (self.weight.geometry(), self.weight.tiles());
         let extent = tiles.extent(t);
         let rows = self.packed.rows(0..self.m, geometry.tile(t).fractal, extent);
         let stride = geometry.tile_columns();
         let acc = Accumulators::new(sums, stride, self.m, extent.columns());
         let mut acc = if first { acc.overwrite() } else { acc };
-        let kernel = self.kernel;
         tiles.with_tile(t, scratch, |tile, scratch| {
             match tile {
                 Tile::Coded(tile) => {

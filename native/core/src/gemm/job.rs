@@ -5,7 +5,7 @@ use super::columns::Columns;
 use super::epilogue::{Correction, SharedOutput};
 use super::prepared::PreparedWeight;
 use super::ranges::pieces;
-use crate::arch::TileKernel;
+use crate::arch::Multiplier;
 use crate::arch::output::{Output, ScalarOrPerColumn};
 use crate::arch::rows::Terms;
 use crate::decoder::Bound;
@@ -19,7 +19,7 @@ const EPILOGUE_COLUMNS: usize = 64;
 pub(super) struct Job<'a> {
     pub weight: Bound<'a, PreparedWeight>,
     /// What multiplies.
-    pub kernel: &'static dyn TileKernel,
+    pub kernel: &'static dyn Multiplier,
     /// Those of it that are multiplied by; all others below are counted from the first of them.
     pub columns: Columns,
     pub m: usize,

@@ -10,7 +10,7 @@ use super::prepared::PreparedWeight;
 use super::validate::validate;
 use super::{at_once, blocked, fused};
 use crate::arch::output::Output;
-use crate::arch::{CallMemory, TileKernel, Workspace};
+use crate::arch::{CallMemory, Multiplier, Workspace};
 use crate::decoder::Bound;
 use crate::error::Error;
 use crate::parallel::{Barrier, Parallel, run_all};
@@ -66,19 +66,18 @@ fn run(
     }
     let threads = threads.min((m.saturating_mul(k * n) / WORK_PER_THREAD).max(1));
     let CallMemory { packed, row_sums, places, runs, terms } = memory;
-    let fused = !weight.is_decoded() && m <= kernel.fused_rows();
+    let decoding = weight.while_decoding(call.x.shift()).filter(|kernel| m <= kernel.fused_rows());
     let form = if weight.multiplies_bytes(call.x.shift()) {
         let (multiple, sums) = (kernel.rows().bytes_multiple(), weight.needs_sums(call.operands.w_zero_point));
-        Form::Bytes { multiple, in_pieces: !fused, sums }
+        Form::Bytes { multiple, in_pieces: decoding.is_none(), sums }
     } else {
         Form::Packed { pad: padding(kernel), width: kernel.rows().width() }
     };
     let packing = Packing::new(Memory { data: packed, sums: row_sums, places }, call.x, (m, k), form)?;
     let scale = output.scale();
-    let plan = if fused {
-        Plan::Fused(fused::Work::new(&weight, columns, threads, runs)?)
-    } else {
-        Plan::Blocked(blocked::Work::new(&weight, kernel, columns, m, threads, runs)?)
+    let plan = match decoding {
+        Some(kernel) => Plan::Fused(fused::Work::new(&weight, kernel, columns, threads, runs)?),
+        None => Plan::Blocked(blocked::Work::new(&weight, kernel, columns, m, threads, runs)?),
     };
     // By one of the threads; the others wait a moment, which the system must not take for a rest.
     let (knowing, known, terms) = (Barrier::new(1), OnceLock::new(), Mutex::new(Some(terms)));
@@ -101,7 +100,7 @@ fn run(
 
 /// The packed activation that adds nothing to the products, whatever the padding's symbols are: where bytes are summed up, it
 /// stands for 0, else it is 0.
-fn padding(kernel: &dyn TileKernel) -> i8 {
+fn padding(kernel: &dyn Multiplier) -> i8 {
     if kernel.sums_bytes() { i8::MIN } else { 0 }
 }
 
@@ -123,7 +122,7 @@ impl Plan<'_> {
 /// Runs `part(0)` to `part(threads − 1)` of a kernel's work, at the same time if there are several. The first error that one of
 /// them met.
 fn visit(
-    kernel: &dyn TileKernel,
+    kernel: &dyn Multiplier,
     threads: usize,
     pool: &dyn Parallel,
     part: impl Fn(usize, &mut Workspace) -> Result<(), Error> + Sync,

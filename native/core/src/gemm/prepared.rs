@@ -5,7 +5,8 @@ use super::call::ZeroPoint;
 use super::room::{DecodedBytes, Room};
 use crate::aligned::Aligned;
 use crate::arch::{
-    Accumulators, ByteRows, Coded, Extent, PIECE_K, PanelSteps, Scratch, Symbols, TileCode, TileKernel, Workspace,
+    Accumulators, ByteRows, Coded, Extent, Multiplier, PIECE_K, PanelSteps, Scratch, Symbols, TileCode, TileKernel,
+    Workspace,
 };
 use crate::codec::WeightType;
 use crate::codec::decode::CodedTile;
@@ -131,15 +132,21 @@ impl PreparedWeight {
         self.decoder.kernel()
     }
     /// What multiplies activations that are packed with this shift.
-    pub(super) fn products(&self, shift: i32) -> &'static dyn TileKernel {
-        let kernel = self.kernel();
-        let saturates = shift == SHIFT && saturates(self.weight_type(), kernel);
-        let products = if saturates { kernel.products() } else { kernel.tile() };
-        match (self.signed, self.narrow && !saturates) {
-            (true, true) => products.of_bytes().expect("as it was prepared for"),
-            (true, false) => products.of_signed().expect("as the others"),
-            (false, _) => products,
+    pub(super) fn products(&self, shift: i32) -> &'static dyn Multiplier {
+        let kernel = self.tile_kernel(shift);
+        match (self.signed, self.narrow && !kernel.saturates()) {
+            (true, true) => kernel.of_bytes().expect("as it was prepared for"),
+            (true, false) => kernel.of_signed().expect("as the others"),
+            (false, _) => kernel,
         }
+    }
+    /// What multiplies them while it decodes, if the weight is compressed.
+    pub(super) fn while_decoding(&self, shift: i32) -> Option<&'static dyn TileKernel> {
+        (!self.is_decoded()).then(|| self.tile_kernel(shift))
+    }
+    fn tile_kernel(&self, shift: i32) -> &'static dyn TileKernel {
+        let kernel = self.kernel();
+        if shift == SHIFT && saturates(self.weight_type(), kernel) { kernel.products() } else { kernel.tile() }
     }
     /// Whether activations that are packed with this shift are multiplied as the uint8 that they are.
     pub(crate) fn multiplies_bytes(&self, shift: i32) -> bool {

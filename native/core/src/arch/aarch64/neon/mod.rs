@@ -12,7 +12,7 @@ mod layout;
 mod products;
 
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, resize, row_operations};
+use crate::arch::kernel::{Multiplier, NoMemory, Refused, RowKernel, TileKernel, resize, row_operations};
 use crate::arch::operands::{Accumulators, Coded, Extent, Rows, Symbols};
 use crate::arch::workspace::Scratch;
 use decode::decode_panels;
@@ -59,7 +59,7 @@ struct Memory {
     symbols: Vec<u8>,
 }
 
-impl TileKernel for Neon {
+impl Multiplier for Neon {
     fn name(&self) -> &'static str {
         match self.0 {
             Products::Matrix => "aarch64-u8i8i32-neoni8mm",
@@ -68,6 +68,24 @@ impl TileKernel for Neon {
         }
     }
 
+    fn multiply(
+        &self,
+        symbols: Symbols<'_>,
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        _: &mut Scratch,
+    ) -> Result<(), NoMemory> {
+        self.add_products(symbols.bytes, extent, rows, acc);
+        Ok(())
+    }
+
+    fn rows(&self) -> &dyn RowKernel {
+        self
+    }
+}
+
+impl TileKernel for Neon {
     fn fused_rows(&self) -> usize {
         FUSED_ROWS
     }
@@ -91,22 +109,6 @@ impl TileKernel for Neon {
         unsafe { decode_panels(coded, sums, symbols, coded.extent.panel()) }?;
         self.add_products(symbols, coded.extent, rows, acc);
         Ok(())
-    }
-
-    fn multiply(
-        &self,
-        symbols: Symbols<'_>,
-        extent: Extent,
-        rows: Rows<'_>,
-        acc: &mut Accumulators<'_>,
-        _: &mut Scratch,
-    ) -> Result<(), NoMemory> {
-        self.add_products(symbols.bytes, extent, rows, acc);
-        Ok(())
-    }
-
-    fn rows(&self) -> &dyn RowKernel {
-        self
     }
 }
 

@@ -20,7 +20,7 @@ use super::avx512::block::{Accumulate, check_operands};
 use super::avx512::decode::{Memory, decode_tile};
 use super::avx512::epilogue::Dequantized;
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel};
+use crate::arch::kernel::{Multiplier, NoMemory, Refused, RowKernel, TileKernel};
 use crate::arch::operands::{Accumulators, ByteRows, Coded, Extent, Rows, Symbols};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
@@ -43,13 +43,9 @@ impl Amx {
     }
 }
 
-impl TileKernel for Amx {
+impl Multiplier for Amx {
     fn name(&self) -> &'static str {
         "x86_64-u8i8i32-amx"
-    }
-
-    fn fused_rows(&self) -> usize {
-        fused::ROWS
     }
 
     fn block_rows(&self) -> usize {
@@ -62,50 +58,6 @@ impl TileKernel for Amx {
 
     fn prefetch(&self, bytes: &[u8]) {
         self.0.prefetch(bytes);
-    }
-
-    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
-        self.0.decode(coded, out, stride, scratch)
-    }
-
-    unsafe fn decode_rows(
-        &self,
-        coded: Coded<'_>,
-        to: ByteRows,
-        scratch: &mut Scratch,
-    ) -> Option<Result<(), Refused>> {
-        // SAFETY: the caller's contract.
-        unsafe { self.0.decode_rows(coded, to, scratch) }
-    }
-
-    fn multiply_coded(
-        &self,
-        coded: Coded<'_>,
-        rows: Rows<'_>,
-        acc: &mut Accumulators<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Refused> {
-        if rows.m() == 1 {
-            return self.0.multiply_coded(coded, rows, acc, scratch);
-        }
-        let extent = coded.extent;
-        check_operands(extent, &rows, acc);
-        let stride = acc.stride();
-        let (data, overwrite) = acc.data_or_overwrite();
-        let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
-        let memory = scratch.of::<Memory>();
-        let panels = memory.panels.room_for(fused::PANELS * extent.panel())?;
-        let mut result = Ok(());
-        self.within(&mut || {
-            // SAFETY: `self` proves the features; the buffer begins on a line, and the check above covers the rest. The
-            // decoder uses no tile registers.
-            unsafe {
-                let mut sink = fused::PipelinedSink::new(panels, extent, rows, to);
-                result = decode_tile(coded, &mut memory.levels, &mut sink);
-                sink.flush();
-            }
-        });
-        result
     }
 
     fn multiply(
@@ -153,5 +105,55 @@ impl TileKernel for Amx {
 
     fn rows(&self) -> &dyn RowKernel {
         self.0.rows()
+    }
+}
+
+impl TileKernel for Amx {
+    fn fused_rows(&self) -> usize {
+        fused::ROWS
+    }
+
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
+        self.0.decode(coded, out, stride, scratch)
+    }
+
+    unsafe fn decode_rows(
+        &self,
+        coded: Coded<'_>,
+        to: ByteRows,
+        scratch: &mut Scratch,
+    ) -> Option<Result<(), Refused>> {
+        // SAFETY: the caller's contract.
+        unsafe { self.0.decode_rows(coded, to, scratch) }
+    }
+
+    fn multiply_coded(
+        &self,
+        coded: Coded<'_>,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Refused> {
+        if rows.m() == 1 {
+            return self.0.multiply_coded(coded, rows, acc, scratch);
+        }
+        let extent = coded.extent;
+        check_operands(extent, &rows, acc);
+        let stride = acc.stride();
+        let (data, overwrite) = acc.data_or_overwrite();
+        let to = Accumulate { at: data.as_mut_ptr(), stride, overwrite };
+        let memory = scratch.of::<Memory>();
+        let panels = memory.panels.room_for(fused::PANELS * extent.panel())?;
+        let mut result = Ok(());
+        self.within(&mut || {
+            // SAFETY: `self` proves the features; the buffer begins on a line, and the check above covers the rest. The
+            // decoder uses no tile registers.
+            unsafe {
+                let mut sink = fused::PipelinedSink::new(panels, extent, rows, to);
+                result = decode_tile(coded, &mut memory.levels, &mut sink);
+                sink.flush();
+            }
+        });
+        result
     }
 }

@@ -26,7 +26,7 @@ mod two_panels;
 mod vectors;
 
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
+use crate::arch::kernel::{Multiplier, NoMemory, Refused, RowKernel, TileKernel, multiply_constant, row_operations};
 use crate::arch::operands::{Accumulators, Coded, Extent, PanelSteps, Rows, Symbols};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
@@ -65,7 +65,7 @@ impl<const PDEP: bool, P: Products> Avx2<PDEP, P> {
     }
 }
 
-impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
+impl<const PDEP: bool, P: Products> Multiplier for Avx2<PDEP, P> {
     fn name(&self) -> &'static str {
         match (PDEP, P::SATURATES, P::VNNI) {
             (_, _, true) => "x86_64-u8i8i32-avxvnni",
@@ -74,15 +74,6 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
             (true, true, _) => "x86_64-u8i8i16-avx2",
             (false, true, _) => "x86_64-u8i8i16-avx2-nopdep",
         }
-    }
-
-    fn outpaces_memory(&self) -> bool {
-        false
-    }
-
-    fn saturating(&self) -> Option<&'static dyn TileKernel> {
-        // Proven by `self`. Processors with VNNI have no use for it.
-        (!P::VNNI).then_some(&Avx2::<PDEP, Saturating<false>>(PhantomData))
     }
 
     fn saturates(&self) -> bool {
@@ -99,62 +90,12 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
         PanelSteps::new(&blocks)
     }
 
-    fn of_signed(&self) -> Option<&'static dyn TileKernel> {
-        // Proven by `self`.
-        if P::SATURATES {
-            Some(&Avx2::<PDEP, Saturating<true>>(PhantomData))
-        } else if P::VNNI {
-            None
-        } else {
-            Some(&Avx2::<PDEP, Exact<true>>(PhantomData))
-        }
-    }
-
-    fn of_bytes(&self) -> Option<&'static dyn TileKernel> {
-        // Proven by `self`.
-        if P::VNNI {
-            Some(&Avx2::<PDEP, Dots<true>>(PhantomData))
-        } else {
-            Some(&Avx2::<PDEP, ExactBytes>(PhantomData))
-        }
-    }
-
     fn suits(&self, steps: &[PanelSteps]) -> bool {
         P::VNNI || P::BYTES && steps::are_narrow(steps)
     }
 
-    fn fused_rows(&self) -> usize {
-        FUSED_ROWS
-    }
-
     fn prefetch(&self, bytes: &[u8]) {
         prefetch(bytes);
-    }
-
-    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
-        // SAFETY: `self` proves the features.
-        unsafe { decode::decode::<PDEP>(coded, out, stride, scratch) }
-    }
-
-    fn multiply_coded(
-        &self,
-        coded: Coded<'_>,
-        rows: Rows<'_>,
-        acc: &mut Accumulators<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Refused> {
-        assert!(acc.covers(rows.m(), coded.extent.columns()));
-        let panel = Extent::new(1, coded.extent.fractals());
-        let (stride, (acc, overwrite)) = (acc.stride(), acc.data_or_overwrite());
-        let acc = acc.as_mut_ptr();
-        // SAFETY: `self` proves the features. The accumulators cover all panels, as was just checked; the decoder gives the
-        // symbols of one after the other.
-        unsafe {
-            decode_panels::<PDEP>(coded, scratch.of(), |p, symbols| {
-                let to = Accumulate { at: acc.add(p * PANEL), stride, overwrite };
-                tiles::multiply::<P, _>(symbols.into(), panel, &rows, &to);
-            })
-        }
     }
 
     fn multiply(
@@ -211,8 +152,7 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
             return pairs.fold(0, i32::wrapping_add);
         }
         if P::WIDTH == 1 {
-            let sum = row.iter().map(|&x| i32::from(x)).fold(0, i32::wrapping_add);
-            return sum.wrapping_mul(symbol.into());
+            return multiply_constant(row, symbol);
         }
         let wide =
             pairs.map(|&[low, high]| i32::from(i16::from_ne_bytes([low.cast_unsigned(), high.cast_unsigned()])));
@@ -221,6 +161,67 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
 
     fn rows(&self) -> &dyn RowKernel {
         self
+    }
+}
+
+impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
+    fn outpaces_memory(&self) -> bool {
+        false
+    }
+
+    fn saturating(&self) -> Option<&'static dyn TileKernel> {
+        // Proven by `self`. Processors with VNNI have no use for it.
+        (!P::VNNI).then_some(&Avx2::<PDEP, Saturating<false>>(PhantomData))
+    }
+
+    fn of_signed(&self) -> Option<&'static dyn Multiplier> {
+        // Proven by `self`.
+        if P::SATURATES {
+            Some(&Avx2::<PDEP, Saturating<true>>(PhantomData))
+        } else if P::VNNI {
+            None
+        } else {
+            Some(&Avx2::<PDEP, Exact<true>>(PhantomData))
+        }
+    }
+
+    fn of_bytes(&self) -> Option<&'static dyn Multiplier> {
+        // Proven by `self`.
+        if P::VNNI {
+            Some(&Avx2::<PDEP, Dots<true>>(PhantomData))
+        } else {
+            Some(&Avx2::<PDEP, ExactBytes>(PhantomData))
+        }
+    }
+
+    fn fused_rows(&self) -> usize {
+        FUSED_ROWS
+    }
+
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
+        // SAFETY: `self` proves the features.
+        unsafe { decode::decode::<PDEP>(coded, out, stride, scratch) }
+    }
+
+    fn multiply_coded(
+        &self,
+        coded: Coded<'_>,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Refused> {
+        assert!(acc.covers(rows.m(), coded.extent.columns()));
+        let panel = Extent::new(1, coded.extent.fractals());
+        let (stride, (acc, overwrite)) = (acc.stride(), acc.data_or_overwrite());
+        let acc = acc.as_mut_ptr();
+        // SAFETY: `self` proves the features. The accumulators cover all panels, as was just checked; the decoder gives the
+        // symbols of one after the other.
+        unsafe {
+            decode_panels::<PDEP>(coded, scratch.of(), |p, symbols| {
+                let to = Accumulate { at: acc.add(p * PANEL), stride, overwrite };
+                tiles::multiply::<P, _>(symbols.into(), panel, &rows, &to);
+            })
+        }
     }
 }
 

@@ -3,12 +3,11 @@
 
 use super::block::{OfBytes, TILE_PANELS};
 use super::{in_memory, rows};
-use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
-use crate::arch::operands::{Accumulators, Coded, Extent, GROUP_K, PanelSteps, Rows, Symbols};
+use crate::arch::kernel::{Multiplier, NoMemory, RowKernel, row_operations};
+use crate::arch::operands::{Accumulators, Extent, GROUP_K, PanelSteps, Rows, Symbols};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
-use crate::arch::x86_64::avx2::decode::decode;
 use crate::arch::x86_64::avx2::rows as avx2;
 use crate::arch::x86_64::prefetch;
 
@@ -24,34 +23,13 @@ impl Avx512Bytes {
     }
 }
 
-impl TileKernel for Avx512Bytes {
+impl Multiplier for Avx512Bytes {
     fn name(&self) -> &'static str {
         "x86_64-u8i8i32-avx512vnni-bytes"
     }
 
-    fn fused_rows(&self) -> usize {
-        0
-    }
-
     fn prefetch(&self, bytes: &[u8]) {
         prefetch(bytes);
-    }
-
-    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
-        // SAFETY: `self` proves the features.
-        unsafe { decode::<true>(coded, out, stride, scratch) }
-    }
-
-    /// # Panics
-    /// Always: a tile that is just being decoded is multiplied by the other kernel.
-    fn multiply_coded(
-        &self,
-        _: Coded<'_>,
-        _: Rows<'_>,
-        _: &mut Accumulators<'_>,
-        _: &mut Scratch,
-    ) -> Result<(), Refused> {
-        unreachable!("weights that are decoded have no coded tiles")
     }
 
     fn multiply(

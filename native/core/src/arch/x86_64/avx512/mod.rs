@@ -16,7 +16,7 @@ pub(super) mod unroll;
 mod vnni;
 
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
+use crate::arch::kernel::{Multiplier, NoMemory, Refused, RowKernel, TileKernel, row_operations};
 use crate::arch::operands::{Accumulators, ByteRows, Coded, Extent, Rows, Stores, Symbols};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
@@ -68,17 +68,52 @@ impl Avx512 {
     }
 }
 
-impl TileKernel for Avx512 {
+impl Multiplier for Avx512 {
     fn name(&self) -> &'static str {
         "x86_64-u8i8i32-avx512vnni"
     }
 
-    fn fused_rows(&self) -> usize {
-        FUSED_ROWS
-    }
-
     fn prefetch(&self, bytes: &[u8]) {
         prefetch(bytes);
+    }
+
+    fn multiply(
+        &self,
+        symbols: Symbols<'_>,
+        extent: Extent,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        _: &mut Scratch,
+    ) -> Result<(), NoMemory> {
+        // SAFETY: `self` proves the features.
+        unsafe { in_memory::to_sums::<OfSymbols>(symbols, extent, &rows, acc) };
+        Ok(())
+    }
+
+    fn multiply_epilogue(
+        &self,
+        symbols: Symbols<'_>,
+        extent: Extent,
+        rows: Rows<'_>,
+        terms: &Terms<'_>,
+        out: &mut Output<'_>,
+    ) -> bool {
+        // SAFETY: `self` proves the features.
+        unsafe { in_memory::to_outputs::<OfSymbols>(symbols, extent, &rows, terms, out) }
+    }
+
+    fn epilogue_tile(&self) -> Option<(usize, usize)> {
+        Some((1, block::TILE_PANELS))
+    }
+
+    fn rows(&self) -> &dyn RowKernel {
+        self
+    }
+}
+
+impl TileKernel for Avx512 {
+    fn fused_rows(&self) -> usize {
+        FUSED_ROWS
     }
 
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
@@ -136,42 +171,9 @@ impl TileKernel for Avx512 {
         }
     }
 
-    fn multiply(
-        &self,
-        symbols: Symbols<'_>,
-        extent: Extent,
-        rows: Rows<'_>,
-        acc: &mut Accumulators<'_>,
-        _: &mut Scratch,
-    ) -> Result<(), NoMemory> {
-        // SAFETY: `self` proves the features.
-        unsafe { in_memory::to_sums::<OfSymbols>(symbols, extent, &rows, acc) };
-        Ok(())
-    }
-
-    fn multiply_epilogue(
-        &self,
-        symbols: Symbols<'_>,
-        extent: Extent,
-        rows: Rows<'_>,
-        terms: &Terms<'_>,
-        out: &mut Output<'_>,
-    ) -> bool {
-        // SAFETY: `self` proves the features.
-        unsafe { in_memory::to_outputs::<OfSymbols>(symbols, extent, &rows, terms, out) }
-    }
-
-    fn epilogue_tile(&self) -> Option<(usize, usize)> {
-        Some((1, block::TILE_PANELS))
-    }
-
-    fn of_bytes(&self) -> Option<&'static dyn TileKernel> {
+    fn of_bytes(&self) -> Option<&'static dyn Multiplier> {
         // SAFETY: `self` proves the features.
         Some(const { &unsafe { Avx512Bytes::assume() } })
-    }
-
-    fn rows(&self) -> &dyn RowKernel {
-        self
     }
 }
 

@@ -5,7 +5,7 @@ use super::block::{self, Accumulate, OfSymbols, TILE_PANELS, check_operands};
 use super::bytes::Avx512Bytes;
 use super::{in_memory, rows};
 use crate::arch::feature::Feature;
-use crate::arch::kernel::{NoMemory, Refused, RowKernel, TileKernel, row_operations};
+use crate::arch::kernel::{Multiplier, NoMemory, Refused, RowKernel, TileKernel, row_operations};
 use crate::arch::operands::{Accumulators, Coded, Extent, Rows, Symbols};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
@@ -45,47 +45,13 @@ impl Avx512Vnni {
     }
 }
 
-impl TileKernel for Avx512Vnni {
+impl Multiplier for Avx512Vnni {
     fn name(&self) -> &'static str {
         "x86_64-u8i8i32-avx512vnni-avx2"
     }
 
-    fn fused_rows(&self) -> usize {
-        FUSED_ROWS
-    }
-
-    fn outpaces_memory(&self) -> bool {
-        false
-    }
-
     fn prefetch(&self, bytes: &[u8]) {
         prefetch(bytes);
-    }
-
-    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
-        // SAFETY: `self` proves the features.
-        unsafe { decode::<true>(coded, out, stride, scratch) }
-    }
-
-    fn multiply_coded(
-        &self,
-        coded: Coded<'_>,
-        rows: Rows<'_>,
-        acc: &mut Accumulators<'_>,
-        scratch: &mut Scratch,
-    ) -> Result<(), Refused> {
-        check_operands(coded.extent, &rows, acc);
-        let panel = Extent::new(1, coded.extent.fractals());
-        let (stride, (acc, overwrite)) = (acc.stride(), acc.data_or_overwrite());
-        let acc = acc.as_mut_ptr();
-        // SAFETY: `self` proves the features. Rows and accumulators cover all panels, as was just checked; the decoder gives
-        // the symbols of one after the other.
-        unsafe {
-            decode_panels::<true>(coded, scratch.of(), |p, symbols| {
-                let to = Accumulate { at: acc.add(p * PANEL), stride, overwrite };
-                block::multiply(symbols.as_ptr(), panel.panel(), panel, &rows, &to);
-            })
-        }
     }
 
     fn multiply(
@@ -117,13 +83,49 @@ impl TileKernel for Avx512Vnni {
         Some((1, TILE_PANELS))
     }
 
-    fn of_bytes(&self) -> Option<&'static dyn TileKernel> {
-        // SAFETY: `self` proves the features.
-        Some(const { &unsafe { Avx512Bytes::assume() } })
-    }
-
     fn rows(&self) -> &dyn RowKernel {
         self
+    }
+}
+
+impl TileKernel for Avx512Vnni {
+    fn fused_rows(&self) -> usize {
+        FUSED_ROWS
+    }
+
+    fn outpaces_memory(&self) -> bool {
+        false
+    }
+
+    fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
+        // SAFETY: `self` proves the features.
+        unsafe { decode::<true>(coded, out, stride, scratch) }
+    }
+
+    fn multiply_coded(
+        &self,
+        coded: Coded<'_>,
+        rows: Rows<'_>,
+        acc: &mut Accumulators<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Refused> {
+        check_operands(coded.extent, &rows, acc);
+        let panel = Extent::new(1, coded.extent.fractals());
+        let (stride, (acc, overwrite)) = (acc.stride(), acc.data_or_overwrite());
+        let acc = acc.as_mut_ptr();
+        // SAFETY: `self` proves the features. Rows and accumulators cover all panels, as was just checked; the decoder gives
+        // the symbols of one after the other.
+        unsafe {
+            decode_panels::<true>(coded, scratch.of(), |p, symbols| {
+                let to = Accumulate { at: acc.add(p * PANEL), stride, overwrite };
+                block::multiply(symbols.as_ptr(), panel.panel(), panel, &rows, &to);
+            })
+        }
+    }
+
+    fn of_bytes(&self) -> Option<&'static dyn Multiplier> {
+        // SAFETY: `self` proves the features.
+        Some(const { &unsafe { Avx512Bytes::assume() } })
     }
 }
 
