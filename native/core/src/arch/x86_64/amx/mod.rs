@@ -18,7 +18,8 @@ mod registers;
 use super::avx512::Avx512;
 use super::avx512::block::{Accumulate, check_operands};
 use super::avx512::decode::{Memory, decode_tile};
-use super::avx512::epilogue::Dequantized;
+use super::avx512::epilogue::Outputs;
+use super::results::Dequantized;
 use crate::arch::feature::Feature;
 use crate::arch::kernel::{Multiplier, NoMemory, Refused, RowKernel, TileKernel};
 use crate::arch::operands::{Accumulators, ByteRows, Coded, Extent, Rows, Symbols};
@@ -97,7 +98,7 @@ impl Multiplier for Amx {
         if !whole || terms.row_sums.len() != rows.m() || !extent.fractals().is_multiple_of(STEP) {
             return false;
         }
-        let Some(to) = Dequantized::outputs(terms, out) else { return false };
+        let Some(to) = Outputs::<Dequantized<'_>>::new(terms, out) else { return false };
         // SAFETY: `self` proves the features; the checks above cover symbols and rows, and the outputs are of this extent.
         self.within(&mut || unsafe { block::multiply_epilogue(symbols.bytes.as_ptr(), extent, &rows, &to) });
         true

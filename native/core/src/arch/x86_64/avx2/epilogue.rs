@@ -5,8 +5,9 @@
 
 use super::operands::Destination;
 use super::vectors::Sums;
-use crate::arch::output::{Destination as Memory, Elementwise, Epilogue, Output, ScalarOrPerColumn};
-use crate::arch::rows::{Terms, WeightTerm};
+use crate::arch::output::{Output, ScalarOrPerColumn};
+use crate::arch::rows::Terms;
+use crate::arch::x86_64::results::{Corrections, Dequantized, Kind, Requantized, Summed};
 use crate::geometry::PANEL;
 use std::arch::x86_64::*;
 
@@ -61,25 +62,22 @@ pub(super) trait Results {
 
 /// A block of outputs, with what makes them of its sums.
 pub(super) struct Outputs<'a, R> {
-    /// What does not depend on the row.
-    columns: &'a [i32],
-    /// What the kernels' weights exceed the true ones by.
-    weight: i32,
-    row_sums: &'a [i32],
+    corrections: Corrections<'a>,
     results: R,
 }
 
-impl<'a, R: Results> Outputs<'a, R> {
-    /// If there is one zero point for all columns of the weight.
+impl<'a, R: Kind<'a>> Outputs<'a, R> {
+    /// If the outputs are of this kind, and there is one zero point for all columns of the weight.
     ///
     /// # Panics
-    /// If the terms are of other rows or columns than the output, of `shape`.
-    fn new(shape: (usize, usize), terms: &'a Terms<'_>, results: R) -> Option<Self> {
-        let WeightTerm::Scalar(weight) = terms.weight else { return None };
-        assert!(shape == (terms.row_sums.len(), terms.columns.len()));
-        Some(Self { columns: terms.columns, weight, row_sums: terms.row_sums, results })
+    /// If the terms, scales or anything else are of other rows or columns than the output.
+    pub fn new(terms: &'a Terms<'_>, out: &'a mut Output<'_>) -> Option<Self> {
+        let (corrections, results) = R::corrected(terms, out)?;
+        Some(Self { corrections, results })
     }
+}
 
+impl<R: Results> Outputs<'_, R> {
     /// What the sums of half a panel are corrected by, whatever the row, and what makes outputs of them.
     ///
     /// # Safety
@@ -88,7 +86,7 @@ impl<'a, R: Results> Outputs<'a, R> {
     unsafe fn columns<L: Lanes>(&self, column: usize, lanes: L) -> (__m256i, R::PerColumn) {
         // SAFETY: columns are as many as the output's.
         unsafe {
-            let terms = lanes.load(self.columns.as_ptr().cast::<f32>().add(column));
+            let terms = lanes.load(self.corrections.columns.as_ptr().cast::<f32>().add(column));
             (_mm256_castps_si256(terms), self.results.per_column(column, lanes))
         }
     }
@@ -120,7 +118,7 @@ impl<'a, R: Results> Outputs<'a, R> {
         unsafe {
             while p < NR {
                 let column = (panel + p) * PANEL;
-                let count = self.columns.len().saturating_sub(column);
+                let count = self.corrections.columns.len().saturating_sub(column);
                 if count >= 2 * PANEL && p + 1 < NR {
                     self.panels::<MR, NR, ROWS>((row, column), (sums, p), row_terms);
                     p += 2;
@@ -198,7 +196,7 @@ impl<'a, R: Results> Outputs<'a, R> {
         sums: &[[__m256i; 2]; MR],
         row_terms: &[__m256i; MR],
     ) {
-        let count = self.columns.len().saturating_sub(column);
+        let count = self.corrections.columns.len().saturating_sub(column);
         // SAFETY: the caller's contract; columns in the padding are left out.
         unsafe {
             for half in 0..count.div_ceil(EIGHT) {
@@ -242,34 +240,15 @@ impl<R: Results> Destination for Outputs<'_, R> {
         // SAFETY: the caller's contract, and there is a sum for each row.
         unsafe {
             let mut row_terms = [_mm256_setzero_si256(); MR];
-            if self.weight == 0 {
+            if self.corrections.weight == 0 {
                 self.tile::<MR, NR, false>((row, panel), sums, &row_terms);
                 return;
             }
             for (i, row_term) in row_terms.iter_mut().enumerate() {
-                let row_sum = *self.row_sums.get_unchecked(row + i);
-                *row_term = _mm256_set1_epi32(self.weight.wrapping_mul(row_sum));
+                *row_term = _mm256_set1_epi32(self.corrections.row_term(row + i));
             }
             self.tile::<MR, NR, true>((row, panel), sums, &row_terms);
         }
-    }
-}
-
-/// Sums are the results.
-pub(super) struct Summed {
-    out: *mut i32,
-    stride: usize,
-}
-
-impl Summed {
-    /// If the outputs are of this kind.
-    ///
-    /// # Panics
-    /// If the terms are of other rows or columns than the output.
-    pub fn outputs<'a>(terms: &'a Terms<'_>, out: &'a mut Output<'_>) -> Option<Outputs<'a, Self>> {
-        let (Memory::I32(to), Epilogue::Sums) = (&mut out.destination, &out.epilogue) else { return None };
-        let (shape, stride) = ((to.rows(), to.columns()), to.stride());
-        Outputs::new(shape, terms, Self { out: to.as_mut_ptr(), stride })
     }
 }
 
@@ -285,41 +264,13 @@ impl Results for Summed {
     }
 }
 
-/// Sums become floats: `scaled (+ addend) (· gate) (+ residual)`.
-pub(super) struct Dequantized<'a> {
-    out: *mut f32,
-    stride: usize,
-    scale: ScalarOrPerColumn<'a>,
-    addend: Option<ScalarOrPerColumn<'a>>,
-    elementwise: Elementwise<'a>,
-}
-
-impl<'a> Dequantized<'a> {
-    /// If the outputs are of this kind.
-    ///
-    /// # Panics
-    /// If the terms, scales or anything else are of other rows or columns than the output.
-    pub fn outputs(terms: &'a Terms<'_>, out: &'a mut Output<'_>) -> Option<Outputs<'a, Self>> {
-        let (Memory::F32(to), Epilogue::Dequantize { scale, addend, elementwise }) =
-            (&mut out.destination, out.epilogue)
-        else {
-            return None;
-        };
-        let (rows, columns, stride) = (to.rows(), to.columns(), to.stride());
-        assert!(elementwise.covers(rows, columns, stride));
-        assert!([Some(scale), addend].into_iter().flatten().all(|values| fits(values, columns)));
-        let results = Self { out: to.as_mut_ptr(), stride, scale, addend, elementwise };
-        Outputs::new((rows, columns), terms, results)
-    }
-}
-
 impl Results for Dequantized<'_> {
     /// Scale and addend.
     type PerColumn = (__m256, Option<__m256>);
 
     #[inline(always)]
     unsafe fn per_column<L: Lanes>(&self, column: usize, lanes: L) -> Self::PerColumn {
-        // SAFETY: the caller's contract; `outputs` has checked that there are as many as columns.
+        // SAFETY: the caller's contract; [`Kind::of`] has checked that there are as many as columns.
         unsafe {
             #[expect(clippy::manual_map, reason = "a closure that `map` calls has not the features of AVX2")]
             let addend = match &self.addend {
@@ -339,7 +290,7 @@ impl Results for Dequantized<'_> {
         lanes: L,
     ) {
         let at = row * self.stride + column;
-        // SAFETY: the caller's contract; `outputs` has checked that gate and residual cover the output.
+        // SAFETY: the caller's contract; [`Kind::of`] has checked that gate and residual cover the output.
         unsafe {
             let mut values = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale);
             if let Some(addend) = addend {
@@ -356,52 +307,21 @@ impl Results for Dequantized<'_> {
     }
 }
 
-/// Sums become bytes: scaled, clamped, rounded half to even, and the zero point added. NaN becomes the lowest value.
-pub(super) struct Requantized<'a> {
-    out: *mut u8,
-    stride: usize,
-    scale: ScalarOrPerColumn<'a>,
-    /// Whether the output is int8.
-    signed: bool,
-    /// Of the output type, and what its upper limit is less the zero point.
-    zero_point: i32,
-    highest: f32,
-}
-
-impl<'a> Requantized<'a> {
-    /// If the outputs are of this kind.
-    ///
-    /// # Panics
-    /// If the terms or scales are of other rows or columns than the output.
-    pub fn outputs(terms: &'a Terms<'_>, out: &'a mut Output<'_>) -> Option<Outputs<'a, Self>> {
-        let Epilogue::Requantize { scale, zero_point } = out.epilogue else { return None };
-        let (out, stride, shape, lowest_of_type) = match &mut out.destination {
-            Memory::U8(out) => (out.as_mut_ptr(), out.stride(), (out.rows(), out.columns()), 0),
-            Memory::I8(out) => (out.as_mut_ptr().cast(), out.stride(), (out.rows(), out.columns()), -128),
-            _ => return None,
-        };
-        assert!(fits(scale, shape.1));
-        let highest = (lowest_of_type + 255 - zero_point) as f32;
-        let signed = lowest_of_type < 0;
-        Outputs::new(shape, terms, Self { out, stride, scale, signed, zero_point, highest })
-    }
-}
-
 impl Results for Requantized<'_> {
     /// The scale.
     type PerColumn = __m256;
 
     #[inline(always)]
     unsafe fn per_column<L: Lanes>(&self, column: usize, lanes: L) -> __m256 {
-        // SAFETY: the caller's contract; `outputs` has checked that there are as many as columns.
+        // SAFETY: the caller's contract; [`Kind::of`] has checked that there are as many as columns.
         unsafe { lanes.of(&self.scale, column) }
     }
     #[inline(always)]
     unsafe fn write<L: Lanes>(&self, row: usize, column: usize, sums: __m256i, scale: __m256, lanes: L) {
         // SAFETY: the caller's contract.
         unsafe {
-            let words = self.words([sums; 2], &[scale; 2]);
-            let bytes = self.bytes(words, words);
+            let words = words(self, [sums; 2], &[scale; 2]);
+            let bytes = bytes(self, words, words);
             let (low, high) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
             lanes.store_bytes(self.out.add(row * self.stride + column), _mm_unpacklo_epi32(low, high));
         }
@@ -411,8 +331,8 @@ impl Results for Requantized<'_> {
     unsafe fn write_panel(&self, row: usize, column: usize, sums: [__m256i; 2], scale: &[__m256; 2]) {
         // SAFETY: the caller's contract.
         unsafe {
-            let words = self.words(sums, scale);
-            let bytes = self.bytes(words, words);
+            let words = words(self, sums, scale);
+            let bytes = bytes(self, words, words);
             let (even, odd) = (_mm256_castsi256_si128(bytes), _mm256_extracti128_si256::<1>(bytes));
             _mm_storeu_si128(self.out.add(row * self.stride + column).cast(), _mm_unpacklo_epi32(even, odd));
         }
@@ -422,7 +342,7 @@ impl Results for Requantized<'_> {
     unsafe fn write_panels(&self, row: usize, column: usize, sums: [[__m256i; 2]; 2], scale: &[[__m256; 2]; 2]) {
         // SAFETY: the caller's contract.
         unsafe {
-            let bytes = self.bytes(self.words(sums[0], &scale[0]), self.words(sums[1], &scale[1]));
+            let bytes = bytes(self, words(self, sums[0], &scale[0]), words(self, sums[1], &scale[1]));
             // Each half of the register has the fours of bytes of every other four columns.
             let bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
             _mm256_storeu_si256(self.out.add(row * self.stride + column).cast(), bytes);
@@ -430,49 +350,42 @@ impl Results for Requantized<'_> {
     }
 }
 
-impl Requantized<'_> {
-    /// Scaled and rounded; too large ones are what the output's upper limit is less the zero point, NaN is the lowest number.
-    ///
-    /// # Safety
-    /// AVX2.
-    #[inline(always)]
-    unsafe fn rounded(&self, sums: __m256i, scale: __m256) -> __m256i {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let values = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale);
-            // Of a NaN and a number, the instruction gives the second operand. What is too small for 32 bits is rounded to the
-            // lowest number, as NaN is, so that limits on this side are those of saturating instructions.
-            _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(self.highest), values))
-        }
-    }
-
-    /// Those of a panel, with the zero point: columns 0 to 3, 8 to 11 and 4 to 7, 12 to 15.
-    ///
-    /// # Safety
-    /// AVX2.
-    #[inline(always)]
-    unsafe fn words(&self, sums: [__m256i; 2], scale: &[__m256; 2]) -> __m256i {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let words = _mm256_packs_epi32(self.rounded(sums[0], scale[0]), self.rounded(sums[1], scale[1]));
-            _mm256_adds_epi16(words, _mm256_set1_epi16(self.zero_point as i16))
-        }
-    }
-
-    /// Bytes of the output's type: of each half of the registers, the first's and then the second's.
-    ///
-    /// # Safety
-    /// AVX2.
-    #[inline(always)]
-    unsafe fn bytes(&self, first: __m256i, second: __m256i) -> __m256i {
-        // SAFETY: the caller's contract.
-        unsafe { if self.signed { _mm256_packs_epi16(first, second) } else { _mm256_packus_epi16(first, second) } }
+/// Scaled and rounded; too large ones are what the output's upper limit is less the zero point, NaN is the lowest number.
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn rounded(by: &Requantized<'_>, sums: __m256i, scale: __m256) -> __m256i {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let values = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale);
+        // Of a NaN and a number, the instruction gives the second operand. What is too small for 32 bits is rounded to the
+        // lowest number, as NaN is, so that limits on this side are those of saturating instructions.
+        _mm256_cvtps_epi32(_mm256_min_ps(_mm256_set1_ps(by.highest), values))
     }
 }
 
-/// Whether there is a value for each column.
-fn fits(values: ScalarOrPerColumn<'_>, columns: usize) -> bool {
-    values.per_column().is_none_or(|each| each == columns)
+/// Those of a panel, with the zero point: columns 0 to 3, 8 to 11 and 4 to 7, 12 to 15.
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn words(by: &Requantized<'_>, sums: [__m256i; 2], scale: &[__m256; 2]) -> __m256i {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let words = _mm256_packs_epi32(rounded(by, sums[0], scale[0]), rounded(by, sums[1], scale[1]));
+        _mm256_adds_epi16(words, _mm256_set1_epi16(by.zero_point as i16))
+    }
+}
+
+/// Bytes of the output's type: of each half of the registers, the first's and then the second's.
+///
+/// # Safety
+/// AVX2.
+#[inline(always)]
+unsafe fn bytes(by: &Requantized<'_>, first: __m256i, second: __m256i) -> __m256i {
+    // SAFETY: the caller's contract.
+    unsafe { if by.signed { _mm256_packs_epi16(first, second) } else { _mm256_packus_epi16(first, second) } }
 }
 
 /// Lanes of a vector that are columns of the output.

@@ -32,10 +32,11 @@ use crate::arch::output::Output;
 use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
 use crate::arch::x86_64::prefetch;
+use crate::arch::x86_64::results::{Dequantized, Requantized, Summed};
 use crate::error::{Error, with_room};
 use crate::geometry::PANEL;
 use decode::decode_panels;
-use epilogue::{Dequantized, Requantized, Summed};
+use epilogue::Outputs;
 use operands::Accumulate;
 use products::{Exact, ExactBytes, Products, Saturating};
 
@@ -125,11 +126,11 @@ impl<const PDEP: bool, P: Products> Multiplier for Avx2<PDEP, P> {
         assert!(terms.row_sums.len() == rows.m() && terms.columns.len() <= extent.columns());
         // SAFETY: `self` proves the features; the outputs have the rows, and leave out columns that they do not have.
         unsafe {
-            if let Some(outputs) = Summed::outputs(terms, out) {
+            if let Some(outputs) = Outputs::<Summed>::new(terms, out) {
                 tiles::multiply::<P, _>(symbols, extent, &rows, &outputs);
-            } else if let Some(outputs) = Dequantized::outputs(terms, out) {
+            } else if let Some(outputs) = Outputs::<Dequantized<'_>>::new(terms, out) {
                 tiles::multiply::<P, _>(symbols, extent, &rows, &outputs);
-            } else if let Some(outputs) = Requantized::outputs(terms, out) {
+            } else if let Some(outputs) = Outputs::<Requantized<'_>>::new(terms, out) {
                 tiles::multiply::<P, _>(symbols, extent, &rows, &outputs);
             } else {
                 return false;

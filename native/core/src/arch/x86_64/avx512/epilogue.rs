@@ -4,8 +4,9 @@
 //! its own.
 
 use super::block::Destination;
-use crate::arch::output::{Destination as Memory, Elementwise, Epilogue, Output, ScalarOrPerColumn};
-use crate::arch::rows::{Terms, WeightTerm};
+use crate::arch::output::{Output, ScalarOrPerColumn};
+use crate::arch::rows::Terms;
+use crate::arch::x86_64::results::{Corrections, Dequantized, Kind, Requantized, Summed};
 use crate::geometry::PANEL;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -45,35 +46,22 @@ pub(in crate::arch::x86_64) trait Results {
 
 /// A block of outputs, with what makes them of its sums.
 pub(in crate::arch::x86_64) struct Outputs<'a, R> {
-    /// What does not depend on the row.
-    columns: &'a [i32],
-    /// What the kernels' weights exceed the true ones by.
-    weight: i32,
-    row_sums: &'a [i32],
+    corrections: Corrections<'a>,
     results: R,
 }
 
-impl<'a, R: Results> Outputs<'a, R> {
-    /// If there is one zero point for all columns of the weight.
+impl<'a, R: Kind<'a>> Outputs<'a, R> {
+    /// If the outputs are of this kind, and there is one zero point for all columns of the weight.
     ///
     /// # Panics
-    /// If the terms are of other rows or columns than the output, of `shape`.
-    fn new(shape: (usize, usize), terms: &'a Terms<'_>, results: R) -> Option<Self> {
-        let WeightTerm::Scalar(weight) = terms.weight else { return None };
-        assert!(shape == (terms.row_sums.len(), terms.columns.len()));
-        Some(Self { columns: terms.columns, weight, row_sums: terms.row_sums, results })
+    /// If the terms, scales or anything else are of other rows or columns than the output.
+    pub fn new(terms: &'a Terms<'_>, out: &'a mut Output<'_>) -> Option<Self> {
+        let (corrections, results) = R::corrected(terms, out)?;
+        Some(Self { corrections, results })
     }
+}
 
-    /// What is taken off the sums of a row.
-    ///
-    /// # Safety
-    /// The row exists.
-    #[inline(always)]
-    unsafe fn row_term(&self, row: usize) -> i32 {
-        // SAFETY: the caller's contract; there is a sum for each row.
-        unsafe { self.weight.wrapping_mul(*self.row_sums.get_unchecked(row)) }
-    }
-
+impl<R: Results> Outputs<'_, R> {
     /// Makes outputs of the sums of panel `j` of a tile, which begins at `column`; `ROWS`: they are corrected by row as well.
     ///
     /// # Safety
@@ -88,7 +76,7 @@ impl<'a, R: Results> Outputs<'a, R> {
     ) {
         // SAFETY: the caller's contract; columns are as many as the output's.
         unsafe {
-            let terms = lanes.load_words(self.columns.as_ptr().add(column));
+            let terms = lanes.load_words(self.corrections.columns.as_ptr().add(column));
             let by = self.results.per_column(column, lanes);
             let mut at = row * self.results.stride() + column;
             for (sums, row_term) in sums.iter().zip(row_terms) {
@@ -111,7 +99,7 @@ impl<'a, R: Results> Outputs<'a, R> {
     ) {
         // SAFETY: the caller's contract; columns are as many as the output's.
         unsafe {
-            let terms = four_at(self.columns.as_ptr().add(column));
+            let terms = four_at(self.corrections.columns.as_ptr().add(column));
             // Closures that the standard library calls would not be inlined here.
             let by = [
                 self.results.per_column(column, All),
@@ -147,7 +135,7 @@ impl<'a, R: Results> Outputs<'a, R> {
         let mut j = 0;
         while j < NR {
             let column = (panel + j) * PANEL;
-            let (at, left) = ((row, column), self.columns.len().saturating_sub(column));
+            let (at, left) = ((row, column), self.corrections.columns.len().saturating_sub(column));
             // SAFETY: the caller's contract; columns in the padding are left out.
             unsafe {
                 if NR - j >= 4 && left >= 4 * PANEL {
@@ -183,7 +171,7 @@ impl<'a, R: Results> Outputs<'a, R> {
         sums: &[[__m512i; 1]; MR],
         row_terms: &[i32; MR],
     ) {
-        let lanes = First::new(self.columns.len() - at.1);
+        let lanes = First::new(self.corrections.columns.len() - at.1);
         // SAFETY: the caller's contract; columns in the padding are left out.
         unsafe { self.panel::<_, MR, 1, ROWS>(at, (sums, 0), row_terms, lanes) };
     }
@@ -194,11 +182,14 @@ impl<'a, R: Results> Outputs<'a, R> {
     /// AVX-512; the output has those rows, and there are sums for all columns of them.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,bmi2")]
     pub unsafe fn rows(&self, rows: Range<usize>, sums: *const i32, stride: usize) {
-        let (fours, whole) = (self.columns.len() / (4 * PANEL) * (4 * PANEL), self.columns.len() / PANEL * PANEL);
+        let (fours, whole) = (
+            self.corrections.columns.len() / (4 * PANEL) * (4 * PANEL),
+            self.corrections.columns.len() / PANEL * PANEL,
+        );
         for (i, row) in rows.enumerate() {
             // SAFETY: the caller's contract; the mask keeps the last access inside of the row's sums.
             unsafe {
-                let (sums, row_term) = (sums.add(i * stride), [self.row_term(row)]);
+                let (sums, row_term) = (sums.add(i * stride), [self.corrections.row_term(row)]);
                 for column in (0..fours).step_by(4 * PANEL) {
                     let sums = [four_at(sums.add(column))];
                     self.four_panels::<1, 4, true>((row, column), (&sums, 0), &row_term);
@@ -207,8 +198,8 @@ impl<'a, R: Results> Outputs<'a, R> {
                     let sums = [[All.load_words(sums.add(column))]];
                     self.panel::<_, 1, 1, true>((row, column), (&sums, 0), &row_term, All);
                 }
-                if whole < self.columns.len() {
-                    let lanes = First::new(self.columns.len() - whole);
+                if whole < self.corrections.columns.len() {
+                    let lanes = First::new(self.corrections.columns.len() - whole);
                     let sums = [[lanes.load_words(sums.add(whole))]];
                     self.panel::<_, 1, 1, true>((row, whole), (&sums, 0), &row_term, lanes);
                 }
@@ -262,32 +253,14 @@ impl<R: Results> Destination for Outputs<'_, R> {
         let mut row_terms = [0; MR];
         // SAFETY: the caller's contract, and there is a sum for each row.
         unsafe {
-            if self.weight == 0 {
+            if self.corrections.weight == 0 {
                 return self.tile::<MR, NR, false>((row, panel), sums, &row_terms);
             }
             for (i, row_term) in row_terms.iter_mut().enumerate() {
-                *row_term = self.row_term(row + i);
+                *row_term = self.corrections.row_term(row + i);
             }
             self.tile::<MR, NR, true>((row, panel), sums, &row_terms);
         }
-    }
-}
-
-/// Sums are the results.
-pub(in crate::arch::x86_64) struct Summed {
-    out: *mut i32,
-    stride: usize,
-}
-
-impl Summed {
-    /// If the outputs are of this kind.
-    ///
-    /// # Panics
-    /// If the terms are of other rows or columns than the output.
-    pub fn outputs<'a>(terms: &'a Terms<'_>, out: &'a mut Output<'_>) -> Option<Outputs<'a, Self>> {
-        let (Memory::I32(to), Epilogue::Sums) = (&mut out.destination, &out.epilogue) else { return None };
-        let (shape, stride) = ((to.rows(), to.columns()), to.stride());
-        Outputs::new(shape, terms, Self { out: to.as_mut_ptr(), stride })
     }
 }
 
@@ -312,35 +285,6 @@ impl Results for Summed {
     }
 }
 
-/// Sums become floats: `scaled (+ addend) (· gate) (+ residual)`.
-pub(in crate::arch::x86_64) struct Dequantized<'a> {
-    out: *mut f32,
-    stride: usize,
-    scale: ScalarOrPerColumn<'a>,
-    addend: Option<ScalarOrPerColumn<'a>>,
-    /// For all rows, in lines as those of the output.
-    elementwise: Elementwise<'a>,
-}
-
-impl<'a> Dequantized<'a> {
-    /// If the outputs are of this kind.
-    ///
-    /// # Panics
-    /// If the terms, scales or anything else are of other rows or columns than the output.
-    pub fn outputs(terms: &'a Terms<'_>, out: &'a mut Output<'_>) -> Option<Outputs<'a, Self>> {
-        let (Memory::F32(to), Epilogue::Dequantize { scale, addend, elementwise }) =
-            (&mut out.destination, out.epilogue)
-        else {
-            return None;
-        };
-        let (rows, columns, stride) = (to.rows(), to.columns(), to.stride());
-        assert!(elementwise.covers(rows, columns, stride));
-        assert!([Some(scale), addend].into_iter().flatten().all(|values| fits(values, columns)));
-        let results = Self { out: to.as_mut_ptr(), stride, scale, addend, elementwise };
-        Outputs::new((rows, columns), terms, results)
-    }
-}
-
 impl Results for Dequantized<'_> {
     /// Scale and addend.
     type PerColumn = (__m512, Option<__m512>);
@@ -348,7 +292,7 @@ impl Results for Dequantized<'_> {
 
     #[inline(always)]
     unsafe fn per_column<L: Lanes>(&self, column: usize, lanes: L) -> Self::PerColumn {
-        // SAFETY: the caller's contract; `outputs` has checked that there are as many as columns.
+        // SAFETY: the caller's contract; [`Kind::of`] has checked that there are as many as columns.
         unsafe {
             #[expect(clippy::manual_map, reason = "a closure that `map` calls has not the features of AVX-512")]
             let addend = match &self.addend {
@@ -360,7 +304,7 @@ impl Results for Dequantized<'_> {
     }
     #[inline(always)]
     unsafe fn write<L: Lanes>(&self, at: usize, sums: __m512i, (scale, addend): Self::PerColumn, lanes: L) {
-        // SAFETY: the caller's contract; `outputs` has checked that gate and residual cover the output.
+        // SAFETY: the caller's contract; [`Kind::of`] has checked that gate and residual cover the output.
         unsafe {
             let mut values = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
             if let Some(addend) = addend {
@@ -389,69 +333,39 @@ impl Results for Dequantized<'_> {
     }
 }
 
-/// Sums become bytes: scaled, clamped, rounded half to even, and the zero point added. NaN becomes the lowest value.
-pub(in crate::arch::x86_64) struct Requantized<'a> {
-    out: *mut u8,
-    stride: usize,
-    scale: ScalarOrPerColumn<'a>,
-    /// Whether the output is int8.
-    signed: bool,
-    /// Of the output type, and what its upper limit is less the zero point.
-    zero_point: i32,
-    highest: f32,
+/// Scaled and rounded; too large ones are what the output's upper limit is less the zero point, NaN is the lowest number.
+///
+/// # Safety
+/// AVX-512.
+#[inline(always)]
+unsafe fn rounded(by: &Requantized<'_>, sums: __m512i, scale: __m512) -> __m512i {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let values = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
+        // Of a NaN and a number, the instruction gives the second operand. What is too small for 32 bits is rounded to the
+        // lowest number, as NaN is, so that limits on this side are those of saturating instructions.
+        _mm512_cvtps_epi32(_mm512_min_ps(_mm512_set1_ps(by.highest), values))
+    }
 }
 
-impl<'a> Requantized<'a> {
-    /// If the outputs are of this kind.
-    ///
-    /// # Panics
-    /// If the terms or scales are of other rows or columns than the output.
-    pub fn outputs(terms: &'a Terms<'_>, out: &'a mut Output<'_>) -> Option<Outputs<'a, Self>> {
-        let Epilogue::Requantize { scale, zero_point } = out.epilogue else { return None };
-        let (out, stride, shape, lowest) = match &mut out.destination {
-            Memory::U8(out) => (out.as_mut_ptr(), out.stride(), (out.rows(), out.columns()), 0),
-            Memory::I8(out) => (out.as_mut_ptr().cast(), out.stride(), (out.rows(), out.columns()), -128),
-            _ => return None,
-        };
-        assert!(fits(scale, shape.1));
-        let (signed, highest) = (lowest < 0, (lowest + 255 - zero_point) as f32);
-        Outputs::new(shape, terms, Self { out, stride, scale, signed, zero_point, highest })
-    }
+/// 32 numbers with the zero point, as words: of each quarter of the registers, the first's and then the second's.
+///
+/// # Safety
+/// AVX-512.
+#[inline(always)]
+unsafe fn words(by: &Requantized<'_>, first: __m512i, second: __m512i) -> __m512i {
+    // SAFETY: the caller's contract.
+    unsafe { _mm512_adds_epi16(_mm512_packs_epi32(first, second), _mm512_set1_epi16(by.zero_point as i16)) }
+}
 
-    /// Scaled and rounded; too large ones are what the output's upper limit is less the zero point, NaN is the lowest number.
-    ///
-    /// # Safety
-    /// AVX-512.
-    #[inline(always)]
-    unsafe fn rounded(&self, sums: __m512i, scale: __m512) -> __m512i {
-        // SAFETY: the caller's contract.
-        unsafe {
-            let values = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
-            // Of a NaN and a number, the instruction gives the second operand. What is too small for 32 bits is rounded to the
-            // lowest number, as NaN is, so that limits on this side are those of saturating instructions.
-            _mm512_cvtps_epi32(_mm512_min_ps(_mm512_set1_ps(self.highest), values))
-        }
-    }
-
-    /// 32 numbers with the zero point, as words: of each quarter of the registers, the first's and then the second's.
-    ///
-    /// # Safety
-    /// AVX-512.
-    #[inline(always)]
-    unsafe fn words(&self, first: __m512i, second: __m512i) -> __m512i {
-        // SAFETY: the caller's contract.
-        unsafe { _mm512_adds_epi16(_mm512_packs_epi32(first, second), _mm512_set1_epi16(self.zero_point as i16)) }
-    }
-
-    /// Bytes of the output's type, in the same order.
-    ///
-    /// # Safety
-    /// AVX-512.
-    #[inline(always)]
-    unsafe fn bytes(&self, first: __m512i, second: __m512i) -> __m512i {
-        // SAFETY: the caller's contract.
-        unsafe { if self.signed { _mm512_packs_epi16(first, second) } else { _mm512_packus_epi16(first, second) } }
-    }
+/// Bytes of the output's type, in the same order.
+///
+/// # Safety
+/// AVX-512.
+#[inline(always)]
+unsafe fn bytes(by: &Requantized<'_>, first: __m512i, second: __m512i) -> __m512i {
+    // SAFETY: the caller's contract.
+    unsafe { if by.signed { _mm512_packs_epi16(first, second) } else { _mm512_packus_epi16(first, second) } }
 }
 
 impl Results for Requantized<'_> {
@@ -461,16 +375,16 @@ impl Results for Requantized<'_> {
 
     #[inline(always)]
     unsafe fn per_column<L: Lanes>(&self, column: usize, lanes: L) -> __m512 {
-        // SAFETY: the caller's contract; `outputs` has checked that there are as many as columns.
+        // SAFETY: the caller's contract; [`Kind::of`] has checked that there are as many as columns.
         unsafe { lanes.of(&self.scale, column) }
     }
     #[inline(always)]
     unsafe fn write<L: Lanes>(&self, at: usize, sums: __m512i, scale: __m512, lanes: L) {
         // SAFETY: the caller's contract.
         unsafe {
-            let rounded = self.rounded(sums, scale);
-            let words = self.words(rounded, rounded);
-            let bytes = in_order(self.bytes(words, words));
+            let rounded = rounded(self, sums, scale);
+            let words = words(self, rounded, rounded);
+            let bytes = in_order(bytes(self, words, words));
             lanes.store_bytes(self.out.add(at), _mm512_castsi512_si128(bytes));
         }
     }
@@ -478,9 +392,9 @@ impl Results for Requantized<'_> {
     unsafe fn write_four(&self, at: usize, sums: [__m512i; 4], scale: [__m512; 4]) {
         // SAFETY: the caller's contract.
         unsafe {
-            let low = self.words(self.rounded(sums[0], scale[0]), self.rounded(sums[1], scale[1]));
-            let high = self.words(self.rounded(sums[2], scale[2]), self.rounded(sums[3], scale[3]));
-            let bytes = in_order(self.bytes(low, high));
+            let low = words(self, rounded(self, sums[0], scale[0]), rounded(self, sums[1], scale[1]));
+            let high = words(self, rounded(self, sums[2], scale[2]), rounded(self, sums[3], scale[3]));
+            let bytes = in_order(bytes(self, low, high));
             _mm512_storeu_si512(self.out.add(at).cast(), bytes);
         }
     }
@@ -511,11 +425,6 @@ pub(super) unsafe fn in_order(bytes: __m512i) -> __m512i {
 fn for_writing(line: *const u8) {
     // SAFETY: a hint, which accepts any address.
     unsafe { _mm_prefetch::<_MM_HINT_ET0>(line.cast()) };
-}
-
-/// Whether there is a value for each column.
-fn fits(values: ScalarOrPerColumn<'_>, columns: usize) -> bool {
-    values.per_column().is_none_or(|each| each == columns)
 }
 
 /// Lanes of a vector that are columns of the output.

@@ -1,12 +1,13 @@
 //! What kernels are asked for with symbols in memory: sums, or the outputs that are made of them.
 
 use super::block::{Accumulate, Products};
-use super::epilogue::{Dequantized, Requantized, Summed};
+use super::epilogue::Outputs;
 use crate::arch::operands::{Accumulators, Extent, Rows, Symbols};
 use crate::arch::output::Output;
 use crate::arch::rows::Terms;
+use crate::arch::x86_64::results::{Dequantized, Requantized, Summed};
 
-/// As [`TileKernel::multiply`](crate::arch::TileKernel::multiply).
+/// As [`Multiplier::multiply`](crate::arch::Multiplier::multiply).
 ///
 /// # Safety
 /// The features of [`Avx512Vnni`](super::Avx512Vnni), which all kernels of AVX-512 have.
@@ -25,7 +26,7 @@ pub(super) unsafe fn to_sums<P: Products>(
     unsafe { P::multiply(symbols.bytes.as_ptr(), extent, rows, &to) };
 }
 
-/// As [`TileKernel::multiply_epilogue`](crate::arch::TileKernel::multiply_epilogue).
+/// As [`Multiplier::multiply_epilogue`](crate::arch::Multiplier::multiply_epilogue).
 ///
 /// # Safety
 /// The features of [`Avx512Vnni`](super::Avx512Vnni), which all kernels of AVX-512 have.
@@ -42,11 +43,11 @@ pub(super) unsafe fn to_outputs<P: Products>(
     // SAFETY: the caller answers for the features; the checks above cover symbols and rows, and the outputs have the rows and leave
     // out columns that they do not have.
     unsafe {
-        if let Some(to) = Dequantized::outputs(terms, out) {
+        if let Some(to) = Outputs::<Dequantized<'_>>::new(terms, out) {
             P::multiply(symbols, extent, rows, &to);
-        } else if let Some(to) = Requantized::outputs(terms, out) {
+        } else if let Some(to) = Outputs::<Requantized<'_>>::new(terms, out) {
             P::multiply(symbols, extent, rows, &to);
-        } else if let Some(to) = Summed::outputs(terms, out) {
+        } else if let Some(to) = Outputs::<Summed>::new(terms, out) {
             P::multiply(symbols, extent, rows, &to);
         } else {
             return false;

@@ -1,12 +1,13 @@
 //! Work on whole rows, by this kernel's instructions.
 
-use super::epilogue::{Dequantized, Requantized, Summed, in_order};
+use super::epilogue::{Outputs, in_order};
 use super::lines::{self, store_four};
 use super::unroll::unrolled;
 use crate::arch::operands::{ByteRows, Rows, reach};
 use crate::arch::output::Output;
 use crate::arch::rows::{self, ActivationRow, Panels, Terms};
 use crate::arch::x86_64::avx2::rows as avx2;
+use crate::arch::x86_64::results::{Dequantized, Requantized, Summed};
 use crate::geometry::{FRACTAL, GROUP, GROUP_K, GROUPS, PANEL};
 use crate::quantize::{Quantizer, Range};
 use std::arch::x86_64::*;
@@ -326,15 +327,15 @@ pub(super) fn epilogue(sums: &[i32], stride: usize, terms: &Terms<'_>, mut out: 
     let has_sums = || assert!(reach(m, stride, terms.columns.len()).is_some_and(|reach| reach <= sums.len()));
     // SAFETY: the features are this function's; the outputs have the rows, and `has_sums` has seen that the sums do.
     unsafe {
-        if let Some(to) = Dequantized::outputs(terms, &mut out) {
+        if let Some(to) = Outputs::<Dequantized<'_>>::new(terms, &mut out) {
             has_sums();
             return to.rows(0..m, sums.as_ptr(), stride);
         }
-        if let Some(to) = Requantized::outputs(terms, &mut out) {
+        if let Some(to) = Outputs::<Requantized<'_>>::new(terms, &mut out) {
             has_sums();
             return to.rows(0..m, sums.as_ptr(), stride);
         }
-        if let Some(to) = Summed::outputs(terms, &mut out) {
+        if let Some(to) = Outputs::<Summed>::new(terms, &mut out) {
             has_sums();
             return to.rows(0..m, sums.as_ptr(), stride);
         }
