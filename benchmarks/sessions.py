@@ -2,7 +2,7 @@
 
     python benchmarks/sessions.py [--quick] [--json RECORD [--resume]] [--workloads chain-64,t5-encoder,…]
                                   [--contestants auto,shared,compressed,decoded,unpacked,saved,again,openvino]
-                                  [--threads 0,1] [--seconds 4] [--precision 0.01] [--cache DIR]
+                                  [--threads 0,1] [--seconds 4] [--cache DIR]
     python benchmarks/sessions.py --table RECORD
 
 Each contestant is a process that holds one session:
@@ -17,9 +17,10 @@ Each contestant is a process that holds one session:
 
 They run in bursts, in turns with pauses, so that the spinning threads of one do not take the processors of the other,
 and the order alternates. A pair of bursts gives one ratio of medians; the figure is the median of these, a speed-up
-(above 1: the contestant is faster than onnxruntime), with the quartiles. With `--precision`, a row goes on until the
-interval that its median lies in (95 %) is as narrow as that, ten times as long at most. The bytes of outputs are
-compared first.
+(above 1: the contestant is faster than onnxruntime), with the quartiles. All are closed and opened anew several times,
+for two processes of the same program may differ by a tenth for as long as they live: the record has the median of each
+opening. The bytes of outputs are compared first.
+
 Threads: 0 is onnxruntime's default, all processors and idle threads that spin.
 
 At the end, servers with a worker for each processor: as many processes with one thread each run at once, and the figure
@@ -52,24 +53,33 @@ from entries import BASE, CONTESTANTS, OPENVINO, Entry, read
 from matmul import append, processor
 from speedups import summary
 
-from mcd_graph.contestants import PAUSE, Contestant, Ready, alternate, stored
+from mcd_graph.contestants import OPENINGS, PAUSE, Contestant, Ready, alternate, stored
 from mcd_graph.errors import InputError
 
-LEAST_TURNS = 6
-MOST = 10
-"""How many times as long as asked for a row takes at most, to be known precisely."""
+LEAST_TURNS = 2
+"""Of each opening."""
+LEAST_RATES = 5
+"""Turns of processes that run at once."""
 QUICK_SECONDS, SECONDS = 0.8, 4.0
 
 Rows = list[dict[str, Any]]
-Pairs = dict[str, list[tuple[float, float]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Effort:
-    """For how long a row is measured: seconds for each contestant, or longer, until speed-ups are known precisely."""
+@dataclasses.dataclass
+class Measured:
+    """What was measured with some inputs.
 
-    seconds: float
-    precision: float | None
+    Attributes:
+        openings: of each contestant but onnxruntime, for each time that it was opened, pairs of seconds of a run.
+        others: contestants that gave other bytes than onnxruntime.
+    """
+
+    openings: dict[str, list[list[tuple[float, float]]]] = dataclasses.field(default_factory=dict)
+    others: set[str] = dataclasses.field(default_factory=set)
+
+    def turns(self) -> int:
+        """How many turns there were."""
+        return sum(map(len, next(iter(self.openings.values()), [])))
 
 
 @dataclasses.dataclass
@@ -116,50 +126,53 @@ def loaded(contestants: dict[str, Contestant], feed: Path) -> dict[str, Ready]:
     return ready
 
 
-def latency(entry: Entry, threads: int, names: Sequence[str], effort: Effort, record: Record) -> Iterator[Rows]:
+def latency(entry: Entry, threads: int, names: Sequence[str], seconds: float, record: Record) -> Iterator[Rows]:
     """Let contestants run in turns; for each shape, one row for each but onnxruntime."""
     of = {"benchmark": "sessions", "workload": entry.workload.name, "threads": threads}
-    feeds = [(shape, feed) for shape, feed in entry.workload.feeds(entry.original)]
+    feeds = list(entry.workload.feeds(entry.original))
     missing = {shape: record.missing(names, shape=shape, **of) for shape, _ in feeds}
     asked = [name for name in names if any(name in each for each in missing.values())]
     if not asked:
         return
-    with contextlib.ExitStack() as stack:
-        contestants = opened(entry, [BASE, *asked], threads, stack)
-        for shape, feed in feeds:
-            own = {name: one for name, one in contestants.items() if name in (BASE, *missing[shape])}
-            with stored(feed) as path:
-                ready = loaded(own, path)
-            if len(ready) > 1:
-                pairs = in_turns({name: own[name] for name in ready}, ready, effort)
-                rows = [of | {"shape": shape, **row} for row in compared(pairs, ready)]
-                for row in rows:
-                    record.add(row)
-                yield rows
+    found = {shape: Measured() for shape, _ in feeds}
+    for _ in range(OPENINGS):
+        with contextlib.ExitStack() as stack:
+            contestants = opened(entry, [BASE, *asked], threads, stack)
+            for shape, feed in feeds:
+                own = {name: one for name, one in contestants.items() if name in (BASE, *missing[shape])}
+                with stored(feed) as path:
+                    measure(own, path, threads, seconds / OPENINGS, found[shape])
+    for shape, measured in found.items():
+        rows = [of | {"shape": shape, **row} for row in compared(measured)]
+        for row in rows:
+            record.add(row)
+        if rows:
+            yield rows
 
 
-def in_turns(own: dict[str, Contestant], ready: dict[str, Ready], effort: Effort) -> Pairs:
-    """Pairs of bursts of onnxruntime and each contestant."""
-    seconds = effort.seconds * (len(own) - 1) * 1.5
-    end = time.perf_counter() + seconds * MOST
-    pairs = alternate(own, ready, repeats=LEAST_TURNS, seconds=seconds)
-    while effort.precision is not None and time.perf_counter() < end:
-        if all(speedups.precise([base / each for base, each in times], effort.precision) for times in pairs.values()):
-            break
-        for name, times in alternate(own, ready, repeats=2, seconds=seconds / 2).items():
-            pairs[name] += times
-    return pairs
+def measure(own: dict[str, Contestant], feed: Path, threads: int, seconds: float, to: Measured) -> None:
+    """Let contestants that are open run in turns, those that can."""
+    ready = loaded(own, feed)
+    own = {name: own[name] for name in ready}
+    if len(own) > 1:
+        to.others |= {name for name, one in ready.items() if one.digest != ready[BASE].digest}
+        seconds *= (len(own) - 1) * 1.5
+        pairs = alternate(own, ready, repeats=LEAST_TURNS, seconds=seconds, threads=threads, turn=to.turns())
+        for name, times in pairs.items():
+            to.openings.setdefault(name, []).append(times)
 
 
-def compared(pairs: Pairs, ready: dict[str, Ready]) -> Iterator[dict[str, Any]]:
+def compared(measured: Measured) -> Iterator[dict[str, Any]]:
     """A row for each contestant."""
-    for name, times in pairs.items():
+    for name, openings in measured.openings.items():
+        times = [pair for opening in openings for pair in opening]
         yield {
             "contestant": name,
             **summary([base / own for base, own in times]),
+            "openings": [statistics.median(base / own for base, own in opening) for opening in openings],
             "onnxruntime_ms": statistics.median(base for base, _ in times) * 1e3,
             "ms": statistics.median(own for _, own in times) * 1e3,
-            "identical": ready[name].digest == ready[BASE].digest,
+            "identical": name not in measured.others,
             "raw_seconds": {BASE: [base for base, _ in times], name: [own for _, own in times]},
         }
 
@@ -181,7 +194,7 @@ def throughput(entry: Entry, names: Sequence[str], seconds: float, record: Recor
                 groups.setdefault(name, []).append(one)
         deadline = time.perf_counter() + seconds * len(groups) * 1.5
         rates: dict[str, list[tuple[float, float]]] = {name: [] for name in groups if name != BASE}
-        while time.perf_counter() < deadline or len(rates[asked[0]]) < LEAST_TURNS:
+        while time.perf_counter() < deadline or len(rates[asked[0]]) < LEAST_RATES:
             for name, pairs in rates.items():
                 order = [BASE, name] if len(pairs) % 2 else [name, BASE]
                 rate = {each: rate_of(groups[each]) for each in order}
@@ -211,7 +224,6 @@ def rate_of(group: Sequence[Contestant], seconds: float = 0.3) -> float:
 
 def run(arguments: argparse.Namespace, record: Record, show: Callable[[Rows], None]) -> None:
     """All rows that are asked for."""
-    effort = Effort(arguments.seconds, arguments.precision)
     names = [name for name in arguments.contestants.split(",") if name != OPENVINO or importlib.util.find_spec(name)]
     for name in arguments.workloads.split(","):
         workload = workloads.WORKLOADS[name]
@@ -219,7 +231,7 @@ def run(arguments: argparse.Namespace, record: Record, show: Callable[[Rows], No
             folder = Path(text)
             entry = Entry(workload, workload.make(folder), arguments.profile, folder)
             for threads in map(int, arguments.threads.split(",")):
-                for rows in latency(entry, threads, names, effort, record):
+                for rows in latency(entry, threads, names, arguments.seconds, record):
                     show(rows)
             if name in workloads.AT_ONCE and not arguments.no_throughput:
                 for rows in throughput(entry, [each for each in names if each != OPENVINO], arguments.seconds, record):
@@ -235,7 +247,6 @@ def main() -> None:
     parser.add_argument("--threads", default="0,1")
     parser.add_argument("--profile", default="balanced", choices=["fast", "balanced", "small"])
     parser.add_argument("--seconds", type=float, help=f"for each contestant and row; {SECONDS:g}, or {QUICK_SECONDS:g}")
-    parser.add_argument("--precision", type=float, help="go on until speed-ups are known to such a part, such as 0.01")
     parser.add_argument("--quick", action="store_true", help="shorter, for every row in a quarter of an hour")
     parser.add_argument("--no-throughput", action="store_true", help="without processes that run at once")
     parser.add_argument("--cache", type=Path, default=workloads.CACHE, help="where models are kept")

@@ -1,8 +1,9 @@
 """Times models against the original, in turns, so that a busy machine slows all alike.
 
 Absolute times on a shared machine say little. So each model has a process of its own with default settings, they run in
-bursts that take turns, and what is reported beside the medians is the median of the ratios of bursts that were beside
-each other, with an interval that the same measurement would fall into 95 times of 100 (by resampling these pairs).
+bursts that take turns, and are opened anew several times. What is reported beside the medians is the median of the
+ratios of bursts that were beside each other, with an interval that the same measurement would fall into 95 times of 100
+(by resampling these pairs).
 Memory and the time to open a session come from further processes, also in turns.
 """
 
@@ -24,7 +25,7 @@ from mcd_graph.alternatives import CONFIG, written
 from mcd_graph.codec.weights import Profile
 from mcd_graph.compress import compress_model
 from mcd_graph.contestants import Contestant as Process
-from mcd_graph.contestants import Setup, alternate, stored
+from mcd_graph.contestants import Setup, alternate, shared_out, stored
 from mcd_graph.errors import InputError
 from mcd_graph.footprint import Footprint, can_measure, footprints_of
 from mcd_graph.inputs import InputSpec, bind_dimensions, input_specs, random_inputs
@@ -241,17 +242,29 @@ def _timed(
     step: Callable[[], None],
 ) -> Iterator[BenchRow]:
     """Let contestants run in turns; yield a row for each shape and each of them but the first."""
-    with contextlib.ExitStack() as stack:
-        running = {name: stack.enter_context(Process(setup.command(), name)) for name, setup in setups.items()}
-        for (rows_m, bound), feed in zip(shapes, feeds, strict=True):
-            with stored(feed) as path:
-                ready = {name: process.load(path) for name, process in running.items()}
-            step()
-            pairs = alternate(running, ready, repeats=repeats, step=step)
-            for name, times in pairs.items():
-                row = _row(np.array(times).T * 1e3, rng, contestant=name, m=rows_m, dimensions=bound)
-                identical = ready[name].digest == ready["original"].digest
-                yield dataclasses.replace(row, threads=setups[name].threads, identical=identical)
+    others, threads = list(setups)[1:], next(iter(setups.values())).threads
+    times: list[dict[str, list[tuple[float, float]]]] = [{name: [] for name in others} for _ in shapes]
+    digests: list[dict[str, set[str]]] = [{name: set() for name in setups} for _ in shapes]
+    done = 0
+    for turns in shared_out(repeats):
+        with contextlib.ExitStack() as stack:
+            running = {name: stack.enter_context(Process(setup.command(), name)) for name, setup in setups.items()}
+            for feed, pairs, seen in zip(feeds, times, digests, strict=True):
+                with stored(feed) as path:
+                    ready = {name: process.load(path) for name, process in running.items()}
+                if not done:
+                    step()
+                for name, one in ready.items():
+                    seen[name].add(one.digest)
+                more = alternate(running, ready, repeats=turns, threads=threads, turn=done, step=step)
+                for name in others:
+                    pairs[name] += more[name]
+        done += turns
+    for (rows_m, bound), pairs, seen in zip(shapes, times, digests, strict=True):
+        for name in others:
+            row = _row(np.array(pairs[name]).T * 1e3, rng, contestant=name, m=rows_m, dimensions=bound)
+            identical = len(seen[name] | seen["original"]) == 1
+            yield dataclasses.replace(row, threads=threads, identical=identical)
 
 
 def _footprints(

@@ -31,11 +31,31 @@ import onnxruntime as ort
 from mcd_graph.errors import InputError
 from mcd_graph.library import get_library_path
 
-__all__ = ["BURST", "PAUSE", "ROLLUP", "Contestant", "Ready", "Runner", "Setup", "alternate", "serve", "stored"]
+__all__ = [
+    "OPENINGS",
+    "PAUSE",
+    "ROLLUP",
+    "Contestant",
+    "Ready",
+    "Runner",
+    "Setup",
+    "alternate",
+    "serve",
+    "shared_out",
+    "stored",
+]
 
-BURST = 0.05
-"""Seconds of a burst; a session gets at least three runs in it. What disturbs a machine lasts for parts of a second,
-and a pair of bursts should meet the same."""
+BURST, BURST_OF_SEVERAL = 0.05, 0.15
+"""Seconds of a burst of sessions with one thread, and with several; a session gets at least three runs in it.
+
+What disturbs a machine lasts for parts of a second, and a pair of bursts should meet the same. But where another
+process ran before, the calling thread often wakes on the processor that a thread of the pool is bound to; until the
+system moves it, up to a tenth of a second later, runs take twice as long. Most runs of a burst must come after that.
+"""
+
+OPENINGS = 5
+"""How often a comparison opens its contestants anew: two processes of the same program may differ by a tenth for as
+long as they live."""
 
 PAUSE = 0.02
 """Seconds between bursts, until threads that spin have gone to sleep."""
@@ -203,6 +223,8 @@ def alternate(
     *,
     repeats: int,
     seconds: float = 0.0,
+    threads: int = 1,
+    turn: int = 0,
     step: Callable[[], None] = lambda: None,
 ) -> dict[str, list[tuple[float, float]]]:
     """Compare contestants with the first one, in bursts that take turns.
@@ -215,27 +237,36 @@ def alternate(
         ready: what each said of them.
         repeats: turns to take at least.
         seconds: take further ones until this time is up.
+        threads: those of each session; 0 is onnxruntime's default, all processors.
+        turn: turns that were taken before, which say who is the first of the next one.
         step: called after each turn.
 
     Returns:
         For each but the first, pairs of median seconds of a run: the first one's and its own.
     """
     base, *others = contestants
+    burst = BURST if threads == 1 else BURST_OF_SEVERAL
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in others}
     deadline = time.perf_counter() + seconds
-    turn = 0
-    while turn < repeats or time.perf_counter() < deadline:
+    end = turn + repeats
+    while turn < end or time.perf_counter() < deadline:
         for at in range(0, len(others), 2):
             order = [base, *others[at : at + 2]]
             times = {}
             for name in order if turn % 2 else reversed(order):
-                times[name] = statistics.median(contestants[name].burst(ready[name].runs(BURST)))
+                times[name] = statistics.median(contestants[name].burst(ready[name].runs(burst)))
                 time.sleep(PAUSE)
             for name in order[1:]:
                 pairs[name].append((times[base], times[name]))
         turn += 1
         step()
     return pairs
+
+
+def shared_out(turns: int) -> list[int]:
+    """Return how many of some turns each opening has, of :data:`OPENINGS` if there are as many turns."""
+    each = [turns // OPENINGS + (at < turns % OPENINGS) for at in range(OPENINGS)]
+    return [count for count in each if count]
 
 
 @contextmanager

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from samples import ROOT
 
+from mcd_graph.contestants import OPENINGS
+
 FEED = {"ids": np.array([[1, 2, 3]]), "mask": np.ones((1, 3), np.int64)}
 
 
@@ -70,7 +72,8 @@ def test_sessions_and_memory_fill_one_record_and_go_on(
     for row in rows[:2]:
         assert row["identical"]
         assert row["quartiles"][0] <= row["speedup"] <= row["quartiles"][1]
-        assert row["interval"][0] <= row["speedup"] <= row["interval"][1]
+        assert len(row["openings"]) == OPENINGS
+        assert min(row["openings"]) <= row["speedup"] <= max(row["openings"])
     assert all(row["processes"] == len(os.sched_getaffinity(0)) for row in rows[2:4])
     assert all(row["open_ms"] > 0 and row["first_run_ms"] > 0 for row in rows[4:8])
     assert all(row["anonymous_bytes"] > 0 and row["file_bytes"] > 0 for row in rows[8:])
@@ -113,37 +116,16 @@ def test_what_is_dropped_from_the_page_cache_is_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("benchmarks")
-def test_the_interval_of_a_median_is_that_of_the_sign_test() -> None:
-    speedups = importlib.import_module("speedups")
-    ratios = [float(number) for number in range(1, 101)]
-    assert speedups.interval(ratios[::-1]) == [40.0, 61.0]  # by a table of the binomial distribution
-    assert speedups.interval([3.0, 1.0, 2.0]) == [1.0, 3.0]
-    assert speedups.precise([1.0, 1.001] * 20, 0.01)
-    assert not speedups.precise([0.9, 1.1] * 20, 0.01)
-
-
-@pytest.mark.usefixtures("benchmarks")
-def test_a_row_goes_on_until_it_is_precise(monkeypatch: pytest.MonkeyPatch) -> None:
-    sessions = script("sessions")
-    ratios = iter([[1.0, 2.0] * 3, [1.0] * 40, pytest.fail])
-    monkeypatch.setattr(sessions, "alternate", lambda *_, **__: {"auto": [(ratio, 1.0) for ratio in next(ratios)]})
-    contestants = dict.fromkeys(("onnxruntime", "auto"))
-    assert len(sessions.in_turns(contestants, {}, sessions.Effort(60.0, 0.01))["auto"]) == 46
-    ratios = iter([[1.0, 2.0] * 3, pytest.fail])
-    assert len(sessions.in_turns(contestants, {}, sessions.Effort(60.0, None))["auto"]) == 6
-
-
-@pytest.mark.usefixtures("benchmarks")
 def test_the_verdict_counts_rows_and_names_the_slowest() -> None:
     speedups = importlib.import_module("speedups")
     row = {"benchmark": "sessions", "workload": "w", "shape": "1", "threads": 1, "contestant": "auto"}
-    rows = [row | {"speedup": speedup, "interval": [speedup - 0.02, speedup + 0.02]} for speedup in (1.2, 0.97, 0.99)]
-    rows.append(row | {"shape": "8", "threads": 0, "speedup": 0.9, "interval": [0.89, 0.91]})
+    rows = [row | {"speedup": speedup, "openings": [speedup - 0.02, speedup + 0.02]} for speedup in (1.2, 0.97, 0.99)]
+    rows.append(row | {"shape": "8", "threads": 0, "speedup": 0.9, "openings": [0.89, 0.91]})
     rows.append(row | {"benchmark": "throughput", "speedup": 0.1})
     (line,) = speedups.verdict(rows)
     assert "2 of 4 rows at 0.98" in line
     assert "1 at 1.05" in line
-    assert "1 with the whole interval below" in line
+    assert "1 below 0.98 in each opening" in line
     assert "slowest 0.900 (w 8, default threads)" in line
 
 

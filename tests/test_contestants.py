@@ -9,7 +9,7 @@ import pytest
 
 from mcd_graph import InputError, compress_model
 from mcd_graph.alternatives import ALTERNATIVES, CONFIG, written
-from mcd_graph.contestants import ROLLUP, Contestant, Setup, alternate, stored
+from mcd_graph.contestants import ROLLUP, Contestant, Ready, Setup, alternate, shared_out, stored
 
 FEED = {"ids": np.array([[1, 2, 3]]), "mask": np.ones((1, 3), np.int64)}
 
@@ -57,6 +57,23 @@ def test_turns_alternate_and_each_has_a_burst_of_the_first_beside_it() -> None:
     assert "".join(name for name, _ in calls) == "cbadaabcad"
     assert dict(calls) == {"a": 5, "b": 6, "c": 7, "d": 8}
     assert pairs == {"b": [(3, 2), (6, 7)], "c": [(3, 1), (6, 8)], "d": [(5, 4), (9, 10)]}
+
+
+def test_turns_go_on_and_bursts_of_several_threads_are_longer() -> None:
+    calls: list[tuple[str, int]] = []
+    contestants = {name: Recorded(name, calls) for name in "ab"}
+    ready = {name: Ready("", 0.001, 0.0) for name in "ab"}
+    alternate(contestants, ready, repeats=3, turn=1, threads=1)  # type: ignore[arg-type]
+    assert calls == [(name, 50) for name in "abbaab"]
+    calls.clear()
+    alternate(contestants, ready, repeats=1, threads=0)  # type: ignore[arg-type]
+    assert calls == [(name, 150) for name in "ba"]
+
+
+def test_turns_are_shared_out_among_openings() -> None:
+    assert shared_out(15) == [3, 3, 3, 3, 3]
+    assert shared_out(7) == [2, 2, 1, 1, 1]
+    assert shared_out(1) == [1]
 
 
 class Enough:
