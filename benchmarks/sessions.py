@@ -17,8 +17,9 @@ Each contestant is a process that holds one session:
 
 They run in bursts, in turns with pauses, so that the spinning threads of one do not take the processors of the other,
 and the order alternates. A pair of bursts gives one ratio of medians; the figure is the median of these, a speed-up
-(above 1: the contestant is faster than onnxruntime), with the quartiles. All are closed and opened anew several times,
-for two processes of the same program may differ by a tenth for as long as they live: the record has the median of each
+(above 1: the contestant is faster than onnxruntime), with the quartiles. Sessions with one thread
+run on the same processor in a turn, and on another after two turns. All are closed and opened anew several times, for
+two processes of the same program may differ by a tenth for as long as they live: the record has the median of each
 opening. The bytes of outputs are compared first.
 
 Threads: 0 is onnxruntime's default, all processors and idle threads that spin.

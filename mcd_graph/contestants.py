@@ -30,6 +30,7 @@ import onnxruntime as ort
 
 from mcd_graph.errors import InputError
 from mcd_graph.library import get_library_path
+from mcd_graph.system import allowed_processors, run_on
 
 __all__ = [
     "OPENINGS",
@@ -151,9 +152,9 @@ class Contestant:
         """Run it once with the inputs of a file; return the seconds that it took."""
         return float(self._ask(["once", str(feed)]))
 
-    def burst(self, runs: int) -> list[float]:
-        """Return the seconds of each of some runs."""
-        return list(self._ask(["burst", runs]))
+    def burst(self, runs: int, processor: int | None = None) -> list[float]:
+        """Return the seconds of each of some runs; on one processor, if one is given and the system lets choose."""
+        return list(self._ask(["burst", runs, processor]))
 
     def start(self, seconds: float) -> None:
         """Have it run until a time is up; :meth:`rate` is to be asked next."""
@@ -230,7 +231,8 @@ def alternate(
     """Compare contestants with the first one, in bursts that take turns.
 
     Two contestants at a time share a burst of the first one, so that what is compared was measured within a second. The
-    order is turned round each time.
+    order is turned round each time. Sessions with one thread run on the same processor in a turn, and on another after
+    two turns: of a shared machine, one processor is often slower than another for seconds.
 
     Args:
         contestants: by name; each has loaded its inputs.
@@ -246,6 +248,7 @@ def alternate(
     """
     base, *others = contestants
     burst = BURST if threads == 1 else BURST_OF_SEVERAL
+    processors = allowed_processors() if threads == 1 else []
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in others}
     deadline = time.perf_counter() + seconds
     end = turn + repeats
@@ -253,8 +256,10 @@ def alternate(
         for at in range(0, len(others), 2):
             order = [base, *others[at : at + 2]]
             times = {}
+            # The order changes with each turn, the processor with each other one.
+            processor = processors[turn // 2 % len(processors)] if processors else None
             for name in order if turn % 2 else reversed(order):
-                times[name] = statistics.median(contestants[name].burst(ready[name].runs(burst)))
+                times[name] = statistics.median(contestants[name].burst(ready[name].runs(burst), processor))
                 time.sleep(PAUSE)
             for name in order[1:]:
                 pairs[name].append((times[base], times[name]))
@@ -305,7 +310,10 @@ def serve(open_model: Callable[[], Runner]) -> None:
                 feed = {name.removeprefix(_PREFIX): file[name] for name in file}
             say(_first_runs(run, feed, further=_LEAST_RUNS if command == "load" else 0))
         elif command == "burst":
-            say([_timed(run, feed) for _ in range(*arguments)])
+            runs, processor = arguments
+            if processor is not None:
+                run_on(processor)
+            say([_timed(run, feed) for _ in range(runs)])
         elif command == "rate":
             say(_rate(run, feed, *arguments))
         elif command == "memory":

@@ -32,9 +32,9 @@ class Spied(Contestant):
             self._shapes = tuple(file[name].shape for name in file)
         return super().load(feed)
 
-    def burst(self, runs: int) -> list[float]:
+    def burst(self, runs: int, processor: int | None = None) -> list[float]:
         self.calls.append((self.name, self._shapes))
-        return super().burst(runs)
+        return super().burst(runs, processor)
 
 
 @pytest.fixture

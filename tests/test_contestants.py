@@ -1,6 +1,7 @@
 """Contestants of a benchmark are processes of their own, and what goes wrong in one is a message."""
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from mcd_graph import InputError, compress_model
 from mcd_graph.alternatives import ALTERNATIVES, CONFIG, written
 from mcd_graph.contestants import ROLLUP, Contestant, Ready, Setup, alternate, shared_out, stored
+from mcd_graph.system import allowed_processors
 
 FEED = {"ids": np.array([[1, 2, 3]]), "mask": np.ones((1, 3), np.int64)}
 
@@ -43,8 +45,10 @@ class Recorded:
 
     def __init__(self, name: str, calls: list[tuple[str, int]]) -> None:
         self.name, self.calls = name, calls
+        self.processors: list[int | None] = []
 
-    def burst(self, runs: int) -> list[float]:
+    def burst(self, runs: int, processor: int | None) -> list[float]:
+        self.processors.append(processor)
         self.calls.append((self.name, runs))
         return [len(self.calls), len(self.calls), 10**6]
 
@@ -65,9 +69,26 @@ def test_turns_go_on_and_bursts_of_several_threads_are_longer() -> None:
     ready = {name: Ready("", 0.001, 0.0) for name in "ab"}
     alternate(contestants, ready, repeats=3, turn=1, threads=1)  # type: ignore[arg-type]
     assert calls == [(name, 50) for name in "abbaab"]
+    assert contestants["a"].processors == contestants["b"].processors
     calls.clear()
     alternate(contestants, ready, repeats=1, threads=0)  # type: ignore[arg-type]
     assert calls == [(name, 150) for name in "ba"]
+    assert contestants["a"].processors[3:] == [None]
+
+
+@pytest.mark.skipif(not allowed_processors(), reason="the system does not let choose")
+def test_sessions_with_one_thread_run_on_the_same_processor_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcd_graph.contestants.allowed_processors", lambda: [3, 5])
+    contestants = {name: Recorded(name, []) for name in "ab"}
+    ready = {name: Ready("", 0.001, 0.0) for name in "ab"}
+    alternate(contestants, ready, repeats=6, threads=1)  # type: ignore[arg-type]
+    assert contestants["a"].processors == contestants["b"].processors == [3, 3, 5, 5, 3, 3]
+    code = "from mcd_graph.contestants import serve; serve(lambda: lambda feed: [])"
+    with Contestant([sys.executable, "-P", "-c", code], "one") as one, stored(FEED) as path:
+        one.load(path)
+        processor = allowed_processors()[-1]
+        one.burst(1, processor)
+        assert os.sched_getaffinity(one._process.pid) == {processor}
 
 
 def test_turns_are_shared_out_among_openings() -> None:

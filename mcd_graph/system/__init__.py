@@ -23,6 +23,7 @@ else:
 __all__ = [
     "MAPPED_CAN_GO",
     "READING",
+    "allowed_processors",
     "copy_attributes",
     "create",
     "is_locked",
@@ -30,6 +31,7 @@ __all__ = [
     "locked",
     "processors",
     "reopen",
+    "run_on",
     "sync_directory",
     "unlock",
 ]
@@ -45,5 +47,17 @@ for _name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"):
 
 def processors() -> int:
     """Return how many logical processors this process may use, as far as the system tells."""
+    return len(allowed_processors()) or os.cpu_count() or 1
+
+
+def allowed_processors() -> list[int]:
+    """Return the numbers of the logical processors that threads of this process may run on; none if it is not told."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux's
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return sorted(affinity(0)) if affinity is not None else []
+
+
+def run_on(processor: int) -> None:
+    """Have the calling thread run on one of :func:`allowed_processors`; nothing is done where there are none."""
+    choose = getattr(os, "sched_setaffinity", None)  # Linux's
+    if choose is not None:
+        choose(0, {processor})
