@@ -136,11 +136,12 @@ def latency(entry: Entry, threads: int, names: Sequence[str], seconds: float, re
     if not asked:
         return
     found = {shape: Measured() for shape, _ in feeds}
-    for _ in range(OPENINGS):
+    for opening in range(OPENINGS):
+        order = [BASE, *asked] if opening % 2 else [*reversed(asked), BASE]
         with contextlib.ExitStack() as stack:
-            contestants = opened(entry, [BASE, *asked], threads, stack)
+            contestants = opened(entry, order, threads, stack)
             for shape, feed in feeds:
-                own = {name: one for name, one in contestants.items() if name in (BASE, *missing[shape])}
+                own = {name: contestants[name] for name in (BASE, *missing[shape]) if name in contestants}
                 with stored(feed) as path:
                     measure(own, path, threads, seconds / OPENINGS, found[shape])
     for shape, measured in found.items():
@@ -155,7 +156,7 @@ def measure(own: dict[str, Contestant], feed: Path, threads: int, seconds: float
     """Let contestants that are open run in turns, those that can."""
     ready = loaded(own, feed)
     own = {name: own[name] for name in ready}
-    if len(own) > 1:
+    if BASE in own and len(own) > 1:
         to.others |= {name for name, one in ready.items() if one.digest != ready[BASE].digest}
         seconds *= (len(own) - 1) * 1.5
         pairs = alternate(own, ready, repeats=LEAST_TURNS, seconds=seconds, threads=threads, turn=to.turns())
