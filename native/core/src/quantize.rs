@@ -195,6 +195,22 @@ mod tests {
         }
     }
 
+    /// Values that are divided nowhere, for none is near halfway: inside of the range, beyond it in either direction, and without end.
+    #[test]
+    fn what_is_saturated_becomes_the_same_by_products() {
+        for (scale, zero_point) in [(0.37, 0), (1.0, 100), (5e-7, 128), (3e9, 255)] {
+            let quantizer = Quantizer { scale, zero_point };
+            let values = (-1100..1100).map(|i| (i as f32 + 0.25) * scale);
+            let x: Vec<f32> = values.chain([f32::NAN, 1e38, f32::INFINITY].into_iter().cycle().take(96)).collect();
+            let mut expected = vec![MaybeUninit::new(77); x.len()];
+            let expected = quantizer.quantize(&x, &mut expected);
+            for kernel in Kernel::available() {
+                let mut out = vec![MaybeUninit::new(78); x.len()];
+                assert_eq!(kernel.tile().rows().quantize(quantizer, &x, &mut out), expected, "{kernel:?} {scale}");
+            }
+        }
+    }
+
     #[test]
     fn ranges_without_end_or_without_a_scale() {
         let (inf, nan) = (f32::INFINITY, f32::NAN);

@@ -70,9 +70,6 @@ pub trait Multiplier: Sync {
         work();
     }
 
-    /// Asks for bytes to be brought into a cache.
-    fn prefetch(&self, _bytes: &[u8]) {}
-
     /// Rows of a block whose sums stay in the first cache: a multiple of the rows that are multiplied at a time.
     fn block_rows(&self) -> usize {
         24
@@ -132,11 +129,6 @@ pub trait Multiplier: Sync {
         Ok(PanelSteps::default())
     }
 
-    /// The product of a row of activations, as [`RowKernel::finish`] leaves it, and the same symbol all along it.
-    fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
-        multiply_constant(row, symbol)
-    }
-
     /// Its work on rows.
     fn rows(&self) -> &dyn RowKernel;
 }
@@ -147,12 +139,16 @@ impl std::fmt::Debug for dyn Multiplier + '_ {
     }
 }
 
-/// Decoding of one tile, and products of what is just being decoded; and what else it has for products of decoded symbols.
+/// Decoding of one tile, and products of what is just being decoded. For symbols that stay decoded it may have other kernels
+/// ([`Self::of_signed`], [`Self::of_bytes`]).
 ///
 /// Every method is safe to call with any bytes: where a tile is [`Refused`], the output is unspecified.
 pub trait TileKernel: Multiplier {
     /// Rows up to which [`Self::multiply_coded`] is the better way; more are multiplied from decoded strips.
     fn fused_rows(&self) -> usize;
+
+    /// Asks for bytes to be brought into a cache.
+    fn prefetch(&self, _bytes: &[u8]) {}
 
     /// Decodes a coded tile into kernel order, its panels `stride` bytes apart.
     ///
@@ -177,6 +173,11 @@ pub trait TileKernel: Multiplier {
         acc: &mut Accumulators<'_>,
         scratch: &mut Scratch,
     ) -> Result<(), Refused>;
+
+    /// The product of a row of activations, as [`RowKernel::finish`] leaves it, and the same symbol all along it.
+    fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
+        multiply_constant(row, symbol)
+    }
 
     /// Whether it multiplies by a compressed weight sooner than memory gives the plain one: a few gigabytes a second are not
     /// enough for that.

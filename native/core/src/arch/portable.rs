@@ -30,11 +30,6 @@ impl<const SATURATES: bool> Multiplier for Portable<SATURATES> {
         Ok(())
     }
 
-    fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
-        let product = if SATURATES { saturating } else { exact };
-        row.as_chunks().0.iter().map(|x| product(&[symbol; 4], x)).fold(0, i32::wrapping_add)
-    }
-
     fn rows(&self) -> &dyn RowKernel {
         self
     }
@@ -67,6 +62,11 @@ impl<const SATURATES: bool> TileKernel for Portable<SATURATES> {
     ) -> Result<(), Refused> {
         multiply::<SATURATES>(decoded(coded, scratch)?, coded.extent, rows, acc);
         Ok(())
+    }
+
+    fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
+        let product = if SATURATES { saturating } else { exact };
+        row.as_chunks().0.iter().map(|x| product(&[symbol; 4], x)).fold(0, i32::wrapping_add)
     }
 }
 

@@ -10,7 +10,7 @@ mod results;
 use crate::aligned::LINE;
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
-/// As [`Multiplier::prefetch`](super::Multiplier::prefetch): into the second cache.
+/// As [`TileKernel::prefetch`](super::TileKernel::prefetch): into the second cache.
 fn prefetch(bytes: &[u8]) {
     for line in bytes.chunks(LINE) {
         // SAFETY: a hint, which accepts any address.

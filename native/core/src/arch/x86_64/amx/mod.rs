@@ -57,10 +57,6 @@ impl Multiplier for Amx {
         registers::within(work);
     }
 
-    fn prefetch(&self, bytes: &[u8]) {
-        self.0.prefetch(bytes);
-    }
-
     fn multiply(
         &self,
         symbols: Symbols<'_>,
@@ -112,6 +108,10 @@ impl Multiplier for Amx {
 impl TileKernel for Amx {
     fn fused_rows(&self) -> usize {
         fused::ROWS
+    }
+
+    fn prefetch(&self, bytes: &[u8]) {
+        self.0.prefetch(bytes);
     }
 
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {

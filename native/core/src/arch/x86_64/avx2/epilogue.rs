@@ -270,7 +270,7 @@ impl Results for Dequantized<'_> {
 
     #[inline(always)]
     unsafe fn per_column<L: Lanes>(&self, column: usize, lanes: L) -> Self::PerColumn {
-        // SAFETY: the caller's contract; [`Kind::of`] has checked that there are as many as columns.
+        // SAFETY: the caller's contract; `Kind::of` has checked that there are as many as columns.
         unsafe {
             #[expect(clippy::manual_map, reason = "a closure that `map` calls has not the features of AVX2")]
             let addend = match &self.addend {
@@ -290,7 +290,7 @@ impl Results for Dequantized<'_> {
         lanes: L,
     ) {
         let at = row * self.stride + column;
-        // SAFETY: the caller's contract; [`Kind::of`] has checked that gate and residual cover the output.
+        // SAFETY: the caller's contract; `Kind::of` has checked that gate and residual cover the output.
         unsafe {
             let mut values = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), scale);
             if let Some(addend) = addend {
@@ -313,7 +313,7 @@ impl Results for Requantized<'_> {
 
     #[inline(always)]
     unsafe fn per_column<L: Lanes>(&self, column: usize, lanes: L) -> __m256 {
-        // SAFETY: the caller's contract; [`Kind::of`] has checked that there are as many as columns.
+        // SAFETY: the caller's contract; `Kind::of` has checked that there are as many as columns.
         unsafe { lanes.of(&self.scale, column) }
     }
     #[inline(always)]

@@ -38,7 +38,7 @@ use crate::geometry::PANEL;
 use decode::decode_panels;
 use epilogue::Outputs;
 use operands::Accumulate;
-use products::{Exact, ExactBytes, Products, Saturating};
+use products::{AsDecoded, Exact, ExactBytes, Products, Saturating};
 
 pub use products::Dots;
 use std::marker::PhantomData;
@@ -95,10 +95,6 @@ impl<const PDEP: bool, P: Products> Multiplier for Avx2<PDEP, P> {
         P::VNNI || P::BYTES && steps::are_narrow(steps)
     }
 
-    fn prefetch(&self, bytes: &[u8]) {
-        prefetch(bytes);
-    }
-
     fn multiply(
         &self,
         symbols: Symbols<'_>,
@@ -143,29 +139,12 @@ impl<const PDEP: bool, P: Products> Multiplier for Avx2<PDEP, P> {
         Some(if P::VNNI { (1, 1) } else { (two_panels::ROWS, two_panels::PANELS) })
     }
 
-    /// Of activations that are bytes or of 16 bits, as [`rows::finish`] makes them.
-    fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
-        let pairs = row.as_chunks::<2>().0.iter();
-        if P::BYTES {
-            let most = if P::SATURATES { i16::MIN.into()..=i16::MAX.into() } else { i32::MIN..=i32::MAX };
-            let product = |x: i8| i32::from(x.cast_unsigned()) * (i32::from(symbol) - 128);
-            let pairs = pairs.map(|x| (product(x[0]) + product(x[1])).clamp(*most.start(), *most.end()));
-            return pairs.fold(0, i32::wrapping_add);
-        }
-        if P::WIDTH == 1 {
-            return multiply_constant(row, symbol);
-        }
-        let wide =
-            pairs.map(|&[low, high]| i32::from(i16::from_ne_bytes([low.cast_unsigned(), high.cast_unsigned()])));
-        wide.fold(0, i32::wrapping_add).wrapping_mul(symbol.into())
-    }
-
     fn rows(&self) -> &dyn RowKernel {
         self
     }
 }
 
-impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
+impl<const PDEP: bool, P: AsDecoded> TileKernel for Avx2<PDEP, P> {
     fn outpaces_memory(&self) -> bool {
         false
     }
@@ -199,6 +178,10 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
         FUSED_ROWS
     }
 
+    fn prefetch(&self, bytes: &[u8]) {
+        prefetch(bytes);
+    }
+
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
         // SAFETY: `self` proves the features.
         unsafe { decode::decode::<PDEP>(coded, out, stride, scratch) }
@@ -223,6 +206,22 @@ impl<const PDEP: bool, P: Products> TileKernel for Avx2<PDEP, P> {
                 tiles::multiply::<P, _>(symbols.into(), panel, &rows, &to);
             })
         }
+    }
+
+    /// Of activations that are bytes or of 16 bits, as [`rows::finish`] makes them.
+    fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
+        let pairs = row.as_chunks::<2>().0.iter();
+        if P::SATURATES {
+            let product = |x: i8| i32::from(x.cast_unsigned()) * (i32::from(symbol) - 128);
+            let pairs = pairs.map(|x| (product(x[0]) + product(x[1])).clamp(i16::MIN.into(), i16::MAX.into()));
+            return pairs.fold(0, i32::wrapping_add);
+        }
+        if P::WIDTH == 1 {
+            return multiply_constant(row, symbol);
+        }
+        let wide =
+            pairs.map(|&[low, high]| i32::from(i16::from_ne_bytes([low.cast_unsigned(), high.cast_unsigned()])));
+        wide.fold(0, i32::wrapping_add).wrapping_mul(symbol.into())
     }
 }
 

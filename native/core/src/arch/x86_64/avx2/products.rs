@@ -10,6 +10,12 @@ use crate::arch::feature::Feature;
 use std::arch::x86_64::*;
 use std::fmt::Debug;
 
+/// Products of symbols as they are decoded; others are of such as have their sign bits turned over.
+pub trait AsDecoded: Products {}
+impl AsDecoded for Exact<false> {}
+impl AsDecoded for Saturating<false> {}
+impl AsDecoded for Dots<false> {}
+
 /// How far ahead symbols are fetched while they meet several rows, in bytes: one row takes them faster than this gains.
 const AHEAD: usize = 4 << 10;
 
@@ -48,8 +54,8 @@ pub trait Products: Debug + Send + Sync + 'static {
 /// Adds the products of a group; `FETCH`: and has what comes later fetched.
 ///
 /// # Safety
-/// What the products need; the group of each panel, of which the first begins at `w`, and the activations for it that each row has
-/// `at` bytes on can be read.
+/// What the products need; of NR panels, `panel` bytes from one to the next, the group of the first begins at `w`. Those groups can be
+/// read, and the activations for them, which each row has `at` bytes on.
 #[inline(always)]
 pub(super) unsafe fn group<P: Products, const MR: usize, const NR: usize, const FETCH: bool>(
     sums: &mut Sums<MR, NR>,

@@ -9,7 +9,6 @@ use crate::arch::output::Output;
 use crate::arch::rows::Terms;
 use crate::arch::workspace::Scratch;
 use crate::arch::x86_64::avx2::rows as avx2;
-use crate::arch::x86_64::prefetch;
 
 /// Proof that the processor has what [`Avx512Vnni`](super::Avx512Vnni) needs; the AVX-512 kernel needs more.
 #[derive(Debug)]
@@ -26,10 +25,6 @@ impl Avx512Bytes {
 impl Multiplier for Avx512Bytes {
     fn name(&self) -> &'static str {
         "x86_64-u8i8i32-avx512vnni-bytes"
-    }
-
-    fn prefetch(&self, bytes: &[u8]) {
-        prefetch(bytes);
     }
 
     fn multiply(
@@ -63,12 +58,6 @@ impl Multiplier for Avx512Bytes {
 
     fn suits(&self, _: &[PanelSteps]) -> bool {
         true
-    }
-
-    /// Of activations that are bytes, as [`rows::finish`] makes them.
-    fn multiply_constant(&self, row: &[i8], symbol: u8) -> i32 {
-        let sum = row.iter().map(|x| i32::from(x.cast_unsigned())).fold(0, i32::wrapping_add);
-        sum.wrapping_mul(i32::from(symbol) - 128)
     }
 
     fn rows(&self) -> &dyn RowKernel {

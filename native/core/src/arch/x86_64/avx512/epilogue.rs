@@ -292,7 +292,7 @@ impl Results for Dequantized<'_> {
 
     #[inline(always)]
     unsafe fn per_column<L: Lanes>(&self, column: usize, lanes: L) -> Self::PerColumn {
-        // SAFETY: the caller's contract; [`Kind::of`] has checked that there are as many as columns.
+        // SAFETY: the caller's contract; `Kind::of` has checked that there are as many as columns.
         unsafe {
             #[expect(clippy::manual_map, reason = "a closure that `map` calls has not the features of AVX-512")]
             let addend = match &self.addend {
@@ -304,7 +304,7 @@ impl Results for Dequantized<'_> {
     }
     #[inline(always)]
     unsafe fn write<L: Lanes>(&self, at: usize, sums: __m512i, (scale, addend): Self::PerColumn, lanes: L) {
-        // SAFETY: the caller's contract; [`Kind::of`] has checked that gate and residual cover the output.
+        // SAFETY: the caller's contract; `Kind::of` has checked that gate and residual cover the output.
         unsafe {
             let mut values = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
             if let Some(addend) = addend {
@@ -375,7 +375,7 @@ impl Results for Requantized<'_> {
 
     #[inline(always)]
     unsafe fn per_column<L: Lanes>(&self, column: usize, lanes: L) -> __m512 {
-        // SAFETY: the caller's contract; [`Kind::of`] has checked that there are as many as columns.
+        // SAFETY: the caller's contract; `Kind::of` has checked that there are as many as columns.
         unsafe { lanes.of(&self.scale, column) }
     }
     #[inline(always)]

@@ -73,10 +73,6 @@ impl Multiplier for Avx512 {
         "x86_64-u8i8i32-avx512vnni"
     }
 
-    fn prefetch(&self, bytes: &[u8]) {
-        prefetch(bytes);
-    }
-
     fn multiply(
         &self,
         symbols: Symbols<'_>,
@@ -114,6 +110,10 @@ impl Multiplier for Avx512 {
 impl TileKernel for Avx512 {
     fn fused_rows(&self) -> usize {
         FUSED_ROWS
+    }
+
+    fn prefetch(&self, bytes: &[u8]) {
+        prefetch(bytes);
     }
 
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {

@@ -50,10 +50,6 @@ impl Multiplier for Avx512Vnni {
         "x86_64-u8i8i32-avx512vnni-avx2"
     }
 
-    fn prefetch(&self, bytes: &[u8]) {
-        prefetch(bytes);
-    }
-
     fn multiply(
         &self,
         symbols: Symbols<'_>,
@@ -95,6 +91,10 @@ impl TileKernel for Avx512Vnni {
 
     fn outpaces_memory(&self) -> bool {
         false
+    }
+
+    fn prefetch(&self, bytes: &[u8]) {
+        prefetch(bytes);
     }
 
     fn decode(&self, coded: Coded<'_>, out: &mut [u8], stride: usize, scratch: &mut Scratch) -> Result<(), Refused> {
