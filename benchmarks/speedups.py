@@ -18,14 +18,14 @@ def summary(ratios: Sequence[float]) -> dict[str, Any]:
 
 def verdict(rows: Rows) -> Iterator[str]:
     """A line for each contestant: how many rows are level, how many faster, and which is the slowest."""
-    rows = [row for row in rows if row["benchmark"] == "sessions"]
-    for name in dict.fromkeys(row["contestant"] for row in rows):
-        own = [row for row in rows if row["contestant"] == name]
+    keys = ("profile", "workload", "shape", "threads", "contestant")
+    last = {tuple(row.get(key) for key in keys): row for row in rows if row["benchmark"] == "sessions"}
+    for name in dict.fromkeys(row["contestant"] for row in last.values()):
+        own = [row for row in last.values() if row["contestant"] == name]
         level, faster = (sum(row["speedup"] >= least for row in own) for least in (LEVEL, FASTER))
-        slower = sum(max(row["openings"]) < LEVEL for row in own if "openings" in row)
+        said = [f"{level} of {len(own)} rows at {LEVEL} or more", f"{faster} at {FASTER} or more"]
+        if all("openings" in row for row in own):
+            said.append(f"{sum(max(row['openings']) < LEVEL for row in own)} below {LEVEL} in each opening")
         slowest = min(own, key=lambda row: row["speedup"])
-        where = f"{slowest['workload']} {slowest['shape']}, {slowest['threads'] or 'default'} threads"
-        yield (
-            f"{name}: {level} of {len(own)} rows at {LEVEL} or more, {faster} at {FASTER} or more; "
-            f"{slower} below {LEVEL} in each opening; slowest {slowest['speedup']:.3f} ({where})"
-        )
+        where = f"{slowest['workload']} {slowest['shape']}, threads: {slowest['threads'] or 'default'}"
+        yield f"{name}: {', '.join(said)}; slowest {slowest['speedup']:.3f} ({where})"

@@ -244,27 +244,27 @@ def _timed(
     """Let contestants run in turns; yield a row for each shape and each of them but the first."""
     others, threads = list(setups)[1:], next(iter(setups.values())).threads
     times: list[dict[str, list[tuple[float, float]]]] = [{name: [] for name in others} for _ in shapes]
-    digests: list[dict[str, set[str]]] = [{name: set() for name in setups} for _ in shapes]
+    different: list[set[str]] = [set() for _ in shapes]
     done = 0
-    for turns in shared_out(repeats):
+    for opening, turns in enumerate(shared_out(repeats)):
         with contextlib.ExitStack() as stack:
-            running = {name: stack.enter_context(Process(setup.command(), name)) for name, setup in setups.items()}
-            for feed, pairs, seen in zip(feeds, times, digests, strict=True):
+            order = list(setups) if opening % 2 else list(reversed(setups))
+            opened = {name: stack.enter_context(Process(setups[name].command(), name)) for name in order}
+            running = {name: opened[name] for name in setups}
+            for feed, pairs, names in zip(feeds, times, different, strict=True):
                 with stored(feed) as path:
                     ready = {name: process.load(path) for name, process in running.items()}
                 if not done:
                     step()
-                for name, one in ready.items():
-                    seen[name].add(one.digest)
-                more = alternate(running, ready, repeats=turns, threads=threads, turn=done, step=step)
+                names |= {name for name in others if ready[name].digest != ready["original"].digest}
+                more = alternate(running, ready, threads=threads, repeats=turns, turn=done, step=step)
                 for name in others:
                     pairs[name] += more[name]
         done += turns
-    for (rows_m, bound), pairs, seen in zip(shapes, times, digests, strict=True):
+    for (rows_m, bound), pairs, names in zip(shapes, times, different, strict=True):
         for name in others:
             row = _row(np.array(pairs[name]).T * 1e3, rng, contestant=name, m=rows_m, dimensions=bound)
-            identical = len(seen[name] | seen["original"]) == 1
-            yield dataclasses.replace(row, threads=threads, identical=identical)
+            yield dataclasses.replace(row, threads=threads, identical=name not in names)
 
 
 def _footprints(

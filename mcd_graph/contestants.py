@@ -222,24 +222,25 @@ def alternate(
     contestants: Mapping[str, Contestant],
     ready: Mapping[str, Ready],
     *,
+    threads: int,
     repeats: int,
     seconds: float = 0.0,
-    threads: int = 1,
     turn: int = 0,
     step: Callable[[], None] = lambda: None,
 ) -> dict[str, list[tuple[float, float]]]:
     """Compare contestants with the first one, in bursts that take turns.
 
     Two contestants at a time share a burst of the first one, so that what is compared was measured within a second. The
-    order is turned round each time. Sessions with one thread run on the same processor in a turn, and on another after
-    two turns: of a shared machine, one processor is often slower than another for seconds.
+    order is turned round each time. Sessions with one thread run on the same processor in a turn, and on another in the
+    next: of a shared machine, one processor is often slower than another for seconds. Their order is turned round each
+    other time, so that each is first on each processor.
 
     Args:
         contestants: by name; each has loaded its inputs.
         ready: what each said of them.
+        threads: those of each session; 0 is onnxruntime's default, all processors.
         repeats: turns to take at least.
         seconds: take further ones until this time is up.
-        threads: those of each session; 0 is onnxruntime's default, all processors.
         turn: turns that were taken before, which say who is the first of the next one.
         step: called after each turn.
 
@@ -256,9 +257,8 @@ def alternate(
         for at in range(0, len(others), 2):
             order = [base, *others[at : at + 2]]
             times = {}
-            # The order changes with each turn, the processor with each other one.
-            processor = processors[turn // 2 % len(processors)] if processors else None
-            for name in order if turn % 2 else reversed(order):
+            processor = processors[turn % len(processors)] if processors else None
+            for name in order if (turn // 2 if processors else turn) % 2 else reversed(order):
                 times[name] = statistics.median(contestants[name].burst(ready[name].runs(burst), processor))
                 time.sleep(PAUSE)
             for name in order[1:]:

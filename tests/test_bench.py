@@ -55,7 +55,7 @@ def test_m_is_the_length_and_sessions_take_turns(model: Path, calls: list) -> No
     sessions = [name for name, shapes in calls if shapes[0] == (1, 5)]
     first, second = sessions[:2]
     assert first != second
-    assert sessions == [first, second, second, first, first, second, second, first]
+    assert sessions in ([first, second] * 2 + [second, first] * 2, [first, second, second, first] * 2)
     for row in result.rows:
         assert 0 < row.speedup_low <= row.speedup <= row.speedup_high
         assert row.identical

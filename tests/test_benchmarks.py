@@ -116,17 +116,21 @@ def test_what_is_dropped_from_the_page_cache_is_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("benchmarks")
-def test_the_verdict_counts_rows_and_names_the_slowest() -> None:
+def test_the_verdict_counts_last_rows_and_names_the_slowest() -> None:
     speedups = importlib.import_module("speedups")
     row = {"benchmark": "sessions", "workload": "w", "shape": "1", "threads": 1, "contestant": "auto"}
-    rows = [row | {"speedup": speedup, "openings": [speedup - 0.02, speedup + 0.02]} for speedup in (1.2, 0.97, 0.99)]
+    of = {"1": 1.2, "8": 0.97, "64": 0.99}
+    rows = [row | {"shape": shape, "speedup": it, "openings": [it - 0.02, it + 0.02]} for shape, it in of.items()]
+    rows.insert(0, rows[0] | {"speedup": 0.1})
     rows.append(row | {"shape": "8", "threads": 0, "speedup": 0.9, "openings": [0.89, 0.91]})
     rows.append(row | {"benchmark": "throughput", "speedup": 0.1})
     (line,) = speedups.verdict(rows)
     assert "2 of 4 rows at 0.98" in line
     assert "1 at 1.05" in line
     assert "1 below 0.98 in each opening" in line
-    assert "slowest 0.900 (w 8, default threads)" in line
+    assert "slowest 0.900 (w 8, threads: default)" in line
+    (line,) = speedups.verdict([row | {"speedup": 0.9}])
+    assert "opening" not in line
 
 
 @pytest.mark.usefixtures("benchmarks")

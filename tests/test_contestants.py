@@ -57,7 +57,7 @@ def test_turns_alternate_and_each_has_a_burst_of_the_first_beside_it() -> None:
     calls: list[tuple[str, int]] = []
     contestants = {name: Recorded(name, calls) for name in "abcd"}
     ready = dict(zip("abcd", map(Enough, (5, 6, 7, 8)), strict=True))
-    pairs = alternate(contestants, ready, repeats=2)  # type: ignore[arg-type]
+    pairs = alternate(contestants, ready, threads=0, repeats=2)  # type: ignore[arg-type]
     assert "".join(name for name, _ in calls) == "cbadaabcad"
     assert dict(calls) == {"a": 5, "b": 6, "c": 7, "d": 8}
     assert pairs == {"b": [(3, 2), (6, 7)], "c": [(3, 1), (6, 8)], "d": [(5, 4), (9, 10)]}
@@ -67,22 +67,23 @@ def test_turns_go_on_and_bursts_of_several_threads_are_longer() -> None:
     calls: list[tuple[str, int]] = []
     contestants = {name: Recorded(name, calls) for name in "ab"}
     ready = {name: Ready("", 0.001, 0.0) for name in "ab"}
-    alternate(contestants, ready, repeats=3, turn=1, threads=1)  # type: ignore[arg-type]
-    assert calls == [(name, 50) for name in "abbaab"]
-    assert contestants["a"].processors == contestants["b"].processors
+    alternate(contestants, ready, repeats=3, turn=1, threads=0)  # type: ignore[arg-type]
+    assert calls == [(name, 150) for name in "abbaab"]
+    assert contestants["a"].processors == [None] * 3
     calls.clear()
-    alternate(contestants, ready, repeats=1, threads=0)  # type: ignore[arg-type]
-    assert calls == [(name, 150) for name in "ba"]
-    assert contestants["a"].processors[3:] == [None]
+    alternate(contestants, ready, repeats=1, threads=1)  # type: ignore[arg-type]
+    assert calls == [(name, 50) for name in "ba"]
 
 
 @pytest.mark.skipif(not allowed_processors(), reason="the system does not let choose")
 def test_sessions_with_one_thread_run_on_the_same_processor_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mcd_graph.contestants.allowed_processors", lambda: [3, 5])
-    contestants = {name: Recorded(name, []) for name in "ab"}
+    calls: list[tuple[str, int]] = []
+    contestants = {name: Recorded(name, calls) for name in "ab"}
     ready = {name: Ready("", 0.001, 0.0) for name in "ab"}
     alternate(contestants, ready, repeats=6, threads=1)  # type: ignore[arg-type]
-    assert contestants["a"].processors == contestants["b"].processors == [3, 3, 5, 5, 3, 3]
+    assert "".join(name for name, _ in calls) == "babaababbaba"
+    assert contestants["a"].processors == contestants["b"].processors == [3, 5, 3, 5, 3, 5]
     code = "from mcd_graph.contestants import serve; serve(lambda: lambda feed: [])"
     with Contestant([sys.executable, "-P", "-c", code], "one") as one, stored(FEED) as path:
         one.load(path)

@@ -1,4 +1,4 @@
-"""What differs between systems: how files are locked, opened and renamed, and how many processors there are.
+"""What differs between systems: how files are locked, opened and renamed, and which processors one may run on.
 
 `posix` was run on Linux, `windows` with stand-ins for the system's calls and under Wine, never on a Windows.
 """
