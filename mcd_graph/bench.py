@@ -248,7 +248,7 @@ def _timed(
     done = 0
     for opening, turns in enumerate(shared_out(repeats)):
         with contextlib.ExitStack() as stack:
-            order = list(setups) if opening % 2 else list(reversed(setups))
+            order = list(setups) if opening % 2 else list(setups)[::-1]
             opened = {name: stack.enter_context(Process(setups[name].command(), name)) for name in order}
             running = {name: opened[name] for name in setups}
             for feed, pairs, names in zip(feeds, times, different, strict=True):
