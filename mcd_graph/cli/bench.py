@@ -53,7 +53,7 @@ def bench(
     threads: Annotated[
         str, typer.Option(metavar="N,…", help="Threads within one operator; default is onnxruntime's, all processors.")
     ] = "default,1",
-    repeats: Annotated[int, typer.Option(min=1, help="Timed bursts of each model.")] = 15,
+    repeats: Annotated[int, typer.Option(min=1, help="Timed bursts of each model, in up to five openings.")] = 15,
     custom_ops: CustomOps = None,
     html: Html = None,
     force: Force = False,
