@@ -33,26 +33,22 @@ pub fn will_read_all(weight: &[u8]) {
 /// Advises on the pages that hold a part.
 #[cfg(unix)]
 fn advise(part: &[u8], advice: Advice) {
-    use std::ffi::{c_int, c_void};
-
-    unsafe extern "C" {
-        safe fn getpagesize() -> c_int;
-        fn madvise(address: *mut c_void, length: usize, advice: c_int) -> c_int;
-    }
     let number = match advice {
-        // The same number on Linux, macOS and the BSDs.
-        Advice::WillNeed => 3,
-        Advice::HugePage if cfg!(target_os = "linux") => 14,
+        Advice::WillNeed => libc::MADV_WILLNEED,
+        #[cfg(target_os = "linux")]
+        Advice::HugePage => libc::MADV_HUGEPAGE,
+        #[cfg(not(target_os = "linux"))]
         Advice::HugePage => return,
     };
-    let Ok(page) = usize::try_from(getpagesize()) else { return };
+    // SAFETY: it takes a number and gives one.
+    let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return };
     if part.is_empty() {
         return;
     }
     let before = part.as_ptr().addr() % page.max(1);
     let first = part.as_ptr().wrapping_sub(before);
     // SAFETY: no advice changes what memory holds; the range is that of the pages of the part.
-    _ = unsafe { madvise(first.cast_mut().cast(), part.len() + before, number) };
+    _ = unsafe { libc::madvise(first.cast_mut().cast(), part.len() + before, number) };
 }
 
 /// Where there is no such call.

@@ -16,6 +16,7 @@
 //! - [`decoded_folder`]: decoded weights that processes share
 //! - [`large_pages`]: memory for large decoded weights
 //! - [`ahead`]: which bytes of a file are read next, and by what pages
+//! - [`release`]: which bytes of a file are not read again
 //! - [`memory`]: what the weights of a session may take
 //! - [`sharing`]: what the sessions of a process share
 //! - [`scratch`]: memory that a thread keeps from call to call
@@ -35,6 +36,7 @@ mod operators;
 mod options;
 mod pool;
 mod registration;
+mod release;
 mod residency;
 mod scratch;
 mod sharing;

@@ -18,6 +18,7 @@ use crate::memory::Account;
 use crate::operator::Input;
 use crate::options::{Options, Verify};
 use crate::pool::processors;
+use crate::release;
 use crate::residency::{Caches, Entry, LEDGER, Policy};
 use crate::sharing::Shared;
 
@@ -471,7 +472,13 @@ impl<P: Prepared> Weight<P> {
             ahead::will_read_all(x2);
             match residency {
                 Residency::Compressed => P::prepare(x2, index, &self.info, options).map(Arc::new),
-                Residency::Decoded => P::decode(x2, index, &self.info, options, self.folder),
+                Residency::Decoded => {
+                    let decoded = P::decode(x2, index, &self.info, options, self.folder)?;
+                    if P::DECODED.is_some() {
+                        release::read_no_more(x2);
+                    }
+                    Ok(decoded)
+                }
             }
         })
     }
