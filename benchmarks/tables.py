@@ -25,6 +25,7 @@ CALLED = {
     "unpacked": "pre-packing off",
     "saved": "pre-packed weights saved",
     "auto": "**compressed**",
+    "shared": "with `decoded_folder`",
     "compressed": 'with `residency="compressed"`',
 }
 """The contestants of the headline."""
@@ -178,8 +179,8 @@ def _measured(rows: Rows) -> str:
 
 
 TABLES: dict[str, Callable[[Rows], Iterator[str]]] = {
-    "headline": headline, "sessions": sessions, "avx512": sessions, "avx2": sessions, "memory": memory,
-    "avx512_contestants": sessions, "avx512_memory": memory, "avx2_memory": memory, "matmul": matmul, "t5": t5,
+    "headline": headline, "sessions": sessions, "memory": memory, "amx": sessions, "amx_memory": memory,
+    "avx512": sessions, "avx512_contestants": sessions, "avx512_memory": memory, "matmul": matmul, "t5": t5,
     "sizes": sizes,
 }  # fmt: skip
 ONE_STORY = ("headline", "sessions", "memory")

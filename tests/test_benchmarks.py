@@ -141,7 +141,7 @@ def test_tables_take_the_last_row_and_mark_other_bytes() -> None:
     lines = list(tables.sessions([row | {"speedup": 9.0}, row | {"speedup": 1.25, "identical": False}]))
     assert lines[2:] == ["| w | 1 | default | 1 ms | 1.25 (1.00 to 1.50) * |"]
     headline = list(tables.headline([row | {"workload": tables.HEADLINE, "speedup": 1.25, "date": "today"} | MACHINE]))
-    assert "| speed-up, 1 tokens, default threads | 1 |  |  | 1.25 (1.00 to 1.50) |  |" in headline
+    assert "| speed-up, 1 tokens, default threads | 1 |  |  | 1.25 (1.00 to 1.50) |  |  |" in headline
     assert headline[-1] == "Measured today on a processor, onnxruntime 1.0."
 
 

@@ -1,11 +1,13 @@
-"""What is read of a model's files when a session is created: headers and indexes. How the rest is read."""
+"""What is read of a model's files when a session is created: headers, indexes. How the rest is read, and let go of."""
 
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -34,15 +36,24 @@ def model(path: Path, layers: int = LAYERS, size: int = SIZE) -> None:
     path.write_bytes(made.SerializeToString())
 
 
-def may_be_large_pages(file: Path) -> int:
-    """Return how many mappings of a file the system was told to have in large pages."""
-    found, ours = 0, False
+def mappings(file: Path, field: str) -> Iterator[list[str]]:
+    """Give what the system says in a field of each mapping of a file."""
+    ours = False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if "-" in line.partition(" ")[0]:
             ours = line.endswith(str(file))
-        elif ours and line.startswith("VmFlags:"):
-            found += "hg" in line.split()
-    return found
+        elif ours and line.startswith(f"{field}:"):
+            yield line.split()[1:]
+
+
+def may_be_large_pages(file: Path) -> int:
+    """Return how many mappings of a file the system was told to have in large pages."""
+    return sum("hg" in flags for flags in mappings(file, "VmFlags"))
+
+
+def resident(file: Path) -> int:
+    """Return how many bytes of a file this process has in memory."""
+    return sum(int(size) << 10 for size, _ in mappings(file, "Rss"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems tell otherwise what is in their page cache")
@@ -71,3 +82,31 @@ def test_weights_are_read_by_large_pages(tmp_path: Path) -> None:
     assert may_be_large_pages(tmp_path / "model.mcd.onnx_data") == 0
     session.run(None, {"x": np.ones((1, 2560), np.uint8)})
     assert may_be_large_pages(tmp_path / "model.mcd.onnx_data") == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/pagemap").exists(), reason="this system does not say what pages are")
+@pytest.mark.parametrize("verify", ["use", "load"])
+def test_compressed_bytes_of_what_is_decoded_are_let_go_of(tmp_path: Path, verify: str) -> None:
+    model(tmp_path / "model.onnx")
+    mcd_graph.compress_model(tmp_path / "model.onnx", tmp_path / "model.mcd.onnx")
+    data, x = tmp_path / "model.mcd.onnx_data", np.arange(SIZE, dtype=np.uint8)[None]
+    expected = ort.InferenceSession(tmp_path / "model.onnx").run(None, {"x": x})[0]
+
+    def opened(residency: str) -> tuple[mcd_graph.InferenceSession, int]:
+        options = ort.SessionOptions()
+        options.add_session_config_entry("mcd.verify", verify)
+        session = mcd_graph.InferenceSession(tmp_path / "model.mcd.onnx", options, residency=residency)
+        np.testing.assert_array_equal(session.run(None, {"x": x})[0], expected)
+        return session, resident(data)
+
+    # What the index and the ends of weights lie in may stay.
+    few = data.stat().st_size // 10
+    first, left = opened("decoded")
+    assert left < few
+    # Another session compares all bytes with what is decoded already.
+    second, left = opened("decoded")
+    assert left < few
+    third, left = opened("compressed")
+    assert left > few
+    for session in (first, second, third):
+        np.testing.assert_array_equal(session.run(None, {"x": x})[0], expected)
