@@ -1,39 +1,45 @@
-//! Pages of a mapped file that no run reads again, let go of: a weight that was decoded is used by its decoded bytes alone, and
-//! its compressed ones would count beside them in what the process occupies (RSS) for as long as the session lives.
+//! Gives back the pages of a mapped file once the weight in them is decoded: the decoded bytes alone are used from then on, and
+//! the compressed ones would count beside them in what the process occupies (RSS) for as long as the session lives.
 //!
 //! The file stays mapped and in the page cache. Who touches a page again finds it there, or has it read once more.
 
 /// Smaller weights are not worth asking the system for.
 const WORTH_ASKING: usize = 64 << 10;
 
-/// Lets go of the pages that hold nothing but these bytes, if all of them come from a file and none was written to. Otherwise,
-/// and on systems that do not tell, nothing happens.
+/// Gives back the pages that hold nothing but these bytes, all of which were just read, if each of them is a page of a regular
+/// file that was not written to. Otherwise, and on systems that do not tell, nothing happens.
 pub fn read_no_more(weight: &[u8]) {
     if weight.len() >= WORTH_ASKING {
-        system::let_go(weight);
+        system::give_back(weight);
     }
 }
 
 #[cfg(target_os = "linux")]
 mod system {
-    use std::fs::File;
-    use std::os::unix::fs::FileExt;
+    use std::ffi::OsStr;
+    use std::fs::{self, File};
+    use std::io::{BufRead as _, BufReader};
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::FileExt as _;
 
     /// Bits of an entry of `/proc/self/pagemap`, of which each page has one of 8 bytes
     /// (<https://docs.kernel.org/admin-guide/mm/pagemap.html>).
     const PRESENT: u64 = 1 << 63;
-    const SWAPPED: u64 = 1 << 62;
+    /// A page of a private mapping that was written to is anonymous, and has not this bit.
     const OF_FILE_OR_SHARED: u64 = 1 << 61;
 
     const ENTRY: usize = size_of::<u64>();
 
-    pub fn let_go(bytes: &[u8]) {
+    pub fn give_back(bytes: &[u8]) {
         let Some((first, len, page)) = whole_pages(bytes) else { return };
-        if !all_are_of_a_file(first.addr() / page, len / page) {
+        let unchanged = |entry| entry & (PRESENT | OF_FILE_OR_SHARED) == PRESENT | OF_FILE_OR_SHARED;
+        if !maps_regular_files(first.addr(), len)
+            || all_entries(first.addr() / page, len / page, unchanged) != Some(true)
+        {
             return;
         }
-        // SAFETY: the range is part of `bytes`. Of its pages, those in memory are a file's as it is there, or shared: who
-        // touches one again finds what it held. The others hold what is not in memory, and stay so.
+        // SAFETY: the range is part of `bytes`. Its pages are those of a regular file, unchanged: who touches one again finds
+        // what it held. A driver's pages would not come back, and written ones would be as the file is.
         _ = unsafe { libc::madvise(first.cast_mut().cast(), len, libc::MADV_DONTNEED) };
     }
 
@@ -46,16 +52,41 @@ mod system {
         (len > 0).then(|| (bytes.as_ptr().wrapping_add(before), len, page))
     }
 
-    /// Whether of so many pages each one that is in memory is that of a file as it is there, or shared with others: a page of a
-    /// private mapping that was written to is neither.
-    fn all_are_of_a_file(first: usize, pages: usize) -> bool {
-        let kept = |entry: u64| entry & SWAPPED == 0 && (entry & PRESENT == 0 || entry & OF_FILE_OR_SHARED != 0);
-        entries(first, pages, kept).unwrap_or(false)
+    /// Whether a range maps nothing but regular files that are still where they were. What a device's driver maps looks like
+    /// pages of a file in `/proc/self/pagemap`.
+    pub fn maps_regular_files(first: usize, len: usize) -> bool {
+        let Ok(maps) = File::open("/proc/self/maps") else { return false };
+        let mut at = first;
+        for line in BufReader::new(maps).split(b'\n') {
+            let Ok(line) = line else { return false };
+            let Some((start, end, path)) = mapping(&line) else { return false };
+            if end <= at {
+                continue;
+            }
+            if start > at || !fs::metadata(path).is_ok_and(|found| found.is_file()) {
+                return false;
+            }
+            at = end;
+            if at - first >= len {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Start, end and path of a line of `/proc/self/maps`; the path is empty where no file is mapped.
+    fn mapping(line: &[u8]) -> Option<(usize, usize, &OsStr)> {
+        let text = line.iter().position(|&byte| byte == b'/').unwrap_or(line.len());
+        let (fields, path) = line.split_at(text);
+        let (start, rest) = str::from_utf8(fields).ok()?.split_once('-')?;
+        let (end, _) = rest.split_once(' ')?;
+        let address = |digits| usize::from_str_radix(digits, 16).ok();
+        Some((address(start)?, address(end)?, OsStr::from_bytes(path)))
     }
 
     /// Whether something holds for the entries of so many pages; nothing where the system does not tell.
-    pub fn entries(first: usize, pages: usize, holds: impl Fn(u64) -> bool) -> Option<bool> {
-        // Opened anew each time: of a file that was open before a fork, the child would read its parent's pages.
+    fn all_entries(first: usize, pages: usize, holds: impl Fn(u64) -> bool) -> Option<bool> {
+        // Opened anew each time: of a file that was open before a fork, the child would read its parent's page tables.
         let map = File::open("/proc/self/pagemap").ok()?;
         let mut buffer = [0; 512 * ENTRY];
         for done in (0..pages).step_by(512) {
@@ -73,13 +104,14 @@ mod system {
     mod tests {
         use super::*;
         use memmap2::{Mmap, MmapMut, MmapOptions};
-        use std::io::Write;
+        use std::io::Write as _;
+        use tempfile::NamedTempFile;
 
-        const LEN: usize = (8 << 20) + 100;
+        /// Less than a page of 2 MiB, of which kernels before mid-2024 do not tell that it is a file's.
+        const LEN: usize = (1 << 20) + 100;
 
-        /// Of a file's bytes, somewhere behind the beginning of a page.
-        fn file() -> File {
-            let mut file = tempfile::tempfile().unwrap();
+        fn file() -> NamedTempFile {
+            let mut file = NamedTempFile::new().unwrap();
             file.write_all(&vec![7; LEN]).unwrap();
             file
         }
@@ -87,7 +119,7 @@ mod system {
         /// Whether any whole page of `bytes` is in memory of the process.
         fn in_memory(bytes: &[u8]) -> bool {
             let (first, len, page) = whole_pages(bytes).unwrap();
-            entries(first.addr() / page, len / page, |entry| entry & PRESENT == 0) == Some(false)
+            all_entries(first.addr() / page, len / page, |entry| entry & PRESENT == 0) == Some(false)
         }
 
         /// Whether the system tells; a sandbox may not.
@@ -97,12 +129,13 @@ mod system {
         }
 
         #[test]
-        fn pages_of_a_file_are_let_go_of_and_come_back() {
+        fn pages_of_a_file_are_given_back_and_come_again() {
+            let (one, other) = (file(), file());
             // SAFETY: nobody else has the file.
-            let shared = unsafe { Mmap::map(&file()) }.unwrap();
+            let shared = unsafe { Mmap::map(one.as_file()) }.unwrap();
             // As onnxruntime maps it: it might be written to.
             // SAFETY: as above.
-            let private = unsafe { MmapOptions::new().map_copy(&file()) }.unwrap();
+            let private = unsafe { MmapOptions::new().map_copy(other.as_file()) }.unwrap();
             for bytes in [&shared[..], &private[100..]] {
                 assert!(bytes.iter().all(|&byte| byte == 7));
                 super::super::read_no_more(bytes);
@@ -112,11 +145,41 @@ mod system {
         }
 
         #[test]
-        fn what_was_written_stays() {
+        fn pages_stay_unless_all_are_in_memory() {
+            let file = file();
             // SAFETY: nobody else has the file.
-            let mut private = unsafe { MmapOptions::new().map_copy(&file()) }.unwrap();
+            let shared = unsafe { MmapOptions::new().map(file.as_file()) }.unwrap();
+            assert!(shared.iter().all(|&byte| byte == 7));
+            super::super::read_no_more(&shared[LEN / 2..]);
+            super::super::read_no_more(&shared);
+            assert!(!tells() || in_memory(&shared[..LEN / 2]));
+        }
+
+        /// A file without a name has none to look at, and a driver's pages would look the same but for it.
+        #[test]
+        fn pages_without_a_regular_file_stay() {
+            let deleted = tempfile::tempfile().unwrap();
+            deleted.set_len(LEN as u64).unwrap();
+            // SAFETY: nobody else has the file.
+            let mapped = unsafe { Mmap::map(&deleted) }.unwrap();
+            let zeros = File::open("/dev/zero").unwrap();
+            // SAFETY: it is a device that gives zeros.
+            let device = unsafe { MmapOptions::new().len(LEN).map(&zeros) }.unwrap();
+            for bytes in [&mapped[..], &device[..]] {
+                assert!(bytes.iter().all(|&byte| byte == 0));
+                super::super::read_no_more(bytes);
+                assert!(!tells() || in_memory(bytes));
+                assert!(!maps_regular_files(bytes.as_ptr().addr(), bytes.len()));
+            }
+        }
+
+        #[test]
+        fn what_was_written_stays() {
+            let file = file();
+            // SAFETY: nobody else has the file.
+            let mut private = unsafe { MmapOptions::new().map_copy(file.as_file()) }.unwrap();
             assert!(private.iter().all(|&byte| byte == 7));
-            private[5 << 20] = 8;
+            private[LEN / 2] = 8;
             super::super::read_no_more(&private);
             assert_eq!(private.iter().map(|&byte| u64::from(byte)).sum::<u64>(), LEN as u64 * 7 + 1);
         }
@@ -134,11 +197,21 @@ mod system {
 
         #[test]
         fn pages_are_those_that_hold_nothing_else() {
-            let bytes = vec![0_u8; 20 << 10];
-            let (first, len, page) = whole_pages(&bytes[1..]).unwrap();
+            let (_, _, page) = whole_pages(&[0; 1 << 20]).unwrap();
+            let bytes = vec![0_u8; 3 * page];
+            let (first, len, _) = whole_pages(&bytes[1..]).unwrap();
             assert!(first.addr().is_multiple_of(page) && len.is_multiple_of(page));
             assert!(first > bytes.as_ptr() && first.addr() + len <= bytes.as_ptr().addr() + bytes.len());
-            assert!(whole_pages(&bytes[..10]).is_none_or(|(_, len, _)| len == 0) && whole_pages(&[]).is_none());
+            assert!(whole_pages(&bytes[..10]).is_none() && whole_pages(&[]).is_none());
+        }
+
+        #[test]
+        fn lines_of_the_map_are_read() {
+            let file = b"7f00-8f00 r--p 00000000 08:01 42 \t  /a folder/x-y.bin".as_slice();
+            assert_eq!(mapping(file), Some((0x7f00, 0x8f00, OsStr::new("/a folder/x-y.bin"))));
+            let none = b"7f00-8f00 rw-p 00000000 00:00 0 [heap]".as_slice();
+            assert_eq!(mapping(none), Some((0x7f00, 0x8f00, OsStr::new(""))));
+            assert!([b"".as_slice(), b"7f00", b"x-y z"].into_iter().all(|line| mapping(line).is_none()));
         }
     }
 }
@@ -146,5 +219,5 @@ mod system {
 /// Where a system is not asked.
 #[cfg(not(target_os = "linux"))]
 mod system {
-    pub fn let_go(_: &[u8]) {}
+    pub fn give_back(_: &[u8]) {}
 }
