@@ -117,12 +117,14 @@ def memory(rows: Rows) -> Callable[[Axes], None] | None:
     if not rows:
         return None
     rows = select(rows, workload=MEMORY_OF) or select(rows, workload=rows[0]["workload"])
-    names = list(dict.fromkeys(row["contestant"] for row in rows))
+    # All decoded takes what onnxruntime does.
+    names = [name for name in dict.fromkeys(row["contestant"] for row in rows) if name != "decoded"]
+    colours = COLOURS[5::-1][: len(names)]
     counts = sorted({row["processes"] for row in rows})
 
     def draw(axes: Axes) -> None:
         wide = 0.8 / len(names)
-        for index, (name, colour) in enumerate(zip(names, COLOURS[5::-1], strict=False)):
+        for index, (name, colour) in enumerate(zip(names, colours, strict=True)):
             heights = [
                 last(rows, "proportional_bytes", contestant=name, processes=count) / 2**20 / count for count in counts
             ]
