@@ -16,10 +16,10 @@ pub fn read_no_more(weight: &[u8]) {
 
 #[cfg(target_os = "linux")]
 mod system {
-    use std::ffi::OsStr;
-    use std::fs::{self, File};
-    use std::io::{BufRead as _, BufReader};
-    use std::os::unix::ffi::OsStrExt as _;
+    use std::ffi::CStr;
+    use std::fs::File;
+    use std::io::Read as _;
+    use std::mem::MaybeUninit;
     use std::os::unix::fs::FileExt as _;
 
     /// Bits of an entry of `/proc/self/pagemap`, of which each page has one of 8 bytes
@@ -55,33 +55,64 @@ mod system {
     /// Whether a range maps nothing but regular files that are still where they were. What a device's driver maps looks like
     /// pages of a file in `/proc/self/pagemap`.
     pub fn maps_regular_files(first: usize, len: usize) -> bool {
-        let Ok(maps) = File::open("/proc/self/maps") else { return false };
         let mut at = first;
-        for line in BufReader::new(maps).split(b'\n') {
-            let Ok(line) = line else { return false };
-            let Some((start, end, path)) = mapping(&line) else { return false };
+        each_line("/proc/self/maps", |line| {
+            let Some((start, end, path)) = mapping(line) else { return Some(false) };
             if end <= at {
-                continue;
+                return None;
             }
-            if start > at || !fs::metadata(path).is_ok_and(|found| found.is_file()) {
-                return false;
+            if start > at || !is_regular_file(path) {
+                return Some(false);
             }
             at = end;
-            if at - first >= len {
-                return true;
+            (at - first >= len).then_some(true)
+        })
+        .unwrap_or(false)
+    }
+
+    /// Calls a function with each line, the byte behind it being 0, until it returns something. Nothing is allocated: where
+    /// memory is short, that would end the process.
+    fn each_line<R>(file: &str, mut each: impl FnMut(&[u8]) -> Option<R>) -> Option<R> {
+        let mut file = File::open(file).ok()?;
+        let mut buffer = [0; 8 << 10];
+        let mut filled = 0;
+        loop {
+            let count = file.read(&mut buffer[filled..]).ok()?;
+            if count == 0 {
+                return None; // all is read, or a line is longer than any path can be
             }
+            filled += count;
+            let mut begin = 0;
+            while let Some(len) = buffer[begin..filled].iter().position(|&byte| byte == b'\n') {
+                buffer[begin + len] = 0;
+                if let Some(found) = each(&buffer[begin..=begin + len]) {
+                    return Some(found);
+                }
+                begin += len + 1;
+            }
+            buffer.copy_within(begin..filled, 0);
+            filled -= begin;
         }
-        false
     }
 
     /// Start, end and path of a line of `/proc/self/maps`; the path is empty where no file is mapped.
-    fn mapping(line: &[u8]) -> Option<(usize, usize, &OsStr)> {
-        let text = line.iter().position(|&byte| byte == b'/').unwrap_or(line.len());
+    fn mapping(line: &[u8]) -> Option<(usize, usize, &CStr)> {
+        let text = line.iter().position(|&byte| byte == b'/').unwrap_or(line.len() - 1);
         let (fields, path) = line.split_at(text);
         let (start, rest) = str::from_utf8(fields).ok()?.split_once('-')?;
         let (end, _) = rest.split_once(' ')?;
         let address = |digits| usize::from_str_radix(digits, 16).ok();
-        Some((address(start)?, address(end)?, OsStr::from_bytes(path)))
+        Some((address(start)?, address(end)?, CStr::from_bytes_with_nul(path).ok()?))
+    }
+
+    fn is_regular_file(path: &CStr) -> bool {
+        let mut found = MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: the path ends with 0, and `found` has room for the result.
+        if unsafe { libc::stat(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+            return false;
+        }
+        // SAFETY: the call filled it.
+        unsafe { found.assume_init() }.st_mode & libc::S_IFMT == libc::S_IFREG
     }
 
     /// Whether something holds for the entries of so many pages; nothing where the system does not tell.
@@ -207,11 +238,30 @@ mod system {
 
         #[test]
         fn lines_of_the_map_are_read() {
-            let file = b"7f00-8f00 r--p 00000000 08:01 42 \t  /a folder/x-y.bin".as_slice();
-            assert_eq!(mapping(file), Some((0x7f00, 0x8f00, OsStr::new("/a folder/x-y.bin"))));
-            let none = b"7f00-8f00 rw-p 00000000 00:00 0 [heap]".as_slice();
-            assert_eq!(mapping(none), Some((0x7f00, 0x8f00, OsStr::new(""))));
-            assert!([b"".as_slice(), b"7f00", b"x-y z"].into_iter().all(|line| mapping(line).is_none()));
+            let file = b"7f00-8f00 r--p 00000000 08:01 42 \t  /a folder/x-y.bin\0".as_slice();
+            assert_eq!(mapping(file), Some((0x7f00, 0x8f00, c"/a folder/x-y.bin")));
+            let none = b"7f00-8f00 rw-p 00000000 00:00 0 [heap]\0".as_slice();
+            assert_eq!(mapping(none), Some((0x7f00, 0x8f00, c"")));
+            assert!([b"\0".as_slice(), b"7f00\0", b"x-y z\0"].into_iter().all(|line| mapping(line).is_none()));
+        }
+
+        #[test]
+        fn lines_come_one_by_one_however_they_are_read() {
+            let mut file = NamedTempFile::new().unwrap();
+            let lines: Vec<String> = (0..999).map(|count| "x".repeat(count % 100)).collect();
+            file.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+            let path = &file.path().to_str().unwrap().to_owned();
+            let mut read = Vec::new();
+            let ended: Option<()> = each_line(path, |line| {
+                let (zero, text) = line.split_last().unwrap();
+                assert_eq!(*zero, 0);
+                read.push(String::from_utf8(text.to_vec()).unwrap());
+                None
+            });
+            assert_eq!((ended, read), (None, lines));
+            file.write_all("y".repeat(9 << 10).as_bytes()).unwrap();
+            assert_eq!(each_line(path, |line| (line.len() == 100).then_some(1)), Some(1));
+            assert_eq!(each_line::<()>(path, |_| None), None);
         }
     }
 }
