@@ -40,12 +40,11 @@ fn advise(part: &[u8], advice: Advice) {
         #[cfg(not(target_os = "linux"))]
         Advice::HugePage => return,
     };
-    // SAFETY: it takes a number and gives one.
-    let Ok(page) = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }) else { return };
+    let Some(page) = crate::pages::page_size() else { return };
     if part.is_empty() {
         return;
     }
-    let before = part.as_ptr().addr() % page.max(1);
+    let before = part.as_ptr().addr() % page;
     let first = part.as_ptr().wrapping_sub(before);
     // SAFETY: no advice changes what memory holds; the range is that of the pages of the part.
     _ = unsafe { libc::madvise(first.cast_mut().cast(), part.len() + before, number) };

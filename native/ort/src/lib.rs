@@ -34,6 +34,8 @@ mod memory;
 mod operator;
 mod operators;
 mod options;
+#[cfg(unix)]
+mod pages;
 mod pool;
 mod registration;
 mod release;

@@ -16,6 +16,7 @@ pub fn read_no_more(weight: &[u8]) {
 
 #[cfg(target_os = "linux")]
 mod system {
+    use crate::pages::page_size;
     use std::ffi::CStr;
     use std::fs::File;
     use std::io::Read as _;
@@ -33,8 +34,8 @@ mod system {
     pub fn give_back(bytes: &[u8]) {
         let Some((first, len, page)) = whole_pages(bytes) else { return };
         let unchanged = |entry| entry & (PRESENT | OF_FILE_OR_SHARED) == PRESENT | OF_FILE_OR_SHARED;
-        if !maps_regular_files(first.addr(), len)
-            || all_entries(first.addr() / page, len / page, unchanged) != Some(true)
+        if all_entries(first.addr() / page, len / page, unchanged) != Some(true)
+            || !maps_regular_files(first.addr(), len)
         {
             return;
         }
@@ -45,8 +46,7 @@ mod system {
 
     /// Where the first page begins that holds nothing else, how many bytes such pages have, and how many a page has.
     pub fn whole_pages(bytes: &[u8]) -> Option<(*const u8, usize, usize)> {
-        // SAFETY: it takes a number and gives one.
-        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok().filter(|page| *page > 0)?;
+        let page = page_size()?;
         let before = bytes.as_ptr().addr().next_multiple_of(page) - bytes.as_ptr().addr();
         let len = bytes.len().checked_sub(before)? / page * page;
         (len > 0).then(|| (bytes.as_ptr().wrapping_add(before), len, page))
@@ -105,6 +105,7 @@ mod system {
         Some((address(start)?, address(end)?, CStr::from_bytes_with_nul(path).ok()?))
     }
 
+    /// As [`std::fs::metadata`] tells it, which allocates for long paths.
     fn is_regular_file(path: &CStr) -> bool {
         let mut found = MaybeUninit::<libc::stat>::uninit();
         // SAFETY: the path ends with 0, and `found` has room for the result.
