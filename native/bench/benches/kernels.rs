@@ -1,4 +1,4 @@
-//! `cargo bench -p mcd-core`: encoding, and one multiplication by every kernel, checked against the scalar one.
+//! `cargo bench -p mcd-bench`: encoding, and one multiplication by every kernel, checked against the scalar one.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mcd_core::{

@@ -1,4 +1,4 @@
-//! `cargo bench -p mcd-core`: by every kernel a whole weight decoded, and rows of a table.
+//! `cargo bench -p mcd-bench`: by every kernel a whole weight decoded, and rows of a table.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mcd_core::{Kernel, Layout, Profile, Serial, Tiling, VerifiedWeight, WeightType, WeightView, encode};
