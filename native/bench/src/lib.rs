@@ -1,1 +1,1 @@
-//! Nothing: a package needs a target besides its benchmarks, which are `benches/`.
+//! Nothing: a package needs a target besides its benchmarks in `benches/`.
